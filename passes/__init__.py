@@ -1,0 +1,29 @@
+"""Every pass by its name; a pipeline is text, and this table is what it is read with."""
+
+import onnx_ir as ir
+
+from passes.constants_to_initializers import ConstantsToInitializers
+from passes.explicit_padding import ExplicitPadding
+from passes.fold_constants import FoldConstants
+from passes.fuse_bias_add import FuseBiasAdd
+from passes.inline_functions import InlineFunctions
+from passes.name_nodes import NameNodes
+from passes.reduce_mean_to_global_average_pool import ReduceMeanToGlobalAveragePool
+from passes.remove_dead_code import RemoveDeadCode
+from passes.remove_identity import RemoveIdentity
+from passes.remove_zero_bias import RemoveZeroBias
+from passes.restore_softmax import RestoreSoftmax
+
+PASSES: dict[str, type[ir.passes.InPlacePass]] = {
+    "constants-to-initializers": ConstantsToInitializers,
+    "explicit-padding": ExplicitPadding,
+    "fold-constants": FoldConstants,
+    "fuse-bias-add": FuseBiasAdd,
+    "inline-functions": InlineFunctions,
+    "name-nodes": NameNodes,
+    "reduce-mean-to-global-average-pool": ReduceMeanToGlobalAveragePool,
+    "remove-dead-code": RemoveDeadCode,
+    "remove-identity": RemoveIdentity,
+    "remove-zero-bias": RemoveZeroBias,
+    "restore-softmax": RestoreSoftmax,
+}

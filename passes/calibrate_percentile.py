@@ -1,0 +1,60 @@
+"""Observe the range of every tensor that will be quantized.
+
+`ymax` = max over batches of the batch's percentile, exact and streaming. Source: FAQ, section 3.2. The ranges are left on
+the values, as metadata `qpipe.range`, for the pass `insert-quantizers`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+
+from qpipe.calibrate.observe import ObservedRange, default_percentile, observe
+from qpipe.errors import ModelError
+from qpipe.ir.plan import plan_quantization
+
+RANGE_KEY = "qpipe.range"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratePercentile(ir.passes.InPlacePass):
+    """Run `inputs` (batches of float32 `[N, C, H, W]`) through the network; percentile None is the width's own."""
+
+    name: ClassVar[str] = "calibrate-percentile"
+
+    percentile: float | None = None
+    activation_bits: int = 8
+    inputs: Iterable[Any] = field(default=(), repr=False, metadata={"argument": False})
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Leave a range on every planned tensor; raise DataError on inputs that can't be used."""
+        if len(model.graph.inputs) != 1:
+            raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
+        plan = plan_quantization(model.graph, activation_bits=self.activation_bits)
+        quantizers = {str(value.name): planned for value, planned in plan.quantizers.items()}
+        ranges = observe(
+            model,
+            {name: self.percentile or default_percentile(planned.bits) for name, planned in quantizers.items()},
+            self.inputs,
+            magnitudes=frozenset(name for name, planned in quantizers.items() if planned.signed is not False),
+        )
+        for value in plan.quantizers:
+            write_range(value, ranges[str(value.name)])
+        return ir.passes.PassResult(model, bool(ranges))
+
+
+def write_range(value: ir.Value, observed: ObservedRange) -> None:
+    """Leave the range on the value."""
+    value.metadata_props[RANGE_KEY] = json.dumps({"ymax": observed.ymax, "is_negative": observed.is_negative})
+
+
+def take_range(value: ir.Value) -> ObservedRange:
+    """Take the range from the value; ModelError where there is none."""
+    text = value.metadata_props.pop(RANGE_KEY, None)
+    if text is None:
+        raise ModelError(f"tensor '{value.name}' has no observed range; run calibrate-percentile first")
+    return ObservedRange(**json.loads(text))

@@ -1,0 +1,68 @@
+"""Replace `auto_pad` by the pads that it stands for.
+
+SAME_UPPER / SAME_LOWER, per spatial dimension: out = ceil(in / stride),
+total = max(0, (out - 1) * stride + (kernel - 1) * dilation + 1 - in), the odd pixel at the end (UPPER) or the begin
+(LOWER). VALID: no pads. Source: ONNX operator specification, Conv and AveragePool. (onnxscript's rule knows neither
+dilations nor pooling.)
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from qpipe.ir.attributes import ints_attribute, kernel_shape, static_shape, string_attribute
+
+_OPS = frozenset({"Conv", "MaxPool", "AveragePool"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplicitPadding(ir.passes.InPlacePass):
+    """Conv, MaxPool, AveragePool get explicit pads, SAME where the input's spatial shape is known."""
+
+    name: ClassVar[str] = "explicit-padding"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite the attributes of every match in place."""
+        modified = False
+        for node in model.graph:
+            if node.op_type in _OPS and node.domain == "" and "auto_pad" in node.attributes:
+                modified |= _try_make_explicit(node)
+        return ir.passes.PassResult(model, modified)
+
+
+def _try_make_explicit(node: ir.Node) -> bool:
+    auto_pad = string_attribute(node, "auto_pad", "NOTSET")
+    if auto_pad == "NOTSET":
+        del node.attributes["auto_pad"]
+        return True
+    if auto_pad == "VALID":
+        pads: tuple[int, ...] | None = (0, 0) * len(kernel_shape(node))
+    else:
+        pads = _same_pads(node, odd_at_begin=auto_pad == "SAME_LOWER")
+    if pads is None:
+        return False
+    del node.attributes["auto_pad"]
+    # The output of SAME is ceil(in / stride) already; with a stride over the kernel, ceil_mode would add to it.
+    if auto_pad != "VALID":
+        node.attributes.pop("ceil_mode", None)
+    node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    return True
+
+
+def _same_pads(node: ir.Node, *, odd_at_begin: bool) -> tuple[int, ...] | None:
+    """All begins, then all ends; None where the input's spatial shape is unknown."""
+    shape = static_shape(node.inputs[0]) if node.inputs[0] is not None else None
+    kernel = kernel_shape(node)
+    if shape is None or len(shape) != 2 + len(kernel) or None in shape[2:]:
+        return None
+    sizes = [size for size in shape[2:] if size is not None]
+    strides = ints_attribute(node, "strides", (1,) * len(kernel))
+    dilations = ints_attribute(node, "dilations", (1,) * len(kernel))
+    totals = [
+        max(0, (-(-size // stride) - 1) * stride + (k - 1) * dilation + 1 - size)
+        for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True)
+    ]
+    smaller = tuple(total // 2 for total in totals)
+    larger = tuple(total - total // 2 for total in totals)
+    return larger + smaller if odd_at_begin else smaller + larger

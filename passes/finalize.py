@@ -1,0 +1,109 @@
+"""Turn a trainable QDQ graph into what ships: integer weights, int32 biases, no BatchNormalization.
+
+`y = k (conv - mean) + beta` becomes `(acc + bias) * m * 2**-n` output steps (see `qpipe.arith.multiplier`): m rides in the
+weight's scale, `2**l * m[c]`, a negative k in the weights' signs. A BatchNormalization that stands alone becomes a 1×1
+depthwise Conv whose 8-bit weight is the multiplier. The pass chooses nothing: every exponent is the file's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.errors import LoweringError
+from qpipe.ir.final_weights import final_weight, standalone_batch_norm
+from qpipe.ir.qdq import initializer
+from qpipe.ir.view import FinalWeight, QuantizedLayer, read_view
+from qpipe.ir.weight_layout import output_axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalize(ir.passes.InPlacePass):
+    """Every trainable layer becomes final."""
+
+    name: ClassVar[str] = "finalize"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Finalize; a final graph is left as it is."""
+        view = read_view(model)
+        if view.is_final:
+            return ir.passes.PassResult(model, False)
+        for layer in view.layers:
+            if layer.op_type == "BatchNormalization":
+                _replace_batch_norm(model.graph, layer)
+            elif layer.weight is not None and not isinstance(layer.weight, FinalWeight):
+                _write(model.graph, layer, final_weight(layer))
+        ir.passes.common.RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, True)
+
+
+def _write(graph: ir.Graph, layer: QuantizedLayer, final: FinalWeight) -> None:
+    """Constants instead of the weight's quantizer and the bias; the BatchNormalization goes."""
+    node = layer.node
+    weight, bias = _dequantized(graph, node, layer, final)
+    node.resize_inputs(3)
+    node.replace_input_with(1, weight)
+    node.replace_input_with(2, bias)
+    if layer.op_type == "MatMul" and bias is not None:
+        raise LoweringError(f"MatMul '{layer.name}': a bias that only a Gemm can hold")
+    if layer.layer.batch_norm is not None:
+        batch_norm = layer.layer.batch_norm
+        batch_norm.outputs[0].replace_all_uses_with(node.outputs[0], replace_graph_outputs=True)
+        graph.remove(batch_norm, safe=True)
+
+
+def _dequantized(
+    graph: ir.Graph, node: ir.Node, layer: QuantizedLayer, final: FinalWeight
+) -> tuple[ir.Value, ir.Value]:
+    """The DequantizeLinear of the weight (through a Cast where it is INT4) and of the bias."""
+    base = f"{layer.name}_final"
+    scales = (final.multiplier * np.exp2(final.exponent.astype(np.float64))).astype(np.float32)
+    per_channel = layer.output is not None
+    scale = initializer(graph, f"{base}_weight_scale", scales if per_channel else scales[0])
+    codes = _codes(graph, node, base, final)
+    axis = {"axis": output_axis(node)} if per_channel else {}
+    weight = ir.node("DequantizeLinear", [codes, scale], axis, name=f"{base}_weight_dequantize")
+    bias_scale = initializer(
+        graph, f"{base}_bias_scale", (scale.const_value.numpy() * np.float32(layer.inputs[0].spec.scale))
+    )  # fmt: skip
+    bias_codes = initializer(graph, f"{base}_bias", final.bias.astype(np.int32))
+    bias = ir.node(
+        "DequantizeLinear", [bias_codes, bias_scale], {"axis": 0} if per_channel else {}, name=f"{base}_bias_dequantize"
+    )
+    for new, name in ((weight, "weight"), (bias, "bias")):
+        new.outputs[0].name, new.outputs[0].type = f"{base}_{name}_dequantized", ir.TensorType(ir.DataType.FLOAT)
+    graph.insert_before(node, [weight, bias])
+    return weight.outputs[0], bias.outputs[0]
+
+
+def _codes(graph: ir.Graph, node: ir.Node, base: str, final: FinalWeight) -> ir.Value:
+    """int8 codes, or INT4 ones behind a Cast."""
+    if final.bits > 4:
+        return initializer(graph, f"{base}_weight", np.ascontiguousarray(final.codes))
+    packed = ir.tensor(np.ascontiguousarray(final.codes), dtype=ir.DataType.INT4)
+    stored = initializer(graph, f"{base}_weight", packed)
+    cast = ir.node("Cast", [stored], {"to": ir.DataType.INT8}, name=f"{base}_weight_cast")
+    cast.outputs[0].name = f"{base}_weight_int8"
+    cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(ir.DataType.INT8), ir.Shape(final.codes.shape)
+    graph.insert_before(node, cast)
+    return cast.outputs[0]
+
+
+def _replace_batch_norm(graph: ir.Graph, layer: QuantizedLayer) -> None:
+    """BatchNormalization alone -> 1×1 depthwise Conv."""
+    node = layer.node
+    final = standalone_batch_norm(layer)
+    channels = len(final.bias)
+    conv = ir.node("Conv", [node.inputs[0], None, None], {"group": channels, "kernel_shape": [1, 1]}, name=node.name)
+    graph.insert_before(node, conv)
+    weight, bias = _dequantized(graph, conv, layer, final)
+    conv.replace_input_with(1, weight)
+    conv.replace_input_with(2, bias)
+    conv.outputs[0].type, conv.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+    node.outputs[0].replace_all_uses_with(conv.outputs[0], replace_graph_outputs=True)
+    name = node.outputs[0].name
+    graph.remove(node, safe=True)
+    conv.outputs[0].name = name

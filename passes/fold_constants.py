@@ -1,0 +1,58 @@
+"""Infer shapes and compute whatever depends on constants alone: shape arithmetic, reshaped weights, padding lists.
+
+Three things are never folded. QuantizeLinear and DequantizeLinear keep a Q/DQ pair what it is. The Cast of an INT4
+constant to int8 is how 4-bit weights are stored; folding it would double the file. BatchNormalization is not constant,
+and none of onnxscript's fusions runs here, so it stays a node.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.optimizer import FOLDED_FROM_KEY, fold_constants_ir
+
+_QUANTIZATION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+_FOUR_BIT = frozenset({ir.DataType.INT4, ir.DataType.UINT4})
+# Folding one constant can make the next one's shape known; in practice the second round finds nothing.
+_ROUNDS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldConstants(ir.passes.InPlacePass):
+    """Constant expressions become initializers, where the result has at most `output_size_limit` elements more."""
+
+    name: ClassVar[str] = "fold-constants"
+    output_size_limit: int = 2**22
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Infer and fold until nothing changes."""
+        modified = False
+        for _ in range(_ROUNDS):
+            inferred = common.ShapeInferencePass(strict_mode=False)(model).modified
+            folded = fold_constants_ir(
+                model,
+                # A weight that is reshaped or transposed in the graph may have any size.
+                input_size_limit=2**62,
+                output_size_limit=self.output_size_limit,
+                should_fold=_should_fold,
+            ).modified
+            modified |= inferred or folded
+            if not (inferred or folded):
+                break
+        _tidy(model)
+        return ir.passes.PassResult(model, modified)
+
+
+def _should_fold(node: ir.Node) -> bool:
+    if node.domain != "" or node.op_type in _QUANTIZATION_OPS:
+        return False
+    return not any(value is not None and value.dtype in _FOUR_BIT for value in node.inputs)
+
+
+def _tidy(model: ir.Model) -> None:
+    """Give folded values the shape of their tensor, and drop the note that onnxscript leaves on them."""
+    for value in ir.convenience.create_value_mapping(model.graph).values():
+        value.metadata_props.pop(FOLDED_FROM_KEY, None)
+        if value.const_value is not None and value.is_initializer():
+            value.shape = ir.Shape(value.const_value.shape.numpy())

@@ -1,0 +1,46 @@
+"""Bring a loaded model into the one form that everything later reads.
+
+Afterwards shapes are inferred, constants are initializers, nothing is dead or unnamed, padding is explicit, a spatial
+mean is GlobalAveragePool, a bias sits in its Conv or Gemm. BatchNormalization stays a node.
+"""
+
+import onnx_ir as ir
+
+from passes.constants_to_initializers import ConstantsToInitializers
+from passes.explicit_padding import ExplicitPadding
+from passes.fold_constants import FoldConstants
+from passes.fuse_bias_add import FuseBiasAdd
+from passes.inline_functions import InlineFunctions
+from passes.name_nodes import NameNodes
+from passes.reduce_mean_to_global_average_pool import ReduceMeanToGlobalAveragePool
+from passes.remove_dead_code import RemoveDeadCode
+from passes.remove_identity import RemoveIdentity
+from passes.remove_zero_bias import RemoveZeroBias
+from passes.restore_softmax import RestoreSoftmax
+from qpipe.errors import QpipeError
+
+NORMALIZE = ir.passes.Sequential(
+    InlineFunctions(),
+    FoldConstants(),
+    # After folding, which leaves an Identity where it proves that a node does nothing.
+    RemoveIdentity(),
+    ConstantsToInitializers(),
+    RestoreSoftmax(),
+    ExplicitPadding(),
+    ReduceMeanToGlobalAveragePool(),
+    FuseBiasAdd(),
+    RemoveZeroBias(),
+    RemoveDeadCode(),
+    NameNodes(),
+)
+
+
+def normalize(model: ir.Model) -> ir.passes.PassResult:
+    """Normalize in place; raises the QpipeError of the pass that fails, as it is."""
+    try:
+        return NORMALIZE(model)
+    except ir.passes.PassError as error:
+        # onnx_ir wraps what a pass raises; the user is to see the pass's own words.
+        if isinstance(error.__cause__, QpipeError):
+            raise error.__cause__ from None
+        raise

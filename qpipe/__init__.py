@@ -1,0 +1,78 @@
+"""A trained network as ONNX becomes a proven integer-only ONNX network.
+
+The verbs of the command line are functions here: `calibrate`, `finetune`, `export`, `validate`, `bench` and `inspect`.
+Each is imported when it is first asked for, so that `import qpipe` itself loads neither torch nor onnx.
+
+    import qpipe
+
+    qpipe.calibrate("net.onnx", "cifar10.npz", "net.qdq.onnx", preprocess={"mean": (0.5,), "std": (0.25,)})
+    qpipe.export("net.qdq.onnx", "net.int8.onnx", format="qoperator")
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from qpipe.errors import DataError, LoweringError, ModelError, OutputError, ParityError, QpipeError, RecipeError
+
+if TYPE_CHECKING:
+    from qpipe.verbs.bench import bench
+    from qpipe.verbs.calibrate import calibrate
+    from qpipe.verbs.export import export
+    from qpipe.verbs.finetune import finetune
+    from qpipe.verbs.inspect import inspect
+    from qpipe.verbs.validate import validate
+
+__all__ = [
+    "DataError",
+    "LoweringError",
+    "ModelError",
+    "OutputError",
+    "ParityError",
+    "QpipeError",
+    "RecipeError",
+    "bench",
+    "calibrate",
+    "export",
+    "finetune",
+    "inspect",
+    "validate",
+]
+
+_VERBS = frozenset({"bench", "calibrate", "export", "finetune", "inspect", "validate"})
+
+
+class _Package(ModuleType):
+    """The package's type: `qpipe.calibrate` is the verb, also after the room `qpipe/calibrate/` was imported.
+
+    The import system binds an imported submodule as an attribute of its package; for a room that has a verb's name
+    that binding is dropped. `from qpipe.calibrate.run import ...` works as ever.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _VERBS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    """Import a verb when it is first asked for."""
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("qpipe")
+        except PackageNotFoundError:
+            return "unknown (not installed)"
+    if name in _VERBS:
+        verb = getattr(import_module(f"qpipe.verbs.{name}"), name)
+        globals()[name] = verb
+        return verb
+    raise AttributeError(f"module 'qpipe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

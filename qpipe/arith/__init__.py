@@ -1,0 +1,12 @@
+"""What a quantized number is. Imports nothing of qpipe but its errors.
+
+- `spec`: the grid of a tensor (exponent, integer range, zero point)
+- `quantize`: real numbers to integers and back, requantization of an accumulator, rounding division
+- `weights`: power-of-two weight scales and the pair condition
+- `multiplier`: batch normalization as an 8-bit multiplier, a shift and an int32 bias
+- `certificate`: the exactness condition, proven per channel
+- `symbolic`: the ONNX interpreter of the arithmetic
+
+Everything numeric is written once over an array namespace `xp` (numpy is the oracle, torch the simulation) or over
+Python's operators (numpy and ONNX), and each of these interprets it.
+"""

@@ -1,0 +1,110 @@
+"""Batch normalization as integers: an 8-bit multiplier, a shift and an int32 bias per channel.
+
+`y = k (conv - mean) + beta`, `k = gamma / sqrt(var + eps)`, becomes `round((acc + bias) * m * 2**-n)` output steps.
+The sign of k moves into the weights; `|k| ~ m * 2**e`. `xp` is numpy or torch; everything is float64 or integer, so the
+two agree to the bit.
+
+Source: FAQ, section 2.1 ("all other scalar multiplicative constants 8-bit, additive constants 32-bit integers").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qpipe.arith.quantize import MAX_SHIFT
+from qpipe.arith.spec import QuantSpec
+
+MULTIPLIER_BITS = 8
+FLOAT32_EXACT = 2**24  # up to here float32 holds every integer
+BIAS_LIMIT = 2.0**30  # a bias beyond it saturates the output whatever the accumulator
+_ZERO_CHANNEL_SHIFT = 8  # of a channel whose multiplier is 0: its bias has 8 bits below the output's step
+
+
+@dataclass(frozen=True)
+class IntegerAffine:
+    """Per channel, all `[C]`: y = sign-corrected `(acc + bias) * multiplier * 2**exponent` accumulator units.
+
+    sign is -1, 0 or 1 (0: a zero multiplier; the weights become zero). The shift to output steps is
+    `n = l_y - l_x - l_w - exponent`.
+    """
+
+    sign: Any
+    multiplier: Any
+    exponent: Any
+    bias: Any
+    shift: Any
+
+
+def shift_bound(output: QuantSpec) -> int:
+    """The largest n at which float32 requantization is exact for any int32 accumulator: 24 - b, signed 25 - b.
+
+    Every product whose result does not saturate is then below 2**24 (design of the exactness condition, part 2).
+    """
+    return 24 - output.bits + output.is_signed
+
+
+def split(k: Any, xp: Any = np) -> tuple[Any, Any]:
+    """`|k| ~ m * 2**e` with m rounded half to even to `MULTIPLIER_BITS` bits; m in [128, 255], float64; k=0 gives 0."""
+    mantissa, exponent = xp.frexp(abs(k))
+    m = xp.round(xp.ldexp(mantissa, exponent * 0 + MULTIPLIER_BITS))
+    carry = m == 2**MULTIPLIER_BITS
+    return xp.where(carry, m / 2, m), exponent - MULTIPLIER_BITS + carry * 1
+
+
+def weight_exponent_floor(k: Any, input_exponent: int, output: QuantSpec, xp: Any = np) -> Any:
+    """The smallest weight exponent, int `[C]`, at which a multiplier of one bit still meets the shift bound."""
+    _, e = split(k, xp)
+    floor = output.exponent - input_exponent - e - (MULTIPLIER_BITS - 1) - shift_bound(output)
+    return xp.where(k == 0, floor * 0 - 126, floor)
+
+
+def fit(
+    k: Any,
+    beta: Any,
+    mean: Any,
+    *,
+    weight_exponent: Any,
+    input_exponent: int,
+    output: QuantSpec,
+    weight_sum: Any,
+    xp: Any = np,
+) -> IntegerAffine:
+    """The integers of `k (conv - mean) + beta`, all arguments float64 or int `[C]`.
+
+    weight_sum: `sum |q_w| * qmax_x`, the largest accumulator. A multiplier is shortened (each bit takes one off n) where
+    n is over the bound and float32 could not hold the product either. A convolution without batch normalization has
+    k = 1, mean = 0 and its bias as beta.
+    """
+    full, e = split(k, xp)
+    is_zero = k == 0
+    accumulator_exponent = input_exponent + weight_exponent
+    e = xp.where(is_zero, output.exponent - accumulator_exponent - _ZERO_CHANNEL_SHIFT, e)
+    full = xp.where(is_zero, full * 0 + 1, full)
+    sign = xp.sign(k)
+    m, e = _without_trailing_zeros(full, e, xp)
+    n = output.exponent - accumulator_exponent - e
+    bias = _bias(beta, mean, sign, m, e, accumulator_exponent, xp)
+    in_float32 = ((weight_sum + abs(bias)) * m <= FLOAT32_EXACT) & (n <= MAX_SHIFT)
+    excess = xp.where(in_float32, n * 0, xp.clip(n - shift_bound(output), 0, None))
+    m = xp.maximum(xp.round(xp.ldexp(m, -excess)), m * 0 + 1)
+    e = e + excess
+    m, e = _without_trailing_zeros(m, e, xp)
+    bias = _bias(beta, mean, sign, m, e, accumulator_exponent, xp)
+    return IntegerAffine(sign, m, e, bias, output.exponent - accumulator_exponent - e)
+
+
+def _bias(beta: Any, mean: Any, sign: Any, m: Any, e: Any, accumulator_exponent: Any, xp: Any) -> Any:
+    """`beta / k - mean` in accumulator units, int32 in float64: so the centre of the channel stays where it is."""
+    in_units = beta / xp.ldexp(m, e + accumulator_exponent) - sign * xp.ldexp(mean, -accumulator_exponent)
+    return xp.clip(xp.round(in_units), -BIAS_LIMIT, BIAS_LIMIT)
+
+
+def _without_trailing_zeros(m: Any, e: Any, xp: Any) -> tuple[Any, Any]:
+    """The same number with an odd m: a smaller product for nothing."""
+    for step in (4, 2, 1):
+        even = m == xp.ldexp(xp.round(xp.ldexp(m, e * 0 - step)), e * 0 + step)
+        m, e = xp.where(even, xp.ldexp(m, e * 0 - step), m), e + even * step
+    return m, e

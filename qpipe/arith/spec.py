@@ -1,0 +1,72 @@
+"""The grid on which a quantized tensor lives: FAQ's fixed-point quantizer Q_{b,l}."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STORAGE_MAX = 255  # activations are always stored as uint8: signed int8 ones are about 20 times slower on onnxruntime
+SIGNED_ZERO_POINT = 128  # even, so that half-to-even is the same with and without it
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """Real value = `q * 2**exponent` with an integer `q` in `[qmin, qmax]`; stored as uint8 `q + zero_point`.
+
+    Source: FAQ, section 3.1: unsigned `[0, 2**b - 1]`, signed and narrow `[-(2**(b-1) - 1), 2**(b-1) - 1]`.
+    The zero point says only how a sign is stored.
+    """
+
+    exponent: int
+    qmin: int
+    qmax: int
+    zero_point: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.qmin + self.zero_point <= self.qmax + self.zero_point <= STORAGE_MAX):
+            raise ValueError(f"[{self.qmin}, {self.qmax}] with zero point {self.zero_point} does not fit uint8")
+
+    @classmethod
+    def unsigned(cls, bits: int, exponent: int) -> QuantSpec:
+        """`[0, 2**bits - 1]`."""
+        return cls(exponent, 0, 2**bits - 1, 0)
+
+    @classmethod
+    def signed(cls, bits: int, exponent: int) -> QuantSpec:
+        """`[-(2**(bits-1) - 1), 2**(bits-1) - 1]`."""
+        limit = 2 ** (bits - 1) - 1
+        return cls(exponent, -limit, limit, SIGNED_ZERO_POINT)
+
+    @classmethod
+    def for_range(cls, bits: int, log2_ymax: int, *, signed: bool) -> QuantSpec:
+        """The grid for values up to `2**log2_ymax`: `l = log2(ymax) - b`, one less where a bit holds the sign."""
+        return cls.signed(bits, log2_ymax - bits + 1) if signed else cls.unsigned(bits, log2_ymax - bits)
+
+    @property
+    def scale(self) -> float:
+        """Real units per integer step."""
+        return 2.0**self.exponent
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether negative values are representable."""
+        return self.qmin < 0
+
+    @property
+    def bits(self) -> int:
+        """The width b of the narrowest standard range that holds this one."""
+        return max(self.qmax, -self.qmin).bit_length() + self.is_signed
+
+    @property
+    def stored_min(self) -> int:
+        """Smallest uint8 code."""
+        return self.qmin + self.zero_point
+
+    @property
+    def stored_max(self) -> int:
+        """Largest uint8 code."""
+        return self.qmax + self.zero_point
+
+    @property
+    def needs_clip(self) -> bool:
+        """Whether the range is narrower than what uint8 saturates to by itself."""
+        return (self.stored_min, self.stored_max) != (0, STORAGE_MAX)

@@ -1,0 +1,45 @@
+"""`qpipe finetune`: QDQ network -> trained QDQ network."""
+
+from typing import Annotated
+
+import typer
+
+from qpipe.cli.options import DataOption, JsonOption, OutputOption, QdqArgument, SeedOption, expand_settings
+from qpipe.cli.output import emit, metadata, print_line, working
+from qpipe.settings import FinetuneSettings, PreprocessSettings
+
+
+@expand_settings
+def finetune(
+    model: QdqArgument,
+    data: DataOption,
+    output: OutputOption,
+    settings: FinetuneSettings,
+    preprocess: PreprocessSettings,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", help="file that keeps the state of training")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint")] = False,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Train a quantized network as it will compute, straight from its file.
+
+    \b
+    Example:
+      qpipe finetune resnet20.qdq.onnx --data cifar10.npz --epochs 1 -o tuned.qdq.onnx
+    """
+    import qpipe
+
+    with working():
+        qdq = qpipe.finetune(
+            model,
+            data,
+            output,
+            **settings.arguments(),
+            seed=seed,
+            checkpoint=checkpoint,
+            resume=resume,
+            preprocess=preprocess.overrides(),
+        )
+    emit(json, {"output": output, "metadata": metadata(qdq)}, lambda: print_line(f"wrote {output}"))

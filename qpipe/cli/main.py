@@ -1,0 +1,111 @@
+"""The entry point: the table of commands, and what an error looks like.
+
+A QpipeError, a wrong option, a full disk or memory: one line on stderr and an exit status, never a traceback. Any other
+exception is a defect of qpipe, and keeps its traceback.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final
+
+import typer
+
+from qpipe.cli.bench import bench
+from qpipe.cli.calibrate import calibrate
+from qpipe.cli.demo import demo
+from qpipe.cli.export import export
+from qpipe.cli.finetune import finetune
+from qpipe.cli.inspect import inspect
+from qpipe.cli.run import run
+from qpipe.cli.validate import validate
+from qpipe.errors import QpipeError
+
+COMMANDS: Final[tuple[Callable[..., None], ...]] = (
+    inspect,
+    calibrate,
+    finetune,
+    export,
+    validate,
+    bench,
+    run,
+    demo,
+)
+BAD_INPUT: Final = QpipeError.exit_status
+INTERRUPTED: Final = 130
+
+app = typer.Typer(
+    name="qpipe",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # rich's panels cut long option names at 80 columns, and double the time that `--help` takes.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in COMMANDS:
+    app.command(command.__name__)(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import qpipe
+
+        print(f"qpipe {qpipe.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _qpipe(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """A trained network as ONNX becomes a proven integer-only int8 or int4 ONNX network.
+
+    \b
+    Example:
+      qpipe calibrate net.onnx --data cifar10.npz -o net.qdq.onnx
+      qpipe finetune net.qdq.onnx --data cifar10.npz -o net.ft.qdq.onnx
+      qpipe export net.ft.qdq.onnx --format qoperator -o net.int8.onnx
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(BAD_INPUT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command (by default that of `sys.argv`) and return its exit status."""
+    try:
+        status = app(arguments, prog_name="qpipe", standalone_mode=False)
+    except QpipeError as error:
+        return _fail(str(error), error.exit_status)
+    except typer.TyperException as error:
+        return _fail(f"{error.format_message()} (see {_help_of(error)})", BAD_INPUT)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read stdout has gone; what is left in the buffer must not fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError as error:
+        return _fail(f"out of memory{_detail(error)}; a smaller --batch-size needs less", BAD_INPUT)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", BAD_INPUT)
+    return status if isinstance(status, int) else 0
+
+
+def _fail(message: str, status: int) -> int:
+    """One line on stderr, whatever lines the message has."""
+    print(f"qpipe: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _help_of(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'qpipe'} --help"
+
+
+def _detail(error: BaseException) -> str:
+    return f" ({error})" if str(error) else ""

@@ -1,0 +1,86 @@
+"""What a command prints: one JSON object, or tables for people; progress goes to stderr."""
+
+import contextlib
+import json as json_module
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import JsonValue
+
+from qpipe.plain import to_plain
+from qpipe.progress import reporting
+
+Show = Callable[[], None]
+
+
+@contextlib.contextmanager
+def working() -> Iterator[None]:
+    """Run a verb: its progress is shown on stderr, and whatever a library prints goes there as well."""
+    with contextlib.redirect_stdout(sys.stderr), reporting():
+        yield
+
+
+def emit(json: bool, payload: Mapping[str, Any], show: Show) -> None:
+    """Print `payload` as one JSON object, or have `show` print it for people."""
+    if json:
+        print(json_module.dumps(to_plain(payload), allow_nan=False))
+    else:
+        show()
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, JsonValue]]) -> None:
+    """Print rows as a table whose columns are the keys of all rows; nothing where there are no rows."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    # A certificate has more columns than a terminal: what does not fit folds, and a pipe gets whole lines.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
+        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(row.get(column)) for column in columns))
+    if rows:
+        console.print(table)
+
+
+def print_line(text: str) -> None:
+    """Print one line as it is, without markup."""
+    print(text)
+
+
+def cell(value: JsonValue) -> str:
+    """A value as a table shows it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(map(cell, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {cell(item)}" for key, item in value.items())
+    # rich would take [..] for markup.
+    return value.replace("[", r"\[")
+
+
+def metadata(model: Any) -> dict[str, JsonValue]:
+    """What an `onnx_ir.Model` carries under `qpipe.`, without the prefix; JSON values are parsed."""
+    prefix = "qpipe."
+    return {
+        key.removeprefix(prefix): _parsed(text) for key, text in model.metadata_props.items() if key.startswith(prefix)
+    }
+
+
+def _parsed(text: str) -> JsonValue:
+    try:
+        value: JsonValue = json_module.loads(text)
+    except ValueError:
+        return text
+    return value

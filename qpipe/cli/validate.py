@@ -1,0 +1,40 @@
+"""`qpipe validate`: accuracy and agreement of any number of models, the certificate checked again."""
+
+import typer
+
+from qpipe.cli.options import DataOption, JsonOption, ModelsArgument, expand_settings
+from qpipe.cli.output import emit, print_line, print_table, working
+from qpipe.errors import ParityError
+from qpipe.plain import plain_rows
+from qpipe.settings import PreprocessSettings, ValidateSettings
+
+
+@expand_settings
+def validate(
+    models: ModelsArgument,
+    data: DataOption,
+    settings: ValidateSettings,
+    preprocess: PreprocessSettings,
+    json: JsonOption = False,
+) -> None:
+    """Compare models on labelled data.
+
+    The exit status is 1 where integers differ that must be equal.
+
+    \b
+    Example:
+      qpipe validate resnet20.onnx resnet20.int8.onnx --data cifar10.npz
+    """
+    import qpipe
+
+    with working():
+        report = qpipe.validate(models, data, **settings.arguments(), preprocess=preprocess.overrides())
+    rows = plain_rows(report.rows)
+
+    def show() -> None:
+        print_table(f"{data}, {settings.split}", rows)
+        print_line("every integer is equal" if report.ok else "integers differ")
+
+    emit(json, {"ok": bool(report.ok), "rows": rows}, show)
+    if not report.ok:
+        raise typer.Exit(ParityError.exit_status)

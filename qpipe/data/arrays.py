@@ -1,0 +1,246 @@
+"""Sources of float arrays, and of streams: iterables of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qpipe.data.augment import Augment
+from qpipe.data.checks import check_floats, check_labels, check_pixels
+from qpipe.data.geometry import fit_pixels
+from qpipe.data.preprocess import Floats, Pixels, Preprocess
+from qpipe.data.source import Batch, Labels, Source, SourceInfo, check_request, split_order
+from qpipe.errors import DataError
+
+
+class FloatSource(Source):
+    """Float values [N, ...] in memory, which `transform` (by default nothing) turns into inputs batch by batch."""
+
+    def __init__(
+        self,
+        info: SourceInfo,
+        values: npt.NDArray[Any],
+        labels: Labels | None,
+        transform: Callable[[npt.NDArray[Any]], Floats] | None = None,
+    ) -> None:
+        super().__init__(info)
+        check_floats(values, info.name)
+        self._values, self._labels, self._transform = values, labels, transform or as_float32
+        self._shape = self._transform(values[:1]).shape[1:]
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one input."""
+        return self._shape
+
+    @property
+    def has_pixels(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def labels(self) -> Labels | None:
+        """int64 [N], or None."""
+        return self._labels
+
+    @property
+    def size(self) -> int:
+        """The number of samples."""
+        return len(self._values)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        limit: int | None = None,
+        augment: Augment | None = None,
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """Yield the samples once; see Source.batches. Raises DataError where augmentation is asked for."""
+        refuse_augment(augment, self.name)
+        chunks = split_order(
+            self.size, batch_size, shuffle=shuffle, seed=seed, epoch=epoch, limit=limit, drop_last=drop_last
+        )
+        for chunk in chunks:
+            yield Batch(self._transform(self._values[chunk]), None if self._labels is None else self._labels[chunk])
+
+
+class StreamSource(Source):
+    """An iterable of batches, none of which is kept: inputs, or (inputs, labels), of any batch size.
+
+    The stream keeps its own order (`shuffle` has no effect), and is cut anew into the batch size that is asked for.
+    """
+
+    def __init__(self, info: SourceInfo, stream: Iterable[Any]) -> None:
+        super().__init__(info)
+        self._stream = stream
+        self._items: Iterator[Any] | None = iter(stream)
+        first = next(self._items, None)
+        if first is None:
+            raise DataError(f"data {self.name!r}: the iterable is empty, expected arrays or (inputs, labels)")
+        batch = self._batch(first)
+        self._shape, self._has_pixels = batch.inputs.shape[1:], batch.pixels is not None
+        # An iterator can be run through once, so the item that was taken from it goes back in front.
+        self._once = self._items is stream
+        self._items = chain([first], self._items) if self._once else None
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one input of the first batch."""
+        return self._shape
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether the first batch holds uint8 images."""
+        return self._has_pixels
+
+    @property
+    def labels(self) -> Labels | None:
+        """None: the batches carry them."""
+        return None
+
+    @property
+    def size(self) -> int | None:
+        """None: not known before the stream's end."""
+        return None
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        limit: int | None = None,
+        augment: Augment | None = None,
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """Yield the stream once; see Source.batches. Raises DataError where an iterator is run through twice."""
+        check_request(batch_size, limit, seed, epoch)
+        if not self.has_pixels:
+            refuse_augment(augment, self.name)
+        for part, whole in enumerate(_recut(map(self._batch, self._begin()), batch_size, limit)):
+            if drop_last and len(whole) < batch_size:
+                return
+            if augment is None or whole.pixels is None:
+                yield whole
+                continue
+            plan = augment.plan(len(whole), seed=seed, epoch=epoch, part=part)
+            pixels = plan(whole.pixels, np.arange(len(whole)))
+            yield Batch(self.preprocess(pixels), whole.labels, pixels)
+
+    def _begin(self) -> Iterator[Any]:
+        if not self._once:
+            return iter(self._stream)
+        if self._items is None:
+            raise DataError(f"data {self.name!r}: the iterator is used up; give a list, or an object that starts anew")
+        items, self._items = self._items, None
+        return items
+
+    def _batch(self, item: Any) -> Batch:
+        inputs, labels = split_item(item)
+        values = as_array(inputs)
+        known = None if labels is None else check_labels(as_array(labels), len(values), self._classes(), self.name)
+        if values.dtype != np.uint8:
+            check_floats(values, self.name)
+            return Batch(as_float32(values), known)
+        pixels = _fitted(values, self.preprocess, self.name)
+        self.preprocess.check_channels(pixels.shape[-1], self.name)
+        return Batch(self.preprocess(pixels), known, pixels)
+
+    def _classes(self) -> int | None:
+        return None if self.class_names is None else len(self.class_names)
+
+
+def _fitted(images: Pixels, preprocess: Preprocess, name: str) -> Pixels:
+    check_pixels(images, name)
+    pixels = preprocess.recolor(images, name)
+    if preprocess.resize is None and preprocess.crop is None:
+        return pixels
+    return np.stack([fit_pixels(image, preprocess, name) for image in pixels])
+
+
+def _recut(batches: Iterator[Batch], size: int, limit: int | None) -> Iterator[Batch]:
+    """Cut a stream into batches of `size` samples, `limit` samples in all, reading no further than needed."""
+    held: list[Batch] = []
+    left = limit
+    for batch in batches:
+        held.append(batch if left is None else _part(batch, 0, left))
+        if left is not None:
+            left -= len(held[-1])
+        if sum(map(len, held)) >= size or left == 0:
+            whole = _joined(held)
+            full = len(whole) // size * size
+            yield from (_part(whole, begin, begin + size) for begin in range(0, full, size))
+            held = [_part(whole, full, len(whole))] if len(whole) > full else []
+        if left == 0:
+            break
+    if held:
+        yield _joined(held)
+
+
+def _part(batch: Batch, begin: int, end: int) -> Batch:
+    cut = slice(begin, end)
+    return Batch(
+        batch.inputs[cut],
+        None if batch.labels is None else batch.labels[cut],
+        None if batch.pixels is None else batch.pixels[cut],
+    )
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    pixels = [batch.pixels for batch in batches if batch.pixels is not None]
+    shapes = {batch.inputs.shape[1:] for batch in batches}
+    if len(shapes) > 1 or len(labels) not in (0, len(batches)) or len(pixels) not in (0, len(batches)):
+        shown = " and ".join(str(list(shape)) for shape in sorted(shapes))
+        raise DataError(f"data: batches differ in shape ({shown}), in type, or in having labels")
+    return Batch(
+        np.concatenate([batch.inputs for batch in batches]),
+        np.concatenate(labels) if labels else None,
+        np.concatenate(pixels) if pixels else None,
+    )
+
+
+def split_item(item: Any) -> tuple[Any, Any]:
+    """The inputs and the labels (None where there are none) of one item of an iterable."""
+    if isinstance(item, Batch):
+        return (item.inputs if item.pixels is None else item.pixels), item.labels
+    if isinstance(item, tuple | list):
+        if len(item) != 2:
+            raise DataError(f"data: an item of the iterable has {len(item)} parts, expected inputs or (inputs, labels)")
+        return item[0], item[1]
+    return item, None
+
+
+def as_array(value: Any) -> npt.NDArray[Any]:
+    """A numpy array of an array, a torch tensor or nested lists of numbers. Raises DataError."""
+    if hasattr(value, "detach"):  # a torch tensor, by its method: torch need not be imported for it
+        value = value.detach().cpu()
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"data: {type(value).__name__} is no array: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"data: expected arrays of numbers, found {type(value).__name__} of {array.dtype}")
+    return array
+
+
+def as_float32(values: npt.NDArray[Any]) -> Floats:
+    """The same values as float32, each row of memory in order."""
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def refuse_augment(augment: Augment | None, name: str) -> None:
+    """Raise DataError where float values were to be cropped and flipped."""
+    if augment is not None:
+        raise DataError(f"data {name!r} are float values: augmentation needs uint8 images")

@@ -1,0 +1,94 @@
+"""Labels, pixels and shapes that can't be used: each a DataError of one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qpipe.data.source import Batch, Labels, Source
+from qpipe.errors import DataError
+
+
+def check_labels(labels: Any, count: int, classes: int | None, name: str) -> Labels:
+    """Return labels as int64 [N]: one integer per sample, from 0 up to the number of classes where that is known."""
+    array = np.asarray(labels)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise DataError(f"{name}: labels have shape {list(array.shape)}, expected [{count}]")
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{name}: labels are {array.dtype}, expected integers")
+    if len(array) != count:
+        raise DataError(f"{name}: {len(array)} labels for {count} samples")
+    wrong = array < 0
+    if classes is not None:
+        wrong |= array >= classes
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        span = "0 or more" if classes is None else f"0 to {classes - 1}"
+        raise DataError(f"{name}: label {index} is {array[index]}, expected {span}")
+    return array.astype(np.int64)
+
+
+def check_pixels(images: npt.NDArray[np.uint8], name: str) -> None:
+    """Raise DataError unless uint8 images are [N, H, W, C] with at least one sample and one pixel."""
+    if images.ndim != 4:
+        raise DataError(f"{name}: images have shape {list(images.shape)}, expected [N, H, W, C]")
+    _check_filled(images, name)
+
+
+def check_floats(values: npt.NDArray[Any], name: str) -> None:
+    """Raise DataError unless the values are finite floats [N, ...] with at least one sample."""
+    if values.dtype.kind != "f":
+        raise DataError(f"{name}: values are {values.dtype}, expected float values or uint8 pixels")
+    if values.ndim < 2:
+        raise DataError(f"{name}: values have shape {list(values.shape)}, expected [N, C, H, W]")
+    _check_filled(values, name)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 is as infinite to the network as inf
+        finite = np.isfinite(values.astype(np.float32, copy=False))
+    if not finite.all():
+        index = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), values.shape))
+        raise DataError(
+            f"{name}: sample {index[0]} has the value {values[index]} at {list(index[1:])}, expected finite"
+        )
+
+
+def _check_filled(array: npt.NDArray[Any], name: str) -> None:
+    if array.size == 0:
+        raise DataError(f"{name}: shape is {list(array.shape)}, expected at least one sample and one value in it")
+
+
+def check_fits(data: Source | Batch, input_shape: Sequence[int | str | None], name: str | None = None) -> None:
+    """Raise DataError unless the data fit a model's input.
+
+    `input_shape` is the input's shape with its batch dimension, e.g. [None, 3, 32, 32]; None or a name is a dynamic
+    dimension. The batch dimension is compared for a Batch only.
+    """
+    if isinstance(data, Source):
+        name = name or data.name
+        actual: tuple[int | None, ...] = (None, *data.image_shape)
+    else:
+        name = name or "batch"
+        actual = data.inputs.shape
+    wanted = [dim if isinstance(dim, int) else None for dim in input_shape]
+    fits = len(actual) == len(wanted) and all(
+        have == want for have, want in zip(actual, wanted, strict=True) if None not in (have, want)
+    )
+    if not fits:
+        hint = _hint(actual[1:], wanted[1:])
+        raise DataError(f"data {name!r}: inputs have shape {_shown(actual)}, the model expects {_shown(wanted)}{hint}")
+
+
+def _shown(shape: Sequence[int | None]) -> str:
+    return "[" + ", ".join("N" if dim is None else str(dim) for dim in shape) + "]"
+
+
+def _hint(actual: Sequence[int | None], wanted: Sequence[int | None]) -> str:
+    if len(actual) != 3 or len(wanted) != 3:
+        return ""
+    if [actual[1], actual[2], actual[0]] == list(wanted) or [actual[2], actual[0], actual[1]] == list(wanted):
+        return "; set the preprocessing's layout"
+    return "; set the preprocessing's resize and crop" if actual[0] == wanted[0] else ""

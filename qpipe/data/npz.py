@@ -1,0 +1,129 @@
+"""Arrays in an `.npz` file (or a mapping of arrays), by their keys.
+
+- `images` uint8 [N, H, W, C], or `x` float [N, H, W, C]; the type decides, not the key
+- `labels` int [N], and `class_names`, both optional
+- `train_images`, `train_labels`, `test_images`, ... (also `val_`, and `x` in place of `images`) where there are splits
+
+Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qpipe.data.arrays import FloatSource, as_array
+from qpipe.data.checks import check_floats, check_labels
+from qpipe.data.pixels import PixelSource, array_store
+from qpipe.data.preprocess import Preprocess
+from qpipe.data.source import SPLITS, Source, SourceInfo, Split, choose_split, undivided_note
+from qpipe.errors import DataError
+from qpipe.progress import step
+
+_IMAGE_KEYS = ("images", "x")
+_EXPECTED = "expected 'images' (or 'x') and 'labels', or 'train_images', 'train_labels', 'test_images', ..."
+_SLOW_BYTES = 32 << 20
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise for truncated, corrupt, encrypted or oversized members, and for pickled ones."""
+
+
+def open_npz(path: Path, split: Split, preprocess: Preprocess, workers: int | None = None) -> Source:
+    """The arrays of one split of an `.npz` file; only these are read. Raises DataError."""
+    try:
+        size = path.stat().st_size
+        if not zipfile.is_zipfile(path):
+            raise DataError(f"'{path}' is no .npz file, or a truncated one ({size} bytes)")
+        arrays = np.load(path, allow_pickle=False)
+    except _DAMAGED as error:
+        raise DataError(f"'{path}' can't be read: {_reason(error)}") from None
+    with arrays, step(f"reading {path.name}") if size > _SLOW_BYTES else nullcontext():
+        return open_mapping(arrays, str(path), split, preprocess, workers)
+
+
+def open_mapping(
+    arrays: Mapping[str, Any], name: str, split: Split, preprocess: Preprocess, workers: int | None = None
+) -> Source:
+    """The arrays of one split of a mapping. Raises DataError."""
+    prefix, note = _find_split(arrays, name, split)
+    image_key = next(key for key in _IMAGE_KEYS if prefix + key in arrays)
+    images = _read(arrays, prefix + image_key, name)
+    labels = _read(arrays, f"{prefix}labels", name) if f"{prefix}labels" in arrays else None
+    class_names = _class_names(arrays, name)
+    info = SourceInfo(name, preprocess, class_names, note)
+    return array_source(info, images, labels, key=prefix + image_key, raw_floats=True, workers=workers)
+
+
+def array_source(
+    info: SourceInfo,
+    values: npt.NDArray[Any],
+    labels: Any,
+    *,
+    key: str = "",
+    raw_floats: bool = False,
+    workers: int | None = None,
+) -> Source:
+    """A source of uint8 images [N, H, W, C] or of float values in memory.
+
+    `raw_floats`: floats are [N, H, W, C] and get mean, std and layout; else they are inputs already. Raises DataError.
+    """
+    name = f"{info.name}: {key!r}" if key else info.name
+    if values.ndim == 0:
+        raise DataError(f"{name}: shape is [], expected [N, ...]")
+    classes = None if info.class_names is None else len(info.class_names)
+    known = None if labels is None else check_labels(as_array(labels), len(values), classes, info.name)
+    if values.dtype == np.uint8:
+        return PixelSource(info, array_store(values, info.preprocess, name, workers), known)
+    check_floats(values, name)
+    if not raw_floats:
+        return FloatSource(info, values, known)
+    info.preprocess.check_channels(values.shape[-1], name)
+    return FloatSource(info, values, known, info.preprocess.normalize_floats)
+
+
+def _find_split(arrays: Mapping[str, Any], name: str, split: Split) -> tuple[str, str | None]:
+    """The prefix of the keys to read, and a note where it is not the split that was asked for."""
+    available: set[str] = {each for each in SPLITS if any(f"{each}_{key}" in arrays for key in _IMAGE_KEYS)}
+    if available:
+        chosen, note = choose_split(available, split, name)
+        return f"{chosen}_", note
+    if any(key in arrays for key in _IMAGE_KEYS):
+        return "", undivided_note(name, split)
+    found = ", ".join(repr(key) for key in arrays) or "no arrays"
+    raise DataError(f"data {name!r}: {_EXPECTED}; found {found}")
+
+
+def _read(arrays: Mapping[str, Any], key: str, name: str) -> npt.NDArray[Any]:
+    try:
+        return as_array(arrays[key])
+    except _DAMAGED as error:
+        raise DataError(f"data {name!r}: {key!r} can't be read: {_reason(error)}") from None
+    except DataError as error:
+        raise DataError(f"data {name!r}: {key!r}: {error}") from None
+
+
+def _class_names(arrays: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
+    if "class_names" not in arrays:
+        return None
+    try:
+        names = np.asarray(arrays["class_names"])
+    except _DAMAGED as error:
+        raise DataError(f"data {name!r}: 'class_names' can't be read: {_reason(error)}") from None
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        shape = list(names.shape)
+        raise DataError(f"data {name!r}: 'class_names' is {names.dtype} {shape}, expected one string per class")
+    return tuple(names.astype(np.str_).tolist())
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if "allow_pickle" in str(error):
+        return "it holds pickled Python objects, which qpipe never loads"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,77 @@
+"""`open_data`: what `data` is, told from its form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qpipe.data.preprocess import Preprocess
+from qpipe.data.source import SPLITS, Source, Split
+from qpipe.errors import DataError
+
+DataLike = (
+    str
+    | Path
+    | Source
+    | npt.NDArray[Any]
+    | tuple[npt.NDArray[Any], npt.NDArray[np.integer[Any]]]
+    | Mapping[str, npt.NDArray[Any]]
+    | Iterable[Any]
+    | Callable[..., Any]
+)
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def open_data(
+    data: DataLike, split: Split = "train", preprocess: Preprocess | None = None, *, workers: int | None = None
+) -> Source:
+    """Open one split of the data.
+
+    `data` is one of
+
+    - a folder of class folders of images, below `train`, `val` and `test` where there are splits;
+    - an `.npz` file: `images` uint8 [N, H, W, C] and `labels`, or `train_images`, `train_labels`, `test_images`, ...;
+      `x` float [N, H, W, C] gets the preprocessing's mean, std and layout;
+    - "digits": scikit-learn's digits, uint8 [N, 8, 8, 1];
+    - "package.module:factory", or a function: called with split=..., returns any of what follows;
+    - an array, (inputs, labels), a mapping with the keys of an `.npz`, or an iterable of arrays or of (inputs, labels):
+      uint8 images [N, H, W, C], or float inputs, taken as they are. Lists are joined; any other iterable is a stream;
+    - a Source, returned as it is.
+
+    Data without splits give all their samples as every split, and "val" and "test" stand in for each other;
+    `Source.split_note` then says so. `workers`: processes that decode images; None: one per core, 0: none.
+    Raises DataError.
+    """
+    if split not in SPLITS:
+        raise DataError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    settings = preprocess or Preprocess()
+    if not isinstance(data, str | Path):
+        from qpipe.data.python_data import open_python
+
+        return open_python(data, "given from Python", split, settings, workers)
+    path = Path(data)
+    if path.is_dir():
+        from qpipe.data.folder import open_folder
+
+        return open_folder(path, split, settings, workers)
+    if path.is_file():
+        from qpipe.data.npz import open_npz
+
+        return open_npz(path, split, settings, workers)
+    if data == "digits":
+        from qpipe.data.digits import open_digits
+
+        return open_digits(split, settings, workers)
+    if isinstance(data, str) and _FACTORY.fullmatch(data):
+        from qpipe.data.python_data import open_factory
+
+        return open_factory(data, split, settings, workers)
+    raise DataError(
+        f"data '{data}' don't exist: expected a folder of class folders, an .npz file, 'digits' or "
+        "'package.module:factory'"
+    )

@@ -1,0 +1,121 @@
+"""Data that Python code gives: arrays, iterables of batches, and `package.module:factory`.
+
+uint8 arrays are images [N, H, W, C] and are preprocessed; float arrays are inputs as the network wants them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from qpipe.data.arrays import StreamSource, as_array, split_item
+from qpipe.data.npz import array_source, open_mapping
+from qpipe.data.preprocess import Preprocess
+from qpipe.data.source import Source, SourceInfo, Split
+from qpipe.errors import DataError, QpipeError
+
+
+def open_factory(spec: str, split: Split, preprocess: Preprocess, workers: int | None = None) -> Source:
+    """The data that `package.module:factory`, called with split=..., returns. Raises DataError."""
+    return _call(load_factory(spec), spec, split, preprocess, workers)
+
+
+def open_python(data: Any, name: str, split: Split, preprocess: Preprocess, workers: int | None = None) -> Source:
+    """The source for an object: see `open_data` for what it may be. Raises DataError."""
+    if isinstance(data, Source):
+        return data
+    info = SourceInfo(name, preprocess)
+    if isinstance(data, Mapping):
+        return open_mapping(data, name, split, preprocess, workers)
+    if hasattr(data, "__array__"):
+        return array_source(info, as_array(data), None, workers=workers)
+    if _is_pair(data):
+        return array_source(info, as_array(data[0]), data[1], workers=workers)
+    if isinstance(data, list | tuple):
+        return _joined(info, data, workers)
+    if callable(data) and not isinstance(data, Iterable):
+        return _call(data, name, split, preprocess, workers)
+    if not isinstance(data, Iterable):
+        raise DataError(f"data: {type(data).__name__} is neither a path nor arrays nor an iterable of them")
+    return StreamSource(info, data)
+
+
+def load_factory(spec: str) -> Callable[..., Any]:
+    """Import `package.module:factory`; modules of the current folder are found. Raises DataError."""
+    module_name, _, attribute = spec.partition(":")
+    try:
+        with _current_folder_on_path():
+            factory = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        raise DataError(f"data {spec!r}: no module {error.name!r} in this folder or the environment") from None
+    except AttributeError:
+        raise DataError(f"data {spec!r}: module {module_name!r} has no {attribute!r}") from None
+    except Exception as error:
+        raise DataError(f"data {spec!r}: importing {module_name!r} raised {_shown(error)}") from error
+    if not callable(factory):
+        raise DataError(f"data {spec!r}: {attribute!r} is {type(factory).__name__}, expected a function of split")
+    return factory  # type: ignore[no-any-return]
+
+
+def _call(factory: Callable[..., Any], name: str, split: Split, preprocess: Preprocess, workers: int | None) -> Source:
+    try:
+        inspect.signature(factory).bind(split=split)
+    except TypeError:
+        raise DataError(f"data {name!r}: the factory must take split=..., it is called with nothing else") from None
+    except ValueError:  # a builtin without a signature: the call itself will tell
+        pass
+    try:
+        data = factory(split=split)
+    except QpipeError:
+        raise
+    except Exception as error:
+        raise DataError(f"data {name!r}: the factory raised {_shown(error)}") from error
+    return open_python(data, name, split, preprocess, workers)
+
+
+def _is_pair(data: Any) -> bool:
+    """Whether this is (inputs, labels): a tuple of an array and of one integer per sample (or None)."""
+    if not isinstance(data, tuple) or len(data) != 2 or data[0] is None:
+        return False
+    if data[1] is None:
+        return True
+    return hasattr(data[0], "__array__") and as_array(data[1]).ndim == 1
+
+
+def _joined(info: SourceInfo, items: list[Any] | tuple[Any, ...], workers: int | None) -> Source:
+    """One source of a list of batches, which are in memory anyhow: so it has a length, and can be shuffled."""
+    if not items:
+        raise DataError(f"data {info.name!r}: the list is empty, expected arrays or (inputs, labels)")
+    pairs = [split_item(item) for item in items]
+    inputs = [as_array(values) for values, _ in pairs]
+    labels = [as_array(each) for _, each in pairs if each is not None]
+    shapes = {array.shape[1:] for array in inputs}
+    if len(shapes) > 1 or len({array.dtype for array in inputs}) > 1:
+        shown = " and ".join(sorted({f"{array.dtype} {list(array.shape[1:])}" for array in inputs}))
+        raise DataError(f"data {info.name!r}: batches of {shown}, expected one type and shape")
+    if len(labels) not in (0, len(inputs)):
+        raise DataError(f"data {info.name!r}: {len(labels)} of {len(inputs)} batches have labels, expected all or none")
+    joined_labels = np.concatenate([np.atleast_1d(each) for each in labels]) if labels else None
+    return array_source(info, np.concatenate(inputs), joined_labels, workers=workers)
+
+
+@contextmanager
+def _current_folder_on_path() -> Iterator[None]:
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _shown(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

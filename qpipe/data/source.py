@@ -1,0 +1,162 @@
+"""The one interface of all data: a Source gives batches, in an order that (seed, epoch) fixes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from qpipe.data.draws import SHUFFLE, generator
+from qpipe.data.preprocess import Floats, Pixels, Preprocess
+from qpipe.errors import DataError
+
+if TYPE_CHECKING:
+    from qpipe.data.augment import Augment
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+Labels = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Part of the data, ready for the network.
+
+    `inputs`: float32 [N, C, H, W] ([N, H, W, C] where the preprocessing's layout says so; float data keep their rank).
+    `labels`: int64 [N], or None where there are none. `pixels`: the uint8 [N, H, W, C] that `inputs` were computed from
+    (after resize, crop, colour order and augmentation), or None where the data are floats.
+    """
+
+    inputs: Floats
+    labels: Labels | None = None
+    pixels: Pixels | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What every source knows of itself: `note` says where the split that was asked for is not what is used."""
+
+    name: str
+    preprocess: Preprocess
+    class_names: tuple[str, ...] | None = None
+    note: str | None = None
+
+
+class Source(ABC):
+    """Labelled or unlabelled data of one split."""
+
+    def __init__(self, info: SourceInfo) -> None:
+        self.info = info
+
+    @property
+    def name(self) -> str:
+        """The path or name that error messages show."""
+        return self.info.name
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The preprocessing that `batches` applies."""
+        return self.info.preprocess
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, in the order of the labels."""
+        return self.info.class_names
+
+    @property
+    def split_note(self) -> str | None:
+        """Where the data lack the split that was asked for: one line that says what is used instead."""
+        return self.info.note
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one input: (C, H, W), or (H, W, C) in layout NHWC."""
+
+    @property
+    @abstractmethod
+    def has_pixels(self) -> bool:
+        """Whether the data are uint8 images, which can be augmented and given to an integer-input model."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Labels | None:
+        """All labels, int64 [N]; None without labels, and for a stream, whose batches carry them."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """The number of samples; None for a stream, which ends when it ends."""
+
+    @abstractmethod
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        limit: int | None = None,
+        augment: Augment | None = None,
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """Yield the data once, `batch_size` samples at a time.
+
+        `limit`: at most this many samples (the first of the order). Order and augmentation depend on (seed, epoch)
+        alone: not on the batch size, the limit or the number of workers. Raises DataError.
+        """
+
+    def __len__(self) -> int:
+        if self.size is None:
+            raise DataError(f"data {self.name!r} come as a stream, whose number of samples is not known before its end")
+        return self.size
+
+    def n_batches(self, batch_size: int, *, limit: int | None = None, drop_last: bool = False) -> int | None:
+        """The number of batches that `batches` gives with the same arguments; None for a stream."""
+        if self.size is None:
+            return None
+        samples = self.size if limit is None else min(limit, self.size)
+        return samples // batch_size if drop_last else -(-samples // batch_size)
+
+
+def check_request(batch_size: int, limit: int | None, seed: int, epoch: int) -> None:
+    """Raise DataError for a batch size or limit below 1, or a negative seed or epoch."""
+    for key, value, least in (("batch size", batch_size, 1), ("seed", seed, 0), ("epoch", epoch, 0)):
+        if value < least:
+            raise DataError(f"{key} is {value}, expected at least {least}")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit is {limit}, expected at least 1 sample")
+
+
+def split_order(
+    count: int, batch_size: int, *, shuffle: bool, seed: int, epoch: int, limit: int | None, drop_last: bool
+) -> list[Indices]:
+    """The sample indices of every batch."""
+    check_request(batch_size, limit, seed, epoch)
+    order = generator(seed, epoch, SHUFFLE).permutation(count) if shuffle else np.arange(count)
+    order = order[:limit]
+    chunks = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+    return [chunk for chunk in chunks if len(chunk) == batch_size or not drop_last]
+
+
+def choose_split(available: set[str], wanted: Split, name: str) -> tuple[str, str | None]:
+    """The split to use, and a note where it is another: val and test stand in for each other. Raises DataError."""
+    if wanted in available:
+        return wanted, None
+    other = {"val": "test", "test": "val"}.get(wanted)
+    if other in available and other is not None:
+        return other, f"data {name!r} have no split {wanted!r}: {other!r} is used"
+    raise DataError(f"data {name!r} have no split {wanted!r}, found {', '.join(sorted(available))}")
+
+
+def undivided_note(name: str, wanted: Split) -> str:
+    """The note of data without splits, which give all their samples as every split."""
+    return f"data {name!r} have no splits: all samples are used as {wanted!r}"

@@ -1,0 +1,39 @@
+"""What can go wrong, in the user's words.
+
+Every message is one line: it names the file, node or key, the value that was found and what was expected. The command
+line prints it and exits with `exit_status`; from Python the exception is raised as it is.
+"""
+
+from typing import ClassVar
+
+
+class QpipeError(Exception):
+    """The base of all errors that qpipe raises on purpose."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class ModelError(QpipeError):
+    """A model that can't be read, or that is not what the command expects."""
+
+
+class DataError(QpipeError):
+    """Images, labels or arrays that can't be used."""
+
+
+class RecipeError(QpipeError):
+    """A recipe or an argument whose key, type or value is wrong."""
+
+
+class LoweringError(QpipeError):
+    """A node or layer that has no integer form, or whose exactness condition can't be had."""
+
+
+class OutputError(QpipeError):
+    """An output that can't be written."""
+
+
+class ParityError(QpipeError):
+    """Two files that must compute the same integers don't."""
+
+    exit_status: ClassVar[int] = 1

@@ -1,0 +1,118 @@
+"""What a model carries about itself: JSON values in `metadata_props`, under keys that start with ``qpipe.``.
+
+| key                   | value                                                             |
+|-----------------------|-------------------------------------------------------------------|
+| `qpipe.preprocess`    | how pixels become the network's input                             |
+| `qpipe.provenance`    | list of ``{"pass": name, "arguments": {...}}``, in order of running |
+| `qpipe.input_sha256`  | SHA-256 of the file that everything started from                  |
+| `qpipe.certificate`   | the exactness certificate                                         |
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import onnx_ir as ir
+from pydantic import JsonValue
+
+from qpipe.errors import ModelError
+
+PREPROCESS: Final = "preprocess"
+PROVENANCE: Final = "provenance"
+INPUT_SHA256: Final = "input_sha256"
+CERTIFICATE: Final = "certificate"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AppliedPass:
+    """One pass that ran on the model, with its arguments."""
+
+    name: str
+    arguments: Mapping[str, JsonValue] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, pass_: Any) -> "AppliedPass":
+        """What to record of a pass, a dataclass with `name`: its fields are its arguments, paths as text."""
+        fields = dataclasses.fields(pass_)
+        return cls(name=pass_.name, arguments={field.name: _argument(getattr(pass_, field.name)) for field in fields})
+
+
+def get_json(model: ir.Model, name: str) -> JsonValue:
+    """The value stored as ``qpipe.<name>``, None where there is none; ModelError where it isn't JSON."""
+    key = _key(name)
+    text = model.metadata_props.get(key)
+    if text is None:
+        return None
+    try:
+        value: JsonValue = json.loads(text, parse_constant=_refuse)
+    except ValueError as error:
+        raise ModelError(f"metadata '{key}': {error}; expected JSON") from error
+    return value
+
+
+def set_json(model: ir.Model, name: str, value: JsonValue) -> None:
+    """Store `value` as ``qpipe.<name>``; None removes the key. Equal values give equal text; NaN is refused."""
+    key = _key(name)
+    if value is None:
+        model.metadata_props.pop(key, None)
+    else:
+        model.metadata_props[key] = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def get_object(model: ir.Model, name: str) -> dict[str, JsonValue] | None:
+    """The JSON object stored as ``qpipe.<name>`` (preprocess, certificate) or None; ModelError if it is no object."""
+    value = get_json(model, name)
+    if value is not None and not isinstance(value, dict):
+        raise ModelError(f"metadata '{_key(name)}': is a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def get_provenance(model: ir.Model) -> list[AppliedPass]:
+    """The passes that ran, oldest first."""
+    entries = get_json(model, PROVENANCE)
+    if entries is None:
+        return []
+    if not isinstance(entries, list):
+        raise ModelError(f"metadata '{_key(PROVENANCE)}': is a JSON {type(entries).__name__}, expected a list")
+    return [_applied_pass(entry) for entry in entries]
+
+
+def add_provenance(model: ir.Model, applied: AppliedPass) -> None:
+    """Append one pass to the provenance."""
+    entries = [*get_provenance(model), applied]
+    set_json(model, PROVENANCE, [{"pass": entry.name, "arguments": dict(entry.arguments)} for entry in entries])
+
+
+def get_input_sha256(model: ir.Model) -> str | None:
+    """SHA-256 of the first file, 64 hexadecimal digits, or None."""
+    value = get_json(model, INPUT_SHA256)
+    if value is not None and not (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)):
+        raise ModelError(f"metadata '{_key(INPUT_SHA256)}': is {value!r}, expected 64 hexadecimal digits")
+    return value
+
+
+def set_input_sha256(model: ir.Model, digest: str) -> None:
+    """Store the SHA-256 (hexadecimal) of the file that everything started from."""
+    set_json(model, INPUT_SHA256, digest)
+
+
+def _key(name: str) -> str:
+    return f"qpipe.{name}"
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _argument(value: object) -> JsonValue:
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def _applied_pass(entry: JsonValue) -> AppliedPass:
+    if isinstance(entry, dict):
+        name, arguments = entry.get("pass"), entry.get("arguments", {})
+        if isinstance(name, str) and isinstance(arguments, dict):
+            return AppliedPass(name=name, arguments=arguments)
+    raise ModelError(f"metadata '{_key(PROVENANCE)}': entry {entry!r}, expected an object with 'pass' and 'arguments'")

@@ -1,0 +1,162 @@
+"""Which tensors of a float graph get a quantizer, and of which width: the plan that `inspect` shows and calibration fills.
+
+Source: FAQ, section 3.1: in a network of fewer than 8 bits the first and the last layer's weights and the last layer's
+input keep 8 bits, the last ReLU makes the transition; a branch that comes straight from a convolution is 8-bit
+signed before the Add; the last layer's output is int32 fixed point and gets no quantizer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from qpipe.ir.layers import RESHAPING, Layer, Role, activation_bound, group_layers
+
+EDGE_BITS = 8  # first and last layer's weights, last layer's input, the graph's input, a branch before an Add
+
+
+@dataclass(frozen=True)
+class PlannedQuantizer:
+    """A quantizer on `value`: signed is None where only the data can tell; bound is a Clip's upper bound, or inf."""
+
+    value: ir.Value
+    bits: int
+    signed: bool | None
+    bound: float = math.inf
+
+
+@dataclass
+class QuantizationPlan:
+    """The layers up to the last that has integers, and what each tensor and weight becomes."""
+
+    layers: list[Layer] = field(default_factory=list)
+    tail: list[Layer] = field(default_factory=list)
+    unsupported: list[Layer] = field(default_factory=list)
+    quantizers: dict[ir.Value, PlannedQuantizer] = field(default_factory=dict)
+    weight_bits: dict[ir.Node, int] = field(default_factory=dict)
+    last: set[ir.Node] = field(default_factory=set)
+    """Main nodes of the last layers: one weight scale, int32 outputs."""
+
+
+def plan_quantization(graph: ir.Graph, *, weight_bits: int = 8, activation_bits: int = 8) -> QuantizationPlan:
+    """Plan a normalized float graph. Nothing is raised: nodes without an integer form are in `unsupported`."""
+    plan = QuantizationPlan()
+    _split_tail(graph, plan)
+    _find_last(graph, plan)
+    by_output = {layer.output: layer for layer in plan.layers}
+    wide = _edge_tensors(plan, by_output)
+    for value in graph.inputs:
+        if any(value in layer.inputs for layer in plan.layers):
+            plan.quantizers[value] = PlannedQuantizer(value, EDGE_BITS, None)
+    first = _first_layers(graph, plan)
+    signed: dict[ir.Value, bool | None] = dict.fromkeys(plan.quantizers)
+    for layer in plan.layers:
+        if layer.role is Role.COMPUTE:
+            edge = layer.node in first or layer.node in plan.last
+            plan.weight_bits[layer.node] = EDGE_BITS if edge else weight_bits
+        signed[layer.output] = _is_signed(layer, signed)
+        if layer.role is Role.CARRY or layer.node in plan.last:
+            continue
+        branch = layer.role is Role.COMPUTE and layer.activation is None and _feeds_add(layer.output, plan)
+        bits = EDGE_BITS if layer.output in wide or branch else activation_bits
+        bound = activation_bound(layer.activation) if layer.activation is not None else None
+        plan.quantizers[layer.output] = PlannedQuantizer(
+            layer.output, bits, signed[layer.output], math.inf if bound is None else bound
+        )
+    return plan
+
+
+def _split_tail(graph: ir.Graph, plan: QuantizationPlan) -> None:
+    """Layers without integer form, and what depends on them, are a float tail; or an error, if weights come after."""
+    tainted: set[ir.Value] = set()
+    for layer in group_layers(graph):
+        has_form = layer.role is not Role.NONE
+        data = layer.inputs if has_form else [value for value in layer.node.inputs if value is not None]
+        if has_form and not any(value in tainted for value in data):
+            plan.layers.append(layer)
+            continue
+        plan.tail.append(layer)
+        tainted.update(value for node in layer.nodes for value in node.outputs)
+    feeding = {value for layer in plan.tail if layer.role is Role.COMPUTE for value in _ancestors(layer.node.inputs)}
+    plan.unsupported = [layer for layer in plan.tail if layer.role is Role.NONE and layer.output in feeding]
+
+
+def _ancestors(values: object) -> set[ir.Value]:
+    found: set[ir.Value] = set()
+    stack = [value for value in values if value is not None]  # type: ignore[attr-defined]
+    while stack:
+        value = stack.pop()
+        producer = value.producer()
+        if value not in found and producer is not None:
+            stack.extend(v for v in producer.inputs if v is not None)
+        found.add(value)
+    return found
+
+
+def _find_last(graph: ir.Graph, plan: QuantizationPlan) -> None:
+    """Last layers: weighted, no activation, leading only to outputs or the tail; reshaping in between joins the tail."""
+    inner = {value for layer in plan.layers for value in layer.inputs}
+    for layer in reversed(list(plan.layers)):
+        if layer.output in inner:
+            continue
+        if layer.op_type in RESHAPING and _comes_from_weights(layer, plan):
+            plan.layers.remove(layer)
+            plan.tail.insert(0, layer)
+            inner = {value for other in plan.layers for value in other.inputs}
+        elif layer.role is Role.COMPUTE and layer.activation is None and layer.op_type != "BatchNormalization":
+            if layer.batch_norm is None:
+                plan.last.add(layer.node)
+
+
+def _comes_from_weights(layer: Layer, plan: QuantizationPlan) -> bool:
+    by_output = {other.output: other for other in plan.layers}
+    source = by_output.get(layer.inputs[0])
+    while source is not None and source.op_type in RESHAPING:
+        source = by_output.get(source.inputs[0])
+    return (
+        source is not None and source.role is Role.COMPUTE and source.activation is None and source.batch_norm is None
+    )
+
+
+def _edge_tensors(plan: QuantizationPlan, by_output: dict[ir.Value, Layer]) -> set[ir.Value]:
+    """What reaches a last layer through carriers and pools, up to and including the activation that starts it."""
+    wide: set[ir.Value] = set()
+    stack = [layer.inputs[0] for layer in plan.layers if layer.node in plan.last]
+    while stack:
+        value = stack.pop()
+        wide.add(value)
+        layer = by_output.get(value)
+        if layer is not None and layer.role in {Role.CARRY, Role.POOL}:
+            stack.extend(layer.inputs)
+    return wide
+
+
+def _first_layers(graph: ir.Graph, plan: QuantizationPlan) -> set[ir.Node]:
+    """Weighted layers that the graph's inputs reach through carriers alone."""
+    reached = set(graph.inputs)
+    first = set()
+    for layer in plan.layers:
+        if any(value in reached for value in layer.inputs):
+            if layer.role is Role.COMPUTE:
+                first.add(layer.node)
+            elif layer.role is Role.CARRY:
+                reached.add(layer.output)
+    return first
+
+
+def _is_signed(layer: Layer, signed: dict[ir.Value, bool | None]) -> bool | None:
+    """Unsigned after an activation and where all inputs are; None where it hangs on the graph's input."""
+    if layer.activation is not None or layer.node.op_type in {"Relu", "Clip"}:
+        return False
+    if layer.role is Role.COMPUTE:
+        return True
+    of_inputs = [signed.get(value, True) for value in layer.inputs]
+    if any(of_inputs):
+        return True
+    return None if None in of_inputs else False
+
+
+def _feeds_add(value: ir.Value, plan: QuantizationPlan) -> bool:
+    return any(layer.role is Role.JOIN and value in layer.inputs for layer in plan.layers)

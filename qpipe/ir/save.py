@@ -1,0 +1,80 @@
+"""Write files so that they are whole or absent: beside, to the disk, then renamed."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx_ir as ir
+
+from qpipe.errors import OutputError
+
+# A protobuf message can't pass 2 GiB; the graph itself needs some of it, so the tensors get a little less.
+PROTOBUF_LIMIT = 2**31 - 2**26
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a path to write to; what is there afterwards is renamed to `path`, with all that was written beside it.
+
+    The given path has the same file name as `path`, in a temporary folder next to it. When the block raises, nothing
+    of it is left and an older file stays as it was. `path` itself is renamed last. An OSError in the block (disk full,
+    no permission) becomes an OutputError that names `path`, so the block should do nothing but write.
+    """
+    target = Path(path)
+    try:
+        _check_target(target)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield folder / target.name
+            _move_out(folder, target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"{target}: can't be written: {error.strerror or error}") from error
+
+
+def save_model(model: ir.Model, path: str | os.PathLike[str], *, external_data: str | None = None) -> None:
+    """Write the model as an ``.onnx`` file; equal models give equal bytes.
+
+    external_data: name of a file beside `path` that gets the weights. A model over 2 GiB gets one unasked, named
+    after the model with ``.data`` added. Raises OutputError; nothing half-written is left.
+    """
+    target = Path(path)
+    if external_data is None and _tensor_bytes(model) > PROTOBUF_LIMIT:
+        external_data = f"{target.name}.data"
+    if external_data is not None and (Path(external_data).name != external_data or external_data == target.name):
+        raise OutputError(f"{target}: external data go to '{external_data}', expected the plain name of another file")
+    with atomic_path(target) as temporary:
+        if external_data is not None:
+            ir.save(model, temporary, format="protobuf", external_data=external_data)
+        else:
+            # External tensors of a model that was opened lazily would be written as references to where they lie now.
+            ir.external_data.load_to_model(model)
+            temporary.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def _check_target(target: Path) -> None:
+    if target.is_dir():
+        raise OutputError(f"{target}: is a folder, expected the name of a file to write")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: the folder '{target.parent}' does not exist")
+
+
+def _move_out(folder: Path, target: Path) -> None:
+    """Flush every file of `folder` to the disk and rename it into the target's folder, the target last."""
+    beside = sorted(file for file in folder.iterdir() if file.name != target.name)
+    files = [*beside, folder / target.name]
+    for file in files:
+        with file.open("rb+") as opened:
+            os.fsync(opened.fileno())
+    for file in files:
+        file.replace(target.parent / file.name)
+
+
+def _tensor_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers, those of subgraphs included."""
+    values = (value for graph in model.graphs() for value in graph.initializers.values())
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)

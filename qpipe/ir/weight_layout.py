@@ -1,0 +1,35 @@
+"""How the weight of a Conv, Gemm or MatMul lies in memory, seen as rows `[C, K]`: output channels by what one sums over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from qpipe.arith.weights import as_rows, from_rows
+from qpipe.ir.attributes import int_attribute
+
+
+def output_axis(node: ir.Node) -> int:
+    """The axis of the weight that counts output channels: the `axis` of its QuantizeLinear."""
+    return 0 if node.op_type == "Conv" or int_attribute(node, "transB", 0) else 1
+
+
+def to_rows(node: ir.Node, weight: Any) -> Any:
+    """The weight (numpy or torch) as `[C, K]` in the order in which integer kernels sum: channels fastest."""
+    if node.op_type == "Conv":
+        return as_rows(weight)
+    return weight if output_axis(node) == 0 else weight.T
+
+
+def to_weight(node: ir.Node, rows: Any, shape: tuple[int, ...]) -> Any:
+    """The inverse of `to_rows` for a weight of this shape."""
+    if node.op_type == "Conv":
+        return from_rows(rows, shape)
+    return rows if output_axis(node) == 0 else rows.T
+
+
+def is_depthwise(node: ir.Node) -> bool:
+    """Whether each output channel sums over one input channel: kernels then don't pair products (the pair condition)."""
+    shape = node.inputs[1].shape if node.op_type == "Conv" and node.inputs[1] is not None else None
+    return shape is not None and shape[1] == 1 and int_attribute(node, "group", 1) > 1

@@ -1,0 +1,231 @@
+"""A recipe's stages, in order: calibrate -> finetune -> export, once for each format -> validate.
+
+    float.onnx              only where the model is PyTorch: what everything starts from
+    calibrated.qdq.onnx
+    finetuned.qdq.onnx      only where the recipe has a [finetune] table
+    model.<format>.onnx     what ships
+    report.json             the rows of `validate`
+    state.json              what a rerun may keep (qpipe/state.py)
+
+Every file is written beside and renamed, so whatever stops a run, a rerun goes on after the last finished stage; the
+fine-tuning itself goes on from its last checkpoint.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import JsonValue
+
+import qpipe
+from qpipe.errors import OutputError, ParityError
+from qpipe.plain import plain_rows, to_plain
+from qpipe.progress import step
+from qpipe.recipe import Recipe, names_code
+from qpipe.state import STATE_FILE, State, fingerprint, stage_key, write_json
+
+FLOAT_FILE: Final = "float.onnx"
+REPORT_FILE: Final = "report.json"
+CHECKPOINT_FILE: Final = "finetune.checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of a pipeline: what it reads, what it is told, what it writes, and how.
+
+    `inputs` are paths, or names of code (digits, package.module:factory), whose text is all that is known of them.
+    """
+
+    name: str
+    inputs: Mapping[str, str]
+    arguments: Mapping[str, Any]
+    output: Path
+    run: Callable[["Resumption"], None]
+
+    def key(self) -> str:
+        """The hash of the inputs as they are now, and of the arguments."""
+        inputs = {name: spec if names_code(spec) else fingerprint(Path(spec)) for name, spec in self.inputs.items()}
+        arguments = to_plain(self.arguments)
+        assert isinstance(arguments, dict)
+        return stage_key(self.name, inputs, arguments)
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where a stage that runs long may keep its checkpoint, and whether the one there is its own."""
+
+    checkpoint: Path
+    resume: bool
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """How a stage came out: its file, whether it was kept from an earlier run, the seconds that it took then or now."""
+
+    name: str
+    output: str
+    kept: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PipelineReport:
+    """A finished pipeline: its folder, the stages in order, and the rows of `validate`."""
+
+    output: str
+    stages: tuple[StageOutcome, ...]
+    rows: list[dict[str, JsonValue]]
+
+
+def run_recipe(recipe: Recipe, *, restart: bool = False) -> PipelineReport:
+    """Run the stages of `recipe` that are not finished yet; `restart` forgets those that are.
+
+    Raises:
+        ParityError: the files that must compute the same integers don't.
+        QpipeError: whatever stops a stage; finished stages are kept.
+    """
+    folder = make_folder(recipe.output)
+    return finish(stages_of(recipe, folder), folder, restart=restart)
+
+
+def finish(stages: list[Stage], folder: Path, *, restart: bool = False) -> PipelineReport:
+    """Run those of `stages` that are not finished, the last of which is `validate`, and report on all of them."""
+    if restart:
+        (folder / STATE_FILE).unlink(missing_ok=True)
+    outcomes = run_stages(stages, folder)
+    report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    return PipelineReport(str(folder), outcomes, report["rows"])
+
+
+def run_stages(stages: list[Stage], folder: Path) -> tuple[StageOutcome, ...]:
+    """Run each stage, or keep its output where it is finished; one JSON record in `folder` says which are."""
+    state = State(folder)
+    outcomes = []
+    for number, stage in enumerate(stages, start=1):
+        title = f"[{number}/{len(stages)}] {stage.name}"
+        key = stage.key()
+        finished = state.finished(stage.name, key)
+        if finished is None:
+            with step(title):
+                seconds = _run(stage, key, state, folder)
+        else:
+            seconds = finished.seconds
+            with step(f"{title}: finished before"):
+                pass
+        outcomes.append(StageOutcome(stage.name, str(stage.output), finished is not None, seconds))
+    return tuple(outcomes)
+
+
+def stages_of(recipe: Recipe, folder: Path) -> list[Stage]:
+    """The stages that `recipe` asks for; each reads what the ones before it write into `folder`."""
+    stages, model = [], recipe.model.path
+    if names_code(model):
+        stages.append(_import_stage(recipe, folder))
+        model = str(folder / FLOAT_FILE)
+    stages.append(_calibrate_stage(recipe, model, folder))
+    if recipe.finetune is not None:
+        stages.append(_finetune_stage(recipe, stages[-1].output, folder))
+    qdq = stages[-1].output
+    exports = [_export_stage(recipe, format_, qdq, folder) for format_ in dict.fromkeys(recipe.export.formats)]
+    models = [model, *dict.fromkeys(str(stage.output) for stage in stages if stage.output.name.endswith(".qdq.onnx"))]
+    models += [str(stage.output) for stage in exports]
+    return [*stages, *exports, _validate_stage(recipe, models, folder)]
+
+
+def make_folder(path: str | Path) -> Path:
+    """The folder at `path`, created where there is none; OutputError where that fails."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: can't be created ({error.strerror or error}), expected a folder") from error
+    return folder
+
+
+def _run(stage: Stage, key: str, state: State, folder: Path) -> float:
+    """Run one stage and record it; the seconds that it took."""
+    checkpoint = folder / CHECKPOINT_FILE
+    resume = state.was_begun(stage.name, key) and checkpoint.exists()
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    state.begin(stage.name, key)
+    began = time.perf_counter()
+    stage.run(Resumption(checkpoint, resume))
+    seconds = time.perf_counter() - began
+    state.end(stage.name, key, stage.output, seconds)
+    checkpoint.unlink(missing_ok=True)
+    return seconds
+
+
+def _import_stage(recipe: Recipe, folder: Path) -> Stage:
+    output, model = folder / FLOAT_FILE, recipe.model
+
+    def run(_: Resumption) -> None:
+        from qpipe.ir.save import save_model
+        from qpipe.ir.torch_import import resolve_model
+
+        save_model(resolve_model(model.path, model.weights, model.input_shape), output)
+
+    inputs = {"model": model.path} | ({"weights": model.weights} if model.weights else {})
+    return Stage(name="import", inputs=inputs, arguments={"input_shape": model.input_shape}, output=output, run=run)
+
+
+def _calibrate_stage(recipe: Recipe, model: str, folder: Path) -> Stage:
+    output = folder / "calibrated.qdq.onnx"
+    arguments = {
+        **recipe.calibrate.arguments(),
+        "seed": recipe.seed,
+        "preprocess": recipe.preprocess.overrides(),
+    }
+
+    def run(_: Resumption) -> None:
+        qpipe.calibrate(model, recipe.data.path, output, **arguments)
+
+    inputs = {"model": model, "data": recipe.data.path}
+    return Stage(name="calibrate", inputs=inputs, arguments=arguments, output=output, run=run)
+
+
+def _finetune_stage(recipe: Recipe, qdq: Path, folder: Path) -> Stage:
+    assert recipe.finetune is not None
+    output = folder / "finetuned.qdq.onnx"
+    arguments = {**recipe.finetune.arguments(), "seed": recipe.seed}
+
+    def run(at: Resumption) -> None:
+        qpipe.finetune(qdq, recipe.data.path, output, **arguments, checkpoint=at.checkpoint, resume=at.resume)
+
+    inputs = {"model": str(qdq), "data": recipe.data.path}
+    return Stage(name="finetune", inputs=inputs, arguments=arguments, output=output, run=run)
+
+
+def _export_stage(recipe: Recipe, format_: str, qdq: Path, folder: Path) -> Stage:
+    output = folder / f"model.{format_}.onnx"
+    arguments = {
+        **recipe.export.arguments(),
+        "format": format_,
+        "seed": recipe.seed,
+    }
+    del arguments["formats"]
+
+    def run(_: Resumption) -> None:
+        qpipe.export(qdq, output, **arguments, data=recipe.data.path)
+
+    inputs = {"model": str(qdq), "data": recipe.data.path}
+    return Stage(name=f"export-{format_}", inputs=inputs, arguments=arguments, output=output, run=run)
+
+
+def _validate_stage(recipe: Recipe, models: list[str], folder: Path) -> Stage:
+    output = folder / REPORT_FILE
+    arguments = {**recipe.validation.arguments(), "preprocess": recipe.preprocess.overrides()}
+
+    def run(_: Resumption) -> None:
+        report = qpipe.validate(models, recipe.data.path, **arguments)
+        rows = plain_rows(report.rows)
+        write_json(output, {"ok": bool(report.ok), "rows": [dict(row) for row in rows]})
+        if not report.ok:
+            raise ParityError(f"{output}: files that must compute the same integers differ; see its rows")
+
+    inputs = {Path(model).name: model for model in models} | {"data": recipe.data.path}
+    return Stage(name="validate", inputs=inputs, arguments=arguments, output=output, run=run)

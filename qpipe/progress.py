@@ -1,0 +1,191 @@
+"""Progress with an estimate of the remaining time, on stderr only, and only where somebody asked for it.
+
+Nothing is shown unless `with reporting():` is active, as it is in the command line; from Python the verbs are silent.
+On a terminal rich draws bars; elsewhere plain lines come after the first second and then every five seconds at most.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+T = TypeVar("T")
+
+FIRST_LINE_SECONDS = 1.0
+"""What takes less than this stays silent where there is no terminal."""
+LINE_SECONDS = 5.0
+"""Plain lines of one loop are at least this far apart."""
+
+
+class _Task(Protocol):
+    def advance(self) -> None: ...
+    def finish(self, *, complete: bool) -> None: ...
+
+
+class _Reporter(Protocol):
+    def start(self, description: str, total: int | None, *, counted: bool) -> _Task: ...
+
+
+_reporter: ContextVar[_Reporter | None] = ContextVar("qpipe_progress", default=None)
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Show the progress of every `track` and `step` inside the block, on stderr."""
+    token = _reporter.set(_BarReporter() if sys.stderr.isatty() else _LineReporter())
+    try:
+        yield
+    finally:
+        _reporter.reset(token)
+
+
+def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items of `iterable`, with a line of progress for them.
+
+    `total` is the number of items where `iterable` has no length of its own; without either there is no estimate.
+    """
+    reporter = _reporter.get()
+    if reporter is None:
+        yield from iterable
+        return
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    task = reporter.start(description, total, counted=True)
+    complete = False
+    try:
+        for item in iterable:
+            yield item
+            task.advance()
+        complete = True
+    finally:
+        task.finish(complete=complete)
+
+
+@contextmanager
+def step(description: str) -> Iterator[None]:
+    """Show that a stage of unknown length runs: a spinner on a terminal, one plain line elsewhere."""
+    reporter = _reporter.get()
+    if reporter is None:
+        yield
+        return
+    task = reporter.start(description, None, counted=False)
+    complete = False
+    try:
+        yield
+        complete = True
+    finally:
+        task.finish(complete=complete)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class _LineReporter:
+    def start(self, description: str, total: int | None, *, counted: bool) -> _Task:
+        if not counted:
+            print(f"{description} ...", file=sys.stderr, flush=True)
+        return _LineTask(description, total, counted)
+
+
+class _LineTask:
+    def __init__(self, description: str, total: int | None, counted: bool) -> None:
+        self.description, self.total, self.counted = description, total, counted
+        self.done = 0
+        self.begin = time.monotonic()
+        self.due = self.begin + FIRST_LINE_SECONDS
+
+    def advance(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        # The last item needs no line of its own: `finish` says that all is done.
+        if now < self.due or self.done == self.total:
+            return
+        self.due = now + LINE_SECONDS
+        print(f"{self.description}: {self._position(now)}", file=sys.stderr, flush=True)
+
+    def _position(self, now: float) -> str:
+        if not self.total or self.done > self.total:
+            return f"{self.done}, {_duration(now - self.begin)} so far"
+        left = (now - self.begin) / self.done * (self.total - self.done)
+        return f"{self.done}/{self.total} ({self.done / self.total:.0%}), {_duration(left)} left"
+
+    def finish(self, *, complete: bool) -> None:
+        elapsed = time.monotonic() - self.begin
+        if self.counted and complete and elapsed >= FIRST_LINE_SECONDS:
+            print(f"{self.description}: done in {_duration(elapsed)}", file=sys.stderr, flush=True)
+
+
+class _BarReporter:
+    """One rich display for all loops that run at a time; a loop inside a loop is a second bar of the same display."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+        self.running = 0
+
+    def start(self, description: str, total: int | None, *, counted: bool) -> _Task:
+        if self.progress is None:
+            self.progress = _new_progress()
+            self.progress.start()
+        self.running += 1
+        return _BarTask(self, self.progress, self.progress.add_task(description, total=total))
+
+    def stop(self, task: TaskID) -> None:
+        if self.progress is None:
+            return
+        self.running -= 1
+        if self.running:  # an inner loop: its bar would come back once per outer item
+            self.progress.remove_task(task)
+            return
+        self.progress.stop()
+        self.progress = None
+
+
+def _new_progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        redirect_stdout=False,  # stdout may be a script's JSON
+        redirect_stderr=False,
+    )
+
+
+class _BarTask:
+    def __init__(self, reporter: _BarReporter, progress: Progress, task: TaskID) -> None:
+        self.reporter, self.progress, self.task = reporter, progress, task
+
+    def advance(self) -> None:
+        self.progress.advance(self.task)
+
+    def finish(self, *, complete: bool) -> None:
+        if complete:
+            done = self.progress.tasks[self.progress.task_ids.index(self.task)].completed
+            self.progress.update(self.task, total=max(done, 1), completed=max(done, 1))
+        self.reporter.stop(self.task)

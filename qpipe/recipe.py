@@ -1,0 +1,127 @@
+"""recipe.toml: a whole pipeline in one validated file.
+
+    output = "run"            # folder of everything that is written
+    seed = 0
+
+    [model]
+    path = "resnet20.onnx"
+
+    [data]
+    path = "cifar10.npz"
+
+    [calibrate]               # each key is an option of `qpipe calibrate`
+    weight_bits = 8
+
+    [finetune]                # without this table nothing is fine-tuned
+    epochs = 1
+
+    [export]
+    formats = ["qoperator", "integer", "qdq"]
+
+Paths are relative to the recipe's own folder. An unknown key is an error that suggests the near name.
+"""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, Strict, model_validator
+
+from qpipe.errors import RecipeError
+from qpipe.settings import (
+    CalibrateSettings,
+    DataSettings,
+    ExportSettings,
+    FinetuneSettings,
+    Format,
+    ModelSettings,
+    PreprocessSettings,
+    Settings,
+    ValidateSettings,
+    validated,
+)
+
+# digits, package.module:factory, torchvision:NAME and timm:NAME name code, not a file.
+_CODE = re.compile(r"digits|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class ExportTable(ExportSettings):
+    """[export]: the command's options, and the formats to write."""
+
+    formats: Annotated[tuple[Format, ...], Strict(False), Field(min_length=1)] = ("qoperator",)
+
+
+class Recipe(Settings):
+    """A pipeline: float model, data, and the arguments of each stage."""
+
+    output: str
+    seed: int = Field(default=0, ge=0)
+    model: ModelSettings
+    data: DataSettings
+    preprocess: PreprocessSettings = PreprocessSettings()
+    calibrate: CalibrateSettings = CalibrateSettings()
+    finetune: FinetuneSettings | None = None
+    export: ExportTable = ExportTable()
+    # pydantic's models have a method named validate, so the field has another name than the table.
+    validation: Annotated[ValidateSettings, Field(alias="validate")] = ValidateSettings()
+
+    @model_validator(mode="after")
+    def _pairs_agree(self) -> Self:
+        """A file that must be exact without VNNI needs weights that were kept so."""
+        if self.calibrate.cpu == "vnni" and self.export.cpu == "portable" and self.export.weights == "int8":
+            raise ValueError(
+                "[export] cpu: 'portable', expected 'vnni' as in [calibrate] (or weights = 'uint8', exact everywhere)"
+            )
+        return self
+
+    def relative_to(self, folder: Path) -> Self:
+        """This recipe with its paths taken from `folder`."""
+        weights = self.model.weights
+        model = {"path": _join(folder, self.model.path), "weights": weights and _join(folder, weights)}
+        return self.model_copy(
+            update={
+                "output": _join(folder, self.output),
+                "model": self.model.model_copy(update=model),
+                "data": self.data.model_copy(update={"path": _join(folder, self.data.path)}),
+            }
+        )
+
+
+def names_code(spec: str) -> bool:
+    """Whether a model's or data's `path` names code (a factory, or built-in data) rather than a file."""
+    return _CODE.fullmatch(spec) is not None
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe; its paths come back relative to where the recipe lies.
+
+    Raises:
+        RecipeError: the file can't be read, is not TOML, or a key, type or value is wrong.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror or error}), expected a recipe") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: byte {error.start} is not UTF-8, expected a TOML file") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}") from error
+    try:
+        return validated(Recipe, values, _key).relative_to(path.parent)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def _key(location: Sequence[int | str]) -> str:
+    """A key as it stands in the file: `[calibrate] batches`, or `seed` at the top."""
+    *tables, last = [part for part in location if isinstance(part, str)]
+    return f"[{'.'.join(tables)}] {last}" if tables else last
+
+
+def _join(folder: Path, spec: str) -> str:
+    return spec if names_code(spec) else str(folder / spec)

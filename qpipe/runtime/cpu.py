@@ -1,0 +1,103 @@
+"""Which CPU this is, and whether its 8-bit products are exact: what a latency or an accuracy was measured on."""
+
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+# Flags as Linux and macOS spell them, the first that is found names the instruction set. True: products accumulate in
+# int32 at once; False: pairs go through a saturating int16 (design: "Pairs").
+_INSTRUCTION_SETS: Final = (
+    ("avx512_vnni", "AVX512-VNNI", True),
+    ("avx512vnni", "AVX512-VNNI", True),
+    ("avx_vnni", "AVX-VNNI", True),
+    ("asimddp", "dotprod", True),
+    ("feat_dotprod", "dotprod", True),
+    ("avx512bw", "AVX512 without VNNI", False),
+    ("avx2", "AVX2 without VNNI", False),
+    ("asimd", "NEON without dotprod", False),
+)
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """name: as the maker writes it; cores: that this process may use; flags: of the CPU, in lower case."""
+
+    name: str
+    cores: int
+    flags: frozenset[str]
+
+    @property
+    def has_vnni(self) -> bool:
+        """Whether it multiplies and adds four 8-bit pairs into int32 in one instruction, without saturation."""
+        return any(exact for flag, _, exact in _INSTRUCTION_SETS if flag in self.flags)
+
+    @property
+    def instruction_set(self) -> str:
+        """The best of its instruction sets for 8-bit products, by name."""
+        return next((name for flag, name, _ in _INSTRUCTION_SETS if flag in self.flags), "unknown instruction set")
+
+    def describe(self) -> str:
+        """One line: "AMD EPYC 9B14, 2 cores, AVX512-VNNI"."""
+        return f"{self.name}, {self.cores} core{'s' if self.cores > 1 else ''}, {self.instruction_set}"
+
+
+def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
+    """Name and flags from the text of Linux's /proc/cpuinfo, of its first core; the name is empty if there is none."""
+    entries: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            entries.setdefault(key.strip().lower(), value.strip())
+    flags = entries.get("flags", entries.get("features", ""))
+    name = entries.get("model name", entries.get("hardware", ""))
+    return _plain(name), frozenset(flags.lower().split())
+
+
+@cache
+def this_cpu() -> Cpu:
+    """The CPU that this process runs on."""
+    name, flags = "", frozenset[str]()
+    if platform.system() == "Linux":
+        name, flags = parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    elif platform.system() == "Darwin":
+        name, flags = _sysctl()
+    return Cpu(name or _plain(platform.processor()) or platform.machine() or "unknown CPU", _usable_cores(), flags)
+
+
+def has_vnni() -> bool:
+    """Whether this CPU adds 8-bit products without saturation: AVX512-VNNI, AVX-VNNI or ARM dot products."""
+    return this_cpu().has_vnni
+
+
+def describe() -> str:
+    """This CPU in one line, for tables and result files."""
+    return this_cpu().describe()
+
+
+def _sysctl() -> tuple[str, frozenset[str]]:
+    """Name and flags on macOS."""
+    keys = ["machdep.cpu.brand_string", "machdep.cpu.leaf7_features", "hw.optional.arm.FEAT_DotProd"]
+    found = {}
+    for key in keys:
+        result = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
+        found[key] = result.stdout.strip() if result.returncode == 0 else ""
+    flags = set(found[keys[1]].lower().split())
+    if found[keys[2]] == "1":
+        flags.add("feat_dotprod")
+    return _plain(found[keys[0]]), frozenset(flags)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _plain(name: str) -> str:
+    """The name without trade marks and doubled spaces."""
+    return " ".join(re.sub(r"\((R|TM)\)", " ", name, flags=re.IGNORECASE).split())

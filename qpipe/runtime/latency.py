@@ -1,0 +1,125 @@
+"""Latency of models, taken in turn, so that what disturbs the machine disturbs all of them.
+
+Sessions don't spin: spinning threads of one would take the cores from the next.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime as ort
+
+from qpipe.errors import ModelError, RecipeError
+from qpipe.progress import track
+from qpipe.runtime.session import (
+    AnyModel,
+    Array,
+    fixed_batch,
+    input_dtype,
+    open_session,
+    run_batches,
+    session_name,
+    single_input,
+)
+
+ROUNDS: Final = 20
+RUNS_PER_ROUND: Final = 5
+WARM_UP: Final = 3
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One model at one batch size: seconds of one run.
+
+    ratio: how many times as fast as the first model, by the medians; ratio_of_minima: the same by the minima.
+    """
+
+    name: str
+    batch_size: int
+    median: float
+    minimum: float
+    ratio: float
+    ratio_of_minima: float
+
+
+def measure_latency(
+    models: Sequence[AnyModel | ort.InferenceSession],
+    batch_sizes: Sequence[int] = (1,),
+    *,
+    rounds: int = ROUNDS,
+    runs: int = RUNS_PER_ROUND,
+    warm_up: int = WARM_UP,
+    threads: int | None = None,
+) -> list[Latency]:
+    """Time `rounds` times `runs` runs of every model at every batch size, the models in turn within each round.
+
+    Before the timed runs of its turn a model runs once untimed, because its weights have left the caches. Inputs are
+    random, of the model's type. Raises ModelError where a model can't be opened or doesn't take a batch size.
+    """
+    if min([rounds, runs, *batch_sizes], default=0) < 1 or not batch_sizes:
+        raise RecipeError(f"rounds {rounds}, runs {runs}, batch sizes {list(batch_sizes)}: expected numbers from 1")
+    if not models:
+        raise ModelError("no models to measure; expected one or more")
+    sessions = [
+        model if isinstance(model, ort.InferenceSession) else open_session(model, threads=threads) for model in models
+    ]
+    latencies: list[Latency] = []
+    for size in batch_sizes:
+        feeds = [random_input(session, size) for session in sessions]
+        times = _in_turn(sessions, feeds, rounds=rounds, runs=runs, warm_up=warm_up)
+        latencies += [_latency(session, size, own, times[0]) for session, own in zip(sessions, times, strict=True)]
+    return latencies
+
+
+def random_input(session: ort.InferenceSession, batch_size: int) -> dict[str, Array]:
+    """Random values for the model's input: normal floats, or integers over a whole byte.
+
+    ModelError where a dimension other than the batch is open, or the batch is fixed at another size.
+    """
+    value, dtype, fixed = single_input(session), input_dtype(session), fixed_batch(session)
+    if fixed not in (None, batch_size):
+        raise ModelError(f"{session_name(session)}: takes batches of {fixed}, not of {batch_size}")
+    if not all(isinstance(size, int) for size in value.shape[1:]):
+        raise ModelError(f"{session_name(session)}: input '{value.name}' is {value.shape}; expected a fixed shape")
+    shape = (batch_size, *value.shape[1:])
+    rng = np.random.default_rng(0)
+    array: np.ndarray[Any, Any] = (
+        rng.integers(0, 128 if dtype == np.int8 else 256, shape)
+        if np.issubdtype(dtype, np.integer)
+        else rng.standard_normal(shape)
+    )
+    return {value.name: array.astype(dtype)}
+
+
+def _in_turn(
+    sessions: Sequence[ort.InferenceSession], feeds: Sequence[dict[str, Array]], *, rounds: int, runs: int, warm_up: int
+) -> list[list[float]]:
+    """Seconds of each timed run, a list for each session."""
+    times: list[list[float]] = [[] for _ in sessions]
+    for session, feed in zip(sessions, feeds, strict=True):
+        for _ in run_batches(session, list(feed.values()) * warm_up):
+            pass
+    size = len(next(iter(feeds[0].values())))
+    for _ in track(range(rounds), f"latency at batch {size}"):
+        for session, feed, own in zip(sessions, feeds, times, strict=True):
+            session.run(None, feed)
+            for _ in range(runs):
+                start = time.perf_counter()
+                session.run(None, feed)
+                own.append(time.perf_counter() - start)
+    return times
+
+
+def _latency(session: ort.InferenceSession, batch_size: int, own: list[float], first: list[float]) -> Latency:
+    median, minimum = statistics.median(own), min(own)
+    return Latency(
+        session_name(session),
+        batch_size,
+        median,
+        minimum,
+        statistics.median(first) / median,
+        min(first) / minimum,
+    )

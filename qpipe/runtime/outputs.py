@@ -1,0 +1,125 @@
+"""What a model takes and gives: floats, or with `--io integer` uint8 pixels and int32 fixed point.
+
+The metadata key ``qpipe.io`` of an integer model is an object: `layout`, NHWC or NCHW, is the order of its pixels, and
+`scales` gives, for each int32 output by name, the real value of one step.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from qpipe.errors import DataError, ModelError
+from qpipe.runtime.session import Array, input_dtype, run_batches, session_name
+
+IO_KEY: Final = "qpipe.io"
+LAYOUTS: Final = ("NCHW", "NHWC")
+
+
+class BatchLike(Protocol):
+    """A part of the data: `inputs` float32 [N, ...], `labels` int64 [N], `pixels` uint8 [N, H, W, C]."""
+
+    @property
+    def inputs(self) -> Array:
+        """Preprocessed, float32 [N, ...]."""
+
+    @property
+    def labels(self) -> Array | None:
+        """Classes, int64 [N]."""
+
+    @property
+    def pixels(self) -> Array | None:
+        """What `inputs` were computed from, uint8 [N, H, W, C]."""
+
+
+@dataclass(frozen=True)
+class IntegerIO:
+    """layout: of the uint8 pixels; scales: real units per step of each int32 output, by the output's name."""
+
+    layout: str
+    scales: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """One output of a model on one batch: `values` [N, ...], float32 or integers of `scale` real units per step."""
+
+    values: Array
+    scale: float | None = None
+
+    def real(self) -> npt.NDArray[np.float32]:
+        """The values in real units, float32, as DequantizeLinear computes them."""
+        if self.scale is None:
+            return self.values.astype(np.float32, copy=False)
+        return self.values.astype(np.float32) * np.float32(self.scale)
+
+
+def integers_equal(one: Output, other: Output) -> npt.NDArray[np.bool_]:
+    """For each row, whether both outputs are the same fixed point: bool [N].
+
+    Integers of one scale are compared as they are; otherwise an integer is compared as the float32 that
+    DequantizeLinear makes of it, with no tolerance.
+    """
+    if one.values.shape != other.values.shape:
+        return np.zeros(len(one.values), np.bool_)
+    same_units = one.scale is not None and one.scale == other.scale
+    left, right = (one.values, other.values) if same_units else (one.real(), other.real())
+    equal: npt.NDArray[np.bool_] = (left == right).reshape(len(left), -1).all(axis=1)
+    return equal
+
+
+def read_io(session: ort.InferenceSession) -> IntegerIO | None:
+    """The model's ``qpipe.io``, None where it has none; ModelError where it is not as described above."""
+    text = session.get_modelmeta().custom_metadata_map.get(IO_KEY)
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+        io = IntegerIO(str(value["layout"]), {str(name): float(scale) for name, scale in value["scales"].items()})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{_where(session)}: is {text!r}, expected an object with 'layout' and 'scales'") from error
+    if io.layout not in LAYOUTS:
+        raise ModelError(f"{_where(session)}: layout is {io.layout!r}, expected NCHW or NHWC")
+    return io
+
+
+def model_input(session: ort.InferenceSession, batch: BatchLike) -> Array:
+    """What of `batch` this model takes: its preprocessed inputs, or its pixels in the model's layout."""
+    if input_dtype(session) != np.uint8:
+        return batch.inputs
+    io = read_io(session)
+    if io is None:
+        raise ModelError(f"{_where(session)}: missing, though the input is uint8; expected the layout of its pixels")
+    if batch.pixels is None:
+        raise DataError(f"{session_name(session)}: takes uint8 pixels, but the data are floats; expected images")
+    return batch.pixels if io.layout == "NHWC" else np.ascontiguousarray(batch.pixels.transpose(0, 3, 1, 2))
+
+
+def run_batch(session: ort.InferenceSession, batch: BatchLike) -> list[Output]:
+    """The model's outputs on one batch; ModelError where one is NaN or infinite, or an integer without a scale."""
+    arrays = next(run_batches(session, [model_input(session, batch)]))
+    return [_output(session, value.name, array) for value, array in zip(session.get_outputs(), arrays, strict=True)]
+
+
+def _output(session: ort.InferenceSession, name: str, array: Array) -> Output:
+    if np.issubdtype(array.dtype, np.integer):
+        return Output(array, _scale(session, name))
+    if not np.isfinite(array).all():
+        raise ModelError(f"{session_name(session)}: output '{name}' has NaN or infinite values")
+    return Output(array)
+
+
+def _scale(session: ort.InferenceSession, name: str) -> float:
+    io = read_io(session)
+    scale: Any = io.scales.get(name) if io is not None else None
+    if scale is None:
+        raise ModelError(f"{_where(session)}: no scale for the integer output '{name}'")
+    return float(scale)
+
+
+def _where(session: ort.InferenceSession) -> str:
+    return f"{session_name(session)}: metadata '{IO_KEY}'"

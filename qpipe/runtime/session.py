@@ -1,0 +1,205 @@
+"""Open models in onnxruntime and run arrays through them: the one place that sets session options."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from qpipe.errors import DataError, ModelError
+
+AnyModel = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+Array = npt.NDArray[Any]
+
+# onnxruntime's exceptions have no base of their own; some failures arrive as Python's.
+_ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
+    *(value for value in vars(ort_errors).values() if isinstance(value, type) and issubclass(value, Exception)),
+    RuntimeError,
+    ValueError,
+)
+_FATAL: Final = 4  # Warnings are about speed, and errors arrive as exceptions: neither is printed a second time.
+_MESSAGE_LENGTH: Final = 300
+_TYPES: Final = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
+
+
+def open_session(
+    model: AnyModel,
+    *,
+    threads: int | None = None,
+    spin: bool = False,
+    optimize: bool = True,
+    profile: str | os.PathLike[str] | None = None,
+    optimized_path: str | os.PathLike[str] | None = None,
+    config: Mapping[str, str] | None = None,
+) -> ort.InferenceSession:
+    """Open `model` on the CPU.
+
+    threads: of one operator, all cores by default. spin: whether idle threads spin; sessions that spin in one process
+    take the cores from each other, so it is off. optimize: off runs the graph as it is written. profile: prefix of the
+    file that `session.end_profiling()` writes. optimized_path: where the optimized graph is written. config: further
+    entries of the session's configuration. Raises ModelError, one line that names the file.
+    """
+    name, source = _name_and_source(model)
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    options.add_session_config_entry("session.inter_op.allow_spinning", str(int(spin)))
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = os.fspath(profile)
+    if optimized_path is not None:
+        options.optimized_model_filepath = os.fspath(optimized_path)
+    try:
+        session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except _ORT_ERRORS as error:
+        raise ModelError(f"{name}: onnxruntime can't open it: {_one_line(error)}") from error
+    session.qpipe_name = name
+    return session
+
+
+def session_name(session: ort.InferenceSession) -> str:
+    """What messages call the model: its path, or the name of its graph."""
+    name = getattr(session, "qpipe_name", None)
+    return str(name if name is not None else f"model '{session.get_modelmeta().graph_name}'")
+
+
+def single_input(session: ort.InferenceSession) -> Any:
+    """The only input (`.name`, `.type`, `.shape`); ModelError where there are more or none."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(repr(value.name) for value in inputs) or "none"
+        raise ModelError(f"{session_name(session)}: inputs are {names}; expected exactly one")
+    return inputs[0]
+
+
+def input_dtype(session: ort.InferenceSession) -> np.dtype[Any]:
+    """The element type of the only input."""
+    value = single_input(session)
+    if value.type not in _TYPES:
+        raise ModelError(f"{session_name(session)}: input '{value.name}' has type {value.type}; expected numbers")
+    return np.dtype(_TYPES[value.type])
+
+
+def fixed_batch(session: ort.InferenceSession) -> int | None:
+    """The batch size that is written into the model's only input, None where it is open."""
+    shape = single_input(session).shape
+    return shape[0] if shape and isinstance(shape[0], int) else None
+
+
+def run_all(session: ort.InferenceSession, array: Array, batch_size: int = 64) -> list[Array]:
+    """Run all rows of `array` in batches of `batch_size`; each output [N, ...] in the model's order."""
+    if batch_size < 1:
+        raise DataError(f"batch size {batch_size}: expected 1 or more")
+    if not len(array):
+        raise DataError(f"{session_name(session)}: no data to run; expected one row or more")
+    batches = (array[start : start + batch_size] for start in range(0, len(array), batch_size))
+    return [np.concatenate(parts) for parts in zip(*run_batches(session, batches), strict=True)]
+
+
+def run_batches(session: ort.InferenceSession, batches: Iterable[Array]) -> Iterator[list[Array]]:
+    """Each batch's outputs, [n, ...] in the model's order.
+
+    Where the model's batch dimension is fixed, a batch is cut into pieces of that size, the last of them filled up
+    with its own last row and cut back. Raises DataError where data don't fit the input, ModelError where the run fails.
+    """
+    for batch in batches:
+        check_input(session, batch)
+        size = fixed_batch(session)
+        if size is None or size == len(batch):
+            yield _run(session, batch)
+        else:
+            pieces = [_run_padded(session, batch[start : start + size], size) for start in range(0, len(batch), size)]
+            yield [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+
+def check_input(session: ort.InferenceSession, batch: Array) -> None:
+    """Raise DataError unless `batch` has the input's element type and its shape behind the batch dimension."""
+    value, dtype = single_input(session), input_dtype(session)
+    expected = value.shape[1:]
+    found = batch.shape[1:]
+    fits = len(expected) == len(found) and all(
+        want == have for want, have in zip(expected, found, strict=True) if isinstance(want, int)
+    )
+    if batch.dtype != dtype or not fits or not len(batch):
+        shape = ", ".join(str(size if size is not None else "?") for size in value.shape)
+        raise DataError(
+            f"{session_name(session)}: input '{value.name}' takes {dtype} [{shape}], "
+            f"the data are {batch.dtype} {list(batch.shape)}"
+        )
+
+
+def _run_padded(session: ort.InferenceSession, rows: Array, size: int) -> list[Array]:
+    missing = size - len(rows)
+    # The last row again, because an all-zero row may be outside of what the network can take.
+    padded = rows if not missing else np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+    outputs = _run(session, padded)
+    for value, output in zip(session.get_outputs(), outputs, strict=True):
+        if output.ndim == 0 or len(output) != size:
+            raise ModelError(
+                f"{session_name(session)}: output '{value.name}' has shape {list(output.shape)}; "
+                f"expected {size} rows, one for each of the batch"
+            )
+    return [output[: len(rows)] for output in outputs]
+
+
+def _run(session: ort.InferenceSession, batch: Array) -> list[Array]:
+    try:
+        outputs: list[Array] = session.run(None, {single_input(session).name: np.ascontiguousarray(batch)})
+    except _ORT_ERRORS as error:
+        raise ModelError(f"{session_name(session)}: onnxruntime can't run it: {_one_line(error)}") from error
+    return outputs
+
+
+def _name_and_source(model: AnyModel) -> tuple[str, str | bytes]:
+    """What messages call the model, and what onnxruntime opens: a path, or the serialized model."""
+    if isinstance(model, bytes):
+        return "model in memory", model
+    if isinstance(model, ir.Model):
+        name = f"model '{model.graph.name or 'without a name'}'"
+        return name, _serialize(ir.to_proto(ir.external_data.load_to_model(model.clone())), name)
+    if isinstance(model, onnx.ModelProto):
+        name = f"model '{model.graph.name or 'without a name'}'"
+        return name, _serialize(model, name)
+    path = Path(model)
+    if not path.is_file():
+        raise ModelError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected an .onnx file")
+    if not path.stat().st_size:
+        raise ModelError(f"{path}: the file is empty; expected an .onnx file")
+    return str(path), str(path)
+
+
+def _serialize(proto: onnx.ModelProto, name: str) -> bytes:
+    try:
+        content: bytes = proto.SerializeToString()
+    except Exception as error:  # protobuf's EncodeError is private to its implementation (upb, python).
+        raise ModelError(f"{name}: too large for one message: {_one_line(error)}; pass the path of a file") from error
+    return content
+
+
+def _one_line(error: BaseException) -> str:
+    """The message without onnxruntime's prefix and line breaks, at most 300 characters."""
+    text = " ".join(str(error).split())
+    text = text.split("[ONNXRuntimeError] : ")[-1]
+    parts = text.split(" : ", 2)
+    text = parts[2] if len(parts) == 3 and parts[0].isdigit() else text
+    return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 3] + "..."

@@ -1,0 +1,183 @@
+"""The arguments of each stage: names, types, limits, defaults and the line of help, once.
+
+A recipe's tables and the command line's options are both made from these models (`qpipe/recipe.py`,
+`qpipe/cli/options.py`); the verbs in `qpipe/verbs/` take the same names. Types are strict: `"5"` is no integer.
+"""
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+
+from qpipe.errors import RecipeError
+
+Cpu = Literal["portable", "vnni"]
+Format = Literal["qoperator", "integer", "qdq"]
+Bits = Literal[4, 8]
+Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
+Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(min_length=1)]
+
+
+class Settings(BaseModel):
+    """The arguments of one stage; a key that no field has is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def arguments(self) -> dict[str, Any]:
+        """The fields by name, as keyword arguments for the verb."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+class TorchSettings(Settings):
+    """What a PyTorch model needs besides its name."""
+
+    weights: str | None = Field(default=None, description="weights of a PyTorch model: a .safetensors, or a .pth file")
+    input_shape: Sizes | None = Field(default=None, description="a PyTorch model's input without the batch: 3,32,32")
+
+
+class ModelSettings(TorchSettings):
+    """Where the float network comes from."""
+
+    path: str = Field(description="an .onnx file, package.module:factory, torchvision:NAME or timm:NAME")
+
+
+class DataSettings(Settings):
+    """Where images and labels come from."""
+
+    path: str = Field(description="a folder of class folders, an .npz, digits, or package.module:factory")
+
+
+class PreprocessSettings(Settings):
+    """What makes an image the network's input; what is not given is what the model's file says."""
+
+    mean: Floats | None = Field(default=None, description="mean of each channel, of pixels / 255 * pixel_range")
+    std: Floats | None = Field(default=None, description="standard deviation of each channel, as mean")
+    resize: int | None = Field(default=None, ge=1, description="resize the short side to this many pixels")
+    crop: int | None = Field(default=None, ge=1, description="crop this many pixels square from the centre")
+    color: Literal["RGB", "BGR", "GRAY"] | None = Field(default=None, description="the order of the channels")
+    layout: Literal["NCHW", "NHWC"] | None = Field(default=None, description="the order of the input's axes")
+    pixel_range: Literal[1, 255] | None = Field(default=None, description="a white pixel before mean and std: 1 or 255")
+
+    def overrides(self) -> dict[str, Any] | None:
+        """The fields that were given, under the names that the verbs know, or None where none was."""
+        given = {name: value for name, value in self.arguments().items() if value is not None}
+        if "pixel_range" in given:
+            given["pixel_max"] = given.pop("pixel_range")
+        return given or None
+
+
+class CalibrateSettings(Settings):
+    """Float network -> QDQ network."""
+
+    weight_bits: Bits = Field(default=8, description="bits of the weights; the first and the last layer keep 8")
+    activation_bits: Bits = Field(default=8, description="bits of the activations")
+    batches: int = Field(default=5, ge=1, description="training batches to run; the maximum over them counts")
+    batch_size: int = Field(default=256, ge=1, description="images in a batch")
+    percentile: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="percentile of an activation's range; by default 99.99 for 8 bits, 99.9 for 4",
+    )
+    weight_clip: float | None = Field(
+        default=None, gt=0, description="clip of the weights in standard deviations; by default the width's own"
+    )
+    per_channel: bool = Field(
+        default=True, description="one weight scale for each output channel", json_schema_extra={"off": "per-tensor"}
+    )
+    cpu: Cpu = Field(default="portable", description="keep weights exact on x86 without VNNI too, or waive that")
+
+
+class FinetuneSettings(Settings):
+    """QDQ network -> trained QDQ network."""
+
+    method: Literal["faq"] = Field(default="faq", description="the training method")
+    epochs: int = Field(default=1, ge=1, description="passes over the training images")
+    lr: float = Field(default=1e-4, gt=0, description="learning rate, constant")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(default=1e-4, ge=0, description="weight decay of SGD")
+    batch_size: int = Field(default=128, ge=1, description="images in a batch")
+    batch_norm: Literal["running", "batch"] = Field(
+        default="running", description="the statistics that training normalizes by"
+    )
+    crop_padding: int | None = Field(
+        default=None,
+        ge=0,
+        description="black pixels around an image before the random crop; by default where data are images",
+    )
+    flip: bool | None = Field(default=None, description="random horizontal flip; by default where data are images")
+    evaluate: bool = Field(default=True, description="count the accuracy before and after")
+
+
+class ExportSettings(Settings):
+    """QDQ network -> what ships; the formats are a recipe's list and the command's option."""
+
+    cpu: Cpu = Field(default="portable", description="the CPUs on which the file must be exact")
+    weights: Literal["int8", "uint8"] = Field(
+        default="int8", description="how weights are stored; uint8 is exact everywhere"
+    )
+    io: Literal["float", "integer"] = Field(
+        default="float", description="float: in the place of the original; integer: uint8 pixels to int32 logits"
+    )
+    layout: Literal["NCHW", "NHWC"] = Field(default="NCHW", description="the axes of an integer input")
+
+
+class ValidateSettings(Settings):
+    """How models are compared."""
+
+    batch_size: int = Field(default=256, ge=1, description="images in a batch")
+    split: Literal["train", "val", "test"] = Field(default="test", description="the part of the data")
+    limit: int | None = Field(default=None, ge=1, description="compare on the first images only")
+
+
+class BenchSettings(Settings):
+    """How latency is measured."""
+
+    batch_sizes: Sizes = Field(default=(1,), description="batch sizes, as in 1,8,32")
+    repeats: int = Field(default=50, ge=1, description="timed runs of each model and batch size")
+    threads: int | None = Field(default=None, ge=1, description="threads of a session; by default the runtime's choice")
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def validated(model: type[S], values: object, describe: Callable[[Sequence[int | str]], str]) -> S:
+    """`values` as a `model`, or a RecipeError of one line; `describe` turns a location into the user's word for it."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+        # A list with a wrong item is also reported as a list that is too short: the item is the news.
+        parents = {problem["loc"][:-1] for problem in problems}
+        news = [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in parents]
+        raise RecipeError("; ".join(_explain(model, problem, describe) for problem in news)) from None
+
+
+def _explain(model: type[BaseModel], problem: Any, describe: Callable[[Sequence[int | str]], str]) -> str:
+    """One problem in the user's words: the key, what was found, what was expected."""
+    location: tuple[int | str, ...] = problem["loc"]
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        near = get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
+        return f"{describe(location)}: unknown key, {hint}"
+    if problem["type"] == "missing":
+        return f"{describe(location)}: missing, but required"
+    if problem["type"] == "value_error":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    expected = str(problem["msg"]).removeprefix("Input should be ").removeprefix("a valid dictionary or instance of ")
+    expected = {"model_type": "a table", "too_short": "at least one item"}.get(problem["type"], expected)
+    return f"{describe(location)}: {problem['input']!r}, expected {expected}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """The keys of the model that lies at `location` within `model`."""
+    for part in location:
+        annotation = next(
+            field.annotation for name, field in model.model_fields.items() if (field.alias or name) == part
+        )
+        for candidate in (annotation, *getattr(annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return [field.alias or name for name, field in model.model_fields.items()]

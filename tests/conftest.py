@@ -1,0 +1,21 @@
+"""What all tests share: the folder of real models and data, where there is one."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A shared machine stalls now and then; a test that is slow by itself shows in pytest's durations.
+settings.register_profile("qpipe", deadline=None)
+settings.load_profile("qpipe")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with `models` and `data`: QPIPE_SHARED, or `shared` beside the repository. Skips where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("QPIPE_SHARED", default))
+    if not folder.is_dir():
+        pytest.skip(f"no folder of real models and data at {folder} (set QPIPE_SHARED)")
+    return folder

@@ -1,0 +1,115 @@
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from passes.explicit_padding import ExplicitPadding
+
+
+def attributes(**values):
+    return "<" + ", ".join(f"{name} = {value}" for name, value in values.items()) + ">"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    op=st.sampled_from(["Conv", "MaxPool", "AveragePool"]),
+    auto_pad=st.sampled_from(["SAME_UPPER", "SAME_LOWER", "VALID"]),
+    size=st.tuples(st.integers(7, 12), st.integers(7, 12)),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    strides=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+)
+def test_pads_compute_what_auto_pad_does(build, run, integers, op, auto_pad, size, kernel, strides):
+    # onnxruntime 1.31 refuses to run such a MaxPool, by its own count of the pads.
+    assume(op != "MaxPool" or all(s <= k for s, k in zip(strides, kernel, strict=True)))
+    given_attributes = attributes(auto_pad=f'"{auto_pad}"', kernel_shape=list(kernel), strides=list(strides))
+    weight = {"w": integers(4, 3, *kernel, seed=1)} if op == "Conv" else {}
+    call = f"{op} {given_attributes} ({'x, w' if weight else 'x'})"
+    model = build(f"(float[N,3,{size[0]},{size[1]}] x) => (float[N,C,H,W] y) {{ y = {call} }}", **weight)
+    x = integers(2, 3, *size)
+    expected = run(model, x=x)
+
+    assert ExplicitPadding()(model).modified
+    node = model.graph.node(0)
+    assert "auto_pad" not in node.attributes
+    assert len(node.attributes["pads"].as_ints()) == 4
+    np.testing.assert_array_equal(run(model, x=x)[0], expected[0])
+    assert not ExplicitPadding()(model).modified
+
+
+@settings(max_examples=30, deadline=None)
+@given(size=st.integers(7, 20), kernel=st.integers(1, 4), stride=st.integers(1, 4), dilation=st.integers(2, 3))
+def test_dilated_same_gives_the_specified_size(build, run, integers, size, kernel, stride, dilation):
+    """onnxruntime 1.31 doesn't run SAME with dilations, so the specification is the only oracle."""
+    given_attributes = attributes(auto_pad='"SAME_UPPER"', strides=[stride, stride], dilations=[dilation, dilation])
+    model = build(
+        f"(float[1,1,{size},{size}] x) => (float[1,1,H,W] y) {{ y = Conv {given_attributes} (x, w) }}",
+        w=integers(1, 1, kernel, kernel),
+    )
+    assert ExplicitPadding()(model).modified
+    top, left, bottom, right = model.graph.node(0).attributes["pads"].as_ints()
+    assert (top, bottom) == (left, right)
+    assert bottom - top in (0, 1)
+    assert run(model, x=integers(1, 1, size, size))[0].shape[2:] == (-(-size // stride),) * 2
+
+
+@pytest.mark.parametrize(("auto_pad", "pads"), [("SAME_UPPER", (0, 0, 1, 1)), ("SAME_LOWER", (1, 1, 0, 0))])
+def test_odd_pixel_goes_to_the_named_end(build, auto_pad, pads):
+    model = build(
+        f'(float[N,1,8,8] x) => (float[N,1,4,4] y) {{ y = Conv <auto_pad = "{auto_pad}", strides = [2, 2]> (x, w) }}',
+        w=np.ones((1, 1, 3, 3), np.float32),
+    )
+    assert ExplicitPadding()(model).modified
+    assert tuple(model.graph.node(0).attributes["pads"].as_ints()) == pads
+
+
+def test_stride_over_the_kernel_pads_nothing_and_drops_ceil_mode(build, run, integers):
+    model = build(
+        "(float[1,1,5,5] x) => (float[1,1,H,W] y)"
+        '{ y = AveragePool <auto_pad = "SAME_UPPER", kernel_shape = [1, 1], strides = [3, 3], ceil_mode = 1> (x) }'
+    )
+    # onnx's inference counts three here, against its own specification; onnxruntime gives two.
+    model.graph.outputs[0].shape = ir.Shape([1, 1, "H", "W"])
+    x = integers(1, 1, 5, 5)
+    assert ExplicitPadding()(model).modified
+    node = model.graph.node(0)
+    assert tuple(node.attributes["pads"].as_ints()) == (0, 0, 0, 0)
+    assert "ceil_mode" not in node.attributes
+    np.testing.assert_array_equal(run(model, x=x)[0], x[:, :, ::3, ::3])
+
+
+def test_valid_keeps_ceil_mode(build, run, integers):
+    model = build(
+        "(float[1,1,6,6] x) => (float[1,1,H,W] y)"
+        '{ y = MaxPool <auto_pad = "VALID", kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (x) }'
+    )
+    x = integers(1, 1, 6, 6)
+    expected = run(model, x=x)
+    assert ExplicitPadding()(model).modified
+    np.testing.assert_array_equal(run(model, x=x)[0], expected[0])
+
+
+def test_notset_only_loses_the_attribute(build):
+    model = build(
+        '(float[N,1,8,8] x) => (float[N,1,8,8] y) { y = Conv <auto_pad = "NOTSET", pads = [1, 1, 1, 1]> (x, w) }',
+        w=np.ones((1, 1, 3, 3), np.float32),
+    )
+    assert ExplicitPadding()(model).modified
+    assert tuple(model.graph.node(0).attributes["pads"].as_ints()) == (1, 1, 1, 1)
+
+
+def test_explicit_pads_are_left_alone(build):
+    model = build(
+        "(float[N,1,8,8] x) => (float[N,1,8,8] y) { y = Conv <pads = [1, 1, 1, 1]> (x, w) }",
+        w=np.ones((1, 1, 3, 3), np.float32),
+    )
+    assert not ExplicitPadding()(model).modified
+
+
+def test_same_needs_the_spatial_shape_and_valid_does_not(build):
+    text = '(float[N,1,H,W] x) => (float[N,1,P,Q] y) {{ y = Conv <auto_pad = "{}"> (x, w) }}'
+    weight = np.ones((1, 1, 3, 3), np.float32)
+    same, valid = build(text.format("SAME_UPPER"), w=weight), build(text.format("VALID"), w=weight)
+    assert not ExplicitPadding()(same).modified
+    assert same.graph.node(0).attributes["auto_pad"].as_string() == "SAME_UPPER"
+    assert ExplicitPadding()(valid).modified

@@ -1,0 +1,161 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qpipe.data import Preprocess, open_data
+from qpipe.errors import DataError
+
+FLOATS = np.random.default_rng(0).normal(size=(6, 3, 4, 5)).astype(np.float32)
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
+LABELS = np.arange(6)
+SETTINGS = Preprocess(mean=0.5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        FLOATS,
+        FLOATS.astype(np.float64),
+        torch.from_numpy(FLOATS).requires_grad_(),
+        [FLOATS[:4], FLOATS[4:]],
+        (FLOATS[:4], FLOATS[4:]),
+        [(FLOATS[:4], LABELS[:4]), (FLOATS[4:], LABELS[4:])],
+        (FLOATS, LABELS),
+        (FLOATS, None),
+        (torch.from_numpy(FLOATS), torch.from_numpy(LABELS)),
+    ],
+)
+def test_float_arrays_are_inputs_as_they_are(data: Any) -> None:
+    source = open_data(data, preprocess=SETTINGS)
+    assert len(source) == 6
+    assert source.split_note is None
+    (batch,) = source.batches(6)
+    np.testing.assert_array_equal(batch.inputs, FLOATS)
+    assert batch.inputs.dtype == np.float32
+    if source.labels is not None:
+        np.testing.assert_array_equal(batch.labels, LABELS)
+
+
+def test_labels_of_lists_and_pairs_arrive() -> None:
+    assert open_data((FLOATS, LABELS)).labels.tolist() == list(range(6))
+    assert open_data([(FLOATS, LABELS), (FLOATS, LABELS)]).labels.tolist() == [*range(6), *range(6)]
+    assert open_data([FLOATS]).labels is None
+
+
+@pytest.mark.parametrize("data", [IMAGES, (IMAGES, LABELS), [(IMAGES, LABELS)], {"images": IMAGES, "labels": LABELS}])
+def test_uint8_arrays_are_images(data: Any) -> None:
+    source = open_data(data, preprocess=SETTINGS)
+    (batch,) = source.batches(6)
+    np.testing.assert_array_equal(batch.inputs, SETTINGS(IMAGES))
+
+
+def test_a_source_is_returned_as_it_is() -> None:
+    source = open_data(FLOATS)
+    assert open_data(source, "test", SETTINGS) is source
+
+
+def test_a_torch_data_loader_is_a_stream() -> None:
+    dataset = torch.utils.data.TensorDataset(torch.from_numpy(FLOATS), torch.from_numpy(LABELS))
+    source = open_data(torch.utils.data.DataLoader(dataset, batch_size=4))
+    for _ in range(2):
+        batches = list(source.batches(3))
+        assert [len(batch) for batch in batches] == [3, 3]
+        np.testing.assert_array_equal(np.concatenate([batch.inputs for batch in batches]), FLOATS)
+        assert [int(label) for batch in batches for label in batch.labels] == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "data 'given from Python': the list is empty"),
+        ([FLOATS, FLOATS[:, :2]], "batches of float32 [2, 4, 5] and float32 [3, 4, 5], expected one type and shape"),
+        ([FLOATS, IMAGES], "batches of float32 [3, 4, 5] and uint8 [4, 5, 3], expected one type and shape"),
+        ([(FLOATS, LABELS), FLOATS], "1 of 2 batches have labels, expected all or none"),
+        ([(FLOATS, LABELS, LABELS)], "an item of the iterable has 3 parts, expected inputs or (inputs, labels)"),
+        ((FLOATS, LABELS[:4]), "given from Python: 4 labels for 6 samples"),
+        ((FLOATS, LABELS - 1), "given from Python: label 0 is -1, expected 0 or more"),
+        ((FLOATS, LABELS * 1.0), "given from Python: labels are float64, expected integers"),
+        (FLOATS * np.inf, "expected finite"),
+        (["a", "b"], "expected arrays of numbers, found str"),
+        (7, "data: int is neither a path nor arrays nor an iterable of them"),
+        (iter([]), "the iterable is empty"),
+        (np.float32(3), "shape is [], expected [N, ...]"),
+    ],
+)
+def test_bad_objects(data: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        open_data(data)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_function_is_called_with_the_split() -> None:
+    sizes = {"train": 6, "test": 2}
+    source = open_data(lambda split: (IMAGES[: sizes[split]], LABELS[: sizes[split]]), "test")
+    assert len(source) == 2
+    assert source.split_note is None
+
+
+FACTORIES = """
+import numpy as np
+def pair(split, extra=1): return np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, int)
+def stream(*, split):
+    for _ in range(2):
+        yield np.zeros((2, 1, 8, 8), np.float32), np.ones(2, int)
+def wrong(): return None
+def nothing(split): return None
+def broken(split): raise OSError("no\\nconnection")
+value = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "qpipe_test_factories.py").write_text(FACTORIES)
+    (tmp_path / "qpipe_test_broken.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    yield "qpipe_test_factories"
+    assert sys.path == path
+    sys.modules.pop("qpipe_test_factories", None)
+
+
+def test_factory_of_a_module_in_the_current_folder(module: str) -> None:
+    assert len(open_data(f"{module}:pair", "test")) == 4
+    source = open_data(f"{module}:stream")
+    assert source.size is None
+    assert [batch.labels.tolist() for batch in source.batches(3)] == [[1, 1, 1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("qpipe_test_factories:absent", "module 'qpipe_test_factories' has no 'absent'"),
+        ("qpipe_test_factories:value", "'value' is int, expected a function of split"),
+        ("qpipe_test_factories:wrong", "the factory must take split=..., it is called with nothing else"),
+        ("qpipe_test_factories:nothing", "NoneType is neither a path nor arrays nor an iterable of them"),
+        ("qpipe_test_factories:broken", "the factory raised OSError: no connection"),
+        ("qpipe_test_broken:f", "importing 'qpipe_test_broken' raised ZeroDivisionError: division by zero"),
+        ("qpipe_test_absent.sub:f", "no module 'qpipe_test_absent' in this folder or the environment"),
+    ],
+)
+@pytest.mark.usefixtures("module")
+def test_bad_factories(spec: str, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        open_data(spec)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_need_no_torch() -> None:
+    code = (
+        "import sys, numpy as np; from qpipe.data import open_data;"
+        "next(open_data(np.zeros((2, 8, 8, 3), np.uint8)).batches(2)); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,211 @@
+"""What the exports rely on in onnxruntime: where its quantized kernels are exactly integer arithmetic.
+
+Weights are small enough for pairs of products to stay in int16, so that all of it holds without VNNI too.
+"""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from small_models import MICROSOFT, build_model, dequantize, quantize, scale_constants
+
+from qpipe.runtime.session import open_session
+
+SQUARES = (1, 4, 9, 16, 25, 36, 49, 64, 100, 144, 196, 256)
+INEXACT_RECIPROCALS = (7, 13, 14, 28, 125)  # Window sizes where sum * (1 / N) misses exact ties.
+ZERO_POINTS = [(0, 0), (0, 128), (128, 0), (128, 128)]
+
+
+def round_half_even(numerator, denominator):
+    """The quotient of integers, rounded half to even, in int64."""
+    quotient, rest = np.divmod(numerator, denominator)
+    return quotient + ((2 * rest > denominator) | ((2 * rest == denominator) & (quotient % 2 == 1)))
+
+
+def shifted(numerator, denominator, shift):
+    """clip-free numerator / denominator * 2**shift, rounded half to even."""
+    return round_half_even(numerator * 2 ** max(shift, 0), denominator * 2 ** max(-shift, 0))
+
+
+def run(model, **feeds):
+    return open_session(model).run(None, feeds)[0].astype(np.int64)
+
+
+def operators(model, folder):
+    """The operators of the graph that onnxruntime really runs."""
+    open_session(model, optimized_path=folder / "optimized.onnx")
+    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
+
+
+def every_sum(size):
+    """Windows uint8 [255 * size + 1, 1, 1, size], one for every sum that there can be, and the sums."""
+    sums = np.arange(255 * size + 1)
+    windows = (sums // size)[:, None] + (np.arange(size)[None] < (sums % size)[:, None])
+    return windows.astype(np.uint8)[:, None, None, :], sums
+
+
+def pool_model(kind, size, constants):
+    attributes = {"kernel_shape": [1, size]} if "Average" in kind and "Global" not in kind else {}
+    if kind.startswith("QLinear"):
+        extra = {"channels_last": 0} if "Global" in kind else {}
+        inputs = ["x", "x_scale", "x_zero", "y_scale", "y_zero"]
+        nodes = [helper.make_node(kind, inputs, ["y"], domain=MICROSOFT, **attributes, **extra)]
+    else:
+        inputs = ["real", "axes"] if kind == "ReduceMean" else ["real"]
+        nodes = [
+            dequantize("x", "real", "x_scale", "x_zero"),
+            helper.make_node(kind, inputs, ["mean"], **attributes),
+            quantize("mean", "y", "y_scale", "y_zero"),
+        ]
+    if kind == "ReduceMean":
+        constants = {**constants, "axes": np.array([2, 3])}
+    return build_model(nodes, {"x": (np.uint8, ["N", 1, 1, size])}, {"y": np.uint8}, constants)
+
+
+def count_wrong_means(kind, size, shift, zero_points):
+    x, sums = every_sum(size)
+    constants = scale_constants(x=(-7, zero_points[0]), y=(-7 - shift, zero_points[1]))
+    y = run(pool_model(kind, size, constants), x=x).ravel()
+    expected = shifted(sums - zero_points[0] * size, size, shift) + zero_points[1]
+    return int((y != expected.clip(0, 255)).sum())
+
+
+@pytest.mark.parametrize("kind", ["QLinearGlobalAveragePool", "QLinearAveragePool", "GlobalAveragePool", "ReduceMean"])
+@pytest.mark.parametrize("size", SQUARES)
+def test_average_of_a_square_window_is_the_rational_mean(kind, size):
+    for shift in (-4, -1, 0, 1, 2, 4):
+        for zero_points in ZERO_POINTS:
+            assert count_wrong_means(kind, size, shift, zero_points) == 0
+
+
+@pytest.mark.parametrize("size", INEXACT_RECIPROCALS)
+def test_average_of_any_window_is_exact_as_reduce_mean(size):
+    for shift in (-3, -1, 0, 1, 3):
+        assert count_wrong_means("ReduceMean", size, shift, (0, 0)) == 0
+
+
+@pytest.mark.parametrize("size", INEXACT_RECIPROCALS)
+def test_average_of_any_window_is_exact_where_no_tie_exists(size):
+    factors_of_two = (size & -size).bit_length() - 1
+    for shift in (factors_of_two, factors_of_two + 2):
+        assert count_wrong_means("QLinearGlobalAveragePool", size, shift, (0, 0)) == 0
+        assert count_wrong_means("QLinearGlobalAveragePool", size, shift, (128, 128)) == 0
+
+
+def test_reduce_mean_is_not_fused_but_global_average_pool_is(tmp_path):
+    constants = scale_constants(x=(-7, 0), y=(-7, 0))
+    assert operators(pool_model("ReduceMean", 7, constants), tmp_path).count("ReduceMean") == 1
+    assert operators(pool_model("GlobalAveragePool", 7, constants), tmp_path) == ["QLinearGlobalAveragePool"]
+
+
+def add_model(constants, *, relu):
+    add = [
+        dequantize("a", "a_real", "a_scale", "a_zero"),
+        dequantize("b", "b_real", "b_scale", "b_zero"),
+        helper.make_node("Add", ["a_real", "b_real"], ["sum"]),
+    ]
+    activation = [helper.make_node("Relu", ["sum"], ["positive"])] if relu else []
+    nodes = [*add, *activation, quantize("positive" if relu else "sum", "y", "y_scale", "y_zero")]
+    inputs = {"a": (np.uint8, [1, 65536]), "b": (np.uint8, [1, 65536])}
+    return build_model(nodes, inputs, {"y": np.uint8}, constants)
+
+
+@pytest.mark.parametrize("apart", [0, 1, 4, 8, 12, 15])
+@pytest.mark.parametrize("relu", [False, True])
+def test_add_of_every_pair_is_exact_up_to_15_exponents_apart(apart, relu):
+    a, b = (grid.reshape(1, -1).astype(np.uint8) for grid in np.meshgrid(np.arange(256), np.arange(256)))
+    for a_zero, b_zero in ZERO_POINTS:
+        for y_zero in (0,) if relu else (0, 128):
+            for exponent in {-2, 0, apart // 2, apart, apart + 1}:
+                constants = scale_constants(a=(apart - 6, a_zero), b=(-6, b_zero), y=(exponent - 6, y_zero))
+                total = (a.astype(np.int64) - a_zero) * 2**apart + b.astype(np.int64) - b_zero
+                expected = shifted(total, 1, -exponent)
+                expected = (expected.clip(min=0) if relu else expected) + y_zero
+                y = run(add_model(constants, relu=relu), a=a, b=b)
+                np.testing.assert_array_equal(y, expected.clip(0, 255))
+
+
+def test_add_with_relu_is_one_integer_kernel(tmp_path):
+    constants = scale_constants(a=(-4, 128), b=(-6, 0), y=(-5, 0))
+    assert operators(add_model(constants, relu=True), tmp_path) == ["QLinearAdd"]
+
+
+@pytest.mark.parametrize("exponent", [-4, -1, 0, 2])
+def test_concat_requantizes_exactly(exponent, tmp_path):
+    x = np.arange(256, dtype=np.uint8)[None]
+    for a_zero, y_zero in ZERO_POINTS:
+        constants = scale_constants(a=(exponent - 3, a_zero), b=(-3, 128), y=(-3, y_zero))
+        nodes = [
+            dequantize("a", "a_real", "a_scale", "a_zero"),
+            dequantize("b", "b_real", "b_scale", "b_zero"),
+            helper.make_node("Concat", ["a_real", "b_real"], ["both"], axis=1),
+            quantize("both", "y", "y_scale", "y_zero"),
+        ]
+        inputs = {"a": (np.uint8, [1, 256]), "b": (np.uint8, [1, 256])}
+        model = build_model(nodes, inputs, {"y": np.uint8}, constants)
+        assert operators(model, tmp_path) == ["QLinearConcat"]
+        first = shifted(x.astype(np.int64) - a_zero, 1, exponent) + y_zero
+        expected = np.concatenate([first, x.astype(np.int64) - 128 + y_zero], axis=1)
+        np.testing.assert_array_equal(run(model, a=x, b=x), expected.clip(0, 255))
+
+
+def near_ties(rng, multipliers, shift):
+    """An int32 for each multiplier, whose product is one step around a tie of the requantization."""
+    results = rng.integers(-140, 270, len(multipliers))
+    return (2 * results + 1) * 2 ** (shift - 1) // multipliers + rng.integers(-1, 2, len(multipliers))
+
+
+def requantizing_model(kind, shift, zero_point, multipliers, weight, bias):
+    constants = {
+        **scale_constants(x=(-8, 0), y=(-18 + shift, zero_point)),
+        "w_scale": (multipliers * 2.0**-10).astype(np.float32),
+        "w_zero": np.zeros(len(multipliers), np.int8),
+        "w": weight.T[:, :, None, None] if kind == "QLinearConv" else weight,
+        "bias": bias.astype(np.int32),
+    }
+    shape = ["N", weight.shape[0], 1, 1] if kind == "QLinearConv" else ["N", weight.shape[0]]
+    factors = ["x", "x_scale", "x_zero", "w", "w_scale", "w_zero"]
+    inputs = {
+        "QLinearConv": [*factors, "y_scale", "y_zero", "bias"],
+        "QGemm": [*factors, "bias", "y_scale", "y_zero"],
+        "QLinearMatMul": [*factors, "y_scale", "y_zero"],
+    }[kind]
+    node = helper.make_node(kind, inputs, ["y"], domain=MICROSOFT if kind == "QGemm" else "")
+    return build_model([node], {"x": (np.uint8, shape)}, {"y": np.uint8}, constants)
+
+
+@pytest.mark.parametrize("kind", ["QLinearConv", "QGemm"])
+@pytest.mark.parametrize(("zero_point", "largest_shift"), [(0, 16), (128, 17)])
+def test_requantization_per_channel_is_exact(kind, zero_point, largest_shift):
+    rng = np.random.default_rng(0)
+    for shift in (8, 12, 15, largest_shift - 1, largest_shift):
+        multipliers = rng.integers(1, 256, 4096)
+        weight = rng.integers(-64, 65, (4, 4096)).astype(np.int8)
+        x = rng.integers(0, 256, (4, 4)).astype(np.uint8)
+        bias = near_ties(rng, multipliers, shift) - x[0].astype(np.int64) @ weight
+        model = requantizing_model(kind, shift, zero_point, multipliers, weight, bias)
+        accumulator = x.astype(np.int64) @ weight + bias
+        expected = shifted(accumulator * multipliers, 1, -shift) + zero_point
+        y = run(model, x=x[:, :, None, None] if kind == "QLinearConv" else x).reshape(expected.shape)
+        np.testing.assert_array_equal(y, expected.clip(0, 255))
+
+
+@pytest.mark.parametrize(("zero_point", "shift"), [(0, 10), (0, 13), (128, 10), (128, 13)])
+def test_matmul_requantization_per_column_is_exact(zero_point, shift):
+    rng = np.random.default_rng(1)
+    multipliers = rng.integers(1, 256, 512)
+    weight = rng.integers(-64, 65, (64, 512)).astype(np.int8)
+    x = rng.integers(0, 256, (256, 64)).astype(np.uint8)
+    model = requantizing_model("QLinearMatMul", shift, zero_point, multipliers, weight, np.zeros(1))
+    expected = shifted(x.astype(np.int64) @ weight * multipliers, 1, -shift) + zero_point
+    np.testing.assert_array_equal(run(model, x=x), expected.clip(0, 255))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7, 36), (64, 33)])
+def test_integer_matmul_of_any_rank_is_exact(shape):
+    rng = np.random.default_rng(2)
+    x = rng.integers(0, 256, shape).astype(np.uint8)
+    weight = rng.integers(-64, 65, (shape[-1], 16)).astype(np.int8)
+    nodes = [helper.make_node("MatMulInteger", ["x", "w"], ["y"])]
+    model = build_model(nodes, {"x": (np.uint8, shape)}, {"y": np.int32}, {"w": weight})
+    np.testing.assert_array_equal(run(model, x=x), x.astype(np.int64) @ weight)

@@ -1,0 +1,135 @@
+from pathlib import Path
+
+import pytest
+
+from qpipe.errors import RecipeError
+from qpipe.recipe import Recipe, load_recipe, names_code
+
+MINIMAL = 'output = "out"\n[model]\npath = "net.onnx"\n[data]\npath = "digits"\n'
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def message_of(path: Path) -> str:
+    with pytest.raises(RecipeError) as raised:
+        load_recipe(path)
+    message = str(raised.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+def test_a_minimal_recipe_has_every_default_and_no_finetuning(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, MINIMAL))
+    assert recipe.finetune is None
+    assert recipe.calibrate.weight_bits == 8
+    assert recipe.export.formats == ("qoperator",)
+    assert recipe.validation.split == "test"
+    assert recipe.seed == 0
+
+
+def test_paths_are_relative_to_the_recipe_and_code_is_not_a_path(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, MINIMAL))
+    assert recipe.output == str(tmp_path / "out")
+    assert recipe.model.path == str(tmp_path / "net.onnx")
+    assert recipe.data.path == "digits"
+    text = MINIMAL.replace("net.onnx", "pkg.mod:make").replace("digits", "/data/x.npz")
+    text = text.replace("[data]", 'weights = "w.safetensors"\ninput_shape = [3, 8, 8]\n[data]')
+    recipe = load_recipe(written(tmp_path, text))
+    assert recipe.model.path == "pkg.mod:make"
+    assert recipe.model.weights == str(tmp_path / "w.safetensors")
+    assert recipe.model.input_shape == (3, 8, 8)
+    assert recipe.data.path == "/data/x.npz"
+
+
+def test_every_table_is_read(tmp_path: Path) -> None:
+    text = f"""seed = 7
+{MINIMAL}
+[preprocess]
+mean = [0.5]
+pixel_range = 255
+[calibrate]
+weight_bits = 4
+percentile = 99
+[finetune]
+epochs = 3
+flip = false
+[export]
+formats = ["integer", "qdq"]
+io = "integer"
+[validate]
+limit = 100
+"""
+    recipe = load_recipe(written(tmp_path, text))
+    assert recipe.seed == 7
+    assert recipe.preprocess.overrides() == {"mean": (0.5,), "pixel_max": 255}
+    assert recipe.calibrate.percentile == 99
+    assert recipe.finetune is not None
+    assert recipe.finetune.epochs == 3
+    assert recipe.finetune.flip is False
+    assert recipe.export.formats == ("integer", "qdq")
+    assert recipe.validation.limit == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "[calibrate]\nbatchs = 3\n", "[calibrate] batchs: unknown key, did you mean 'batches'?"),
+        (MINIMAL + "[validate]\nlimt = 3\n", "[validate] limt: unknown key, did you mean 'limit'?"),
+        (MINIMAL + "[finetune]\nmomentun = 0.5\n", "[finetune] momentun: unknown key, did you mean 'momentum'?"),
+        (MINIMAL + "[calib]\nbatches = 3\n", "calib: unknown key, did you mean 'calibrate'?"),
+        ("sed = 1\n" + MINIMAL, "sed: unknown key, did you mean 'seed'?"),
+        (MINIMAL + "[finetune]\nepochs = 'one'\n", "[finetune] epochs: 'one', expected a valid integer"),
+        (MINIMAL + "[export]\nformats = ['tflite']\n", "[export] formats: 'tflite', expected 'qoperator', 'integer' or 'qdq'"),
+        (MINIMAL + "[export]\nformats = []\n", "[export] formats: [], expected at least one item"),
+        (MINIMAL + "[[export]]\n", "export: [{}], expected a table"),
+        ("[model]\npath = 'a'\n[data]\npath = 'b'\n", "output: missing, but required"),
+        ("output = 'o'\n[model]\n[data]\npath = 'b'\n", "[model] path: missing, but required"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, text: str, message: str) -> None:
+    assert message_of(written(tmp_path, text)) == message
+
+
+def test_bad_syntax_is_named_with_its_line(tmp_path: Path) -> None:
+    assert "line 2" in message_of(written(tmp_path, 'output = "x"\nseed = \n'))
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b"seed = 1\n\xff\xfe")
+    assert message_of(path) == "byte 9 is not UTF-8, expected a TOML file"
+
+
+def test_no_such_file_and_a_folder(tmp_path: Path) -> None:
+    assert "No such file" in message_of(tmp_path / "absent.toml")
+    assert "directory" in message_of(tmp_path)
+
+
+def test_weights_that_are_unsafe_without_vnni_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    unsafe = MINIMAL + '[calibrate]\ncpu = "vnni"\n'
+    assert message_of(written(tmp_path, unsafe)).startswith("[export] cpu: 'portable', expected 'vnni'")
+    assert load_recipe(written(tmp_path, unsafe + '[export]\ncpu = "vnni"\n')).export.cpu == "vnni"
+    assert load_recipe(written(tmp_path, unsafe + '[export]\nweights = "uint8"\n')).export.weights == "uint8"
+
+
+@pytest.mark.parametrize("spec", ["digits", "torchvision:resnet18", "timm:resnet18", "package.module:factory"])
+def test_code(spec: str) -> None:
+    assert names_code(spec)
+
+
+@pytest.mark.parametrize("spec", ["net.onnx", "folder/digits", "digits.npz", "C:/net.onnx", "a b:c"])
+def test_paths(spec: str) -> None:
+    assert not names_code(spec)
+
+
+def test_the_example_recipe_is_valid() -> None:
+    path = Path(__file__).parents[2] / "tools/recipes/resnet20_cifar10.toml"
+    recipe = load_recipe(path)
+    assert isinstance(recipe, Recipe)
+    assert recipe.export.formats == ("qoperator", "integer", "qdq")
+    assert recipe.finetune is not None
