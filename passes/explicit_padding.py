@@ -3,7 +3,8 @@
 SAME_UPPER / SAME_LOWER, per spatial dimension: out = ceil(in / stride),
 total = max(0, (out - 1) * stride + (kernel - 1) * dilation + 1 - in), the odd pixel at the end (UPPER) or the begin
 (LOWER). VALID: no pads. Source: ONNX operator specification, Conv and AveragePool. (onnxscript's rule knows neither
-dilations nor pooling.)
+dilations nor pooling.) Where the stride is over kernel + 1 the total falls below -1, and runtimes disagree: TensorFlow
+pads nothing, onnxruntime crops the begin. Such a node keeps its `auto_pad`.
 """
 
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def _try_make_explicit(node: ir.Node) -> bool:
 
 
 def _same_pads(node: ir.Node, *, odd_at_begin: bool) -> tuple[int, ...] | None:
-    """All begins, then all ends; None where the input's spatial shape is unknown."""
+    """All begins, then all ends; None where the input's spatial shape is unknown or runtimes disagree."""
     shape = static_shape(node.inputs[0]) if node.inputs[0] is not None else None
     kernel = kernel_shape(node)
     if shape is None or len(shape) != 2 + len(kernel) or None in shape[2:]:
@@ -60,9 +61,12 @@ def _same_pads(node: ir.Node, *, odd_at_begin: bool) -> tuple[int, ...] | None:
     strides = ints_attribute(node, "strides", (1,) * len(kernel))
     dilations = ints_attribute(node, "dilations", (1,) * len(kernel))
     totals = [
-        max(0, (-(-size // stride) - 1) * stride + (k - 1) * dilation + 1 - size)
+        (-(-size // stride) - 1) * stride + (k - 1) * dilation + 1 - size
         for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True)
     ]
+    if min(totals) < -1:
+        return None
+    totals = [max(0, total) for total in totals]
     smaller = tuple(total // 2 for total in totals)
     larger = tuple(total - total // 2 for total in totals)
     return larger + smaller if odd_at_begin else smaller + larger

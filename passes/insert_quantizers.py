@@ -23,11 +23,12 @@ from passes.calibrate_percentile import take_range
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import DEFAULT_CLIP, WeightSpec, pair_limit
 from qpipe.errors import LoweringError
-from qpipe.ir.layers import Layer, Role, activation_bound
+from qpipe.ir.layers import Layer, Role
 from qpipe.ir.plan import PlannedQuantizer, QuantizationPlan, plan_quantization
 from qpipe.ir.qdq import insert_activation_quantizer, insert_weight_quantizer
 from qpipe.ir.weight_layout import is_depthwise
 from qpipe.ir.weights import initial_weight
+from qpipe.ops import OPS
 
 MAX_EXPONENT_DISTANCE = 15  # of the two operands of an Add: float32 holds their sum exactly up to here
 
@@ -56,7 +57,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
             specs[value] = _observed_spec(planned)
         for layer in plan.layers:
             if layer.role is Role.CARRY:
-                specs[layer.output] = carried_spec(layer, [specs[value] for value in layer.inputs])
+                specs[layer.output] = OPS[layer.op_type].carried(layer.node, [specs[value] for value in layer.inputs])
             elif layer.role is Role.JOIN:
                 _check_distance(layer, specs)
         for layer in plan.layers:
@@ -80,26 +81,6 @@ class InsertQuantizers(ir.passes.InPlacePass):
         )
         stored, exponents = initial_weight(layer, spec, source, None if is_last else specs[layer.output])
         insert_weight_quantizer(graph, layer.node, stored, exponents, spec)
-
-
-def carried_spec(layer: Layer, sources: list[QuantSpec]) -> QuantSpec:
-    """The grid of a carrier's output: its input's, cut by a lone Relu or Clip; Concat's is the coarsest that holds all."""
-    if layer.op_type == "Concat":
-        return _common_spec(sources)
-    source = sources[0]
-    bound = activation_bound(layer.node)
-    if bound is None:
-        return source
-    top = source.qmax if math.isinf(bound) else min(source.qmax, round(bound / source.scale))
-    return dataclasses.replace(source, qmin=max(source.qmin, 0), qmax=top)
-
-
-def _common_spec(sources: list[QuantSpec]) -> QuantSpec:
-    bits = max(spec.bits for spec in sources)
-    signed = any(spec.is_signed for spec in sources)
-    # An unsigned tensor needs one exponent more on a signed grid of the same width.
-    log2_ymax = max(spec.exponent + spec.bits - spec.is_signed for spec in sources)
-    return QuantSpec.for_range(bits, log2_ymax, signed=signed)
 
 
 def _refuse_unsupported(plan: QuantizationPlan) -> None:

@@ -119,8 +119,8 @@ def window(node: ir.Node) -> Window:
     auto_pad = string_attribute(node, "auto_pad", "NOTSET")
     if auto_pad != "NOTSET":
         raise ModelError(
-            f"{describe(node)}: auto_pad is '{auto_pad}' and its spatial input shape is unknown; "
-            "export the model with a fixed image size"
+            f"{describe(node)}: auto_pad is '{auto_pad}', expected explicit pads (they follow from a fixed image size, "
+            "where no stride is over the kernel + 1)"
         )
     kernel = kernel_shape(node)
     ones = (1,) * len(kernel)

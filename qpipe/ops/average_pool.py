@@ -1,0 +1,69 @@
+"""AveragePool, GlobalAveragePool and the spatial ReduceMean: the exact rational mean, rounded once.
+
+onnxruntime's fused pooling multiplies by a rounded reciprocal of the count, which errs at exact ties for some counts (the
+first are 7 and 13); `reciprocal_is_exact` says for which counts it can be used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.errors import LoweringError
+from qpipe.ir.attributes import describe, int_attribute, window
+from qpipe.ops.base import Op
+from qpipe.ops.conv import symmetric_pads, torch_pads
+
+if TYPE_CHECKING:
+    import torch
+
+    from qpipe.ops.base import TorchFunction
+
+
+class AveragePool(Op):
+    """A window's sum divided by the count of each position."""
+
+    op_types = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+
+    def torch(self, node: ir.Node) -> TorchFunction:
+        """`x [N, C, H, W] -> [N, C, H', W']`, or `[N, C, 1, 1]`."""
+        if node.op_type != "AveragePool":
+            return _global_mean
+        return _windowed(node)
+
+
+def _global_mean(x: torch.Tensor) -> torch.Tensor:
+    spatial = tuple(range(2, x.ndim))
+    return x.sum(spatial, keepdim=True) / float(np.prod(x.shape[2:]))
+
+
+def _windowed(node: ir.Node) -> TorchFunction:
+    from torch.nn import functional as F
+
+    shape = window(node)
+    if len(shape.kernel) != 2 or any(d != 1 for d in shape.dilations):
+        raise LoweringError(f"{describe(node)}: expected 2 spatial dimensions without dilation")
+    include = bool(int_attribute(node, "count_include_pad", 0))
+    ceil_mode = bool(int_attribute(node, "ceil_mode", 0))
+    pads = symmetric_pads(shape)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        if pads is not None and all(2 * p <= k for p, k in zip(pads, shape.kernel, strict=True)):
+            return F.avg_pool2d(x, shape.kernel, shape.strides, pads, ceil_mode, include)
+        ones = x.new_ones(1, 1, *x.shape[2:])
+        order = torch_pads(shape.pads)
+        total = F.avg_pool2d(F.pad(x, order), shape.kernel, shape.strides, 0, ceil_mode, divisor_override=1)
+        counted = F.pad(ones, order, value=1.0 if include else 0.0)
+        return total / F.avg_pool2d(counted, shape.kernel, shape.strides, 0, ceil_mode, divisor_override=1)
+
+    return run
+
+
+def reciprocal_is_exact(count: int) -> bool:
+    """Whether `float32(sum) * float32(1 / count)` is exact at every tie of an 8-bit mean, as onnxruntime computes it."""
+    odd = count // (count & -count)
+    reciprocal = np.float32(1) / np.float32(odd)
+    multiples = np.arange(1, 512, 2, dtype=np.float32)
+    return bool(np.all(multiples * np.float32(odd) * reciprocal == multiples))

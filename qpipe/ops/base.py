@@ -1,0 +1,34 @@
+"""What an op is to qpipe: its torch semantics, the grid that it carries, its lowerings; one class in one file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import onnx_ir as ir
+
+from qpipe.arith.spec import QuantSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    TorchFunction = Callable[..., torch.Tensor]
+
+
+class Op(ABC):
+    """One ONNX op, or a few that differ only in how their arguments are written.
+
+    The torch semantics are those of real numbers. Values on a power-of-two grid are exact in float32 or float64, so the
+    same function trains and, in a wide enough type, gives the integers that ship.
+    """
+
+    op_types: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def torch(self, node: ir.Node) -> TorchFunction:
+        """A function of the layer's input tensors (then, for weighted ops, of the weight); attributes are read once."""
+
+    def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
+        """A carrier's output grid, from its inputs'."""
+        return sources[0]

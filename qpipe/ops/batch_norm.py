@@ -1,0 +1,28 @@
+"""BatchNormalization that stands alone: it ships as a 1×1 depthwise Conv whose 8-bit weight is the multiplier."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from qpipe.ops.base import Op
+
+if TYPE_CHECKING:
+    import torch
+
+    from qpipe.ops.base import TorchFunction
+
+
+class BatchNormalization(Op):
+    """`y[c] = k[c] * x[c]`; what is added belongs to the affine map behind it."""
+
+    op_types = ("BatchNormalization",)
+
+    def torch(self, node: ir.Node) -> TorchFunction:
+        """`(x [N, C, ...], k [C]) -> [N, C, ...]`."""
+
+        def run(x: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            return x * k.reshape(1, -1, *([1] * (x.ndim - 2)))
+
+        return run

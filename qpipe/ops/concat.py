@@ -1,0 +1,40 @@
+"""Concat: its inputs are requantized to one grid before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from qpipe.arith.spec import QuantSpec
+from qpipe.ir.attributes import int_attribute
+from qpipe.ops.base import Op
+
+if TYPE_CHECKING:
+    import torch
+
+    from qpipe.ops.base import TorchFunction
+
+
+class Concat(Op):
+    """Joins tensors along an axis."""
+
+    op_types = ("Concat",)
+
+    def torch(self, node: ir.Node) -> TorchFunction:
+        """`(a, b, ...) -> [a; b; ...]`."""
+        axis = int_attribute(node, "axis", 0)
+
+        def run(*tensors: torch.Tensor) -> torch.Tensor:
+            import torch
+
+            return torch.cat(tensors, axis)
+
+        return run
+
+    def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
+        """The finest grid of the widest width whose range holds all of the inputs' ranges."""
+        bits = max(spec.bits for spec in sources)
+        log2_ymax = max(spec.exponent + spec.bits - spec.is_signed for spec in sources)
+        return QuantSpec.for_range(bits, log2_ymax, signed=any(spec.is_signed for spec in sources))

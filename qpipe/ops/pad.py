@@ -1,0 +1,46 @@
+"""Pad with zeros: real zero is the code of the zero point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from qpipe.ir.attributes import constant_input, rank, require_constant
+from qpipe.ops.base import Op
+from qpipe.ops.conv import torch_pads
+
+if TYPE_CHECKING:
+    import torch
+
+    from qpipe.ops.base import TorchFunction
+
+
+class Pad(Op):
+    """Constant mode; negative pads crop."""
+
+    op_types = ("Pad",)
+
+    def torch(self, node: ir.Node) -> TorchFunction:
+        """`x -> x` with a border of zeros."""
+        from torch.nn import functional as F
+
+        pads = torch_pads(all_pads(node))
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            return F.pad(x, pads)
+
+        return run
+
+
+def all_pads(node: ir.Node) -> tuple[int, ...]:
+    """ONNX's pads for every axis: all begins, all ends."""
+    pads = [int(p) for p in require_constant(node, 1, "pads")]
+    axes = constant_input(node, 3)
+    if axes is None:
+        return tuple(pads)
+    dims = rank(node.inputs[0]) or 0
+    full = [0] * (2 * dims)
+    for i, axis in enumerate(int(a) % dims for a in axes):
+        full[axis], full[dims + axis] = pads[i], pads[len(axes) + i]
+    return tuple(full)

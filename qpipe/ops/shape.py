@@ -1,0 +1,82 @@
+"""Flatten, Reshape, Squeeze, Unsqueeze, Transpose, Identity, Dropout: the integers stay, their order or shape changes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from qpipe.ir.attributes import int_attribute, ints_attribute, rank, require_constant
+from qpipe.ops.base import Op
+
+if TYPE_CHECKING:
+    import torch
+
+    from qpipe.ops.base import TorchFunction
+
+
+class Shape(Op):
+    """What changes only the shape."""
+
+    op_types = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout")
+
+    def torch(self, node: ir.Node) -> TorchFunction:
+        """`x -> x` in the new shape."""
+        return _BUILDERS[node.op_type](node)
+
+
+def _flatten(node: ir.Node) -> TorchFunction:
+    axis = int_attribute(node, "axis", 1)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        split = axis + x.ndim if axis < 0 else axis
+        return x.reshape(math.prod(x.shape[:split]), -1)
+
+    return run
+
+
+def _reshape(node: ir.Node) -> TorchFunction:
+    target = [int(size) for size in require_constant(node, 1, "shape")]
+    keeps_zero = bool(int_attribute(node, "allowzero", 0))
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return x.reshape([x.shape[i] if s == 0 and not keeps_zero else s for i, s in enumerate(target)])
+
+    return run
+
+
+def _squeeze(node: ir.Node) -> TorchFunction:
+    axes = tuple(int(axis) for axis in require_constant(node, 1, "axes"))
+    return lambda x: x.squeeze(axes)
+
+
+def _unsqueeze(node: ir.Node) -> TorchFunction:
+    axes = [int(axis) for axis in require_constant(node, 1, "axes")]
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        for axis in sorted(a + x.ndim + len(axes) if a < 0 else a for a in axes):
+            x = x.unsqueeze(axis)
+        return x
+
+    return run
+
+
+def _transpose(node: ir.Node) -> TorchFunction:
+    order = ints_attribute(node, "perm", tuple(reversed(range(rank(node.inputs[0]) or 0))))
+    return lambda x: x.permute(order)
+
+
+def _identity(node: ir.Node) -> TorchFunction:
+    return lambda x: x
+
+
+_BUILDERS = {
+    "Flatten": _flatten,
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Transpose": _transpose,
+    "Identity": _identity,
+    "Dropout": _identity,
+}

@@ -1,0 +1,55 @@
+"""Slice with constant bounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from qpipe.ir.attributes import constant_input, require_constant
+from qpipe.ops.base import Op
+
+if TYPE_CHECKING:
+    import torch
+
+    from qpipe.ops.base import TorchFunction
+
+
+class Slice(Op):
+    """Takes a part of a tensor."""
+
+    op_types = ("Slice",)
+
+    def torch(self, node: ir.Node) -> TorchFunction:
+        """`x -> x[start:end:step]` along each axis; torch knows no negative steps, so those are index lists."""
+        bounds = slices(node)
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            import torch
+
+            for axis, part in bounds.items():
+                chosen = range(x.shape[axis])[part]
+                if chosen.step > 0:
+                    index = [slice(None)] * x.ndim
+                    index[axis] = slice(chosen.start, chosen.stop, chosen.step)
+                    x = x[tuple(index)]
+                else:
+                    x = x.index_select(axis, torch.tensor(list(chosen)))
+            return x
+
+        return run
+
+
+def slices(node: ir.Node) -> dict[int, slice]:
+    """Axis -> Python slice with ONNX's meaning: bounds beyond the end are cut."""
+    starts, ends = require_constant(node, 1, "starts"), require_constant(node, 2, "ends")
+    axes, steps = constant_input(node, 3), constant_input(node, 4)
+    count = len(starts)
+    axes_ = list(range(count)) if axes is None else [int(a) for a in axes]
+    steps_ = [1] * count if steps is None else [int(s) for s in steps]
+    found = {}
+    for axis, start, end, step in zip(axes_, starts, ends, steps_, strict=True):
+        # Below the lowest index, a backward slice goes on to the first element.
+        stop = None if step < 0 and int(end) < -(2**30) else int(end)
+        found[axis] = slice(int(start), stop, step)
+    return found
