@@ -52,7 +52,7 @@ def saturating_conv_u8s8(
         columns = patches[..., group * channels : (group + 1) * channels].reshape(batch * height * width, -1)
         weight = w[group * outputs : (group + 1) * outputs].transpose(2, 3, 1, 0).reshape(-1, outputs)
         product = exact_matmul(columns, weight) if depthwise else saturating_matmul_u8s8(columns, weight)
-        product = product - x_zero_point * weight.astype(np.int32).sum(axis=0)
+        product = product - x_zero_point * weight.sum(axis=0, dtype=np.int32)
         accumulators.append(product.reshape(batch, height, width, outputs))
     return np.concatenate(accumulators, axis=-1).transpose(0, 3, 1, 2)
 

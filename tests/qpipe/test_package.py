@@ -18,7 +18,9 @@ def test_verbs_are_functions(verb: str) -> None:
 
 
 def test_a_room_with_a_verbs_name_does_not_hide_the_verb() -> None:
-    code = "import qpipe, qpipe.calibrate, sys; print(qpipe.calibrate.__module__, sys.modules['qpipe.calibrate'].__name__)"
+    code = (
+        "import qpipe, qpipe.calibrate, sys; print(qpipe.calibrate.__module__, sys.modules['qpipe.calibrate'].__name__)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == ["qpipe.verbs.calibrate", "qpipe.calibrate"]
 

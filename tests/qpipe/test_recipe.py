@@ -84,7 +84,10 @@ limit = 100
         (MINIMAL + "[calib]\nbatches = 3\n", "calib: unknown key, did you mean 'calibrate'?"),
         ("sed = 1\n" + MINIMAL, "sed: unknown key, did you mean 'seed'?"),
         (MINIMAL + "[finetune]\nepochs = 'one'\n", "[finetune] epochs: 'one', expected a valid integer"),
-        (MINIMAL + "[export]\nformats = ['tflite']\n", "[export] formats: 'tflite', expected 'qoperator', 'integer' or 'qdq'"),
+        (
+            MINIMAL + "[export]\nformats = ['tflite']\n",
+            "[export] formats: 'tflite', expected 'qoperator', 'integer' or 'qdq'",
+        ),
         (MINIMAL + "[export]\nformats = []\n", "[export] formats: [], expected at least one item"),
         (MINIMAL + "[[export]]\n", "export: [{}], expected a table"),
         ("[model]\npath = 'a'\n[data]\npath = 'b'\n", "output: missing, but required"),

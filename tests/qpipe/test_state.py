@@ -15,9 +15,7 @@ def model_with_external_weights(folder: Path, values: list[float]) -> Path:
     graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [weights])
     model = ir.from_proto(onnx.helper.make_model(graph))
     path = folder / "net.onnx"
-    ir.save(model, path, external_data="weights.bin", external_data_size_threshold=0) if False else ir.save(
-        model, path, external_data="weights.bin", size_threshold_bytes=0
-    )
+    ir.save(model, path, external_data="weights.bin", size_threshold_bytes=0)
     return path
 
 
