@@ -12,6 +12,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import FOLDED_FROM_KEY, fold_constants_ir
 
+from qpipe.ir.quiet import quiet
+
 _QUANTIZATION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _FOUR_BIT = frozenset({ir.DataType.INT4, ir.DataType.UINT4})
 # Folding one constant can make the next one's shape known; in practice the second round finds nothing.
@@ -29,19 +31,25 @@ class FoldConstants(ir.passes.InPlacePass):
         """Infer and fold until nothing changes."""
         modified = False
         for _ in range(_ROUNDS):
-            inferred = common.ShapeInferencePass(strict_mode=False)(model).modified
-            folded = fold_constants_ir(
-                model,
-                # A weight that is reshaped or transposed in the graph may have any size.
-                input_size_limit=2**62,
-                output_size_limit=self.output_size_limit,
-                should_fold=_should_fold,
-            ).modified
-            modified |= inferred or folded
-            if not (inferred or folded):
+            # Where inference fails, shapes stay unknown; whoever needs one says so with the node's name.
+            with quiet("onnx_ir", "onnxscript"):
+                changed = self._infer_and_fold(model)
+            modified |= changed
+            if not changed:
                 break
         _tidy(model)
         return ir.passes.PassResult(model, modified)
+
+    def _infer_and_fold(self, model: ir.Model) -> bool:
+        inferred = common.ShapeInferencePass(strict_mode=False)(model)
+        folded = fold_constants_ir(
+            model,
+            # A weight that is reshaped or transposed in the graph may have any size.
+            input_size_limit=2**62,
+            output_size_limit=self.output_size_limit,
+            should_fold=_should_fold,
+        )
+        return bool(inferred.modified or folded.modified)
 
 
 def _should_fold(node: ir.Node) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 from qpipe.arith.quantize import MAX_SHIFT
 from qpipe.arith.spec import QuantSpec
+from qpipe.arith.weights import WeightSpec, exponents, round_rows
 
 MULTIPLIER_BITS = 8
 FLOAT32_EXACT = 2**24  # up to here float32 holds every integer
@@ -68,19 +69,25 @@ def fit(
     *,
     weight_exponent: Any,
     input_exponent: int,
-    output: QuantSpec,
+    output: QuantSpec | None,
     weight_sum: Any,
     xp: Any = np,
 ) -> IntegerAffine:
     """The integers of `k (conv - mean) + beta`, all arguments float64 or int `[C]`.
 
-    weight_sum: `sum |q_w| * qmax_x`, the largest accumulator. A multiplier is shortened (each bit takes one off n) where
-    n is over the bound and float32 could not hold the product either. A convolution without batch normalization has
-    k = 1, mean = 0 and its bias as beta.
+    output None is a last layer: the accumulator itself leaves, without a multiplier (k must be 1, mean 0), because
+    integers of different units can't be compared.
+
+    weight_sum: `sum |q_w| * qmax_x`, the largest accumulator. A multiplier is shortened (each bit takes one off n)
+    where n is over the bound and float32 could not hold the product either; one bit suffices if the weights respect
+    `weight_exponent_floor`. A convolution without batch normalization has k = 1, mean = 0 and its bias as beta.
     """
+    accumulator_exponent = input_exponent + weight_exponent
+    if output is None:
+        bias = xp.round(xp.ldexp(beta, -accumulator_exponent))
+        return IntegerAffine(xp.ones_like(k), xp.ones_like(k), weight_exponent * 0, bias, weight_exponent * 0)
     full, e = split(k, xp)
     is_zero = k == 0
-    accumulator_exponent = input_exponent + weight_exponent
     e = xp.where(is_zero, output.exponent - accumulator_exponent - _ZERO_CHANNEL_SHIFT, e)
     full = xp.where(is_zero, full * 0 + 1, full)
     sign = xp.sign(k)
@@ -88,12 +95,38 @@ def fit(
     n = output.exponent - accumulator_exponent - e
     bias = _bias(beta, mean, sign, m, e, accumulator_exponent, xp)
     in_float32 = ((weight_sum + abs(bias)) * m <= FLOAT32_EXACT) & (n <= MAX_SHIFT)
-    excess = xp.where(in_float32, n * 0, xp.clip(n - shift_bound(output), 0, None))
-    m = xp.maximum(xp.round(xp.ldexp(m, -excess)), m * 0 + 1)
+    spare_bits = xp.frexp(m)[1] - 1
+    excess = xp.where(in_float32, n * 0, xp.minimum(xp.clip(n - shift_bound(output), 0, None), spare_bits))
+    m = xp.round(xp.ldexp(m, -excess))
     e = e + excess
     m, e = _without_trailing_zeros(m, e, xp)
     bias = _bias(beta, mean, sign, m, e, accumulator_exponent, xp)
     return IntegerAffine(sign, m, e, bias, output.exponent - accumulator_exponent - e)
+
+
+def fit_alone(
+    k: Any, beta: Any, mean: Any, *, source: QuantSpec, output: QuantSpec, xp: Any = np
+) -> tuple[Any, Any, IntegerAffine]:
+    """A batch normalization without a convolution before it: codes `[C]` and exponents `[C]` of k, and what is added.
+
+    k itself is the 8-bit weight of a 1×1 depthwise convolution, so its integers have multiplier 1. The bias is fitted
+    to the coded k, which keeps the channel's centre where it is.
+    """
+    ones, spec = xp.ones_like(k), WeightSpec(bits=MULTIPLIER_BITS)
+    floor = weight_exponent_floor(ones, source.exponent, output, xp)
+    exponent = exponents(k[:, None], spec, floor, xp)
+    codes = round_rows(k[:, None], exponent, spec, xp)[:, 0]
+    integers = fit(
+        ones,
+        beta - xp.ldexp(codes, exponent) * mean,
+        0 * mean,
+        weight_exponent=exponent,
+        input_exponent=source.exponent,
+        output=output,
+        weight_sum=abs(codes) * source.largest,
+        xp=xp,
+    )
+    return codes, exponent, integers
 
 
 def _bias(beta: Any, mean: Any, sign: Any, m: Any, e: Any, accumulator_exponent: Any, xp: Any) -> Any:

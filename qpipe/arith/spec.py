@@ -54,7 +54,12 @@ class QuantSpec:
     @property
     def bits(self) -> int:
         """The width b of the narrowest standard range that holds this one."""
-        return max(self.qmax, -self.qmin).bit_length() + self.is_signed
+        return self.largest.bit_length() + self.is_signed
+
+    @property
+    def largest(self) -> int:
+        """The largest magnitude of an integer."""
+        return max(self.qmax, -self.qmin)
 
     @property
     def stored_min(self) -> int:

@@ -23,7 +23,9 @@ def finetune(
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Train a quantized network as it will compute, straight from its file.
+    """Train a quantized network, straight from its file.
+
+    Training computes what the exported network will compute, and needs no source of the network.
 
     \b
     Example:

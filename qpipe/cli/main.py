@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         return _fail(f"{error.format_message()} (see {_help_of(error)})", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", INTERRUPTED)
+        status = INTERRUPTED
     except BrokenPipeError:
         # Whoever read stdout has gone; what is left in the buffer must not fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,6 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", BAD_INPUT)
+    # typer makes this status of a KeyboardInterrupt, and says nothing.
+    if status == INTERRUPTED:
+        return _fail("interrupted", INTERRUPTED)
     return status if isinstance(status, int) else 0
 
 

@@ -67,12 +67,12 @@ def _is_settings(annotation: object) -> bool:
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     """A field as a parameter that typer reads: its flag, type, default and help."""
-    declaration = flag(name)
-    extra = field.json_schema_extra
-    if isinstance(extra, dict) and "off" in extra:
-        declaration += f"/--{extra['off']}"
-    default = field.default
+    declaration, default = flag(name), field.default
     annotation: Any = _without_annotated(field.annotation)
+    if bool in (annotation, *get_args(annotation)):
+        extra = field.json_schema_extra
+        off = extra.get("off") if isinstance(extra, dict) else None
+        declaration += f"/--{off or 'no-' + declaration.removeprefix('--')}"
     if _is_list(field):
         annotation = str | None
         default = None if default is None else ",".join(map(str, default))

@@ -1,4 +1,4 @@
-"""The demo's float network: a ResNet of seven convolutions for 8x8 digits, and its training.
+"""The demo's float network: a ResNet of nine convolutions for 8x8 digits, and its training.
 
 It has what real residual networks have, in small: BatchNormalization after every convolution, an identity skip, two
 skips through a strided 1x1 convolution, global average pooling and a linear classifier.

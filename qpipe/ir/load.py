@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 
 from qpipe.errors import ModelError
 from qpipe.ir.attributes import constant_array, describe
+from qpipe.ir.quiet import quiet
 from qpipe.ir.upgrade import upgrade
 
 # An infinite number in one of these is a bound, not a weight.
@@ -38,11 +39,10 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
         # An absolute folder, because onnx_ir doesn't check external data against an empty one.
         ir.external_data.set_base_dir(loaded.graph, Path(model).absolute().parent)
     _load_external_data(loaded, source)
+    _check_inputs(loaded, source)
     _check_graph(loaded, source)
     _check_weights(loaded, source)
-    loaded = upgrade(loaded, source)
-    _check_inputs(loaded, source)
-    return loaded
+    return upgrade(loaded, source)
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -111,6 +111,12 @@ def _check_graph(model: ir.Model, source: str) -> None:
         raise ModelError(f"{source}: the graph has no nodes")
     if not model.graph.outputs:
         raise ModelError(f"{source}: the graph has no outputs")
+    # The checker wants a name; runtimes don't.
+    model.graph.name = model.graph.name or "main"
+    if any(value.shape is None for value in model.graph.outputs):
+        # As for the name.
+        with quiet("onnx_ir"):
+            common.ShapeInferencePass(strict_mode=False)(model)
     try:
         common.CheckerPass()(model)
     except Exception as error:
@@ -152,6 +158,8 @@ def _is_bound(value: ir.Value) -> bool:
 def _check_inputs(model: ir.Model, source: str) -> None:
     """Every input is a tensor whose rank and dimensions are known, but for the first, the batch."""
     for value in model.graph.inputs:
+        if value.is_initializer():
+            continue
         if not isinstance(value.type, ir.TensorType):
             raise ModelError(f"{source}: input '{value.name}' is of type {value.type}, expected a tensor")
         if value.shape is None:

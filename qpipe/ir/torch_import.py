@@ -4,16 +4,13 @@ Only floats pass through `torch.onnx`; what is quantized is written by qpipe its
 file is read with ``weights_only=True``.
 """
 
-import contextlib
 import copy
 import difflib
 import importlib
-import logging
 import os
 import re
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +20,7 @@ from onnx_ir.passes import common
 
 from qpipe.errors import ModelError
 from qpipe.ir.load import load_model
+from qpipe.ir.quiet import quiet
 from qpipe.ir.upgrade import OPSET
 
 if TYPE_CHECKING:
@@ -115,7 +113,7 @@ def export_module(module: "nn.Module", input_shape: Sequence[int], *, name: str)
             f"{name}: input [batch, {', '.join(map(str, input_shape))}] does not fit: {_one_line(error)}"
         ) from error
     try:
-        with _quiet():
+        with quiet("torch.onnx"):
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -213,20 +211,6 @@ def _default_input_shape(module: "nn.Module", name: str) -> Sequence[int]:
         shape: Sequence[int] = getattr(module, "default_cfg", {}).get("input_size", _ZOO_INPUT_SHAPE)
         return shape
     raise ModelError(f"{name}: a PyTorch model needs its input shape, such as 3,224,224 (--input-shape)")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's notes on deprecations inside torch and on packages that are not installed."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _one_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from onnx_ir.passes import common
 from onnxscript.version_converter import ConvertVersionPass
 
 from qpipe.errors import ModelError
+from qpipe.ir.quiet import quiet
 
 OPSET = 21
 IR_VERSION = 10
@@ -29,6 +30,9 @@ def upgrade(model: ir.Model, source: str) -> ir.Model:
     """
     if (model.ir_version or 0) < OLDEST_IR_VERSION:
         raise ModelError(f"{source}: IR version is {model.ir_version}, expected {OLDEST_IR_VERSION} or newer")
+    if "ai.onnx" in model.opset_imports:
+        # The standard domain's long name; onnx_ir shortens it on the nodes only.
+        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
     common.RemoveInitializersFromInputsPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     opset = model.opset_imports.get("")
@@ -48,11 +52,12 @@ def _convert(model: ir.Model, opset: int, source: str) -> ir.Model:
     common.RemoveUnusedOpsetsPass()(model)
     try:
         if _OLDEST_ONNXSCRIPT_OPSET <= opset < OPSET:
-            ConvertVersionPass(target_version=OPSET)(model)
+            with quiet("onnx_ir", "onnxscript"):
+                ConvertVersionPass(target_version=OPSET)(model)
             return model
         proto = ir.to_proto(model)
         # The converter's adapters ask for shapes (Softmax's meaning changed with opset 13).
-        proto = onnx.shape_inference.infer_shapes(proto)
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
         return ir.from_proto(version_converter.convert_version(proto, OPSET))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

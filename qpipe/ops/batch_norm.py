@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 
 class BatchNormalization(Op):
-    """`y[c] = k[c] * x[c]`; what is added belongs to the affine map behind it."""
+    """`y[c] = k[c] * x[c] + b[c]`."""
 
     op_types = ("BatchNormalization",)
 
     def torch(self, node: ir.Node) -> TorchFunction:
-        """`(x [N, C, ...], k [C]) -> [N, C, ...]`."""
+        """`(x [N, C, ...], k [C], b [C]) -> [N, C, ...]`."""
 
-        def run(x: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-            return x * k.reshape(1, -1, *([1] * (x.ndim - 2)))
+        def run(x: torch.Tensor, k: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            shape = (1, -1, *([1] * (x.ndim - 2)))
+            return x * k.reshape(shape) + b.reshape(shape)
 
         return run

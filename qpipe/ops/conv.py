@@ -22,7 +22,7 @@ class Conv(Op):
     op_types = ("Conv",)
 
     def torch(self, node: ir.Node) -> TorchFunction:
-        """`(x [N, C, *S], w [O, C / groups, *kernel]) -> [N, O, *S']`."""
+        """`(x [N, C, *S], w [O, C / groups, *kernel], b [O] or None) -> [N, O, *S']`."""
         from torch.nn import functional as F
 
         shape, groups = window(node), int_attribute(node, "group", 1)
@@ -31,11 +31,11 @@ class Conv(Op):
             raise LoweringError(f"{describe(node)}: {len(shape.kernel)} spatial dimensions, expected 1 to 3")
         symmetric = symmetric_pads(shape)
 
-        def run(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        def run(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
             if symmetric is not None:
-                return convolve(x, w, None, shape.strides, symmetric, shape.dilations, groups)
+                return convolve(x, w, b, shape.strides, symmetric, shape.dilations, groups)
             padded = F.pad(x, torch_pads(shape.pads))
-            return convolve(padded, w, None, shape.strides, 0, shape.dilations, groups)
+            return convolve(padded, w, b, shape.strides, 0, shape.dilations, groups)
 
         return run
 

@@ -21,10 +21,12 @@ class Gemm(Op):
     op_types = ("Gemm", "MatMul")
 
     def torch(self, node: ir.Node) -> TorchFunction:
-        """`(x [..., K], w as the node stores it) -> [..., C]`."""
+        """`(x [..., K], w as the node stores it, b [C] or None) -> [..., C]`."""
+        from torch.nn import functional as F
+
         transposed = output_axis(node) == 0
 
-        def run(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-            return x @ (w.T if transposed else w)
+        def run(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+            return F.linear(x, w if transposed else w.T, b)
 
         return run

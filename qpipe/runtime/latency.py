@@ -25,8 +25,8 @@ from qpipe.runtime.session import (
     single_input,
 )
 
-ROUNDS: Final = 20
-RUNS_PER_ROUND: Final = 5
+REPEATS: Final = 100
+RUNS_PER_TURN: Final = 5
 WARM_UP: Final = 3
 
 
@@ -49,18 +49,17 @@ def measure_latency(
     models: Sequence[AnyModel | ort.InferenceSession],
     batch_sizes: Sequence[int] = (1,),
     *,
-    rounds: int = ROUNDS,
-    runs: int = RUNS_PER_ROUND,
+    repeats: int = REPEATS,
     warm_up: int = WARM_UP,
     threads: int | None = None,
 ) -> list[Latency]:
-    """Time `rounds` times `runs` runs of every model at every batch size, the models in turn within each round.
+    """Time `repeats` runs of every model at every batch size, the models in turn, a few runs each time.
 
     Before the timed runs of its turn a model runs once untimed, because its weights have left the caches. Inputs are
     random, of the model's type. Raises ModelError where a model can't be opened or doesn't take a batch size.
     """
-    if min([rounds, runs, *batch_sizes], default=0) < 1 or not batch_sizes:
-        raise RecipeError(f"rounds {rounds}, runs {runs}, batch sizes {list(batch_sizes)}: expected numbers from 1")
+    if not batch_sizes or min(repeats, *batch_sizes) < 1:
+        raise RecipeError(f"repeats {repeats}, batch sizes {list(batch_sizes)}: expected numbers from 1")
     if not models:
         raise ModelError("no models to measure; expected one or more")
     sessions = [
@@ -69,7 +68,7 @@ def measure_latency(
     latencies: list[Latency] = []
     for size in batch_sizes:
         feeds = [random_input(session, size) for session in sessions]
-        times = _in_turn(sessions, feeds, rounds=rounds, runs=runs, warm_up=warm_up)
+        times = _in_turn(sessions, feeds, repeats=repeats, warm_up=warm_up)
         latencies += [_latency(session, size, own, times[0]) for session, own in zip(sessions, times, strict=True)]
     return latencies
 
@@ -95,7 +94,7 @@ def random_input(session: ort.InferenceSession, batch_size: int) -> dict[str, Ar
 
 
 def _in_turn(
-    sessions: Sequence[ort.InferenceSession], feeds: Sequence[dict[str, Array]], *, rounds: int, runs: int, warm_up: int
+    sessions: Sequence[ort.InferenceSession], feeds: Sequence[dict[str, Array]], *, repeats: int, warm_up: int
 ) -> list[list[float]]:
     """Seconds of each timed run, a list for each session."""
     times: list[list[float]] = [[] for _ in sessions]
@@ -103,10 +102,10 @@ def _in_turn(
         for _ in run_batches(session, list(feed.values()) * warm_up):
             pass
     size = len(next(iter(feeds[0].values())))
-    for _ in track(range(rounds), f"latency at batch {size}"):
+    for done in track(range(0, repeats, RUNS_PER_TURN), f"latency at batch {size}"):
         for session, feed, own in zip(sessions, feeds, times, strict=True):
             session.run(None, feed)
-            for _ in range(runs):
+            for _ in range(min(RUNS_PER_TURN, repeats - done)):
                 start = time.perf_counter()
                 session.run(None, feed)
                 own.append(time.perf_counter() - start)

@@ -1,0 +1,52 @@
+"""A BatchNormalization that stands alone, as the 1×1 depthwise convolution that it will be: always on running statistics."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from qpipe.arith.multiplier import fit_alone
+from qpipe.arith.spec import QuantSpec
+from qpipe.ir.attributes import float_attribute, require_constant
+from qpipe.ir.view import QuantizedLayer
+from qpipe.ops import OPS
+from qpipe.train.straight_through import straight_through
+
+
+class StandaloneBatchNorm(nn.Module):
+    """`k x + b` with k an 8-bit weight and b int32, both straight through."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+    def __init__(self, layer: QuantizedLayer) -> None:
+        super().__init__()
+        self.layer = layer
+        self.source: QuantSpec | None = layer.inputs[0].spec if layer.inputs else None
+        self.target: QuantSpec | None = layer.output.spec if layer.output is not None else None
+        gamma, beta, mean, variance = (
+            torch.from_numpy(require_constant(layer.node, i + 1, name).astype("float32"))
+            for i, name in enumerate(("scale", "bias", "mean", "variance"))
+        )
+        self.epsilon = float_attribute(layer.node, "epsilon", 1e-5)
+        self.gamma, self.beta = nn.Parameter(gamma), nn.Parameter(beta)
+        self.register_buffer("mean", mean)
+        self.register_buffer("variance", variance)
+        self.run = OPS[layer.op_type].torch(layer.node)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x [N, C, ...]`; float64 in evaluation, where every value is exact."""
+        k = self.gamma.double() / torch.sqrt(self.variance.double() + self.epsilon)
+        mean = self.mean.double()
+        b = self.beta.double() - k * mean
+        if self.source is not None and self.target is not None:
+            with torch.no_grad():
+                codes, exponent, integers = fit_alone(
+                    k, self.beta.double(), mean, source=self.source, output=self.target, xp=torch
+                )
+                unit = torch.ldexp(integers.multiplier, integers.exponent + exponent)
+                rounded_k, rounded_b = codes * unit, integers.bias * unit * self.source.scale
+            k, b = straight_through(k, rounded_k), straight_through(b, rounded_b)
+        if self.training:
+            return self.run(x, k.float(), b.float())
+        return self.run(x.double(), k, b)

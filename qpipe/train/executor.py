@@ -1,0 +1,143 @@
+"""The QDQ graph as a torch module: what trains is what ships.
+
+In training it computes in float32 with fused fake quantization; in evaluation it computes exactly what the finalized file
+gives on an integer runtime. A float graph, without quantizers, trains on it as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from qpipe.arith.spec import QuantSpec
+from qpipe.errors import ModelError
+from qpipe.ir.attributes import constant_array, require_constant
+from qpipe.ir.layers import Layer, Role, activation_bound, group_layers
+from qpipe.ir.view import QuantizedLayer, TrainableWeight, View, read_view
+from qpipe.ops import OPS
+from qpipe.train.batch_norm import StandaloneBatchNorm
+from qpipe.train.straight_through import exact_fake_quantize, fake_quantize
+from qpipe.train.weighted import BatchNormMode, WeightedLayer
+
+
+class Quantizer(nn.Module):
+    """One activation quantizer; `enabled` False lets the values through."""
+
+    def __init__(self, spec: QuantSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.enabled = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x on its grid, float32."""
+        if not self.enabled:
+            return x
+        return fake_quantize(x, self.spec) if self.training else exact_fake_quantize(x, self.spec).float()
+
+
+class Executor(nn.Module):
+    """Runs a trainable graph up to its last layers; what follows them (a Softmax, say) is not part of training.
+
+    Args:
+        model: a trainable QDQ model, or a normalized float model.
+        batch_norm: the statistics that training normalizes by.
+    """
+
+    def __init__(self, model: ir.Model, *, batch_norm: BatchNormMode = "running") -> None:
+        super().__init__()
+        self._layers, self._results, inputs = _plan(model)
+        self._input, spec = inputs
+        self.quantizers = nn.ModuleDict()
+        self.layers = nn.ModuleDict()
+        self._functions = {}
+        if spec is not None:
+            self.quantizers["input"] = Quantizer(spec)
+        for index, layer in enumerate(self._layers):
+            key = str(index)
+            if layer.op_type == "BatchNormalization":
+                self.layers[key] = StandaloneBatchNorm(layer)
+            elif layer.layer.role is Role.COMPUTE:
+                self.layers[key] = WeightedLayer(layer, _weight(layer), batch_norm=batch_norm)
+            else:
+                self._functions[key] = OPS[layer.op_type].torch(layer.node)
+            if layer.output is not None:
+                self.quantizers[key] = Quantizer(layer.output.spec)
+        self._reads = [_read_values(layer) for layer in self._layers]
+        self._last_use = {value: i for i, reads in enumerate(self._reads) for value in reads}
+        self._last_use.update(dict.fromkeys(self._results, len(self._layers)))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`x [N, C, H, W]` float32 -> the result of each last layer, float32 in training, exact float64 otherwise."""
+        values: dict[ir.Value, torch.Tensor] = {self._input: self._quantized("input", x)}
+        for i, (layer, reads) in enumerate(zip(self._layers, self._reads, strict=True)):
+            key = str(i)
+            run = self.layers[key] if key in self.layers else self._functions[key]
+            y = _activate(run(*(values[value] for value in reads)), layer.layer)
+            values[layer.result] = self._quantized(key, y)
+            for value in reads:
+                if self._last_use[value] == i:
+                    values.pop(value, None)
+        return tuple(values[value] for value in self._results)
+
+    def _quantized(self, key: str, x: torch.Tensor) -> torch.Tensor:
+        if key not in self.quantizers:
+            return x
+        result: torch.Tensor = self.quantizers[key](x)
+        return result
+
+    def train(self, mode: bool = True) -> Executor:
+        """Switch the mode; leaving training fixes the weights' exponents at what the weights are then."""
+        if self.training and not mode:
+            for layer in self.weighted():
+                layer.refresh()
+        super().train(mode)
+        return self
+
+    def weighted(self) -> Iterator[WeightedLayer]:
+        """The weighted layers in topological order."""
+        return (layer for layer in self.layers.values() if isinstance(layer, WeightedLayer))
+
+    def batch_norms(self) -> Iterator[StandaloneBatchNorm]:
+        """The BatchNormalizations that stand alone."""
+        return (layer for layer in self.layers.values() if isinstance(layer, StandaloneBatchNorm))
+
+
+def _plan(model: ir.Model) -> tuple[list[QuantizedLayer], list[ir.Value], tuple[ir.Value, QuantSpec | None]]:
+    """Layers, result values, and the input with its grid."""
+    if any(node.op_type == "QuantizeLinear" for node in model.graph):
+        view: View = read_view(model)
+        if view.is_final:
+            raise ModelError("the model is final (its weights are integers); train the file that calibrate wrote")
+        if len(view.inputs) != 1:
+            raise ModelError(f"the model has {len(view.inputs)} quantized inputs, expected 1")
+        return view.layers, view.results, (view.inputs[0].output, view.inputs[0].spec)
+    layers = [QuantizedLayer(layer, (), None) for layer in group_layers(model.graph)]
+    unknown = [layer.name for layer in layers if layer.op_type not in OPS]
+    if unknown:
+        raise ModelError(f"node '{unknown[0]}' can't be trained: no torch semantics for its op")
+    return layers, list(model.graph.outputs), (model.graph.inputs[0], None)
+
+
+def _read_values(layer: QuantizedLayer) -> tuple[ir.Value, ...]:
+    return tuple(q.output for q in layer.inputs) or layer.layer.inputs
+
+
+def _weight(layer: QuantizedLayer) -> torch.Tensor:
+    if isinstance(layer.weight, TrainableWeight):
+        values = constant_array(layer.weight.values)
+        assert values is not None
+    else:
+        values = require_constant(layer.node, 1, "weight")
+    return torch.from_numpy(np.ascontiguousarray(values.astype(np.float32)))
+
+
+def _activate(y: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """The fused activation. In place: what it reads (a product, a sum) is needed by no gradient."""
+    bound = activation_bound(layer.activation) if layer.activation is not None else None
+    if bound is None:
+        return y
+    return y.relu_() if bound == float("inf") else y.clamp_(0.0, bound)

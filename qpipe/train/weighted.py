@@ -1,0 +1,191 @@
+"""A Conv, Gemm or MatMul with its affine map, as it trains and as it is evaluated exactly.
+
+Training computes `product(x, w_q) * k + b` in float32 with k rounded to 8 bits and b to int32 (in accumulator units),
+as the exported network will have them, all straight through. Evaluation computes the same from integers, in types that
+hold every sum, so it gives the file's integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit, weight_exponent_floor
+from qpipe.arith.spec import QuantSpec
+from qpipe.arith.weights import WeightSpec, exponents, quantize_rows, round_rows
+from qpipe.ir.attributes import constant_input, float_attribute, require_constant
+from qpipe.ir.view import QuantizedLayer, TrainableWeight
+from qpipe.ir.weight_layout import output_axis, to_rows, to_weight
+from qpipe.ir.weights import NO_FLOOR
+from qpipe.ops import OPS
+from qpipe.train.straight_through import straight_through
+
+BatchNormMode = Literal["running", "batch"]
+Product = Callable[..., torch.Tensor]
+
+
+class WeightedLayer(nn.Module):
+    """Float weights, their exponents, and the BatchNormalization's parameters or the bias.
+
+    `product(x, w, b)` is the one op of the layer; its operands are the quantized ones. Replace it to compute forward,
+    gradient to the input and gradient to the weight in another arithmetic, and set `folds` to False: while it is True
+    and BatchNormalization runs on running statistics, k is multiplied into the weight instead of the product.
+    """
+
+    exponent: torch.Tensor
+    mean: torch.Tensor
+    variance: torch.Tensor
+    offset: torch.Tensor
+
+    def __init__(self, layer: QuantizedLayer, values: torch.Tensor, *, batch_norm: BatchNormMode) -> None:
+        super().__init__()
+        self.layer = layer
+        self.spec: WeightSpec | None = None
+        self.source: QuantSpec | None = layer.inputs[0].spec if layer.inputs else None
+        self.target: QuantSpec | None = layer.output.spec if layer.output is not None else None
+        self.product: Product = OPS[layer.op_type].torch(layer.node)
+        self.mode = batch_norm
+        self.folds = True
+        self.weight = nn.Parameter(values.clone())
+        channels = values.shape[output_axis(layer.node)]
+        if isinstance(layer.weight, TrainableWeight):
+            self.spec = layer.weight.spec
+            self.register_buffer("exponent", torch.from_numpy(layer.weight.exponents.copy()))
+        bias = constant_input(layer.node, 2)
+        offset = torch.zeros(channels) if bias is None else torch.from_numpy(bias.copy()).reshape(-1).expand(channels)
+        node = layer.layer.batch_norm
+        self.has_batch_norm = node is not None
+        if node is None:
+            self.beta = nn.Parameter(offset.clone(), requires_grad=bias is not None)
+            return
+        gamma, beta, mean, variance = (
+            torch.from_numpy(require_constant(node, i + 1, name).astype("float32"))
+            for i, name in enumerate(("scale", "bias", "mean", "variance"))
+        )
+        self.epsilon = float_attribute(node, "epsilon", 1e-5)
+        self.momentum = 1.0 - float_attribute(node, "momentum", 0.9)
+        self.gamma, self.beta = nn.Parameter(gamma), nn.Parameter(beta)
+        self.register_buffer("mean", mean)
+        self.register_buffer("variance", variance)
+        self.register_buffer("offset", offset.clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` on its grid -> the affine map's output, before activation and quantizer."""
+        if not self.training:
+            return self._exact(x) if self.spec is not None else self._apply_affine(x, self.weight)
+        weight = self.quantized_weight()
+        if self.has_batch_norm and self.mode == "batch":
+            return self._with_batch_statistics(self.product(x, weight), weight)
+        return self._apply_affine(x, weight)
+
+    def quantized_weight(self) -> torch.Tensor:
+        """The weight on its grid, exponents computed anew (FAQ, section 3.1.1); the gradient is the float weight's."""
+        if self.spec is None:
+            return self.weight
+        with torch.no_grad():
+            codes, self.exponent = self._quantize(self.spec)
+            on_grid = torch.ldexp(codes, self.exponent[:, None])
+            quantized = to_weight(self.layer.node, on_grid, tuple(self.weight.shape))
+        return straight_through(self.weight, quantized)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Recompute the exponents from the float weights as they are now: what is evaluated and written uses these."""
+        if self.spec is not None:
+            _, self.exponent = self._quantize(self.spec)
+
+    def _quantize(self, spec: WeightSpec) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = to_rows(self.layer.node, self.weight.detach())
+        floor = torch.full((len(rows),), NO_FLOOR)
+        if self.target is not None and self.source is not None:
+            floor = weight_exponent_floor(self._factor(), self.source.exponent, self.target, torch)
+        codes, exponent = quantize_rows(rows, exponents(rows, spec, floor, torch), spec, torch)
+        return codes, exponent.long()
+
+    def _factor(self) -> torch.Tensor:
+        """k = gamma / sqrt(var + eps) in float64, or 1."""
+        if not self.has_batch_norm:
+            return torch.ones(len(self.beta), dtype=torch.float64)
+        return self.gamma.double() / torch.sqrt(self.variance.double() + self.epsilon)
+
+    def _centre(self) -> torch.Tensor:
+        """The running mean of the product without its bias, in float64; 0 without a BatchNormalization."""
+        if not self.has_batch_norm:
+            return torch.zeros(len(self.beta), dtype=torch.float64)
+        return self.mean.double() - self.offset.double()
+
+    def _apply_affine(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """`k * product + b` in float32, k and b rounded straight through where the layer is quantized."""
+        k = self._factor()
+        b = self.beta - self._centre() * k
+        if self.spec is not None and self.source is not None:
+            with torch.no_grad():
+                integers = self._integers(self._codes(weight), k, self._centre())
+                unit = torch.ldexp(integers.multiplier, integers.exponent)
+                rounded_b = torch.ldexp(integers.bias * unit, self.exponent + self.source.exponent)
+            k, b = straight_through(k, unit * integers.sign), straight_through(b, rounded_b)
+        if not self.has_batch_norm:
+            return self.product(x, weight, b.float())
+        if self.folds:
+            return self.product(x, weight * self._along(k.float(), weight, output_axis(self.layer.node)), b.float())
+        y = self.product(x, weight)
+        return y * self._along(k.float(), y) + self._along(b.float(), y)
+
+    def _codes(self, weight: torch.Tensor) -> torch.Tensor:
+        """The integers `[C, K]` of a weight on its grid."""
+        return torch.ldexp(to_rows(self.layer.node, weight.detach()), -self.exponent[:, None])
+
+    def _integers(self, codes: torch.Tensor, k: torch.Tensor, mean: torch.Tensor) -> IntegerAffine:
+        assert self.source is not None
+        return fit(
+            k.detach(),
+            self.beta.detach().double(),
+            mean,
+            weight_exponent=self.exponent,
+            input_exponent=self.source.exponent,
+            output=self.target,
+            weight_sum=codes.abs().sum(1, dtype=torch.float64) * self.source.largest,
+            xp=torch,
+        )
+
+    def _with_batch_statistics(self, product: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Batch normalization by the batch's own statistics, its factor rounded to 8 bits as it would be with them."""
+        gamma = self.gamma
+        if self.spec is not None:
+            with torch.no_grad():
+                axes = [axis for axis in range(product.ndim) if axis != 1]
+                variance, mean = torch.var_mean(product, axes, correction=0)
+                k = gamma.double() / torch.sqrt(variance.double() + self.epsilon)
+                integers = self._integers(self._codes(weight), k, mean.double())
+                rounded = torch.ldexp(integers.multiplier, integers.exponent) * integers.sign
+                ratio = torch.where(k == 0, 1.0, rounded / k).float()
+            gamma = straight_through(gamma, gamma.detach() * ratio)
+        running = self.mean - self.offset
+        y = F.batch_norm(product, running, self.variance, gamma, self.beta, True, self.momentum, self.epsilon)
+        self.mean = running + self.offset
+        return y
+
+    @torch.no_grad()
+    def _exact(self, x: torch.Tensor) -> torch.Tensor:
+        """float64, every value exact: integers are summed in the narrowest float type that holds every sum."""
+        assert self.spec is not None
+        assert self.source is not None
+        codes = round_rows(to_rows(self.layer.node, self.weight), self.exponent, self.spec, torch)
+        integers = self._integers(codes, self._factor(), self._centre())
+        codes = codes * integers.sign[:, None].float()
+        largest = float(codes.abs().sum(1, dtype=torch.float64).max()) * self.source.largest
+        kind = torch.float32 if largest <= FLOAT32_EXACT else torch.float64
+        weight = to_weight(self.layer.node, codes, tuple(self.weight.shape)).to(kind)
+        accumulator = self.product((x / self.source.scale).to(kind), weight).double()
+        unit = torch.ldexp(integers.multiplier, integers.exponent + self.exponent + self.source.exponent)
+        return (accumulator + self._along(integers.bias, accumulator)) * self._along(unit, accumulator)
+
+    def _along(self, values: torch.Tensor, like: torch.Tensor, axis: int | None = None) -> torch.Tensor:
+        """`[C]` shaped to broadcast along an axis: the output's channels, 1 behind a Conv and the last behind a Gemm."""
+        shape = [1] * like.ndim
+        shape[(1 if self.layer.op_type == "Conv" else -1) if axis is None else axis] = -1
+        return values.reshape(shape)

@@ -1,0 +1,156 @@
+"""Each command hands its options to the verb of its name, and prints what comes back, for people and as JSON."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+import qpipe
+from qpipe.cli.main import main
+
+CERTIFICATE = [{"layer": "conv1", "largest_accumulator": 123456, "shift": 16, "pairs": True}]
+NODES = [["conv1", "Conv", "quantized", ""], ["erf", "Erf", "no integer form", "remove it"]]
+
+
+def model_with_certificate() -> ir.Model:
+    model = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
+    model.metadata_props["qpipe.certificate"] = json.dumps(CERTIFICATE)
+    return model
+
+
+class Inspection:
+    def to_json(self) -> dict[str, Any]:
+        return {"inputs": ["x [N, 3, 8, 8]"], "opset": 21, "ops": {"Conv": 2}, "macs": 1000, "nodes": NODES}
+
+
+class Calls:
+    """Verbs that note their arguments and return `answers[name]`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.given: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        row = {"name": "a.onnx", "top1": 91.5, "integers_equal": True}
+        self.answers: dict[str, Any] = {
+            "inspect": Inspection(),
+            "calibrate": model_with_certificate(),
+            "finetune": model_with_certificate(),
+            "export": model_with_certificate(),
+            "validate": SimpleNamespace(rows=[row], ok=True),
+            "bench": SimpleNamespace(rows=[{"name": "a.onnx", "ratio": 0.5}], cpu="A CPU, VNNI"),
+        }
+        for name in self.answers:
+            monkeypatch.setitem(vars(qpipe), name, self.verb(name))
+
+    def verb(self, name: str) -> Any:
+        def verb(*positional: Any, **keywords: Any) -> Any:
+            print("a library's chatter")
+            self.given[name] = (positional, keywords)
+            return self.answers[name]
+
+        return verb
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    return Calls(monkeypatch)
+
+
+WORDS = {
+    "inspect": "inspect m.onnx",
+    "calibrate": "calibrate m.onnx --data d.npz -o q.onnx --mean 0.5 --batches 3 --per-tensor --seed 4",
+    "finetune": "finetune q.onnx --data d.npz -o f.onnx --epochs 2 --no-flip --checkpoint c --resume",
+    "export": "export f.onnx -o i.onnx --format integer --io integer --layout NHWC --data d.npz",
+    "validate": "validate a.onnx b.onnx --data d.npz --limit 5 --split val",
+    "bench": "bench a.onnx b.onnx --batch-sizes 1,8 --threads 2",
+}
+POSITIONAL = {
+    "inspect": ("m.onnx",),
+    "calibrate": ("m.onnx", "d.npz", "q.onnx"),
+    "finetune": ("q.onnx", "d.npz", "f.onnx"),
+    "export": ("f.onnx", "i.onnx"),
+    "validate": (["a.onnx", "b.onnx"], "d.npz"),
+    "bench": (["a.onnx", "b.onnx"],),
+}
+SOME_KEYWORDS: dict[str, dict[str, Any]] = {
+    "inspect": {"weights": None},
+    "calibrate": {"preprocess": {"mean": (0.5,)}, "batches": 3, "per_channel": False, "seed": 4, "weight_bits": 8},
+    "finetune": {"epochs": 2, "flip": False, "checkpoint": "c", "resume": True, "preprocess": None, "seed": 0},
+    "export": {"format": "integer", "io": "integer", "layout": "NHWC", "data": "d.npz", "weights": "int8"},
+    "validate": {"limit": 5, "split": "val", "preprocess": None},
+    "bench": {"batch_sizes": (1, 8), "threads": 2, "repeats": 50},
+}
+SHOWN = {
+    "inspect": ("opset: 21", "Conv", "no integer form", "remove it"),
+    "calibrate": ("wrote q.onnx",),
+    "finetune": ("wrote f.onnx",),
+    "export": ("certificate", "conv1", "123,456", "wrote i.onnx"),
+    "validate": ("a.onnx", "91.5", "every integer is equal"),
+    "bench": ("a.onnx", "0.5", "CPU: A CPU, VNNI"),
+}
+JSON: dict[str, dict[str, Any]] = {
+    "inspect": Inspection().to_json(),
+    "calibrate": {"output": "q.onnx", "metadata": {"certificate": CERTIFICATE}},
+    "finetune": {"output": "f.onnx", "metadata": {"certificate": CERTIFICATE}},
+    "export": {"output": "i.onnx", "metadata": {"certificate": CERTIFICATE}},
+    "validate": {"ok": True, "rows": [{"name": "a.onnx", "top1": 91.5, "integers_equal": True}]},
+    "bench": {"cpu": "A CPU, VNNI", "rows": [{"name": "a.onnx", "ratio": 0.5}]},
+}
+
+
+@pytest.mark.parametrize("command", WORDS)
+def test_options_reach_the_verb_and_people_get_tables(
+    command: str, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(WORDS[command].split()) == 0
+    positional, keywords = calls.given[command]
+    assert positional == POSITIONAL[command]
+    assert SOME_KEYWORDS[command].items() <= keywords.items()
+    out = capsys.readouterr().out
+    for words in SHOWN[command]:
+        assert words in out
+
+
+@pytest.mark.parametrize("command", WORDS)
+def test_json_is_all_that_stands_on_stdout(command: str, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS[command].split(), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == JSON[command]
+    assert "chatter" in captured.err
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=["people", "json"])
+def test_integers_that_differ_are_status_1(words: list[str], calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    calls.answers["validate"] = SimpleNamespace(rows=[{"name": "a.onnx", "integers_equal": False}], ok=False)
+    assert main([*WORDS["validate"].split(), *words]) == 1
+    assert "a.onnx" in capsys.readouterr().out
+
+
+def test_a_certificate_beside_other_facts_is_shown_as_well(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    calls.answers["export"].metadata_props["qpipe.certificate"] = json.dumps({"cpu": "vnni", "layers": CERTIFICATE})
+    assert main(WORDS["export"].split()) == 0
+    assert "conv1" in capsys.readouterr().out
+
+
+def test_run_and_demo_report_stages_and_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import qpipe.demo.run
+    import qpipe.pipeline
+    from qpipe.pipeline import PipelineReport, StageOutcome
+
+    stages = (StageOutcome("calibrate", "out/c.qdq.onnx", kept=True, seconds=1.5),)
+    report = PipelineReport("out", stages, [{"name": "a.onnx", "top1": 91.5}])
+    monkeypatch.setattr(qpipe.pipeline, "run_recipe", lambda recipe, restart: report)
+    monkeypatch.setattr(qpipe.demo.run, "run_demo", lambda output, restart: report)
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('output = "o"\n[model]\npath = "m.onnx"\n[data]\npath = "digits"\n')
+    for words in (["run", str(recipe)], ["demo"]):
+        assert main(words) == 0
+        out = capsys.readouterr().out
+        for expected in ("calibrate", "1.5", "91.5", "all files are in out"):
+            assert expected in out
+        assert main([*words, "--json"]) == 0
+        payload = json.loads(capsys.readouterr().out)
+        assert payload["rows"] == report.rows
+        assert payload["stages"][0]["kept"] is True

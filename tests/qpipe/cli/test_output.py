@@ -1,0 +1,63 @@
+import json
+import sys
+
+import onnx_ir as ir
+import pytest
+
+from qpipe.cli.output import cell, emit, metadata, print_table, working
+from qpipe.progress import step
+
+
+def test_json_is_one_object_and_the_tables_stay_away(capsys: pytest.CaptureFixture[str]) -> None:
+    emit(True, {"a": (1, 2), "b": float("nan")}, lambda: print("table"))
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"a": [1, 2], "b": None}
+    assert out.count("\n") == 1
+
+
+def test_people_get_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    emit(False, {"a": 1}, lambda: print("table"))
+    assert capsys.readouterr().out == "table\n"
+
+
+def test_progress_and_prints_of_libraries_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with working(), step("a stage"):
+        print("a library's note", file=sys.stdout)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "a stage" in captured.err
+    assert "a library's note" in captured.err
+
+
+def test_a_table_has_every_key_as_a_column(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("title", [{"name": "a [x]", "top1": 91.5}, {"name": "b", "largest_shift": 16}])
+    out = capsys.readouterr().out
+    for word in ("title", "name", "top1", "largest shift", "a [x]", "91.5", "16", "-"):
+        assert word in out
+
+
+def test_no_rows_no_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("title", [])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (True, "yes"),
+        (1234567, "1,234,567"),
+        (0.123456, "0.1235"),
+        ([1, 2], "1, 2"),
+        ({"a": 1}, "a 1"),
+        ("[b]", r"\[b]"),
+    ],
+)
+def test_cells(value: object, text: str) -> None:
+    assert cell(value) == text  # type: ignore[arg-type]
+
+
+def test_metadata_are_those_of_qpipe_parsed() -> None:
+    model = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
+    model.metadata_props.update({"qpipe.preprocess": '{"mean": [0.5]}', "qpipe.note": "no json", "other": "1"})
+    assert metadata(model) == {"preprocess": {"mean": [0.5]}, "note": "no json"}

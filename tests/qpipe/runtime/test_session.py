@@ -1,0 +1,153 @@
+import json
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import helper
+from small_models import build_model, linear_model
+
+from qpipe.errors import DataError, ModelError
+from qpipe.runtime.session import fixed_batch, input_dtype, open_session, run_all, run_batches, session_name
+
+WEIGHT = np.arange(6).reshape(3, 2)
+ROWS = np.arange(21, dtype=np.float32).reshape(7, 3)
+
+
+@pytest.fixture
+def path(tmp_path):
+    onnx.save(linear_model(WEIGHT), tmp_path / "net.onnx")
+    return tmp_path / "net.onnx"
+
+
+def test_takes_paths_bytes_protos_and_ir(path):
+    proto = onnx.load(path)
+    for model in (path, str(path), proto.SerializeToString(), proto, ir.from_proto(proto)):
+        np.testing.assert_array_equal(run_all(open_session(model), ROWS)[0], ROWS @ WEIGHT)
+
+
+def test_ir_model_with_external_data_stays_as_it_was(tmp_path):
+    proto = linear_model(np.zeros((64, 64)))
+    onnx.save(proto, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    model = ir.load(tmp_path / "net.onnx")
+    assert run_all(open_session(model), np.ones((2, 64), np.float32))[0].shape == (2, 64)
+    assert isinstance(model.graph.initializers["w"].const_value, ir.ExternalTensor)
+
+
+def test_names():
+    assert session_name(open_session(linear_model(WEIGHT))) == "model 'small'"
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("batch", ["batch", 1, 3, 7])
+def test_every_batch_size_gives_the_same(batch, batch_size):
+    session = open_session(linear_model(WEIGHT, batch=batch))
+    assert fixed_batch(session) == (None if batch == "batch" else batch)
+    np.testing.assert_array_equal(run_all(session, ROWS, batch_size)[0], ROWS @ WEIGHT)
+
+
+def test_batches_keep_their_sizes():
+    session = open_session(linear_model(WEIGHT, batch=2))
+    sizes = [len(outputs[0]) for outputs in run_batches(session, [ROWS[:3], ROWS[:1], ROWS])]
+    assert sizes == [3, 1, 7]
+
+
+def test_several_outputs():
+    nodes = [helper.make_node("Relu", ["x"], ["positive"]), helper.make_node("Neg", ["x"], ["negative"])]
+    outputs = {"positive": np.float32, "negative": np.float32}
+    session = open_session(build_model(nodes, {"x": (np.float32, [2, 3])}, outputs, {}))
+    positive, negative = run_all(session, ROWS - 10)
+    np.testing.assert_array_equal(positive, np.maximum(ROWS - 10, 0))
+    np.testing.assert_array_equal(negative, 10 - ROWS)
+
+
+def test_options_reach_onnxruntime(path, tmp_path):
+    session = open_session(path, threads=1, optimize=False, optimized_path=tmp_path / "o.onnx")
+    options = session.get_session_options()
+    assert options.intra_op_num_threads == 1
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert [node.op_type for node in onnx.load(tmp_path / "o.onnx").graph.node] == ["MatMul"]
+    spinning = open_session(path, spin=True, config={"session.x64quantprecision": "1"}).get_session_options()
+    assert spinning.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert spinning.get_session_config_entry("session.x64quantprecision") == "1"
+
+
+def test_profile_names_the_nodes(path, tmp_path):
+    session = open_session(path, profile=tmp_path / "profile")
+    run_all(session, ROWS)
+    with open(session.end_profiling(), encoding="utf-8") as file:
+        assert any(event.get("args", {}).get("op_name") == "MatMul" for event in json.load(file))
+
+
+def test_unreadable_models_are_one_line_with_the_name(tmp_path):
+    (tmp_path / "text.onnx").write_text("not a model\n")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "cut.onnx").write_bytes(linear_model(WEIGHT).SerializeToString()[:100])
+    cases = {
+        "none.onnx": "no such file",
+        "": "is a folder",
+        "empty.onnx": "the file is empty",
+        "text.onnx": "onnxruntime can't open it",
+        "cut.onnx": "onnxruntime can't open it",
+    }
+    for name, message in cases.items():
+        with pytest.raises(ModelError) as caught:
+            open_session(tmp_path / name)
+        text = str(caught.value)
+        assert text.startswith(f"{tmp_path / name}: ".replace("/: ", ": "))
+        assert message in text
+        assert "\n" not in text
+        assert "ONNXRuntimeError" not in text
+
+
+def test_unknown_operator_is_a_model_error():
+    model = build_model([helper.make_node("Frobnicate", ["x"], ["y"])], {"x": (np.float32, [1])}, {"y": np.float32}, {})
+    with pytest.raises(ModelError, match=r"model 'small': onnxruntime can't open it: .*Frobnicate"):
+        open_session(model)
+
+
+def test_failing_run_is_a_model_error(capfd):
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    model = build_model(nodes, {"x": (np.float32, ["N", 3])}, {"y": np.float32}, {"shape": np.array([7, 7])})
+    with pytest.raises(ModelError, match=r"model 'small': onnxruntime can't run it: .*Reshape"):
+        run_all(open_session(model), ROWS)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (ROWS[:, :2], r"takes float32 \[batch, 3\], the data are float32 \[7, 2\]"),
+        (ROWS[:, :, None], r"takes float32 \[batch, 3\], the data are float32 \[7, 3, 1\]"),
+        (ROWS.astype(np.uint8), r"takes float32 \[batch, 3\], the data are uint8 \[7, 3\]"),
+        (ROWS[:0], "no data to run"),
+    ],
+)
+def test_data_that_do_not_fit(array, message):
+    with pytest.raises(DataError, match=message):
+        run_all(open_session(linear_model(WEIGHT)), array)
+
+
+def test_batch_size_must_be_positive():
+    with pytest.raises(DataError, match="batch size 0: expected 1 or more"):
+        run_all(open_session(linear_model(WEIGHT)), ROWS, 0)
+
+
+def test_models_with_two_inputs_are_refused():
+    inputs = {"a": (np.float32, [1]), "b": (np.float32, [1])}
+    model = build_model([helper.make_node("Add", ["a", "b"], ["y"])], inputs, {"y": np.float32}, {})
+    with pytest.raises(ModelError, match="inputs are 'a', 'b'; expected exactly one"):
+        run_all(open_session(model), ROWS)
+
+
+def test_input_of_strings_is_refused():
+    model = build_model([helper.make_node("Identity", ["x"], ["y"])], {"x": (np.bool_, [1])}, {"y": np.bool_}, {})
+    with pytest.raises(ModelError, match=r"input 'x' has type tensor\(bool\); expected numbers"):
+        input_dtype(open_session(model))
+
+
+def test_fixed_batch_needs_an_output_row_for_each_input_row():
+    nodes = [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)]
+    model = build_model(nodes, {"x": (np.float32, [4, 3])}, {"y": np.float32}, {})
+    with pytest.raises(ModelError, match=r"output 'y' has shape \[\]; expected 4 rows"):
+        run_all(open_session(model), ROWS)

@@ -1,0 +1,65 @@
+"""What all benchmarks share: tables on the terminal, and a file in artifacts/results/ that says how they came about."""
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from qpipe.ir.save import atomic_path
+from qpipe.runtime.cpu import describe
+
+Row = Mapping[str, str | float | int | None]
+PACKAGES = ("numpy", "onnx", "onnxruntime", "torch")
+RESULTS = Path("artifacts/results")
+
+
+@dataclass
+class Results:
+    """The tables of one benchmark, by title; each a list of rows with the same columns."""
+
+    name: str
+    tables: dict[str, Sequence[Row]] = field(default_factory=dict)
+
+    def add(self, title: str, rows: Sequence[Row]) -> None:
+        """Keep the table and print it."""
+        self.tables[title] = rows
+        table = Table(title=title, title_justify="left")
+        for index, column in enumerate(rows[0]):
+            table.add_column(column, justify="left" if index == 0 else "right")
+        for row in rows:
+            table.add_row(*[_cell(value) for value in row.values()])
+        Console(width=140).print(table)
+
+    def save(self, folder: Path = RESULTS) -> Path:
+        """Write NAME.json with the tables, the CPU, the versions and the command."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.json"
+        content = {
+            "benchmark": self.name,
+            "cpu": describe(),
+            "command": shlex.join(["python", *sys.argv]),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "tables": self.tables,
+        }
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        Console().print(f"{describe()}; written to {path}")
+        return path
+
+
+def rounded(value: float, digits: int = 3) -> float:
+    """The value with that many significant digits: more would be noise."""
+    return float(f"{value:.{digits}g}")
+
+
+def _cell(value: str | float | int | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)
