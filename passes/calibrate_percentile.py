@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from qpipe.calibrate.observe import ObservedRange, default_percentile, observe
+from qpipe.calibration.observe import ObservedRange, default_percentile, observe
 from qpipe.errors import ModelError
 from qpipe.ir.plan import plan_quantization
 

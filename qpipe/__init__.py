@@ -9,9 +9,7 @@ Each is imported when it is first asked for, so that `import qpipe` itself loads
     qpipe.export("net.qdq.onnx", "net.int8.onnx", format="qoperator")
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from qpipe.errors import DataError, LoweringError, ModelError, OutputError, ParityError, QpipeError, RecipeError
@@ -41,21 +39,6 @@ __all__ = [
 ]
 
 _VERBS = frozenset({"bench", "calibrate", "export", "finetune", "inspect", "validate"})
-
-
-class _Package(ModuleType):
-    """The package's type: `qpipe.calibrate` is the verb, also after the room `qpipe/calibrate/` was imported.
-
-    The import system binds an imported submodule as an attribute of its package; for a room that has a verb's name
-    that binding is dropped. `from qpipe.calibrate.run import ...` works as ever.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _VERBS and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

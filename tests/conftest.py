@@ -13,7 +13,7 @@ settings.load_profile("qpipe")
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with `models` and `data`: QPIPE_SHARED, or `shared` beside the repository. Skips where it is absent."""
+    """The folder with `models` and `data`: QPIPE_SHARED, or `shared` beside the repository. Skips without one."""
     default = Path(__file__).resolve().parents[2] / "shared"
     folder = Path(os.environ.get("QPIPE_SHARED", default))
     if not folder.is_dir():

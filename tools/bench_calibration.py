@@ -1,7 +1,7 @@
 """Time and memory of calibration: qpipe beside onnxruntime's percentile calibrator and the plain float pass.
 
-Each run is a process of its own, the contestants in turn. A process reads and preprocesses the images first; the clock
-runs from there to the finished ranges (qpipe: to the written QDQ file), and memory is what the process then added.
+Each run is a process of its own, the contestants in turn. A process reads the preprocessed images first; the clock runs
+from there to the finished ranges (qpipe: to the written QDQ file), and memory is what the process added from there.
 """
 
 import json
@@ -12,10 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import psutil
 import typer
 from bench_latency import IMAGENET
@@ -57,29 +57,27 @@ def calibrate_onnxruntime(model: Path, batches: list[FloatArray], folder: Path) 
     calibrator.compute_data()
 
 
-def run_contestant(contestant: str, model: Path, data: Path, images: int, batch_size: int) -> None:
+def run_contestant(contestant: str, model: Path, images: Path, batch_size: int) -> None:
     """In the process of its own: print seconds and bytes as JSON, on the last line."""
-    source = open_data(data, "train", Preprocess(**IMAGENET))
-    batches = [batch.inputs for batch in islice(source.batches(batch_size), -(-images // batch_size))]
+    inputs = np.load(images)
+    batches = [inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size)]
     functions = {"float pass": float_pass, "qpipe": calibrate_ours, "onnxruntime": calibrate_onnxruntime}
     if contestant == "qpipe":
         import qpipe
 
         qpipe.calibrate  # noqa: B018  # Its imports are not calibration; onnxruntime's have been done as well.
     with tempfile.TemporaryDirectory() as folder:
-        before, peak_before = psutil.Process().memory_info().rss, peak_rss()
+        before = psutil.Process().memory_info().rss
         start = time.perf_counter()
         functions[contestant](model, batches, Path(folder))
         seconds = time.perf_counter() - start
-    # Where reading the images needed more than the calibration did, its peak says nothing: at most what was free.
-    peak = max(peak_rss(), before) if peak_rss() > peak_before else before
-    typer.echo(json.dumps({"seconds": seconds, "bytes": peak - before}))
+    typer.echo(json.dumps({"seconds": seconds, "bytes": peak_rss() - before}))
 
 
-def measure(contestant: str, model: Path, data: Path, images: int, batch_size: int) -> dict[str, float]:
-    """Run a contestant in a process of its own."""
-    command = [sys.executable, __file__, "--model", str(model), "--data", str(data), "--batch-size", str(batch_size)]
-    command += ["--images", str(images), "--contestant", contestant]
+def measure(contestant: str, model: Path, images: Path, batch_size: int) -> dict[str, float]:
+    """Run a contestant in a process of its own, on the float32 array in the file `images`."""
+    command = [sys.executable, __file__, "--model", str(model), "--batch-size", str(batch_size)]
+    command += ["--inputs", str(images), "--contestant", contestant]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if result.returncode:
@@ -88,23 +86,32 @@ def measure(contestant: str, model: Path, data: Path, images: int, batch_size: i
     return figures
 
 
-def compare(model: Path, data: Path, images: int, batch_size: int, rounds: int, names: tuple[str, ...]) -> list[Row]:
+def compare(model: Path, inputs: FloatArray, batch_size: int, rounds: int, names: tuple[str, ...]) -> list[Row]:
     """The contestants in turn: medians of the seconds, the largest of the peaks, ratios to the float pass."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for _ in track(range(rounds), f"calibration on {images} images"):
-        for name in names:
-            runs[name].append(measure(name, model, data, images, batch_size))
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images.npy"
+        np.save(images, inputs)
+        for _ in track(range(rounds), f"calibration on {len(inputs)} images"):
+            for name in names:
+                runs[name].append(measure(name, model, images, batch_size))
     seconds = {name: statistics.median(run["seconds"] for run in own) for name, own in runs.items()}
     return [
         {
             "calibration": LABELS[name],
-            "images": images,
+            "images": len(inputs),
             "seconds": rounded(seconds[name]),
             "x float pass": rounded(seconds[name] / seconds[names[0]]),
             "memory MB": rounded(max(run["bytes"] for run in runs[name]) / 1e6),
         }
         for name in names
     ]
+
+
+def read_images(data: Path, count: int) -> FloatArray:
+    """The first training images, preprocessed, float32 [count, 3, 32, 32]."""
+    source = open_data(data, "train", Preprocess(**IMAGENET))
+    return np.concatenate([batch.inputs for batch in source.batches(256, limit=count)])
 
 
 def main(
@@ -116,21 +123,22 @@ def main(
     ours: Annotated[bool, typer.Option(help="measure qpipe too")] = True,
     name: Annotated[str, typer.Option(help="of the file in artifacts/results")] = "calibration",
     contestant: Annotated[str | None, typer.Option(hidden=True)] = None,
+    inputs: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Measure calibration: qpipe, onnxruntime's percentile calibrator and the plain float pass.
 
     Example: python tools/bench_calibration.py --images 2000 --rounds 5
     """
-    if contestant is not None:
-        run_contestant(contestant, model, data, int(images), batch_size)
+    if contestant is not None and inputs is not None:
+        run_contestant(contestant, model, inputs, batch_size)
         return
     typer.echo(describe())
     names = tuple(each for each in CONTESTANTS if ours or each != "qpipe")
     results = Results(name)
+    counts = [int(count) for count in images.split(",")]
+    array = read_images(data, max(counts))
     with reporting():
-        rows = [
-            row for count in images.split(",") for row in compare(model, data, int(count), batch_size, rounds, names)
-        ]
+        rows = [row for count in counts for row in compare(model, array[:count], batch_size, rounds, names)]
     results.add("Calibration", rows)
     results.save()
 

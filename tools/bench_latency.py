@@ -26,13 +26,13 @@ from qpipe.runtime.latency import measure_latency
 from qpipe.runtime.memory import measure_memory
 from qpipe.runtime.session import open_session
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 FORMATS = ("qoperator", "integer", "qdq")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A float network with what calibrates it: `data` for qpipe, the same images as `batches` for onnxruntime."""
+    """A float network with what calibrates it: `data` for qpipe, `batches` of it for onnxruntime."""
 
     name: str
     model: Path
@@ -45,7 +45,7 @@ def resnet20(model: Path, data: Path, count: int, size: int) -> Network:
     """The real network, with `count` batches of `size` training images."""
     source = open_data(data, "train", Preprocess(**IMAGENET))
     batches = [batch.inputs for batch in islice(source.batches(size), count)]
-    return Network("ResNet-20", model, batches, batches, IMAGENET)
+    return Network("ResNet-20", model, data, batches, IMAGENET)
 
 
 def resnet18(folder: Path) -> Network:

@@ -1,4 +1,4 @@
-"""onnxruntime's own static quantization, as its documentation says it should be used; the benchmarks compare with it."""
+"""onnxruntime's own static quantization, used as its documentation says; the benchmarks compare with it."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The plain float ResNet-20 for CIFAR-10 (He et al. 2015, section 4.2, shortcuts of option A), written by hand in torch."""
+"""The plain float ResNet-20 for CIFAR-10 in torch (He et al. 2015, section 4.2, shortcuts of option A)."""
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ class Block(nn.Module):
         self.pad = (c_out - c_in) // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, c_in, H, W] to [N, c_out, H / stride, W / stride]."""
         skip = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad)) if self.pad else x
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + skip)
@@ -34,6 +35,7 @@ class ResNet20(nn.Module):
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, 3, 32, 32] to [N, 10]."""
         x = self.blocks(F.relu(self.bn(self.conv(x))))
         logits: torch.Tensor = self.linear(x.mean((2, 3)))
         return logits

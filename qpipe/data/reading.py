@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import Protocol
 
 import numpy as np
 
@@ -12,14 +16,13 @@ from qpipe.data.preprocess import Pixels
 from qpipe.data.source import Indices
 from qpipe.errors import DataError
 
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
-
 CACHE_BYTES = 1 << 30
 """Data sets of up to this many bytes (after resize and crop) are decoded once only."""
 MAX_WORKERS = 8
 UNIT = 16
 """Images that a worker reads at a time: small, so that prefetching holds few images and workers end together."""
+UNITS_AHEAD = 3
+"""Units per worker that wait or are being read while the loop works on its batch."""
 
 
 class Reader(Protocol):
@@ -56,8 +59,8 @@ class ReaderStore:
         fresh = self._read(np.concatenate(missing)) if any(map(len, missing)) else iter(())
         for chunk, absent in zip(chunks, missing, strict=True):
             target = np.empty((len(absent), *self.image_shape), np.uint8)
-            for position in range(len(absent)):
-                target[position] = next(fresh)
+            for position, image in enumerate(islice(fresh, len(absent))):
+                target[position] = image
             if self._cache is None:
                 yield target
                 continue
@@ -66,46 +69,32 @@ class ReaderStore:
             yield self._cache[chunk]
 
     def _read(self, indices: Indices) -> Iterator[Pixels]:
+        unit = _Unit(self.reader, self.image_shape)
         units = [indices[begin : begin + UNIT].tolist() for begin in range(0, len(indices), UNIT)]
-        dataset = _Dataset(self.reader, self.image_shape)
         workers = min(self.workers, len(units))
-        results = _in_workers(dataset, units, workers) if workers else map(dataset.__getitems__, units)
-        for result in results:
-            if isinstance(result, str):
-                raise DataError(result)
-            yield from result
+        for images in _in_workers(unit, units, workers) if workers else map(unit, units):
+            yield from images
 
 
-class _Dataset:
-    """A torch dataset (by its methods: this module must not import torch). An error travels back as its message."""
+class _Unit:
+    """Reads some images into one array [n, H, W, C]: what one call to a worker does."""
 
     def __init__(self, reader: Reader, image_shape: tuple[int, int, int]) -> None:
         self.reader, self.image_shape = reader, image_shape
 
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def __getitem__(self, index: int) -> Pixels:
-        return self.reader.read(index)
-
-    def __getitems__(self, indices: Sequence[int]) -> Pixels | str:
+    def __call__(self, indices: Sequence[int]) -> Pixels:
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         for position, index in enumerate(indices):
-            try:
-                image = self.reader.read(index)
-                check_shape(self.reader, index, image, self.image_shape)
-            except DataError as error:
-                return str(error)
+            image = self.reader.read(index)
+            if image.shape != self.image_shape:
+                raise self._shape_error(index, image)
             images[position] = image
         return images
 
-
-def check_shape(reader: Reader, index: int, image: Pixels, expected: tuple[int, int, int]) -> None:
-    """Raise DataError where this image differs in shape from the first."""
-    if image.shape != expected:
-        (height, width, _), (first_height, first_width, _) = image.shape, expected
-        raise DataError(
-            f"{reader.name(index)} is {width}x{height}, {reader.name(0)} {first_width}x{first_height}: "
+    def _shape_error(self, index: int, image: Pixels) -> DataError:
+        (height, width, _), (first_height, first_width, _) = image.shape, self.image_shape
+        return DataError(
+            f"{self.reader.name(index)} is {width}x{height}, {self.reader.name(0)} {first_width}x{first_height}: "
             "expected images of one size; set resize and crop"
         )
 
@@ -116,25 +105,35 @@ def default_workers() -> int:
     return min(cores, MAX_WORKERS)
 
 
-def _in_workers(dataset: _Dataset, units: list[list[int]], workers: int) -> Iterator[Pixels | str]:
-    import torch
-    from torch.utils.data import DataLoader
-
-    loader: DataLoader[Pixels | str] = DataLoader(
-        dataset,  # type: ignore[arg-type]  # a dataset by its methods
-        batch_sampler=units,
-        num_workers=workers,
-        # Arrays travel through a pipe as they are: shared memory (what tensors use) is 64 MB in many containers.
-        collate_fn=_identity,
-        # A generator of its own: the loader's seeds must not depend on, or change, the one that training draws from.
-        generator=torch.Generator(),
-    )
+# The standard library's pool, not torch's DataLoader: it needs no torch in the workers or here, leaves torch's random
+# state alone, and ends at once where a loop over it is abandoned (the loader may wait five seconds per worker).
+def _in_workers(unit: _Unit, units: list[list[int]], workers: int) -> Iterator[Pixels]:
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(unit,))
+    pending: deque[Future[Pixels]] = deque()
     try:
-        yield from loader
-    except RuntimeError as error:  # a worker that was killed, say for its memory
-        message = str(error).strip() or repr(error)
-        raise DataError(f"reading images in {workers} worker processes: {message.splitlines()[-1]}") from error
+        for indices in units:
+            pending.append(pool.submit(_work, indices))
+            if len(pending) > UNITS_AHEAD * workers:  # reads no further ahead than this, so memory stays flat
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except DataError as error:
+        raise DataError(str(error)) from None  # without the worker's traceback
+    except BrokenProcessPool as error:
+        raise DataError("a worker process that reads images was killed, perhaps for its memory") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _identity(result: Any) -> Any:
-    return result
+_unit_of_worker: _Unit | None = None
+"""In a worker process: what it was started for, so that it travels there once."""
+
+
+def _start_worker(unit: _Unit) -> None:
+    global _unit_of_worker
+    _unit_of_worker = unit
+
+
+def _work(indices: list[int]) -> Pixels:
+    assert _unit_of_worker is not None
+    return _unit_of_worker(indices)

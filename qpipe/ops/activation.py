@@ -16,7 +16,9 @@ from qpipe.ops.base import Op
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 class Activation(Op):
@@ -36,7 +38,15 @@ class Activation(Op):
 
     def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
         """The input's grid, cut at 0 and at the bound; a zero point stays."""
-        source, bound = sources[0], activation_bound(node)
-        assert bound is not None
-        top = source.qmax if math.isinf(bound) else min(source.qmax, round(bound / source.scale))
-        return dataclasses.replace(source, qmin=max(source.qmin, 0), qmax=top)
+        return clipped(sources[0], activation_bound(node))
+
+    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+        """A Clip of the codes."""
+        b.carry(layer, b.codes(layer.inputs[0]), self.carried(layer.node, [layer.inputs[0].spec]))
+
+
+def clipped(spec: QuantSpec, bound: float | None) -> QuantSpec:
+    """The grid cut at 0 and at the bound, which is rounded to it."""
+    assert bound is not None
+    top = spec.qmax if math.isinf(bound) else min(spec.qmax, round(bound / spec.scale))
+    return dataclasses.replace(spec, qmin=max(spec.qmin, 0), qmax=top)

@@ -11,7 +11,9 @@ from qpipe.ops.base import Op
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 class Add(Op):
@@ -26,3 +28,9 @@ class Add(Op):
             return a + b
 
         return run
+
+    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+        """QLinearAdd."""
+        assert layer.output is not None
+        inputs = [*b.quantized_inputs(layer), *b.grid(layer.output.spec)]
+        b.finish(layer, b.emit("QLinearAdd", inputs, name=layer.name, domain="com.microsoft"))

@@ -19,7 +19,9 @@ from qpipe.ops.conv import symmetric_pads, torch_pads
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 class AveragePool(Op):
@@ -32,6 +34,22 @@ class AveragePool(Op):
         if node.op_type != "AveragePool":
             return _global_mean
         return _windowed(node)
+
+    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+        """QLinearAveragePool, QLinearGlobalAveragePool; ReduceMean stays a float island, whose division is exact."""
+        assert layer.output is not None
+        inputs, output = b.quantized_inputs(layer), b.grid(layer.output.spec)
+        node, name, float32 = layer.node, layer.name, ir.DataType.FLOAT
+        if layer.op_type == "ReduceMean":
+            real = b.emit("DequantizeLinear", inputs, name=f"{name}_dequantize", dtype=float32)
+            mean = b.emit("ReduceMean", [real, node.inputs[1]], name=name, attributes=node.attributes, dtype=float32)
+            value = b.emit("QuantizeLinear", [mean, *output], name=f"{name}_quantize")
+        else:
+            attributes = {**node.attributes, "channels_last": 0}
+            value = b.emit(
+                f"QLinear{node.op_type}", [*inputs, *output], name=name, attributes=attributes, domain="com.microsoft"
+            )
+        b.finish(layer, value)
 
 
 def _global_mean(x: torch.Tensor) -> torch.Tensor:

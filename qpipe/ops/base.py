@@ -13,6 +13,9 @@ from qpipe.arith.spec import QuantSpec
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.view import QuantizedLayer
+    from qpipe.ops.qoperator_builder import QOperatorBuilder
+
     TorchFunction = Callable[..., torch.Tensor]
 
 
@@ -32,3 +35,8 @@ class Op(ABC):
     def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
         """A carrier's output grid, from its inputs'."""
         return sources[0]
+
+    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+        """Write the finalized layer with onnxruntime's integer operators; by default the node itself, on codes."""
+        codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.inputs])
+        b.carry(layer, codes, self.carried(layer.node, [q.spec for q in layer.inputs]))

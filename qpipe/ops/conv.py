@@ -13,7 +13,9 @@ from qpipe.ops.base import Op
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 class Conv(Op):
@@ -38,6 +40,20 @@ class Conv(Op):
             return convolve(padded, w, b, shape.strides, 0, shape.dilations, groups)
 
         return run
+
+    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+        """QLinearConv; a last layer, whose int32 it can't give, is ConvInteger."""
+        weight, zero_point = b.weight(layer)
+        codes, *grid = b.quantized_inputs(layer)
+        attributes = layer.node.attributes
+        if layer.output is not None:
+            inputs = [codes, *grid, weight, b.weight_scale(layer), b.spread(layer, zero_point)]
+            inputs += [*b.grid(layer.output.spec), b.bias(layer)]
+            b.finish(layer, b.emit("QLinearConv", inputs, name=layer.name, attributes=attributes))
+            return
+        inputs = [codes, weight, grid[1], zero_point]
+        value = b.emit("ConvInteger", inputs, name=layer.name, attributes=attributes, dtype=ir.DataType.INT32)
+        b.finish_last(layer, b.add_bias(layer, value, spatial=len(window(layer.node).kernel)))
 
 
 def symmetric_pads(shape: Window) -> tuple[int, ...] | None:

@@ -12,7 +12,9 @@ from qpipe.ops.base import Op
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 class Gemm(Op):
@@ -30,3 +32,23 @@ class Gemm(Op):
             return F.linear(x, w if transposed else w.T, b)
 
         return run
+
+    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+        """QGemm, QLinearMatMul for a MatMul; a last layer is MatMulInteger, whose int32 leave as they are."""
+        if layer.output is None:
+            # It takes the weight as [K, C] only.
+            weight, zero_point = b.weight(layer, axes=(1, 0) if output_axis(layer.node) == 0 else None)
+            codes, _, input_zero_point = b.quantized_inputs(layer)
+            inputs = [codes, weight, input_zero_point, zero_point]
+            value = b.emit("MatMulInteger", inputs, name=layer.name, dtype=ir.DataType.INT32)
+            b.finish_last(layer, b.add_bias(layer, value))
+            return
+        weight, zero_point = b.weight(layer)
+        inputs = [*b.quantized_inputs(layer), weight, b.weight_scale(layer), b.spread(layer, zero_point)]
+        if layer.op_type == "MatMul":
+            value = b.emit("QLinearMatMul", [*inputs, *b.grid(layer.output.spec)], name=layer.name)
+        else:
+            attributes = {"transB": int(output_axis(layer.node) == 0)}
+            inputs = [*inputs, b.bias(layer), *b.grid(layer.output.spec)]
+            value = b.emit("QGemm", inputs, name=layer.name, attributes=attributes, domain="com.microsoft")
+        b.finish(layer, value)

@@ -13,7 +13,9 @@ from qpipe.ops.conv import torch_pads
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 class Pad(Op):
@@ -31,6 +33,12 @@ class Pad(Op):
             return F.pad(x, pads)
 
         return run
+
+    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+        """Pad with the zero point."""
+        source = layer.inputs[0]
+        inputs = [b.codes(source), layer.node.inputs[1], b.zero_point(source.spec), *layer.node.inputs[3:]]
+        b.carry(layer, b.emit("Pad", inputs, name=layer.name), source.spec)
 
 
 def all_pads(node: ir.Node) -> tuple[int, ...]:

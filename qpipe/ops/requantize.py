@@ -9,7 +9,9 @@ import onnx_ir as ir
 from qpipe.ops.base import Op
 
 if TYPE_CHECKING:
+    from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 class Requantize(Op):
@@ -20,3 +22,7 @@ class Requantize(Op):
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> x`."""
         return lambda x: x
+
+    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+        """The codes themselves, moved to the other grid."""
+        b.carry(layer, b.codes(layer.inputs[0]), layer.inputs[0].spec)

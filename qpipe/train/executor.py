@@ -16,7 +16,7 @@ from torch import nn
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import ModelError
 from qpipe.ir.attributes import constant_array, require_constant
-from qpipe.ir.layers import Layer, Role, activation_bound, group_layers
+from qpipe.ir.layers import ACTIVATIONS, Layer, Role, activation_bound, group_layers
 from qpipe.ir.view import QuantizedLayer, TrainableWeight, View, read_view
 from qpipe.ops import OPS
 from qpipe.train.batch_norm import StandaloneBatchNorm
@@ -25,18 +25,28 @@ from qpipe.train.weighted import BatchNormMode, WeightedLayer
 
 
 class Quantizer(nn.Module):
-    """One activation quantizer; `enabled` False lets the values through."""
+    """One activation quantizer, with the activation before it; `enabled` False lets the activation's values through.
 
-    def __init__(self, spec: QuantSpec) -> None:
+    `carries` says that the values are already on the grid, `owns` that nobody else reads x, so it may be overwritten.
+    """
+
+    def __init__(self, spec: QuantSpec, activation: float | None = None, *, carries: bool, owns: bool) -> None:
         super().__init__()
         self.spec = spec
         self.enabled = True
+        self._activation = activation
+        self._carries = carries
+        self._owns = owns
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x on its grid, float32."""
-        if not self.enabled:
+        if self._carries:
             return x
-        return fake_quantize(x, self.spec) if self.training else exact_fake_quantize(x, self.spec).float()
+        if self.enabled and self.training:
+            # The clip to an unsigned grid is the ReLU.
+            return fake_quantize(x, self.spec, inplace=self._owns)
+        x = _activate(x, self._activation)
+        return exact_fake_quantize(x, self.spec).float() if self.enabled else x
 
 
 class Executor(nn.Module):
@@ -55,7 +65,7 @@ class Executor(nn.Module):
         self.layers = nn.ModuleDict()
         self._functions = {}
         if spec is not None:
-            self.quantizers["input"] = Quantizer(spec)
+            self.quantizers["input"] = Quantizer(spec, carries=False, owns=False)
         for index, layer in enumerate(self._layers):
             key = str(index)
             if layer.op_type == "BatchNormalization":
@@ -65,7 +75,12 @@ class Executor(nn.Module):
             else:
                 self._functions[key] = OPS[layer.op_type].torch(layer.node)
             if layer.output is not None:
-                self.quantizers[key] = Quantizer(layer.output.spec)
+                self.quantizers[key] = Quantizer(
+                    layer.output.spec,
+                    activation_bound(layer.layer.activation) if layer.layer.activation is not None else None,
+                    carries=layer.layer.role is Role.CARRY and layer.op_type not in ACTIVATIONS,
+                    owns=layer.layer.role in {Role.COMPUTE, Role.JOIN},
+                )
         self._reads = [_read_values(layer) for layer in self._layers]
         self._last_use = {value: i for i, reads in enumerate(self._reads) for value in reads}
         self._last_use.update(dict.fromkeys(self._results, len(self._layers)))
@@ -76,8 +91,8 @@ class Executor(nn.Module):
         for i, (layer, reads) in enumerate(zip(self._layers, self._reads, strict=True)):
             key = str(i)
             run = self.layers[key] if key in self.layers else self._functions[key]
-            y = _activate(run(*(values[value] for value in reads)), layer.layer)
-            values[layer.result] = self._quantized(key, y)
+            y = run(*(values[value] for value in reads))
+            values[layer.result] = self._quantized(key, y) if layer.output is not None else _float_result(y, layer.layer)
             for value in reads:
                 if self._last_use[value] == i:
                     values.pop(value, None)
@@ -135,9 +150,12 @@ def _weight(layer: QuantizedLayer) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values.astype(np.float32)))
 
 
-def _activate(y: torch.Tensor, layer: Layer) -> torch.Tensor:
-    """The fused activation. In place: what it reads (a product, a sum) is needed by no gradient."""
-    bound = activation_bound(layer.activation) if layer.activation is not None else None
+def _float_result(y: torch.Tensor, layer: Layer) -> torch.Tensor:
+    return _activate(y, activation_bound(layer.activation) if layer.activation is not None else None)
+
+
+def _activate(y: torch.Tensor, bound: float | None) -> torch.Tensor:
+    """The fused activation, in place: what a layer computed is needed by none of its own gradients."""
     if bound is None:
         return y
     return y.relu_() if bound == float("inf") else y.clamp_(0.0, bound)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit, weight_exponent_floor
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import WeightSpec, exponents, quantize_rows, round_rows
+from qpipe.arith.weights import WeightSpec, exponents, quantize_rows
 from qpipe.ir.attributes import constant_input, float_attribute, require_constant
 from qpipe.ir.view import QuantizedLayer, TrainableWeight
 from qpipe.ir.weight_layout import output_axis, to_rows, to_weight
@@ -174,7 +174,7 @@ class WeightedLayer(nn.Module):
         """float64, every value exact: integers are summed in the narrowest float type that holds every sum."""
         assert self.spec is not None
         assert self.source is not None
-        codes = round_rows(to_rows(self.layer.node, self.weight), self.exponent, self.spec, torch)
+        codes, _ = quantize_rows(to_rows(self.layer.node, self.weight), self.exponent, self.spec, torch)
         integers = self._integers(codes, self._factor(), self._centre())
         codes = codes * integers.sign[:, None].float()
         largest = float(codes.abs().sum(1, dtype=torch.float64).max()) * self.source.largest

@@ -48,7 +48,7 @@ def test_plain_lines_are_five_seconds_apart_and_estimate_the_rest(
     assert err.splitlines() == [
         "calibrate: 4/48 (8%), 0:11 left",
         "calibrate: 24/48 (50%), 0:06 left",
-        "calibrate: 14/48 (92%), 0:01 left",
+        "calibrate: 44/48 (92%), 0:01 left",
         "calibrate: done in 0:12",
     ]
 

@@ -27,7 +27,5 @@ def test_digits_are_uint8_images_in_two_fixed_parts() -> None:
     assert pixels.max() == 255
     # Every class is in both parts, within what a random split gives
     assert np.bincount(test.labels).min() > 20
-    # The first label pins the split: it is part of the data
-    again = open_data("digits", "test")
-    np.testing.assert_array_equal(test.labels, again.labels)
-    assert set(map(bytes, pixels[:1437, ...])).isdisjoint(set())
+    # The split is part of the data: these labels pin it
+    assert test.labels[:8].tolist() == [0, 8, 8, 9, 8, 3, 7, 5]

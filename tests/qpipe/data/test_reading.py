@@ -1,8 +1,9 @@
+import multiprocessing
 import os
+import time
 
 import numpy as np
 import pytest
-import torch
 
 from qpipe.data.reading import CACHE_BYTES, UNIT, ReaderStore, default_workers
 from qpipe.errors import DataError
@@ -51,7 +52,8 @@ def test_cached_images_are_read_once() -> None:
     store = ReaderStore(reader, workers=0)
     reader.log.clear()
     list(store.gather([np.arange(5)]))
-    list(store.gather([np.arange(3, 8), np.arange(8)]))
+    list(store.gather([np.arange(3, 8)]))
+    list(store.gather([np.arange(8)]))
     assert sorted(reader.log) == list(range(8))
 
 
@@ -63,11 +65,13 @@ def test_workers_read_instead_of_this_process() -> None:
     assert reader.log == []
 
 
-def test_torchs_random_state_is_left_alone() -> None:
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    list(ReaderStore(Counting(5), workers=1).gather([np.arange(5)]))
-    assert torch.equal(before, torch.get_rng_state())
+def test_abandoned_loop_ends_its_workers_at_once() -> None:
+    begin = time.monotonic()
+    batches = ReaderStore(Counting(4000), workers=2, cache_bytes=0).gather(_chunks(np.arange(4000), 5))
+    assert next(batches).shape == (5, 2, 3, 1)
+    batches.close()
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - begin < 4
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -80,9 +84,8 @@ def test_error_of_a_worker_is_its_one_line(workers: int) -> None:
 
 def test_killed_worker_is_a_data_error() -> None:
     store = ReaderStore(Counting(9, die_at=5), workers=1)
-    with pytest.raises(DataError, match=r"^reading images in 1 worker processes: .*exited unexpectedly") as caught:
+    with pytest.raises(DataError, match=r"^a worker process that reads images was killed"):
         list(store.gather([np.arange(9)]))
-    assert "\n" not in str(caught.value)
 
 
 def test_workers_by_default() -> None:

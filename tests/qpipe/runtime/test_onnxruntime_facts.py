@@ -7,8 +7,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from saturating_kernel import exact_matmul, saturating_matmul_u8s8
 from small_models import MICROSOFT, build_model, dequantize, quantize, scale_constants
 
+from qpipe.runtime.cpu import describe, has_vnni
 from qpipe.runtime.session import open_session
 
 SQUARES = (1, 4, 9, 16, 25, 36, 49, 64, 100, 144, 196, 256)
@@ -209,3 +211,17 @@ def test_integer_matmul_of_any_rank_is_exact(shape):
     nodes = [helper.make_node("MatMulInteger", ["x", "w"], ["y"])]
     model = build_model(nodes, {"x": (np.uint8, shape)}, {"y": np.int32}, {"w": weight})
     np.testing.assert_array_equal(run(model, x=x), x.astype(np.int64) @ weight)
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_unsafe_pairs_are_exact_with_vnni_and_saturate_as_emulated_without(rows):
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 256, (rows, 64)).astype(np.uint8)
+    weight = rng.integers(-127, 128, (64, 32)).astype(np.int8)
+    exact, emulated = exact_matmul(x, weight), saturating_matmul_u8s8(x, weight)
+    assert (exact != emulated).mean() > 0.4
+    if not has_vnni() and "AVX" not in describe():
+        pytest.skip(f"pairs are a matter of x86, and this is {describe()}")
+    nodes = [helper.make_node("MatMulInteger", ["x", "w"], ["y"])]
+    model = build_model(nodes, {"x": (np.uint8, x.shape)}, {"y": np.int32}, {"w": weight})
+    np.testing.assert_array_equal(run(model, x=x), exact if has_vnni() else emulated)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.calibrate.percentile import RunningPercentile
+from qpipe.calibration.percentile import RunningPercentile
 from qpipe.errors import DataError
 from qpipe.runtime.session import open_session
 

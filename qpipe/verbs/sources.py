@@ -1,0 +1,40 @@
+"""Data for a model: the preprocessing that it carries, overridden by what the caller says."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import onnx_ir as ir
+
+from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
+from qpipe.ir.attributes import static_shape
+from qpipe.ir.metadata import PREPROCESS, get_object, set_json
+
+PreprocessLike = Preprocess | Mapping[str, Any] | None
+ModelPath = str | os.PathLike[str]
+
+
+def preprocess_of(model: ir.Model, overrides: PreprocessLike) -> Preprocess:
+    """The model's own preprocessing, with the overrides' fields replaced; DataError on a wrong one."""
+    if isinstance(overrides, Preprocess):
+        return overrides
+    stored = get_object(model, PREPROCESS)
+    own = Preprocess() if stored is None else Preprocess.from_json(json.dumps(stored))
+    return own.merge(overrides or {})
+
+
+def store_preprocess(model: ir.Model, preprocess: Preprocess) -> None:
+    """Let the model carry its preprocessing, for every later command."""
+    set_json(model, PREPROCESS, preprocess.model_dump(mode="json"))
+
+
+def open_source(model: ir.Model, data: DataLike, split: Split, preprocess: Preprocess) -> Source:
+    """The data, checked against the model's input."""
+    source = open_data(data, split, preprocess)
+    shape = static_shape(model.graph.inputs[0])
+    if shape is not None:
+        check_fits(source, shape)
+    return source
