@@ -13,7 +13,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from passes.exact_average_pool import ExactAveragePool
 from qpipe.errors import LoweringError
+from qpipe.ir.attributes import rank
 from qpipe.ir.final_weights import final_weight, standalone_batch_norm
 from qpipe.ir.qdq import initializer
 from qpipe.ir.view import FinalWeight, QuantizedLayer, read_view
@@ -27,10 +29,11 @@ class Finalize(ir.passes.InPlacePass):
     name: ClassVar[str] = "finalize"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Finalize; a final graph is left as it is."""
+        """Finalize; a final graph is left as it is, but for its pools."""
+        pools = ExactAveragePool()(model).modified
         view = read_view(model)
         if view.is_final:
-            return ir.passes.PassResult(model, False)
+            return ir.passes.PassResult(model, pools)
         for layer in view.layers:
             if layer.op_type == "BatchNormalization":
                 _replace_batch_norm(model.graph, layer)
@@ -43,12 +46,16 @@ class Finalize(ir.passes.InPlacePass):
 def _write(graph: ir.Graph, layer: QuantizedLayer, final: FinalWeight) -> None:
     """Constants instead of the weight's quantizer and the bias; the BatchNormalization goes."""
     node = layer.node
+    if layer.op_type == "MatMul" and final.bias.any():
+        # It comes from a BatchNormalization, and only a Gemm can hold it.
+        if rank(node.inputs[0]) != 2:
+            raise LoweringError(f"MatMul '{layer.name}': followed by a bias, expected an input of two dimensions")
+        node.op_type = "Gemm"
     weight, bias = _dequantized(graph, node, layer, final)
-    node.resize_inputs(3)
     node.replace_input_with(1, weight)
-    node.replace_input_with(2, bias)
-    if layer.op_type == "MatMul" and bias is not None:
-        raise LoweringError(f"MatMul '{layer.name}': a bias that only a Gemm can hold")
+    if node.op_type != "MatMul":
+        node.resize_inputs(3)
+        node.replace_input_with(2, bias)
     if layer.layer.batch_norm is not None:
         batch_norm = layer.layer.batch_norm
         batch_norm.outputs[0].replace_all_uses_with(node.outputs[0], replace_graph_outputs=True)
@@ -60,21 +67,23 @@ def _dequantized(
 ) -> tuple[ir.Value, ir.Value]:
     """The DequantizeLinear of the weight (through a Cast where it is INT4) and of the bias."""
     base = f"{layer.name}_final"
-    scales = (final.multiplier * np.exp2(final.exponent.astype(np.float64))).astype(np.float32)
     per_channel = layer.output is not None
-    scale = initializer(graph, f"{base}_weight_scale", scales if per_channel else scales[0])
+    scales = final.scales if per_channel else final.scales[0]
+    scale = initializer(graph, f"{base}_weight_scale", scales)
     codes = _codes(graph, node, base, final)
     axis = {"axis": output_axis(node)} if per_channel else {}
-    weight = ir.node("DequantizeLinear", [codes, scale], axis, name=f"{base}_weight_dequantize")
-    bias_scale = initializer(
-        graph, f"{base}_bias_scale", (scale.const_value.numpy() * np.float32(layer.inputs[0].spec.scale))
-    )  # fmt: skip
+    # Without zero points onnxruntime leaves a Gemm in float.
+    zero_point = initializer(graph, f"{base}_weight_zero_point", np.zeros(scales.shape, np.int8))
+    weight = ir.node("DequantizeLinear", [codes, scale, zero_point], axis, name=f"{base}_weight_dequantize")
+    bias_scale = initializer(graph, f"{base}_bias_scale", scales * np.float32(layer.inputs[0].spec.scale))
     bias_codes = initializer(graph, f"{base}_bias", final.bias.astype(np.int32))
     bias = ir.node(
         "DequantizeLinear", [bias_codes, bias_scale], {"axis": 0} if per_channel else {}, name=f"{base}_bias_dequantize"
     )
-    for new, name in ((weight, "weight"), (bias, "bias")):
-        new.outputs[0].name, new.outputs[0].type = f"{base}_{name}_dequantized", ir.TensorType(ir.DataType.FLOAT)
+    for new, name, shape in ((weight, "weight", final.codes.shape), (bias, "bias", final.bias.shape)):
+        value = new.outputs[0]
+        value.name, value.type = f"{base}_{name}_dequantized", ir.TensorType(ir.DataType.FLOAT)
+        value.shape = ir.Shape(shape)
     graph.insert_before(node, [weight, bias])
     return weight.outputs[0], bias.outputs[0]
 
@@ -93,11 +102,12 @@ def _codes(graph: ir.Graph, node: ir.Node, base: str, final: FinalWeight) -> ir.
 
 
 def _replace_batch_norm(graph: ir.Graph, layer: QuantizedLayer) -> None:
-    """BatchNormalization alone -> 1×1 depthwise Conv."""
+    """BatchNormalization alone -> depthwise Conv of kernel 1, in two dimensions a Gemm."""
     node = layer.node
     final = standalone_batch_norm(layer)
-    channels = len(final.bias)
-    conv = ir.node("Conv", [node.inputs[0], None, None], {"group": channels, "kernel_shape": [1, 1]}, name=node.name)
+    kernel = [1] * (final.codes.ndim - 2)
+    attributes = {"group": len(final.bias), "kernel_shape": kernel} if kernel else {}
+    conv = ir.node("Conv" if kernel else "Gemm", [node.inputs[0], None, None], attributes, name=node.name)
     graph.insert_before(node, conv)
     weight, bias = _dequantized(graph, conv, layer, final)
     conv.replace_input_with(1, weight)

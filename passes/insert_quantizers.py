@@ -20,6 +20,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from passes.calibrate_percentile import take_range
+from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import DEFAULT_CLIP, WeightSpec, pair_limit
 from qpipe.errors import LoweringError
@@ -29,8 +30,6 @@ from qpipe.ir.qdq import insert_activation_quantizer, insert_weight_quantizer
 from qpipe.ir.weight_layout import is_depthwise
 from qpipe.ir.weights import initial_weight
 from qpipe.ops import OPS
-
-MAX_EXPONENT_DISTANCE = 15  # of the two operands of an Add: float32 holds their sum exactly up to here
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,13 +27,14 @@ from qpipe.ops.qoperator_builder import MICROSOFT, QOperatorBuilder
 class LowerQOperator(ir.passes.InPlacePass):
     """Replace the quantized part.
 
-    weights: "int8", or "uint8" with zero point 128. io: "float" keeps inputs and outputs, "integer" takes uint8 pixels
+    weights: "int8", or "uint8" with zero point 128. cpu: "portable" keeps int8 weights exact without VNNI. io: "float" keeps inputs and outputs, "integer" takes uint8 pixels
     of `layout` and gives int32.
     """
 
     name: ClassVar[str] = "lower-qoperator"
 
     weights: str = "int8"
+    cpu: str = "portable"
     io: str = "float"
     layout: str = "NCHW"
 
@@ -42,7 +43,7 @@ class LowerQOperator(ir.passes.InPlacePass):
         view = read_view(model)
         if not view.is_final:
             raise LoweringError("the model is not finalized; run finalize first")
-        b = QOperatorBuilder(model.graph, weights=self.weights)
+        b = QOperatorBuilder(model.graph, weights=self.weights, portable=self.cpu != "vnni")
         for quantizer in view.inputs:
             _lower_input(b, quantizer)
         for layer in view.layers:

@@ -99,7 +99,7 @@ class FinetuneSettings(Settings):
     weight_decay: float = Field(default=1e-4, ge=0, description="weight decay of SGD")
     batch_size: int = Field(default=128, ge=1, description="images in a batch")
     batch_norm: Literal["running", "batch"] = Field(
-        default="running", description="the statistics that training normalizes by"
+        default="batch", description="the statistics that training normalizes by"
     )
     crop_padding: int | None = Field(
         default=None,

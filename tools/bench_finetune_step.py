@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import numpy as np
 import torch
@@ -17,19 +17,26 @@ from results import Results, Row, rounded
 from torch.nn import functional as F
 from torch_resnet20 import ResNet20
 
+import qpipe
 from qpipe.progress import reporting, track
 from qpipe.runtime.cpu import describe
+from qpipe.train.executor import Executor
+from qpipe.train.weighted import BatchNormMode
 
 Step = Callable[[], None]
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-4, 0.9, 1e-4
 
 
+def sgd(module: torch.nn.Module) -> torch.optim.SGD:
+    """The optimizer of both contestants."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(trained, LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, foreach=True)
+
+
 def float_step(inputs: torch.Tensor, labels: torch.Tensor) -> Step:
     """The plain float network in training mode."""
     model = ResNet20().train()
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, foreach=True
-    )
+    optimizer = sgd(model)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -39,9 +46,17 @@ def float_step(inputs: torch.Tensor, labels: torch.Tensor) -> Step:
     return step
 
 
-def qpipe_step(model: Path, inputs: torch.Tensor, labels: torch.Tensor) -> Step:
+def qpipe_step(model: Path, inputs: torch.Tensor, labels: torch.Tensor, batch_norm: BatchNormMode) -> Step:
     """qpipe's step on the QDQ file that its calibration gives for `model`."""
-    raise NotImplementedError("no fine-tuning step yet")
+    executor = Executor(qpipe.calibrate(model, [inputs.numpy()], batches=1), batch_norm=batch_norm).train()
+    optimizer = sgd(executor)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(F.cross_entropy(executor(inputs)[0], labels))
+        optimizer.step()
+
+    return step
 
 
 def time_in_turn(steps: dict[str, Step], rounds: int, runs: int) -> dict[str, list[float]]:
@@ -81,7 +96,8 @@ def main(
     typer.echo(describe())
     steps = {"float, torch": float_step(inputs, labels)}
     if ours:
-        steps["qpipe"] = qpipe_step(model, inputs, labels)
+        for mode in get_args(BatchNormMode):
+            steps[f"qpipe, {mode} statistics"] = qpipe_step(model, inputs, labels, mode)
     with reporting():
         times = time_in_turn(steps, rounds, runs)
     first = times["float, torch"]

@@ -16,11 +16,13 @@ import numpy as np
 
 from qpipe.arith.quantize import MAX_SHIFT
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import WeightSpec, exponents, round_rows
+from qpipe.arith.weights import NO_FLOOR, WeightSpec, exponents, round_rows
 
 MULTIPLIER_BITS = 8
 FLOAT32_EXACT = 2**24  # up to here float32 holds every integer
-BIAS_LIMIT = 2.0**30  # a bias beyond it saturates the output whatever the accumulator
+_BIAS_BITS = 30
+BIAS_LIMIT = 2.0**_BIAS_BITS  # a bias beyond it saturates the output whatever the accumulator
+_SMALLEST = 2.0**-64  # a smaller |k| is 0: nothing that it multiplies is seen, and its scales would leave float32
 _ZERO_CHANNEL_SHIFT = 8  # of a channel whose multiplier is 0: its bias has 8 bits below the output's step
 
 
@@ -55,11 +57,17 @@ def split(k: Any, xp: Any = np) -> tuple[Any, Any]:
     return xp.where(carry, m / 2, m), exponent - MULTIPLIER_BITS + carry * 1
 
 
-def weight_exponent_floor(k: Any, input_exponent: int, output: QuantSpec, xp: Any = np) -> Any:
-    """The smallest weight exponent, int `[C]`, at which a multiplier of one bit still meets the shift bound."""
+def weight_exponent_floor(k: Any, beta: Any, input_exponent: int, output: QuantSpec | None, xp: Any = np) -> Any:
+    """The smallest weight exponent, int `[C]`, at which a multiplier of one bit still meets the shift bound.
+
+    Of a last layer (output None): at which the bias is at most `BIAS_LIMIT`.
+    """
+    if output is None:
+        _, e = xp.frexp(beta)
+        return xp.where(beta == 0, e * 0 + NO_FLOOR, e - input_exponent - _BIAS_BITS)
     _, e = split(k, xp)
     floor = output.exponent - input_exponent - e - (MULTIPLIER_BITS - 1) - shift_bound(output)
-    return xp.where(k == 0, floor * 0 - 126, floor)
+    return xp.where(abs(k) < _SMALLEST, floor * 0 + NO_FLOOR, floor)
 
 
 def fit(
@@ -87,10 +95,10 @@ def fit(
         bias = xp.round(xp.ldexp(beta, -accumulator_exponent))
         return IntegerAffine(xp.ones_like(k), xp.ones_like(k), weight_exponent * 0, bias, weight_exponent * 0)
     full, e = split(k, xp)
-    is_zero = k == 0
+    is_zero = abs(k) < _SMALLEST
     e = xp.where(is_zero, output.exponent - accumulator_exponent - _ZERO_CHANNEL_SHIFT, e)
     full = xp.where(is_zero, full * 0 + 1, full)
-    sign = xp.sign(k)
+    sign = xp.sign(xp.where(is_zero, 0 * k, k))
     m, e = _without_trailing_zeros(full, e, xp)
     n = output.exponent - accumulator_exponent - e
     bias = _bias(beta, mean, sign, m, e, accumulator_exponent, xp)
@@ -113,7 +121,7 @@ def fit_alone(
     to the coded k, which keeps the channel's centre where it is.
     """
     ones, spec = xp.ones_like(k), WeightSpec(bits=MULTIPLIER_BITS)
-    floor = weight_exponent_floor(ones, source.exponent, output, xp)
+    floor = weight_exponent_floor(ones, beta, source.exponent, output, xp)
     exponent = exponents(k[:, None], spec, floor, xp)
     codes = round_rows(k[:, None], exponent, spec, xp)[:, 0]
     integers = fit(

@@ -18,7 +18,9 @@ from qpipe.arith.spec import QuantSpec
 IntArray = npt.NDArray[np.int64]
 
 MAX_SHIFT = 22  # the largest shift whose products, zero point included, stay inside int32
-_INT32_HALF = 2**30
+_INT32_MAX = 2**31 - 1
+_WIDEST = 40  # shifting 8 bits by it stays inside int64, and is far beyond what saturates
+_STORAGE_BITS = 8
 
 
 def quantize(x: Any, spec: QuantSpec, xp: Any = np) -> Any:
@@ -33,74 +35,80 @@ def dequantize(q: Any, spec: QuantSpec) -> Any:
 
 @dataclass(frozen=True)
 class Requantization:
-    """Constants of `clip(round_half_even((acc + bias) * multiplier * 2**-shift)) + zero_point`, per channel.
+    """Constants of `clip(round_half_even((acc + bias) * multiplier * 2**-shift)) + zero_point`.
 
-    `low` and `high` clip the accumulator to where the result does not saturate. Rounding is monotone, so clipping
-    first and clipping last give the same integer, and all that follows the clip fits int32. `bias` is None where it
-    could be moved behind the clip, into `low`, `high` and `addend`.
+    All channels share one `shift`, so that what follows the multiplication is the same for all. `low` and `high` clip
+    an accumulator to where the result does not saturate, where its product could leave int32; rounding is monotone, so
+    it does not matter which clip comes first. `bias` is None where `addend` holds it. `least` and `most` clip the sum;
+    None where no sum lies outside.
     """
 
     bias: IntArray | None
-    low: IntArray
-    high: IntArray
+    low: IntArray | None
+    high: IntArray | None
     multiplier: IntArray
     addend: IntArray
-    shift: IntArray
-    spec: QuantSpec
-    overshoots: bool
-    """Whether steps are so coarse that a clipped accumulator can still land outside of the range."""
+    least: int | None
+    most: int | None
+    shift: int
 
 
 def requantization(
-    multiplier: npt.ArrayLike, shift: npt.ArrayLike, spec: QuantSpec, bias: npt.ArrayLike = 0
+    multiplier: npt.ArrayLike,
+    shift: npt.ArrayLike,
+    spec: QuantSpec,
+    bias: npt.ArrayLike = 0,
+    accumulators: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
 ) -> Requantization:
     """The constants for an accumulator whose unit is `multiplier * 2**-shift` steps of the output.
 
     multiplier: positive, shift: at most `MAX_SHIFT` and of any sign, bias: in accumulator units; each `[C]` or scalar.
-    A shift below 1 becomes a shift of 1 with a larger multiplier, so that one formula serves all channels.
+    accumulators: the smallest and the largest that can occur, before the bias; None: any int32.
     """
-    shift_ = np.asarray(shift, np.int64)
-    if np.any(shift_ > MAX_SHIFT):
-        raise ValueError(f"shift {int(shift_.max())} is over {MAX_SHIFT}")
-    lift = np.maximum(1 - shift_, 0)
-    m, n = np.asarray(multiplier, np.int64) << lift, shift_ + lift
-    half = np.int64(1) << (n - 1)
-    offset = np.int64(spec.zero_point) << n  # even zero point: ties keep their parity
-    coarse = m > 2 * half
-    # The last accumulators that round into the range: strictly inside of qmin - 1/2 and qmax + 1/2 (a tie at an end
-    # rounds outward, both ends being odd, or is harmless). Coarse steps may skip the end: go one further, clip last.
-    low = -((-(2 * spec.qmin - 1) * half - 1) // m) - coarse
-    high = ((2 * spec.qmax + 1) * half - 1) // m + coarse
-    bias_ = np.asarray(bias, np.int64)
-    reach = np.maximum(np.abs(low - bias_), np.abs(high - bias_)) * m
-    foldable = bool(np.all(reach < _INT32_HALF))
-    behind = bias_ if foldable else np.int64(0)
-    return Requantization(
-        bias=None if foldable else bias_,
-        low=low - behind,
-        high=high - behind,
-        multiplier=m,
-        addend=behind * m + offset + half - 1,
-        shift=n,
-        spec=spec,
-        overshoots=bool(np.any(coarse)),
-    )
+    n, bias_ = np.asarray(shift, np.int64), np.asarray(bias, np.int64)
+    if np.any(n > MAX_SHIFT):
+        raise ValueError(f"shift {int(n.max())} is over {MAX_SHIFT}")
+    common = max(int(n.max()), 1)
+    step = np.int64(1) << common
+    # Beyond 256 steps every accumulator but 0 saturates, and a larger multiplier would change nothing.
+    m = np.minimum(np.asarray(multiplier, np.int64) << np.minimum(common - n, _WIDEST), step << 8)
+    addend = np.int64(spec.zero_point) * step - step // 2
+    least, most = (spec.stored_min - 1) * step + 1, spec.stored_max * step - 1
+    folded = addend + bias_ * m
+    if accumulators is not None:
+        ends = [np.asarray(end, np.int64) * m for end in accumulators]
+        sums = [end + folded for end in ends]
+        if _fits(*ends, *sums, folded):
+            inside = bool(np.all(sums[0] >= least) and np.all(sums[1] <= most))
+            limits = (None, None) if inside else (int(least), int(most))
+            return Requantization(None, None, None, m, folded, *limits, common)
+    low, high = spec.qmin * step // m, -(-spec.qmax * step // m)
+    # Where one accumulator step is over half an output step, what is clipped may still overshoot.
+    limits = (None, None) if np.all(m <= step // 2) else (int(least), int(most))
+    if _fits((low - bias_) * m, (high - bias_) * m, folded):
+        return Requantization(None, low - bias_, high - bias_, m, folded, *limits, common)
+    return Requantization(bias_, low, high, m, np.asarray(addend), *limits, common)
+
+
+def _fits(*values: IntArray) -> bool:
+    return all(bool(np.all(np.abs(value) <= _INT32_MAX)) for value in values)
 
 
 def requantize(acc: Any, constants: Requantization, xp: Any = np) -> Any:
     """Stored codes (zero point included) of int32 accumulators `[..., C]`.
 
-    `addend` holds just under a half; what is missing to round half to even is the result's own parity, and it can be
-    read off the sum, because the two differ in it only where it does not matter.
+    `addend` is the half that rounds up, less one step, so `p >> shift` is the code rounded half up, less one. The one
+    is added again, but where p is a whole and even number of steps: there a tie went up to an odd code.
     """
     c = constants
     if c.bias is not None:
         acc = acc + c.bias
-    p = xp.minimum(xp.maximum(acc, c.low), c.high) * c.multiplier + c.addend
-    codes = (p + xp.minimum(p & (np.int64(1) << c.shift), np.int64(1))) >> c.shift
-    if c.overshoots:
-        codes = xp.minimum(xp.maximum(codes, np.int64(c.spec.stored_min)), np.int64(c.spec.stored_max))
-    return codes
+    if c.low is not None:
+        acc = xp.minimum(xp.maximum(acc, c.low), c.high)
+    p = acc * c.multiplier + c.addend
+    if c.least is not None:
+        p = xp.clip(p, c.least, c.most)
+    return (p >> c.shift) + ((p & (2 ** (c.shift + 1) - 1)) != 0)
 
 
 def divide_half_even(numerator: Any, denominator: Any) -> Any:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 INT16_MAX = 2**15 - 1
-ZERO_EXPONENT = -7  # of a channel that is all zeros: any would do, this one keeps every scale a normal float32
+ZERO_EXPONENT = -7  # of a channel that is all zeros and has no floor: any would do
+NO_FLOOR = -126  # the exponent of the smallest normal float32
+_ABOVE_FLOOR = 7  # there a multiplier keeps its 8 bits within the bound of the shift
 
 DEFAULT_CLIP = {2: 4.12, 3: 4.12, 4: 4.12, 5: 4.12, 6: 6.0, 7: 8.0, 8: 8.0}
 """c, the clip in standard deviations, per width. 4 bits: FAQ, footnote 4; the others were chosen by measurement."""
@@ -65,29 +67,30 @@ def exponents(rows: Any, spec: WeightSpec, floor: Any, xp: Any = np) -> Any:
 
     Source: FAQ, section 3.1.1. Per channel, sigma is the channel's own deviation from zero (its root mean square: the
     codes are symmetric, and a channel of few weights has a mean); per tensor, that of all. Where c sigma lies beyond
-    the largest weight, that weight is the clip: a wider range would hold nothing.
+    the largest weight, that weight is the clip: a wider range would hold nothing. A channel of zeros is kept
+    near its floor, where its bias has a fine unit. Sums are float64, so that numpy and torch agree.
     """
-    square, peak = xp.mean(rows * rows, axis=1), xp.amax(abs(rows), axis=1)
+    square, peak = xp.mean(rows * rows, axis=1, dtype=xp.float64), xp.amax(abs(rows), axis=1)
     if not spec.per_channel:
         square, peak = xp.mean(square) + 0 * square, xp.amax(peak) + 0 * peak
     step = xp.minimum(spec.clip * xp.sqrt(square), peak) * (2.0 / (2**spec.bits - 1))
     mantissa, exponent = xp.frexp(step)  # step = mantissa * 2**exponent, 0.5 <= mantissa < 1
-    exponent = xp.where(step > 0, exponent - (mantissa == 0.5) * 1, ZERO_EXPONENT)
     if not spec.per_channel:
         floor = xp.amax(floor) + 0 * floor
-    return xp.maximum(exponent, floor)
+    of_zeros = xp.where(floor > NO_FLOOR, floor + _ABOVE_FLOOR, ZERO_EXPONENT)
+    return xp.where(step > 0, xp.maximum(exponent - (mantissa == 0.5) * 1, floor), of_zeros)
 
 
 def quantize_rows(rows: Any, exponent: Any, spec: WeightSpec, xp: Any = np) -> tuple[Any, Any]:
     """Codes `[C, K]` (in the float type of rows) and exponents `[C]`, kept pair-safe.
 
-    A channel with an unsafe pair takes the cheaper (by squared error) of two ways: its exponent is raised by one, which
-    always suffices, or the excess is taken off both weights of each unsafe pair.
+    A channel with an unsafe pair takes the cheaper (by squared error) of two ways: its exponent is raised by one, or the
+    excess is taken off both weights of each unsafe pair. (A raised channel is unsafe only in weights beyond the clip.)
     """
-    codes = round_rows(rows, exponent, spec, xp)
-    if spec.pair_limit is None or 2 * spec.qmax <= spec.pair_limit:
-        return codes, exponent
-    trimmed, raised = trim_pairs(codes, spec.pair_limit, xp), round_rows(rows, exponent + 1, spec, xp)
+    trimmed = safe_codes(rows, exponent, spec, xp)
+    if _is_pair_safe(spec):
+        return trimmed, exponent
+    codes, raised = round_rows(rows, exponent, spec, xp), safe_codes(rows, exponent + 1, spec, xp)
     loss_trimmed = _squared_error(rows, trimmed, exponent, xp)
     loss_raised = _squared_error(rows, raised, exponent + 1, xp)
     unsafe = xp.any(trimmed != codes, axis=1)
@@ -98,13 +101,19 @@ def quantize_rows(rows: Any, exponent: Any, spec: WeightSpec, xp: Any = np) -> t
     return xp.where(raise_it[:, None], raised, trimmed), exponent + raise_it * 1
 
 
+def safe_codes(rows: Any, exponent: Any, spec: WeightSpec, xp: Any = np) -> Any:
+    """Codes `[C, K]` at these exponents, the excess taken off unsafe pairs; what `quantize_rows` gives at its own."""
+    codes = round_rows(rows, exponent, spec, xp)
+    return codes if _is_pair_safe(spec) else trim_pairs(codes, spec.pair_limit, xp)
+
+
 def round_rows(rows: Any, exponent: Any, spec: WeightSpec, xp: Any = np) -> Any:
     """`clip(round(w / 2**l))`, row by row."""
     scale = xp.ldexp(xp.ones_like(rows[:, :1]), exponent[:, None])
     return xp.clip(xp.round(rows / scale), -spec.qmax, spec.qmax)
 
 
-def trim_pairs(codes: Any, limit: int, xp: Any = np) -> Any:
+def trim_pairs(codes: Any, limit: Any, xp: Any = np) -> Any:
     """Codes `[C, K]` with half of the excess taken off each weight of each unsafe pair (0, 1), (2, 3), ..."""
     even, odd = _pairs(codes)
     excess = pair_excess(codes, limit, xp)
@@ -120,6 +129,11 @@ def pair_excess(codes: Any, limit: int, xp: Any = np) -> Any:
     return xp.clip(abs(even + odd) - limit, 0, None) * (even * odd > 0)
 
 
+def _is_pair_safe(spec: WeightSpec) -> bool:
+    """Whether no pair of codes can be unsafe, or none matters."""
+    return spec.pair_limit is None or 2 * spec.qmax <= spec.pair_limit
+
+
 def _pairs(codes: Any) -> tuple[Any, Any]:
     odd = codes[:, 1::2]
     return codes[:, : 2 * odd.shape[1] : 2], odd
@@ -127,4 +141,4 @@ def _pairs(codes: Any) -> tuple[Any, Any]:
 
 def _squared_error(rows: Any, codes: Any, exponent: Any, xp: Any) -> Any:
     error = rows - codes * xp.ldexp(xp.ones_like(rows[:, :1]), exponent[:, None])
-    return xp.sum(error * error, axis=1)
+    return xp.sum(error * error, axis=1, dtype=xp.float64)

@@ -7,19 +7,19 @@ Source: FAQ, section 3.2: several (5) training batches; per tensor, `ymax` is th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.calibration.percentile import RunningPercentile
+from qpipe.calibration.percentile import FloatArray, RunningPercentile
 from qpipe.errors import DataError
 from qpipe.runtime.session import open_session
 
 PERCENTILE = {8: 99.99, 4: 99.9}
-_PIECE_VALUES = 2**24  # values of all observed tensors together that one run of the network may produce
+_PIECE_VALUES = 2**22  # values of all observed tensors together that one run of the network produces: 16 MiB
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def default_percentile(bits: int) -> float:
 def observe(
     model: ir.Model,
     percentiles: Mapping[str, float],
-    batches: Iterable[npt.NDArray[np.float32]],
+    batches: Iterable[FloatArray],
     *,
     magnitudes: frozenset[str],
 ) -> dict[str, ObservedRange]:
@@ -61,38 +61,54 @@ def observe(
         magnitudes: names whose percentile is of `|y|`, and for which the sign is looked at.
     """
     watched = {name: RunningPercentile(p, magnitude=name in magnitudes) for name, p in percentiles.items()}
-    negative = dict.fromkeys(percentiles, False)
-    input_name = model.graph.inputs[0].name
-    computed = [name for name in percentiles if name != input_name]
-    session = open_session(_with_outputs(model, computed))
-    fixed = model.graph.inputs[0].shape[0] if model.graph.inputs[0].shape else None
-    piece = fixed if isinstance(fixed, int) else 1
+    pieces = _Pieces(model, list(percentiles))
     seen = 0
-    for batch in batches:
-        seen += len(batch)
-        if not np.isfinite(batch).all():
-            raise DataError("calibration data: NaN or infinite values, expected finite inputs")
-        start = 0
-        first = True
-        while start < len(batch):
-            inputs = batch[start : start + piece]
-            outputs = dict(zip(computed, session.run(computed, {input_name: inputs}), strict=True))
-            if input_name in watched:
-                outputs[str(input_name)] = inputs
-            for name, array in outputs.items():
-                if first:
-                    watched[name].begin(array.size // len(inputs) * len(batch))
-                watched[name].update(array)
-                negative[name] |= name in magnitudes and not negative[name] and bool(array.min() < 0)
-            start, first = start + len(inputs), False
-            if not isinstance(fixed, int):
-                per_image = max(sum(array.size for array in outputs.values()) // len(inputs), 1)
-                piece = max(_PIECE_VALUES // per_image, 1)
-        for percentile in watched.values():
-            percentile.end()
+    # One tensor a thread: comparing releases the interpreter's lock.
+    with ThreadPoolExecutor() as pool:
+        for batch in batches:
+            if not np.isfinite(batch).all():
+                raise DataError("calibration data: NaN or infinite values, expected finite inputs")
+            begun = False
+            for tensors, images in pieces.run(batch):
+                if not begun:
+                    for name, tensor in tensors.items():
+                        watched[name].begin(tensor.size // images * len(batch))
+                    begun = True
+                list(pool.map(lambda name: watched[name].update(tensors[name]), tensors))  # noqa: B023
+            for percentile in watched.values():
+                percentile.end()
+            seen += len(batch)
     if not seen:
         raise DataError("calibration data: no batch, expected at least one")
-    return {name: ObservedRange(p.value, negative[name]) for name, p in watched.items()}
+    return {name: ObservedRange(p.value, p.saw_negative) for name, p in watched.items()}
+
+
+class _Pieces:
+    """Runs a batch in pieces that keep the observed tensors small: as many images as fit `_PIECE_VALUES` values."""
+
+    def __init__(self, model: ir.Model, names: Sequence[str]) -> None:
+        source = model.graph.inputs[0]
+        self._input = str(source.name)
+        self._observes_input = self._input in names
+        self._names = [name for name in names if name != self._input]
+        self._session = open_session(_with_outputs(model, self._names))
+        fixed = source.shape[0] if source.shape else None
+        self._fixed = fixed if isinstance(fixed, int) else None
+        self._images = self._fixed or 1
+
+    def run(self, batch: FloatArray) -> Iterator[tuple[dict[str, FloatArray], int]]:
+        """Each piece's tensors by name, and its number of images."""
+        start = 0
+        while start < len(batch):
+            inputs = batch[start : start + self._images]
+            tensors = dict(zip(self._names, self._session.run(self._names, {self._input: inputs}), strict=True))
+            if self._observes_input:
+                tensors[self._input] = inputs
+            yield tensors, len(inputs)
+            start += len(inputs)
+            if self._fixed is None:
+                values = sum(tensor.size for tensor in tensors.values()) // len(inputs)
+                self._images = max(_PIECE_VALUES // max(values, 1), 1)
 
 
 def _with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:

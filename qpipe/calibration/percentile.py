@@ -29,12 +29,12 @@ class RunningPercentile:
 
     Args:
         percentile: in (0, 100].
-        magnitude: whether the percentile is of `|x|` (a signed tensor's).
+        magnitude: whether the percentile is of `|x|` (a signed tensor's); `saw_negative` then says if a value was.
     """
 
     def __init__(self, percentile: float, *, magnitude: bool = False) -> None:
         self.value = 0.0
-        self.minimum = math.inf
+        self.saw_negative = False
         self._percentile = percentile
         self._magnitude = magnitude
         self._rank = 0
@@ -53,6 +53,7 @@ class RunningPercentile:
         flat = piece.reshape(-1)
         self._take(flat[flat > self._threshold])
         if self._magnitude:
+            self.saw_negative = self.saw_negative or bool(flat.min(initial=0) < 0)
             self._take(-flat[flat < -self._threshold])
         if self._held > _SLACK * self._rank:
             self._cut()

@@ -1,8 +1,8 @@
 """`qpipe bench`: latency and peak memory of any number of models."""
 
 from qpipe.cli.options import JsonOption, ModelsArgument, expand_settings
-from qpipe.cli.output import cell, emit, print_line, print_table, working
-from qpipe.plain import plain_rows, to_plain
+from qpipe.cli.output import emit, print_line, print_table, working
+from qpipe.plain import plain_rows
 from qpipe.settings import BenchSettings
 
 
@@ -18,10 +18,9 @@ def bench(models: ModelsArgument, settings: BenchSettings, json: JsonOption = Fa
 
     with working():
         report = qpipe.bench(models, **settings.arguments())
-    rows, cpu = plain_rows(report.rows), to_plain(report.cpu)
 
     def show() -> None:
-        print_table("latency", rows)
-        print_line(f"CPU: {cell(cpu)}")
+        print_table("latency and peak memory", plain_rows(report.rows))
+        print_line(f"CPU: {report.cpu}")
 
-    emit(json, {"cpu": cpu, "rows": rows}, show)
+    emit(json, report.to_json(), show)

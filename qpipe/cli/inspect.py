@@ -1,15 +1,14 @@
 """`qpipe inspect`: what a model is made of, and what will become of each node."""
 
-from collections.abc import Mapping, Sequence
-
-from pydantic import JsonValue
+from collections.abc import Mapping
+from typing import Any
 
 from qpipe.cli.options import JsonOption, ModelArgument, expand_settings
 from qpipe.cli.output import cell, emit, print_line, print_table, working
 from qpipe.plain import to_plain
 from qpipe.settings import TorchSettings
 
-_NODE_COLUMNS = ("name", "op", "role", "advice")
+_TABLES = ("inputs", "outputs", "ops", "roles", "nodes", "problems", "ready")
 
 
 @expand_settings
@@ -30,21 +29,29 @@ def inspect(model: ModelArgument, source: TorchSettings, json: JsonOption = Fals
     emit(json, report, lambda: _show(model, report))
 
 
-def _show(model: str, report: Mapping[str, JsonValue]) -> None:
-    """Facts first, then ops, then the nodes."""
-    facts = {key: value for key, value in report.items() if key not in ("ops", "nodes")}
+def _show(model: str, report: Mapping[str, Any]) -> None:
+    """Facts first, then ops, then the nodes, and last what stands in the way."""
     print_line(model)
-    for key, value in facts.items():
-        print_line(f"  {key}: {cell(value)}")
-    ops = report.get("ops")
-    if isinstance(ops, dict):
-        print_table("ops", [{"op": op, "nodes": count} for op, count in ops.items()])
-    nodes = report.get("nodes")
-    print_table("nodes", [_node_row(node) for node in nodes] if isinstance(nodes, list) else [])
+    for key, value in report.items():
+        if key not in _TABLES:
+            print_line(f"  {key}: {cell(value)}")
+    for key in ("inputs", "outputs"):
+        print_line(f"  {key}: {', '.join(map(_tensor, report[key]))}")
+    print_table("ops", [{"op": op, "nodes": count} for op, count in report["ops"].items()])
+    # Most models need no advice, and then the column would only take the room.
+    unused = {"advice"} if not any(node["advice"] for node in report["nodes"]) else set()
+    print_table("nodes", [{key: node[key] for key in node if key not in unused} for node in report["nodes"]])
+    print_line(", ".join(f"{role}: {count}" for role, count in report["roles"].items()))
+    for problem in report["problems"]:
+        print_line(f"problem: {problem}")
+    changes = [node["name"] for node in report["nodes"] if node["advice"]]
+    if changes:
+        print_line(f"no integer form as they stand ({len(changes)}): {', '.join(changes)}")
+    elif report["ready"] and report["kind"] == "float":
+        print_line("every node before the float tail has an integer form: `qpipe calibrate` takes it")
 
 
-def _node_row(node: JsonValue) -> dict[str, JsonValue]:
-    if isinstance(node, dict):
-        return node
-    assert isinstance(node, Sequence)
-    return dict(zip(_NODE_COLUMNS, node, strict=False))
+def _tensor(tensor: Mapping[str, Any]) -> str:
+    """Such as "x float [batch, 3, 32, 32]"."""
+    shape = "?" if tensor["shape"] is None else ", ".join(map(str, tensor["shape"]))
+    return f"{tensor['name']} {tensor['type']} [{shape}]"

@@ -3,6 +3,7 @@
 import contextlib
 import json as json_module
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,9 @@ Show = Callable[[], None]
 
 @contextlib.contextmanager
 def working() -> Iterator[None]:
-    """Run a verb: its progress is shown on stderr, and whatever a library prints goes there as well."""
-    with contextlib.redirect_stdout(sys.stderr), reporting():
+    """Run a verb: its progress and its warnings are shown on stderr, and whatever a library prints goes there too."""
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), reporting():
+        warnings.showwarning = _show_warning
         yield
 
 
@@ -76,6 +78,11 @@ def metadata(model: Any) -> dict[str, JsonValue]:
     return {
         key.removeprefix(prefix): _parsed(text) for key, text in model.metadata_props.items() if key.startswith(prefix)
     }
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    """One line, without the place in the source that Python adds."""
+    print(f"qpipe: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _parsed(text: str) -> JsonValue:

@@ -32,9 +32,13 @@ def validate(
     rows = plain_rows(report.rows)
 
     def show() -> None:
-        print_table(f"{data}, {settings.split}", rows)
-        print_line("every integer is equal" if report.ok else "integers differ")
+        print_table(f"{data}, {settings.split}, {report.images} images", rows)
+        for line in (*report.notes, *report.problems):
+            print_line(line)
+        if report.ok:
+            compared = any(row["integers_equal"] for row in rows)
+            print_line("every integer is equal" if compared else "no two models come from one QDQ file")
 
-    emit(json, {"ok": bool(report.ok), "rows": rows}, show)
+    emit(json, report.to_json(), show)
     if not report.ok:
         raise typer.Exit(ParityError.exit_status)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from qpipe.arith.multiplier import IntegerAffine, fit, fit_alone
+from qpipe.arith.multiplier import MULTIPLIER_BITS, IntegerAffine, fit, fit_alone
 from qpipe.arith.quantize import IntArray
 from qpipe.arith.weights import round_rows
 from qpipe.ir.affine import batch_norm_parameters, read_affine
-from qpipe.ir.attributes import AnyArray, constant_array
+from qpipe.ir.attributes import AnyArray, constant_array, rank
 from qpipe.ir.view import FinalWeight, QuantizedLayer, TrainableWeight
 from qpipe.ir.weight_layout import to_rows, to_weight
 
@@ -37,11 +37,16 @@ def final_weight(layer: QuantizedLayer) -> FinalWeight:
 
 
 def standalone_batch_norm(layer: QuantizedLayer) -> FinalWeight:
-    """A BatchNormalization after a quantizer, as a 1×1 depthwise Conv: weight `[C, 1, 1, 1]`."""
+    """A BatchNormalization after a quantizer, as a depthwise Conv of kernel 1: weight `[C, 1, ...]`.
+
+    In two dimensions, where there is no Conv, as a Gemm: a diagonal `[C, C]`.
+    """
     assert layer.output is not None
     k, beta, mean = batch_norm_parameters(layer.layer)
     codes, exponent, integers = fit_alone(k, beta, mean, source=layer.inputs[0].spec, output=layer.output.spec)
-    return _final(codes[:, None, None, None], 8, exponent.astype(np.int64), integers)
+    dims = rank(layer.node.inputs[0]) or 4
+    weight = np.diag(codes) if dims == 2 else codes.reshape(-1, *([1] * (dims - 1)))
+    return _final(weight, MULTIPLIER_BITS, exponent.astype(np.int64), integers)
 
 
 def _final(codes: AnyArray, bits: int, exponent: IntArray, integers: IntegerAffine) -> FinalWeight:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from qpipe.ir.attributes import constant_array, constant_input, float_attribute, int_attribute, rank
+from qpipe.ir.attributes import constant_array, constant_input, float_attribute, input_value, int_attribute, rank
 
 
 class Role(enum.Enum):
@@ -24,7 +24,8 @@ class Role(enum.Enum):
     NONE = "no integer form"
 
 
-COMPUTE = frozenset({"Conv", "Gemm", "MatMul", "BatchNormalization"})
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+COMPUTE = WEIGHTED | {"BatchNormalization"}
 POOL = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 CARRY = frozenset(
     {
@@ -81,6 +82,11 @@ class Layer:
         return tuple(value for value in self.node.inputs[:count] if value is not None)
 
     @property
+    def is_weighted(self) -> bool:
+        """Whether it multiplies by a tensor of weights: a Conv, Gemm or MatMul."""
+        return self.op_type in WEIGHTED and self.role is Role.COMPUTE
+
+    @property
     def role(self) -> Role:
         """What the layer does to quantized tensors."""
         return role(self.node)
@@ -91,10 +97,13 @@ def role(node: ir.Node) -> Role:
     op = node.op_type
     if node.domain not in {"", "ai.onnx"}:
         return Role.NONE
-    if op in {"Conv", "Gemm", "MatMul"}:
+    if op in WEIGHTED:
         return Role.COMPUTE if _has_weight(node) and _is_plain(node) else Role.NONE
     if op == "BatchNormalization":
-        return Role.COMPUTE if all(constant_array(v) is not None for v in node.inputs[1:5]) else Role.NONE
+        in_training = int_attribute(node, "training_mode", 0) != 0
+        is_fixed = all(constant_array(value) is not None for value in node.inputs[1:5])
+        has_channels = (rank(node.inputs[0]) or 0) >= 2
+        return Role.COMPUTE if is_fixed and not in_training and has_channels else Role.NONE
     if op == "Add":
         constants = any(constant_array(value) is not None for value in node.inputs)
         return Role.JOIN if not constants and not _broadcasts(node) else Role.NONE
@@ -128,8 +137,9 @@ def group_layers(graph: ir.Graph, skip: frozenset[ir.Node] = frozenset()) -> lis
             continue
         batch_norm = activation = None
         last = node
-        if node.op_type in {"Conv", "Gemm", "MatMul"} and role(node) is Role.COMPUTE:
+        if node.op_type in WEIGHTED and role(node) is Role.COMPUTE and _has_channel_axis(node):
             batch_norm = _only_consumer(last, "BatchNormalization")
+            batch_norm = batch_norm if batch_norm is not None and role(batch_norm) is Role.COMPUTE else None
             last = batch_norm or last
         if role(node) in {Role.COMPUTE, Role.JOIN, Role.POOL}:
             follower = _only_consumer(last, *ACTIVATIONS)
@@ -141,17 +151,24 @@ def group_layers(graph: ir.Graph, skip: frozenset[ir.Node] = frozenset()) -> lis
 
 
 def _has_weight(node: ir.Node) -> bool:
-    """Whether input 1 is constant, or the DequantizeLinear of one."""
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
-    if weight is None or constant_array(node.inputs[0]) is not None:
-        return False
-    while (producer := weight.producer()) is not None and producer.op_type in {
+    """Whether the weight is constant, and the bias, where there is one, too."""
+    bias = input_value(node, 2)
+    is_dynamic = constant_array(node.inputs[0]) is None
+    return is_dynamic and _is_constant(input_value(node, 1)) and (bias is None or _is_constant(bias))
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    """Whether it is a constant, or the DequantizeLinear of one."""
+    while value is not None and (producer := value.producer()) is not None and producer.op_type in {
         "DequantizeLinear", "QuantizeLinear", "Clip", "Cast",
     }:  # fmt: skip
-        if producer.inputs[0] is None:
-            return False
-        weight = producer.inputs[0]
-    return constant_array(weight) is not None
+        value = producer.inputs[0]
+    return constant_array(value) is not None
+
+
+def _has_channel_axis(node: ir.Node) -> bool:
+    """Whether axis 1 of the output counts channels: of a MatMul only in two dimensions."""
+    return node.op_type != "MatMul" or rank(node.inputs[0]) == 2
 
 
 def _broadcasts(node: ir.Node) -> bool:
@@ -172,9 +189,10 @@ def _is_plain(node: ir.Node) -> bool:
 
 
 def _is_spatial_mean(node: ir.Node) -> bool:
-    """Whether it is the mean over height and width that keeps both axes: what replaces a GlobalAveragePool."""
-    axes = constant_input(node, 1)
-    return axes is not None and sorted(axes.tolist()) == [2, 3] and int_attribute(node, "keepdims", 1) == 1
+    """Whether it is the mean over all spatial axes and keeps them: what replaces a GlobalAveragePool."""
+    axes, dims = constant_input(node, 1), rank(node.inputs[0]) or 4
+    spatial = list(range(2, dims))
+    return axes is not None and sorted(axes.tolist()) == spatial and int_attribute(node, "keepdims", 1) == 1
 
 
 def _carries(node: ir.Node) -> bool:
@@ -192,7 +210,9 @@ def _carries(node: ir.Node) -> bool:
         return (mode is None or mode.as_string() == "constant") and (fill is None or not fill.any())
     if node.op_type == "MaxPool":
         return len(node.outputs) == 1
-    return node.op_type != "Transpose" or rank(node.inputs[0]) is not None
+    if node.op_type == "Squeeze" and not arguments:
+        return False
+    return node.op_type not in {"Transpose", "Pad"} or rank(node.inputs[0]) is not None
 
 
 def _only_consumer(node: ir.Node, *op_types: str) -> ir.Node | None:

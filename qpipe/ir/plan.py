@@ -1,13 +1,14 @@
 """Which tensors of a float graph get a quantizer, and of which width: the plan that `inspect` shows and calibration fills.
 
 Source: FAQ, section 3.1: in a network of fewer than 8 bits the first and the last layer's weights and the last layer's
-input keep 8 bits, the last ReLU makes the transition; a branch that comes straight from a convolution is 8-bit
+input keep 8 bits, the last ReLU makes the transition (a last layer is one behind which no other has weights); a branch that comes straight from a convolution is 8-bit
 signed before the Add; the last layer's output is int32 fixed point and gets no quantizer.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -45,22 +46,24 @@ def plan_quantization(graph: ir.Graph, *, weight_bits: int = 8, activation_bits:
     plan = QuantizationPlan()
     _split_tail(graph, plan)
     _find_last(graph, plan)
-    by_output = {layer.output: layer for layer in plan.layers}
-    wide = _edge_tensors(plan, by_output)
+    feeding = _feeding_weights(plan)
+    ends = {layer.node for layer in plan.layers if layer.is_weighted and layer.output not in feeding}
+    reached = _before_weights(graph, plan)
+    wide = _edge_tensors(plan, ends)
     for value in graph.inputs:
         if any(value in layer.inputs for layer in plan.layers):
             plan.quantizers[value] = PlannedQuantizer(value, EDGE_BITS, None)
-    first = _first_layers(graph, plan)
     signed: dict[ir.Value, bool | None] = dict.fromkeys(plan.quantizers)
     for layer in plan.layers:
         if layer.role is Role.COMPUTE:
-            edge = layer.node in first or layer.node in plan.last
+            edge = layer.node in ends or layer.inputs[0] in reached
             plan.weight_bits[layer.node] = EDGE_BITS if edge else weight_bits
         signed[layer.output] = _is_signed(layer, signed)
         if layer.role is Role.CARRY or layer.node in plan.last:
             continue
         branch = layer.role is Role.COMPUTE and layer.activation is None and _feeds_add(layer.output, plan)
-        bits = EDGE_BITS if layer.output in wide or branch else activation_bits
+        edge = layer.output in wide or layer.output in reached or layer.output not in feeding
+        bits = EDGE_BITS if edge or branch else activation_bits
         bound = activation_bound(layer.activation) if layer.activation is not None else None
         plan.quantizers[layer.output] = PlannedQuantizer(
             layer.output, bits, signed[layer.output], math.inf if bound is None else bound
@@ -80,12 +83,14 @@ def _split_tail(graph: ir.Graph, plan: QuantizationPlan) -> None:
         plan.tail.append(layer)
         tainted.update(value for node in layer.nodes for value in node.outputs)
     feeding = {value for layer in plan.tail if layer.role is Role.COMPUTE for value in _ancestors(layer.node.inputs)}
-    plan.unsupported = [layer for layer in plan.tail if layer.role is Role.NONE and layer.output in feeding]
+    plan.unsupported = [
+        layer for layer in plan.tail if layer.role is Role.NONE and not feeding.isdisjoint(layer.node.outputs)
+    ]
 
 
-def _ancestors(values: object) -> set[ir.Value]:
+def _ancestors(values: Iterable[ir.Value | None]) -> set[ir.Value]:
     found: set[ir.Value] = set()
-    stack = [value for value in values if value is not None]  # type: ignore[attr-defined]
+    stack = [value for value in values if value is not None]
     while stack:
         value = stack.pop()
         producer = value.producer()
@@ -120,10 +125,11 @@ def _comes_from_weights(layer: Layer, plan: QuantizationPlan) -> bool:
     )
 
 
-def _edge_tensors(plan: QuantizationPlan, by_output: dict[ir.Value, Layer]) -> set[ir.Value]:
-    """What reaches a last layer through carriers and pools, up to and including the activation that starts it."""
+def _edge_tensors(plan: QuantizationPlan, ends: set[ir.Node]) -> set[ir.Value]:
+    """What reaches a layer of `ends` through carriers and pools, up to and including the activation that starts it."""
+    by_output = {layer.output: layer for layer in plan.layers}
     wide: set[ir.Value] = set()
-    stack = [layer.inputs[0] for layer in plan.layers if layer.node in plan.last]
+    stack = [layer.inputs[0] for layer in plan.layers if layer.node in ends]
     while stack:
         value = stack.pop()
         wide.add(value)
@@ -133,17 +139,22 @@ def _edge_tensors(plan: QuantizationPlan, by_output: dict[ir.Value, Layer]) -> s
     return wide
 
 
-def _first_layers(graph: ir.Graph, plan: QuantizationPlan) -> set[ir.Node]:
-    """Weighted layers that the graph's inputs reach through carriers alone."""
+def _before_weights(graph: ir.Graph, plan: QuantizationPlan) -> set[ir.Value]:
+    """What the graph's inputs reach without passing weights: what a first layer reads."""
     reached = set(graph.inputs)
-    first = set()
     for layer in plan.layers:
-        if any(value in reached for value in layer.inputs):
-            if layer.role is Role.COMPUTE:
-                first.add(layer.node)
-            elif layer.role is Role.CARRY:
-                reached.add(layer.output)
-    return first
+        if not layer.is_weighted and any(value in reached for value in layer.inputs):
+            reached.add(layer.output)
+    return reached
+
+
+def _feeding_weights(plan: QuantizationPlan) -> set[ir.Value]:
+    """What leads to weights; behind a last layer, whether or not it is followed by an activation or a pool, nothing does."""
+    feeding: set[ir.Value] = set()
+    for layer in reversed(plan.layers):
+        if layer.is_weighted or layer.output in feeding:
+            feeding.update(layer.inputs)
+    return feeding
 
 
 def _is_signed(layer: Layer, signed: dict[ir.Value, bool | None]) -> bool | None:

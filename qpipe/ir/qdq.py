@@ -66,7 +66,8 @@ def insert_activation_quantizer(
     zero_point = initializer(graph, f"{base}_zero_point", np.uint8(spec.zero_point))
     nodes = [ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{base}_quantize")]
     _describe(nodes[-1].outputs[0], f"{base}_codes", dtype, shape)
-    if spec.needs_clip:
+    # onnxruntime melts two quantizers in a row into one, and rounds otherwise; a Clip between them stops it.
+    if spec.needs_clip or only is not None:
         low = initializer(graph, f"{base}_min", np.uint8(spec.stored_min))
         high = initializer(graph, f"{base}_max", np.uint8(spec.stored_max))
         nodes.append(ir.node("Clip", [nodes[-1].outputs[0], low, high], name=f"{base}_clip"))

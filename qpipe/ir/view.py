@@ -6,6 +6,7 @@ file is *trainable* while its weights are floats behind QuantizeLinear, *final* 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,7 @@ from qpipe.ir.attributes import constant_array, constant_input, describe, input_
 from qpipe.ir.layers import Layer, Role, group_layers
 from qpipe.ir.metadata import get_object
 from qpipe.ir.qdq import ActivationQuantizer, exponent_of, read_activation_quantizer
+from qpipe.ir.weight_codes import signed_codes
 from qpipe.ir.weight_layout import is_depthwise, output_axis
 
 QUANTIZATION = "quantization"
@@ -48,6 +50,11 @@ class FinalWeight:
     multiplier: IntArray
     exponent: IntArray
     bias: IntArray
+
+    @property
+    def scales(self) -> npt.NDArray[np.float32]:
+        """`multiplier * 2**exponent`, `[C]`, exact."""
+        return (self.multiplier * np.exp2(self.exponent.astype(np.float64))).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -102,11 +109,23 @@ class View:
 
     @property
     def results(self) -> list[ir.Value]:
-        """What leaves the quantized part: read by the tail, or a graph output."""
-        tail_reads = {value for layer in self.tail for node in layer.nodes for value in node.inputs}
-        return [
-            layer.result for layer in self.layers if layer.result in tail_reads or layer.result.is_graph_output()
-        ]  # fmt: skip
+        """What leaves the quantized part, in the order of the graph outputs that it is or leads to."""
+        return leading_to(self.graph.outputs, {layer.result for layer in self.layers})
+
+
+def leading_to(outputs: Iterable[ir.Value], candidates: Set[ir.Value]) -> list[ir.Value]:
+    """Going back from each output in turn, the first of the candidates on every path."""
+    found: dict[ir.Value, None] = {}
+    stack, seen = list(outputs)[::-1], set()
+    while stack:
+        value = stack.pop()
+        producer = value.producer()
+        if value in candidates:
+            found[value] = None
+        elif value not in seen and producer is not None:
+            stack.extend(v for v in reversed(producer.inputs) if v is not None)
+        seen.add(value)
+    return list(found)
 
 
 def read_view(model: ir.Model) -> View:
@@ -131,6 +150,7 @@ def read_view(model: ir.Model) -> View:
                 raise ModelError(f"{describe(layer.node)}: float between quantizers, and it has no integer form")
             view.tail.append(layer)
             continue
+        _check_output(layer, outputs)
         known = tuple(q for q in inputs if q is not None)
         weight = _read_weight(model, layer, known[0]) if layer.role is Role.COMPUTE else None
         view.layers.append(QuantizedLayer(layer, known, outputs[0] if outputs else None, weight))
@@ -158,15 +178,21 @@ def _read_quantizers(graph: ir.Graph) -> tuple[list[ActivationQuantizer], frozen
     return quantizers, frozenset(skip)
 
 
+def _check_output(layer: Layer, outputs: list[ActivationQuantizer]) -> None:
+    if len(outputs) > 1:
+        raise ModelError(f"{describe(layer.node)}: {len(outputs)} quantizers read its output, expected one")
+    if not outputs and (layer.batch_norm is not None or layer.op_type == "BatchNormalization"):
+        raise ModelError(f"{describe(layer.node)}: no quantizer after its BatchNormalization, expected one")
+
+
 def _requantizations(
     quantizers: list[ActivationQuantizer], by_source: dict[ir.Value, list[ActivationQuantizer]]
-) -> list[QuantizedLayer]:
-    """Quantizers that read one of these directly."""
-    return [
-        QuantizedLayer(Layer(_quantize_node(second)), (first,), second)
-        for first in quantizers
-        for second in by_source.get(first.output, [])
-    ]
+) -> Iterator[QuantizedLayer]:
+    """Quantizers that read one of these, directly or through another one."""
+    for first in quantizers:
+        for second in by_source.get(first.output, []):
+            yield QuantizedLayer(Layer(_quantize_node(second)), (first,), second)
+            yield from _requantizations([second], by_source)
 
 
 def _quantize_node(quantizer: ActivationQuantizer) -> ir.Node:
@@ -239,7 +265,8 @@ def _final_weight(layer: Layer, codes: ir.Value, scales: npt.NDArray[np.generic]
             raise ModelError(f"{describe(layer.node)}: its bias is not the DequantizeLinear of an int32 constant")
         bias = bias_codes.astype(np.int64)
     bits = 4 if stored.dtype == ir.DataType.INT4 else 8
-    return FinalWeight(array.astype(np.int8), bits, multiplier, exponent, bias)
+    zero_point = constant_input(layer.node.inputs[1].producer(), 2)  # type: ignore[union-attr,arg-type]
+    return FinalWeight(signed_codes(array, zero_point), bits, multiplier, exponent, bias)
 
 
 def _channels(layer: Layer, weight: npt.NDArray[np.generic] | None) -> int:

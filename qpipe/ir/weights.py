@@ -13,8 +13,6 @@ from qpipe.ir.attributes import require_constant
 from qpipe.ir.layers import Layer
 from qpipe.ir.weight_layout import to_rows, to_weight
 
-NO_FLOOR = -126
-
 
 def initial_weight(
     layer: Layer, spec: WeightSpec, source: QuantSpec, output: QuantSpec | None
@@ -22,9 +20,8 @@ def initial_weight(
     """The float weight as the QDQ file stores it, and its exponents `[C]`."""
     weight = require_constant(layer.node, 1, "weight").astype(np.float32)
     rows = to_rows(layer.node, weight)
-    floor = np.full(len(rows), NO_FLOOR)
-    if output is not None:
-        floor = weight_exponent_floor(read_affine(layer, len(rows)).k, source.exponent, output)
+    affine = read_affine(layer, len(rows))
+    floor = weight_exponent_floor(affine.k, affine.beta, source.exponent, output)
     codes, exponent = quantize_rows(rows, exponents(rows, spec, floor), spec)
     stored = storable(rows, codes, exponent, spec)
     return np.ascontiguousarray(to_weight(layer.node, stored, weight.shape)), exponent.astype(np.int64)

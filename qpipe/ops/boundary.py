@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from qpipe.ir.qdq import ActivationQuantizer
 from qpipe.ir.view import FinalWeight, QuantizedLayer, View
-from qpipe.ops.qoperator_builder import QOperatorBuilder, weight_scales
+from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 def add_nodes(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
@@ -53,5 +53,5 @@ def result_scales(layer: QuantizedLayer) -> np.ndarray:  # type: ignore[type-arg
     """Real units per step of a last layer's int32: float32, `[1]` where all channels have one, else `[C]`."""
     assert isinstance(layer.weight, FinalWeight)
     source: ActivationQuantizer = layer.inputs[0]
-    scales = weight_scales(layer.weight) * np.float32(source.spec.scale)
+    scales = layer.weight.scales * np.float32(source.spec.scale)
     return scales[:1] if np.all(scales == scales[0]) else scales

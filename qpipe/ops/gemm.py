@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from qpipe.ir.view import FinalWeight
 from qpipe.ir.weight_layout import output_axis
 from qpipe.ops.base import Op
 
@@ -37,9 +38,11 @@ class Gemm(Op):
         """QGemm, QLinearMatMul for a MatMul; a last layer is MatMulInteger, whose int32 leave as they are."""
         if layer.output is None:
             # It takes the weight as [K, C] only.
-            weight, zero_point = b.weight(layer, axes=(1, 0) if output_axis(layer.node) == 0 else None)
+            assert isinstance(layer.weight, FinalWeight)
+            stored = layer.weight.codes
+            weight, zero_point = b.weight(layer, stored.T if output_axis(layer.node) == 0 else stored)
             codes, _, input_zero_point = b.quantized_inputs(layer)
-            inputs = [codes, weight, input_zero_point, zero_point]
+            inputs: list[ir.Value | None] = [codes, weight, input_zero_point, zero_point]
             value = b.emit("MatMulInteger", inputs, name=layer.name, dtype=ir.DataType.INT32)
             b.finish_last(layer, b.add_bias(layer, value))
             return

@@ -36,12 +36,16 @@ def mark(value: ir.Value, codes_of: str | None, layout: str = "NCHW") -> None:
 
 
 class QOperatorBuilder:
-    """Collects `nodes`; `weights` is "int8", or "uint8" (zero point 128: exact also where int16 pairs would saturate)."""
+    """Collects `nodes`; `weights` is "int8", or "uint8" (zero point 128: exact also where int16 pairs would saturate).
 
-    def __init__(self, graph: ir.Graph, *, weights: str = "int8") -> None:
+    portable: whether int8 weights must stay safe for kernels that add two products in a saturating int16.
+    """
+
+    def __init__(self, graph: ir.Graph, *, weights: str = "int8", portable: bool = True) -> None:
         """The constants go to `graph` at once, the nodes when the caller adds them."""
         self.graph = graph
         self.weights = weights
+        self.portable = portable
         self.nodes: list[ir.Node] = []
         self._codes: dict[ir.Value, ir.Value] = {}
         self._scalars: dict[str, ir.Value] = {}
@@ -104,14 +108,16 @@ class QOperatorBuilder:
         """Codes, scale and zero point of each of the layer's inputs, one after the other."""
         return [value for q in layer.inputs for value in (self.codes(q), *self.grid(q.spec))]
 
-    def weight(self, layer: QuantizedLayer, *, axes: Sequence[int] | None = None) -> tuple[ir.Value, ir.Value]:
-        """Codes (their axes reordered by `axes`) and zero point of the layer's weight.
+    def weight(
+        self, layer: QuantizedLayer, codes: npt.NDArray[np.int8] | None = None
+    ) -> tuple[ir.Value, ir.Value]:
+        """Codes (the layer's, or these in another order) and zero point of the layer's weight.
 
         int8 or uint8; one of 4 bits is an INT4 initializer behind a Cast to int8, which is pair-safe as it is.
         """
         final = layer.weight
         assert isinstance(final, FinalWeight)
-        codes = final.codes if axes is None else final.codes.transpose(axes)
+        codes = final.codes if codes is None else codes
         tensor, zero_point = stored_weight(codes, final.bits, self.weights)
         value = self.constant(f"{layer.name}_weight", tensor)
         if tensor.dtype == ir.DataType.INT4:
@@ -123,7 +129,7 @@ class QOperatorBuilder:
     def weight_scale(self, layer: QuantizedLayer) -> ir.Value:
         """float32 `[C]`: `multiplier * 2**exponent`."""
         assert isinstance(layer.weight, FinalWeight)
-        return self.constant(f"{layer.name}_weight_scale", weight_scales(layer.weight))
+        return self.constant(f"{layer.name}_weight_scale", layer.weight.scales)
 
     def bias(self, layer: QuantizedLayer) -> ir.Value | None:
         """int32 `[C]`, None where it is zero."""
@@ -200,8 +206,3 @@ class QOperatorBuilder:
         value.shape = None if quantizer.codes.shape is None else quantizer.codes.shape.copy()
         mark(value, quantizer.codes.name)
         self._codes[quantizer.output] = value
-
-
-def weight_scales(final: FinalWeight) -> npt.NDArray[np.float32]:
-    """`multiplier * 2**exponent`, float32 `[C]`, exact."""
-    return (final.multiplier * np.exp2(final.exponent.astype(np.float64))).astype(np.float32)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.ir.attributes import int_attribute, ints_attribute, rank, require_constant
+from qpipe.ir.attributes import int_attribute, ints_attribute, rank, require_constant, static_shape
 from qpipe.ops.base import Op
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ def _flatten(node: ir.Node) -> TorchFunction:
 def _reshape(node: ir.Node) -> TorchFunction:
     target = [int(size) for size in require_constant(node, 1, "shape")]
     keeps_zero = bool(int_attribute(node, "allowzero", 0))
+    source = None if node.inputs[0] is None else static_shape(node.inputs[0])
+    # Where the file fixes the batch and the shape repeats it, any other batch passes as well: rows stay rows.
+    if source and target and source[0] == target[0] and not keeps_zero:
+        target[0] = 0
 
     def run(x: torch.Tensor) -> torch.Tensor:
         return x.reshape([x.shape[i] if s == 0 and not keeps_zero else s for i, s in enumerate(target)])

@@ -45,15 +45,18 @@ def open_session(
     profile: str | os.PathLike[str] | None = None,
     optimized_path: str | os.PathLike[str] | None = None,
     config: Mapping[str, str] | None = None,
+    name: str | None = None,
 ) -> ort.InferenceSession:
     """Open `model` on the CPU.
 
     threads: of one operator, all cores by default. spin: whether idle threads spin; sessions that spin in one process
     take the cores from each other, so it is off. optimize: off runs the graph as it is written. profile: prefix of the
     file that `session.end_profiling()` writes. optimized_path: where the optimized graph is written. config: further
-    entries of the session's configuration. Raises ModelError, one line that names the file.
+    entries of the session's configuration. name: what messages and tables call the model; by default its path. Raises
+    ModelError, one line that names the file.
     """
-    name, source = _name_and_source(model)
+    own_name, source = _name_and_source(model)
+    name = name or own_name
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))

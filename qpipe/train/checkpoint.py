@@ -60,9 +60,9 @@ def load_checkpoint(
     _check_settings(path, json.loads(metadata["settings"]), dataclasses.asdict(settings))
     state = {name.removeprefix(_STATE): tensor for name, tensor in tensors.items() if name.startswith(_STATE)}
     expected = module.state_dict()
-    for name, tensor in expected.items():
-        if name not in state or state[name].shape != tensor.shape:
-            raise ModelError(f"{path}: a checkpoint of another network: '{name}' is missing or of another shape")
+    for name in sorted(expected.keys() | state.keys()):
+        if name not in state or name not in expected or state[name].shape != expected[name].shape:
+            raise ModelError(f"{path}: a checkpoint of another network: '{name}' is only in one, or of another shape")
     module.load_state_dict(state)
     for name, parameter in module.named_parameters():
         if _MOMENTUM + name in tensors:

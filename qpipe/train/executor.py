@@ -15,9 +15,10 @@ from torch import nn
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import ModelError
-from qpipe.ir.attributes import constant_array, require_constant
-from qpipe.ir.layers import ACTIVATIONS, Layer, Role, activation_bound, group_layers
-from qpipe.ir.view import QuantizedLayer, TrainableWeight, View, read_view
+from qpipe.ir.attributes import constant_array, describe, require_constant
+from qpipe.ir.layers import ACTIVATIONS, Layer, Role, activation_bound
+from qpipe.ir.plan import plan_quantization
+from qpipe.ir.view import QuantizedLayer, TrainableWeight, View, leading_to, read_view
 from qpipe.ops import OPS
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.straight_through import exact_fake_quantize, fake_quantize
@@ -52,6 +53,8 @@ class Quantizer(nn.Module):
 class Executor(nn.Module):
     """Runs a trainable graph up to its last layers; what follows them (a Softmax, say) is not part of training.
 
+    The results are in the order of the graph's outputs. It starts in evaluation mode, as what the file computes.
+
     Args:
         model: a trainable QDQ model, or a normalized float model.
         batch_norm: the statistics that training normalizes by.
@@ -78,15 +81,17 @@ class Executor(nn.Module):
                 self.quantizers[key] = Quantizer(
                     layer.output.spec,
                     activation_bound(layer.layer.activation) if layer.layer.activation is not None else None,
-                    carries=layer.layer.role is Role.CARRY and layer.op_type not in ACTIVATIONS,
+                    carries=_carries(layer),
                     owns=layer.layer.role in {Role.COMPUTE, Role.JOIN},
                 )
+        # It starts in evaluation, with the exponents that the file says.
+        super().train(False)
         self._reads = [_read_values(layer) for layer in self._layers]
         self._last_use = {value: i for i, reads in enumerate(self._reads) for value in reads}
         self._last_use.update(dict.fromkeys(self._results, len(self._layers)))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """`x [N, C, H, W]` float32 -> the result of each last layer, float32 in training, exact float64 otherwise."""
+        """`x [N, C, H, W]` float32 -> the results, float32 in training, exact float64 otherwise."""
         values: dict[ir.Value, torch.Tensor] = {self._input: self._quantized("input", x)}
         for i, (layer, reads) in enumerate(zip(self._layers, self._reads, strict=True)):
             key = str(i)
@@ -130,11 +135,20 @@ def _plan(model: ir.Model) -> tuple[list[QuantizedLayer], list[ir.Value], tuple[
         if len(view.inputs) != 1:
             raise ModelError(f"the model has {len(view.inputs)} quantized inputs, expected 1")
         return view.layers, view.results, (view.inputs[0].output, view.inputs[0].spec)
-    layers = [QuantizedLayer(layer, (), None) for layer in group_layers(model.graph)]
-    unknown = [layer.name for layer in layers if layer.op_type not in OPS]
-    if unknown:
-        raise ModelError(f"node '{unknown[0]}' can't be trained: no torch semantics for its op")
-    return layers, list(model.graph.outputs), (model.graph.inputs[0], None)
+    plan = plan_quantization(model.graph)
+    if plan.unsupported:
+        raise ModelError(f"{describe(plan.unsupported[0].node)}: can't be trained, no torch semantics for it")
+    layers = [QuantizedLayer(layer, (), None) for layer in plan.layers]
+    results = leading_to(model.graph.outputs, {layer.result for layer in layers})
+    return layers, results, (model.graph.inputs[0], None)
+
+
+def _carries(layer: QuantizedLayer) -> bool:
+    """Whether the layer's output is on its quantizer's grid already."""
+    assert layer.output is not None
+    if layer.layer.role is not Role.CARRY or layer.op_type in ACTIVATIONS:
+        return False
+    return OPS[layer.op_type].carried(layer.node, [q.spec for q in layer.inputs]) == layer.output.spec
 
 
 def _read_values(layer: QuantizedLayer) -> tuple[ir.Value, ...]:

@@ -63,6 +63,7 @@ def train(
         if checkpoint is None:
             raise QpipeError("--resume: no checkpoint was named, expected --checkpoint FILE")
         epochs = [Epoch(**epoch) for epoch in load_checkpoint(checkpoint, executor, optimizer, settings)]
+    executor.train()
     for number in range(len(epochs) + 1, settings.epochs + 1):
         epochs.append(_run_epoch(executor, source, settings, optimizer, number, checkpoint))
         if checkpoint is not None:
@@ -79,7 +80,6 @@ def _run_epoch(
     number: int,
     checkpoint: Path | None,
 ) -> Epoch:
-    executor.train()
     total_loss, correct, count = 0.0, 0, 0
     for inputs, labels in _batches(source, settings, number):
         logits = executor(inputs)[0].flatten(1)

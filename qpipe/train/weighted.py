@@ -16,11 +16,10 @@ from torch.nn import functional as F
 
 from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit, weight_exponent_floor
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import WeightSpec, exponents, quantize_rows
+from qpipe.arith.weights import WeightSpec, exponents, quantize_rows, safe_codes
 from qpipe.ir.attributes import constant_input, float_attribute, require_constant
 from qpipe.ir.view import QuantizedLayer, TrainableWeight
 from qpipe.ir.weight_layout import output_axis, to_rows, to_weight
-from qpipe.ir.weights import NO_FLOOR
 from qpipe.ops import OPS
 from qpipe.train.straight_through import straight_through
 
@@ -98,11 +97,13 @@ class WeightedLayer(nn.Module):
         if self.spec is not None:
             _, self.exponent = self._quantize(self.spec)
 
+    @torch.no_grad()
     def _quantize(self, spec: WeightSpec) -> tuple[torch.Tensor, torch.Tensor]:
         rows = to_rows(self.layer.node, self.weight.detach())
-        floor = torch.full((len(rows),), NO_FLOOR)
-        if self.target is not None and self.source is not None:
-            floor = weight_exponent_floor(self._factor(), self.source.exponent, self.target, torch)
+        assert self.source is not None
+        floor = weight_exponent_floor(
+            self._factor(), self.beta.detach().double(), self.source.exponent, self.target, torch
+        )
         codes, exponent = quantize_rows(rows, exponents(rows, spec, floor, torch), spec, torch)
         return codes, exponent.long()
 
@@ -153,14 +154,12 @@ class WeightedLayer(nn.Module):
         )
 
     def _with_batch_statistics(self, product: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Batch normalization by the batch's own statistics, its factor rounded to 8 bits as it would be with them."""
+        """Batch normalization by the batch's own statistics; k errs by what rounding to 8 bits does to it in the file."""
         gamma = self.gamma
         if self.spec is not None:
             with torch.no_grad():
-                axes = [axis for axis in range(product.ndim) if axis != 1]
-                variance, mean = torch.var_mean(product, axes, correction=0)
-                k = gamma.double() / torch.sqrt(variance.double() + self.epsilon)
-                integers = self._integers(self._codes(weight), k, mean.double())
+                k = self._factor()
+                integers = self._integers(self._codes(weight), k, self._centre())
                 rounded = torch.ldexp(integers.multiplier, integers.exponent) * integers.sign
                 ratio = torch.where(k == 0, 1.0, rounded / k).float()
             gamma = straight_through(gamma, gamma.detach() * ratio)
@@ -174,7 +173,7 @@ class WeightedLayer(nn.Module):
         """float64, every value exact: integers are summed in the narrowest float type that holds every sum."""
         assert self.spec is not None
         assert self.source is not None
-        codes, _ = quantize_rows(to_rows(self.layer.node, self.weight), self.exponent, self.spec, torch)
+        codes = safe_codes(to_rows(self.layer.node, self.weight), self.exponent, self.spec, torch)
         integers = self._integers(codes, self._factor(), self._centre())
         codes = codes * integers.sign[:, None].float()
         largest = float(codes.abs().sum(1, dtype=torch.float64).max()) * self.source.largest

@@ -67,7 +67,9 @@ def calibrate(
 
     Example:
         >>> import qpipe
-        >>> qdq = qpipe.calibrate("resnet20.onnx", "cifar10.npz", "resnet20.qdq.onnx")  # doctest: +SKIP
+        >>> qdq = qpipe.calibrate("net.onnx", "digits", "net.qdq.onnx", preprocess={"mean": (0.3,), "std": (0.38,)})
+        >>> qpipe.inspect("net.qdq.onnx").kind
+        'QDQ, trainable'
     """
     network = resolve_model(model, weights, input_shape)
     normalize(network)

@@ -11,7 +11,10 @@ import qpipe
 from qpipe.cli.main import main
 
 CERTIFICATE = [{"layer": "conv1", "largest_accumulator": 123456, "shift": 16, "pairs": True}]
-NODES = [["conv1", "Conv", "quantized", ""], ["erf", "Erf", "no integer form", "remove it"]]
+NODES = [
+    {"name": "conv1", "op": "Conv", "role": "quantized", "note": "8-bit weights", "advice": ""},
+    {"name": "erf", "op": "Erf", "role": "no integer form", "note": "", "advice": "remove it"},
+]
 
 
 def model_with_certificate() -> ir.Model:
@@ -22,7 +25,34 @@ def model_with_certificate() -> ir.Model:
 
 class Inspection:
     def to_json(self) -> dict[str, Any]:
-        return {"inputs": ["x [N, 3, 8, 8]"], "opset": 21, "ops": {"Conv": 2}, "macs": 1000, "nodes": NODES}
+        return {
+            "kind": "float",
+            "inputs": [{"name": "x", "shape": ["N", 3, 8, 8], "type": "float"}],
+            "outputs": [{"name": "y", "shape": None, "type": "float"}],
+            "opset": 21,
+            "macs": 1000,
+            "ops": {"Conv": 2},
+            "roles": {"quantized": 1, "no integer form": 1},
+            "nodes": NODES,
+            "problems": ["inputs are 'x', 'z': expected exactly one"],
+            "ready": False,
+        }
+
+
+class Validation(SimpleNamespace):
+    def to_json(self) -> dict[str, Any]:
+        return {"ok": self.ok, "images": self.images, "rows": self.rows}
+
+
+class Bench(SimpleNamespace):
+    def to_json(self) -> dict[str, Any]:
+        return {"cpu": self.cpu, "rows": self.rows}
+
+
+def validation(ok: bool) -> Validation:
+    row = {"name": "a.onnx", "top1": 0.915, "integers_equal": ok}
+    problems = () if ok else ("a.onnx and b.onnx were made from one QDQ file, but differ on 3 of 5 images",)
+    return Validation(ok=ok, images=5, rows=[row], problems=problems, notes=("all samples are used as 'val'",))
 
 
 class Calls:
@@ -30,14 +60,13 @@ class Calls:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.given: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-        row = {"name": "a.onnx", "top1": 91.5, "integers_equal": True}
         self.answers: dict[str, Any] = {
             "inspect": Inspection(),
             "calibrate": model_with_certificate(),
             "finetune": model_with_certificate(),
             "export": model_with_certificate(),
-            "validate": SimpleNamespace(rows=[row], ok=True),
-            "bench": SimpleNamespace(rows=[{"name": "a.onnx", "ratio": 0.5}], cpu="A CPU, VNNI"),
+            "validate": validation(True),
+            "bench": Bench(rows=[{"name": "a.onnx", "speedup": 0.5}], cpu="A CPU, VNNI"),
         }
         for name in self.answers:
             monkeypatch.setitem(vars(qpipe), name, self.verb(name))
@@ -81,11 +110,20 @@ SOME_KEYWORDS: dict[str, dict[str, Any]] = {
     "bench": {"batch_sizes": (1, 8), "threads": 2, "repeats": 50},
 }
 SHOWN = {
-    "inspect": ("opset: 21", "Conv", "no integer form", "remove it"),
+    "inspect": (
+        "opset: 21",
+        "inputs: x float [N, 3, 8, 8]",
+        "outputs: y float [?]",
+        "Conv",
+        "quantized: 1, no integer form: 1",
+        "remove it",
+        "problem: inputs are",
+        "no integer form as they stand (1): erf",
+    ),
     "calibrate": ("wrote q.onnx",),
     "finetune": ("wrote f.onnx",),
     "export": ("certificate", "conv1", "123,456", "wrote i.onnx"),
-    "validate": ("a.onnx", "91.5", "every integer is equal"),
+    "validate": ("a.onnx", "0.915", "5 images", "used as 'val'", "every integer is equal"),
     "bench": ("a.onnx", "0.5", "CPU: A CPU, VNNI"),
 }
 JSON: dict[str, dict[str, Any]] = {
@@ -93,8 +131,8 @@ JSON: dict[str, dict[str, Any]] = {
     "calibrate": {"output": "q.onnx", "metadata": {"certificate": CERTIFICATE}},
     "finetune": {"output": "f.onnx", "metadata": {"certificate": CERTIFICATE}},
     "export": {"output": "i.onnx", "metadata": {"certificate": CERTIFICATE}},
-    "validate": {"ok": True, "rows": [{"name": "a.onnx", "top1": 91.5, "integers_equal": True}]},
-    "bench": {"cpu": "A CPU, VNNI", "rows": [{"name": "a.onnx", "ratio": 0.5}]},
+    "validate": validation(True).to_json(),
+    "bench": {"cpu": "A CPU, VNNI", "rows": [{"name": "a.onnx", "speedup": 0.5}]},
 }
 
 
@@ -119,11 +157,15 @@ def test_json_is_all_that_stands_on_stdout(command: str, calls: Calls, capsys: p
     assert "chatter" in captured.err
 
 
-@pytest.mark.parametrize("words", [[], ["--json"]], ids=["people", "json"])
-def test_integers_that_differ_are_status_1(words: list[str], calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
-    calls.answers["validate"] = SimpleNamespace(rows=[{"name": "a.onnx", "integers_equal": False}], ok=False)
+@pytest.mark.parametrize(("words", "shown"), [([], "differ on 3 of 5 images"), (["--json"], "a.onnx")])
+def test_integers_that_differ_are_status_1(
+    words: list[str], shown: str, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls.answers["validate"] = validation(False)
     assert main([*WORDS["validate"].split(), *words]) == 1
-    assert "a.onnx" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert shown in out
+    assert "every integer is equal" not in out
 
 
 def test_a_certificate_beside_other_facts_is_shown_as_well(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:

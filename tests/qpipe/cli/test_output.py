@@ -1,5 +1,6 @@
 import json
 import sys
+import warnings
 
 import onnx_ir as ir
 import pytest
@@ -27,6 +28,13 @@ def test_progress_and_prints_of_libraries_go_to_stderr(capsys: pytest.CaptureFix
     assert captured.out == ""
     assert "a stage" in captured.err
     assert "a library's note" in captured.err
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with working():
+        warnings.warn("tensor 'x' was zero\n  in all of the data", stacklevel=1)
+    assert capsys.readouterr().err == "qpipe: warning: tensor 'x' was zero in all of the data\n"
 
 
 def test_a_table_has_every_key_as_a_column(capsys: pytest.CaptureFixture[str]) -> None:

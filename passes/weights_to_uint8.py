@@ -1,0 +1,48 @@
+"""Store a finalized graph's int8 weights as uint8 with zero point 128: `w = code - 128`.
+
+x86 without VNNI adds two uint8 x int8 products in a saturating int16; for uint8 x uint8 onnxruntime has a kernel that
+doesn't. 4-bit weights can't saturate and stay INT4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.errors import LoweringError
+from qpipe.ir.qdq import initializer
+from qpipe.ir.view import FinalWeight, read_view
+from qpipe.ir.weight_codes import stored_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsToUint8(ir.passes.InPlacePass):
+    """Every 8-bit weight's initializer and zero point."""
+
+    name: ClassVar[str] = "weights-to-uint8"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace them; raise LoweringError on a graph that is not finalized."""
+        view = read_view(model)
+        if not view.is_final:
+            raise LoweringError("the model is not finalized; run finalize first")
+        modified = False
+        for layer in view.layers:
+            dequantize = layer.node.inputs[1].producer() if layer.weight is not None else None  # type: ignore[union-attr]
+            if dequantize is None or not isinstance(layer.weight, FinalWeight) or layer.weight.bits <= 4:
+                continue
+            codes, scale = dequantize.inputs[0], dequantize.inputs[1]
+            if codes is None or scale is None or codes.dtype == ir.DataType.UINT8:
+                continue
+            tensor, zero_point = stored_weight(layer.weight.codes, layer.weight.bits, "uint8")
+            shape = () if scale.shape is None else scale.shape.numpy()
+            zeros = initializer(model.graph, f"{layer.name}_zero_point_uint8", np.full(shape, zero_point))
+            dequantize.resize_inputs(3)
+            dequantize.replace_input_with(0, initializer(model.graph, f"{layer.name}_weight_uint8", tensor))
+            dequantize.replace_input_with(2, zeros)
+            modified = True
+        ir.passes.common.RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, modified)

@@ -1,0 +1,260 @@
+"""Write an integer graph: standard operators on integer tensors alone, channels last where convolutions are.
+
+Every requantized value says which tensor of the QDQ graph it equals, and in which layout (metadata `qpipe.codes_of`,
+`qpipe.layout`), so that the gate can compare the two. The arithmetic is `qpipe.arith.quantize`'s, interpreted by
+`qpipe.arith.symbolic`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from qpipe.arith.quantize import requantization, requantize
+from qpipe.arith.spec import QuantSpec
+from qpipe.arith.symbolic import INT32, SYMBOLIC, UINT8, Symbol
+from qpipe.ir.attributes import static_shape
+from qpipe.ir.layers import activation_bound
+from qpipe.ir.qdq import ActivationQuantizer, initializer
+from qpipe.ir.view import QuantizedLayer
+from qpipe.ops.activation import clipped
+from qpipe.ops.qoperator_builder import mark
+
+Array = npt.NDArray[Any]
+Layout = Literal["NCHW", "NHWC"]
+Range = tuple[npt.ArrayLike, npt.ArrayLike]
+
+TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+MIN_RUN = 256
+"""Elements that a constant should have: onnxruntime broadcasts a shorter one along the channels slowly."""
+
+
+class IntegerBuilder:
+    """Collects `nodes`; constants go to `graph` at once. `weights` is "int8" or "uint8" (zero point 128)."""
+
+    def __init__(self, graph: ir.Graph, *, weights: str = "int8") -> None:
+        self.graph = graph
+        self.weights = weights
+        self.nodes: list[ir.Node] = []
+        self._scope, self._count = "", 0
+        self._codes: dict[ir.Value, dict[Layout, ir.Value]] = {}
+        self._constants: dict[tuple[Any, ...], ir.Value] = {}
+        self._casts: dict[tuple[ir.Value, np.dtype[Any]], ir.Value] = {}
+
+    def start(self, layer: QuantizedLayer) -> None:
+        """What is emitted from now on belongs to this layer: its name begins theirs."""
+        self._scope, self._count = layer.name, 0
+
+    # Nodes and constants.
+
+    def emit(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        *,
+        name: str,
+        attributes: Mapping[str, Any] | None = None,
+        dtype: ir.DataType = ir.DataType.UINT8,
+    ) -> ir.Value:
+        """Add a node of the standard domain; its output has the node's name with `_output` added."""
+        node = ir.node(op_type, inputs, dict(attributes or {}), name=name)
+        output = node.outputs[0]
+        output.name, output.type = f"{name}_output", ir.TensorType(dtype)
+        self.nodes.append(node)
+        return output
+
+    def node(
+        self, op_type: str, inputs: Sequence[ir.Value | None], dtype: np.dtype[Any] = UINT8, **attributes: Any
+    ) -> ir.Value:
+        """Add a node that is named after the layer at work."""
+        self._count += 1
+        name = f"{self._scope}/{self._count}_{op_type}"
+        return self.emit(op_type, inputs, name=name, attributes=attributes, dtype=ir.DataType.from_numpy(dtype))
+
+    def cast(self, value: ir.Value, dtype: np.dtype[Any]) -> ir.Value:
+        """Cast, once for a value and a type."""
+        if (value, dtype) not in self._casts:
+            self._casts[value, dtype] = self.node("Cast", [value], dtype, to=ir.DataType.from_numpy(dtype))
+        return self._casts[value, dtype]
+
+    def constant(self, name: str, array: Array | np.generic | ir.TensorProtocol) -> ir.Value:
+        """An initializer of its own."""
+        return initializer(self.graph, name, array)
+
+    def shared(self, array: Array | np.generic) -> ir.Value:
+        """An initializer that all who ask for these numbers share."""
+        array = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            text = f"{array.dtype}_{array.item()}" if array.size == 1 else f"{self._scope}/constant"
+            self._constants[key] = self.constant(text.replace("-", "minus_"), array)
+        return self._constants[key]
+
+    def integers(self, values: Sequence[int]) -> ir.Value:
+        """A shared int64 list: shapes, axes, bounds."""
+        return self.shared(np.array(values, np.int64))
+
+    def operand(self, array: Array, sizes: Sequence[int | None]) -> ir.Value:
+        """A constant to broadcast: one along the channels is repeated along the row, so that it is a longer run.
+
+        The file holds it once: an Expand of constants is folded when a session starts.
+        """
+        stored, target = self.shared(array), list(array.shape)
+        if array.ndim != 1:
+            return stored
+        for size in reversed(sizes[:-1]):
+            if size is None or math.prod(target) >= MIN_RUN:
+                break
+            target.insert(0, size)
+        if len(target) == 1:
+            return stored
+        key = ("expanded", stored, *target)
+        if key not in self._constants:
+            self._constants[key] = self.node("Expand", [stored, self.integers(target)], array.dtype)
+        return self._constants[key]
+
+    def slice(self, value: ir.Value, axes: Mapping[int, slice], dtype: np.dtype[Any] = UINT8) -> ir.Value:
+        """A part of the value; `axes` gives the bounds of each axis that is cut."""
+        parts = [
+            [part.start or 0 for part in axes.values()],
+            [np.iinfo(np.int64).max if part.stop is None else part.stop for part in axes.values()],
+            list(axes),
+            [part.step or 1 for part in axes.values()],
+        ]
+        return self.node("Slice", [value, *(self.integers(part) for part in parts)], dtype)
+
+    def concat(self, values: Sequence[ir.Value], axis: int, dtype: np.dtype[Any] = UINT8) -> ir.Value:
+        """The values side by side; a single one as it is."""
+        return values[0] if len(values) == 1 else self.node("Concat", list(values), dtype, axis=axis)
+
+    def transpose(self, value: ir.Value, order: Sequence[int], dtype: np.dtype[Any] = UINT8) -> ir.Value:
+        """Axes in this order."""
+        return self.node("Transpose", [value], dtype, perm=list(order))
+
+    # Quantized tensors in one layout or the other.
+
+    def layout(self, quantizer: ActivationQuantizer) -> Layout:
+        """The layout in which the tensor was computed."""
+        return next(iter(self._codes[quantizer.output]))
+
+    def codes(self, quantizer: ActivationQuantizer, layout: Layout = "NCHW") -> ir.Value:
+        """The tensor's codes, in the specification's own layout or channels last; converted once."""
+        return self._in_layout(quantizer.output, layout, quantizer.codes.shape, UINT8)
+
+    def result(self, value: ir.Value) -> ir.Value:
+        """The integers of a dequantized value, or a last layer's int32, in the specification's own layout."""
+        dtype = next(iter(self._codes[value].values())).type
+        assert dtype is not None
+        return self._in_layout(value, "NCHW", value.shape, dtype.dtype.numpy())
+
+    def grid(self, spec: QuantSpec) -> tuple[ir.Value, ir.Value]:
+        """Scale and zero point as QuantizeLinear and DequantizeLinear take them, at the graph's ends."""
+        return self.shared(np.float32(spec.scale)), self.shared(np.uint8(spec.zero_point))
+
+    def symbol(self, value: ir.Value, like: ir.Value, layout: Layout, dtype: np.dtype[Any] = INT32) -> Symbol:
+        """A value to compute with, whose last dimensions are those of the QDQ graph's tensor `like`."""
+        shape = static_shape(like) or ()
+        sizes = [shape[i] for i in TO_NHWC] if layout == "NHWC" else shape
+        return Symbol(self, value, dtype, sizes[1:])
+
+    # Results.
+
+    def define(self, quantizer: ActivationQuantizer, value: ir.Value, layout: Layout = "NCHW") -> None:
+        """`value` holds the quantizer's codes."""
+        if value in (known for layouts in self._codes.values() for known in layouts.values()) or value.producer() is None:
+            value = self.node("Identity", [value])
+        value.name = quantizer.codes.name
+        self._register(quantizer.output, value, str(quantizer.codes.name), quantizer.codes.shape, layout)
+
+    def finish(
+        self,
+        layer: QuantizedLayer,
+        accumulator: Symbol,
+        layout: Layout,
+        *,
+        multiplier: npt.ArrayLike = 1,
+        shift: npt.ArrayLike,
+        bias: npt.ArrayLike = 0,
+        accumulators: Range | None = None,
+    ) -> None:
+        """Requantize int32 sums `[..., C]` to the layer's output, its activation included (see `requantization`)."""
+        spec = result_spec(layer)
+        constants = requantization(multiplier, shift, spec, bias, accumulators)
+        self.define_symbol(layer, requantize(accumulator, constants, SYMBOLIC), layout)
+
+    def define_symbol(self, layer: QuantizedLayer, codes: Symbol, layout: Layout) -> None:
+        """The layer's output."""
+        assert layer.output is not None
+        self.define(layer.output, codes.astype(UINT8).handle, layout)
+
+    def finish_last(self, layer: QuantizedLayer, accumulator: Symbol, bias: Array, layout: Layout) -> None:
+        """A last layer's int32, bias included, leaves as it is."""
+        value = (accumulator + bias.astype(np.int32)).handle
+        value.name = f"{layer.name}_int32"
+        self._register(layer.result, value, str(layer.result.name), layer.result.shape, layout)
+
+    def carry(self, layer: QuantizedLayer, value: ir.Value, layout: Layout, carried: QuantSpec) -> None:
+        """`value` holds codes of the inputs' grid, within `carried` or to be cut to it."""
+        assert layer.output is not None
+        source, spec = layer.inputs[0].spec, result_spec(layer)
+        held = (min(q.spec.stored_min for q in layer.inputs), max(q.spec.stored_max for q in layer.inputs))
+        low, high = max(held[0], carried.stored_min), min(held[1], carried.stored_max)
+        same = (spec.exponent, spec.zero_point) == (source.exponent, source.zero_point)
+        if same:
+            low, high = max(low, spec.stored_min), min(high, spec.stored_max)
+        if (low, high) != held:
+            value = self.node("Clip", [value, self.shared(np.uint8(low)), self.shared(np.uint8(high))])
+        if same:
+            self.define(layer.output, value, layout)
+            return
+        self.move(layer, self.symbol(value, layer.output.codes, layout, UINT8), source, layout)
+
+    def move(self, layer: QuantizedLayer, codes: Symbol, source: QuantSpec, layout: Layout) -> None:
+        """Codes of `source` on the output's grid, rounded half to even."""
+        spec = result_spec(layer)
+        self.finish(
+            layer,
+            codes.astype(INT32),
+            layout,
+            shift=spec.exponent - source.exponent,
+            bias=-source.zero_point,
+            accumulators=(source.stored_min, source.stored_max),
+        )
+
+    def _register(
+        self, key: ir.Value, value: ir.Value, codes_of: str, shape: ir.Shape | None, layout: Layout
+    ) -> None:
+        if shape is not None:
+            dims = list(shape)
+            value.shape = ir.Shape([dims[i] for i in TO_NHWC] if layout == "NHWC" else dims)
+        mark(value, codes_of, layout)
+        self._codes[key] = {layout: value}
+
+    def _in_layout(self, key: ir.Value, layout: Layout, shape: ir.Shape | None, dtype: np.dtype[Any]) -> ir.Value:
+        known = self._codes[key]
+        if layout not in known:
+            (other,) = known.values()
+            order = TO_NHWC if layout == "NHWC" else TO_NCHW
+            if shape is not None and tuple(shape)[2:] == (1, 1) and isinstance(shape[1], int):
+                target = [0, 1, 1, shape[1]] if layout == "NHWC" else [0, shape[1], 1, 1]
+                known[layout] = self.node("Reshape", [other, self.integers(target)], dtype)
+            else:
+                known[layout] = self.transpose(other, order, dtype)
+        return known[layout]
+
+
+def result_spec(layer: QuantizedLayer) -> QuantSpec:
+    """The output's grid, cut to what the layer's activation lets through."""
+    assert layer.output is not None
+    activation = layer.layer.activation
+    return layer.output.spec if activation is None else clipped(layer.output.spec, activation_bound(activation))
+
+
+def shared_layout(b: IntegerBuilder, quantizers: Sequence[ActivationQuantizer]) -> Layout:
+    """Channels last where every tensor has it, else the specification's own."""
+    return "NHWC" if all(b.layout(q) == "NHWC" for q in quantizers) else "NCHW"

@@ -1,0 +1,127 @@
+"""QDQ network -> the integer network that ships, proven equal: `qpipe.export`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import onnx
+import onnx_ir as ir
+
+from passes.finalize import Finalize
+from passes.lower_qoperator import LowerQOperator
+from passes.weights_to_uint8 import WeightsToUint8
+from qpipe.arith.certificate import Certificate
+from qpipe.data import Batch, DataLike
+from qpipe.errors import DataError, LoweringError
+from qpipe.ir.certify import certify, store_certificate
+from qpipe.ir.load import load_model
+from qpipe.ir.metadata import AppliedPass, add_provenance
+from qpipe.ir.origin import store_origin
+from qpipe.ir.save import save_model
+from qpipe.ir.view import read_view
+from qpipe.runtime.gate import run_gate
+from qpipe.verbs.running import run_pass
+from qpipe.verbs.sources import ModelPath, open_source, preprocess_of
+
+GATE_IMAGES = 64  # of the calibration data that the gate compares, besides random and extreme inputs
+
+
+def export(
+    model: ModelPath | onnx.ModelProto | ir.Model,
+    output: ModelPath | None = None,
+    *,
+    format: Literal["qoperator", "integer", "qdq"] = "qoperator",
+    cpu: Literal["portable", "vnni"] = "portable",
+    weights: Literal["int8", "uint8"] = "int8",
+    io: Literal["float", "integer"] = "float",
+    layout: Literal["NCHW", "NHWC"] = "NCHW",
+    data: DataLike | None = None,
+    seed: int = 0,
+) -> ir.Model:
+    """Finalize a QDQ model, prove its integers, lower it, and compare every integer with the QDQ file's.
+
+    Args:
+        model: a QDQ model, trainable or finalized.
+        output: where to write the file; nothing is written without it.
+        format: "qoperator" is onnxruntime's integer operators, "integer" has no float tensor at all and standard
+            operators only, "qdq" is the finalized QDQ graph itself.
+        cpu: "portable" demands weights that are exact on x86 without VNNI, "vnni" waives that.
+        weights: "uint8" (zero point 128) is exact everywhere whatever the weights, and slower without VNNI.
+        io: "float" keeps the original's inputs and outputs; "integer" takes uint8 pixels and gives int32, whose scale is
+            in the metadata.
+        layout: of the pixels, where io is "integer".
+        data: a path, "digits" or arrays, from which the gate draws images; without it, it compares random and extreme
+            integers only, and the certificate says so.
+        seed: of the gate's draws.
+
+    Returns:
+        The exported model, with preprocessing, provenance and certificate in its metadata.
+
+    Raises:
+        LoweringError: a layer has no exact integer form; its name and the condition that fails.
+        ParityError: an integer differs from the QDQ file's; the first layer where one does.
+        ModelError, DataError, OutputError: in one line, naming what is wrong.
+
+    Example:
+        >>> import qpipe
+        >>> exported = qpipe.export("tuned.qdq.onnx", "net.int8.onnx", format="qoperator", data="digits")
+        >>> qpipe.inspect("net.int8.onnx").kind
+        'qoperator'
+    """
+    if io == "integer" and format == "qdq":
+        raise LoweringError("a qdq file has float inputs and outputs; export qoperator or integer with io integer")
+    spec = load_model(model)
+    run_pass(Finalize(), spec)
+    add_provenance(spec, AppliedPass.of(Finalize()))
+    certificate = certify(read_view(spec), cpu=cpu, weights=weights)
+    _refuse(certificate)
+    lowered = spec.clone()
+    for pass_ in _lowering(format, cpu, weights, io, layout):
+        run_pass(pass_, lowered)
+        add_provenance(lowered, AppliedPass.of(pass_))
+    if format == "qdq":
+        # The file is the specification; what it computes is compared with the integer operators.
+        other = lowered.clone()
+        run_pass(LowerQOperator(weights=weights, cpu=cpu), other)
+        report = run_gate(lowered, other, batches=_images(spec, data, seed), seed=seed)
+    else:
+        report = run_gate(spec, lowered, batches=_images(spec, data, seed), seed=seed)
+    certificate.gate.update(report.to_json())
+    store_certificate(lowered, certificate)
+    # `validate` compares the integers of all that was made from one QDQ file.
+    store_origin(lowered, read_view(spec))
+    if output is not None:
+        save_model(lowered, output)
+    return lowered
+
+
+def _refuse(certificate: Certificate) -> None:
+    problems = certificate.problems
+    if problems:
+        more = f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else ""
+        raise LoweringError(f"not exact: {problems[0]}{more}")
+
+
+def _lowering(format_: str, cpu: str, weights: str, io: str, layout: str) -> list[ir.passes.InPlacePass]:
+    """The passes that make the format of a finalized graph."""
+    if format_ == "qoperator":
+        return [LowerQOperator(weights=weights, cpu=cpu, io=io, layout=layout)]
+    if format_ == "integer":
+        from passes.lower_integer import LowerInteger
+
+        return [LowerInteger(weights=weights, io=io, layout=layout)]
+    return [WeightsToUint8()] if weights == "uint8" else []
+
+
+def _images(model: ir.Model, data: DataLike | None, seed: int) -> Iterator[Batch]:
+    """A few of the training images, shuffled where their number is known."""
+    if data is None:
+        return
+    source = open_source(model, data, "train", preprocess_of(model, None))
+    found = 0
+    for batch in source.batches(GATE_IMAGES, shuffle=source.size is not None, seed=seed, limit=GATE_IMAGES):
+        found += len(batch.inputs)
+        yield batch
+    if not found:
+        raise DataError("no images for the gate; expected one or more")

@@ -1,0 +1,248 @@
+"""What a model is made of, and what becomes of each node: `qpipe.inspect`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from passes.normalize import normalize
+from qpipe.arith.spec import QuantSpec
+from qpipe.errors import ModelError
+from qpipe.ir.kind import Kind, find_kind
+from qpipe.ir.layers import Layer, Role
+from qpipe.ir.macs import count_parameters, total_macs
+from qpipe.ir.opset import original_opset
+from qpipe.ir.plan import QuantizationPlan, plan_quantization
+from qpipe.ir.quiet import quiet
+from qpipe.ir.torch_import import ModelLike, resolve_model
+from qpipe.ir.view import FinalWeight, QuantizedLayer, TrainableWeight, View, read_view
+from qpipe.verbs.advice import advise
+from qpipe.verbs.sources import ModelPath
+
+QUANTIZED: Final = "quantized"
+CARRIES: Final = "carries integers"
+FLOAT_TAIL: Final = "float tail"
+NO_FORM: Final = "no integer form"
+# Of an export.
+INTEGERS: Final = "integers"
+BORDER: Final = "border"
+FLOAT: Final = "float"
+
+_FORMS: Final = {Role.CARRY: CARRIES, Role.NONE: NO_FORM}
+_BORDERS: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output; a dimension that is open has a name, or "?"."""
+
+    name: str
+    shape: tuple[int | str, ...] | None
+    type: str
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """A node: its role, a note with facts, and what to do, where there is something to do."""
+
+    name: str
+    op: str
+    role: str
+    note: str = ""
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model is made of.
+
+    kind: float, QDQ or export. opset, ops: of the file. parameters: of weights and biases. macs: for one image, None
+    where shapes are unknown. roles: how many nodes have each. nodes: after normalization; of a QDQ file without the
+    quantizers, of an export those that are not integers. problems: what else stands in the way, a line each.
+    """
+
+    kind: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    opset: int
+    parameters: int
+    macs: int | None
+    ops: dict[str, int]
+    roles: dict[str, int]
+    nodes: tuple[NodeInfo, ...]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing stands in the way of integers."""
+        return not self.problems and NO_FORM not in self.roles
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "ready": self.ready}
+
+
+def inspect(
+    model: ModelLike, *, weights: ModelPath | None = None, input_shape: tuple[int, ...] | None = None
+) -> Inspection:
+    """Say what a model is made of, and which nodes have no integer form: all of them, each with what to do.
+
+    Args:
+        model: float, QDQ or exported: an .onnx path, a ModelProto, an onnx_ir.Model, a torch module, or
+            `package.module:factory`.
+        weights, input_shape: of a PyTorch model, the shape without the batch.
+
+    Raises:
+        ModelError: in one line, where the model can't be read.
+
+    Example:
+        >>> import qpipe
+        >>> report = qpipe.inspect("net.onnx")
+        >>> report.kind, report.ready, report.ops["Conv"]
+        ('float', True, 3)
+    """
+    network = resolve_model(model, weights, input_shape)
+    ops = Counter(node.op_type for node in network.graph)
+    kind, view = find_kind(network)
+    problems: list[str] = []
+    if kind is Kind.FLOAT:
+        normalize(network)
+    else:
+        with quiet("onnx_ir"):
+            common.ShapeInferencePass(strict_mode=False)(network)
+    if kind is Kind.FLOAT:
+        nodes, problems = _float_nodes(network.graph)
+    elif view is not None:
+        nodes = _view_nodes(view)
+    elif kind is Kind.FOREIGN:
+        nodes, problems = _foreign_nodes(network)
+    else:
+        nodes = _export_nodes(network)
+    roles = Counter(node.role for node in nodes)
+    return Inspection(
+        kind=kind.value,
+        inputs=tuple(map(_tensor_info, network.graph.inputs)),
+        outputs=tuple(map(_tensor_info, network.graph.outputs)),
+        opset=original_opset(model),
+        parameters=count_parameters(network.graph),
+        macs=total_macs(network.graph),
+        ops=dict(ops.most_common()),
+        roles=dict(roles.most_common()),
+        nodes=tuple(node for node in nodes if node.role != INTEGERS),
+        problems=tuple(problems),
+    )
+
+
+def _float_nodes(graph: ir.Graph) -> tuple[list[NodeInfo], list[str]]:
+    plan = plan_quantization(graph)
+    found: dict[ir.Node, NodeInfo] = {}
+    for layer in plan.layers:
+        _add_layer(found, layer, _FORMS.get(layer.role, QUANTIZED), _planned_note(layer, plan))
+    in_the_way = _before_weights(plan)
+    for layer in plan.tail:
+        if layer in plan.unsupported:
+            _add_layer(found, layer, NO_FORM, advice=advise(layer.node))
+        elif layer in in_the_way:
+            role = _FORMS.get(layer.role, QUANTIZED)
+            _add_layer(found, layer, role, "once the nodes before it have an integer form")
+        else:
+            _add_layer(found, layer, FLOAT_TAIL, "stays float behind the integers")
+    problems = []
+    if len(graph.inputs) != 1:
+        names = ", ".join(repr(value.name) for value in graph.inputs) or "none"
+        problems.append(f"inputs are {names}: expected exactly one")
+    if not any(layer.role is Role.COMPUTE for layer in (*plan.layers, *plan.tail)):
+        problems.append("no Conv, Gemm or MatMul with constant weights: nothing to quantize")
+    return [found[node] for node in graph if node in found], problems
+
+
+def _before_weights(plan: QuantizationPlan) -> list[Layer]:
+    """Layers behind a node without integer form that multiply by weights, or that lead to such."""
+    needed: set[ir.Value | None] = set()
+    blocked = []
+    for layer in reversed(plan.tail):
+        if layer.role is Role.COMPUTE or layer.output in needed:
+            blocked.append(layer)
+            needed.update(value for node in layer.nodes for value in node.inputs)
+    return blocked
+
+
+def _planned_note(layer: Layer, plan: QuantizationPlan) -> str:
+    words = []
+    if layer.node in plan.weight_bits:
+        words.append(f"{plan.weight_bits[layer.node]}-bit weights")
+    if layer.node in plan.last:
+        words.append("last layer, int32 output")
+    elif (planned := plan.quantizers.get(layer.output)) is not None:
+        sign = {True: "signed", False: "unsigned", None: "sign from the data"}[planned.signed]
+        words.append(f"{planned.bits}-bit output, {sign}")
+    return ", ".join(words)
+
+
+def _view_nodes(view: View) -> list[NodeInfo]:
+    found: dict[ir.Node, NodeInfo] = {}
+    for layer in view.layers:
+        _add_layer(found, layer.layer, _FORMS.get(layer.layer.role, QUANTIZED), _quantized_note(layer))
+        if layer.op_type == "QuantizeLinear":
+            found[layer.node] = NodeInfo(layer.name, layer.op_type, QUANTIZED, f"requantizes {_quantized_note(layer)}")
+    for tail in view.tail:
+        _add_layer(found, tail, FLOAT_TAIL, "stays float behind the integers")
+    return [found[node] for node in view.graph if node in found]
+
+
+def _quantized_note(layer: QuantizedLayer) -> str:
+    inputs = ", ".join(_grid(quantizer.spec) for quantizer in layer.inputs)
+    output = "int32" if layer.output is None else _grid(layer.output.spec)
+    bits = None
+    if isinstance(layer.weight, TrainableWeight):
+        bits = layer.weight.spec.bits
+    elif isinstance(layer.weight, FinalWeight):
+        bits = layer.weight.bits
+    return (f"{bits}-bit weights, " if bits else "") + f"{inputs} -> {output}"
+
+
+def _grid(spec: QuantSpec) -> str:
+    """Such as "uint8 2^-5": what an integer is, and what one step is worth."""
+    return f"{'int' if spec.qmin < 0 else 'uint'}{spec.bits} 2^{spec.exponent}"
+
+
+def _foreign_nodes(network: ir.Model) -> tuple[list[NodeInfo], list[str]]:
+    """A QDQ file that is not of the form that `calibrate` writes: each node by itself."""
+    problem = ""
+    try:
+        read_view(network)
+    except ModelError as error:
+        problem = str(error)
+    nodes = [node for node in network.graph if node.op_type not in _BORDERS]
+    return [NodeInfo(Layer(node).name, node.op_type, FLOAT, "as another tool wrote it") for node in nodes], [problem]
+
+
+def _export_nodes(network: ir.Model) -> list[NodeInfo]:
+    notes = {BORDER: "between floats and integers", INTEGERS: "", FLOAT: "float, outside of the integers"}
+    roles = [(node, _export_role(node)) for node in network.graph]
+    return [NodeInfo(Layer(node).name, node.op_type, role, notes[role]) for node, role in roles]
+
+
+def _export_role(node: ir.Node) -> str:
+    if node.op_type in _BORDERS:
+        return BORDER
+    types = {value.dtype for value in node.outputs if value.dtype is not None}
+    return FLOAT if any(dtype.is_floating_point() for dtype in types) else INTEGERS
+
+
+def _add_layer(found: dict[ir.Node, NodeInfo], layer: Layer, role: str, note: str = "", advice: str = "") -> None:
+    """The layer's main node, and those that belong to it."""
+    found[layer.node] = NodeInfo(layer.name, layer.op_type, role, note, advice)
+    for node in layer.nodes[1:]:
+        found[node] = NodeInfo(Layer(node).name, node.op_type, role, f"part of {layer.op_type} '{layer.name}'")
+
+
+def _tensor_info(value: ir.Value) -> TensorInfo:
+    shape = None
+    if value.shape is not None:
+        shape = tuple(dim if isinstance(dim, int) else dim.value or "?" for dim in value.shape)
+    return TensorInfo(str(value.name), shape, "unknown" if value.dtype is None else value.dtype.name.lower())

@@ -1,0 +1,84 @@
+"""Models of any kind, as onnxruntime is to run them: a trainable QDQ file is finalized in memory first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+import onnx_ir as ir
+
+from passes.finalize import Finalize
+from qpipe.errors import ModelError
+from qpipe.ir.kind import Kind, find_kind
+from qpipe.ir.load import load_model
+from qpipe.ir.opset import original_opset
+from qpipe.ir.origin import origin_of, stored_origin
+from qpipe.ir.save import save_model
+from qpipe.ir.upgrade import OPSET
+from qpipe.ir.view import View, read_view
+from qpipe.verbs.running import run_pass
+from qpipe.verbs.sources import ModelPath
+
+OnnxModel = ModelPath | onnx.ModelProto | ir.Model
+
+
+@dataclass(frozen=True, eq=False)
+class Runnable:
+    """name: what tables call it. kind: of the file. network: the model as it is run, loaded; view: of a QDQ model.
+
+    path: the file, where it is run as it is. origin: which quantized network it computes, None where nobody knows.
+    """
+
+    name: str
+    kind: Kind
+    network: ir.Model
+    path: Path | None
+    view: View | None
+    origin: str | None
+
+    @property
+    def source(self) -> Path | ir.Model:
+        """What onnxruntime opens."""
+        return self.path or self.network
+
+    @contextmanager
+    def file(self) -> Iterator[Path]:
+        """Its file, or a temporary one."""
+        if self.path is not None:
+            yield self.path
+            return
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            save_model(self.network, path)
+            yield path
+
+
+def open_all(models: Sequence[OnnxModel]) -> list[Runnable]:
+    """Open each; ModelError where there is none, or one can't be read."""
+    if isinstance(models, str | os.PathLike | onnx.ModelProto | ir.Model):
+        models = [models]
+    if not models:
+        raise ModelError("no models were given, expected one or more")
+    return [open_runnable(model, number) for number, model in enumerate(models, start=1)]
+
+
+def open_runnable(model: OnnxModel, number: int = 1) -> Runnable:
+    """Open one model; `number` tells models in memory apart."""
+    network = load_model(model)
+    is_file = isinstance(model, str | os.PathLike)
+    name = os.fspath(model) if is_file else f"model {number}"  # type: ignore[arg-type]
+    kind, view = find_kind(network)
+    # What ships is the file itself, but for opsets that onnxruntime may not know yet.
+    path = Path(name) if is_file and original_opset(model) <= OPSET else None
+    if kind is Kind.TRAINABLE:
+        run_pass(Finalize(), network)
+        view, path = read_view(network), None
+    origin = None if kind is Kind.TRAINABLE else stored_origin(network)
+    if origin is None and view is not None:
+        origin = origin_of(view)
+    return Runnable(name, kind, network, path, view, origin)

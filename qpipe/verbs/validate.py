@@ -1,0 +1,174 @@
+"""Accuracy and agreement of any number of models: `qpipe.validate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from qpipe import progress
+from qpipe.data import DataLike, Preprocess, Source, check_fits, open_data
+from qpipe.errors import DataError
+from qpipe.ir.attributes import static_shape
+from qpipe.ir.certify import certify, check_certificate
+from qpipe.ir.kind import Kind
+from qpipe.ir.metadata import CERTIFICATE, PREPROCESS, get_json, get_object
+from qpipe.ir.view import QUANTIZATION
+from qpipe.runtime.accuracy import AccuracyReport, measure_accuracy
+from qpipe.runtime.session import open_session
+from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
+from qpipe.verbs.sources import PreprocessLike, preprocess_of
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class ValidationRow:
+    """One model.
+
+    top1, top5: fractions of 1, None without labels (top5 also for five classes or fewer). agreement: how often its
+    first choice is the first model's. largest_difference: of any output from the first model's, in real units.
+    integers_equal: with all models that were made from the same QDQ file, None where there is no other. certificate:
+    "holds" or "fails"; None where the model has none.
+    """
+
+    name: str
+    kind: str
+    top1: float | None
+    top5: float | None
+    agreement: float
+    largest_difference: float
+    integers_equal: bool | None
+    certificate: str | None
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """images: how many were run. problems: each difference, and each certificate that fails. notes: on the data."""
+
+    images: int
+    rows: tuple[ValidationRow, ...]
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether all integers are equal that must be, and every certificate holds."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def validate(
+    models: Sequence[OnnxModel],
+    data: DataLike,
+    *,
+    batch_size: int = 256,
+    split: Split = "test",
+    limit: int | None = None,
+    preprocess: PreprocessLike = None,
+) -> ValidationReport:
+    """Run models on the same images and compare: accuracy, outputs, integers, certificates.
+
+    Args:
+        models: float, QDQ or exported, with float or integer inputs. A trainable QDQ model is finalized in memory.
+        data: with labels, or without; then there are no accuracies.
+        batch_size, split, limit: what of the data is run, and how much at once.
+        preprocess: what pixels go through; None is what the models carry.
+
+    Returns:
+        One row for each model; `ok` is False where integers differ between models that were made from one QDQ file, or
+        where a certificate does not hold.
+
+    Raises:
+        ModelError, DataError: in one line, naming what is wrong.
+
+    Example:
+        >>> import qpipe
+        >>> report = qpipe.validate(["net.onnx", "net.qdq.onnx"], "digits", limit=100)
+        >>> report.ok, report.images, [row.kind for row in report.rows]
+        (True, 100, ['float', 'QDQ, trainable'])
+    """
+    runnables = open_all(models)
+    source = open_data(data, split, _common_preprocess(runnables, preprocess))
+    _check_inputs(runnables, source)
+    sessions = [open_session(runnable.source, name=runnable.name) for runnable in runnables]
+    batches = source.batches(batch_size, limit=limit)
+    total = source.n_batches(batch_size, limit=limit)
+    accuracy = measure_accuracy(sessions, progress.track(batches, "validating", total))
+    failures = [_certificate_problems(runnable) for runnable in runnables]
+    rows = []
+    problems = _differences(runnables, accuracy)
+    for index, (runnable, figures) in enumerate(zip(runnables, accuracy.models, strict=True)):
+        failed = failures[index]
+        same = [other for other in _same_origin(runnables, index) if other != index]
+        rows.append(
+            ValidationRow(
+                runnable.name,
+                runnable.kind.value,
+                figures.top1,
+                figures.top5,
+                figures.agreement,
+                figures.largest_difference,
+                accuracy.integers_equal([index, *same]) if same else None,
+                None if failed is None else "fails" if failed else "holds",
+            )
+        )
+        problems += [f"{runnable.name}: {problem}" for problem in failed or ()]
+    notes = () if source.split_note is None else (source.split_note,)
+    return ValidationReport(accuracy.count, tuple(rows), tuple(problems), notes)
+
+
+def _common_preprocess(runnables: Sequence[Runnable], overrides: PreprocessLike) -> Preprocess:
+    """The preprocessing that the models carry, all that carry one the same; DataError where they don't."""
+    carrying = [runnable for runnable in runnables if get_object(runnable.network, PREPROCESS) is not None]
+    found = [(runnable.name, preprocess_of(runnable.network, overrides)) for runnable in carrying or runnables]
+    for name, settings in found[1:]:
+        if settings != found[0][1]:
+            key = next(key for key, value in settings if value != getattr(found[0][1], key))
+            values = getattr(found[0][1], key), getattr(settings, key)
+            raise DataError(
+                f"{found[0][0]} and {name} carry different preprocessing ({key} {values[0]} and {values[1]}); "
+                "expected the same, or settings that override it"
+            )
+    return found[0][1]
+
+
+def _check_inputs(runnables: Sequence[Runnable], source: Source) -> None:
+    """Refuse data that don't fit a model's input; what takes pixels is checked when it runs."""
+    for runnable in runnables:
+        value = runnable.network.graph.inputs[0] if runnable.network.graph.inputs else None
+        shape = None if value is None or value.dtype is None else static_shape(value)
+        if value is not None and shape is not None and value.dtype is not None and value.dtype.is_floating_point():
+            check_fits(source, shape)
+
+
+def _same_origin(runnables: Sequence[Runnable], index: int) -> list[int]:
+    """The positions of all models that must compute the integers of the one at `index`."""
+    origin = runnables[index].origin
+    if origin is None:
+        return [index]
+    return [other for other, runnable in enumerate(runnables) if runnable.origin == origin]
+
+
+def _differences(runnables: Sequence[Runnable], accuracy: AccuracyReport) -> list[str]:
+    """A line for each pair that must be equal and is not."""
+    lines = []
+    for index, runnable in enumerate(runnables):
+        for other in _same_origin(runnables, index):
+            count = accuracy.different[index][other]
+            if other > index and count:
+                names = f"{runnable.name} and {runnables[other].name}"
+                lines.append(f"{names} were made from one QDQ file, but differ on {count} of {accuracy.count} images")
+    return lines
+
+
+def _certificate_problems(runnable: Runnable) -> list[str] | None:
+    """What is wrong with its certificate, none where it holds; None where it has none and makes none."""
+    network = runnable.network
+    if runnable.kind is Kind.TRAINABLE and runnable.view is not None:
+        options: Mapping[str, Any] = get_object(network, QUANTIZATION) or {}
+        return certify(runnable.view, cpu=str(options.get("cpu", "portable"))).problems
+    return None if get_json(network, CERTIFICATE) is None else check_certificate(network)

@@ -1,0 +1,32 @@
+"""A folder with one small network at every stage, made once."""
+
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+from digits_model import digits_model
+
+import qpipe
+
+PREPROCESS = {"mean": (0.3,), "std": (0.38,)}
+
+
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """net.onnx -> net.qdq.onnx -> tuned.qdq.onnx -> net.int8.onnx, for the digits; nobody writes here."""
+    folder = tmp_path_factory.mktemp("stages")
+    onnx.save_model(digits_model(), folder / "net.onnx")
+    qpipe.calibrate(folder / "net.onnx", "digits", folder / "net.qdq.onnx", preprocess=PREPROCESS, batches=2)
+    qpipe.finetune(folder / "net.qdq.onnx", "digits", folder / "tuned.qdq.onnx", lr=0.02, flip=False, evaluate=False)
+    qpipe.export(folder / "tuned.qdq.onnx", folder / "net.int8.onnx")
+    return folder
+
+
+@pytest.fixture
+def workshop(stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of these files as the current folder."""
+    for file in stages.glob("*.onnx"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
