@@ -2,19 +2,28 @@
 
 import onnx_ir as ir
 
+from passes.calibrate_percentile import CalibratePercentile
+from passes.constant_reshape import ConstantReshape
 from passes.constants_to_initializers import ConstantsToInitializers
 from passes.explicit_padding import ExplicitPadding
+from passes.finalize import Finalize
 from passes.fold_constants import FoldConstants
 from passes.fuse_bias_add import FuseBiasAdd
 from passes.inline_functions import InlineFunctions
+from passes.insert_quantizers import InsertQuantizers
 from passes.name_nodes import NameNodes
 from passes.reduce_mean_to_global_average_pool import ReduceMeanToGlobalAveragePool
 from passes.remove_dead_code import RemoveDeadCode
 from passes.remove_identity import RemoveIdentity
 from passes.remove_zero_bias import RemoveZeroBias
+from passes.rescale_channels import RescaleChannels
 from passes.restore_softmax import RestoreSoftmax
 
 PASSES: dict[str, type[ir.passes.InPlacePass]] = {
+    "calibrate-percentile": CalibratePercentile,
+    "insert-quantizers": InsertQuantizers,
+    "finalize": Finalize,
+    "constant-reshape": ConstantReshape,
     "constants-to-initializers": ConstantsToInitializers,
     "explicit-padding": ExplicitPadding,
     "fold-constants": FoldConstants,
@@ -25,5 +34,6 @@ PASSES: dict[str, type[ir.passes.InPlacePass]] = {
     "remove-dead-code": RemoveDeadCode,
     "remove-identity": RemoveIdentity,
     "remove-zero-bias": RemoveZeroBias,
+    "rescale-channels": RescaleChannels,
     "restore-softmax": RestoreSoftmax,
 }

@@ -21,7 +21,7 @@ from qpipe.ir.qdq import initializer
 
 @dataclass(frozen=True, kw_only=True)
 class ExactAveragePool(ir.passes.InPlacePass):
-    """AveragePool and GlobalAveragePool over everything; an unknown size counts as inexact, for ReduceMean always is."""
+    """AveragePool and GlobalAveragePool over everything; an unknown size becomes ReduceMean, which is always exact."""
 
     name: ClassVar[str] = "exact-average-pool"
 
@@ -37,7 +37,8 @@ class ExactAveragePool(ir.passes.InPlacePass):
             exact = bool(known) and len(known) == len(spatial) and reciprocal_is_exact(math.prod(known))
             if exact and node.op_type == "GlobalAveragePool":
                 continue
-            _replace(model.graph, node, "GlobalAveragePool" if exact else "ReduceMean", 4 if shape is None else len(shape))
+            dims = 4 if shape is None else len(shape)
+            _replace(model.graph, node, "GlobalAveragePool" if exact else "ReduceMean", dims)
             modified = True
         return ir.passes.PassResult(model, modified)
 

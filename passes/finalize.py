@@ -1,8 +1,8 @@
 """Turn a trainable QDQ graph into what ships: integer weights, int32 biases, no BatchNormalization.
 
-`y = k (conv - mean) + beta` becomes `(acc + bias) * m * 2**-n` output steps (see `qpipe.arith.multiplier`): m rides in the
-weight's scale, `2**l * m[c]`, a negative k in the weights' signs. A BatchNormalization that stands alone becomes a 1×1
-depthwise Conv whose 8-bit weight is the multiplier. The pass chooses nothing: every exponent is the file's.
+`y = k (conv - mean) + beta` becomes `(acc + bias) * m * 2**-n` output steps (see `qpipe.arith.multiplier`): m rides in
+the weight's scale, `2**l * m[c]`, a negative k in the weights' signs. A BatchNormalization that stands alone becomes a
+1×1 depthwise Conv whose 8-bit weight is the multiplier. The pass chooses nothing: every exponent is the file's.
 """
 
 from __future__ import annotations

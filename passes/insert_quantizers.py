@@ -23,10 +23,12 @@ from passes.calibrate_percentile import take_range
 from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import DEFAULT_CLIP, WeightSpec, pair_limit
-from qpipe.errors import LoweringError
+from qpipe.errors import LoweringError, RecipeError
 from qpipe.ir.layers import Layer, Role
+from qpipe.ir.metadata import set_json
 from qpipe.ir.plan import PlannedQuantizer, QuantizationPlan, plan_quantization
 from qpipe.ir.qdq import insert_activation_quantizer, insert_weight_quantizer
+from qpipe.ir.view import QUANTIZATION
 from qpipe.ir.weight_layout import is_depthwise
 from qpipe.ir.weights import initial_weight
 from qpipe.ops import OPS
@@ -49,6 +51,8 @@ class InsertQuantizers(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Quantize every planned tensor and weight; raise LoweringError that lists what has no integer form."""
+        _check_bits("weight_bits", self.weight_bits)
+        _check_bits("activation_bits", self.activation_bits)
         plan = plan_quantization(model.graph, weight_bits=self.weight_bits, activation_bits=self.activation_bits)
         _refuse_unsupported(plan)
         specs: dict[ir.Value, QuantSpec] = {}
@@ -63,6 +67,9 @@ class InsertQuantizers(ir.passes.InPlacePass):
             if layer.role is Role.COMPUTE and layer.op_type != "BatchNormalization":
                 self._quantize_weight(model.graph, layer, plan, specs)
         _quantize_activations(model.graph, plan, specs)
+        # Names such as `conv1_scale` may be the graph's own.
+        ir.passes.common.NameFixPass()(model)
+        set_json(model, QUANTIZATION, {"weight_clip": self.weight_clip, "cpu": self.cpu})
         return ir.passes.PassResult(model, bool(specs))
 
     def _quantize_weight(
@@ -80,6 +87,11 @@ class InsertQuantizers(ir.passes.InPlacePass):
         )
         stored, exponents = initial_weight(layer, spec, source, None if is_last else specs[layer.output])
         insert_weight_quantizer(graph, layer.node, stored, exponents, spec)
+
+
+def _check_bits(name: str, bits: int) -> None:
+    if bits not in DEFAULT_CLIP:
+        raise RecipeError(f"{name} is {bits}, expected {min(DEFAULT_CLIP)} to {max(DEFAULT_CLIP)}")
 
 
 def _refuse_unsupported(plan: QuantizationPlan) -> None:

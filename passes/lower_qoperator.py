@@ -15,11 +15,14 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from passes.lower_integer import CUT_TAIL, pixel_values
 from qpipe.errors import LoweringError
-from qpipe.ops.boundary import add_nodes, dequantize_results
-from qpipe.ir.qdq import ActivationQuantizer
+from qpipe.ir.metadata import set_json
 from qpipe.ir.view import View, read_view
 from qpipe.ops import OPS
+from qpipe.ops.boundary import add_nodes, dequantize_results
+from qpipe.ops.integer_builder import IntegerBuilder, Layout
+from qpipe.ops.integer_io import give_integers, take_pixels
 from qpipe.ops.qoperator_builder import MICROSOFT, QOperatorBuilder
 
 
@@ -27,8 +30,8 @@ from qpipe.ops.qoperator_builder import MICROSOFT, QOperatorBuilder
 class LowerQOperator(ir.passes.InPlacePass):
     """Replace the quantized part.
 
-    weights: "int8", or "uint8" with zero point 128. cpu: "portable" keeps int8 weights exact without VNNI. io: "float" keeps inputs and outputs, "integer" takes uint8 pixels
-    of `layout` and gives int32.
+    weights: "int8", or "uint8" with zero point 128. cpu: "portable" keeps int8 weights exact without VNNI. io: "float"
+    keeps inputs and outputs, "integer" takes uint8 pixels of `layout` and gives int32 (see LowerInteger).
     """
 
     name: ClassVar[str] = "lower-qoperator"
@@ -44,16 +47,33 @@ class LowerQOperator(ir.passes.InPlacePass):
         if not view.is_final:
             raise LoweringError("the model is not finalized; run finalize first")
         b = QOperatorBuilder(model.graph, weights=self.weights, portable=self.cpu != "vnni")
+        ends = IntegerBuilder(model.graph)
         for quantizer in view.inputs:
-            _lower_input(b, quantizer)
+            if self.io == "integer":
+                ends.start(str(quantizer.source.name))
+                values, own = pixel_values(model, quantizer)
+                take_pixels(model.graph, quantizer, values, ends, pixels=self._pixels, own=own)
+                b.adopt_input(quantizer, ends.codes(quantizer))
+            else:
+                inputs = [quantizer.source, *b.grid(quantizer.spec)]
+                b.define_input(
+                    quantizer, b.emit("QuantizeLinear", inputs, name=f"{quantizer.source.name}_quantize")
+                )
         for layer in view.layers:
             OPS[layer.op_type].lower_qoperator(layer, b)
-        dequantize_results(model, view, b)
-        add_nodes(model, b.nodes)
+        self._finish(model, view, b, ends)
+        add_nodes(model, [*ends.nodes, *b.nodes])
         model.opset_imports[MICROSOFT] = 1
         return ir.passes.PassResult(model, True)
 
+    @property
+    def _pixels(self) -> Layout:
+        return "NHWC" if self.layout == "NHWC" else "NCHW"
 
-def _lower_input(b: QOperatorBuilder, quantizer: ActivationQuantizer) -> None:
-    value = b.emit("QuantizeLinear", [quantizer.source, *b.grid(quantizer.spec)], name=f"{quantizer.source.name}_quantize")
-    b.define_input(quantizer, value)
+    def _finish(self, model: ir.Model, view: View, b: QOperatorBuilder, ends: IntegerBuilder) -> None:
+        if self.io == "float":
+            dequantize_results(model, view, b)
+            return
+        for value in view.results:
+            ends.adopt(value, b.result(value))
+        set_json(model, CUT_TAIL, give_integers(model, view, ends, self._pixels) or None)

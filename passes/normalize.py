@@ -6,6 +6,7 @@ mean is GlobalAveragePool, a bias sits in its Conv or Gemm. BatchNormalization s
 
 import onnx_ir as ir
 
+from passes.constant_reshape import ConstantReshape
 from passes.constants_to_initializers import ConstantsToInitializers
 from passes.explicit_padding import ExplicitPadding
 from passes.fold_constants import FoldConstants
@@ -25,6 +26,7 @@ NORMALIZE = ir.passes.Sequential(
     # After folding, which leaves an Identity where it proves that a node does nothing.
     RemoveIdentity(),
     ConstantsToInitializers(),
+    ConstantReshape(),
     RestoreSoftmax(),
     ExplicitPadding(),
     ReduceMeanToGlobalAveragePool(),

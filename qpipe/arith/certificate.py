@@ -73,7 +73,7 @@ class Certificate:
 
     @property
     def pairs(self) -> str:
-        """"safe", "waived" or "not needed"."""
+        """How pairs are dealt with: safe, waived or not needed."""
         return "not needed" if self.weights == "uint8" else "waived" if self.cpu == "vnni" else "safe"
 
     @property
@@ -112,8 +112,8 @@ def weighted_row(
 ) -> CertificateRow:
     """The proof of a Conv, Gemm or MatMul.
 
-    rows: codes `[C, K]`, neighbours along K as the kernels pair them. multiplier, bias, shift: `[C]`; shift is None, and
-    output too, for a last layer, whose int32 leave as they are.
+    rows: codes `[C, K]`, neighbours along K as the kernels pair them. multiplier, bias, shift: `[C]`; shift and output
+    are None for a last layer, whose int32 leave as they are.
     """
     largest = np.abs(rows).sum(axis=1) * max(source.qmax, -source.qmin) + np.abs(bias)
     product = largest * multiplier
@@ -162,7 +162,9 @@ def add_row(layer: str, sources: list[QuantSpec], output: QuantSpec) -> Certific
     distance = max(exponents) - min(exponents)
     problems: list[str] = []
     if distance > MAX_EXPONENT_DISTANCE:
-        problems.append(f"operands' exponents {exponents} are {distance} apart, expected at most {MAX_EXPONENT_DISTANCE}")
+        problems.append(
+            f"operands' exponents {exponents} are {distance} apart, expected at most {MAX_EXPONENT_DISTANCE}"
+        )
     elif distance + output.exponent - max(exponents) > MAX_SUM_REACH:
         problems.append(f"output's exponent {output.exponent} is too coarse for operands of {exponents}")
     bits = max(spec.bits for spec in sources)
@@ -183,7 +185,7 @@ def pool_row(layer: str, op: str, source: QuantSpec, output: QuantSpec, *, count
 
 
 def reciprocal_is_exact(count: int) -> bool:
-    """Whether `float32(sum) * float32(1 / count)` is exact at every tie of an 8-bit mean, as onnxruntime computes it."""
+    """Whether onnxruntime's `float32(sum) * float32(1 / count)` is exact at every tie of an 8-bit mean."""
     odd = count // (count & -count)
     reciprocal = np.float32(1) / np.float32(odd)
     multiples = np.arange(1, 512, 2, dtype=np.float32)

@@ -9,6 +9,7 @@ Source: FAQ, section 2.1 ("all other scalar multiplicative constants 8-bit, addi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,14 @@ import numpy as np
 
 from qpipe.arith.quantize import MAX_SHIFT
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import NO_FLOOR, WeightSpec, exponents, round_rows
+from qpipe.arith.weights import NO_FLOOR, WeightSpec, exponents, quantize_rows, round_rows
 
 MULTIPLIER_BITS = 8
 FLOAT32_EXACT = 2**24  # up to here float32 holds every integer
 _BIAS_BITS = 30
 BIAS_LIMIT = 2.0**_BIAS_BITS  # a bias beyond it saturates the output whatever the accumulator
 _SMALLEST = 2.0**-64  # a smaller |k| is 0: nothing that it multiplies is seen, and its scales would leave float32
+_INVISIBLE = 0.25  # in output steps: what is smaller changes hardly any output
 _ZERO_CHANNEL_SHIFT = 8  # of a channel whose multiplier is 0: its bias has 8 bits below the output's step
 
 
@@ -30,7 +32,7 @@ _ZERO_CHANNEL_SHIFT = 8  # of a channel whose multiplier is 0: its bias has 8 bi
 class IntegerAffine:
     """Per channel, all `[C]`: y = sign-corrected `(acc + bias) * multiplier * 2**exponent` accumulator units.
 
-    sign is -1, 0 or 1 (0: a zero multiplier; the weights become zero). The shift to output steps is
+    sign is -1, 0 or 1 (0: the weights become zero, all that is left is a constant). The shift to output steps is
     `n = l_y - l_x - l_w - exponent`.
     """
 
@@ -57,17 +59,30 @@ def split(k: Any, xp: Any = np) -> tuple[Any, Any]:
     return xp.where(carry, m / 2, m), exponent - MULTIPLIER_BITS + carry * 1
 
 
-def weight_exponent_floor(k: Any, beta: Any, input_exponent: int, output: QuantSpec | None, xp: Any = np) -> Any:
+def quantize_weight(
+    rows: Any, k: Any, beta: Any, spec: WeightSpec, *, source: QuantSpec, output: QuantSpec | None, xp: Any = np
+) -> tuple[Any, Any]:
+    """Codes `[C, K]` and exponents `[C]` of float weights in a layer whose affine map has k and beta (float64 `[C]`)."""
+    largest = xp.sum(abs(rows), axis=1, dtype=xp.float64) * (source.largest * source.scale)
+    floor = weight_exponent_floor(k, beta, source.exponent, output, largest=largest, xp=xp)
+    return quantize_rows(rows, exponents(rows, spec, floor, xp), spec, xp)
+
+
+def weight_exponent_floor(
+    k: Any, beta: Any, input_exponent: int, output: QuantSpec | None, *, largest: Any, xp: Any = np
+) -> Any:
     """The smallest weight exponent, int `[C]`, at which a multiplier of one bit still meets the shift bound.
 
-    Of a last layer (output None): at which the bias is at most `BIAS_LIMIT`.
+    Of a last layer (output None): at which the bias is at most `BIAS_LIMIT`. A channel whose `largest` product `[C]` is
+    invisible behind k has none: `fit` makes it zero where it must, and where all channels have one exponent it would
+    take the others with it.
     """
     if output is None:
         _, e = xp.frexp(beta)
         return xp.where(beta == 0, e * 0 + NO_FLOOR, e - input_exponent - _BIAS_BITS)
     _, e = split(k, xp)
     floor = output.exponent - input_exponent - e - (MULTIPLIER_BITS - 1) - shift_bound(output)
-    return xp.where(abs(k) < _SMALLEST, floor * 0 + NO_FLOOR, floor)
+    return xp.where(abs(k) * largest < _INVISIBLE * output.scale, floor * 0 + NO_FLOOR, floor)
 
 
 def fit(
@@ -88,27 +103,28 @@ def fit(
 
     weight_sum: `sum |q_w| * qmax_x`, the largest accumulator. A multiplier is shortened (each bit takes one off n)
     where n is over the bound and float32 could not hold the product either; one bit suffices if the weights respect
-    `weight_exponent_floor`. A convolution without batch normalization has k = 1, mean = 0 and its bias as beta.
+    `weight_exponent_floor`, and where it doesn't the channel becomes its constant. A convolution without batch normalization has k = 1, mean = 0 and its bias as beta.
     """
     accumulator_exponent = input_exponent + weight_exponent
     if output is None:
         bias = xp.round(xp.ldexp(beta, -accumulator_exponent))
         return IntegerAffine(xp.ones_like(k), xp.ones_like(k), weight_exponent * 0, bias, weight_exponent * 0)
-    full, e = split(k, xp)
-    is_zero = abs(k) < _SMALLEST
-    e = xp.where(is_zero, output.exponent - accumulator_exponent - _ZERO_CHANNEL_SHIFT, e)
-    full = xp.where(is_zero, full * 0 + 1, full)
-    sign = xp.sign(xp.where(is_zero, 0 * k, k))
-    m, e = _without_trailing_zeros(full, e, xp)
+    is_zero = (abs(k) < _SMALLEST) | (weight_sum == 0)
+    m, e = _without_trailing_zeros(*split(xp.where(is_zero, xp.ones_like(k), k), xp), xp)
     n = output.exponent - accumulator_exponent - e
-    bias = _bias(beta, mean, sign, m, e, accumulator_exponent, xp)
+    bias = _bias(beta, mean, xp.sign(k), m, e, accumulator_exponent, xp)
     in_float32 = ((weight_sum + abs(bias)) * m <= FLOAT32_EXACT) & (n <= MAX_SHIFT)
     spare_bits = xp.frexp(m)[1] - 1
-    excess = xp.where(in_float32, n * 0, xp.minimum(xp.clip(n - shift_bound(output), 0, None), spare_bits))
-    m = xp.round(xp.ldexp(m, -excess))
-    e = e + excess
-    m, e = _without_trailing_zeros(m, e, xp)
-    bias = _bias(beta, mean, sign, m, e, accumulator_exponent, xp)
+    excess = xp.where(in_float32, n * 0, xp.clip(n - shift_bound(output), 0, None))
+    is_zero = is_zero | (excess > spare_bits)
+    excess = xp.minimum(excess, spare_bits)
+    m, e = _without_trailing_zeros(xp.round(xp.ldexp(m, -excess)), e + excess, xp)
+    bias = _bias(beta, mean, xp.sign(k), m, e, accumulator_exponent, xp)
+    # A channel that its input doesn't reach.
+    of_zero = output.exponent - accumulator_exponent - _ZERO_CHANNEL_SHIFT
+    constant = _bias(beta - k * mean, 0 * mean, 0 * k, xp.ones_like(k), of_zero, accumulator_exponent, xp)
+    m, e = xp.where(is_zero, xp.ones_like(k), m), xp.where(is_zero, of_zero, e)
+    bias, sign = xp.where(is_zero, constant, bias), xp.where(is_zero, 0 * k, xp.sign(k))
     return IntegerAffine(sign, m, e, bias, output.exponent - accumulator_exponent - e)
 
 
@@ -121,7 +137,7 @@ def fit_alone(
     to the coded k, which keeps the channel's centre where it is.
     """
     ones, spec = xp.ones_like(k), WeightSpec(bits=MULTIPLIER_BITS)
-    floor = weight_exponent_floor(ones, beta, source.exponent, output, xp)
+    floor = weight_exponent_floor(ones, beta, source.exponent, output, largest=ones * math.inf, xp=xp)
     exponent = exponents(k[:, None], spec, floor, xp)
     codes = round_rows(k[:, None], exponent, spec, xp)[:, 0]
     integers = fit(

@@ -39,8 +39,8 @@ class Requantization:
 
     All channels share one `shift`, so that what follows the multiplication is the same for all. `low` and `high` clip
     an accumulator to where the result does not saturate, where its product could leave int32; rounding is monotone, so
-    it does not matter which clip comes first. `bias` is None where `addend` holds it. `least` and `most` clip the sum;
-    None where no sum lies outside.
+    it does not matter which clip comes first. `bias` is None where `addend` holds it. `limits` clip the sum; None where
+    no sum lies outside.
     """
 
     bias: IntArray | None
@@ -48,8 +48,7 @@ class Requantization:
     high: IntArray | None
     multiplier: IntArray
     addend: IntArray
-    least: int | None
-    most: int | None
+    limits: tuple[int, int] | None
     shift: int
 
 
@@ -74,20 +73,20 @@ def requantization(
     m = np.minimum(np.asarray(multiplier, np.int64) << np.minimum(common - n, _WIDEST), step << 8)
     addend = np.int64(spec.zero_point) * step - step // 2
     least, most = (spec.stored_min - 1) * step + 1, spec.stored_max * step - 1
+    limits = int(least), int(most)
     folded = addend + bias_ * m
     if accumulators is not None:
         ends = [np.asarray(end, np.int64) * m for end in accumulators]
         sums = [end + folded for end in ends]
         if _fits(*ends, *sums, folded):
-            inside = bool(np.all(sums[0] >= least) and np.all(sums[1] <= most))
-            limits = (None, None) if inside else (int(least), int(most))
-            return Requantization(None, None, None, m, folded, *limits, common)
+            inside = np.all(sums[0] >= least) and np.all(sums[1] <= most)
+            return Requantization(None, None, None, m, folded, None if inside else limits, common)
     low, high = spec.qmin * step // m, -(-spec.qmax * step // m)
     # Where one accumulator step is over half an output step, what is clipped may still overshoot.
-    limits = (None, None) if np.all(m <= step // 2) else (int(least), int(most))
+    overshoot = None if np.all(m <= step // 2) else limits
     if _fits((low - bias_) * m, (high - bias_) * m, folded):
-        return Requantization(None, low - bias_, high - bias_, m, folded, *limits, common)
-    return Requantization(bias_, low, high, m, np.asarray(addend), *limits, common)
+        return Requantization(None, low - bias_, high - bias_, m, folded, overshoot, common)
+    return Requantization(bias_, low, high, m, np.asarray(addend), overshoot, common)
 
 
 def _fits(*values: IntArray) -> bool:
@@ -106,8 +105,8 @@ def requantize(acc: Any, constants: Requantization, xp: Any = np) -> Any:
     if c.low is not None:
         acc = xp.minimum(xp.maximum(acc, c.low), c.high)
     p = acc * c.multiplier + c.addend
-    if c.least is not None:
-        p = xp.clip(p, c.least, c.most)
+    if c.limits is not None:
+        p = xp.clip(p, *c.limits)
     return (p >> c.shift) + ((p & (2 ** (c.shift + 1) - 1)) != 0)
 
 

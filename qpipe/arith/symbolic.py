@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+DType = np.dtype[Any]
 INT32, UINT32, UINT8, BOOL = (np.dtype(t) for t in (np.int32, np.uint32, np.uint8, np.bool_))
 _UINT32_BITS = 32
 
@@ -90,6 +91,11 @@ class Symbol:
             return self.maximum(low).minimum(high)
         bounds = [self._emitter.operand(self._constant(bound), ()) for bound in (low, high)]
         return self._like(self._emitter.node("Clip", [self.handle, *bounds], self.dtype))
+
+    def sum(self, axes: Sequence[int]) -> Symbol:
+        """Over these axes, which stay with one element."""
+        operand = self._emitter.operand(np.array(axes, np.int64), ())
+        return self._like(self._emitter.node("ReduceSum", [self.handle, operand], self.dtype, keepdims=1))
 
     def _binary(self, op_type: str, other: Any, **attributes: Any) -> Symbol:
         if isinstance(other, Symbol):

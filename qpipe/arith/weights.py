@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 INT16_MAX = 2**15 - 1
-ZERO_EXPONENT = -7  # of a channel that is all zeros and has no floor: any would do
+ZERO_EXPONENT = -7  # of a channel that is all zeros: any would do
 NO_FLOOR = -126  # the exponent of the smallest normal float32
-_ABOVE_FLOOR = 7  # there a multiplier keeps its 8 bits within the bound of the shift
 
 DEFAULT_CLIP = {2: 4.12, 3: 4.12, 4: 4.12, 5: 4.12, 6: 6.0, 7: 8.0, 8: 8.0}
 """c, the clip in standard deviations, per width. 4 bits: FAQ, footnote 4; the others were chosen by measurement."""
@@ -67,18 +66,23 @@ def exponents(rows: Any, spec: WeightSpec, floor: Any, xp: Any = np) -> Any:
 
     Source: FAQ, section 3.1.1. Per channel, sigma is the channel's own deviation from zero (its root mean square: the
     codes are symmetric, and a channel of few weights has a mean); per tensor, that of all. Where c sigma lies beyond
-    the largest weight, that weight is the clip: a wider range would hold nothing. A channel of zeros is kept
-    near its floor, where its bias has a fine unit. Sums are float64, so that numpy and torch agree.
+    the largest weight, that weight is the clip: a wider range would hold nothing. Sums are float64,
+    so that numpy and torch agree.
     """
-    square, peak = xp.mean(rows * rows, axis=1, dtype=xp.float64), xp.amax(abs(rows), axis=1)
-    if not spec.per_channel:
-        square, peak = xp.mean(square) + 0 * square, xp.amax(peak) + 0 * peak
-    step = xp.minimum(spec.clip * xp.sqrt(square), peak) * (2.0 / (2**spec.bits - 1))
+    step = clip_at(rows, spec, xp) * (2.0 / (2**spec.bits - 1))
     mantissa, exponent = xp.frexp(step)  # step = mantissa * 2**exponent, 0.5 <= mantissa < 1
     if not spec.per_channel:
         floor = xp.amax(floor) + 0 * floor
-    of_zeros = xp.where(floor > NO_FLOOR, floor + _ABOVE_FLOOR, ZERO_EXPONENT)
-    return xp.where(step > 0, xp.maximum(exponent - (mantissa == 0.5) * 1, floor), of_zeros)
+    exponent = xp.where(step > 0, exponent - (mantissa == 0.5) * 1, ZERO_EXPONENT)
+    return xp.maximum(exponent, floor)
+
+
+def clip_at(rows: Any, spec: WeightSpec, xp: Any = np) -> Any:
+    """The largest weight that is represented, `[C]`: c sigma, or the largest weight there is."""
+    square, peak = xp.mean(rows * rows, axis=1, dtype=xp.float64), xp.amax(abs(rows), axis=1)
+    if not spec.per_channel:
+        square, peak = xp.mean(square) + 0 * square, xp.amax(peak) + 0 * peak
+    return xp.minimum(spec.clip * xp.sqrt(square), peak)
 
 
 def quantize_rows(rows: Any, exponent: Any, spec: WeightSpec, xp: Any = np) -> tuple[Any, Any]:
@@ -123,10 +127,15 @@ def trim_pairs(codes: Any, limit: Any, xp: Any = np) -> Any:
     return trimmed
 
 
-def pair_excess(codes: Any, limit: int, xp: Any = np) -> Any:
+def pair_excess(codes: Any, limit: Any, xp: Any = np) -> Any:
     """By how much `|w0| + |w1|` of neighbours of equal sign is over the limit, `[C, K // 2]`; 0 where it is not."""
-    even, odd = _pairs(codes)
-    return xp.clip(abs(even + odd) - limit, 0, None) * (even * odd > 0)
+    return xp.clip(pair_sums(codes) - limit, 0, None)
+
+
+def pair_sums(rows: Any) -> Any:
+    """`|w0| + |w1|` of neighbours of equal sign, `[C, K // 2]`; 0 for others: their products don't add up."""
+    even, odd = _pairs(rows)
+    return abs(even + odd) * (even * odd > 0)
 
 
 def _is_pair_safe(spec: WeightSpec) -> bool:

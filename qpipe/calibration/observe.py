@@ -15,10 +15,11 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.calibration.percentile import FloatArray, RunningPercentile
-from qpipe.errors import DataError
-from qpipe.runtime.session import open_session
+from qpipe.errors import DataError, ModelError
+from qpipe.runtime.session import open_session, run_batches
 
 PERCENTILE = {8: 99.99, 4: 99.9}
+_SMALLEST = 2.0**-64
 _PIECE_VALUES = 2**22  # values of all observed tensors together that one run of the network produces: 16 MiB
 
 
@@ -31,8 +32,8 @@ class ObservedRange:
 
     @property
     def log2_ymax(self) -> int | None:
-        """The next power of two; None for a tensor of zeros."""
-        if self.ymax <= 0:
+        """The next power of two; None for a tensor of zeros (or so small that its scale would leave float32)."""
+        if self.ymax < _SMALLEST:
             return None
         mantissa, exponent = math.frexp(self.ymax)
         return exponent - (mantissa == 0.5)
@@ -80,6 +81,9 @@ def observe(
             seen += len(batch)
     if not seen:
         raise DataError("calibration data: no batch, expected at least one")
+    for name, percentile in watched.items():
+        if not math.isfinite(percentile.value):
+            raise ModelError(f"tensor '{name}' overflows float32 on the calibration data, expected finite values")
     return {name: ObservedRange(p.value, p.saw_negative) for name, p in watched.items()}
 
 
@@ -91,24 +95,24 @@ class _Pieces:
         self._input = str(source.name)
         self._observes_input = self._input in names
         self._names = [name for name in names if name != self._input]
-        self._session = open_session(_with_outputs(model, self._names))
-        fixed = source.shape[0] if source.shape else None
-        self._fixed = fixed if isinstance(fixed, int) else None
-        self._images = self._fixed or 1
+        # A network of one layer has nothing to observe but its input.
+        self._session = open_session(_with_outputs(model, self._names)) if self._names else None
+        self._images = 1
 
     def run(self, batch: FloatArray) -> Iterator[tuple[dict[str, FloatArray], int]]:
         """Each piece's tensors by name, and its number of images."""
         start = 0
         while start < len(batch):
             inputs = batch[start : start + self._images]
-            tensors = dict(zip(self._names, self._session.run(self._names, {self._input: inputs}), strict=True))
+            # It cuts and fills up what a fixed batch size asks for.
+            outputs = next(run_batches(self._session, [inputs])) if self._session is not None else []
+            tensors: dict[str, FloatArray] = dict(zip(self._names, outputs, strict=True))
             if self._observes_input:
                 tensors[self._input] = inputs
             yield tensors, len(inputs)
             start += len(inputs)
-            if self._fixed is None:
-                values = sum(tensor.size for tensor in tensors.values()) // len(inputs)
-                self._images = max(_PIECE_VALUES // max(values, 1), 1)
+            values = sum(tensor.size for tensor in tensors.values()) // len(inputs)
+            self._images = max(_PIECE_VALUES // max(values, 1), 1)
 
 
 def _with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:

@@ -101,7 +101,7 @@ def _rows(layer: QuantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRo
     elif layer.layer.role is Role.POOL:
         assert layer.output is not None
         source, output = layer.inputs[0].spec, layer.output.spec
-        yield pool_row(layer.name, layer.op_type, source, output, counts=_counts(layer.node))
+        yield pool_row(layer.name, layer.op_type, source, output, counts=pool_counts(layer.node))
 
 
 def _weighted(layer: QuantizedLayer, weight: FinalWeight, *, check_pairs: bool) -> CertificateRow:
@@ -122,7 +122,7 @@ def _weighted(layer: QuantizedLayer, weight: FinalWeight, *, check_pairs: bool) 
     )
 
 
-def _counts(node: ir.Node) -> set[int]:
+def pool_counts(node: ir.Node) -> set[int]:
     """Over how many values each position of a pool averages; empty where the image's size is unknown."""
     shape = static_shape(node.inputs[0]) if node.inputs[0] is not None else None
     sizes: list[Any] = [] if shape is None else list(shape[2:])
@@ -131,12 +131,15 @@ def _counts(node: ir.Node) -> set[int]:
     if node.op_type != "AveragePool":
         return {int(np.prod(sizes))}
     found = window(node)
-    if int_attribute(node, "count_include_pad", 0) and not int_attribute(node, "ceil_mode", 0):
-        return {int(np.prod(found.kernel))}
+    include, ceil_mode = int_attribute(node, "count_include_pad", 0), int_attribute(node, "ceil_mode", 0)
     per_axis = []
     for axis, size in enumerate(sizes):
-        begin, end = found.pads[axis], found.pads[axis + len(sizes)]
-        first = range(-begin, size + end - 1, found.strides[axis])
-        stops = [min(start + found.extent[axis], size) - max(start, 0) for start in first]
-        per_axis.append({-(-count // found.dilations[axis]) for count in stops if count > 0})
-    return {int(np.prod(combination)) for combination in itertools.product(*per_axis)}
+        begin, end, extent = found.pads[axis], found.pads[axis + len(sizes)], found.extent[axis]
+        steps, rest = divmod(size + begin + end - extent, found.strides[axis])
+        # A window that ceil_mode adds must begin on the image or before it.
+        more = ceil_mode and rest and (steps + 1) * found.strides[axis] < size + begin
+        low, high = (-begin, size + end) if include else (0, size)
+        starts = range(-begin, -begin + (steps + bool(more)) * found.strides[axis] + 1, found.strides[axis])
+        taps = [range(start, start + extent, found.dilations[axis]) for start in starts]
+        per_axis.append({sum(low <= tap < high for tap in window_) for window_ in taps})
+    return {int(np.prod(combination)) for combination in itertools.product(*per_axis)} - {0}

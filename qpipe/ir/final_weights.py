@@ -11,19 +11,34 @@ from qpipe.ir.affine import batch_norm_parameters, read_affine
 from qpipe.ir.attributes import AnyArray, constant_array, rank
 from qpipe.ir.view import FinalWeight, QuantizedLayer, TrainableWeight
 from qpipe.ir.weight_layout import to_rows, to_weight
+from qpipe.ir.weights import FloatArray
 
 
 def final_weight(layer: QuantizedLayer) -> FinalWeight:
     """Codes, multiplier, exponent and bias of a Conv, Gemm or MatMul; a negative k has its sign in the codes."""
     weight = layer.weight
     assert isinstance(weight, TrainableWeight)
+    rows = float_rows(layer, weight)
+    codes = round_rows(rows, weight.exponents, weight.spec)
+    integers = fit_layer(layer, weight, codes)
+    signed = codes * integers.sign[:, None]
+    shape = tuple(weight.values.shape.numpy()) if weight.values.shape is not None else ()
+    return _final(to_weight(layer.node, signed, shape), weight.spec.bits, weight.exponents, integers)
+
+
+def float_rows(layer: QuantizedLayer, weight: TrainableWeight) -> FloatArray:
+    """The float weights as `[C, K]`."""
     values = constant_array(weight.values)
     assert values is not None
-    rows = to_rows(layer.node, values.astype(np.float32))
-    codes = round_rows(rows, weight.exponents, weight.spec)
-    affine = read_affine(layer.layer, len(rows))
+    rows: FloatArray = to_rows(layer.node, values.astype(np.float32))
+    return rows
+
+
+def fit_layer(layer: QuantizedLayer, weight: TrainableWeight, codes: FloatArray) -> IntegerAffine:
+    """The integers of the affine map behind these codes `[C, K]`."""
+    affine = read_affine(layer.layer, len(codes))
     source = layer.inputs[0].spec
-    integers = fit(
+    return fit(
         affine.k,
         affine.beta,
         affine.mean,
@@ -32,8 +47,6 @@ def final_weight(layer: QuantizedLayer) -> FinalWeight:
         output=None if layer.output is None else layer.output.spec,
         weight_sum=np.abs(codes).sum(axis=1, dtype=np.float64) * source.largest,
     )
-    signed = codes * integers.sign[:, None]
-    return _final(to_weight(layer.node, signed, values.shape), weight.spec.bits, weight.exponents, integers)
 
 
 def standalone_batch_norm(layer: QuantizedLayer) -> FinalWeight:

@@ -123,7 +123,7 @@ def activation_bound(node: ir.Node) -> float | None:
     if node.op_type != "Clip":
         return None
     low, high = constant_input(node, 1), constant_input(node, 2)
-    if low is None or float(low) != 0.0 or len(node.inputs) > 2 and node.inputs[2] is not None and high is None:
+    if low is None or float(low) != 0.0 or (len(node.inputs) > 2 and node.inputs[2] is not None and high is None):
         return None
     return float("inf") if high is None else float(high)
 

@@ -34,8 +34,11 @@ class AppliedPass:
 
     @classmethod
     def of(cls, pass_: Any) -> "AppliedPass":
-        """What to record of a pass, a dataclass with `name`: its fields are its arguments, paths as text."""
-        fields = dataclasses.fields(pass_)
+        """What to record of a pass, a dataclass with `name`: its fields are its arguments, paths as text.
+
+        A field whose metadata say `argument` False (the data that a pass reads) is none.
+        """
+        fields = [field for field in dataclasses.fields(pass_) if field.metadata.get("argument", True)]
         return cls(name=pass_.name, arguments={field.name: _argument(getattr(pass_, field.name)) for field in fields})
 
 

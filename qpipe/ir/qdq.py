@@ -16,7 +16,7 @@ import onnx_ir as ir
 from qpipe.arith.spec import SIGNED_ZERO_POINT, STORAGE_MAX, QuantSpec
 from qpipe.arith.weights import WeightSpec
 from qpipe.errors import ModelError
-from qpipe.ir.attributes import constant_array, constant_input, describe
+from qpipe.ir.attributes import constant_array, constant_input, describe, input_value
 from qpipe.ir.weight_layout import output_axis
 
 AnyArray = npt.NDArray[np.generic]
@@ -45,6 +45,22 @@ def initializer(graph: ir.Graph, name: str, array: AnyArray | ir.TensorProtocol)
     tensor.name = unique
     graph.register_initializer(value)
     return value
+
+
+def replace_constant(value: ir.Value, array: AnyArray) -> None:
+    """Give an initializer another tensor."""
+    value.const_value = ir.tensor(np.array(array, order="C"), name=value.name)
+    value.shape = ir.Shape(array.shape)
+
+
+def set_constant_input(node: ir.Node, index: int, array: AnyArray) -> None:
+    """Replace a node's constant; where others read it too (exporters share equal ones), by one of its own."""
+    value = input_value(node, index)
+    assert value is not None
+    if len(value.uses()) > 1 and isinstance(node.graph, ir.Graph):
+        node.replace_input_with(index, initializer(node.graph, f"{node.name}_{value.name}", np.array(array)))
+    else:
+        replace_constant(value, array)
 
 
 def insert_activation_quantizer(

@@ -56,11 +56,19 @@ def save_model(model: ir.Model, path: str | os.PathLike[str], *, external_data: 
             temporary.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
+def check_output(path: str | os.PathLike[str] | None) -> None:
+    """OutputError where a file can't be written to `path`, as far as can be told before; None is no file."""
+    if path is not None:
+        _check_target(Path(path))
+
+
 def _check_target(target: Path) -> None:
     if target.is_dir():
         raise OutputError(f"{target}: is a folder, expected the name of a file to write")
     if not target.parent.is_dir():
         raise OutputError(f"{target}: the folder '{target.parent}' does not exist")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{target}: can't be written: no permission in '{target.parent}'")
 
 
 def _move_out(folder: Path, target: Path) -> None:

@@ -11,7 +11,9 @@ import onnx_ir as ir
 WEIGHT_ZERO_POINT = 128
 
 
-def stored_weight(codes: npt.NDArray[np.int8], bits: int, weights: str = "int8") -> tuple[ir.TensorProtocol, np.generic]:
+def stored_weight(
+    codes: npt.NDArray[np.int8], bits: int, weights: str = "int8"
+) -> tuple[ir.TensorProtocol, np.generic]:
     """The tensor and its zero point; `weights` is "int8" or "uint8".
 
     4-bit codes stay INT4 in both: their pairs of products fit int16, which is what uint8 is for.

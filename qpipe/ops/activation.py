@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.integer_builder import IntegerBuilder
     from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
@@ -43,6 +44,12 @@ class Activation(Op):
     def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
         """A Clip of the codes."""
         b.carry(layer, b.codes(layer.inputs[0]), self.carried(layer.node, [layer.inputs[0].spec]))
+
+    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+        """A Clip of the codes."""
+        source = layer.inputs[0]
+        layout = b.layout(source)
+        b.carry(layer, b.codes(source, layout), layout, self.carried(layer.node, [source.spec]))
 
 
 def clipped(spec: QuantSpec, bound: float | None) -> QuantSpec:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from qpipe.arith.symbolic import INT32, UINT8
 from qpipe.ops.base import Op
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.integer_builder import IntegerBuilder
     from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
@@ -34,3 +36,19 @@ class Add(Op):
         assert layer.output is not None
         inputs = [*b.quantized_inputs(layer), *b.grid(layer.output.spec)]
         b.finish(layer, b.emit("QLinearAdd", inputs, name=layer.name, domain="com.microsoft"))
+
+    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+        """The sum in the finer operand's steps, zero points and all."""
+        assert layer.output is not None
+        layout = b.common_layout(layer.inputs)
+        unit = min(q.spec.exponent for q in layer.inputs)
+        total, bias, low, high = None, 0, 0, 0
+        for q in layer.inputs:
+            steps = 1 << (q.spec.exponent - unit)
+            term = b.symbol(b.codes(q, layout), q.codes, layout, UINT8).astype(INT32) * steps
+            total = term if total is None else total + term
+            bias -= q.spec.zero_point * steps
+            low, high = low + q.spec.stored_min * steps, high + q.spec.stored_max * steps
+        assert total is not None
+        shift = layer.output.spec.exponent - unit
+        b.finish(layer, total, layout, shift=shift, bias=bias, accumulators=(low, high))

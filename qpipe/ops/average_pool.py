@@ -1,7 +1,7 @@
 """AveragePool, GlobalAveragePool and the spatial ReduceMean: the exact rational mean, rounded once.
 
-onnxruntime's fused pooling multiplies by a rounded reciprocal of the count, which errs at exact ties for some counts (the
-first are 7 and 13); `qpipe.arith.certificate.reciprocal_is_exact` says for which counts it can be used.
+onnxruntime's fused pooling multiplies by a rounded reciprocal of the count, which errs at exact ties for some counts
+(the first are 7 and 13); `qpipe.arith.certificate.reciprocal_is_exact` says for which counts it can be used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.errors import LoweringError
-from qpipe.ir.attributes import describe, int_attribute, rank, window
+from qpipe.ir.attributes import describe, int_attribute, window
 from qpipe.ops.base import Op
 from qpipe.ops.conv import symmetric_pads, torch_pads
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.integer_builder import IntegerBuilder
     from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
@@ -44,22 +45,16 @@ class AveragePool(Op):
             real = b.emit("DequantizeLinear", inputs, name=f"{name}_dequantize", dtype=float32)
             mean = b.emit("ReduceMean", [real, node.inputs[1]], name=name, attributes=node.attributes, dtype=float32)
             value = b.emit("QuantizeLinear", [mean, *output], name=f"{name}_quantize")
-        elif layer.op_type == "GlobalAveragePool" and rank(node.inputs[0]) == 4:
-            # Channels last, as its neighbours are once onnxruntime has optimized them; its own optimizer misses this one.
-            inputs[0] = b.emit(
-                "Transpose", inputs[:1], name=f"{name}_channels_last", attributes={"perm": [0, 2, 3, 1]}
-            )
-            value = _emit_pool(b, layer, [*inputs, *output], channels_last=1)
-            value = b.emit("Transpose", [value], name=f"{name}_channels_first", attributes={"perm": [0, 3, 1, 2]})
         else:
-            value = _emit_pool(b, layer, [*inputs, *output], channels_last=0)
+            attributes, inputs = {**node.attributes, "channels_last": 0}, [*inputs, *output]
+            value = b.emit(f"QLinear{node.op_type}", inputs, name=name, attributes=attributes, domain="com.microsoft")
         b.finish(layer, value)
 
+    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+        """Sums of codes, divided by the count: a shift where it is a power of two."""
+        from qpipe.ops.integer_pool import average
 
-def _emit_pool(b: QOperatorBuilder, layer: QuantizedLayer, inputs: list[ir.Value], *, channels_last: int) -> ir.Value:
-    attributes = {**layer.node.attributes, "channels_last": channels_last}
-    op_type = f"QLinear{layer.op_type}"
-    return b.emit(op_type, inputs, name=layer.name, attributes=attributes, domain="com.microsoft")
+        average(layer, b)
 
 
 def _global_mean(x: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from qpipe.ir.view import QuantizedLayer
+    from qpipe.ops.integer_builder import IntegerBuilder
     from qpipe.ops.qoperator_builder import QOperatorBuilder
 
     TorchFunction = Callable[..., torch.Tensor]
@@ -40,3 +41,8 @@ class Op(ABC):
         """Write the finalized layer with onnxruntime's integer operators; by default the node itself, on codes."""
         codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.inputs])
         b.carry(layer, codes, self.carried(layer.node, [q.spec for q in layer.inputs]))
+
+    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+        """Write the finalized layer with standard operators on integers; by default the node itself, on codes."""
+        codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.inputs])
+        b.carry(layer, codes, "NCHW", self.carried(layer.node, [q.spec for q in layer.inputs]))

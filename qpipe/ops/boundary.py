@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.ir.qdq import ActivationQuantizer
 from qpipe.ir.view import FinalWeight, QuantizedLayer, View
+from qpipe.ops.integer_builder import IntegerBuilder
 from qpipe.ops.qoperator_builder import QOperatorBuilder
+
+Builder = QOperatorBuilder | IntegerBuilder
 
 
 def add_nodes(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
@@ -19,7 +23,7 @@ def add_nodes(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
     model.graph.sort()
 
 
-def dequantize_results(model: ir.Model, view: View, b: QOperatorBuilder) -> None:
+def dequantize_results(model: ir.Model, view: View, b: Builder) -> None:
     """One DequantizeLinear behind every tensor that leaves the quantized part, for the float tail and the outputs."""
     for layer in view.layers:
         if layer.result not in view.results:
@@ -37,7 +41,7 @@ def dequantize_results(model: ir.Model, view: View, b: QOperatorBuilder) -> None
         real.name = old.name
 
 
-def _dequantize(layer: QuantizedLayer, b: QOperatorBuilder) -> ir.Value:
+def _dequantize(layer: QuantizedLayer, b: Builder) -> ir.Value:
     """The layer's result in real numbers."""
     name, value = f"{layer.name}_dequantize", b.result(layer.result)
     if layer.output is not None:
@@ -49,7 +53,7 @@ def _dequantize(layer: QuantizedLayer, b: QOperatorBuilder) -> ir.Value:
     return b.emit("DequantizeLinear", [value, scale], name=name, attributes=attributes, dtype=ir.DataType.FLOAT)
 
 
-def result_scales(layer: QuantizedLayer) -> np.ndarray:  # type: ignore[type-arg]
+def result_scales(layer: QuantizedLayer) -> npt.NDArray[np.float32]:
     """Real units per step of a last layer's int32: float32, `[1]` where all channels have one, else `[C]`."""
     assert isinstance(layer.weight, FinalWeight)
     source: ActivationQuantizer = layer.inputs[0]

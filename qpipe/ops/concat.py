@@ -14,7 +14,9 @@ from qpipe.ops.base import Op
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.integer_builder import IntegerBuilder
 
 
 class Concat(Op):
@@ -38,3 +40,11 @@ class Concat(Op):
         bits = max(spec.bits for spec in sources)
         log2_ymax = max(spec.exponent + spec.bits - spec.is_signed for spec in sources)
         return QuantSpec.for_range(bits, log2_ymax, signed=any(spec.is_signed for spec in sources))
+
+    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+        """Concat of codes, in the layout that all of them have."""
+        layout = b.common_layout(layer.inputs)
+        dims = len(layer.inputs[0].codes.shape or ())
+        axis = int_attribute(layer.node, "axis", 0)
+        value = b.concat([b.codes(q, layout) for q in layer.inputs], b.axis(axis, dims, layout))
+        b.carry(layer, value, layout, self.carried(layer.node, [q.spec for q in layer.inputs]))

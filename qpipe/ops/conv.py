@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.integer_builder import IntegerBuilder
     from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
@@ -56,14 +57,29 @@ class Conv(Op):
         if layer.output is not None:
             codes, stored = _align_channels(layer, codes, b)
             weight, zero_point = b.weight(layer, stored)
-            inputs = [codes, *grid, weight, b.weight_scale(layer), b.spread(layer, zero_point)]
+            inputs: list[ir.Value | None] = [codes, *grid, weight, b.weight_scale(layer), b.spread(layer, zero_point)]
             inputs = [*inputs, *b.grid(layer.output.spec), b.bias(layer)]
             b.finish(layer, b.emit("QLinearConv", inputs, name=layer.name, attributes=attributes))
             return
         weight, zero_point = b.weight(layer)
-        inputs: list[ir.Value | None] = [codes, weight, grid[1], zero_point]
+        inputs = [codes, weight, grid[1], zero_point]
         value = b.emit("ConvInteger", inputs, name=layer.name, attributes=attributes, dtype=ir.DataType.INT32)
         b.finish_last(layer, b.add_bias(layer, value, spatial=len(window(layer.node).kernel)))
+
+    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+        """Patches of the codes times the weights, channels last; one spatial dimension is an image of one line."""
+        from qpipe.ops.integer_conv import convolve, finish_weighted
+
+        assert isinstance(layer.weight, FinalWeight)
+        weight, shape = layer.weight.codes, window(layer.node)
+        if len(shape.kernel) == 1:
+            weight, shape = weight[:, :, None], as_image_window(shape)
+        if len(shape.kernel) != 2:
+            raise LoweringError(f"{describe(layer.node)}: {len(shape.kernel)} spatial dimensions, expected 1 or 2")
+        x, zero_point = b.codes(layer.inputs[0], "NHWC"), layer.inputs[0].spec.zero_point
+        groups = int_attribute(layer.node, "group", 1)
+        sums = convolve(b, x, weight, layer.weight.bits, shape, groups, zero_point)
+        finish_weighted(b, layer, sums, "NHWC")
 
 
 def _align_channels(
@@ -90,6 +106,14 @@ def _align_channels(
         inputs = [codes, pads, b.zero_point(layer.inputs[0].spec)]
         return b.emit("Pad", inputs, name=f"{layer.name}_channels"), padded
     return codes, weight
+
+
+def as_image_window(shape: Window) -> Window:
+    """The window over `[L]` as one over `[1, L]`."""
+    begin, end = shape.pads
+    return Window(
+        kernel=(1, *shape.kernel), strides=(1, *shape.strides), dilations=(1, *shape.dilations), pads=(0, begin, 0, end)
+    )
 
 
 def symmetric_pads(shape: Window) -> tuple[int, ...] | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.integer_builder import IntegerBuilder
     from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
@@ -55,3 +56,13 @@ class Gemm(Op):
             inputs = [*inputs, b.bias(layer), *b.grid(layer.output.spec)]
             value = b.emit("QGemm", inputs, name=layer.name, attributes=attributes, domain="com.microsoft")
         b.finish(layer, value)
+
+    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+        """MatMulInteger."""
+        from qpipe.ops.integer_conv import finish_weighted, multiply, weight_matrix
+
+        assert isinstance(layer.weight, FinalWeight)
+        codes = layer.weight.codes if output_axis(layer.node) == 0 else layer.weight.codes.T
+        matrix = weight_matrix(b, codes, layer.weight.bits)
+        sums = multiply(b, b.codes(layer.inputs[0]), matrix, layer.inputs[0].spec.zero_point)
+        finish_weighted(b, layer, sums, "NCHW")

@@ -46,9 +46,9 @@ class IntegerBuilder:
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._casts: dict[tuple[ir.Value, np.dtype[Any]], ir.Value] = {}
 
-    def start(self, layer: QuantizedLayer) -> None:
-        """What is emitted from now on belongs to this layer: its name begins theirs."""
-        self._scope, self._count = layer.name, 0
+    def start(self, name: str) -> None:
+        """What is emitted from now on belongs to the layer of this name: it begins theirs."""
+        self._scope, self._count = name, 0
 
     # Nodes and constants.
 
@@ -76,14 +76,23 @@ class IntegerBuilder:
         name = f"{self._scope}/{self._count}_{op_type}"
         return self.emit(op_type, inputs, name=name, attributes=attributes, dtype=ir.DataType.from_numpy(dtype))
 
+    def emit_copy(self, node: ir.Node, inputs: Sequence[ir.Value]) -> ir.Value:
+        """The node itself on other data; its constant arguments stay."""
+        arguments = [*inputs, *node.inputs[len(inputs) :]]
+        return self.emit(node.op_type, arguments, name=self.scoped(node.op_type), attributes=node.attributes)
+
+    def scoped(self, name: str) -> str:
+        """A name that belongs to the layer at work."""
+        return f"{self._scope}/{name}"
+
     def cast(self, value: ir.Value, dtype: np.dtype[Any]) -> ir.Value:
         """Cast, once for a value and a type."""
         if (value, dtype) not in self._casts:
             self._casts[value, dtype] = self.node("Cast", [value], dtype, to=ir.DataType.from_numpy(dtype))
         return self._casts[value, dtype]
 
-    def constant(self, name: str, array: Array | np.generic | ir.TensorProtocol) -> ir.Value:
-        """An initializer of its own."""
+    def constant(self, name: str, array: Any) -> ir.Value:
+        """An initializer of its own: an array or a tensor."""
         return initializer(self.graph, name, array)
 
     def shared(self, array: Array | np.generic) -> ir.Value:
@@ -142,15 +151,32 @@ class IntegerBuilder:
         """The layout in which the tensor was computed."""
         return next(iter(self._codes[quantizer.output]))
 
+    def common_layout(self, quantizers: Sequence[ActivationQuantizer]) -> Layout:
+        """Channels last where any tensor has it, else the specification's own."""
+        return "NHWC" if any(self.layout(q) == "NHWC" for q in quantizers) else "NCHW"
+
     def codes(self, quantizer: ActivationQuantizer, layout: Layout = "NCHW") -> ir.Value:
         """The tensor's codes, in the specification's own layout or channels last; converted once."""
         return self._in_layout(quantizer.output, layout, quantizer.codes.shape, UINT8)
 
     def result(self, value: ir.Value) -> ir.Value:
         """The integers of a dequantized value, or a last layer's int32, in the specification's own layout."""
-        dtype = next(iter(self._codes[value].values())).type
-        assert dtype is not None
-        return self._in_layout(value, "NCHW", value.shape, dtype.dtype.numpy())
+        return self._in_layout(value, "NCHW", value.shape, _numpy_type(next(iter(self._codes[value].values()))))
+
+    @staticmethod
+    def arranged(shape: Sequence[Any], layout: Layout) -> list[Any]:
+        """What is said of each dimension, in this layout's order; a row with channels last is an image of one line."""
+        if layout == "NCHW":
+            return list(shape)
+        return [shape[0], *(shape[2:] if len(shape) == 4 else [1, *shape[2:]]), shape[1]]
+
+    def axis(self, axis: int, dims: int, layout: Layout) -> int:
+        """Where an axis of a tensor of the QDQ graph lies in this layout."""
+        return self.arranged(range(dims), layout).index(axis % dims)
+
+    def adopt(self, key: ir.Value, value: ir.Value) -> None:
+        """`value` holds the integers of a dequantized value, or a last layer's int32; another builder made it."""
+        self._codes[key] = {"NCHW": value}
 
     def grid(self, spec: QuantSpec) -> tuple[ir.Value, ir.Value]:
         """Scale and zero point as QuantizeLinear and DequantizeLinear take them, at the graph's ends."""
@@ -158,18 +184,27 @@ class IntegerBuilder:
 
     def symbol(self, value: ir.Value, like: ir.Value, layout: Layout, dtype: np.dtype[Any] = INT32) -> Symbol:
         """A value to compute with, whose last dimensions are those of the QDQ graph's tensor `like`."""
-        shape = static_shape(like) or ()
-        sizes = [shape[i] for i in TO_NHWC] if layout == "NHWC" else shape
-        return Symbol(self, value, dtype, sizes[1:])
+        return Symbol(self, value, dtype, self.arranged(static_shape(like) or (), layout)[1:])
 
     # Results.
 
     def define(self, quantizer: ActivationQuantizer, value: ir.Value, layout: Layout = "NCHW") -> None:
         """`value` holds the quantizer's codes."""
-        if value in (known for layouts in self._codes.values() for known in layouts.values()) or value.producer() is None:
+        if (
+            value in (known for layouts in self._codes.values() for known in layouts.values())
+            or value.producer() is None
+        ):
             value = self.node("Identity", [value])
         value.name = quantizer.codes.name
         self._register(quantizer.output, value, str(quantizer.codes.name), quantizer.codes.shape, layout)
+
+    def define_clipped(self, quantizer: ActivationQuantizer, value: ir.Value, layout: Layout = "NCHW") -> None:
+        """`value` saturates to the whole of uint8 and is the quantizer's, but for its narrower range."""
+        spec = quantizer.spec
+        if spec.needs_clip:
+            bounds = [self.shared(np.uint8(bound)) for bound in (spec.stored_min, spec.stored_max)]
+            value = self.node("Clip", [value, *bounds])
+        self.define(quantizer, value, layout)
 
     def finish(
         self,
@@ -226,26 +261,37 @@ class IntegerBuilder:
             accumulators=(source.stored_min, source.stored_max),
         )
 
-    def _register(
-        self, key: ir.Value, value: ir.Value, codes_of: str, shape: ir.Shape | None, layout: Layout
-    ) -> None:
+    def _register(self, key: ir.Value, value: ir.Value, codes_of: str, shape: ir.Shape | None, layout: Layout) -> None:
+        known = {layout: value}
+        if layout == "NHWC" and shape is not None and len(shape) == 3:
+            # The QDQ graph's row is an image of one line here; what is compared is the row.
+            square = self.transpose(value, TO_NCHW, _numpy_type(value))
+            value = self.node("Squeeze", [square, self.integers([2])], _numpy_type(value))
+            known, layout = {"NCHW": value}, "NCHW"
         if shape is not None:
-            dims = list(shape)
-            value.shape = ir.Shape([dims[i] for i in TO_NHWC] if layout == "NHWC" else dims)
+            value.shape = ir.Shape(self.arranged(tuple(shape), layout))
         mark(value, codes_of, layout)
-        self._codes[key] = {layout: value}
+        self._codes[key] = known
 
     def _in_layout(self, key: ir.Value, layout: Layout, shape: ir.Shape | None, dtype: np.dtype[Any]) -> ir.Value:
         known = self._codes[key]
         if layout not in known:
-            (other,) = known.values()
-            order = TO_NHWC if layout == "NHWC" else TO_NCHW
-            if shape is not None and tuple(shape)[2:] == (1, 1) and isinstance(shape[1], int):
-                target = [0, 1, 1, shape[1]] if layout == "NHWC" else [0, shape[1], 1, 1]
-                known[layout] = self.node("Reshape", [other, self.integers(target)], dtype)
-            else:
-                known[layout] = self.transpose(other, order, dtype)
+            known[layout] = self._convert(next(iter(known.values())), layout, shape, dtype)
         return known[layout]
+
+    def _convert(self, value: ir.Value, layout: Layout, shape: ir.Shape | None, dtype: np.dtype[Any]) -> ir.Value:
+        dims = None if shape is None else [size if isinstance(size, int) else None for size in shape]
+        if dims is not None and all(dim == 1 for dim in dims[2:]) and dims[1] is not None:
+            target = [0, *(size or 1 for size in self.arranged(dims, layout)[1:])]
+            return self.node("Reshape", [value, self.integers(target)], dtype)
+        if layout == "NHWC" and dims is not None and len(dims) == 3:
+            value = self.node("Unsqueeze", [value, self.integers([2])], dtype)
+        return self.transpose(value, TO_NHWC if layout == "NHWC" else TO_NCHW, dtype)
+
+
+def _numpy_type(value: ir.Value) -> np.dtype[Any]:
+    assert value.type is not None
+    return value.type.dtype.numpy()
 
 
 def result_spec(layer: QuantizedLayer) -> QuantSpec:
@@ -253,8 +299,3 @@ def result_spec(layer: QuantizedLayer) -> QuantSpec:
     assert layer.output is not None
     activation = layer.layer.activation
     return layer.output.spec if activation is None else clipped(layer.output.spec, activation_bound(activation))
-
-
-def shared_layout(b: IntegerBuilder, quantizers: Sequence[ActivationQuantizer]) -> Layout:
-    """Channels last where every tensor has it, else the specification's own."""
-    return "NHWC" if all(b.layout(q) == "NHWC" for q in quantizers) else "NCHW"

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.symbolic import INT32, UINT8
+from qpipe.arith.symbolic import INT32, UINT8, DType
 from qpipe.arith.weights import pair_excess
 from qpipe.ir.attributes import Window
-from qpipe.ir.view import FinalWeight, IntArray
+from qpipe.ir.view import FinalWeight, IntArray, QuantizedLayer
 from qpipe.ir.weight_codes import stored_weight
-from qpipe.ops.integer_builder import Array, IntegerBuilder
+from qpipe.ir.weight_layout import to_rows
+from qpipe.ops.integer_builder import Array, IntegerBuilder, Layout
 
 HEIGHT, WIDTH, CHANNELS = 1, 2, 3
 ROWS_BELOW = 128  # channels: narrower pixels are joined along the row first, so that the larger copy has longer runs
@@ -27,19 +28,17 @@ PAIR_LIMIT = 128  # |w0| + |w1| that every uint8 code can multiply within int16
 
 
 def convolve(
-    b: IntegerBuilder, x: ir.Value, weight: FinalWeight, shape: Window, groups: int, zero_point: int
+    b: IntegerBuilder, x: ir.Value, weight: Array, bits: int, shape: Window, groups: int, zero_point: int
 ) -> ir.Value:
-    """int32 `[N, H', W', O]` of uint8 x `[N, H, W, C]`, without the bias. weight: `[O, C / groups, kh, kw]`."""
+    """int32 `[N, H', W', O]` of uint8 x `[N, H, W, C]`, without the bias. weight: codes `[O, C / groups, kh, kw]`."""
     x = pad(b, x, shape.pads, zero_point)
-    channels = weight.codes.shape[1] * groups
+    size, outputs = weight.shape[1], len(weight) // groups
     parts = []
-    for first, last in _group_runs(weight.codes, groups, b.weights):
-        count, size = last - first, weight.codes.shape[1]
+    for first, last in _group_runs(weight, groups, b.weights):
+        count = last - first
         part = x if count == groups else b.slice(x, {CHANNELS: slice(first * size, last * size)})
-        patches = im2col(b, part, shape, channels * count // groups)
-        outputs = len(weight.codes) // groups
-        codes = weight.codes[first * outputs : last * outputs]
-        parts.append(multiply(b, patches, weight_matrix(b, codes, weight.bits, count), zero_point))
+        matrix = weight_matrix(b, weight[first * outputs : last * outputs], bits, count)
+        parts.append(multiply(b, im2col(b, part, shape, size * count), matrix, zero_point))
     return b.concat(parts, CHANNELS, INT32)
 
 
@@ -63,14 +62,12 @@ def pad(b: IntegerBuilder, x: ir.Value, pads: Sequence[int], fill: int) -> ir.Va
     return b.node("Pad", [x, everywhere, b.shared(np.uint8(fill))])
 
 
-def taps(b: IntegerBuilder, x: ir.Value, shape: Window, axis: int, dtype: np.dtype = UINT8) -> list[ir.Value]:  # type: ignore[type-arg]
+def taps(b: IntegerBuilder, x: ir.Value, shape: Window, axis: int, dtype: DType = UINT8) -> list[ir.Value]:
     """What each tap of the window along the axis sees, over all positions of the window."""
     i = axis - HEIGHT
     if shape.kernel[i] == 1 and shape.strides[i] == 1:
         return [x]
-    return [
-        b.slice(x, {axis: tap_slice(shape, i, tap)}, dtype) for tap in range(shape.kernel[i])
-    ]  # fmt: skip
+    return [b.slice(x, {axis: tap_slice(shape, i, tap)}, dtype) for tap in range(shape.kernel[i])]
 
 
 def tap_slice(shape: Window, i: int, tap: int) -> slice:
@@ -82,6 +79,9 @@ def tap_slice(shape: Window, i: int, tap: int) -> slice:
 
 def im2col(b: IntegerBuilder, x: ir.Value, shape: Window, channels: int) -> ir.Value:
     """Patches `[N, H', W', kh * kw * C]` of padded x."""
+    if shape.kernel == (1, 1):
+        cut = {axis: slice(0, None, stride) for axis, stride in zip((HEIGHT, WIDTH), shape.strides, strict=True)}
+        return x if shape.strides == (1, 1) else b.slice(x, cut)
     if channels < ROWS_BELOW or 1 in shape.kernel:
         rows = b.concat(taps(b, x, shape, WIDTH), CHANNELS)
         return b.concat(taps(b, rows, shape, HEIGHT), CHANNELS)
@@ -137,6 +137,25 @@ def _stays_safe(codes: Array, groups: int, together: int) -> bool:
     shifted = np.pad(rows, ((0, 0), (0, 0), (1, 0)))
     both = (np.pad(rows, ((0, 0), (0, 0), (0, 1))), shifted)
     return not any(pair_excess(x.reshape(len(codes), -1), PAIR_LIMIT).any() for x in both)
+
+
+def finish_weighted(b: IntegerBuilder, layer: QuantizedLayer, accumulator: ir.Value, layout: Layout) -> None:
+    """Bias and requantization of a weighted layer's int32 sums, channels last."""
+    final, source = layer.weight, layer.inputs[0].spec
+    assert isinstance(final, FinalWeight)
+    symbol = b.symbol(accumulator, layer.layer.output, layout)
+    if layer.output is None:
+        b.finish_last(layer, symbol, final.bias, layout)
+        return
+    b.finish(
+        layer,
+        symbol,
+        layout,
+        multiplier=final.multiplier,
+        shift=layer.output.spec.exponent - source.exponent - final.exponent,
+        bias=final.bias,
+        accumulators=accumulator_range(to_rows(layer.node, final.codes.astype(np.int64)), source.qmin, source.qmax),
+    )
 
 
 def accumulator_range(rows: IntArray, qmin: int, qmax: int) -> tuple[IntArray, IntArray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from qpipe.ir.attributes import constant_input, rank, require_constant
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.integer_builder import IntegerBuilder
     from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
@@ -39,6 +41,16 @@ class Pad(Op):
         source = layer.inputs[0]
         inputs = [b.codes(source), layer.node.inputs[1], b.zero_point(source.spec), *layer.node.inputs[3:]]
         b.carry(layer, b.emit("Pad", inputs, name=layer.name), source.spec)
+
+    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+        """Pad with the zero point, in the layout that the tensor has."""
+        source = layer.inputs[0]
+        layout, pads = b.layout(source), all_pads(layer.node)
+        half = len(pads) // 2
+        arranged = [*b.arranged(pads[:half], layout), *b.arranged(pads[half:], layout)]
+        fill = b.shared(np.uint8(source.spec.zero_point))
+        value = b.node("Pad", [b.codes(source, layout), b.integers(arranged), fill])
+        b.carry(layer, value, layout, source.spec)
 
 
 def all_pads(node: ir.Node) -> tuple[int, ...]:

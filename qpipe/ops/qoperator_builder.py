@@ -75,6 +75,8 @@ class QOperatorBuilder:
 
     def emit_copy(self, node: ir.Node, inputs: Sequence[ir.Value]) -> ir.Value:
         """The node itself on other data; its constant arguments stay."""
+        if node.op_type == "Dropout":
+            return self.emit("Identity", inputs, name=str(node.name))
         arguments = [*inputs, *node.inputs[len(inputs) :]]
         return self.emit(node.op_type, arguments, name=str(node.name), attributes=node.attributes)
 
@@ -108,9 +110,7 @@ class QOperatorBuilder:
         """Codes, scale and zero point of each of the layer's inputs, one after the other."""
         return [value for q in layer.inputs for value in (self.codes(q), *self.grid(q.spec))]
 
-    def weight(
-        self, layer: QuantizedLayer, codes: npt.NDArray[np.int8] | None = None
-    ) -> tuple[ir.Value, ir.Value]:
+    def weight(self, layer: QuantizedLayer, codes: npt.NDArray[np.int8] | None = None) -> tuple[ir.Value, ir.Value]:
         """Codes (the layer's, or these in another order) and zero point of the layer's weight.
 
         int8 or uint8; one of 4 bits is an INT4 initializer behind a Cast to int8, which is pair-safe as it is.
@@ -122,7 +122,9 @@ class QOperatorBuilder:
         value = self.constant(f"{layer.name}_weight", tensor)
         if tensor.dtype == ir.DataType.INT4:
             cast = {"to": ir.DataType.INT8}
-            value = self.emit("Cast", [value], name=f"{layer.name}_weight_cast", attributes=cast, dtype=ir.DataType.INT8)
+            value = self.emit(
+                "Cast", [value], name=f"{layer.name}_weight_cast", attributes=cast, dtype=ir.DataType.INT8
+            )
             value.shape = ir.Shape(codes.shape)
         return value, self.scalar(f"{zero_point.dtype}_{zero_point}", zero_point)
 
@@ -139,7 +141,8 @@ class QOperatorBuilder:
 
     def spread(self, layer: QuantizedLayer, zero_point: ir.Value) -> ir.Value:
         """A weight's zero point as one for each channel, beside as many scales."""
-        assert isinstance(layer.weight, FinalWeight) and zero_point.const_value is not None
+        assert isinstance(layer.weight, FinalWeight)
+        assert zero_point.const_value is not None
         repeated = np.repeat(zero_point.const_value.numpy(), len(layer.weight.bias))
         return self.constant(f"{layer.name}_weight_zero_point", repeated)
 
@@ -156,8 +159,12 @@ class QOperatorBuilder:
         """`value` saturates to the whole of uint8 and is the quantizer's, but for its narrower range."""
         self._define(quantizer, self._clip(value, (0, STORAGE_MAX), quantizer.spec, str(quantizer.codes.name)))
 
+    def adopt_input(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
+        """`value` holds the quantizer's codes; another builder made it."""
+        self._codes[quantizer.output] = value
+
     def finish(self, layer: QuantizedLayer, value: ir.Value) -> None:
-        """`value` is the layer's result on its output's grid, saturated to the whole of uint8: activation and range follow."""
+        """`value` is the layer's result on its output's grid, within uint8; the activation and the range follow."""
         assert layer.output is not None
         spec, activation = layer.output.spec, layer.layer.activation
         if activation is not None:
@@ -170,9 +177,7 @@ class QOperatorBuilder:
         spec, source = layer.output.spec, layer.inputs[0].spec
         held = (min(q.spec.stored_min for q in layer.inputs), max(q.spec.stored_max for q in layer.inputs))
         if (spec.exponent, spec.zero_point) == (source.exponent, source.zero_point):
-            both = QuantSpec(
-                spec.exponent, max(spec.qmin, carried.qmin), min(spec.qmax, carried.qmax), spec.zero_point
-            )
+            both = QuantSpec(spec.exponent, max(spec.qmin, carried.qmin), min(spec.qmax, carried.qmax), spec.zero_point)
             self._define(layer.output, self._clip(value, held, both, layer.name))
             return
         value = self._clip(value, held, carried, f"{layer.name}_carried")
@@ -202,6 +207,9 @@ class QOperatorBuilder:
         return self.emit("Clip", [value, *bounds], name=f"{name}_clip")
 
     def _define(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
+        if value in self._codes.values():
+            # Two tensors of the QDQ graph hold the same integers, and each is compared.
+            value = self.emit("Identity", [value], name=f"{quantizer.codes.name}_identity")
         value.name = quantizer.codes.name
         value.shape = None if quantizer.codes.shape is None else quantizer.codes.shape.copy()
         mark(value, quantizer.codes.name)

@@ -11,6 +11,7 @@ from qpipe.ops.base import Op
 if TYPE_CHECKING:
     from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.integer_builder import IntegerBuilder
     from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
@@ -26,3 +27,8 @@ class Requantize(Op):
     def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
         """The codes themselves, moved to the other grid."""
         b.carry(layer, b.codes(layer.inputs[0]), layer.inputs[0].spec)
+
+    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+        """The codes themselves, moved to the other grid."""
+        layout = b.layout(layer.inputs[0])
+        b.carry(layer, b.codes(layer.inputs[0], layout), layout, layer.inputs[0].spec)

@@ -13,7 +13,9 @@ from qpipe.ops.base import Op
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.integer_builder import IntegerBuilder
 
 
 class Shape(Op):
@@ -24,6 +26,16 @@ class Shape(Op):
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> x` in the new shape."""
         return _BUILDERS[node.op_type](node)
+
+    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+        """The node itself on codes; what does nothing keeps the layout."""
+        if layer.op_type not in {"Identity", "Dropout"}:
+            super().lower_integer(layer, b)
+            return
+        source = layer.inputs[0]
+        layout = b.layout(source)
+        b.carry(layer, b.codes(source, layout), layout, source.spec)
+
 
 
 def _flatten(node: ir.Node) -> TorchFunction:

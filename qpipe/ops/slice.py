@@ -12,7 +12,9 @@ from qpipe.ops.base import Op
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.integer_builder import IntegerBuilder
 
 
 class Slice(Op):
@@ -38,6 +40,20 @@ class Slice(Op):
             return x
 
         return run
+
+    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+        """Slice of the codes, in the layout that the tensor has."""
+        source = layer.inputs[0]
+        layout, dims = b.layout(source), len(source.codes.shape or ())
+        node = layer.node
+        starts, ends = (b.integers(require_constant(node, i, "bounds").tolist()) for i in (1, 2))
+        axes, steps = constant_input(node, 3), constant_input(node, 4)
+        count = len(require_constant(node, 1, "starts"))
+        chosen = [b.axis(int(axis), dims, layout) for axis in (range(count) if axes is None else axes)]
+        strides = b.integers([1] * count if steps is None else steps.tolist())
+        value = b.node("Slice", [b.codes(source, layout), starts, ends, b.integers(chosen), strides])
+        b.carry(layer, value, layout, source.spec)
+
 
 
 def slices(node: ir.Node) -> dict[int, slice]:

@@ -75,6 +75,19 @@ def with_outputs(model: ir.Model, names: list[str]) -> ir.Model:
     return copy
 
 
+def ending_at(model: ir.Model, names: list[str]) -> ir.Model:
+    """A copy whose outputs are the values of these names: what is left of a graph whose float tail was cut off."""
+    copy = model.clone()
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ModelError(f"no tensor of the QDQ graph is called '{missing[0]}', as the exported graph's output is")
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(values[name] for name in names)
+    ir.passes.common.RemoveUnusedNodesPass()(copy)
+    return copy
+
+
 def cut_apart(model: ir.Model, outputs: list[str], shapes: Mapping[str, tuple[int, ...]]) -> ir.Model:
     """A copy in which every tensor in `shapes` is also an input, named `codes_of`, that its readers read instead.
 

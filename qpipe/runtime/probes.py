@@ -32,17 +32,17 @@ def extremes(shape: tuple[int, ...], spec: QuantSpec, rng: np.random.Generator) 
     checker = sum(index, np.zeros((), np.int64)) % 2
     channel = index[0] % 2 + np.zeros(shape[1:], np.int64)
     kinds = [
-        lambda row: codes[row],
-        lambda row: np.full(shape[1:], low),
-        lambda row: np.full(shape[1:], high),
-        lambda row: np.where(checker == 0, low, high),
-        lambda row: np.where(channel == 0, high, low),
-        lambda row: ends[row],
-        lambda row: np.full(shape[1:], spec.zero_point),
-        lambda row: np.clip(codes[row] % 4 + spec.zero_point, low, high),
+        codes,
+        np.full(shape, low),
+        np.full(shape, high),
+        np.broadcast_to(np.where(checker == 0, low, high), shape),
+        np.broadcast_to(np.where(channel == 0, high, low), shape),
+        ends,
+        np.full(shape, spec.zero_point),
+        np.clip(codes % 4 + spec.zero_point, low, high),
     ]
     first = int(rng.integers(len(kinds)))
-    return np.stack([kinds[(first + row) % len(kinds)](row) for row in range(shape[0])]).astype(np.uint8)
+    return np.stack([kinds[(first + row) % len(kinds)][row] for row in range(shape[0])]).astype(np.uint8)
 
 
 def layer_probe(
@@ -64,9 +64,7 @@ def layer_probe(
     return codes
 
 
-def draw_patterns(
-    codes: Codes, layer: QuantizedLayer, spec: QuantSpec, sign: int, rng: np.random.Generator
-) -> None:
+def draw_patterns(codes: Codes, layer: QuantizedLayer, spec: QuantSpec, sign: int, rng: np.random.Generator) -> None:
     """Write the layer's patterns into `codes` `[N, C, *S]` (or `[N, ..., K]`), in place."""
     weight = layer.weight
     assert isinstance(weight, FinalWeight)

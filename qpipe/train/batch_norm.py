@@ -35,7 +35,7 @@ class StandaloneBatchNorm(nn.Module):
         self.run = OPS[layer.op_type].torch(layer.node)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x [N, C, ...]`; float64 in evaluation, where every value is exact."""
+        """`x [N, C, ...]`; float64 in the evaluation of a quantized graph, where every value is exact."""
         k = self.gamma.double() / torch.sqrt(self.variance.double() + self.epsilon)
         mean = self.mean.double()
         b = self.beta.double() - k * mean
@@ -47,6 +47,6 @@ class StandaloneBatchNorm(nn.Module):
                 unit = torch.ldexp(integers.multiplier, integers.exponent + exponent)
                 rounded_k, rounded_b = codes * unit, integers.bias * unit * self.source.scale
             k, b = straight_through(k, rounded_k), straight_through(b, rounded_b)
-        if self.training:
+        if self.training or self.source is None:
             return self.run(x, k.float(), b.float())
         return self.run(x.double(), k, b)

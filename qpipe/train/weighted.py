@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit, weight_exponent_floor
+from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit, quantize_weight
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import WeightSpec, exponents, quantize_rows, safe_codes
+from qpipe.arith.weights import WeightSpec, safe_codes
 from qpipe.ir.attributes import constant_input, float_attribute, require_constant
 from qpipe.ir.view import QuantizedLayer, TrainableWeight
 from qpipe.ir.weight_layout import output_axis, to_rows, to_weight
@@ -101,10 +101,10 @@ class WeightedLayer(nn.Module):
     def _quantize(self, spec: WeightSpec) -> tuple[torch.Tensor, torch.Tensor]:
         rows = to_rows(self.layer.node, self.weight.detach())
         assert self.source is not None
-        floor = weight_exponent_floor(
-            self._factor(), self.beta.detach().double(), self.source.exponent, self.target, torch
+        beta = self.beta.detach().double()
+        codes, exponent = quantize_weight(
+            rows, self._factor(), beta, spec, source=self.source, output=self.target, xp=torch
         )
-        codes, exponent = quantize_rows(rows, exponents(rows, spec, floor, torch), spec, torch)
         return codes, exponent.long()
 
     def _factor(self) -> torch.Tensor:

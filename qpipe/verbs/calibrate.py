@@ -14,12 +14,12 @@ import onnx_ir as ir
 from passes.calibrate_percentile import CalibratePercentile
 from passes.insert_quantizers import InsertQuantizers
 from passes.normalize import normalize
+from passes.rescale_channels import RescaleChannels
 from qpipe import progress
 from qpipe.data import DataLike, Source
-from qpipe.ir.metadata import AppliedPass, add_provenance, set_input_sha256, set_json
-from qpipe.ir.save import save_model
+from qpipe.ir.metadata import AppliedPass, add_provenance, set_input_sha256
+from qpipe.ir.save import check_output, save_model
 from qpipe.ir.torch_import import ModelLike, resolve_model
-from qpipe.ir.view import QUANTIZATION
 from qpipe.verbs.running import run_pass
 from qpipe.verbs.sources import ModelPath, PreprocessLike, open_source, preprocess_of, store_preprocess
 
@@ -71,6 +71,7 @@ def calibrate(
         >>> qpipe.inspect("net.qdq.onnx").kind
         'QDQ, trainable'
     """
+    check_output(output)
     network = resolve_model(model, weights, input_shape)
     normalize(network)
     settings = preprocess_of(network, preprocess)
@@ -90,13 +91,15 @@ def calibrate(
         per_channel=per_channel,
         cpu=cpu,
     )
+    rescale = RescaleChannels()
     run_pass(observer, network)
     run_pass(quantizers, network)
+    run_pass(rescale, network)
     draws = {"batches": batches, "batch_size": batch_size, "seed": seed}
     applied = AppliedPass.of(observer)
     add_provenance(network, AppliedPass(name=applied.name, arguments={**applied.arguments, **draws}))
     add_provenance(network, AppliedPass.of(quantizers))
-    set_json(network, QUANTIZATION, {"weight_clip": weight_clip, "cpu": cpu})
+    add_provenance(network, AppliedPass.of(rescale))
     if output is not None:
         save_model(network, output)
     return network

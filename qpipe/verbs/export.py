@@ -18,7 +18,7 @@ from qpipe.ir.certify import certify, store_certificate
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import AppliedPass, add_provenance
 from qpipe.ir.origin import store_origin
-from qpipe.ir.save import save_model
+from qpipe.ir.save import check_output, save_model
 from qpipe.ir.view import read_view
 from qpipe.runtime.gate import run_gate
 from qpipe.verbs.running import run_pass
@@ -48,8 +48,8 @@ def export(
             operators only, "qdq" is the finalized QDQ graph itself.
         cpu: "portable" demands weights that are exact on x86 without VNNI, "vnni" waives that.
         weights: "uint8" (zero point 128) is exact everywhere whatever the weights, and slower without VNNI.
-        io: "float" keeps the original's inputs and outputs; "integer" takes uint8 pixels and gives int32, whose scale is
-            in the metadata.
+        io: "float" keeps the original's inputs and outputs; "integer" takes uint8 pixels and gives int32, whose scale
+            is in the metadata.
         layout: of the pixels, where io is "integer".
         data: a path, "digits" or arrays, from which the gate draws images; without it, it compares random and extreme
             integers only, and the certificate says so.
@@ -71,6 +71,7 @@ def export(
     """
     if io == "integer" and format == "qdq":
         raise LoweringError("a qdq file has float inputs and outputs; export qoperator or integer with io integer")
+    check_output(output)
     spec = load_model(model)
     run_pass(Finalize(), spec)
     add_provenance(spec, AppliedPass.of(Finalize()))

@@ -15,7 +15,7 @@ from qpipe.data import DataLike, Source
 from qpipe.errors import DataError
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import AppliedPass, add_provenance, set_json
-from qpipe.ir.save import save_model
+from qpipe.ir.save import check_output, save_model
 from qpipe.runtime.accuracy import measure_accuracy
 from qpipe.verbs.running import run_pass
 from qpipe.verbs.sources import ModelPath, PreprocessLike, open_source, preprocess_of, store_preprocess
@@ -75,6 +75,7 @@ def finetune(
     from qpipe.train.loop import TrainingSettings, train
     from qpipe.train.write_back import write_back
 
+    check_output(output)
     network = load_model(model)
     settings = preprocess_of(network, preprocess)
     source = open_source(network, data, "train", settings)

@@ -18,7 +18,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stages")
     onnx.save_model(digits_model(), folder / "net.onnx")
     qpipe.calibrate(folder / "net.onnx", "digits", folder / "net.qdq.onnx", preprocess=PREPROCESS, batches=2)
-    qpipe.finetune(folder / "net.qdq.onnx", "digits", folder / "tuned.qdq.onnx", lr=0.02, flip=False, evaluate=False)
+    training = {"lr": 0.05, "batch_size": 32, "epochs": 3, "flip": False, "evaluate": False}
+    qpipe.finetune(folder / "net.qdq.onnx", "digits", folder / "tuned.qdq.onnx", **training)
     qpipe.export(folder / "tuned.qdq.onnx", folder / "net.int8.onnx")
     return folder
 

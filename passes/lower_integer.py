@@ -1,0 +1,91 @@
+"""Lower a finalized QDQ graph to standard operators on integers: no float between the first integer and the last.
+
+    Q -> DQ -> Conv(DQ(w), DQ(b)) -> Relu -> Q   becomes   Pad, Slice, Concat -> MatMulInteger -> requantization
+    last Gemm                                    becomes   MatMulInteger + bias: int32 fixed point
+
+Channels lie last inside. Each op's own part is `lower_integer` in `qpipe/ops/`; the requantization is the definition in
+`qpipe.arith.quantize`, written as nodes by `qpipe.arith.symbolic`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.data import Preprocess
+from qpipe.errors import LoweringError
+from qpipe.ir.metadata import PREPROCESS, get_object, set_json
+from qpipe.ir.qdq import ActivationQuantizer
+from qpipe.ir.view import View, read_view
+from qpipe.ops import OPS
+from qpipe.ops.boundary import add_nodes, dequantize_results
+from qpipe.ops.integer_builder import IntegerBuilder, Layout
+from qpipe.ops.integer_io import Floats, give_integers, take_pixels
+
+CUT_TAIL = "cut_tail"
+"""Metadata: the names of the float nodes behind the last layers that an integer interface left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowerInteger(ir.passes.InPlacePass):
+    """Replace the quantized part.
+
+    weights: "int8", or "uint8" with zero point 128. io: "float" keeps inputs and outputs, "integer" takes uint8 pixels
+    of `layout`, already resized, cropped and in the network's colour order, and gives int32; what follows the last
+    layers in float is cut off, and named in the metadata `qpipe.cut_tail`.
+    """
+
+    name: ClassVar[str] = "lower-integer"
+
+    weights: str = "int8"
+    io: str = "float"
+    layout: str = "NCHW"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Lower every layer; raise LoweringError on a graph that is not finalized."""
+        view = read_view(model)
+        if not view.is_final:
+            raise LoweringError("the model is not finalized; run finalize first")
+        b = IntegerBuilder(model.graph, weights=self.weights)
+        for quantizer in view.inputs:
+            b.start(str(quantizer.source.name))
+            if self.io == "integer":
+                values, own = pixel_values(model, quantizer)
+                take_pixels(model.graph, quantizer, values, b, pixels=self._pixels, own=own)
+            else:
+                value = b.node("QuantizeLinear", [quantizer.source, *b.grid(quantizer.spec)])
+                b.define_clipped(quantizer, value)
+        for layer in view.layers:
+            b.start(layer.name)
+            OPS[layer.op_type].lower_integer(layer, b)
+        self._finish(model, view, b)
+        add_nodes(model, b.nodes)
+        return ir.passes.PassResult(model, True)
+
+    @property
+    def _pixels(self) -> Layout:
+        return "NHWC" if self.layout == "NHWC" else "NCHW"
+
+    def _finish(self, model: ir.Model, view: View, b: IntegerBuilder) -> None:
+        if self.io == "float":
+            dequantize_results(model, view, b)
+            return
+        set_json(model, CUT_TAIL, give_integers(model, view, b, self._pixels) or None)
+
+
+def pixel_values(model: ir.Model, quantizer: ActivationQuantizer) -> tuple[Floats, Layout]:
+    """What the model's preprocessing makes of each pixel, float32 `[C, 256]`, and the layout of its float input."""
+    stored = get_object(model, PREPROCESS)
+    if stored is None:
+        raise LoweringError("metadata 'qpipe.preprocess' is missing, expected it for integer inputs; calibrate again")
+    preprocess = Preprocess.from_json(json.dumps(stored))
+    shape = quantizer.source.shape
+    axis = 1 if preprocess.layout == "NCHW" else -1
+    channels = shape[axis] if shape is not None and len(shape) == 4 else 1
+    if not isinstance(channels, int):
+        raise LoweringError(f"input '{quantizer.source.name}' has an unknown number of channels")
+    return np.stack([preprocess.table(channel) for channel in range(channels)]), preprocess.layout

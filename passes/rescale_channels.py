@@ -1,0 +1,67 @@
+"""Rescale output channels so that their weights fill their grid, pair-safe, and the multiplier is exact.
+
+With r per output channel (see `qpipe.arith.rescale`), the float network stays the same function:
+
+    w' = r w,   mean' = r mean,   var' = r**2 (var + eps) - eps      so      gamma / sqrt(var' + eps) = k / r
+
+k / r is an 8-bit integer times a power of two, so nothing is lost when it becomes one; and the weights use all of their
+codes. The idea that neighbouring linear maps may be rescaled for quantization is that of Nagel et al. 2019 (cross-layer
+equalization), here between a convolution and its own batch normalization.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.arith.rescale import channel_ratio
+from qpipe.ir.affine import read_affine
+from qpipe.ir.attributes import float_attribute, input_value, require_constant
+from qpipe.ir.final_weights import float_rows
+from qpipe.ir.qdq import set_constant_input
+from qpipe.ir.view import QuantizedLayer, TrainableWeight, read_view
+from qpipe.ir.weights import rows_on_grid
+from qpipe.ir.write_weight import write_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescaleChannels(ir.passes.InPlacePass):
+    """Rescale every trainable layer with weights per channel that a BatchNormalization follows."""
+
+    name: ClassVar[str] = "rescale-channels"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rescale; weights and statistics are replaced, exponents computed anew."""
+        modified = False
+        for layer in read_view(model).layers:
+            modified |= _try_rescale(layer)
+        return ir.passes.PassResult(model, modified)
+
+
+def _try_rescale(layer: QuantizedLayer) -> bool:
+    weight, batch_norm = layer.weight, layer.layer.batch_norm
+    if not isinstance(weight, TrainableWeight) or batch_norm is None or layer.output is None:
+        return False
+    if not weight.spec.per_channel:
+        return False
+    rows = float_rows(layer, weight)
+    affine = read_affine(layer.layer, len(rows))
+    source, output = layer.inputs[0].spec, layer.output.spec
+    ratio = channel_ratio(rows, affine.k, weight.exponents, weight.spec, source.exponent, output)
+    epsilon = float_attribute(batch_norm, "epsilon", 1e-5)
+    mean, variance = (require_constant(batch_norm, i, "statistics").astype(np.float64) for i in (3, 4))
+    rescaled = ratio**2 * (variance + epsilon) - epsilon
+    # A channel without variance can't be rescaled through it.
+    ratio = np.where(rescaled >= 0, ratio, 1.0)
+    if np.all(ratio == 1):
+        return False
+    scaled = (rows * ratio[:, None]).astype(np.float32)
+    write_weight(layer, *rows_on_grid(scaled, affine.k / ratio, affine.beta, weight.spec, source, output))
+    set_constant_input(batch_norm, 3, (mean * ratio).astype(np.float32))
+    set_constant_input(batch_norm, 4, np.where(ratio == 1, variance, rescaled).astype(np.float32))
+    if input_value(layer.node, 2) is not None:
+        set_constant_input(layer.node, 2, (require_constant(layer.node, 2, "bias") * ratio).astype(np.float32))
+    return True

@@ -1,0 +1,52 @@
+"""The factor by which each output channel's weights best fill their grid, given that batch normalization undoes it.
+
+`k conv(w)` and `(k / r) conv(r w)` are the same function for any r > 0. So r is free to choose, per channel, such that
+
+- the clip of the weights is the largest code, instead of anywhere in the upper half of a power-of-two grid;
+- no pair of neighbours exceeds what a saturating int16 holds, at the least loss of resolution;
+- `k / r` is an integer of at most 8 bits times a power of two, with a shift within its bound: nothing is rounded later.
+
+In other words, the integer multiplier of the channel becomes part of the scale of its weights.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from qpipe.arith.multiplier import MULTIPLIER_BITS, shift_bound
+from qpipe.arith.quantize import IntArray
+from qpipe.arith.spec import QuantSpec
+from qpipe.arith.weights import WeightSpec, clip_at, pair_sums
+
+Float64Array = npt.NDArray[np.float64]
+
+HEADROOM = 0.97  # of the range, so that a weight which grows a little in training does not cost its channel an exponent
+
+
+def channel_ratio(
+    rows: npt.NDArray[np.float32],
+    k: Float64Array,
+    exponent: IntArray,
+    spec: WeightSpec,
+    input_exponent: int,
+    output: QuantSpec,
+) -> Float64Array:
+    """r, `[C]`, for weights `[C, K]` on exponents `[C]`; 1 where k or all weights are zero.
+
+    The multiplier is the smallest `m * 2**e >= k / r_max` that 8 bits and the shift bound allow, and `r = k / (m * 2**e)`.
+    """
+    clip = np.asarray(clip_at(rows, spec), np.float64)
+    limits = [HEADROOM * (spec.qmax + 0.5) / np.where(clip > 0, clip, np.inf)]
+    if spec.pair_limit is not None:
+        # Each of the two may be rounded up by a half.
+        pairs = pair_sums(np.clip(rows, -clip[:, None], clip[:, None])).max(axis=1, initial=0.0)
+        limits.append(HEADROOM * (spec.pair_limit - 1) / np.where(pairs > 0, pairs, np.inf))
+    codes_per_unit = np.min([limit for limit in np.where(np.array(limits) == 0, np.inf, limits)], axis=0)
+    fits = np.isfinite(codes_per_unit) & (k != 0)
+    # Real units of k conv per code: at least this much.
+    smallest = np.where(fits, np.abs(k) / np.where(fits, codes_per_unit, 1.0), 1.0)
+    least_exponent = output.exponent - input_exponent - shift_bound(output)
+    e = np.maximum(np.frexp(smallest)[1] - MULTIPLIER_BITS, least_exponent)
+    per_code = np.ldexp(np.ceil(np.ldexp(smallest, -e)), e)
+    return np.where(fits, np.abs(k) / per_code * np.exp2(exponent.astype(np.float64)), 1.0)

@@ -1,0 +1,91 @@
+"""Find floats in a graph that must have none between its first and its last integer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+_FLOATS = frozenset(
+    dtype for dtype in ir.DataType if dtype.name.startswith(("FLOAT", "BFLOAT", "DOUBLE", "COMPLEX"))
+)  # fmt: skip
+_FLOAT_ATTRIBUTES = frozenset({ir.AttributeType.FLOAT, ir.AttributeType.FLOATS})
+_ENDS = {"QuantizeLinear": "first", "DequantizeLinear": "last"}
+
+
+def float_tensors(model: ir.Model) -> list[str]:
+    """What is float, or of unknown type, strictly between the first integer tensor and the last.
+
+    Names of values and initializers, and `node.attribute` for attributes, tensors and subgraphs in them included. A
+    QuantizeLinear of a graph input is the begin and a DequantizeLinear whose result nothing quantizes again is the end:
+    they and the float tail behind them are not part of it, nor are their own scales.
+    """
+    outside = _outside(model.graph)
+    inside = [node for node in model.graph if node not in outside]
+    found: dict[str, None] = {}
+    for node in inside:
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and _is_float(value):
+                found[str(value.name)] = None
+        for name in _float_attributes(node):
+            found[f"{node.name}.{name}"] = None
+    return list(found)
+
+
+def _outside(graph: ir.Graph) -> set[ir.Node]:
+    """The QuantizeLinear of each input, what only makes an input float, and all that follows a last DequantizeLinear."""
+    outside = {
+        node
+        for value in graph.inputs
+        if value.dtype in _FLOATS
+        for node in value.consumers()
+        if node.op_type == "QuantizeLinear" and node.inputs[0] is value
+    }
+    for node in graph:
+        if node.op_type == "DequantizeLinear" and not _leads_to_integers(node):
+            outside.add(node)
+            outside.update(_after(node))
+    return outside
+
+
+def _leads_to_integers(node: ir.Node) -> bool:
+    return any(follower.op_type == "QuantizeLinear" or _gives_integers(follower) for follower in _after(node))
+
+
+def _gives_integers(node: ir.Node) -> bool:
+    return node.op_type in {"MatMulInteger", "ConvInteger", "Cast"} and all(
+        value.dtype not in _FLOATS for value in node.outputs
+    )
+
+
+def _after(node: ir.Node) -> Iterator[ir.Node]:
+    seen: set[ir.Node] = set()
+    stack = [follower for value in node.outputs for follower in value.consumers()]
+    while stack:
+        current = stack.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        yield current
+        stack.extend(follower for value in current.outputs for follower in value.consumers())
+
+
+def _is_float(value: ir.Value) -> bool:
+    """Whether it is float, or may be: a value whose type is unknown counts."""
+    return value.dtype is None or value.dtype in _FLOATS
+
+
+def _float_attributes(node: ir.Node) -> Iterator[str]:
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type in _FLOAT_ATTRIBUTES:
+            yield attribute.name
+        elif attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _FLOATS:
+            yield attribute.name
+        elif attribute.type == ir.AttributeType.TENSORS and any(t.dtype in _FLOATS for t in attribute.as_tensors()):
+            yield attribute.name
+        elif attribute.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}:
+            yield attribute.name  # No integer form needs a subgraph; what it holds is not looked into.
+        elif node.op_type == "Cast" and attribute.name == "to" and ir.DataType(attribute.as_int()) in _FLOATS:
+            yield attribute.name

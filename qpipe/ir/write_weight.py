@@ -1,0 +1,22 @@
+"""Put float weights and their exponents into the quantizer of a trainable layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qpipe.arith.quantize import IntArray
+from qpipe.ir.qdq import replace_constant
+from qpipe.ir.view import QuantizedLayer, TrainableWeight
+from qpipe.ir.weight_layout import to_weight
+from qpipe.ir.weights import FloatArray
+
+
+def write_weight(layer: QuantizedLayer, stored: FloatArray, exponents: IntArray) -> None:
+    """stored: rows `[C, K]` as `rows_on_grid` or `storable` gives them; exponents: `[C]`."""
+    weight = layer.weight
+    assert isinstance(weight, TrainableWeight)
+    shape = weight.values.shape
+    assert shape is not None
+    replace_constant(weight.values, to_weight(layer.node, stored, tuple(shape.numpy())))
+    scales = np.ldexp(np.float32(1), exponents.astype(np.int32))
+    replace_constant(weight.scale, scales if weight.spec.per_channel else scales[0])

@@ -1,0 +1,138 @@
+"""The exact integers of a finalized QDQ graph, by torch in float64: what every lowering is compared with.
+
+Each layer runs its op's torch semantics on real numbers that lie on power-of-two grids, where float64 has no rounding
+error, and is quantized once.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import torch
+
+from passes.calibrate_percentile import write_range
+from passes.finalize import Finalize
+from passes.insert_quantizers import InsertQuantizers
+from passes.lower_integer import LowerInteger
+from passes.normalize import normalize
+from qpipe.arith.quantize import quantize
+from qpipe.arith.spec import QuantSpec
+from qpipe.calibration.observe import ObservedRange
+from qpipe.ir.layers import activation_bound
+from qpipe.ir.plan import plan_quantization
+from qpipe.ir.qdq import ActivationQuantizer
+from qpipe.ir.view import FinalWeight, QuantizedLayer, read_view
+from qpipe.ops import OPS
+from qpipe.runtime.cut import lowered_tensors, spec_tensors, with_outputs
+
+Codes = dict[str, np.ndarray]
+
+
+def finalized_on_grids(model: ir.Model, log2_ymax: Callable[[], int], *, bits: int = 8, negative: bool = True) -> ir.Model:
+    """Normalize, quantize and finalize in place; each tensor's range is the next power of two that `log2_ymax` gives."""
+    normalize(model)
+    for value in plan_quantization(model.graph, activation_bits=bits).quantizers:
+        write_range(value, ObservedRange(ymax=2.0 ** log2_ymax(), is_negative=negative))
+    InsertQuantizers(weight_bits=bits, activation_bits=bits)(model)
+    Finalize()(model)
+    ir.passes.common.CheckerPass()(model)
+    return model
+
+
+def exact_codes(model: ir.Model, inputs: np.ndarray) -> Codes:
+    """Every quantized tensor's stored codes and every last layer's real result, by name."""
+    view = read_view(model)
+    real: dict[ir.Value, torch.Tensor] = {}
+    found: Codes = {}
+
+    def store(quantizer: ActivationQuantizer, y: torch.Tensor) -> None:
+        q = quantize(y, quantizer.spec, torch)
+        found[str(quantizer.codes.name)] = (q + quantizer.spec.zero_point).numpy().astype(np.uint8)
+        real[quantizer.output] = q * quantizer.spec.scale
+
+    for quantizer in view.inputs:
+        store(quantizer, torch.from_numpy(inputs).double())
+    for layer in view.layers:
+        y = _run(layer, [real[q.output] for q in layer.inputs])
+        if layer.output is not None:
+            store(layer.output, y)
+        else:
+            found[str(layer.result.name)], real[layer.result] = y.numpy(), y
+    return found
+
+
+def _run(layer: QuantizedLayer, inputs: list[torch.Tensor]) -> torch.Tensor:
+    run = OPS[layer.op_type].torch(layer.node)
+    if isinstance(layer.weight, FinalWeight):
+        scale = layer.weight.multiplier * np.exp2(layer.weight.exponent.astype(np.float64))
+        axis = 0 if layer.op_type == "Conv" or layer.node.attributes.get_int("transB", 0) else 1
+        shape = [-1 if i == axis else 1 for i in range(layer.weight.codes.ndim)]
+        bias = torch.from_numpy(layer.weight.bias * scale * layer.inputs[0].spec.scale)
+        inputs = [*inputs, torch.from_numpy(layer.weight.codes * scale.reshape(shape)), bias]
+    y = run(*inputs)
+    activation = layer.layer.activation
+    return y if activation is None else y.clamp(0.0, activation_bound(activation))
+
+
+def session_of(model: ir.Model, *, optimize: bool = True) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = ir.to_proto(model).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run(model: ir.Model, inputs: np.ndarray, *, optimize: bool = True) -> list[np.ndarray]:
+    session = session_of(model, optimize=optimize)
+    return session.run(None, {session.get_inputs()[0].name: inputs})
+
+
+def lowered_codes(model: ir.Model, inputs: np.ndarray, *, optimize: bool = True) -> Codes:
+    """Every tensor of a lowered graph that says what it equals, in the QDQ graph's layout; int32 as they are."""
+    tensors = lowered_tensors(model)
+    outputs = run(with_outputs(model, list(tensors)), inputs, optimize=optimize)
+    return {name: tensors[name].to_common(array) for name, array in zip(tensors, outputs, strict=True)}
+
+
+def lower(spec: ir.Model, **options: str) -> ir.Model:
+    """An integer copy, checked."""
+    model = spec.clone()
+    LowerInteger(**options)(model)
+    ir.passes.common.CheckerPass()(model)
+    return model
+
+
+def units(spec: ir.Model) -> Mapping[str, float]:
+    """Real units per int32 step of each last layer."""
+    scales = {}
+    for layer in read_view(spec).layers:
+        if layer.output is None and isinstance(layer.weight, FinalWeight):
+            scales[str(layer.result.name)] = float(layer.weight.scales[0] * layer.inputs[0].spec.scale)
+    return scales
+
+
+def assert_exact(spec: ir.Model, inputs: np.ndarray, *, fused: bool = True, optimize: bool = True, **options: str) -> Codes:
+    """The oracle, the QDQ file on onnxruntime (`fused`: it is exact there) and the integer file agree; the codes."""
+    expected = exact_codes(spec, inputs)
+    if fused:
+        for value, array in zip(spec.graph.outputs, run(spec, inputs), strict=True):
+            np.testing.assert_array_equal(array, real_output(spec, expected, value))
+    found = lowered_codes(lower(spec, **options), inputs, optimize=optimize)
+    assert found.keys() == expected.keys() == spec_tensors(read_view(spec)).keys()
+    scales = units(spec)
+    for name, array in found.items():
+        known = expected[name]
+        np.testing.assert_array_equal(array if name not in scales else array * scales[name], known, err_msg=name)
+    return found
+
+
+def real_output(spec: ir.Model, expected: Codes, value: ir.Value) -> np.ndarray:
+    """What the oracle says of a graph output."""
+    if str(value.name) in expected:
+        return expected[str(value.name)].astype(np.float32)
+    quantizer = next(q.output for q in read_view(spec).layers if q.result is value)
+    grid: QuantSpec = quantizer.spec
+    return ((expected[str(quantizer.codes.name)].astype(np.float64) - grid.zero_point) * grid.scale).astype(np.float32)

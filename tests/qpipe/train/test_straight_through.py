@@ -1,0 +1,61 @@
+"""Fake quantization is the definition, bit for bit; its gradient is 1 inside of the range and 0 outside."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qpipe.arith.quantize import dequantize, quantize
+from qpipe.arith.spec import QuantSpec
+from qpipe.train.straight_through import exact_fake_quantize, fake_quantize, straight_through
+
+SPECS = [QuantSpec.unsigned(8, 0), QuantSpec.signed(8, 0), QuantSpec.unsigned(4, 0), QuantSpec.signed(2, 0),
+         QuantSpec(0, 0, 192), QuantSpec(0, -128, 127, 128)]  # fmt: skip
+
+
+@pytest.mark.parametrize("exponent", [-60, -9, 0, 7, 60])
+@pytest.mark.parametrize("spec", SPECS)
+def test_halves_and_their_neighbours(spec: QuantSpec, exponent: int) -> None:
+    spec = dataclasses.replace(spec, exponent=exponent)
+    halves = np.arange(-600, 601, dtype=np.float32) / 2
+    values = np.concatenate([halves, np.nextafter(halves, np.float32(1e9)), np.nextafter(halves, np.float32(-1e9))])
+    values = np.ldexp(values, exponent)
+    expected = dequantize(quantize(values, spec), spec)
+    np.testing.assert_array_equal(fake_quantize(torch.from_numpy(values), spec).numpy(), expected)
+    np.testing.assert_array_equal(exact_fake_quantize(torch.from_numpy(values).double(), spec).numpy(), expected)
+
+
+@given(x=st.floats(allow_nan=False, width=32), spec=st.sampled_from(SPECS), exponent=st.integers(-40, 40))
+def test_any_float(x: float, spec: QuantSpec, exponent: int) -> None:
+    spec = dataclasses.replace(spec, exponent=exponent)
+    value = np.array([x], np.float32)
+    assert fake_quantize(torch.from_numpy(value), spec).tolist() == dequantize(quantize(value, spec), spec).tolist()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_gradient(spec: QuantSpec, inplace: bool) -> None:
+    spec = dataclasses.replace(spec, exponent=-3)
+    low, high = spec.qmin * spec.scale, spec.qmax * spec.scale
+    points = torch.tensor([low - 100, low - 1e-3, low + 1e-3, 0.1 * high, high - 1e-3, high + 1e-3, high + 100])
+    x = points.clone().requires_grad_()
+    y = fake_quantize(x * 1, spec, inplace=inplace)
+    y.backward(torch.arange(1.0, 8))
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 0, 3, 4, 5, 0, 0]
+
+
+def test_nan_stays_visible() -> None:
+    assert fake_quantize(torch.tensor([float("nan")]), SPECS[0]).isnan().all()
+
+
+def test_straight_through() -> None:
+    x = torch.tensor([1e20, -3.0], requires_grad=True)
+    y = straight_through(x, torch.tensor([1.0, 2.0]))
+    assert y.tolist() == [1.0, 2.0]  # exactly: x + (q - x) would be 0 far outside
+    (y * torch.tensor([5.0, 7.0])).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [5.0, 7.0]

@@ -1,0 +1,115 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from digits_model import digits_model
+from onnx import helper
+
+import qpipe
+from qpipe.errors import DataError, LoweringError
+from qpipe.ir.metadata import get_json, get_object
+from qpipe.ir.view import TrainableWeight, read_view
+
+IMAGES = np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype(np.float32)
+
+
+def weights_of(model: ir.Model) -> dict[str, TrainableWeight]:
+    view = read_view(model)
+    return {layer.name: layer.weight for layer in view.layers if isinstance(layer.weight, TrainableWeight)}
+
+
+def bytes_of(model: ir.Model) -> bytes:
+    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def test_the_file_runs_anywhere_and_carries_where_it_comes_from(stages: Path) -> None:
+    path = stages / "net.qdq.onnx"
+    onnx.checker.check_model(onnx.load(path))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": IMAGES})[0].shape == (40, 10)
+    model = ir.load(path)
+    preprocess, provenance = get_object(model, "preprocess"), get_json(model, "provenance")
+    assert preprocess is not None
+    assert (preprocess["mean"], preprocess["std"]) == ([0.3], [0.38])
+    assert get_json(model, "input_sha256") == hashlib.sha256((stages / "net.onnx").read_bytes()).hexdigest()
+    assert isinstance(provenance, list)
+    calibration, insertion = provenance[:2]
+    assert calibration["pass"] == "calibrate-percentile"  # type: ignore[index,call-overload]
+    arguments = calibration["arguments"]  # type: ignore[index,call-overload]
+    assert arguments == {"activation_bits": 8, "percentile": None, "batches": 2, "batch_size": 256, "seed": 0}
+    assert insertion["pass"] == "insert-quantizers"  # type: ignore[index,call-overload]
+
+
+def test_one_seed_one_result_and_the_argument_stays() -> None:
+    model = digits_model()
+    before = model.SerializeToString(deterministic=True)
+    first, second, third = (qpipe.calibrate(model, "digits", batches=1, batch_size=20, seed=s) for s in (0, 0, 1))
+    assert bytes_of(first) == bytes_of(second)
+    assert bytes_of(first) != bytes_of(third)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_widths_and_granularity() -> None:
+    model = qpipe.calibrate(digits_model(), IMAGES, weight_bits=4, activation_bits=4, per_channel=False)
+    weights = weights_of(model)
+    assert {name: weight.spec.bits for name, weight in weights.items()} == {
+        "conv1": 8,
+        "conv2": 4,
+        "conv3": 4,
+        "linear": 8,
+    }
+    assert all(len(set(weight.exponents.tolist())) == 1 for weight in weights.values())
+    view = read_view(model)
+    bits = {layer.name: layer.output.spec.bits for layer in view.layers if layer.output is not None}
+    assert bits["conv1"] == 4
+    assert bits["conv2"] == 8, "a branch before an Add"
+    assert bits["conv3"] == 8, "the last layer's input"
+
+
+def test_a_lower_percentile_gives_finer_grids() -> None:
+    coarse, fine = (qpipe.calibrate(digits_model(), IMAGES, percentile=p) for p in (100, 60))
+    pairs = zip(read_view(coarse).layers, read_view(fine).layers, strict=True)
+    exponents = [(a.output.spec.exponent, b.output.spec.exponent) for a, b in pairs if a.output and b.output]
+    assert all(a >= b for a, b in exponents)
+    assert any(a > b for a, b in exponents)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [IMAGES, [IMAGES[:20], IMAGES[20:]], iter([IMAGES[:20], IMAGES[20:]]), (IMAGES, np.zeros(40, np.int64))],
+    ids=["array", "list", "stream", "labelled"],
+)
+def test_data_in_any_form_give_the_same_grids(data: object) -> None:
+    reference = qpipe.calibrate(digits_model(), IMAGES, batch_size=40, batches=1)
+    found = qpipe.calibrate(digits_model(), data, batch_size=40, batches=1)  # type: ignore[arg-type]
+    layers = zip(read_view(reference).layers, read_view(found).layers, strict=True)
+    assert all(a.output == b.output or a.output.spec == b.output.spec for a, b in layers if a.output and b.output)
+
+
+def test_a_torch_module_is_taken_as_it_is() -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 3))
+    model = qpipe.calibrate(module, IMAGES, input_shape=(1, 8, 8))
+    assert len(weights_of(model)) == 2
+
+
+def test_every_node_without_integer_form_is_named() -> None:
+    nodes = [
+        helper.make_node("Sigmoid", ["block"], ["s"], name="squash"),
+        helper.make_node("Mul", ["block", "s"], ["between"], name="gate"),
+    ]
+    with pytest.raises(LoweringError, match=r"Sigmoid 'squash', Mul 'gate'; `qpipe inspect` says"):
+        qpipe.calibrate(digits_model(between=nodes), IMAGES)
+
+
+def test_inputs_that_are_not_finite() -> None:
+    broken = IMAGES.copy()
+    broken[3, 0, 1, 2] = np.nan
+    with pytest.raises(DataError, match="sample 3 has the value nan"):
+        qpipe.calibrate(digits_model(), broken)
+    with pytest.raises(DataError, match="expected finite"):
+        qpipe.calibrate(digits_model(), iter([broken]))

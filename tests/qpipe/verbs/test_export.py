@@ -1,0 +1,85 @@
+"""`qpipe.export`: formats, what is refused, what a file carries."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from quantized_models import finalized, quantized, residual_network
+
+import qpipe
+from qpipe.errors import LoweringError, ModelError
+from qpipe.ir.certify import check_certificate
+from qpipe.ir.load import load_model
+from qpipe.ir.metadata import get_object, get_provenance, set_json
+from qpipe.ir.view import QUANTIZATION
+from qpipe.runtime.session import open_session, run_all
+
+IMAGES = np.random.default_rng(1).standard_normal((8, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def qdq() -> ir.Model:
+    return quantized(residual_network())
+
+
+@pytest.fixture(scope="module")
+def expected() -> np.ndarray:
+    return run_all(open_session(finalized(residual_network())), IMAGES)[0]
+
+
+@pytest.mark.parametrize("weights", ["int8", "uint8"])
+@pytest.mark.parametrize("format_", ["qoperator", "integer", "qdq"])
+def test_every_format_computes_the_same_integers(qdq, expected, tmp_path, format_, weights):
+    path = tmp_path / "net.onnx"
+    exported = qpipe.export(qdq, path, format=format_, weights=weights)
+    np.testing.assert_array_equal(run_all(open_session(path), IMAGES)[0], expected)
+    assert check_certificate(load_model(path)) == []
+    assert get_object(exported, "certificate")["weights"] == weights
+    assert get_provenance(exported)[0].name == "finalize"
+
+
+def test_the_argument_stays_as_it_was(qdq):
+    before = ir.to_proto(qdq).SerializeToString(deterministic=True)
+    qpipe.export(qdq)
+    assert ir.to_proto(qdq).SerializeToString(deterministic=True) == before
+
+
+def test_a_proto_and_a_finalized_model_are_taken(expected):
+    exported = qpipe.export(onnx.ModelProto.FromString(ir.to_proto(finalized(residual_network())).SerializeToString()))
+    np.testing.assert_array_equal(run_all(open_session(exported), IMAGES)[0], expected)
+
+
+def test_the_certificate_says_what_the_gate_ran(qdq):
+    alone = get_object(qpipe.export(qdq), "certificate")["gate"]
+    assert (alone["images"], alone["extreme_rows"]) == (0, 16)
+    with_images = get_object(qpipe.export(qdq, data=[IMAGES]), "certificate")["gate"]
+    assert with_images["images"] == 8
+
+
+def test_unsafe_weights_are_refused_by_name():
+    model = quantized(residual_network(), cpu="vnni")
+    weight = model.graph.initializers["Conv_c2_weight"]
+    array = weight.const_value.numpy().copy()
+    array[0, :2, 0, 0] = array[0].max() * 100
+    weight.const_value = ir.tensor(array, name=weight.name)
+    set_json(model, QUANTIZATION, {"weight_clip": None, "cpu": "vnni"})
+    with pytest.raises(LoweringError, match=r"^not exact: Conv 'Conv_c1': 7 pairs of .* \(and 1 more such problems\)$"):
+        qpipe.export(model)
+    assert get_object(qpipe.export(model, cpu="vnni"), "certificate")["pairs"] == "waived"
+    assert get_object(qpipe.export(model, weights="uint8"), "certificate")["pairs"] == "not needed"
+
+
+def test_a_qdq_file_with_integer_ends_is_refused(qdq):
+    with pytest.raises(LoweringError, match="qdq file has float inputs"):
+        qpipe.export(qdq, format="qdq", io="integer")
+
+
+def test_a_float_model_is_refused():
+    with pytest.raises(ModelError, match="run `qpipe calibrate` first"):
+        qpipe.export(residual_network())
+
+
+def test_nothing_is_written_where_the_export_fails(tmp_path):
+    with pytest.raises(ModelError):
+        qpipe.export(residual_network(), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []

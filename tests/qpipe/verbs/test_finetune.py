@@ -1,0 +1,105 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+
+import qpipe
+from passes.finalize import Finalize
+from qpipe.data import Preprocess, open_data
+from qpipe.errors import DataError, ModelError, QpipeError
+from qpipe.ir.load import load_model
+from qpipe.ir.metadata import get_json, get_object
+from qpipe.train.executor import Executor
+
+# Enough to see a change, small enough to be quick.
+SHORT: dict[str, Any] = {"lr": 0.02, "flip": False, "evaluate": False}
+
+
+def bytes_of(model: ir.Model) -> bytes:
+    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def test_it_learns_and_says_so(stages: Path) -> None:
+    tuned = qpipe.finetune(stages / "net.qdq.onnx", "digits", lr=0.05, batch_size=32, flip=False, epochs=2)
+    record = get_object(tuned, "training")
+    assert record is not None
+    epochs = record["epochs"]
+    assert isinstance(epochs, list)
+    assert [epoch["number"] for epoch in epochs] == [1, 2]  # type: ignore[index,call-overload]
+    assert epochs[1]["loss"] < epochs[0]["loss"]  # type: ignore[index,call-overload,operator]
+    after = record["accuracy_after"]
+    assert after > record["accuracy_before"] + 0.3  # type: ignore[operator]
+    # The figure is that of the file that ships.
+    assert qpipe.validate([tuned], "digits").rows[0].top1 == after
+
+
+def test_the_written_file_finalized_is_the_executors_evaluation(stages: Path) -> None:
+    model = load_model(stages / "tuned.qdq.onnx")
+    executor = Executor(model.clone()).eval()
+    Finalize()(model)
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    preprocess = Preprocess(mean=(0.3,), std=(0.38,))
+    for batch in open_data("digits", "test", preprocess).batches(90):
+        (expected,) = session.run(None, {"x": batch.inputs})
+        with torch.no_grad():
+            found = executor(torch.from_numpy(batch.inputs))[0].numpy()
+        np.testing.assert_array_equal(found.astype(np.float32), expected)
+
+
+def test_one_seed_one_result(stages: Path) -> None:
+    first, second, third = (qpipe.finetune(stages / "net.qdq.onnx", "digits", seed=seed, **SHORT) for seed in (0, 0, 1))
+    assert bytes_of(first) == bytes_of(second)
+    assert bytes_of(first) != bytes_of(third)
+
+
+def test_a_run_that_goes_on_ends_where_a_whole_one_does(stages: Path, tmp_path: Path) -> None:
+    whole = qpipe.finetune(stages / "net.qdq.onnx", "digits", epochs=2, **SHORT)
+    checkpoint = tmp_path / "state"
+    qpipe.finetune(stages / "net.qdq.onnx", "digits", epochs=1, checkpoint=checkpoint, **SHORT)
+    resumed = qpipe.finetune(stages / "net.qdq.onnx", "digits", epochs=2, checkpoint=checkpoint, resume=True, **SHORT)
+    assert bytes_of(whole) == bytes_of(resumed)
+
+
+@pytest.mark.parametrize("batch_norm", ["running", "batch"])
+def test_both_statistics_keep_the_file_trainable_and_exact(stages: Path, batch_norm: Any) -> None:
+    tuned = qpipe.finetune(stages / "net.qdq.onnx", "digits", batch_norm=batch_norm, **SHORT)
+    assert qpipe.inspect(tuned).kind == "QDQ, trainable"
+    assert sum(node.op_type == "BatchNormalization" for node in tuned.graph) == 2
+    assert qpipe.validate([tuned, qpipe.export(tuned)], "digits").rows[0].integers_equal
+
+
+def test_provenance_says_what_was_run(stages: Path) -> None:
+    provenance = get_json(ir.load(stages / "tuned.qdq.onnx"), "provenance")
+    assert isinstance(provenance, list)
+    last = provenance[-1]
+    assert isinstance(last, dict)
+    assert last["pass"] == "finetune"
+    assert last["arguments"]["lr"] == 0.05  # type: ignore[index,call-overload]
+    assert last["arguments"]["flip"] is False  # type: ignore[index,call-overload]
+
+
+def test_what_cannot_be_trained(stages: Path) -> None:
+    with pytest.raises(ModelError, match="run `qpipe calibrate` first"):
+        qpipe.finetune(stages / "net.onnx", "digits")
+    final = qpipe.export(stages / "tuned.qdq.onnx", format="qdq")
+    with pytest.raises(ModelError, match="the model is final"):
+        qpipe.finetune(final, "digits", evaluate=False)
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    with pytest.raises(DataError, match="no labels"):
+        qpipe.finetune(stages / "net.qdq.onnx", images)
+    with pytest.raises(DataError, match="10 classes"):
+        qpipe.finetune(stages / "net.qdq.onnx", (images, np.array([0, 1, 2, 11])), evaluate=False)
+    with pytest.raises(QpipeError, match="--resume: no checkpoint was named"):
+        qpipe.finetune(stages / "net.qdq.onnx", "digits", resume=True, evaluate=False)
+
+
+def test_the_argument_stays_as_it_was(stages: Path) -> None:
+    proto = onnx.load(stages / "net.qdq.onnx")
+    before = proto.SerializeToString(deterministic=True)
+    qpipe.finetune(proto, "digits", **SHORT)
+    assert proto.SerializeToString(deterministic=True) == before
