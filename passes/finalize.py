@@ -8,7 +8,7 @@ the weight's scale, `2**l * m[c]`, a negative k in the weights' signs. A BatchNo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -106,7 +106,7 @@ def _replace_batch_norm(graph: ir.Graph, layer: QuantizedLayer) -> None:
     node = layer.node
     final = standalone_batch_norm(layer)
     kernel = [1] * (final.codes.ndim - 2)
-    attributes = {"group": len(final.bias), "kernel_shape": kernel} if kernel else {}
+    attributes: dict[str, Any] = {"group": len(final.bias), "kernel_shape": kernel} if kernel else {}
     conv = ir.node("Conv" if kernel else "Gemm", [node.inputs[0], None, None], attributes, name=node.name)
     graph.insert_before(node, conv)
     weight, bias = _dequantized(graph, conv, layer, final)

@@ -99,7 +99,9 @@ def _refuse_unsupported(plan: QuantizationPlan) -> None:
         raise LoweringError("the model has no Conv, Gemm or MatMul with constant weights: nothing to quantize")
     if plan.unsupported:
         names = ", ".join(f"{layer.op_type} '{layer.name}'" for layer in plan.unsupported)
-        raise LoweringError(f"no integer form, with layers after it: {names}; `qpipe inspect` says what to do with each")
+        raise LoweringError(
+            f"no integer form, with layers after it: {names}; `qpipe inspect` says what to do with each"
+        )
 
 
 def _observed_spec(planned: PlannedQuantizer) -> QuantSpec:
@@ -129,8 +131,13 @@ def _quantize_activations(graph: ir.Graph, plan: QuantizationPlan, specs: dict[i
     for layer in plan.layers:
         if layer.op_type == "Concat":
             for value in dict.fromkeys(layer.inputs):
-                if specs[value] != specs[layer.output]:
-                    insert_activation_quantizer(graph, value, specs[layer.output], only=layer.node, suffix=layer.name)
+                own, joint = specs[value], specs[layer.output]
+                if own != joint:
+                    # The quantizer behind the Concat rounds in its place, where the one before has the finer steps.
+                    meltable = own.exponent <= joint.exponent and own.zero_point == joint.zero_point
+                    insert_activation_quantizer(
+                        graph, value, joint, only=layer.node, suffix=layer.name, meltable=meltable
+                    )
     bounds = {layer.output: layer.activation for layer in plan.layers if layer.activation is not None}
     for value, spec in specs.items():
         clip = bounds.get(value)

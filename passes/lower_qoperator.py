@@ -47,7 +47,7 @@ class LowerQOperator(ir.passes.InPlacePass):
         if not view.is_final:
             raise LoweringError("the model is not finalized; run finalize first")
         b = QOperatorBuilder(model.graph, weights=self.weights, portable=self.cpu != "vnni")
-        ends = IntegerBuilder(model.graph)
+        ends = _Ends(model.graph, b)
         for quantizer in view.inputs:
             if self.io == "integer":
                 ends.start(str(quantizer.source.name))
@@ -56,9 +56,7 @@ class LowerQOperator(ir.passes.InPlacePass):
                 b.adopt_input(quantizer, ends.codes(quantizer))
             else:
                 inputs = [quantizer.source, *b.grid(quantizer.spec)]
-                b.define_input(
-                    quantizer, b.emit("QuantizeLinear", inputs, name=f"{quantizer.source.name}_quantize")
-                )
+                b.define_input(quantizer, b.emit("QuantizeLinear", inputs, name=f"{quantizer.source.name}_quantize"))
         for layer in view.layers:
             OPS[layer.op_type].lower_qoperator(layer, b)
         self._finish(model, view, b, ends)
@@ -74,6 +72,16 @@ class LowerQOperator(ir.passes.InPlacePass):
         if self.io == "float":
             dequantize_results(model, view, b)
             return
-        for value in view.results:
-            ends.adopt(value, b.result(value))
         set_json(model, CUT_TAIL, give_integers(model, view, ends, self._pixels) or None)
+
+
+class _Ends(IntegerBuilder):
+    """The two ends of a graph with an integer interface, in standard operators; what is between is `inner`'s."""
+
+    def __init__(self, graph: ir.Graph, inner: QOperatorBuilder) -> None:
+        super().__init__(graph)
+        self.inner = inner
+
+    def result(self, value: ir.Value) -> ir.Value:
+        """The integers of a dequantized value, or a last layer's int32."""
+        return self.inner.result(value)

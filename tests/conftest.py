@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# These networks are too small for threads, which on a busy machine slow torch down many times. Before its import.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shared machine stalls now and then; a test that is slow by itself shows in pytest's durations.
 settings.register_profile("qpipe", deadline=None)
 settings.load_profile("qpipe")

@@ -70,7 +70,7 @@ def _names(norm: str) -> list[str]:
 
 
 def _statistics(rng: np.random.Generator, norm: str, *, variance: float) -> dict[str, Any]:
-    """variance: about what the layer before gives for normalized inputs, so that training starts from a sane network."""
+    """variance: about what the layer before gives for normalized inputs, so that training starts well."""
     near_one = rng.uniform(0.8, 1.2, (4, CHANNELS)).astype(np.float32)
     gamma, beta, mean, spread = near_one
     values = (gamma, beta - 1, mean - 1, spread * np.float32(variance))

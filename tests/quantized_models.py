@@ -26,12 +26,15 @@ def float_model(graph: str, shape: Sequence[int], nodes: Sequence[str], **consta
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
 
 
-def quantized(model: ir.Model, *, bits: int = 8, cpu: str = "portable", seed: int = 0, scale: float = 1.0) -> ir.Model:
-    """The trainable QDQ model, calibrated with normal noise."""
+def quantized(
+    model: ir.Model, *, bits: int = 8, cpu: str = "portable", inputs: Sequence[np.ndarray] | None = None
+) -> ir.Model:
+    """The trainable QDQ model, calibrated with `inputs` or with normal noise."""
     normalize(model)
     shape = [int(size) for size in model.graph.inputs[0].shape[1:]]
-    rng = np.random.default_rng(seed)
-    inputs = [scale * rng.standard_normal((16, *shape)).astype(np.float32) for _ in range(2)]
+    if inputs is None:
+        rng = np.random.default_rng(0)
+        inputs = [rng.standard_normal((16, *shape)).astype(np.float32) for _ in range(2)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a tensor of zeros is nothing special in a random network
         CalibratePercentile(inputs=inputs, activation_bits=bits)(model)

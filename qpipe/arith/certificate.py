@@ -130,7 +130,7 @@ def weighted_row(
         )
     if op == "Conv" and output is None and not np.all(in_float32):
         problems.append("a last Conv stays float on onnxruntime, and its sums are over 2**24")
-    by_shift: IntArray | None = None
+    by_shift: npt.NDArray[np.bool_] | None = None
     if output is not None and shift is not None:
         by_shift = shift <= shift_bound(output)
         proven = (by_shift | in_float32) & (shift <= MAX_SHIFT)

@@ -23,6 +23,8 @@ Float64Array = npt.NDArray[np.float64]
 
 HEADROOM = 0.97  # of the range, so that a weight which grows a little in training does not cost its channel an exponent
 
+_FLOAT32_NOISE = 1e-6  # what storing weights and statistics as float32 leaves of a ratio of 1: a few times 2**-24
+
 
 def channel_ratio(
     rows: npt.NDArray[np.float32],
@@ -37,16 +39,16 @@ def channel_ratio(
     The multiplier is the smallest `m * 2**e >= k / r_max` that 8 bits and the shift bound allow, and `r = k / (m * 2**e)`.
     """
     clip = np.asarray(clip_at(rows, spec), np.float64)
-    limits = [HEADROOM * (spec.qmax + 0.5) / np.where(clip > 0, clip, np.inf)]
+    # Weight units per code, at least.
+    least = clip / (HEADROOM * (spec.qmax + 0.5))
     if spec.pair_limit is not None:
         # Each of the two may be rounded up by a half.
         pairs = pair_sums(np.clip(rows, -clip[:, None], clip[:, None])).max(axis=1, initial=0.0)
-        limits.append(HEADROOM * (spec.pair_limit - 1) / np.where(pairs > 0, pairs, np.inf))
-    codes_per_unit = np.min([limit for limit in np.where(np.array(limits) == 0, np.inf, limits)], axis=0)
-    fits = np.isfinite(codes_per_unit) & (k != 0)
-    # Real units of k conv per code: at least this much.
-    smallest = np.where(fits, np.abs(k) / np.where(fits, codes_per_unit, 1.0), 1.0)
+        least = np.maximum(least, pairs / (HEADROOM * (spec.pair_limit - 1)))
+    fits = (least > 0) & (k != 0)
+    smallest = np.where(fits, np.abs(k) * least, 1.0)
     least_exponent = output.exponent - input_exponent - shift_bound(output)
     e = np.maximum(np.frexp(smallest)[1] - MULTIPLIER_BITS, least_exponent)
     per_code = np.ldexp(np.ceil(np.ldexp(smallest, -e)), e)
-    return np.where(fits, np.abs(k) / per_code * np.exp2(exponent.astype(np.float64)), 1.0)
+    ratio = np.where(fits, np.abs(k) / per_code * np.exp2(exponent.astype(np.float64)), 1.0)
+    return np.where(np.abs(ratio - 1) < _FLOAT32_NOISE, 1.0, ratio)

@@ -80,7 +80,7 @@ def metadata(model: Any) -> dict[str, JsonValue]:
     }
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """One line, without the place in the source that Python adds."""
     print(f"qpipe: warning: {' '.join(str(message).split())}", file=sys.stderr)
 

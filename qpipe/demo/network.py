@@ -4,6 +4,8 @@ It has what real residual networks have, in small: BatchNormalization after ever
 skips through a strided 1x1 convolution, global average pooling and a linear classifier.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -63,6 +65,18 @@ class DigitsResNet(nn.Module):
         return logits
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: a network this small gains nothing from more, and on a busy machine loses."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def train_network(*, epochs: int, seed: int) -> DigitsResNet:
     """A trained network, in evaluation mode; one seed gives one result on one machine.
 

@@ -37,8 +37,11 @@ def run_demo(output: str | Path, *, restart: bool = False) -> PipelineReport:
         DataError: scikit-learn, which holds the digits, is not installed.
         ParityError: the files that must compute the same integers don't.
     """
+    from qpipe.demo.network import one_thread
+
     folder = make_folder(output)
-    return finish([_train_stage(folder), *stages_of(demo_recipe(folder), folder)], folder, restart=restart)
+    with one_thread():
+        return finish([_train_stage(folder), *stages_of(demo_recipe(folder), folder)], folder, restart=restart)
 
 
 def _train_stage(folder: Path) -> Stage:

@@ -113,6 +113,20 @@ class Window:
         """Pixels from the window's first to its last tap, per dimension: ``(kernel - 1) * dilation + 1``."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
+    def padded(self, sizes: Sequence[int], *, ceil_mode: bool) -> tuple[int, ...]:
+        """The pads with which rounding down gives as many windows on an image of these `sizes` as `ceil_mode` does.
+
+        Rounding up adds a window that hangs over the end, unless it would begin behind the image.
+        """
+        dims = len(self.kernel)
+        ends = list(self.pads[dims:])
+        for i in range(dims if ceil_mode else 0):
+            begin, extent, stride = self.pads[i], self.extent[i], self.strides[i]
+            steps = -(-(sizes[i] + begin + ends[i] - extent) // stride)
+            steps -= steps * stride >= sizes[i] + begin
+            ends[i] = steps * stride + extent - sizes[i] - begin
+        return (*self.pads[:dims], *ends)
+
 
 def window(node: ir.Node) -> Window:
     """The window of a Conv, MaxPool or AveragePool; ModelError where it is inconsistent or `auto_pad` is unresolved."""

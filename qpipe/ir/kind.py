@@ -26,15 +26,37 @@ class Kind(enum.Enum):
 
 def find_kind(model: ir.Model) -> tuple[Kind, View | None]:
     """The kind, by the model's ops; a QDQ model comes with its view."""
-    ops = {node.op_type for node in model.graph}
-    if any(op.startswith("QLinear") or op == "QGemm" for op in ops):
-        return Kind.QOPERATOR, None
-    if ops & _INTEGER_OPS:
-        return Kind.INTEGER, None
-    if not ops & _QDQ_OPS:
-        return Kind.FLOAT, None
+    kind = _kind_of_ops(model)
+    if kind is not Kind.FOREIGN:
+        return kind, None
     try:
         view = read_view(model)
     except ModelError:
         return Kind.FOREIGN, None
     return Kind.FINAL if view.is_final else Kind.TRAINABLE, view
+
+
+def require_float(model: ir.Model, name: str) -> None:
+    """Raise ModelError unless the model is float."""
+    kind, _ = find_kind(model)
+    if kind is not Kind.FLOAT:
+        raise ModelError(f"{name}: is quantized already ({kind.value}), expected a float network")
+
+
+def require_qdq(model: ir.Model, name: str) -> None:
+    """Raise ModelError for a float network and for an export; whether a QDQ file can be read, reading it will tell."""
+    kind = _kind_of_ops(model)
+    if kind is Kind.FLOAT:
+        raise ModelError(f"{name}: not a quantized model, expected a QDQ file; run `qpipe calibrate` first")
+    if kind is not Kind.FOREIGN:
+        raise ModelError(f"{name}: is an export ({kind.value}), expected the QDQ file that it was made from")
+
+
+def _kind_of_ops(model: ir.Model) -> Kind:
+    """FOREIGN stands for every QDQ file, until it is read."""
+    ops = {node.op_type for node in model.graph}
+    if any(op.startswith("QLinear") or op == "QGemm" for op in ops):
+        return Kind.QOPERATOR
+    if ops & _INTEGER_OPS:
+        return Kind.INTEGER
+    return Kind.FOREIGN if ops & _QDQ_OPS else Kind.FLOAT

@@ -71,8 +71,13 @@ def insert_activation_quantizer(
     only: ir.Node | None = None,
     replaces: ir.Node | None = None,
     suffix: str = "",
+    meltable: bool = False,
 ) -> None:
-    """Put a quantizer behind `value`, for all its readers or for the node `only`; `replaces` is a float Clip to drop."""
+    """Put a quantizer behind `value`, for all its readers or for the node `only`; `replaces` is a float Clip to drop.
+
+    onnxruntime melts two quantizers in a row into one, which rounds otherwise. A Clip of the integers, though it cuts
+    nothing, keeps one that is meant for `only` apart; `meltable` says that this one may go.
+    """
     base = f"{value.name}/{suffix}" if suffix else f"{value.name}"
     uses = [(node, index) for node, index in value.uses() if only is None or node is only]
     source = value if replaces is None else replaces.inputs[0]
@@ -82,8 +87,7 @@ def insert_activation_quantizer(
     zero_point = initializer(graph, f"{base}_zero_point", np.uint8(spec.zero_point))
     nodes = [ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{base}_quantize")]
     _describe(nodes[-1].outputs[0], f"{base}_codes", dtype, shape)
-    # onnxruntime melts two quantizers in a row into one, and rounds otherwise; a Clip between them stops it.
-    if spec.needs_clip or only is not None:
+    if spec.needs_clip or (only is not None and not meltable):
         low = initializer(graph, f"{base}_min", np.uint8(spec.stored_min))
         high = initializer(graph, f"{base}_max", np.uint8(spec.stored_max))
         nodes.append(ir.node("Clip", [nodes[-1].outputs[0], low, high], name=f"{base}_clip"))

@@ -16,6 +16,7 @@ from qpipe.ir.weight_layout import to_rows, to_weight
 
 FloatArray = npt.NDArray[np.float32]
 
+
 def initial_weight(
     layer: Layer, spec: WeightSpec, source: QuantSpec, output: QuantSpec | None
 ) -> tuple[FloatArray, IntArray]:

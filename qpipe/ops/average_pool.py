@@ -75,10 +75,13 @@ def _windowed(node: ir.Node) -> TorchFunction:
     def run(x: torch.Tensor) -> torch.Tensor:
         if pads is not None and all(2 * p <= k for p, k in zip(pads, shape.kernel, strict=True)):
             return F.avg_pool2d(x, shape.kernel, shape.strides, pads, ceil_mode, include)
-        ones = x.new_ones(1, 1, *x.shape[2:])
-        order = torch_pads(shape.pads)
-        total = F.avg_pool2d(F.pad(x, order), shape.kernel, shape.strides, 0, ceil_mode, divisor_override=1)
-        counted = F.pad(ones, order, value=1.0 if include else 0.0)
-        return total / F.avg_pool2d(counted, shape.kernel, shape.strides, 0, ceil_mode, divisor_override=1)
+        needed = shape.padded(x.shape[2:], ceil_mode=ceil_mode)
+        beyond = [a - b for a, b in zip(needed, shape.pads, strict=True)]
+        counted = F.pad(x.new_ones(1, 1, *x.shape[2:]), torch_pads(shape.pads), value=1.0 if include else 0.0)
+        sums, counts = (
+            F.avg_pool2d(F.pad(y, torch_pads(tuple(pads))), shape.kernel, shape.strides, divisor_override=1)
+            for y, pads in ((x, needed), (counted, beyond))
+        )
+        return sums / counts
 
     return run

@@ -174,10 +174,6 @@ class IntegerBuilder:
         """Where an axis of a tensor of the QDQ graph lies in this layout."""
         return self.arranged(range(dims), layout).index(axis % dims)
 
-    def adopt(self, key: ir.Value, value: ir.Value) -> None:
-        """`value` holds the integers of a dequantized value, or a last layer's int32; another builder made it."""
-        self._codes[key] = {"NCHW": value}
-
     def grid(self, spec: QuantSpec) -> tuple[ir.Value, ir.Value]:
         """Scale and zero point as QuantizeLinear and DequantizeLinear take them, at the graph's ends."""
         return self.shared(np.float32(spec.scale)), self.shared(np.uint8(spec.zero_point))

@@ -29,7 +29,8 @@ IO: Final = "io"
 """Metadata `qpipe.io`: `layout` of the pixels, and `scales`, real units per step of each int32 output by its name."""
 
 _SHIFT = 16
-_SLOPES_TRIED = 64
+_UNBOUNDED = 2**40
+_INT32_MAX = 2**31 - 1
 
 Table = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -67,51 +68,47 @@ def take_pixels(
     graph.inputs[list(graph.inputs).index(old)] = new
     codes = new if pixels == "NHWC" else b.transpose(new, TO_NHWC)
     sizes = [size if isinstance(size, int) else None for size in last[1:]]
-    looked_up = look_up(b, Symbol(b, codes, UINT8, sizes), code_tables(values, quantizer.spec))
+    looked_up = look_up(b, Symbol(b, codes, UINT8, sizes), code_tables(values, quantizer.spec), quantizer.spec)
     # A network that wants channels last has them in its own layout.
     b.define(quantizer, looked_up.handle, "NCHW" if own == "NHWC" else "NHWC")
 
 
-def look_up(b: IntegerBuilder, pixels: Symbol, tables: Table) -> Symbol:
+def look_up(b: IntegerBuilder, pixels: Symbol, tables: Table, spec: QuantSpec) -> Symbol:
     """Each pixel's code: uint8 `[N, H, W, C]` by `tables` `[C, 256]`."""
     index = pixels.astype(INT32)
-    line = find_line(tables)
+    line = find_line(tables, spec)
     if line is not None:
-        ends = int(tables.min()) << _SHIFT, (int(tables.max()) + 1 << _SHIFT) - 1
-        return (index * line.slope + line.offset).clip(*ends) >> _SHIFT
+        return (index * line.slope + line.offset).clip(*_ends(spec)) >> _SHIFT
     index = index + 256 * np.arange(len(tables))
     return Symbol(b, b.node("Gather", [b.shared(tables.reshape(-1)), index.handle]), UINT8, pixels.sizes)
 
 
-def find_line(tables: Table) -> Line | None:
-    """The line that passes through every entry, proven by computing all of them; None where there is none."""
-    if len(set(tables.min(axis=1))) > 1 or len(set(tables.max(axis=1))) > 1:
-        return None
-    lines = [_line_of(table.astype(np.int64)) for table in tables]
-    if any(line is None for line in lines):
-        return None
-    slope, offset = np.array([line for line in lines if line is not None], np.int64).T
-    sums = (np.arange(256) * slope[:, None] + offset[:, None]).clip(
-        int(tables.min()) << _SHIFT, (int(tables.max()) + 1 << _SHIFT) - 1
-    )
-    return Line(slope, offset) if np.array_equal(sums >> _SHIFT, tables) else None
+def find_line(tables: Table, spec: QuantSpec) -> Line | None:
+    """A line through every entry, proven by computing all of them; None where there is none."""
+    lines = [_line_of(table.astype(np.int64), spec) for table in tables]
+    slope, offset = np.array([line or (0, 0) for line in lines], np.int64).T
+    sums = np.arange(256) * slope[:, None] + offset[:, None]
+    fits = np.abs(sums).max() <= _INT32_MAX and np.array_equal(sums.clip(*_ends(spec)) >> _SHIFT, tables)
+    return Line(slope, offset) if fits else None
 
 
-def _line_of(table: npt.NDArray[np.int64]) -> tuple[int, int] | None:
-    """Slope and offset; the ends of the table, where it saturates, bound them from one side only."""
-    pixel, low, high = np.arange(256), table.min(), table.max()
-    inner = np.flatnonzero((table > low) & (table < high))
-    if len(inner) < 2:
-        return None
-    first, last = inner[0], inner[-1]
-    middle = round((int(table[last] - table[first]) << _SHIFT) / int(last - first)) if last > first else 0
-    width = max((1 << _SHIFT) // max(int(last - first), 1), 1)
-    for slope in middle + np.unique(np.linspace(-width, width, 2 * _SLOPES_TRIED + 1).astype(np.int64)):
-        least = ((table << _SHIFT) - pixel * slope)[table > low].max(initial=-(2**40))
-        most = ((table + 1 << _SHIFT) - 1 - pixel * slope)[table < high].min(initial=2**40)
-        if least <= most:
-            return int(slope), int((least + most) // 2)
-    return None
+def _ends(spec: QuantSpec) -> tuple[int, int]:
+    return spec.stored_min << _SHIFT, (spec.stored_max + 1 << _SHIFT) - 1
+
+
+def _line_of(table: npt.NDArray[np.int64], spec: QuantSpec) -> tuple[int, int] | None:
+    """Slope and offset, the middle of all that fit. A saturated entry bounds the line from one side only."""
+    pixel = np.arange(256)
+    least = np.where(table > spec.stored_min, table << _SHIFT, -_UNBOUNDED)
+    most = np.where(table < spec.stored_max, (table + 1 << _SHIFT) - 1, _UNBOUNDED)
+    # Every two pixels bound the slope: what rises between them is at least, and at most, so much.
+    apart = np.maximum(pixel[:, None] - pixel, 1)
+    later = pixel[:, None] > pixel
+    low = np.where(later, -((most - least[:, None]) // apart), -_UNBOUNDED).max()
+    high = np.where(later, (most[:, None] - least) // apart, _UNBOUNDED).min()
+    slope = int(low + high) // 2
+    below, above = (least - pixel * slope).max(), (most - pixel * slope).min()
+    return (slope, int(below + above) // 2) if low <= high and below <= above else None
 
 
 def give_integers(model: ir.Model, view: View, b: IntegerBuilder, layout: Layout) -> list[JsonValue]:

@@ -30,14 +30,31 @@ def average(layer: QuantizedLayer, b: IntegerBuilder) -> None:
     shape = window(layer.node)
     if len(shape.kernel) != 2:
         raise LoweringError(f"{describe(layer.node)}: {len(shape.kernel)} spatial dimensions, expected 2")
-    ceil_mode = bool(int_attribute(layer.node, "ceil_mode", 0))
+    check_windows(layer)
     include = bool(int_attribute(layer.node, "count_include_pad", 0))
-    pads, counts = zip(*(_axis(shape, i, size, ceil_mode, include) for i, size in enumerate(sizes)), strict=True)
-    zero_point = layer.inputs[0].spec.zero_point
-    x = pad(b, x, [pads[0][0], pads[1][0], pads[0][1], pads[1][1]], zero_point)
-    total = _windowed(layer, b, x, shape)
+    pads = shape.padded(sizes, ceil_mode=bool(int_attribute(layer.node, "ceil_mode", 0)))
+    total = _windowed(layer, b, pad(b, x, pads, layer.inputs[0].spec.zero_point), shape)
     # [H', W', 1]: so many real pixels are under each position of the window.
-    _divide(layer, b, total, math.prod(shape.kernel), np.multiply.outer(*counts)[..., None])
+    rows, columns = (_counts(shape, pads, i, size, include) for i, size in enumerate(sizes))
+    _divide(layer, b, total, math.prod(shape.kernel), np.multiply.outer(rows, columns)[..., None])
+
+
+def check_windows(layer: QuantizedLayer) -> None:
+    """LoweringError where the file's sizes count a window that lies in the padding alone, which runtimes leave out."""
+    shape, ceil_mode = window(layer.node), bool(int_attribute(layer.node, "ceil_mode", 0))
+    sizes = (static_shape(layer.inputs[0].codes) or ())[2:]
+    known = [size for size in sizes if size is not None]
+    said = static_shape(layer.layer.output) or ()
+    if not ceil_mode or len(known) != len(shape.kernel) or len(said) != len(sizes) + 2:
+        return
+    pads = shape.padded(known, ceil_mode=True)
+    for i, size in enumerate(known):
+        count = _positions(shape, pads, i, size)
+        if said[2 + i] not in {None, count}:
+            raise LoweringError(
+                f"{describe(layer.node)}: the file says {said[2 + i]} windows, but only {count} begin on the image; "
+                "expected pads without ceil_mode"
+            )
 
 
 def _spatial_sizes(layer: QuantizedLayer) -> list[int]:
@@ -48,17 +65,15 @@ def _spatial_sizes(layer: QuantizedLayer) -> list[int]:
     return sizes
 
 
-def _axis(shape: Window, i: int, size: int, ceil_mode: bool, include: bool) -> tuple[tuple[int, int], Array]:
-    """Pads before and behind, with what ceil_mode adds, and how many pixels of this axis each position counts."""
-    kernel, stride, begin = shape.kernel[i], shape.strides[i], shape.pads[i]
-    end = shape.pads[len(shape.kernel) + i]
-    steps, rest = divmod(size + begin + end - kernel, stride)
-    # A window that would start behind the image and its begin is none.
-    outputs = steps + 1 + int(ceil_mode and rest > 0 and (steps + 1) * stride < size + begin)
-    first = np.arange(outputs) * stride - begin
-    low, high = (-begin, size + end) if include else (0, size)
-    counts = np.minimum(first + kernel, high) - np.maximum(first, low)
-    return (begin, max(end, int(first[-1]) + kernel - size)), counts
+def _positions(shape: Window, pads: tuple[int, ...], i: int, size: int) -> int:
+    return (size + pads[i] + pads[len(shape.kernel) + i] - shape.extent[i]) // shape.strides[i] + 1
+
+
+def _counts(shape: Window, pads: tuple[int, ...], i: int, size: int, include: bool) -> Array:
+    """How many pixels of this axis each position counts; what ceil_mode adds to the padding is never one."""
+    first = np.arange(_positions(shape, pads, i, size)) * shape.strides[i] - shape.pads[i]
+    low, high = (-shape.pads[i], size + shape.pads[len(shape.kernel) + i]) if include else (0, size)
+    return np.asarray(np.minimum(first + shape.kernel[i], high) - np.maximum(first, low))
 
 
 def _windowed(layer: QuantizedLayer, b: IntegerBuilder, x: ir.Value, shape: Window) -> Symbol:

@@ -14,7 +14,11 @@ from qpipe.ops.conv import torch_pads
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.view import QuantizedLayer
     from qpipe.ops.base import TorchFunction
+    from qpipe.ops.integer_builder import IntegerBuilder
+
+_LOWEST = -3.4028234663852886e38  # of float32: what onnxruntime gives where a window sees nothing but padding
 
 
 class MaxPool(Op):
@@ -29,10 +33,18 @@ class MaxPool(Op):
         shape = window(node)
         if len(shape.kernel) != 2:
             raise LoweringError(f"{describe(node)}: {len(shape.kernel)} spatial dimensions, expected 2")
-        pads, ceil_mode = torch_pads(shape.pads), bool(int_attribute(node, "ceil_mode", 0))
+        ceil_mode = bool(int_attribute(node, "ceil_mode", 0))
 
         def run(x: torch.Tensor) -> torch.Tensor:
-            padded = F.pad(x, pads, value=float("-inf")) if any(pads) else x
-            return F.max_pool2d(padded, shape.kernel, shape.strides, 0, shape.dilations, ceil_mode)
+            pads = shape.padded(x.shape[2:], ceil_mode=ceil_mode)
+            padded = F.pad(x, torch_pads(pads), value=_LOWEST) if any(pads) else x
+            return F.max_pool2d(padded, shape.kernel, shape.strides, 0, shape.dilations)
 
         return run
+
+    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+        """The node itself on codes: on channels first, which is faster than slices and Max on channels last."""
+        from qpipe.ops.integer_pool import check_windows
+
+        check_windows(layer)
+        super().lower_integer(layer, b)

@@ -30,13 +30,16 @@ class Slice(Op):
             import torch
 
             for axis, part in bounds.items():
-                chosen = range(x.shape[axis])[part]
+                size = x.shape[axis]
+                # Where Python starts a backward slice before the first element, and is empty, ONNX starts at it.
+                start = part.start if part.step > 0 else max(part.start, -size)
+                chosen = range(size)[start : part.stop : part.step]
                 if chosen.step > 0:
                     index = [slice(None)] * x.ndim
                     index[axis] = slice(chosen.start, chosen.stop, chosen.step)
                     x = x[tuple(index)]
                 else:
-                    x = x.index_select(axis, torch.tensor(list(chosen)))
+                    x = x.index_select(axis, torch.tensor(list(chosen), dtype=torch.int64))
             return x
 
         return run

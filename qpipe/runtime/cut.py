@@ -15,9 +15,7 @@ import onnx_ir as ir
 
 from qpipe.errors import ModelError
 from qpipe.ir.view import View, read_view
-
-CODES_OF = "qpipe.codes_of"
-LAYOUT = "qpipe.layout"
+from qpipe.ops.qoperator_builder import CODES_OF, LAYOUT
 
 Array = npt.NDArray[Any]
 

@@ -92,8 +92,9 @@ def check_fused(spec: ir.Model, view: View) -> None:
             raise LoweringError(
                 f"layer '{name}': onnxruntime does not fuse it to an integer kernel, and runs it in float"
             )
-    outside = [layer.op_type for layer in view.layers if layer.output is None] + [layer.op_type for layer in view.tail]
-    if len(floats) > sum(op_type in FLOAT_OPS for op_type in outside):
+    # A last Conv has no integer kernel with a wide output; the certificate demands that its sums are exact in float32.
+    last = [layer.op_type for layer in view.layers if layer.output is None and layer.op_type == "Conv"]
+    if len(floats) > sum(op_type in FLOAT_OPS for op_type in [*last, *(layer.op_type for layer in view.tail)]):
         raise LoweringError(f"onnxruntime runs in float: {', '.join(floats)}; expected integer kernels")
 
 

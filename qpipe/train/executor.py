@@ -97,7 +97,9 @@ class Executor(nn.Module):
             key = str(i)
             run = self.layers[key] if key in self.layers else self._functions[key]
             y = run(*(values[value] for value in reads))
-            values[layer.result] = self._quantized(key, y) if layer.output is not None else _float_result(y, layer.layer)
+            values[layer.result] = (
+                self._quantized(key, y) if layer.output is not None else _float_result(y, layer.layer)
+            )
             for value in reads:
                 if self._last_use[value] == i:
                     values.pop(value, None)

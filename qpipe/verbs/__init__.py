@@ -1,1 +1,1 @@
-"""The verbs: what the commands are a thin layer over, one file each. `qpipe.calibrate` is `qpipe.verbs.calibrate.calibrate`."""
+"""The verbs, one file each: what the commands are a thin layer over, and what `qpipe.calibrate` etc. are."""

@@ -17,11 +17,12 @@ from passes.normalize import normalize
 from passes.rescale_channels import RescaleChannels
 from qpipe import progress
 from qpipe.data import DataLike, Source
+from qpipe.ir.kind import require_float
 from qpipe.ir.metadata import AppliedPass, add_provenance, set_input_sha256
 from qpipe.ir.save import check_output, save_model
 from qpipe.ir.torch_import import ModelLike, resolve_model
 from qpipe.verbs.running import run_pass
-from qpipe.verbs.sources import ModelPath, PreprocessLike, open_source, preprocess_of, store_preprocess
+from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name, open_source, preprocess_of, store_preprocess
 
 
 def calibrate(
@@ -73,6 +74,7 @@ def calibrate(
     """
     check_output(output)
     network = resolve_model(model, weights, input_shape)
+    require_float(network, model_name(model))
     normalize(network)
     settings = preprocess_of(network, preprocess)
     source = open_source(network, data, "train", settings)

@@ -15,6 +15,7 @@ from qpipe.arith.certificate import Certificate
 from qpipe.data import Batch, DataLike
 from qpipe.errors import DataError, LoweringError
 from qpipe.ir.certify import certify, store_certificate
+from qpipe.ir.kind import require_qdq
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import AppliedPass, add_provenance
 from qpipe.ir.origin import store_origin
@@ -22,7 +23,7 @@ from qpipe.ir.save import check_output, save_model
 from qpipe.ir.view import read_view
 from qpipe.runtime.gate import run_gate
 from qpipe.verbs.running import run_pass
-from qpipe.verbs.sources import ModelPath, open_source, preprocess_of
+from qpipe.verbs.sources import ModelPath, model_name, open_source, preprocess_of
 
 GATE_IMAGES = 64  # of the calibration data that the gate compares, besides random and extreme inputs
 
@@ -73,6 +74,7 @@ def export(
         raise LoweringError("a qdq file has float inputs and outputs; export qoperator or integer with io integer")
     check_output(output)
     spec = load_model(model)
+    require_qdq(spec, model_name(model))
     run_pass(Finalize(), spec)
     add_provenance(spec, AppliedPass.of(Finalize()))
     certificate = certify(read_view(spec), cpu=cpu, weights=weights)

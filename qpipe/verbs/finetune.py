@@ -8,17 +8,19 @@ from typing import Literal
 
 import onnx
 import onnx_ir as ir
+from pydantic import JsonValue
 
 from passes.finalize import Finalize
 from qpipe import progress
 from qpipe.data import DataLike, Source
 from qpipe.errors import DataError
+from qpipe.ir.kind import require_qdq
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import AppliedPass, add_provenance, set_json
 from qpipe.ir.save import check_output, save_model
 from qpipe.runtime.accuracy import measure_accuracy
 from qpipe.verbs.running import run_pass
-from qpipe.verbs.sources import ModelPath, PreprocessLike, open_source, preprocess_of, store_preprocess
+from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name, open_source, preprocess_of, store_preprocess
 
 TRAINING = "training"
 """Metadata: loss and accuracy of every epoch, and the test accuracy before and after."""
@@ -77,6 +79,7 @@ def finetune(
 
     check_output(output)
     network = load_model(model)
+    require_qdq(network, model_name(model))
     settings = preprocess_of(network, preprocess)
     source = open_source(network, data, "train", settings)
     if source.size is not None and source.labels is None:
@@ -97,13 +100,13 @@ def finetune(
     write_back(executor)
     store_preprocess(network, settings)
     after = None if test is None else _accuracy(network, test)
-    arguments = {
+    arguments: dict[str, JsonValue] = {
         "method": method, "epochs": epochs, "lr": lr, "momentum": momentum, "weight_decay": weight_decay,
         "batch_size": batch_size, "seed": seed, "batch_norm": batch_norm,
         "crop_padding": run.augment.pad if run.augment else 0, "flip": bool(run.augment and run.augment.flip),
     }  # fmt: skip
     add_provenance(network, AppliedPass(name="finetune", arguments=arguments))
-    record = [asdict(epoch) for epoch in history]
+    record: list[JsonValue] = [asdict(epoch) for epoch in history]
     set_json(network, TRAINING, {"epochs": record, "accuracy_before": before, "accuracy_after": after})
     if output is not None:
         save_model(network, output)

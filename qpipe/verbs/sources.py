@@ -17,6 +17,11 @@ PreprocessLike = Preprocess | Mapping[str, Any] | None
 ModelPath = str | os.PathLike[str]
 
 
+def model_name(model: object) -> str:
+    """What messages call a model: its path, or "the model"."""
+    return os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
+
+
 def preprocess_of(model: ir.Model, overrides: PreprocessLike) -> Preprocess:
     """The model's own preprocessing, with the overrides' fields replaced; DataError on a wrong one."""
     if isinstance(overrides, Preprocess):

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from qpipe import progress
 from qpipe.data import DataLike, Preprocess, Source, check_fits, open_data
 from qpipe.errors import DataError
 from qpipe.ir.attributes import static_shape
@@ -14,8 +13,7 @@ from qpipe.ir.certify import certify, check_certificate
 from qpipe.ir.kind import Kind
 from qpipe.ir.metadata import CERTIFICATE, PREPROCESS, get_json, get_object
 from qpipe.ir.view import QUANTIZATION
-from qpipe.runtime.accuracy import AccuracyReport, measure_accuracy
-from qpipe.runtime.session import open_session
+from qpipe.verbs.comparison import Comparison, compare
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
 from qpipe.verbs.sources import PreprocessLike, preprocess_of
 
@@ -27,17 +25,18 @@ class ValidationRow:
     """One model.
 
     top1, top5: fractions of 1, None without labels (top5 also for five classes or fewer). agreement: how often its
-    first choice is the first model's. largest_difference: of any output from the first model's, in real units.
-    integers_equal: with all models that were made from the same QDQ file, None where there is no other. certificate:
-    "holds" or "fails"; None where the model has none.
+    first choice is the first model's. largest_difference: of any output from the first model's, in real units. Both
+    are None for an export whose float tail was cut off: its outputs are what the tail would read. integers_equal: with
+    all models that were made from the same QDQ file, None where there is no other. certificate: "holds" or "fails";
+    None where the model has none.
     """
 
     name: str
     kind: str
     top1: float | None
     top5: float | None
-    agreement: float
-    largest_difference: float
+    agreement: float | None
+    largest_difference: float | None
     integers_equal: bool | None
     certificate: str | None
 
@@ -94,16 +93,14 @@ def validate(
     runnables = open_all(models)
     source = open_data(data, split, _common_preprocess(runnables, preprocess))
     _check_inputs(runnables, source)
-    sessions = [open_session(runnable.source, name=runnable.name) for runnable in runnables]
-    batches = source.batches(batch_size, limit=limit)
-    total = source.n_batches(batch_size, limit=limit)
-    accuracy = measure_accuracy(sessions, progress.track(batches, "validating", total))
+    comparison = compare(runnables, source, batch_size, limit)
     failures = [_certificate_problems(runnable) for runnable in runnables]
     rows = []
-    problems = _differences(runnables, accuracy)
-    for index, (runnable, figures) in enumerate(zip(runnables, accuracy.models, strict=True)):
+    problems = _differences(runnables, comparison)
+    for index, runnable in enumerate(runnables):
         failed = failures[index]
         same = [other for other in _same_origin(runnables, index) if other != index]
+        figures = comparison.figures[index]
         rows.append(
             ValidationRow(
                 runnable.name,
@@ -112,13 +109,13 @@ def validate(
                 figures.top5,
                 figures.agreement,
                 figures.largest_difference,
-                accuracy.integers_equal([index, *same]) if same else None,
+                not any(comparison.differ(index, other) for other in same) if same else None,
                 None if failed is None else "fails" if failed else "holds",
             )
         )
         problems += [f"{runnable.name}: {problem}" for problem in failed or ()]
     notes = () if source.split_note is None else (source.split_note,)
-    return ValidationReport(accuracy.count, tuple(rows), tuple(problems), notes)
+    return ValidationReport(comparison.images, tuple(rows), tuple(problems), notes)
 
 
 def _common_preprocess(runnables: Sequence[Runnable], overrides: PreprocessLike) -> Preprocess:
@@ -153,15 +150,16 @@ def _same_origin(runnables: Sequence[Runnable], index: int) -> list[int]:
     return [other for other, runnable in enumerate(runnables) if runnable.origin == origin]
 
 
-def _differences(runnables: Sequence[Runnable], accuracy: AccuracyReport) -> list[str]:
+def _differences(runnables: Sequence[Runnable], comparison: Comparison) -> list[str]:
     """A line for each pair that must be equal and is not."""
     lines = []
     for index, runnable in enumerate(runnables):
         for other in _same_origin(runnables, index):
-            count = accuracy.different[index][other]
-            if other > index and count:
+            if other > index and (count := comparison.differ(index, other)):
                 names = f"{runnable.name} and {runnables[other].name}"
-                lines.append(f"{names} were made from one QDQ file, but differ on {count} of {accuracy.count} images")
+                lines.append(
+                    f"{names} were made from one QDQ file, but differ on {count} of {comparison.images} images"
+                )
     return lines
 
 

@@ -11,7 +11,10 @@ from quantized_models import Weights, finalized, float_model, quantized, residua
 
 from passes.lower_qoperator import LowerQOperator
 from passes.weights_to_uint8 import WeightsToUint8
+from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError
+from qpipe.ir.qdq import insert_activation_quantizer
+from qpipe.ir.view import read_view
 from qpipe.runtime.gate import run_gate
 
 
@@ -216,3 +219,35 @@ def test_uint8_weights_in_the_qdq_file():
     run_gate(model, lowered(model))
     weights = [v.dtype for n, v in model.graph.initializers.items() if n.endswith("_weight_uint8")]
     assert weights == [ir.DataType.UINT8] * 3
+
+
+@pytest.mark.parametrize("step", [-2, -1, 1, 2])
+def test_two_quantizers_in_a_row_stay_two(step):
+    w = Weights()
+    w.normal("w1", 4, 3, 1, 1)
+    w.normal("w2", 5, 4, 1, 1)
+    nodes = ["c = Conv(x, w1)", "r = Relu(c)", "m = MaxPool<kernel_shape=[2, 2]>(r)", "y = Conv(m, w2)"]
+    spec = finalized(float_model("net", (3, 8, 8), nodes, **w.constants))
+    pool = next(node for node in spec.graph if node.op_type == "MaxPool")
+    grid = read_view(spec).layers[0].output.spec
+    moved = QuantSpec.unsigned(8, grid.exponent + step)
+    insert_activation_quantizer(spec.graph, pool.inputs[0], moved, only=pool, suffix="moved")
+    model = lowered(spec)
+    run_gate(spec, model)
+    assert ops(model)["QLinearConcat"] >= 1
+
+
+def test_concat_of_unsigned_tensors_on_different_grids():
+    w = Weights()
+    w.normal("w1", 4, 3, 1, 1)
+    w.constants["w2"] = 8 * w.constants["w1"]
+    w.normal("w3", 5, 8, 1, 1)
+    nodes = [
+        "a = Conv(x, w1)",
+        "ra = Relu(a)",
+        "b = Conv(x, w2)",
+        "rb = Relu(b)",
+        "j = Concat<axis=1>(ra, rb)",
+        "y = Conv(j, w3)",
+    ]
+    assert ops(check(nodes, (3, 8, 8), w))["QLinearConcat"] == 1

@@ -12,12 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qpipe.arith import multiplier
-from qpipe.arith.multiplier import BIAS_LIMIT, FLOAT32_EXACT, IntegerAffine, fit, fit_alone, quantize_weight, shift_bound
+from qpipe.arith.multiplier import (
+    BIAS_LIMIT,
+    FLOAT32_EXACT,
+    IntegerAffine,
+    fit,
+    fit_alone,
+    quantize_weight,
+    shift_bound,
+)
 from qpipe.arith.quantize import MAX_SHIFT
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import NO_FLOOR, WeightSpec, round_rows
 
-OUTPUTS = [*(QuantSpec.unsigned(b, 0) for b in (2, 4, 8)), *(QuantSpec.signed(b, 0) for b in (2, 4, 8)), QuantSpec(0, 0, 192)]
+OUTPUTS = [
+    *(QuantSpec.unsigned(b, 0) for b in (2, 4, 8)),
+    *(QuantSpec.signed(b, 0) for b in (2, 4, 8)),
+    QuantSpec(0, 0, 192),
+]
 
 
 def numbers(low: float, high: float) -> st.SearchStrategy[float]:
@@ -156,7 +168,7 @@ def test_a_channel_whose_bound_cannot_be_had_becomes_its_constant() -> None:
     found = affine(1.0, beta=2.5, weight_exponent=-30)
     assert found.sign.tolist() == [0]
     assert found.multiplier.tolist() == [1]
-    assert found.bias * 2.0 ** -found.shift * QuantSpec.unsigned(8, -4).scale == 2.5
+    assert found.bias * 2.0**-found.shift * QuantSpec.unsigned(8, -4).scale == 2.5
 
 
 def test_a_zero_multiplier_keeps_its_offset() -> None:
@@ -232,7 +244,7 @@ def test_fit_alone(k: list[float], source: QuantSpec, output: QuantSpec, seed: i
         np.testing.assert_array_equal(theirs.numpy(), ours)
     assert np.all(found.multiplier == 1)
     assert np.all(np.abs(codes) <= 127)
-    assert np.all((found.shift <= shift_bound(output)))
+    assert np.all(found.shift <= shift_bound(output))
     unit = np.ldexp(1.0, exponent + found.exponent)
     value = np.where(found.sign == 0, 0, codes) * np.ldexp(1.0, exponent)
     np.testing.assert_array_equal(codes, round_rows(factor[:, None], exponent, WeightSpec())[:, 0])

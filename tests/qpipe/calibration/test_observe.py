@@ -49,7 +49,9 @@ def test_only_the_input() -> None:
     assert found == {"x": ObservedRange(float(np.abs(net.inputs()).max()), True)}
 
 
-@pytest.mark.parametrize(("ymax", "log2"), [(0.0, None), (1e-30, None), (1.0, 0), (1.001, 1), (0.5, -1), (0.49, -1), (6, 3)])
+@pytest.mark.parametrize(
+    ("ymax", "log2"), [(0.0, None), (1e-30, None), (1.0, 0), (1.001, 1), (0.5, -1), (0.49, -1), (6, 3)]
+)
 def test_log2_ymax(ymax: float, log2: int | None) -> None:
     assert ObservedRange(ymax, False).log2_ymax == log2
 
@@ -63,7 +65,11 @@ def test_data_that_cannot_be_used() -> None:
     model = net.model(output_of(net))
     bad = net.inputs()
     bad[3, 0, 0, 0] = np.nan
-    for batches, message in (([bad], "NaN or infinite"), ([], "no batch"), ([net.inputs()[:, :2]], r"takes float32 \[")):
+    for batches, message in (
+        ([bad], "NaN or infinite"),
+        ([], "no batch"),
+        ([net.inputs()[:, :2]], r"takes float32 \["),
+    ):
         with pytest.raises(DataError, match=message):
             observe(model, {"r_y": 99.0}, batches, magnitudes=frozenset())
 

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from qpipe.errors import DataError, ModelError, ParityError
 
 ROOT = Path(__file__).parents[3]
 INSPECT = ["inspect", "net.onnx"]
-# The promise is 0.5 s; a machine that runs other things meanwhile gets several tries.
+# The promise is 0.5 s; a first try has cold caches.
 HELP_SECONDS = 0.5
-TRIES = 10
+TRIES = 3
 
 
 def raising(error: BaseException) -> Callable[..., None]:
@@ -117,9 +116,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_is_there_in_half_a_second() -> None:
     seconds = []
     for _ in range(TRIES):
-        began = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-m", "qpipe", "--help"], check=True, capture_output=True, cwd=ROOT)
-        seconds.append(time.perf_counter() - began)
+        after = os.times()
+        # Of the CPU: what else a machine does meanwhile is not ours.
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
         if seconds[-1] < HELP_SECONDS:
             break
     assert min(seconds) < HELP_SECONDS

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from qpipe.data import open_data
-from qpipe.demo.network import INPUT_SHAPE, PREPROCESS, DigitsResNet, train_network
+from qpipe.demo.network import INPUT_SHAPE, PREPROCESS, DigitsResNet, one_thread, train_network
 
 
 def test_shapes_and_skips() -> None:
@@ -39,3 +39,10 @@ def test_it_learns() -> None:
         right += int((answers == batch.labels).sum())
         total += len(answers)
     assert right / total > 0.97
+
+
+def test_one_thread_and_then_as_many_as_before() -> None:
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before

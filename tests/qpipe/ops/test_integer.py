@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer_oracle import Codes, assert_exact, finalized_on_grids
+from integer_oracle import Codes, assert_exact, finalized_on_grids, lower
 from quantized_models import Weights, float_model
 
 from qpipe.errors import LoweringError
@@ -126,7 +126,9 @@ def test_pools(data):
     kernel, strides = (draw(st.tuples(*[st.integers(1, 4)] * 2)) for _ in range(2))
     pads = [draw(st.integers(0, k // 2)) for k in kernel * 2]
     extra = f"dilations={[draw(st.integers(1, 2)), 1]}" if kind == "MaxPool" else f"count_include_pad={draw(st.integers(0, 1))}"
-    text = f"kernel_shape={list(kernel)}, strides={list(strides)}, pads={pads}, ceil_mode={draw(st.integers(0, 1))}, {extra}"
+    # Rounding up may count windows that begin behind the image: a test of its own.
+    ceil_mode = 0 if any(pads[2:]) or any(map(int.__gt__, strides, kernel)) else draw(st.integers(0, 1))
+    text = f"kernel_shape={list(kernel)}, strides={list(strides)}, pads={pads}, ceil_mode={ceil_mode}, {extra}"
     nodes = ["c = Conv(x, w1)", f"r = {draw(ACTIVATIONS).format('c')}", f"p = {kind}<{text}>(r)"]
     nodes += [f"q = {draw(st.sampled_from(['Relu(p)', 'Identity(p)']))}", "y = Conv(q, w2)"]
     # onnxruntime's own average errs at ties of some counts (see `reciprocal_is_exact`); ours is compared with torch.
@@ -182,7 +184,7 @@ def test_carriers(data):
     w.constants |= {
         "starts": np.array([bounds[0]]), "ends": np.array([bounds[1]]), "axes": np.array([axis]),
         "steps": np.array([step]), "pads": np.array([0, *draw(st.tuples(*[st.integers(0, 1)] * 3)), 0, 1, 0, 2]),
-        "folded": np.array([0, 2, -1]), "one": np.array([1]),
+        "folded": np.array([0, 1, -1]), "one": np.array([1]),
     }  # fmt: skip
     carriers = {
         "Slice": "Slice({}, starts, ends, axes, steps)",
@@ -276,6 +278,17 @@ def test_images_of_any_size():
         assert_exact(spec, np.random.default_rng(0).standard_normal((2, 3, *size)).astype(np.float32))
 
 
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+def test_a_window_in_the_padding_alone_is_refused(pool):
+    w = Weights()
+    w.normal("w1", 4, 3, 1, 1)
+    text = "kernel_shape=[2,2], strides=[2,2], pads=[0,0,0,1], ceil_mode=1"
+    nodes = [f"p = {pool}<{text}>(x)", "y = Conv(p, w1)"]
+    spec = finalized_on_grids(float_model("net", (3, 8, 8), nodes, **w.constants), lambda: 1)
+    with pytest.raises(LoweringError, match=r"Pool '.*': the file says 5 windows, but only 4 begin on the image"):
+        lower(spec)
+
+
 def test_a_mean_over_an_unknown_size_is_refused():
     w = Weights()
     w.normal("w1", 4, 3, 3, 3)
@@ -286,4 +299,4 @@ def test_a_mean_over_an_unknown_size_is_refused():
     model.graph.inputs[0].shape = ir.Shape(["N", 3, "H", "W"])
     spec = finalized_on_grids(model, lambda: 1)
     with pytest.raises(LoweringError, match=r"the image's size is unknown"):
-        assert_exact(spec, np.zeros((1, 3, 9, 8), np.float32))
+        lower(spec)

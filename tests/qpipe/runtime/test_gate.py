@@ -9,7 +9,8 @@ from passes.lower_qoperator import LowerQOperator
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError, ModelError, ParityError
 from qpipe.ir.view import read_view
-from qpipe.runtime.cut import CODES_OF, with_outputs
+from qpipe.ops.qoperator_builder import CODES_OF
+from qpipe.runtime.cut import with_outputs
 from qpipe.runtime.gate import Inputs, check_fused, run_gate
 from qpipe.runtime.probes import draw_patterns, extremes, layer_probe
 
@@ -104,7 +105,7 @@ def test_a_tensor_that_nothing_holds(spec, lowered):
 
 
 def test_a_specification_that_stays_float_is_refused(spec):
-    # Without the zero point onnxruntime 1.31 does not fuse a Gemm; a bias in other units does it for a Conv.
+    # A bias in other units than the product's keeps onnxruntime from fusing a Conv.
     layer = read_view(spec).layers[0]
     scale = layer.node.inputs[2].producer().inputs[1]
 
@@ -113,6 +114,13 @@ def test_a_specification_that_stays_float_is_refused(spec):
 
     change(scale, edit)
     with pytest.raises(LoweringError, match="Conv_c1"):
+        check_fused(spec, read_view(spec))
+
+
+def test_a_last_layer_that_stays_float_is_refused(spec):
+    dequantize = read_view(spec).layers[-1].node.inputs[1].producer()
+    dequantize.resize_inputs(2)  # without a zero point onnxruntime does not fuse a Gemm
+    with pytest.raises(LoweringError, match="Gemm_y"):
         check_fused(spec, read_view(spec))
 
 

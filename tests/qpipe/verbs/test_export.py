@@ -7,10 +7,12 @@ import pytest
 from quantized_models import finalized, quantized, residual_network
 
 import qpipe
+from passes.finalize import Finalize
+from qpipe.data import Preprocess
 from qpipe.errors import LoweringError, ModelError
 from qpipe.ir.certify import check_certificate
 from qpipe.ir.load import load_model
-from qpipe.ir.metadata import get_object, get_provenance, set_json
+from qpipe.ir.metadata import PREPROCESS, get_object, get_provenance, set_json
 from qpipe.ir.view import QUANTIZATION
 from qpipe.runtime.session import open_session, run_all
 
@@ -36,6 +38,35 @@ def test_every_format_computes_the_same_integers(qdq, expected, tmp_path, format
     assert check_certificate(load_model(path)) == []
     assert get_object(exported, "certificate")["weights"] == weights
     assert get_provenance(exported)[0].name == "finalize"
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("format_", ["qoperator", "integer"])
+def test_integer_ends_give_the_same_integers(qdq, format_, layout):
+    model, preprocess = qdq.clone(), Preprocess(mean=(0.5,), std=(0.25,))
+    set_json(model, PREPROCESS, preprocess.model_dump(mode="json"))
+    exported = qpipe.export(model, format=format_, io="integer", layout=layout)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
+    found = run_all(open_session(exported), pixels if layout == "NHWC" else pixels.transpose(0, 3, 1, 2))[0]
+    expected = run_all(open_session(finalized(residual_network())), preprocess(pixels))[0]
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found * np.float32(get_object(exported, "io")["scales"]["y"]), expected)
+
+
+@pytest.mark.parametrize("format_", ["qoperator", "integer", "qdq"])
+def test_resnet20_on_real_images(shared, format_):
+    model = load_model(shared / "models" / "resnet20_cifar10_bn.onnx")
+    with np.load(shared / "data" / "cifar10.npz") as arrays:
+        pixels = arrays["test_images"][:256]
+    images = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))(pixels)
+    qdq = quantized(model, inputs=[images[:128]])
+    exported = qpipe.export(qdq, format=format_, data=[images[:64]])
+    spec = qdq.clone()
+    Finalize()(spec)
+    expected, found = (run_all(open_session(each), images)[0] for each in (spec, exported))
+    np.testing.assert_array_equal(found, expected)
+    gate = get_object(exported, "certificate")["gate"]
+    assert (gate["images"], gate["tensors"]) == (64, 38)
 
 
 def test_the_argument_stays_as_it_was(qdq):

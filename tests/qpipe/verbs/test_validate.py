@@ -40,13 +40,21 @@ def test_a_whole_family(stages: Path) -> None:
     assert report.to_json()["rows"][3]["integers_equal"] is True
 
 
-@pytest.mark.parametrize("format_", ["qoperator", "integer", "qdq"])
-@pytest.mark.parametrize("options", [{}, {"io": "integer", "layout": "NHWC"}, {"weights": "uint8"}], ids=str)
+NHWC = {"io": "integer", "layout": "NHWC"}
+UINT8 = {"weights": "uint8"}
+
+
+@pytest.mark.parametrize(
+    ("format_", "options"),
+    [
+        *((format_, options) for format_ in ("qoperator", "integer") for options in ({}, NHWC, UINT8)),
+        *(("qdq", options) for options in ({}, UINT8)),
+    ],
+    ids=str,
+)
 def test_every_export_computes_the_integers_of_its_qdq_file(
     stages: Path, format_: str, options: dict[str, str]
 ) -> None:
-    if format_ == "qdq" and "io" in options:
-        pytest.skip("a qdq file has float inputs and outputs")
     exported = qpipe.export(stages / "tuned.qdq.onnx", format=format_, **options)
     report = qpipe.validate([stages / "tuned.qdq.onnx", exported], "digits")
     assert (report.ok, report.problems) == (True, ())
@@ -127,6 +135,22 @@ def test_a_float_tail_is_run_as_well(tmp_path: Path) -> None:
     assert report.ok
     assert [row.integers_equal for row in report.rows] == [None, True, True]
     assert report.rows[1].largest_difference < 1
+
+
+@pytest.mark.parametrize("format_", ["qoperator", "integer"])
+def test_an_export_without_its_float_tail_is_compared_on_what_the_tail_reads(format_: str) -> None:
+    tail = [helper.make_node("Softmax", ["logits"], ["answer"], name="softmax")]
+    model = digits_model(behind=tail)
+    qdq = qpipe.calibrate(model, "digits", batches=1)
+    without, whole = (qpipe.export(qdq, format=format_, io=io) for io in ("integer", "float"))
+    report = qpipe.validate([model, qdq, without, whole], "digits", limit=50)
+    assert (report.ok, report.images) == (True, 50)
+    assert [row.integers_equal for row in report.rows] == [None, True, True, True]
+    assert [row.top1 for row in report.rows[1:]] == [report.rows[1].top1] * 3
+    assert [row.largest_difference is None for row in report.rows] == [False, False, True, False]
+    assert qpipe.validate([without], "digits", limit=50).rows[0].top1 == report.rows[1].top1
+    other = qpipe.calibrate(model, "digits", batches=1, activation_bits=4)
+    assert qpipe.validate([other, without], "digits", limit=5).rows[1].integers_equal is None
 
 
 def test_an_opset_that_onnxruntime_may_not_know_is_brought_to_one_that_it_does(stages: Path, tmp_path: Path) -> None:

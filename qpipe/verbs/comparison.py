@@ -1,0 +1,104 @@
+"""Run models on the same images and count, those without their float tail against the others without theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from passes.lower_integer import CUT_TAIL
+from qpipe import progress
+from qpipe.data import Source
+from qpipe.errors import ModelError
+from qpipe.ir.metadata import get_json
+from qpipe.runtime.accuracy import AccuracyReport, ModelAccuracy, measure_accuracy
+from qpipe.runtime.session import AnyModel, open_session
+from qpipe.verbs.runnable import Runnable
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one model; agreement and largest difference are None where its outputs mean something else."""
+
+    top1: float | None
+    top5: float | None
+    agreement: float | None
+    largest_difference: float | None
+
+
+@dataclass
+class Comparison:
+    """images: how many were run. figures: by position. different: on how many images two of one origin differ."""
+
+    images: int = 0
+    figures: dict[int, Figures] = field(default_factory=dict)
+    different: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def differ(self, one: int, other: int) -> int:
+        """On how many images the models at these positions, which are of one origin, differ."""
+        return self.different[min(one, other), max(one, other)]
+
+
+def compare(runnables: Sequence[Runnable], source: Source, batch_size: int, limit: int | None) -> Comparison:
+    """Run all models; an export with integer outputs whose float tail was cut off is no match for whole models.
+
+    It is compared with those of its origin on what their tails read.
+    """
+
+    def measure(positions: Sequence[int], models: Sequence[AnyModel]) -> tuple[ModelAccuracy, ...]:
+        sessions = [open_session(m, name=runnables[i].name) for i, m in zip(positions, models, strict=True)]
+        batches = source.batches(batch_size, limit=limit)
+        total = source.n_batches(batch_size, limit=limit)
+        report = measure_accuracy(sessions, progress.track(batches, "validating", total))
+        _add(found, positions, report)
+        return report.models
+
+    found = Comparison()
+    cut = [index for index, runnable in enumerate(runnables) if get_json(runnable.network, CUT_TAIL)]
+    whole = [index for index in range(len(runnables)) if index not in cut]
+    if whole:
+        for index, own in zip(whole, measure(whole, [runnables[i].source for i in whole]), strict=True):
+            found.figures[index] = Figures(own.top1, own.top5, own.agreement, own.largest_difference)
+    while cut:
+        same = _of_origin(runnables, cut[0])
+        names = [str(value.name) for value in runnables[cut[0]].network.graph.outputs]
+        models = [runnables[i].source if i in cut else _headless(runnables[i].network, names) for i in same]
+        for index, own in zip(same, measure(same, models), strict=True):
+            if index in cut:
+                found.figures[index] = Figures(own.top1, own.top5, None, None)
+        cut = [index for index in cut if index not in same]
+    return found
+
+
+def _of_origin(runnables: Sequence[Runnable], index: int) -> list[int]:
+    """The positions of all models of the same origin, at least its own."""
+    origin = runnables[index].origin
+    return [other for other, one in enumerate(runnables) if other == index or (origin and one.origin == origin)]
+
+
+def _add(found: Comparison, positions: Sequence[int], report: AccuracyReport) -> None:
+    """Keep the larger count: two whole models may have been compared both with and without their tails."""
+    found.images = report.count
+    for i, one in enumerate(positions):
+        for j, other in enumerate(positions):
+            if one < other:
+                count = max(found.different.get((one, other), 0), report.different[i][j])
+                found.different[one, other] = count
+
+
+def _headless(network: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A copy whose outputs are these values, which the float tail reads."""
+    copy = network.clone()
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ModelError(
+            f"model '{network.graph.name}': no value '{missing[0]}', expected it in front of its float tail"
+        )
+    copy.graph.outputs.clear()
+    for name in names:
+        values[name].type = ir.TensorType(ir.DataType.FLOAT)
+        copy.graph.outputs.append(values[name])
+    ir.passes.common.RemoveUnusedNodesPass()(copy)
+    return copy

@@ -1,0 +1,130 @@
+import numpy as np
+import onnx_ir as ir
+import pytest
+from networks import Network, quantized, run
+
+from passes.calibrate_percentile import CalibratePercentile
+from passes.insert_quantizers import InsertQuantizers
+from qpipe.arith.spec import QuantSpec
+from qpipe.arith.weights import pair_excess
+from qpipe.errors import LoweringError, RecipeError
+from qpipe.ir.attributes import constant_array
+from qpipe.ir.metadata import get_object
+from qpipe.ir.view import QUANTIZATION, TrainableWeight, read_view
+from qpipe.ir.weight_layout import to_rows
+
+
+def specs(model: ir.Model) -> dict[str, QuantSpec]:
+    view = read_view(model)
+    quantizers = [*view.inputs, *(layer.output for layer in view.layers if layer.output is not None)]
+    return {str(q.source.name): q.spec for q in quantizers}
+
+
+def test_grids_follow_from_the_ranges() -> None:
+    """l = log2(ymax) - b, one less where a bit holds the sign; ReLU6's bound is the Clip's."""
+    net = Network(3, 8, 8)
+    a = net.op("Relu", net.conv("x", 3, 8), name="a")
+    b = net.relu6(net.conv(a, 8, 8), 1.25)
+    model = net.model(net.head(net.op("Relu", net.conv(b, 8, 8)), 8))
+    inputs = net.inputs() / np.abs(net.inputs()).max() * np.float32(3.9)
+    CalibratePercentile(inputs=[inputs], percentile=100.0, activation_bits=4)(model)
+    InsertQuantizers(activation_bits=4, weight_bits=4)(model)
+    found = specs(model)
+    assert found["x"] == QuantSpec.signed(8, 2 - 7)
+    conv = next(node for node in model.graph if node.op_type == "Conv" and node.name == "conv2").outputs[0]
+    clipped = found[str(conv.name)]
+    assert clipped.scale * clipped.qmax == 1.25
+    assert clipped.exponent == 1 - 4
+    assert all(node.op_type != "Clip" or "codes" in str(node.inputs[0].name) for node in model.graph)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_the_written_weights_are_pair_safe(per_channel: bool) -> None:
+    net = Network(16, 8, 8)
+    x = net.op("Relu", net.conv("x", 16, 32))
+    model = quantized(
+        net.model(net.head(net.op("Relu", net.conv(x, 32, 32)), 32)), net.inputs(), per_channel=per_channel
+    )
+    free = quantized(net.model(net.head(net.op("Relu", net.conv(x, 32, 32)), 32)), net.inputs(), cpu="vnni")
+    unsafe = []
+    for which in (model, free):
+        total = 0
+        for layer in read_view(which).layers:
+            if isinstance(layer.weight, TrainableWeight):
+                values = constant_array(layer.weight.values)
+                rows = to_rows(layer.node, values)
+                codes = np.clip(np.round(rows / np.exp2(layer.weight.exponents[:, None])), -127, 127)
+                total += np.count_nonzero(pair_excess(codes, 2**15 // layer.inputs[0].spec.stored_max))
+        unsafe.append(total)
+    assert unsafe[0] == 0
+    assert unsafe[1] > 0
+
+
+def test_the_file_says_how_it_was_quantized() -> None:
+    net = Network(3, 8, 8)
+    model = quantized(net.model(net.head(net.conv("x", 3, 8), 8)), net.inputs(), cpu="vnni", weight_clip=3.5)
+    assert get_object(model, QUANTIZATION) == {"cpu": "vnni", "weight_clip": 3.5}
+
+
+def test_it_computes_nearly_the_float_network() -> None:
+    net = Network(3, 8, 8)
+    x = net.op("Relu", net.norm(net.conv("x", 3, 8), 8))
+    y = net.head(net.op("Relu", net.op("Add", net.conv(x, 8, 8), x)), 8)
+    expected = run(net.model(y), net.inputs())[0]
+    found = run(quantized(net.model(y), net.inputs()), net.inputs())[0]
+    np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
+    assert not np.array_equal(found, expected)
+
+
+def test_metadata_and_names_outside_stay() -> None:
+    net = Network(3, 8, 8)
+    model = net.model(net.head(net.op("Relu", net.conv("x", 3, 8), name="a"), 8), "a_y")
+    model.metadata_props["author"] = "somebody"
+    names = [value.name for value in model.graph.outputs]
+    quantized(model, net.inputs())
+    assert [value.name for value in model.graph.outputs] == names
+    assert model.graph.inputs[0].name == "x"
+    assert model.metadata_props["author"] == "somebody"
+    every = [value.name for node in model.graph for value in node.outputs] + list(model.graph.initializers)
+    assert len(set(every)) == len(every)
+
+
+def test_a_tensor_of_zeros_warns_with_its_name() -> None:
+    net = Network(3, 8, 8)
+    model = net.model(net.head(net.op("Relu", net.conv("x", 3, 8), name="a"), 8))
+    CalibratePercentile(inputs=[0 * net.inputs()])(model)
+    with pytest.warns(UserWarning, match="was zero") as seen:
+        InsertQuantizers()(model)
+    assert "tensor 'a_y' was zero in all of the calibration data" in {str(warning.message) for warning in seen}
+
+
+def test_nothing_to_quantize() -> None:
+    net = Network(3, 8, 8)
+    with pytest.raises(LoweringError, match="no Conv, Gemm or MatMul"):
+        InsertQuantizers()(net.model(net.op("Relu", "x")))
+
+
+def test_all_unsupported_nodes_at_once() -> None:
+    net = Network(3, 8, 8)
+    x = net.op("Sigmoid", net.conv("x", 3, 8), name="gate")
+    x = net.op("Tanh", net.conv(x, 8, 8), name="bend")
+    with pytest.raises(LoweringError, match="Sigmoid 'gate', Tanh 'bend'"):
+        InsertQuantizers()(net.model(net.conv(x, 8, 8)))
+
+
+@pytest.mark.parametrize("option", ["weight_bits", "activation_bits"])
+@pytest.mark.parametrize("bits", [1, 9, 16])
+def test_widths_that_there_are_not(option: str, bits: int) -> None:
+    net = Network(3, 8, 8)
+    with pytest.raises(RecipeError, match=f"{option} is {bits}, expected 2 to 8"):
+        InsertQuantizers(**{option: bits})(net.model(net.conv("x", 3, 8)))
+
+
+def test_operands_too_far_apart_for_an_exact_sum() -> None:
+    net = Network(3, 8, 8)
+    small = net.op("Conv", "x", net.constant(net.floats(3, 3, 1, 1, scale=1e-9)))
+    x = net.op("Add", small, net.conv("x", 3, 3), name="sum")
+    model = net.model(net.conv(net.op("Relu", x), 3, 8))
+    CalibratePercentile(inputs=[net.inputs()])(model)
+    with pytest.raises(LoweringError, match="Add 'sum': its operands' exponents are"):
+        InsertQuantizers()(model)

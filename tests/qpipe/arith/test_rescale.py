@@ -1,0 +1,70 @@
+"""The ratio by which a channel's weights fill their grid."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qpipe.arith.multiplier import NO_FLOOR, shift_bound, split
+from qpipe.arith.rescale import HEADROOM, channel_ratio
+from qpipe.arith.spec import QuantSpec
+from qpipe.arith.weights import WeightSpec, clip_at, exponents, pair_sums, quantize_rows
+
+ROUNDING = 1e-9  # float64's, over the few operations of a ratio
+
+
+@st.composite
+def channels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, WeightSpec, QuantSpec]:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    count, size = draw(st.integers(1, 12)), draw(st.integers(1, 40))
+    rows = (rng.standard_normal((count, size)) * np.exp2(rng.integers(-8, 3, (count, 1)))).astype(np.float32)
+    k = rng.standard_normal(count) * np.exp2(rng.integers(-6, 3, count))
+    spec = WeightSpec(bits=draw(st.sampled_from([2, 4, 8])), pair_limit=draw(st.sampled_from([None, 128])))
+    output = QuantSpec.for_range(8, draw(st.integers(-3, 5)), signed=draw(st.booleans()))
+    return rows, k, spec, output
+
+
+@given(channels())
+def test_weights_fit_their_grid_and_the_multiplier_is_exact(case: tuple) -> None:
+    rows, k, spec, output = case
+    l = exponents(rows, spec, np.full(len(rows), NO_FLOOR))  # noqa: E741
+    ratio = channel_ratio(rows, k, l, spec, -6, output)
+    codes_per_weight = ratio / np.exp2(l)
+    limit = HEADROOM * (spec.qmax + 0.5) * (1 + ROUNDING)
+    assert np.all(clip_at(rows, spec) * codes_per_weight <= limit)
+    if spec.pair_limit is not None:
+        clip = np.asarray(clip_at(rows, spec), np.float64)[:, None]
+        sums = pair_sums(np.clip(rows, -clip, clip)).max(axis=1, initial=0) * codes_per_weight
+        assert np.all(sums <= HEADROOM * (spec.pair_limit - 1) * (1 + ROUNDING))
+    multiplier, exponent = split(k / ratio)
+    assert np.ldexp(multiplier, exponent) == pytest.approx(np.abs(k / ratio), rel=ROUNDING)
+    whole = multiplier.astype(np.int64)
+    trailing_zeros = np.log2(whole & -whole)
+    shift = output.exponent + 6 - l - exponent - trailing_zeros
+    assert np.all(shift <= shift_bound(output))
+
+
+@given(channels())
+def test_rescaled_weights_need_no_repair(case: tuple) -> None:
+    rows, k, spec, output = case
+    l = exponents(rows, spec, np.full(len(rows), NO_FLOOR))  # noqa: E741
+    ratio = channel_ratio(rows, k, l, spec, -6, output)
+    scaled = (rows * ratio[:, None]).astype(np.float32)
+    codes, unchanged = quantize_rows(scaled, l, spec)
+    assert np.array_equal(unchanged, l)
+    error = np.abs(codes * np.exp2(l)[:, None] - np.clip(scaled, -spec.qmax * np.exp2(l)[:, None], None))
+    clip = np.asarray(clip_at(scaled, spec))[:, None]
+    assert np.all(error[np.abs(scaled) <= np.broadcast_to(clip, scaled.shape)] <= np.exp2(l).max())
+
+
+def test_a_channel_fills_its_grid() -> None:
+    """One weight in the lower part of its octave comes to lie at the headroom, up to the multiplier's 8 bits."""
+    rows, spec = np.array([[0.52, 0.1, -0.2]], np.float32), WeightSpec(bits=8)
+    ratio = channel_ratio(rows, np.ones(1), np.array([-7]), spec, -6, QuantSpec.unsigned(8, -6))
+    assert 0.99 * HEADROOM * 127.5 <= 0.52 * ratio[0] * 128 <= HEADROOM * 127.5
+
+
+def test_zero_channels_stay() -> None:
+    rows, k = np.array([[0.0, 0.0], [0.5, 0.25]], np.float32), np.array([1.0, 0.0])
+    ratio = channel_ratio(rows, k, np.array([-7, -8]), WeightSpec(), -6, QuantSpec.unsigned(8, -6))
+    assert ratio.tolist() == [1.0, 1.0]

@@ -1,0 +1,130 @@
+"""A model that is wrong: one line that names it, exit status 2, and nothing half-written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from digits_model import digits_model
+from onnx import helper, numpy_helper
+
+CALIBRATE = "calibrate {model} --data digits -o out.onnx"
+
+
+def save(model: onnx.ModelProto) -> None:
+    onnx.save_model(model, "bad.onnx")
+
+
+def truncated() -> None:
+    content = Path("net.onnx").read_bytes()
+    Path("bad.onnx").write_bytes(content[: len(content) // 2])
+
+
+def without_shape() -> None:
+    model = digits_model()
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    save(model)
+
+
+def with_weight(change: Callable[[np.ndarray], Any]) -> Callable[[], None]:
+    def make() -> None:
+        model = digits_model()
+        tensor = next(t for t in model.graph.initializer if t.name == "w2")
+        array = numpy_helper.to_array(tensor).copy()
+        change(array)
+        tensor.CopyFrom(numpy_helper.from_array(array, "w2"))
+        save(model)
+
+    return make
+
+
+def with_external_data(location: str) -> Callable[[], None]:
+    def make() -> None:
+        model = digits_model()
+        tensor = next(t for t in model.graph.initializer if t.name == "w2")
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+        Path("bad.onnx").write_bytes(model.SerializeToString())
+
+    return make
+
+
+def two_inputs() -> None:
+    model = digits_model()
+    model.graph.input.append(helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["batch", 1, 8, 8]))
+    model.graph.node[0].input[0] = "both"
+    model.graph.node.insert(0, helper.make_node("Add", ["x", "z"], ["both"], name="join"))
+    save(model)
+
+
+MODELS: dict[str, tuple[Callable[[], Any], str]] = {
+    "truncated": (truncated, "bad.onnx: not an ONNX model, or truncated ("),
+    "text": (lambda: Path("bad.onnx").write_text("hello"), "bad.onnx: not an ONNX model"),
+    "empty": (lambda: Path("bad.onnx").write_bytes(b""), "bad.onnx: the file is empty"),
+    "missing": (lambda: None, "bad.onnx: no such file"),
+    "folder": (lambda: Path("bad.onnx").mkdir(), "bad.onnx: can't be read: Is a directory"),
+    "no shape": (without_shape, "bad.onnx: input 'x' has no shape; export the model with its input shape"),
+    "open size": (
+        lambda: save(digits_model(shape=("batch", 1, "height", 8))),
+        "bad.onnx: input 'x': dimension 2 is 'height', expected a fixed number",
+    ),
+    "NaN weight": (
+        with_weight(lambda w: w.__setitem__((0, 0, 0, 0), np.nan)),
+        "bad.onnx: initializer 'w2' contains NaN, expected finite weights",
+    ),
+    "infinite weight": (
+        with_weight(lambda w: w.__setitem__((0, 0, 0, 0), np.inf)),
+        "bad.onnx: initializer 'w2' contains infinite values, expected finite weights",
+    ),
+    "data outside": (with_external_data("../../secret"), "bad.onnx: external data of 'w2' point to '../../secret'"),
+    "data missing": (with_external_data("weights.bin"), "bad.onnx: external data of 'w2': no such file 'weights.bin'"),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        CALIBRATE,
+        "inspect {model}",
+        "validate net.onnx {model} --data digits",
+        "bench {model}",
+        "finetune {model} --data digits -o out.onnx",
+        "export {model} -o out.onnx",
+    ],
+    ids=lambda words: words.split()[0],
+)
+def test_models(case: str, words: str, refused: Callable[[str], str]) -> None:
+    make, message = MODELS[case]
+    make()
+    assert refused(words.format(model="bad.onnx")).startswith(message)
+
+
+def test_nodes_without_integer_form_are_named_all_at_once(refused: Callable[[str], str]) -> None:
+    nodes = [
+        helper.make_node("Sigmoid", ["block"], ["s"], name="squash"),
+        helper.make_node("Mul", ["block", "s"], ["between"], name="gate"),
+    ]
+    save(digits_model(between=nodes))
+    message = refused(CALIBRATE.format(model="bad.onnx"))
+    assert message.startswith("no integer form, with layers after it: Sigmoid 'squash', Mul 'gate'; `qpipe inspect`")
+
+
+def test_two_inputs(refused: Callable[[str], str]) -> None:
+    two_inputs()
+    assert "2 inputs, expected 1" in refused(CALIBRATE.format(model="bad.onnx"))
+    assert "inputs are 'x', 'z'; expected exactly one" in refused("bench bad.onnx")
+
+
+def test_the_wrong_stage(refused: Callable[[str], str]) -> None:
+    for words in ("finetune net.onnx --data digits -o out.onnx", "export net.onnx -o out.onnx"):
+        assert refused(words) == ("net.onnx: not a quantized model, expected a QDQ file; run `qpipe calibrate` first")
+    for words in ("finetune net.int8.onnx --data digits -o out.onnx", "export net.int8.onnx -o out.onnx"):
+        expected = "net.int8.onnx: is an export (qoperator), expected the QDQ file that it was made from"
+        assert refused(words) == expected
+    for file, kind in (("net.qdq.onnx", "QDQ, trainable"), ("net.int8.onnx", "qoperator")):
+        expected = f"{file}: is quantized already ({kind}), expected a float network"
+        assert refused(f"calibrate {file} --data digits -o out.onnx") == expected

@@ -1,0 +1,97 @@
+"""The layer as it trains: quantized weights, an integer affine map, gradients straight through."""
+
+import numpy as np
+import pytest
+import torch
+from networks import Network, quantized
+
+from qpipe.train.executor import Executor
+from qpipe.train.weighted import WeightedLayer
+
+
+def layer_of(norm: bool = True, **options: object) -> tuple[Executor, WeightedLayer]:
+    net = Network(3, 8, 8)
+    x = net.conv("x", 3, 8, bias=True)
+    x = net.op("Relu", net.norm(x, 8) if norm else x)
+    executor = Executor(quantized(net.model(net.head(x, 8)), net.inputs(), **options))
+    return executor, next(iter(executor.weighted()))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_training_and_evaluation_agree_before_rounding(norm: bool) -> None:
+    """Training's float32 output is evaluation's exact one, but for float32's own rounding."""
+    executor, layer = layer_of(norm)
+    x = torch.from_numpy(np.random.default_rng(0).integers(-127, 128, (4, 3, 8, 8))) * layer.source.scale  # type: ignore[union-attr]
+    with torch.no_grad():
+        exact = executor.eval() and layer(x.float())
+        trained = executor.train() and layer(x.float())
+        folded = trained
+        layer.folds = False
+        apart = layer(x.float())
+    for y in (trained, folded, apart):
+        torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_the_weight_is_that_at_its_quantized_value() -> None:
+    executor, layer = layer_of(norm=False)
+    executor.train()
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    seed = torch.randn(4, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+    layer(x).backward(seed)
+    quantized_weight = layer.quantized_weight().detach().requires_grad_()
+    torch.nn.functional.conv2d(x, quantized_weight, padding=1).backward(seed)
+    torch.testing.assert_close(layer.weight.grad, quantized_weight.grad, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer.beta.grad, seed.sum((0, 2, 3)), rtol=1e-5, atol=1e-4)
+    assert not torch.equal(layer.weight, quantized_weight)
+
+
+def test_exponents_follow_the_weights_at_every_step() -> None:
+    executor, layer = layer_of()
+    before = layer.exponent.clone()
+    executor.train()
+    with torch.no_grad():
+        layer.weight *= 4
+        layer(torch.zeros(1, 3, 8, 8))
+    assert torch.equal(layer.exponent, before + 2)
+    with torch.no_grad():
+        layer.weight /= 4
+    assert torch.equal(layer.exponent, before + 2)
+    executor.eval()
+    assert torch.equal(layer.exponent, before)
+
+
+def test_evaluation_starts_with_the_files_exponents() -> None:
+    executor, layer = layer_of()
+    assert not executor.training
+    with torch.no_grad():
+        layer.exponent += 1  # as another tool may have chosen them
+    executor.eval()
+    assert isinstance(layer.layer.weight.exponents, np.ndarray)  # type: ignore[union-attr]
+    assert torch.equal(layer.exponent, torch.from_numpy(layer.layer.weight.exponents) + 1)  # type: ignore[union-attr]
+
+
+def test_quantizers_can_be_switched_off() -> None:
+    executor, _ = layer_of()
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        on = executor(x)[0]
+        for quantizer in executor.quantizers.values():
+            quantizer.enabled = False
+        for layer in executor.weighted():
+            layer.spec = None
+        off = executor(x)[0]
+    assert not torch.equal(on, off)
+    torch.testing.assert_close(on, off.double(), rtol=0.1, atol=0.1)
+
+
+def test_batch_statistics_move_the_running_ones() -> None:
+    net = Network(3, 8, 8)
+    y = net.head(net.op("Relu", net.norm(net.conv("x", 3, 8, bias=True), 8)), 8)
+    executor = Executor(quantized(net.model(y), net.inputs()), batch_norm="batch").train()
+    layer = next(iter(executor.weighted()))
+    mean, variance = layer.mean.clone(), layer.variance.clone()
+    executor(torch.from_numpy(net.inputs()))
+    product = layer.product(executor.quantizers["input"](torch.from_numpy(net.inputs())), layer.quantized_weight())
+    batch = product.mean((0, 2, 3)) + layer.offset
+    torch.testing.assert_close(layer.mean, 0.9 * mean + 0.1 * batch, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.variance, 0.9 * variance + 0.1 * product.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
