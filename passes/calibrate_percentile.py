@@ -1,7 +1,7 @@
 """Observe the range of every tensor that will be quantized.
 
-`ymax` = max over batches of the batch's percentile, exact and streaming. Source: FAQ, section 3.2. The ranges are left on
-the values, as metadata `qpipe.range`, for the pass `insert-quantizers`.
+`ymax` = max over batches of the batch's percentile, exact and streaming. Source: FAQ, section 3.2. The ranges are
+left on the values, as metadata `qpipe.range`, for the pass `insert-quantizers`.
 """
 
 from __future__ import annotations

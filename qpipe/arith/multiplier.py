@@ -62,7 +62,7 @@ def split(k: Any, xp: Any = np) -> tuple[Any, Any]:
 def quantize_weight(
     rows: Any, k: Any, beta: Any, spec: WeightSpec, *, source: QuantSpec, output: QuantSpec | None, xp: Any = np
 ) -> tuple[Any, Any]:
-    """Codes `[C, K]` and exponents `[C]` of float weights in a layer whose affine map has k and beta (float64 `[C]`)."""
+    """Codes `[C, K]` and exponents `[C]` of float weights; k and beta (float64 `[C]`) are the affine map's behind."""
     largest = xp.sum(abs(rows), axis=1, dtype=xp.float64) * (source.largest * source.scale)
     floor = weight_exponent_floor(k, beta, source.exponent, output, largest=largest, xp=xp)
     return quantize_rows(rows, exponents(rows, spec, floor, xp), spec, xp)
@@ -103,7 +103,8 @@ def fit(
 
     weight_sum: `sum |q_w| * qmax_x`, the largest accumulator. A multiplier is shortened (each bit takes one off n)
     where n is over the bound and float32 could not hold the product either; one bit suffices if the weights respect
-    `weight_exponent_floor`, and where it doesn't the channel becomes its constant. A convolution without batch normalization has k = 1, mean = 0 and its bias as beta.
+    `weight_exponent_floor`, and where it doesn't the channel becomes its constant. A convolution without
+    batch normalization has k = 1, mean = 0 and its bias as beta.
     """
     accumulator_exponent = input_exponent + weight_exponent
     if output is None:

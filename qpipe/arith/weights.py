@@ -88,8 +88,8 @@ def clip_at(rows: Any, spec: WeightSpec, xp: Any = np) -> Any:
 def quantize_rows(rows: Any, exponent: Any, spec: WeightSpec, xp: Any = np) -> tuple[Any, Any]:
     """Codes `[C, K]` (in the float type of rows) and exponents `[C]`, kept pair-safe.
 
-    A channel with an unsafe pair takes the cheaper (by squared error) of two ways: its exponent is raised by one, or the
-    excess is taken off both weights of each unsafe pair. (A raised channel is unsafe only in weights beyond the clip.)
+    A channel with an unsafe pair takes the cheaper (by squared error) of two ways: its exponent is raised by one, or
+    the excess is taken off both weights of each unsafe pair. (A raised channel is unsafe only in weights beyond the clip.)
     """
     trimmed = safe_codes(rows, exponent, spec, xp)
     if _is_pair_safe(spec):

@@ -1,6 +1,6 @@
 """Run batches through the float network and keep each tensor's range.
 
-Source: FAQ, section 3.2: several (5) training batches; per tensor, `ymax` is the maximum over the batches of the batch's
+Source: FAQ, section 3.2: several (5) training batches; per tensor, `ymax` is the maximum over batches of the batch's
 99.99th percentile (99.9 for 4-bit layers).
 """
 

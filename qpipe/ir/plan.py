@@ -1,8 +1,8 @@
-"""Which tensors of a float graph get a quantizer, and of which width: the plan that `inspect` shows and calibration fills.
+"""Which tensors of a float graph get a quantizer, of which width: the plan that `inspect` shows and calibration fills.
 
 Source: FAQ, section 3.1: in a network of fewer than 8 bits the first and the last layer's weights and the last layer's
-input keep 8 bits, the last ReLU makes the transition (a last layer is one behind which no other has weights); a branch that comes straight from a convolution is 8-bit
-signed before the Add; the last layer's output is int32 fixed point and gets no quantizer.
+input keep 8 bits, the last ReLU makes the transition (a last layer is one behind which no other has weights); a branch
+that comes straight from a convolution is 8-bit signed before the Add; the last layer's output is int32 fixed point and gets no quantizer.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _ancestors(values: Iterable[ir.Value | None]) -> set[ir.Value]:
 
 
 def _find_last(graph: ir.Graph, plan: QuantizationPlan) -> None:
-    """Last layers: weighted, no activation, leading only to outputs or the tail; reshaping in between joins the tail."""
+    """Last layers: weighted, no activation, before nothing but outputs or the tail; reshaping behind joins the tail."""
     inner = {value for layer in plan.layers for value in layer.inputs}
     for layer in reversed(list(plan.layers)):
         if layer.output in inner:
@@ -110,9 +110,8 @@ def _find_last(graph: ir.Graph, plan: QuantizationPlan) -> None:
             plan.layers.remove(layer)
             plan.tail.insert(0, layer)
             inner = {value for other in plan.layers for value in other.inputs}
-        elif layer.role is Role.COMPUTE and layer.activation is None and layer.op_type != "BatchNormalization":
-            if layer.batch_norm is None:
-                plan.last.add(layer.node)
+        elif layer.is_weighted and layer.activation is None and layer.batch_norm is None:
+            plan.last.add(layer.node)
 
 
 def _comes_from_weights(layer: Layer, plan: QuantizationPlan) -> bool:
@@ -149,7 +148,7 @@ def _before_weights(graph: ir.Graph, plan: QuantizationPlan) -> set[ir.Value]:
 
 
 def _feeding_weights(plan: QuantizationPlan) -> set[ir.Value]:
-    """What leads to weights; behind a last layer, whether or not it is followed by an activation or a pool, nothing does."""
+    """What leads to weights: nothing behind a last layer does, be it followed by an activation or a pool or not."""
     feeding: set[ir.Value] = set()
     for layer in reversed(plan.layers):
         if layer.is_weighted or layer.output in feeding:

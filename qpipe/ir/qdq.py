@@ -1,4 +1,4 @@
-"""Write and read quantizers in a QDQ graph: QuantizeLinear, an integer Clip where the range is narrower, DequantizeLinear.
+"""Write and read quantizers of a QDQ graph: QuantizeLinear, a Clip where the range is narrower, DequantizeLinear.
 
 Activations are uint8, weights int8 along their output channels. 4-bit weights that are final are INT4 initializers with
 a Cast to int8: INT4 straight into DequantizeLinear runs as a float Conv on onnxruntime.
@@ -32,7 +32,7 @@ class ActivationQuantizer:
     spec: QuantSpec
 
 
-def initializer(graph: ir.Graph, name: str, array: AnyArray | ir.TensorProtocol) -> ir.Value:
+def initializer(graph: ir.Graph, name: str, array: AnyArray | np.generic | ir.TensorProtocol) -> ir.Value:
     """Register a constant under a name that is made unique."""
     unique, count = name, 0
     while unique in graph.initializers:
@@ -40,7 +40,7 @@ def initializer(graph: ir.Graph, name: str, array: AnyArray | ir.TensorProtocol)
         unique = f"{name}_{count}"
     tensor = ir.tensor(array, name=unique) if isinstance(array, np.ndarray | np.generic) else array
     value = ir.Value(
-        name=unique, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=unique, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
     )  # fmt: skip
     tensor.name = unique
     graph.register_initializer(value)
@@ -180,7 +180,7 @@ def _scalar(node: ir.Node, index: int) -> int:
     array = constant_input(node, index)
     if array is None or array.size != 1:
         raise ModelError(f"{describe(node)}: expected constant bounds")
-    return int(array.reshape(-1)[0])  # type: ignore[call-overload]
+    return int(array.reshape(-1)[0])
 
 
 def _describe(value: ir.Value, name: str, dtype: ir.TypeProtocol, shape: ir.Shape | None) -> None:

@@ -40,7 +40,7 @@ class TrainableWeight:
 
 @dataclass(frozen=True)
 class FinalWeight:
-    """What ships: codes in the node's own layout, `scale[c] = multiplier[c] * 2**exponent[c]`, bias in accumulator units.
+    """What ships: codes in the node's layout, `scale[c] = multiplier[c] * 2**exponent[c]`, bias in accumulator units.
 
     Accumulator, bias and multiplier: `y = (acc + bias) * multiplier * 2**(l_x + exponent)`, all `[C]`.
     """

@@ -1,4 +1,4 @@
-"""How the weight of a Conv, Gemm or MatMul lies in memory, seen as rows `[C, K]`: output channels by what one sums over."""
+"""The weight of a Conv, Gemm or MatMul as rows `[C, K]`: output channels by what one of them sums over."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def to_weight(node: ir.Node, rows: Any, shape: tuple[int, ...]) -> Any:
 
 
 def is_depthwise(node: ir.Node) -> bool:
-    """Whether each output channel sums over one input channel: kernels then don't pair products (the pair condition)."""
+    """Whether each output channel sums over one input channel: kernels then pair no products (the pair condition)."""
     shape = node.inputs[1].shape if node.op_type == "Conv" and node.inputs[1] is not None else None
     return shape is not None and shape[1] == 1 and int_attribute(node, "group", 1) > 1

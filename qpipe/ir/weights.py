@@ -31,7 +31,7 @@ def initial_weight(
 def rows_on_grid(
     rows: FloatArray, k: Float64Array, beta: Float64Array, spec: WeightSpec, source: QuantSpec, output: QuantSpec | None
 ) -> tuple[FloatArray, IntArray]:
-    """Float weights `[C, K]` as the QDQ file stores them, and their exponents `[C]`, for an affine map with k and beta."""
+    """Float weights `[C, K]` as the file stores them, and exponents `[C]`, before an affine map with k and beta."""
     codes, exponent = quantize_weight(rows, k, beta, spec, source=source, output=output)
     return storable(rows, codes, exponent, spec), exponent.astype(np.int64)
 

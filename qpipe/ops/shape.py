@@ -1,4 +1,4 @@
-"""Flatten, Reshape, Squeeze, Unsqueeze, Transpose, Identity, Dropout: the integers stay, their order or shape changes."""
+"""Flatten, Reshape, Squeeze, Unsqueeze, Transpose, Identity, Dropout: integers in another shape or order."""
 
 from __future__ import annotations
 

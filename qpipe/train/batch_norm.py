@@ -1,4 +1,4 @@
-"""A BatchNormalization that stands alone, as the 1×1 depthwise convolution that it will be: always on running statistics."""
+"""A BatchNormalization that stands alone, as the depthwise convolution that it will be, on running statistics."""
 
 from __future__ import annotations
 

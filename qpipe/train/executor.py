@@ -1,7 +1,7 @@
 """The QDQ graph as a torch module: what trains is what ships.
 
-In training it computes in float32 with fused fake quantization; in evaluation it computes exactly what the finalized file
-gives on an integer runtime. A float graph, without quantizers, trains on it as well.
+In training it computes in float32 with fused fake quantization; in evaluation it computes exactly what the finalized
+file gives on an integer runtime. A float graph, without quantizers, trains on it as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gradients of rounding. The arithmetic is `qpipe.arith`'s, or native kernels that equal it; here it is only wrapped."""
+"""Gradients of rounding. The arithmetic is `qpipe.arith`'s, or native kernels that equal it, only wrapped here."""
 
 from __future__ import annotations
 

@@ -154,8 +154,8 @@ class WeightedLayer(nn.Module):
         )
 
     def _with_batch_statistics(self, product: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Batch normalization by the batch's own statistics; k errs by what rounding to 8 bits does to it in the file."""
-        gamma = self.gamma
+        """Batch normalization by the batch's own statistics; k errs by what rounding to 8 bits makes it in the file."""
+        gamma: torch.Tensor = self.gamma
         if self.spec is not None:
             with torch.no_grad():
                 k = self._factor()
@@ -184,7 +184,7 @@ class WeightedLayer(nn.Module):
         return (accumulator + self._along(integers.bias, accumulator)) * self._along(unit, accumulator)
 
     def _along(self, values: torch.Tensor, like: torch.Tensor, axis: int | None = None) -> torch.Tensor:
-        """`[C]` shaped to broadcast along an axis: the output's channels, 1 behind a Conv and the last behind a Gemm."""
+        """`[C]` shaped to broadcast along an axis: the output's channels, 1 behind a Conv, the last behind a Gemm."""
         shape = [1] * like.ndim
         shape[(1 if self.layer.op_type == "Conv" else -1) if axis is None else axis] = -1
         return values.reshape(shape)

@@ -31,6 +31,9 @@ OUTPUTS = [
     QuantSpec(0, 0, 192),
 ]
 
+EIGHT_BITS = WeightSpec()
+OUTPUT = QuantSpec.unsigned(8, -4)
+
 
 def numbers(low: float, high: float) -> st.SearchStrategy[float]:
     return st.floats(low, high, allow_subnormal=False)
@@ -61,7 +64,7 @@ def layers(draw: st.DrawFn) -> dict[str, Any]:
 
 def integers_of(
     rows: np.ndarray, k: np.ndarray, beta: np.ndarray, mean: np.ndarray, source: QuantSpec, output: QuantSpec | None,
-    spec: WeightSpec = WeightSpec(), *, in_torch: bool = False,
+    spec: WeightSpec = EIGHT_BITS, *, in_torch: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, IntegerAffine]:  # fmt: skip
     """Codes, exponents, the weight sum and the integers; torch's as numpy arrays."""
     xp: Any = torch if in_torch else np
@@ -139,7 +142,7 @@ def test_split(k: float, m: float, e: int) -> None:
 
 
 def affine(k: float, beta: float = 0.0, mean: float = 0.0, *, weight_exponent: int = -7, weight_sum: float = 1e7,
-           output: QuantSpec | None = QuantSpec.unsigned(8, -4)) -> IntegerAffine:  # fmt: skip
+           output: QuantSpec | None = OUTPUT) -> IntegerAffine:  # fmt: skip
     return fit(
         np.array([k]), np.array([beta]), np.array([mean]), weight_exponent=np.array([weight_exponent]),
         input_exponent=-4, output=output, weight_sum=np.array([weight_sum]),

@@ -180,7 +180,8 @@ def test_divide_half_even_of_all_sums(denominator: int) -> None:
 
 
 @given(
-    x=st.floats(-1e6, 1e6, width=32), spec=st.sampled_from(SPECS), exponent=st.integers(-20, 12), halves=st.integers(-600, 600)
+    x=st.floats(-1e6, 1e6, width=32), spec=st.sampled_from(SPECS), exponent=st.integers(-20, 12),
+    halves=st.integers(-600, 600),
 )  # fmt: skip
 def test_quantize_clips_after_rounding(x: float, spec: QuantSpec, exponent: int, halves: int) -> None:
     spec = dataclasses.replace(spec, exponent=exponent)

@@ -36,7 +36,8 @@ def float_batches(draw: st.DrawFn) -> list[np.ndarray]:
 
 
 @given(
-    batches=float_batches(), percentile=PERCENTILES, magnitude=st.booleans(), cuts=st.lists(st.integers(0, 3000), max_size=9)
+    batches=float_batches(), percentile=PERCENTILES, magnitude=st.booleans(),
+    cuts=st.lists(st.integers(0, 3000), max_size=9),
 )  # fmt: skip
 def test_exact_in_any_pieces(batches: list[np.ndarray], percentile: float, magnitude: bool, cuts: list[int]) -> None:
     running = observed(batches, percentile, magnitude, cuts)

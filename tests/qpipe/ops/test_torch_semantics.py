@@ -83,8 +83,8 @@ SIZE = st.integers(1, 12)
 
 
 @given(
-    data=st.data(), dims=st.integers(1, 2), groups=st.integers(1, 3), fan_in=st.integers(1, 3), fan_out=st.integers(1, 3),
-    seed=st.integers(0, 99),
+    data=st.data(), dims=st.integers(1, 2), groups=st.integers(1, 3), fan_in=st.integers(1, 3),
+    fan_out=st.integers(1, 3), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_conv(data: st.DataObject, dims: int, groups: int, fan_in: int, fan_out: int, seed: int) -> None:
     window = data.draw(windows(dims))
@@ -125,7 +125,8 @@ def test_global_mean(height: int, width: int, seed: int) -> None:
 
 
 @given(
-    lead=st.lists(st.integers(1, 4), min_size=1, max_size=3), k=st.integers(1, 6), c=st.integers(1, 6), trans=st.integers(0, 1)
+    lead=st.lists(st.integers(1, 4), min_size=1, max_size=3), k=st.integers(1, 6), c=st.integers(1, 6),
+    trans=st.integers(0, 1),
 )  # fmt: skip
 def test_matrices(lead: list[int], k: int, c: int, trans: int) -> None:
     rng = np.random.default_rng(k + c)
