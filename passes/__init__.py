@@ -5,12 +5,15 @@ import onnx_ir as ir
 from passes.calibrate_percentile import CalibratePercentile
 from passes.constant_reshape import ConstantReshape
 from passes.constants_to_initializers import ConstantsToInitializers
+from passes.exact_average_pool import ExactAveragePool
 from passes.explicit_padding import ExplicitPadding
 from passes.finalize import Finalize
 from passes.fold_constants import FoldConstants
 from passes.fuse_bias_add import FuseBiasAdd
 from passes.inline_functions import InlineFunctions
 from passes.insert_quantizers import InsertQuantizers
+from passes.lower_integer import LowerInteger
+from passes.lower_qoperator import LowerQOperator
 from passes.name_nodes import NameNodes
 from passes.reduce_mean_to_global_average_pool import ReduceMeanToGlobalAveragePool
 from passes.remove_dead_code import RemoveDeadCode
@@ -18,6 +21,7 @@ from passes.remove_identity import RemoveIdentity
 from passes.remove_zero_bias import RemoveZeroBias
 from passes.rescale_channels import RescaleChannels
 from passes.restore_softmax import RestoreSoftmax
+from passes.weights_to_uint8 import WeightsToUint8
 
 PASSES: dict[str, type[ir.passes.InPlacePass]] = {
     "calibrate-percentile": CalibratePercentile,
@@ -29,6 +33,10 @@ PASSES: dict[str, type[ir.passes.InPlacePass]] = {
     "fold-constants": FoldConstants,
     "fuse-bias-add": FuseBiasAdd,
     "inline-functions": InlineFunctions,
+    "exact-average-pool": ExactAveragePool,
+    "lower-integer": LowerInteger,
+    "lower-qoperator": LowerQOperator,
+    "weights-to-uint8": WeightsToUint8,
     "name-nodes": NameNodes,
     "reduce-mean-to-global-average-pool": ReduceMeanToGlobalAveragePool,
     "remove-dead-code": RemoveDeadCode,

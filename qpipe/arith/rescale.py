@@ -36,7 +36,7 @@ def channel_ratio(
 ) -> Float64Array:
     """r, `[C]`, for weights `[C, K]` on exponents `[C]`; 1 where k or all weights are zero.
 
-    The multiplier is the smallest `m * 2**e >= k / r_max` that 8 bits and the shift bound allow, and `r = k / (m * 2**e)`.
+    The multiplier is the smallest `m * 2**e >= k / r_max` that 8 bits and the shift bound allow; `r = k / (m * 2**e)`.
     """
     clip = np.asarray(clip_at(rows, spec), np.float64)
     # Weight units per code, at least.

@@ -89,7 +89,8 @@ def quantize_rows(rows: Any, exponent: Any, spec: WeightSpec, xp: Any = np) -> t
     """Codes `[C, K]` (in the float type of rows) and exponents `[C]`, kept pair-safe.
 
     A channel with an unsafe pair takes the cheaper (by squared error) of two ways: its exponent is raised by one, or
-    the excess is taken off both weights of each unsafe pair. (A raised channel is unsafe only in weights beyond the clip.)
+    the excess is taken off both weights of each unsafe pair. (A raised channel is unsafe only in weights beyond the
+    clip; there, too, the excess is taken off.)
     """
     trimmed = safe_codes(rows, exponent, spec, xp)
     if _is_pair_safe(spec):

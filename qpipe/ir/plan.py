@@ -2,7 +2,8 @@
 
 Source: FAQ, section 3.1: in a network of fewer than 8 bits the first and the last layer's weights and the last layer's
 input keep 8 bits, the last ReLU makes the transition (a last layer is one behind which no other has weights); a branch
-that comes straight from a convolution is 8-bit signed before the Add; the last layer's output is int32 fixed point and gets no quantizer.
+that comes straight from a convolution is 8-bit signed before the Add; the last layer's output is int32 fixed point and
+gets no quantizer.
 """
 
 from __future__ import annotations

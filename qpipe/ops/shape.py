@@ -37,7 +37,6 @@ class Shape(Op):
         b.carry(layer, b.codes(source, layout), layout, source.spec)
 
 
-
 def _flatten(node: ir.Node) -> TorchFunction:
     axis = int_attribute(node, "axis", 1)
 

@@ -58,7 +58,6 @@ class Slice(Op):
         b.carry(layer, value, layout, source.spec)
 
 
-
 def slices(node: ir.Node) -> dict[int, slice]:
     """Axis -> Python slice with ONNX's meaning: bounds beyond the end are cut."""
     starts, ends = require_constant(node, 1, "starts"), require_constant(node, 2, "ends")

@@ -21,7 +21,7 @@ class Graph:
 
     def __init__(self, sizes: tuple[int, ...] = ()) -> None:
         self.input = ir.Value(name="x", type=ir.TensorType(ir.DataType.INT32), shape=ir.Shape(["N", *sizes]))
-        self.graph = ir.Graph([self.input], [], nodes=[], opset_imports={"": 21})
+        self.graph = ir.Graph([self.input], [], nodes=[], opset_imports={"": 21}, name="graph")
         self.builder = IntegerBuilder(self.graph)
         self.x = Symbol(self.builder, self.input, np.int32, sizes)
 
@@ -32,6 +32,7 @@ class Graph:
     def run(self, output: Symbol, x: np.ndarray) -> np.ndarray:
         self.graph.extend(self.builder.nodes)
         self.graph.outputs.append(output.handle)
+        output.handle.shape = ir.Shape([f"d{i}" for i in range(len(x.shape))])
         proto = ir.to_proto(ir.Model(self.graph, ir_version=10))
         onnx.checker.check_model(proto, full_check=True)
         options = onnxruntime.SessionOptions()
