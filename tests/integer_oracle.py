@@ -29,7 +29,9 @@ from qpipe.runtime.cut import lowered_tensors, spec_tensors, with_outputs
 Codes = dict[str, np.ndarray]
 
 
-def finalized_on_grids(model: ir.Model, log2_ymax: Callable[[], int], *, bits: int = 8, negative: bool = True) -> ir.Model:
+def finalized_on_grids(
+    model: ir.Model, log2_ymax: Callable[[], int], *, bits: int = 8, negative: bool = True
+) -> ir.Model:
     """Normalize, quantize and finalize in place; each tensor's range is the next power of two that `log2_ymax` gives."""
     normalize(model)
     for value in plan_quantization(model.graph, activation_bits=bits).quantizers:
@@ -114,7 +116,9 @@ def units(spec: ir.Model) -> Mapping[str, float]:
     return scales
 
 
-def assert_exact(spec: ir.Model, inputs: np.ndarray, *, fused: bool = True, optimize: bool = True, **options: str) -> Codes:
+def assert_exact(
+    spec: ir.Model, inputs: np.ndarray, *, fused: bool = True, optimize: bool = True, **options: str
+) -> Codes:
     """The oracle, the QDQ file on onnxruntime (`fused`: it is exact there) and the integer file agree; the codes."""
     expected = exact_codes(spec, inputs)
     if fused:

@@ -1,68 +1,100 @@
 """ResNet-20 on CIFAR-10: every row counted on onnxruntime, on all test images.
 
 Float; 8 bits after calibration only; after FAQ with one and with ten epochs; what pair-safety costs at each; whether
-training normalizes by running or by batch statistics. Each network is kept in the folder, and a fine-tuning that was
-cut off goes on from its checkpoint, so the command can be given again.
-
-    python tools/reproduce_resnet20.py resnet20.onnx cifar10.npz artifacts/resnet20
+training normalizes by running or by batch statistics; and the best network in all three formats. Everything is kept in
+the folder, and a fine-tuning that was cut off goes on from its checkpoint, so the command can be given again.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
-from results import Results
+from results import Results, Row
 
 import qpipe
 from qpipe import progress
+from qpipe.settings import Format
 
 PREPROCESS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning; epochs 0 is calibration only."""
+
+    cpu: str
+    epochs: int
+    batch_norm: str = "batch"
+
+    @property
+    def file(self) -> str:
+        """Its QDQ file."""
+        return f"{self.cpu}.faq{self.epochs}.{self.batch_norm}.qdq.onnx" if self.epochs else f"{self.cpu}.qdq.onnx"
+
+
+RUNS = {
+    "8 bits, calibrated only": Run("portable", 0),
+    "8 bits, calibrated only, pairs not safe": Run("vnni", 0),
+    "8 bits, FAQ, 1 epoch": Run("portable", 1),
+    "8 bits, FAQ, 1 epoch, pairs not safe": Run("vnni", 1),
+    "8 bits, FAQ, 1 epoch, running statistics": Run("portable", 1, "running"),
+    "8 bits, FAQ, 10 epochs": Run("portable", 10),
+}
+EXPORTED = "8 bits, FAQ, 10 epochs"
 
 
 def main(
     model: Annotated[Path, typer.Argument(help="the float network")],
     data: Annotated[Path, typer.Argument(help="CIFAR-10 as an .npz")],
-    folder: Annotated[Path, typer.Argument(help="where the networks are kept")],
-    epochs: Annotated[list[int] | None, typer.Option(help="lengths of fine-tuning")] = None,
-    running: Annotated[bool, typer.Option(help="also train on running statistics, one epoch")] = True,
+    folder: Annotated[Path, typer.Argument(help="where the networks are kept")] = Path("artifacts/resnet20"),
 ) -> None:
+    """Make every network that is not there yet, and count.
+
+    Example: python tools/reproduce_resnet20.py resnet20.onnx cifar10.npz artifacts/resnet20
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    networks: dict[str, Path] = {"float": model}
+    networks = {"float": model}
     with progress.reporting():
-        for cpu in ("portable", "vnni"):
-            start = _once(folder / f"{cpu}.qdq.onnx", lambda out, cpu=cpu: _calibrate(model, data, out, cpu))
-            networks[f"8 bits, calibrated, {cpu}"] = start
-            for count in epochs or [1, 10]:
-                networks[f"8 bits, FAQ {count} epochs, {cpu}"] = _once(
-                    folder / f"{cpu}.faq{count}.qdq.onnx",
-                    lambda out, start=start, count=count: _finetune(start, data, out, count, "batch"),
-                )
-        if running:
-            networks["8 bits, FAQ 1 epochs, portable, running statistics"] = _once(
-                folder / "portable.faq1.running.qdq.onnx",
-                lambda out: _finetune(networks["8 bits, calibrated, portable"], data, out, 1, "running"),
+        for name, run in RUNS.items():
+            start = _once(folder / Run(run.cpu, 0).file, lambda out, run=run: _calibrate(model, data, out, run.cpu))
+            networks[name] = _once(
+                folder / run.file, lambda out, run=run, start=start: _finetune(start, data, out, run)
+            )
+        for format_ in get_args(Format):
+            networks[f"{EXPORTED}, {format_}"] = _once(
+                folder / f"{format_}.onnx",
+                lambda out, format_=format_: qpipe.export(networks[EXPORTED], out, format=format_, data=data),
             )
         report = qpipe.validate(list(networks.values()), data, preprocess=PREPROCESS)
+    rows: list[Row] = [
+        {"network": name, "right of 10,000": round((row.top1 or 0) * report.images), "integers": _equal(row)}
+        for name, row in zip(networks, report.rows, strict=True)
+    ]
     results = Results("resnet20_cifar10")
-    rows = [{"network": name, "top-1 of 10,000": round(row.top1 * 10_000)} for name, row in zip(networks, report.rows)]
     results.add("ResNet-20 on CIFAR-10", rows)
     results.save()
+
+
+def _equal(row: Any) -> str:
+    return {None: "", True: "equal on all images", False: "DIFFER"}[row.integers_equal]
 
 
 def _calibrate(model: Path, data: Path, output: Path, cpu: Any) -> None:
     qpipe.calibrate(model, data, output, preprocess=PREPROCESS, cpu=cpu)
 
 
-def _finetune(model: Path, data: Path, output: Path, epochs: int, batch_norm: Any) -> None:
+def _finetune(model: Path, data: Path, output: Path, run: Run) -> None:
     checkpoint = output.with_suffix(".checkpoint.safetensors")
+    batch_norm: Any = run.batch_norm
     qpipe.finetune(
-        model, data, output, epochs=epochs, batch_norm=batch_norm, evaluate=False,
+        model, data, output, epochs=run.epochs, batch_norm=batch_norm, evaluate=False,
         checkpoint=checkpoint, resume=checkpoint.exists(),
     )  # fmt: skip
 
 
-def _once(output: Path, make: Callable[[Path], None]) -> Path:
+def _once(output: Path, make: Callable[[Path], object]) -> Path:
     """Make the file unless it is there."""
     if not output.exists():
         make(output)

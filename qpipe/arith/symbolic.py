@@ -2,8 +2,8 @@
 
 `qpipe.arith.quantize` runs unchanged on them, with `SYMBOLIC` as its array namespace. The operators have their meaning
 for int32; a shifted value and a comparison are uint8, because what is shifted is a code about to be stored: it is exact
-modulo 256. onnxruntime's quirks stay in here: BitShift takes unsigned types only (and a Cast keeps the bits), BitwiseAnd
-is four times as slow as an addition, a division truncates, which is flooring for what is not negative.
+modulo 256. onnxruntime's quirks stay in here: BitShift takes unsigned types only (and a Cast keeps the bits),
+BitwiseAnd is four times as slow as an addition, a division truncates, which is flooring for what is not negative.
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@ import onnx_ir as ir
 _FLOATS = frozenset(
     dtype for dtype in ir.DataType if dtype.name.startswith(("FLOAT", "BFLOAT", "DOUBLE", "COMPLEX"))
 )  # fmt: skip
-_FLOAT_ATTRIBUTES = frozenset({ir.AttributeType.FLOAT, ir.AttributeType.FLOATS})
-_ENDS = {"QuantizeLinear": "first", "DequantizeLinear": "last"}
 
 
 def float_tensors(model: ir.Model) -> list[str]:
@@ -33,7 +31,7 @@ def float_tensors(model: ir.Model) -> list[str]:
 
 
 def _outside(graph: ir.Graph) -> set[ir.Node]:
-    """The QuantizeLinear of each input, what only makes an input float, and all that follows a last DequantizeLinear."""
+    """The QuantizeLinear of each float input, and each last DequantizeLinear with all that follows it."""
     outside = {
         node
         for value in graph.inputs
@@ -77,15 +75,15 @@ def _is_float(value: ir.Value) -> bool:
 
 def _float_attributes(node: ir.Node) -> Iterator[str]:
     for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type in _FLOAT_ATTRIBUTES:
+        if _is_float_attribute(attribute):
             yield attribute.name
-        elif attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _FLOATS:
-            yield attribute.name
-        elif attribute.type == ir.AttributeType.TENSORS and any(t.dtype in _FLOATS for t in attribute.as_tensors()):
-            yield attribute.name
-        elif attribute.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}:
-            yield attribute.name  # No integer form needs a subgraph; what it holds is not looked into.
-        elif node.op_type == "Cast" and attribute.name == "to" and ir.DataType(attribute.as_int()) in _FLOATS:
-            yield attribute.name
+
+
+def _is_float_attribute(attribute: ir.Attr) -> bool:
+    """Whether it is, or holds, a float. No integer form needs a subgraph: what one holds is not looked into."""
+    kinds = ir.AttributeType
+    if attribute.is_ref() or attribute.type in {kinds.FLOAT, kinds.FLOATS, kinds.GRAPH, kinds.GRAPHS}:
+        return True
+    if attribute.type == kinds.TENSOR:
+        return attribute.as_tensor().dtype in _FLOATS
+    return attribute.type == kinds.TENSORS and any(tensor.dtype in _FLOATS for tensor in attribute.as_tensors())

@@ -7,6 +7,7 @@ nothing else), because onnxruntime multiplies 32 channels as fast as one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -126,7 +127,7 @@ def _group_runs(codes: Array, groups: int, weights: str) -> list[tuple[int, int]
         together = 1
     count = -(-groups // together)
     bounds = [groups * i // count for i in range(count + 1)]
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(itertools.pairwise(bounds))
 
 
 def _stays_safe(codes: Array, groups: int, together: int) -> bool:

@@ -125,7 +125,11 @@ def test_pools(data):
     kind = draw(st.sampled_from(["MaxPool", "AveragePool"]))
     kernel, strides = (draw(st.tuples(*[st.integers(1, 4)] * 2)) for _ in range(2))
     pads = [draw(st.integers(0, k // 2)) for k in kernel * 2]
-    extra = f"dilations={[draw(st.integers(1, 2)), 1]}" if kind == "MaxPool" else f"count_include_pad={draw(st.integers(0, 1))}"
+    extra = (
+        f"dilations={[draw(st.integers(1, 2)), 1]}"
+        if kind == "MaxPool"
+        else f"count_include_pad={draw(st.integers(0, 1))}"
+    )
     # Rounding up may count windows that begin behind the image: a test of its own.
     ceil_mode = 0 if any(pads[2:]) or any(map(int.__gt__, strides, kernel)) else draw(st.integers(0, 1))
     text = f"kernel_shape={list(kernel)}, strides={list(strides)}, pads={pads}, ceil_mode={ceil_mode}, {extra}"
@@ -257,7 +261,11 @@ def test_unoptimized_as_it_is_written():
     w = Weights()
     w.normal("w1", 40, 1, 3, 3)
     w.normal("w2", 5, 40, 1, 1)
-    nodes = ["c = Conv<group=40, pads=[1,1,1,1]>(x, w1)", "r = Relu(c)", "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(r)"]
+    nodes = [
+        "c = Conv<group=40, pads=[1,1,1,1]>(x, w1)",
+        "r = Relu(c)",
+        "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(r)",
+    ]
     spec = finalized_on_grids(float_model("net", (40, 6, 6), [*nodes, "y = Conv(p, w2)"], **w.constants), lambda: 1)
     assert_exact(spec, np.random.default_rng(0).standard_normal((2, 40, 6, 6)).astype(np.float32), optimize=False)
 
@@ -293,7 +301,9 @@ def test_a_mean_over_an_unknown_size_is_refused():
     w = Weights()
     w.normal("w1", 4, 3, 3, 3)
     w.normal("w2", 5, 4, 1, 1)
-    model = float_model("net", (3, 9, 8), ["c = Conv(x, w1)", "p = GlobalAveragePool(c)", "y = Conv(p, w2)"], **w.constants)
+    model = float_model(
+        "net", (3, 9, 8), ["c = Conv(x, w1)", "p = GlobalAveragePool(c)", "y = Conv(p, w2)"], **w.constants
+    )
     for node in model.graph:
         node.outputs[0].shape = ir.Shape(["N", node.outputs[0].shape[1], "H", "W"])
     model.graph.inputs[0].shape = ir.Shape(["N", 3, "H", "W"])

@@ -1,0 +1,240 @@
+"""The integer lowering of whole networks: its interface, what it stores, and the gate."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from integer_oracle import finalized_on_grids, lower, run
+from quantized_models import Weights, finalized, float_model, quantized, residual_network
+
+from passes.lower_integer import LowerInteger
+from qpipe.arith.weights import pair_excess, pair_limit
+from qpipe.data import Preprocess
+from qpipe.errors import LoweringError
+from qpipe.ir.metadata import PREPROCESS, get_json, set_json
+from qpipe.ir.view import read_view
+from qpipe.ops.integer_io import code_tables, find_line
+from qpipe.runtime.cut import with_outputs
+from qpipe.runtime.gate import run_gate
+
+IMAGE = (3, 8, 8)
+
+
+def ops(model: ir.Model) -> Counter:
+    return Counter(node.op_type for node in model.graph)
+
+
+def images(count: int = 4) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (count, *IMAGE), np.uint8)
+
+
+def with_preprocess(spec: ir.Model, **settings) -> Preprocess:
+    preprocess = Preprocess(**settings)
+    set_json(spec, PREPROCESS, preprocess.model_dump(mode="json"))
+    return preprocess
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("weights", ["int8", "uint8"])
+def test_the_gate_finds_no_difference(bits, weights):
+    spec = finalized(residual_network(), bits=bits)
+    model = lower(spec, weights=weights)
+    report = run_gate(spec, model)
+    assert report.tensors == 1 + len(read_view(spec).layers)
+    assert ops(model)["MatMulInteger"] == 3
+
+
+def test_it_is_a_drop_in():
+    spec = finalized(residual_network())
+    model = lower(spec)
+    for ours, theirs in zip(
+        (*model.graph.inputs, *model.graph.outputs), (*spec.graph.inputs, *spec.graph.outputs), strict=True
+    ):
+        assert (ours.name, ours.dtype, ours.shape) == (theirs.name, theirs.dtype, theirs.shape)
+    for batch in (1, 3):
+        inputs = np.random.default_rng(0).standard_normal((batch, *IMAGE)).astype(np.float32)
+        np.testing.assert_array_equal(run(model, inputs)[0], run(spec, inputs)[0])
+    assert (ops(model)["QuantizeLinear"], ops(model)["DequantizeLinear"]) == (1, 1)
+    assert set(model.opset_imports) == {""}
+    assert {node.domain for node in model.graph} == {""}
+
+
+def network_with_tail() -> ir.Model:
+    w = Weights()
+    w.normal("w1", 4, 3, 3, 3)
+    w.normal("w2", 5, 4, 1, 1)
+    nodes = ["c = Conv(x, w1)", "r = Relu(c)", "l = Conv(r, w2)", "f = Flatten(l)", "y = Softmax<axis=1>(f)"]
+    return finalized(float_model("net", IMAGE, nodes, **w.constants))
+
+
+def test_a_float_tail_stays():
+    spec = network_with_tail()
+    model = lower(spec)
+    inputs = np.random.default_rng(0).standard_normal((2, *IMAGE)).astype(np.float32)
+    np.testing.assert_array_equal(run(model, inputs)[0], run(spec, inputs)[0])
+    assert ops(model)["Softmax"] == 1
+
+
+def test_integer_outputs_cut_the_tail_off_and_say_so():
+    spec = network_with_tail()
+    with_preprocess(spec)
+    model = lower(spec, io="integer")
+    assert ops(model)["Softmax"] == 0
+    assert [(value.name, value.dtype) for value in model.graph.outputs] == [("l", ir.DataType.INT32)]
+    assert [name.split("_")[0] for name in get_json(model, "cut_tail")] == ["Flatten", "Softmax"]
+    run_gate(spec, model)
+
+
+def test_a_quantized_tensor_may_be_the_result():
+    w = Weights()
+    w.normal("w1", 4, 3, 3, 3)
+    spec = finalized(
+        float_model("net", IMAGE, ["c = Conv(x, w1)", "y = MaxPool<kernel_shape=[2,2]>(c)"], **w.constants)
+    )
+    preprocess = with_preprocess(spec)
+    floats = run(spec, preprocess(images().transpose(0, 2, 3, 1)))[0]
+    np.testing.assert_array_equal(run(lower(spec), preprocess(images().transpose(0, 2, 3, 1)))[0], floats)
+    model = lower(spec, io="integer")
+    (scale,) = get_json(model, "io")["scales"].values()
+    found = run(model, images())[0]
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found * np.float32(scale), floats)
+
+
+PREPROCESSING = [
+    {},
+    {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    {"mean": (0.5,), "std": (0.02,), "pixel_max": 255.0},
+]
+
+
+@pytest.mark.parametrize("settings", PREPROCESSING)
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("table", [False, True])
+def test_pixels_give_what_preprocessed_floats_give(settings, layout, table, monkeypatch):
+    if table:
+        monkeypatch.setattr("qpipe.ops.integer_io.find_line", lambda *_: None)
+    spec = finalized(residual_network(), scale=2.0)
+    preprocess = with_preprocess(spec, **settings)
+    model = lower(spec, io="integer", layout=layout)
+    pixels = images()
+    last = pixels.transpose(0, 2, 3, 1)
+    found = run(model, pixels if layout == "NCHW" else np.ascontiguousarray(last))[0]
+    io = get_json(model, "io")
+    assert (io["layout"], model.graph.inputs[0].name, model.graph.outputs[0].name) == (layout, "x", "y")
+    assert list(model.graph.inputs[0].shape[1:]) == ([3, 8, 8] if layout == "NCHW" else [8, 8, 3])
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found * np.float32(io["scales"]["y"]), run(spec, preprocess(last))[0])
+    assert ops(model)["Gather"] == int(table)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_pixels_for_a_network_of_channels_last(layout):
+    w = Weights()
+    w.normal("w1", 4, 3, 3, 3)
+    nodes = ["t = Transpose<perm=[0,3,1,2]>(x)", "c = Conv(t, w1)", "r = Relu(c)", "y = GlobalAveragePool(r)"]
+    spec = finalized(float_model("net", (6, 7, 3), nodes, **w.constants))
+    preprocess = with_preprocess(spec, layout="NHWC")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 7, 3), np.uint8)
+    model = lower(spec, io="integer", layout=layout)
+    found = run(model, pixels if layout == "NHWC" else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))[0]
+    (scale,) = get_json(model, "io")["scales"].values()
+    np.testing.assert_array_equal(found * np.float32(scale), run(spec, preprocess(pixels))[0])
+
+
+@pytest.mark.parametrize("settings", PREPROCESSING)
+@pytest.mark.parametrize("exponent", [-9, -6, -3, 0])
+def test_a_line_is_found_only_where_it_gives_the_table(settings, exponent):
+    spec = finalized_on_grids(residual_network(), lambda: exponent + 7)
+    grid = read_view(spec).inputs[0].spec
+    preprocess = Preprocess(**settings)
+    tables = code_tables(np.stack([preprocess.table(channel) for channel in range(3)]), grid)
+    line = find_line(tables, grid)
+    if line is not None:
+        sums = np.arange(256) * line.slope[:, None] + line.offset[:, None]
+        np.testing.assert_array_equal(np.clip(sums >> 16, grid.stored_min, grid.stored_max), tables)
+    bent = tables.copy()
+    bent[1, 128] = tables.min() if tables[1, 128] != tables.min() else tables.max()
+    if np.ptp(tables[1]) > 1:
+        assert find_line(bent, grid) is None
+
+
+def test_integer_inputs_need_the_preprocessing():
+    with pytest.raises(LoweringError, match=r"metadata 'qpipe.preprocess' is missing"):
+        LowerInteger(io="integer")(finalized(residual_network()))
+
+
+def test_integer_inputs_need_an_image():
+    w = Weights()
+    w.normal("w1", 6, 4)
+    spec = finalized(float_model("net", (6,), ["y = MatMul(x, w1)"], **w.constants))
+    with_preprocess(spec)
+    with pytest.raises(LoweringError, match=r"input 'x' has shape \[N,6\], expected an image of 4 dimensions"):
+        LowerInteger(io="integer")(spec)
+
+
+def test_an_unfinalized_model_is_refused():
+    with pytest.raises(LoweringError, match="not finalized"):
+        LowerInteger()(quantized(residual_network()))
+
+
+def test_four_bit_weights_are_int4_behind_a_cast():
+    model = lower(finalized(residual_network(), bits=4))
+    int4 = [value for value in model.graph.initializers.values() if value.dtype == ir.DataType.INT4]
+    assert len(int4) == 1  # the edges have 8 bits
+    (cast,) = int4[0].consumers()
+    assert (cast.op_type, cast.outputs[0].dtype) == ("Cast", ir.DataType.INT8)
+
+
+def test_every_quantized_tensor_says_what_it_equals():
+    spec = finalized(residual_network())
+    model = lower(spec)
+    view = read_view(spec)
+    expected = {q.codes.name for q in view.inputs}
+    expected |= {layer.result.name if layer.output is None else layer.output.codes.name for layer in view.layers}
+    marked = {value.metadata_props.get("qpipe.codes_of"): value for node in model.graph for value in node.outputs}
+    assert set(marked) - {None} == expected
+    for value in marked.values():
+        layout = value.metadata_props.get("qpipe.layout")
+        assert layout in {"NCHW", None} or len(value.shape) == 4
+
+
+@pytest.mark.parametrize(("groups", "each"), [(8, 3), (5, 5), (40, 1), (33, 1), (6, 4), (1, 3)])
+def test_every_matrix_keeps_its_pairs_safe(groups, each):
+    """Joining groups moves weights to other neighbours; none may come together that int16 could not hold."""
+    w = Weights(3)
+    w.normal("w1", groups * 2, each, 3, 3)
+    w.normal("w2", 4, groups * 2, 1, 1)
+    nodes = [f"c = Conv<group={groups}>(x, w1)", "r = Relu(c)", "y = Conv(r, w2)"]
+    spec = finalized(float_model("net", (groups * each, 6, 6), nodes, **w.constants))
+    model = lower(spec)
+    matrices = [node.inputs[1] for node in model.graph if node.op_type == "MatMulInteger"]
+    graph = with_outputs(model, []).graph
+    named = {
+        value.name: value
+        for value in itertools.chain(*(n.outputs for n in model.graph), model.graph.initializers.values())
+    }
+    assert len(matrices) >= 2
+    for matrix in evaluated(model, [named[value.name] for value in matrices]):
+        assert matrix.dtype == np.int8
+        assert not pair_excess(matrix.T.astype(np.int64), pair_limit(255)).any()
+    assert graph is not None
+
+
+def evaluated(model: ir.Model, values: list[ir.Value]) -> list[np.ndarray]:
+    """Constants of the graph, computed where they are not initializers."""
+    copy = model.clone()
+    found = {value.name: value for node in copy.graph for value in node.outputs}
+    computed = [found[value.name] for value in values if value.name in found]
+    arrays = {value.name: value.const_value.numpy() for value in values if value.const_value is not None}
+    if computed:
+        copy.graph.outputs.clear()
+        copy.graph.outputs.extend(computed)
+        ir.passes.common.RemoveUnusedNodesPass()(copy)
+        copy.graph.inputs.clear()
+        session = onnxruntime.InferenceSession(ir.to_proto(copy).SerializeToString())
+        arrays.update(zip([value.name for value in computed], session.run(None, {}), strict=True))
+    return [arrays[value.name] for value in values]
