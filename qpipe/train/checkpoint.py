@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,9 +14,7 @@ from safetensors.torch import save_file
 
 from qpipe.errors import ModelError, QpipeError
 from qpipe.ir.save import atomic_path
-
-if TYPE_CHECKING:
-    from qpipe.train.loop import Epoch, TrainingSettings
+from qpipe.train.run import Epoch, TrainingSettings
 
 _MOMENTUM = "momentum."
 _STATE = "state."

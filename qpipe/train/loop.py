@@ -4,43 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from qpipe import progress
-from qpipe.data import Augment, Source
+from qpipe.data import Source
 from qpipe.errors import DataError, QpipeError
 from qpipe.train.checkpoint import load_checkpoint, save_checkpoint
 from qpipe.train.executor import Executor
+from qpipe.train.run import Epoch, TrainingSettings
 
 
 class DivergedError(QpipeError):
     """A loss that is no number any more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """One run. lr is constant; momentum and weight_decay are those of the float training."""
-
-    epochs: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    batch_size: int
-    seed: int
-    augment: Augment | None
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """Number (from 1), mean loss per image, and accuracy on the training images as they were seen, of 1."""
-
-    number: int
-    loss: float
-    accuracy: float
 
 
 def train(

@@ -74,7 +74,8 @@ def finetune(
     """
     from qpipe.train.executor import Executor
     from qpipe.train.faq import default_augment
-    from qpipe.train.loop import TrainingSettings, train
+    from qpipe.train.loop import train
+    from qpipe.train.run import TrainingSettings
     from qpipe.train.write_back import write_back
 
     check_output(output)

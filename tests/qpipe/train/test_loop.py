@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from qpipe.data import Augment, Preprocess, Source, open_data
 from qpipe.errors import DataError, ModelError, QpipeError
 from qpipe.train.executor import Executor
-from qpipe.train.loop import DivergedError, TrainingSettings, train
+from qpipe.train.loop import DivergedError, train
+from qpipe.train.run import TrainingSettings
 from qpipe.train.weighted import BatchNormMode
 
 SETTINGS = TrainingSettings(
