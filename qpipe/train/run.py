@@ -18,6 +18,7 @@ class TrainingSettings:
     batch_size: int
     seed: int
     augment: Augment | None
+    batch_norm: str = "batch"
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def finetune(
         batch_size=batch_size,
         seed=seed,
         augment=default_augment(source, crop_padding, flip),
+        batch_norm=batch_norm,
     )
     before = None if test is None else _accuracy(network, test)
     executor = Executor(network, batch_norm=batch_norm)
