@@ -32,7 +32,7 @@ Codes = dict[str, np.ndarray]
 def finalized_on_grids(
     model: ir.Model, log2_ymax: Callable[[], int], *, bits: int = 8, negative: bool = True
 ) -> ir.Model:
-    """Normalize, quantize and finalize in place; each tensor's range is the next power of two that `log2_ymax` gives."""
+    """Normalize, quantize and finalize in place; each range is `2**log2_ymax()`."""
     normalize(model)
     for value in plan_quantization(model.graph, activation_bits=bits).quantizers:
         write_range(value, ObservedRange(ymax=2.0 ** log2_ymax(), is_negative=negative))

@@ -6,6 +6,8 @@
 | `qpipe.provenance`    | list of ``{"pass": name, "arguments": {...}}``, in order of running |
 | `qpipe.input_sha256`  | SHA-256 of the file that everything started from                  |
 | `qpipe.certificate`   | the exactness certificate                                         |
+| `qpipe.io`            | pixel layout and output scales of a file with integer inputs and outputs |
+| `qpipe.cut_tail`      | names of the float nodes that such a file leaves out              |
 """
 
 import dataclasses

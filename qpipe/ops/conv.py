@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from qpipe.arith.weights import as_rows, pair_excess, pair_limit
 from qpipe.errors import LoweringError
-from qpipe.ir.attributes import Window, describe, int_attribute, window
+from qpipe.ir.attributes import Window, describe, int_attribute, static_shape, window
 from qpipe.ir.view import FinalWeight
 from qpipe.ops.base import Op
 
@@ -69,6 +69,7 @@ class Conv(Op):
     def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
         """Patches of the codes times the weights, channels last; one spatial dimension is an image of one line."""
         from qpipe.ops.integer_conv import convolve, finish_weighted
+        from qpipe.ops.integer_stem import fold_stride
 
         assert isinstance(layer.weight, FinalWeight)
         weight, shape = layer.weight.codes, window(layer.node)
@@ -76,8 +77,11 @@ class Conv(Op):
             weight, shape = weight[:, :, None], as_image_window(shape)
         if len(shape.kernel) != 2:
             raise LoweringError(f"{describe(layer.node)}: {len(shape.kernel)} spatial dimensions, expected 1 or 2")
-        x, zero_point = b.codes(layer.inputs[0], "NHWC"), layer.inputs[0].spec.zero_point
-        groups = int_attribute(layer.node, "group", 1)
+        source = layer.inputs[0]
+        x, zero_point = b.codes(source, "NHWC"), source.spec.zero_point
+        groups, sizes = int_attribute(layer.node, "group", 1), static_shape(source.codes)
+        if groups == 1 and sizes is not None and len(sizes) == 4:
+            x, weight, shape = fold_stride(b, x, weight, shape, sizes[2:], zero_point) or (x, weight, shape)
         sums = convolve(b, x, weight, layer.weight.bits, shape, groups, zero_point)
         finish_weighted(b, layer, sums, "NHWC")
 

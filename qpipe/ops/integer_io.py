@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-
 from pydantic import JsonValue
 
 from qpipe.arith.quantize import quantize

@@ -10,14 +10,20 @@ import pytest
 from integer_oracle import finalized_on_grids, lower, run
 from quantized_models import Weights, finalized, float_model, quantized, residual_network
 
+from passes.calibrate_percentile import CalibratePercentile
+from passes.finalize import Finalize
+from passes.insert_quantizers import InsertQuantizers
 from passes.lower_integer import LowerInteger
+from passes.normalize import normalize
 from qpipe.arith.weights import pair_excess, pair_limit
 from qpipe.data import Preprocess
 from qpipe.errors import LoweringError
+from qpipe.ir.float_free import float_tensors
+from qpipe.ir.load import load_model
 from qpipe.ir.metadata import PREPROCESS, get_json, set_json
 from qpipe.ir.view import read_view
 from qpipe.ops.integer_io import code_tables, find_line
-from qpipe.runtime.gate import run_gate
+from qpipe.runtime.gate import Inputs, run_gate
 
 IMAGE = (3, 8, 8)
 
@@ -106,7 +112,7 @@ def test_a_quantized_tensor_may_be_the_result():
 PREPROCESSING = [
     {},
     {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
-    {"mean": (0.5,), "std": (0.02,), "pixel_max": 255.0},
+    {"mean": (120.0,), "std": (60.0,), "pixel_max": 255.0},
 ]
 
 
@@ -201,14 +207,16 @@ def test_every_quantized_tensor_says_what_it_equals():
         assert layout in {"NCHW", None} or len(value.shape) == 4
 
 
-@pytest.mark.parametrize(("groups", "each"), [(8, 3), (5, 5), (40, 1), (33, 1), (6, 4), (1, 3)])
-def test_every_matrix_keeps_its_pairs_safe(groups, each):
-    """Joining groups moves weights to other neighbours; none may come together that int16 could not hold."""
+@pytest.mark.parametrize(("groups", "each"), [(8, 3), (5, 5), (40, 1), (33, 1), (6, 4), (1, 3), (1, 1), (1, 2)])
+@pytest.mark.parametrize("kernel", [(3, 3), (7, 7), (4, 3)])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_every_matrix_keeps_its_pairs_safe(groups, each, kernel, stride):
+    """Joining groups and folding strides gives weights other neighbours: none that int16 could not hold."""
     w = Weights(3)
-    w.normal("w1", groups * 2, each, 3, 3)
+    w.normal("w1", groups * 2, each, *kernel)
     w.normal("w2", 4, groups * 2, 1, 1)
-    nodes = [f"c = Conv<group={groups}>(x, w1)", "r = Relu(c)", "y = Conv(r, w2)"]
-    spec = finalized(float_model("net", (groups * each, 6, 6), nodes, **w.constants))
+    nodes = [f"c = Conv<group={groups}, strides=[{stride}, {stride}]>(x, w1)", "r = Relu(c)", "y = Conv(r, w2)"]
+    spec = finalized(float_model("net", (groups * each, 9, 9), nodes, **w.constants))
     model = lower(spec)
     matrices = [node.inputs[1] for node in model.graph if node.op_type == "MatMulInteger"]
     named = {
@@ -235,3 +243,23 @@ def evaluated(model: ir.Model, values: list[ir.Value]) -> list[np.ndarray]:
         session = onnxruntime.InferenceSession(ir.to_proto(copy).SerializeToString())
         arrays.update(zip([value.name for value in computed], session.run(None, {}), strict=True))
     return [arrays[value.name] for value in values]
+
+
+@pytest.mark.slow
+def test_a_pretrained_network(shared):
+    """ResNet-20 with its BatchNormalizations, Pads and strided Slices: every integer, from pixels too."""
+    model = load_model(shared / "models" / "resnet20_cifar10_bn.onnx")
+    normalize(model)
+    preprocess = with_preprocess(model, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    with np.load(shared / "data" / "cifar10.npz") as data:
+        pixels = data["test_images"][:128]
+    CalibratePercentile(inputs=[preprocess(pixels[:64])])(model)
+    InsertQuantizers()(model)
+    Finalize()(model)
+    integer, from_pixels = lower(model), lower(model, io="integer", layout="NHWC")
+    assert float_tensors(integer) == float_tensors(from_pixels) == []
+    run_gate(model, integer, batches=[Inputs(preprocess(pixels[64:]))])
+    expected = run(model, preprocess(pixels))[0]
+    (scale,) = get_json(from_pixels, "io")["scales"].values()
+    np.testing.assert_array_equal(run(from_pixels, pixels)[0] * np.float32(scale), expected)
+    assert len(set(expected.argmax(axis=1))) == 10

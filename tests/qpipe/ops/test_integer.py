@@ -1,83 +1,15 @@
 """The integer form of every op: exact on random shapes, strides, widths and grids, against torch and the QDQ file."""
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer_oracle import Codes, assert_exact, finalized_on_grids, lower
+from integer_cases import ACTIVATIONS, check
+from integer_oracle import assert_exact, finalized_on_grids, lower
 from quantized_models import Weights, float_model
 
 from qpipe.errors import LoweringError
-
-EXPONENTS = st.integers(-3, 3)  # log2 of the range of a tensor whose values are about 1
-ACTIVATIONS = st.sampled_from(["Relu({})", "Identity({})", "Clip({}, low, six)"])
-BITS = st.sampled_from([8, 8, 4])
-
-
-def check(
-    draw: Any, nodes: list[str], shape: tuple[int, ...], w: Weights, *, fused: bool = True, **options: Any
-) -> Codes:
-    """Quantize on random grids, finalize, lower, and compare every integer on noise that saturates here and there."""
-    constants = w.constants | {"low": np.float32(0), "six": np.float32(0.7)}
-    used = {name: array for name, array in constants.items() if any(name in node for node in nodes)}
-    negative = draw(st.booleans())
-    spec = float_model("net", shape, nodes, **used)
-    finalized_on_grids(spec, lambda: draw(EXPONENTS), bits=draw(BITS), negative=negative)
-    inputs = np.random.default_rng(draw(st.integers(0, 1000))).standard_normal((draw(st.integers(1, 3)), *shape))
-    return assert_exact(spec, (inputs if negative else abs(inputs)).astype(np.float32), fused=fused, **options)
-
-
-@settings(max_examples=40)
-@given(st.data())
-def test_conv(data):
-    draw = data.draw
-    groups, inputs, outputs = draw(st.integers(1, 5)), draw(st.integers(1, 5)), draw(st.integers(1, 4))
-    kernel, strides, dilations = (draw(st.tuples(*[st.integers(1, 3)] * 2)) for _ in range(3))
-    pads = draw(st.tuples(*[st.integers(0, 2)] * 4))
-    w = Weights(draw(st.integers(0, 1000)))
-    w.normal("w1", groups * outputs, inputs, *kernel)
-    w.normal("b1", groups * outputs)
-    w.normal("w2", 5, groups * outputs, 1, 1)
-    text = f"group={groups}, strides={list(strides)}, dilations={list(dilations)}, pads={list(pads)}"
-    nodes = [f"c = Conv<{text}>(x, w1, b1)", f"r = {draw(ACTIVATIONS).format('c')}", "y = Conv(r, w2)"]
-    shape = (groups * inputs, draw(st.integers(7, 10)), draw(st.integers(7, 10)))
-    check(draw, nodes, shape, w, weights=draw(st.sampled_from(["int8", "uint8"])))
-
-
-@settings(max_examples=10)
-@given(st.data())
-def test_depthwise_conv_of_many_channels(data):
-    """Wide enough that groups are joined, in runs of unequal length, and that constants are not repeated."""
-    draw = data.draw
-    channels, each = draw(st.sampled_from([(33, 1), (70, 1), (12, 2), (300, 1), (130, 1), (11, 3)]))
-    w = Weights(draw(st.integers(0, 1000)))
-    w.normal("w1", channels * draw(st.integers(1, 2)), each, 3, 3)
-    w.batch_norm("n", len(w.constants["w1"]))
-    w.normal("w2", 3, len(w.constants["w1"]), 1, 1)
-    nodes = [
-        f"c = Conv<group={channels}, pads=[1,1,1,1]>(x, w1)",
-        "n = BatchNormalization(c, n_g, n_b, n_m, n_v)",
-        f"r = {draw(ACTIVATIONS).format('n')}",
-        "y = Conv(r, w2)",
-    ]
-    check(draw, nodes, (channels * each, 4, 5), w)
-
-
-@settings(max_examples=10)
-@given(st.data())
-def test_conv_of_a_row(data):
-    draw = data.draw
-    w = Weights(draw(st.integers(0, 1000)))
-    groups = draw(st.sampled_from([1, 4]))
-    w.normal("w1", 8, 4 // groups, draw(st.integers(1, 4)))
-    w.normal("w2", 5, 8, 2)
-    stride, dilation, pads = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.tuples(*[st.integers(0, 2)] * 2))
-    text = f"group={groups}, strides=[{stride}], dilations=[{dilation}], pads={list(pads)}"
-    nodes = [f"c = Conv<{text}>(x, w1)", f"r = {draw(ACTIVATIONS).format('c')}", "y = Conv(r, w2)"]
-    check(draw, nodes, (4, draw(st.integers(12, 15))), w)
 
 
 @settings(max_examples=20)
