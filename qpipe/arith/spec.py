@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 STORAGE_MAX = 255  # activations are always stored as uint8: signed int8 ones are about 20 times slower on onnxruntime
 SIGNED_ZERO_POINT = 128  # even, so that half-to-even is the same with and without it
@@ -40,6 +41,11 @@ class QuantSpec:
     def for_range(cls, bits: int, log2_ymax: int, *, signed: bool) -> QuantSpec:
         """The grid for values up to `2**log2_ymax`: `l = log2(ymax) - b`, one less where a bit holds the sign."""
         return cls.signed(bits, log2_ymax - bits + 1) if signed else cls.unsigned(bits, log2_ymax - bits)
+
+    def clipped(self, bound: float) -> QuantSpec:
+        """The grid cut at 0 and at a bound (inf: none), which is rounded to it: a ReLU or ReLU6 of the integers."""
+        top = self.qmax if math.isinf(bound) else min(self.qmax, round(bound / self.scale))
+        return replace(self, qmin=max(self.qmin, 0), qmax=top)
 
     @property
     def scale(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -39,7 +38,9 @@ class Activation(Op):
 
     def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
         """The input's grid, cut at 0 and at the bound; a zero point stays."""
-        return clipped(sources[0], activation_bound(node))
+        bound = activation_bound(node)
+        assert bound is not None
+        return sources[0].clipped(bound)
 
     def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
         """A Clip of the codes."""
@@ -50,10 +51,3 @@ class Activation(Op):
         source = layer.inputs[0]
         layout = b.layout(source)
         b.carry(layer, b.codes(source, layout), layout, self.carried(layer.node, [source.spec]))
-
-
-def clipped(spec: QuantSpec, bound: float | None) -> QuantSpec:
-    """The grid cut at 0 and at the bound, which is rounded to it."""
-    assert bound is not None
-    top = spec.qmax if math.isinf(bound) else min(spec.qmax, round(bound / spec.scale))
-    return dataclasses.replace(spec, qmin=max(spec.qmin, 0), qmax=top)

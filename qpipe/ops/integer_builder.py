@@ -22,8 +22,7 @@ from qpipe.ir.attributes import static_shape
 from qpipe.ir.layers import activation_bound
 from qpipe.ir.qdq import ActivationQuantizer, initializer
 from qpipe.ir.view import QuantizedLayer
-from qpipe.ops.activation import clipped
-from qpipe.ops.qoperator_builder import mark
+from qpipe.ops.marks import mark
 
 Array = npt.NDArray[Any]
 Layout = Literal["NCHW", "NHWC"]
@@ -294,4 +293,5 @@ def result_spec(layer: QuantizedLayer) -> QuantSpec:
     """The output's grid, cut to what the layer's activation lets through."""
     assert layer.output is not None
     activation = layer.layer.activation
-    return layer.output.spec if activation is None else clipped(layer.output.spec, activation_bound(activation))
+    bound = None if activation is None else activation_bound(activation)
+    return layer.output.spec if bound is None else layer.output.spec.clipped(bound)

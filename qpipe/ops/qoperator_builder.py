@@ -18,21 +18,13 @@ from qpipe.ir.layers import activation_bound
 from qpipe.ir.qdq import ActivationQuantizer, initializer
 from qpipe.ir.view import FinalWeight, QuantizedLayer
 from qpipe.ir.weight_codes import stored_weight
-from qpipe.ops.activation import clipped
+from qpipe.ops.marks import mark
 
 MICROSOFT = "com.microsoft"
-CODES_OF = "qpipe.codes_of"
 """Metadata of a value: the name of the QDQ graph's tensor whose integers it holds."""
-LAYOUT = "qpipe.layout"
 """Metadata of a value: "NCHW" or "NHWC"."""
 
 Attributes = Mapping[str, Any]
-
-
-def mark(value: ir.Value, codes_of: str | None, layout: str = "NCHW") -> None:
-    """Say which tensor of the QDQ graph the value equals, and in which layout."""
-    value.metadata_props[CODES_OF] = str(codes_of)
-    value.metadata_props[LAYOUT] = layout
 
 
 class QOperatorBuilder:
@@ -168,7 +160,9 @@ class QOperatorBuilder:
         assert layer.output is not None
         spec, activation = layer.output.spec, layer.layer.activation
         if activation is not None:
-            spec = clipped(spec, activation_bound(activation))
+            bound = activation_bound(activation)
+            assert bound is not None
+            spec = spec.clipped(bound)
         self._define(layer.output, self._clip(value, (0, STORAGE_MAX), spec, layer.name))
 
     def carry(self, layer: QuantizedLayer, value: ir.Value, carried: QuantSpec) -> None:

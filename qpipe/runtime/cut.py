@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from qpipe.errors import ModelError
 from qpipe.ir.view import View, read_view
-from qpipe.ops.qoperator_builder import CODES_OF, LAYOUT
+from qpipe.ops.marks import CODES_OF, LAYOUT
 
 Array = npt.NDArray[Any]
 
