@@ -41,14 +41,30 @@ def export(
 
     def show() -> None:
         print_table("certificate", certificate_rows(carried.get("certificate")))
+        print_line(gate_line(carried.get("certificate")))
         print_line(f"wrote {output}")
 
     emit(json, {"output": output, "metadata": carried}, show)
 
 
 def certificate_rows(certificate: JsonValue) -> list[dict[str, JsonValue]]:
-    """The rows of the certificate, one per layer, whether they are stored bare or beside other facts."""
-    if isinstance(certificate, dict):
-        lists = [value for value in certificate.values() if isinstance(value, list)]
-        certificate = lists[0] if lists else [certificate]
-    return plain_rows(certificate) if isinstance(certificate, list) else []
+    """The rows of the certificate, one per layer, in the order in which its definition names the columns.
+
+    No row of an export that was written has problems.
+    """
+    from dataclasses import fields
+
+    from qpipe.arith.certificate import CertificateRow
+
+    rows = certificate.get("layers") if isinstance(certificate, dict) else None
+    columns = [field.name for field in fields(CertificateRow) if field.name != "problems"]
+    return [{name: row.get(name) for name in columns} for row in plain_rows(rows)] if isinstance(rows, list) else []
+
+
+def gate_line(certificate: JsonValue) -> str:
+    """What the gate compared, in one sentence."""
+    gate = certificate.get("gate") if isinstance(certificate, dict) else None
+    if not isinstance(gate, dict):
+        return "nothing was compared"
+    what = "{integers:,} integers of {tensors} tensors equal the QDQ file's".format(**gate)
+    return what + ": on {images} images, {extreme_rows} random and extreme inputs, and layer by layer".format(**gate)

@@ -10,7 +10,8 @@ import pytest
 import qpipe
 from qpipe.cli.main import main
 
-CERTIFICATE = [{"layer": "conv1", "largest_accumulator": 123456, "shift": 16, "pairs": True}]
+GATE = {"tensors": 2, "images": 64, "extreme_rows": 16, "layer_rounds": 6, "integers": 54321}
+CERTIFICATE = {"cpu": "portable", "layers": [{"layer": "conv1", "largest_accumulator": 123456}], "gate": GATE}
 NODES = [
     {"name": "conv1", "op": "Conv", "role": "quantized", "note": "8-bit weights", "advice": ""},
     {"name": "erf", "op": "Erf", "role": "no integer form", "note": "", "advice": "remove it"},
@@ -122,7 +123,7 @@ SHOWN = {
     ),
     "calibrate": ("wrote q.onnx",),
     "finetune": ("wrote f.onnx",),
-    "export": ("certificate", "conv1", "123,456", "wrote i.onnx"),
+    "export": ("certificate", "conv1", "123,456", "54,321 integers", "wrote i.onnx"),
     "validate": ("a.onnx", "0.915", "5 images", "used as 'val'", "every integer is equal"),
     "bench": ("a.onnx", "0.5", "CPU: A CPU, VNNI"),
 }
@@ -166,12 +167,6 @@ def test_integers_that_differ_are_status_1(
     out = capsys.readouterr().out
     assert shown in out
     assert "every integer is equal" not in out
-
-
-def test_a_certificate_beside_other_facts_is_shown_as_well(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
-    calls.answers["export"].metadata_props["qpipe.certificate"] = json.dumps({"cpu": "vnni", "layers": CERTIFICATE})
-    assert main(WORDS["export"].split()) == 0
-    assert "conv1" in capsys.readouterr().out
 
 
 def test_run_and_demo_report_stages_and_rows(
