@@ -115,8 +115,8 @@ def read_images(data: Path, count: int) -> FloatArray:
 
 
 def main(
-    model: Annotated[Path, typer.Option(help="the float network")] = Path("../shared/models/resnet20_cifar10_bn.onnx"),
-    data: Annotated[Path, typer.Option(help="CIFAR-10 as .npz")] = Path("../shared/data/cifar10.npz"),
+    model: Annotated[Path, typer.Option(help="the float network")] = Path("artifacts/resnet20.onnx"),
+    data: Annotated[Path, typer.Option(help="CIFAR-10 as .npz")] = Path("artifacts/cifar10.npz"),
     images: Annotated[str, typer.Option(help="numbers of images, with commas")] = "500,2000",
     batch_size: Annotated[int, typer.Option(help="images in a batch")] = 100,
     rounds: Annotated[int, typer.Option(help="runs of each contestant")] = 3,

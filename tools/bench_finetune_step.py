@@ -73,9 +73,7 @@ def time_in_turn(steps: dict[str, Step], rounds: int, runs: int) -> dict[str, li
 
 
 def main(
-    model: Annotated[Path, typer.Option(help="the float ResNet-20")] = Path(
-        "../shared/models/resnet20_cifar10_bn.onnx"
-    ),
+    model: Annotated[Path, typer.Option(help="the float ResNet-20")] = Path("artifacts/resnet20.onnx"),
     batch_size: Annotated[int, typer.Option(help="images in a batch")] = 128,
     rounds: Annotated[int, typer.Option(help="turns of each contestant")] = 10,
     runs: Annotated[int, typer.Option(help="timed steps of a turn")] = 3,

@@ -112,10 +112,8 @@ def accuracy_rows(files: dict[str, Path], data: Path, limit: int | None) -> list
 
 
 def main(
-    model: Annotated[Path, typer.Option(help="the float ResNet-20")] = Path(
-        "../shared/models/resnet20_cifar10_bn.onnx"
-    ),
-    data: Annotated[Path, typer.Option(help="CIFAR-10 as .npz")] = Path("../shared/data/cifar10.npz"),
+    model: Annotated[Path, typer.Option(help="the float ResNet-20")] = Path("artifacts/resnet20.onnx"),
+    data: Annotated[Path, typer.Option(help="CIFAR-10 as .npz")] = Path("artifacts/cifar10.npz"),
     folder: Annotated[Path, typer.Option(help="where the files that are measured go")] = Path("artifacts/bench"),
     batch_sizes: Annotated[str, typer.Option(help="of the latency, with commas")] = "1,8",
     repeats: Annotated[int, typer.Option(help="timed runs of each file")] = 100,
