@@ -40,6 +40,15 @@ def test_every_format_computes_the_same_integers(qdq, expected, tmp_path, format
     assert get_provenance(exported)[0].name == "finalize"
 
 
+@pytest.mark.parametrize("format_", ["qoperator", "integer", "qdq"])
+def test_the_certificate_of_a_4_bit_file_holds_when_it_is_read_again(tmp_path, format_):
+    path = tmp_path / "net.onnx"
+    qpipe.export(quantized(residual_network(), bits=4), path, format=format_)
+    loaded = load_model(path)
+    assert any(value.dtype == ir.DataType.INT4 for value in loaded.graph.initializers.values())
+    assert check_certificate(loaded) == []
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("format_", ["qoperator", "integer"])
 def test_integer_ends_give_the_same_integers(qdq, format_, layout):
