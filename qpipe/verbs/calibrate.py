@@ -21,7 +21,6 @@ from qpipe.ir.kind import require_float
 from qpipe.ir.metadata import AppliedPass, add_provenance, set_input_sha256
 from qpipe.ir.save import check_output, save_model
 from qpipe.ir.torch_import import ModelLike, resolve_model
-from qpipe.verbs.running import run_pass
 from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name, open_source, preprocess_of, store_preprocess
 
 
@@ -94,9 +93,9 @@ def calibrate(
         cpu=cpu,
     )
     rescale = RescaleChannels()
-    run_pass(observer, network)
-    run_pass(quantizers, network)
-    run_pass(rescale, network)
+    observer(network)
+    quantizers(network)
+    rescale(network)
     draws = {"batches": batches, "batch_size": batch_size, "seed": seed}
     applied = AppliedPass.of(observer)
     add_provenance(network, AppliedPass(name=applied.name, arguments={**applied.arguments, **draws}))

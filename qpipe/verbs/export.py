@@ -22,7 +22,6 @@ from qpipe.ir.origin import store_origin
 from qpipe.ir.save import check_output, save_model
 from qpipe.ir.view import read_view
 from qpipe.runtime.gate import run_gate
-from qpipe.verbs.running import run_pass
 from qpipe.verbs.sources import ModelPath, model_name, open_source, preprocess_of
 
 GATE_IMAGES = 64  # of the calibration data that the gate compares, besides random and extreme inputs
@@ -75,18 +74,18 @@ def export(
     check_output(output)
     spec = load_model(model)
     require_qdq(spec, model_name(model))
-    run_pass(Finalize(), spec)
+    Finalize()(spec)
     add_provenance(spec, AppliedPass.of(Finalize()))
     certificate = certify(read_view(spec), cpu=cpu, weights=weights)
     _refuse(certificate)
     lowered = spec.clone()
     for pass_ in _lowering(format, cpu, weights, io, layout):
-        run_pass(pass_, lowered)
+        pass_(lowered)
         add_provenance(lowered, AppliedPass.of(pass_))
     if format == "qdq":
         # The file is the specification; what it computes is compared with the integer operators.
         other = lowered.clone()
-        run_pass(LowerQOperator(weights=weights, cpu=cpu), other)
+        LowerQOperator(weights=weights, cpu=cpu)(other)
         report = run_gate(lowered, other, batches=_images(spec, data, seed), seed=seed)
     else:
         report = run_gate(spec, lowered, batches=_images(spec, data, seed), seed=seed)

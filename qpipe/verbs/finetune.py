@@ -19,7 +19,6 @@ from qpipe.ir.load import load_model
 from qpipe.ir.metadata import AppliedPass, add_provenance, set_json
 from qpipe.ir.save import check_output, save_model
 from qpipe.runtime.accuracy import measure_accuracy
-from qpipe.verbs.running import run_pass
 from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name, open_source, preprocess_of, store_preprocess
 
 TRAINING = "training"
@@ -118,6 +117,6 @@ def finetune(
 def _accuracy(network: ir.Model, test: Source) -> float | None:
     """Top-1 of what would ship, of 1."""
     final = network.clone()
-    run_pass(Finalize(), final)
+    Finalize()(final)
     batches = progress.track(test.batches(256), "evaluating", test.n_batches(256))
     return measure_accuracy([final], batches).models[0].top1

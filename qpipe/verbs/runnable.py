@@ -21,7 +21,6 @@ from qpipe.ir.origin import origin_of, stored_origin
 from qpipe.ir.save import save_model
 from qpipe.ir.upgrade import OPSET
 from qpipe.ir.view import View, read_view
-from qpipe.verbs.running import run_pass
 from qpipe.verbs.sources import ModelPath
 
 OnnxModel = ModelPath | onnx.ModelProto | ir.Model
@@ -76,7 +75,7 @@ def open_runnable(model: OnnxModel, number: int = 1) -> Runnable:
     # What ships is the file itself, but for opsets that onnxruntime may not know yet.
     path = Path(name) if is_file and original_opset(model) <= OPSET else None
     if kind is Kind.TRAINABLE:
-        run_pass(Finalize(), network)
+        Finalize()(network)
         view, path = read_view(network), None
     origin = None if kind is Kind.TRAINABLE else stored_origin(network)
     if origin is None and view is not None:
