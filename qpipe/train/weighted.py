@@ -88,7 +88,7 @@ class WeightedLayer(nn.Module):
         with torch.no_grad():
             codes, self.exponent = self._quantize(self.spec)
             on_grid = torch.ldexp(codes, self.exponent[:, None])
-            quantized = to_weight(self.layer.node, on_grid, tuple(self.weight.shape))
+            quantized = to_weight(self.layer.node, on_grid, tuple(self.weight.shape)).contiguous()
         return straight_through(self.weight, quantized)
 
     @torch.no_grad()
