@@ -7,9 +7,11 @@ Source: FAQ, section 3.2: several (5) training batches; per tensor, `ymax` is th
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import onnx_ir as ir
@@ -64,8 +66,10 @@ def observe(
     watched = {name: RunningPercentile(p, magnitude=name in magnitudes) for name, p in percentiles.items()}
     pieces = _Pieces(model, list(percentiles))
     seen = 0
-    # One tensor a thread: comparing releases the interpreter's lock.
-    with ThreadPoolExecutor() as pool:
+    # Comparing releases the interpreter's lock, so each thread has a share of the tensors.
+    threads = os.cpu_count() or 1
+    shares = [list(watched)[first::threads] for first in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
         for batch in batches:
             if not np.isfinite(batch).all():
                 raise DataError("calibration data: NaN or infinite values, expected finite inputs")
@@ -75,7 +79,7 @@ def observe(
                     for name, tensor in tensors.items():
                         watched[name].begin(tensor.size // images * len(batch))
                     begun = True
-                list(pool.map(lambda name: watched[name].update(tensors[name]), tensors))  # noqa: B023
+                list(pool.map(_update, repeat(watched), repeat(tensors), shares))
             for percentile in watched.values():
                 percentile.end()
             seen += len(batch)
@@ -85,6 +89,12 @@ def observe(
         if not math.isfinite(percentile.value):
             raise ModelError(f"tensor '{name}' overflows float32 on the calibration data, expected finite values")
     return {name: ObservedRange(p.value, p.saw_negative) for name, p in watched.items()}
+
+
+def _update(watched: Mapping[str, RunningPercentile], tensors: Mapping[str, FloatArray], names: Sequence[str]) -> None:
+    """One thread's share."""
+    for name in names:
+        watched[name].update(tensors[name])
 
 
 class _Pieces:
