@@ -20,7 +20,7 @@ from qpipe.data import Preprocess
 from qpipe.errors import LoweringError
 from qpipe.ir.metadata import PREPROCESS, get_object, set_json
 from qpipe.ir.qdq import ActivationQuantizer
-from qpipe.ir.view import View, read_view
+from qpipe.ir.view import View, read_final_view
 from qpipe.ops import OPS
 from qpipe.ops.boundary import add_nodes, dequantize_results
 from qpipe.ops.integer_builder import IntegerBuilder, Layout
@@ -43,19 +43,17 @@ class LowerInteger(ir.passes.InPlacePass):
 
     weights: str = "int8"
     io: str = "float"
-    layout: str = "NCHW"
+    layout: Layout = "NCHW"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Lower every layer; raise LoweringError on a graph that is not finalized."""
-        view = read_view(model)
-        if not view.is_final:
-            raise LoweringError("the model is not finalized; run finalize first")
+        view = read_final_view(model)
         b = IntegerBuilder(model.graph, weights=self.weights)
         for quantizer in view.inputs:
             b.start(str(quantizer.source.name))
             if self.io == "integer":
                 values, own = pixel_values(model, quantizer)
-                take_pixels(model.graph, quantizer, values, b, pixels=self._pixels, own=own)
+                take_pixels(model.graph, quantizer, values, b, pixels=self.layout, own=own)
             else:
                 value = b.node("QuantizeLinear", [quantizer.source, *b.grid(quantizer.spec)])
                 b.define_clipped(quantizer, value)
@@ -66,15 +64,11 @@ class LowerInteger(ir.passes.InPlacePass):
         add_nodes(model, b.nodes)
         return ir.passes.PassResult(model, True)
 
-    @property
-    def _pixels(self) -> Layout:
-        return "NHWC" if self.layout == "NHWC" else "NCHW"
-
     def _finish(self, model: ir.Model, view: View, b: IntegerBuilder) -> None:
         if self.io == "float":
             dequantize_results(model, view, b)
             return
-        set_json(model, CUT_TAIL, give_integers(model, view, b, self._pixels) or None)
+        set_json(model, CUT_TAIL, give_integers(model, view, b, self.layout) or None)
 
 
 def pixel_values(model: ir.Model, quantizer: ActivationQuantizer) -> tuple[Floats, Layout]:

@@ -16,9 +16,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from passes.lower_integer import CUT_TAIL, pixel_values
-from qpipe.errors import LoweringError
 from qpipe.ir.metadata import set_json
-from qpipe.ir.view import View, read_view
+from qpipe.ir.view import View, read_final_view
 from qpipe.ops import OPS
 from qpipe.ops.boundary import add_nodes, dequantize_results
 from qpipe.ops.integer_builder import IntegerBuilder, Layout
@@ -39,20 +38,18 @@ class LowerQOperator(ir.passes.InPlacePass):
     weights: str = "int8"
     cpu: str = "portable"
     io: str = "float"
-    layout: str = "NCHW"
+    layout: Layout = "NCHW"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Lower every layer; raise LoweringError on a graph that is not finalized."""
-        view = read_view(model)
-        if not view.is_final:
-            raise LoweringError("the model is not finalized; run finalize first")
+        view = read_final_view(model)
         b = QOperatorBuilder(model.graph, weights=self.weights, portable=self.cpu != "vnni")
         ends = _Ends(model.graph, b)
         for quantizer in view.inputs:
             if self.io == "integer":
                 ends.start(str(quantizer.source.name))
                 values, own = pixel_values(model, quantizer)
-                take_pixels(model.graph, quantizer, values, ends, pixels=self._pixels, own=own)
+                take_pixels(model.graph, quantizer, values, ends, pixels=self.layout, own=own)
                 b.adopt_input(quantizer, ends.codes(quantizer))
             else:
                 inputs = [quantizer.source, *b.grid(quantizer.spec)]
@@ -64,15 +61,11 @@ class LowerQOperator(ir.passes.InPlacePass):
         model.opset_imports[MICROSOFT] = 1
         return ir.passes.PassResult(model, True)
 
-    @property
-    def _pixels(self) -> Layout:
-        return "NHWC" if self.layout == "NHWC" else "NCHW"
-
     def _finish(self, model: ir.Model, view: View, b: QOperatorBuilder, ends: IntegerBuilder) -> None:
         if self.io == "float":
             dequantize_results(model, view, b)
             return
-        set_json(model, CUT_TAIL, give_integers(model, view, ends, self._pixels) or None)
+        set_json(model, CUT_TAIL, give_integers(model, view, ends, self.layout) or None)
 
 
 class _Ends(IntegerBuilder):

@@ -12,9 +12,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.errors import LoweringError
 from qpipe.ir.qdq import initializer
-from qpipe.ir.view import FinalWeight, read_view
+from qpipe.ir.view import FinalWeight, read_final_view
 from qpipe.ir.weight_codes import stored_weight
 
 
@@ -26,9 +25,7 @@ class WeightsToUint8(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace them; raise LoweringError on a graph that is not finalized."""
-        view = read_view(model)
-        if not view.is_final:
-            raise LoweringError("the model is not finalized; run finalize first")
+        view = read_final_view(model)
         modified = False
         for layer in view.layers:
             dequantize = layer.node.inputs[1].producer() if layer.weight is not None else None  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,9 @@ class Affine:
     mean: Float64Array
 
 
-def normalization_factor(gamma: Float64Array, variance: Float64Array, epsilon: float) -> Float64Array:
-    """`gamma / sqrt(var + eps)`."""
-    return gamma / np.sqrt(variance + epsilon)
+def normalization_factor(gamma: Any, variance: Any, epsilon: float, xp: Any = np) -> Any:
+    """`gamma / sqrt(var + eps)`, in numpy or torch; float64, where the two agree to the bit."""
+    return gamma / xp.sqrt(variance + epsilon)
 
 
 def read_affine(layer: Layer, channels: int) -> Affine:

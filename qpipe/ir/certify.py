@@ -132,15 +132,14 @@ def pool_counts(node: ir.Node) -> set[int]:
     if node.op_type != "AveragePool":
         return {int(np.prod(sizes))}
     found = window(node)
-    include, ceil_mode = int_attribute(node, "count_include_pad", 0), int_attribute(node, "ceil_mode", 0)
+    include = int_attribute(node, "count_include_pad", 0)
+    padded = found.padded(sizes, ceil_mode=bool(int_attribute(node, "ceil_mode", 0)))
     per_axis = []
     for axis, size in enumerate(sizes):
         begin, end, extent = found.pads[axis], found.pads[axis + len(sizes)], found.extent[axis]
-        steps, rest = divmod(size + begin + end - extent, found.strides[axis])
-        # A window that ceil_mode adds must begin on the image or before it.
-        more = ceil_mode and rest and (steps + 1) * found.strides[axis] < size + begin
+        last = (size + begin + padded[axis + len(sizes)] - extent) // found.strides[axis] * found.strides[axis]
         low, high = (-begin, size + end) if include else (0, size)
-        starts = range(-begin, -begin + (steps + bool(more)) * found.strides[axis] + 1, found.strides[axis])
+        starts = range(-begin, last - begin + 1, found.strides[axis])
         taps = [range(start, start + extent, found.dilations[axis]) for start in starts]
         per_axis.append({sum(low <= tap < high for tap in window_) for window_ in taps})
     return {int(np.prod(combination)) for combination in itertools.product(*per_axis)} - {0}

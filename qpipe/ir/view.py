@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.arith.weights import DEFAULT_CLIP, WeightSpec, pair_limit
-from qpipe.errors import ModelError
+from qpipe.errors import LoweringError, ModelError
 from qpipe.ir.attributes import constant_array, constant_input, describe, input_value
 from qpipe.ir.layers import Layer, Role, group_layers
 from qpipe.ir.metadata import get_object
@@ -156,6 +156,14 @@ def read_view(model: ir.Model) -> View:
         view.layers.append(QuantizedLayer(layer, known, outputs[0] if outputs else None, weight))
         view.layers.extend(_requantizations(outputs, by_source))
     view.layers[:0] = _requantizations(view.inputs, by_source)
+    return view
+
+
+def read_final_view(model: ir.Model) -> View:
+    """Read a QDQ graph that is finalized; LoweringError on another."""
+    view = read_view(model)
+    if not view.is_final:
+        raise LoweringError("the model is not finalized; run finalize first")
     return view
 
 

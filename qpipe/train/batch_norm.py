@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
 import torch
 from torch import nn
 
 from qpipe.arith.multiplier import fit_alone
 from qpipe.arith.spec import QuantSpec
+from qpipe.ir.affine import normalization_factor
 from qpipe.ir.attributes import float_attribute, require_constant
 from qpipe.ir.view import QuantizedLayer
 from qpipe.ops import OPS
 from qpipe.train.straight_through import straight_through
+
+
+def batch_norm_tensors(node: ir.Node) -> tuple[torch.Tensor, ...]:
+    """gamma, beta, mean and variance of a BatchNormalization node, float32 `[C]`."""
+    return tuple(
+        torch.from_numpy(require_constant(node, i + 1, name).astype("float32"))
+        for i, name in enumerate(("scale", "bias", "mean", "variance"))
+    )
 
 
 class StandaloneBatchNorm(nn.Module):
@@ -24,10 +34,7 @@ class StandaloneBatchNorm(nn.Module):
         self.layer = layer
         self.source: QuantSpec | None = layer.inputs[0].spec if layer.inputs else None
         self.target: QuantSpec | None = layer.output.spec if layer.output is not None else None
-        gamma, beta, mean, variance = (
-            torch.from_numpy(require_constant(layer.node, i + 1, name).astype("float32"))
-            for i, name in enumerate(("scale", "bias", "mean", "variance"))
-        )
+        gamma, beta, mean, variance = batch_norm_tensors(layer.node)
         self.epsilon = float_attribute(layer.node, "epsilon", 1e-5)
         self.gamma, self.beta = nn.Parameter(gamma), nn.Parameter(beta)
         self.register_buffer("mean", mean)
@@ -36,7 +43,7 @@ class StandaloneBatchNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x [N, C, ...]`; float64 in the evaluation of a quantized graph, where every value is exact."""
-        k = self.gamma.double() / torch.sqrt(self.variance.double() + self.epsilon)
+        k = normalization_factor(self.gamma.double(), self.variance.double(), self.epsilon, torch)
         mean = self.mean.double()
         b = self.beta.double() - k * mean
         if self.source is not None and self.target is not None:

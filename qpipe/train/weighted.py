@@ -17,10 +17,12 @@ from torch.nn import functional as F
 from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit, quantize_weight
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import WeightSpec, safe_codes
-from qpipe.ir.attributes import constant_input, float_attribute, require_constant
+from qpipe.ir.affine import normalization_factor
+from qpipe.ir.attributes import constant_input, float_attribute
 from qpipe.ir.view import QuantizedLayer, TrainableWeight
 from qpipe.ir.weight_layout import output_axis, to_rows, to_weight
 from qpipe.ops import OPS
+from qpipe.train.batch_norm import batch_norm_tensors
 from qpipe.train.straight_through import straight_through
 
 BatchNormMode = Literal["running", "batch"]
@@ -61,10 +63,7 @@ class WeightedLayer(nn.Module):
         if node is None:
             self.beta = nn.Parameter(offset.clone(), requires_grad=bias is not None)
             return
-        gamma, beta, mean, variance = (
-            torch.from_numpy(require_constant(node, i + 1, name).astype("float32"))
-            for i, name in enumerate(("scale", "bias", "mean", "variance"))
-        )
+        gamma, beta, mean, variance = batch_norm_tensors(node)
         self.epsilon = float_attribute(node, "epsilon", 1e-5)
         self.momentum = 1.0 - float_attribute(node, "momentum", 0.9)
         self.gamma, self.beta = nn.Parameter(gamma), nn.Parameter(beta)
@@ -111,7 +110,8 @@ class WeightedLayer(nn.Module):
         """k = gamma / sqrt(var + eps) in float64, or 1."""
         if not self.has_batch_norm:
             return torch.ones(len(self.beta), dtype=torch.float64)
-        return self.gamma.double() / torch.sqrt(self.variance.double() + self.epsilon)
+        factor: torch.Tensor = normalization_factor(self.gamma.double(), self.variance.double(), self.epsilon, torch)
+        return factor
 
     def _centre(self) -> torch.Tensor:
         """The running mean of the product without its bias, in float64; 0 without a BatchNormalization."""

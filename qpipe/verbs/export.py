@@ -21,6 +21,7 @@ from qpipe.ir.metadata import AppliedPass, add_provenance
 from qpipe.ir.origin import store_origin
 from qpipe.ir.save import check_output, save_model
 from qpipe.ir.view import read_view
+from qpipe.ops.integer_builder import Layout
 from qpipe.runtime.gate import run_gate
 from qpipe.verbs.sources import ModelPath, model_name, open_source, preprocess_of
 
@@ -35,7 +36,7 @@ def export(
     cpu: Literal["portable", "vnni"] = "portable",
     weights: Literal["int8", "uint8"] = "int8",
     io: Literal["float", "integer"] = "float",
-    layout: Literal["NCHW", "NHWC"] = "NCHW",
+    layout: Layout = "NCHW",
     data: DataLike | None = None,
     seed: int = 0,
 ) -> ir.Model:
@@ -105,7 +106,7 @@ def _refuse(certificate: Certificate) -> None:
         raise LoweringError(f"not exact: {problems[0]}{more}")
 
 
-def _lowering(format_: str, cpu: str, weights: str, io: str, layout: str) -> list[ir.passes.InPlacePass]:
+def _lowering(format_: str, cpu: str, weights: str, io: str, layout: Layout) -> list[ir.passes.InPlacePass]:
     """The passes that make the format of a finalized graph."""
     if format_ == "qoperator":
         return [LowerQOperator(weights=weights, cpu=cpu, io=io, layout=layout)]
