@@ -7,6 +7,7 @@ exceed what earlier batches gave. So one comparison a value is all that most val
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,11 @@ _SLACK = 4  # candidates kept, in units of k, before the list is cut back to the
 
 
 def rank_from_top(count: int, percentile: float) -> int:
-    """k such that the k-th largest of `count` values is the percentile (nearest rank, numpy's `inverted_cdf`)."""
-    return count - max(math.ceil(count * percentile / 100 - 1e-9 * count / 100), 1) + 1
+    """k such that the k-th largest of `count` values is the percentile (nearest rank, numpy's `inverted_cdf`).
+
+    The percentile is the decimal number that it prints as: 99.99 is 9,999 of 10,000, whatever the float holds.
+    """
+    return count - max(math.ceil(count * Fraction(str(percentile)) / 100), 1) + 1
 
 
 class RunningPercentile:
