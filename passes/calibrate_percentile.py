@@ -14,7 +14,9 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from qpipe.calibration.observe import ObservedRange, default_percentile, observe
+from qpipe.calibration.shard import ALONE, Shard
 from qpipe.errors import ModelError
+from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.plan import plan_quantization
 
 RANGE_KEY = "qpipe.range"
@@ -28,22 +30,29 @@ class CalibratePercentile(ir.passes.InPlacePass):
 
     percentile: float | None = None
     activation_bits: int = 8
+    layers: LayerTable = NO_OPTIONS
     inputs: Iterable[Any] = field(default=(), repr=False, metadata={"argument": False})
+    shard: Shard = field(default=ALONE, repr=False, metadata={"argument": False})
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Leave a range on every planned tensor; raise DataError on inputs that can't be used."""
+        """Leave a range on every planned tensor that has none; raise DataError on inputs that can't be used."""
         if len(model.graph.inputs) != 1:
             raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
-        plan = plan_quantization(model.graph, activation_bits=self.activation_bits)
-        quantizers = {str(value.name): planned for value, planned in plan.quantizers.items()}
+        plan = plan_quantization(model.graph, activation_bits=self.activation_bits, layers=self.layers)
+        quantizers = {
+            str(value.name): planned
+            for value, planned in plan.quantizers.items()
+            if RANGE_KEY not in value.metadata_props
+        }
         ranges = observe(
             model,
             {name: self.percentile or default_percentile(planned.bits) for name, planned in quantizers.items()},
             self.inputs,
             magnitudes=frozenset(name for name, planned in quantizers.items() if planned.signed is not False),
+            shard=self.shard,
         )
-        for value in plan.quantizers:
-            write_range(value, ranges[str(value.name)])
+        for name, planned in quantizers.items():
+            write_range(planned.value, ranges[name])
         return ir.passes.PassResult(model, bool(ranges))
 
 

@@ -11,24 +11,25 @@ coarsest of their grids. An unsafe pair of weights (see `qpipe.arith.weights`) i
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
+from pydantic import JsonValue
 
 from passes.calibrate_percentile import take_range
 from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE
+from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import DEFAULT_CLIP, WeightSpec, pair_limit
-from qpipe.errors import LoweringError, RecipeError
+from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
+from qpipe.errors import LoweringError
+from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.layers import Layer, Role
 from qpipe.ir.metadata import set_json
 from qpipe.ir.plan import PlannedQuantizer, QuantizationPlan, plan_quantization
 from qpipe.ir.qdq import insert_activation_quantizer, insert_weight_quantizer
-from qpipe.ir.view import QUANTIZATION
+from qpipe.ir.view_weights import QUANTIZATION
 from qpipe.ir.weight_layout import is_depthwise
 from qpipe.ir.weights import initial_weight
 from qpipe.ops import OPS
@@ -38,7 +39,9 @@ from qpipe.ops import OPS
 class InsertQuantizers(ir.passes.InPlacePass):
     """Write the QDQ graph; bits and clip are those of the inner layers, the edges have 8 bits.
 
+    weight_rounding: of log2 of the weights' step, "ceil" | "nearest"; None is the width's own.
     cpu: "portable" keeps weights exact on x86 without VNNI, "vnni" waives that.
+    layers: what single layers are told.
     """
 
     name: ClassVar[str] = "insert-quantizers"
@@ -46,14 +49,16 @@ class InsertQuantizers(ir.passes.InPlacePass):
     weight_bits: int = 8
     activation_bits: int = 8
     weight_clip: float | None = None
+    weight_rounding: Rounding | None = None
     per_channel: bool = True
     cpu: str = "portable"
+    layers: LayerTable = NO_OPTIONS
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Quantize every planned tensor and weight; raise LoweringError that lists what has no integer form."""
-        _check_bits("weight_bits", self.weight_bits)
-        _check_bits("activation_bits", self.activation_bits)
-        plan = plan_quantization(model.graph, weight_bits=self.weight_bits, activation_bits=self.activation_bits)
+        plan = plan_quantization(
+            model.graph, weight_bits=self.weight_bits, activation_bits=self.activation_bits, layers=self.layers
+        )
         _refuse_unsupported(plan)
         specs: dict[ir.Value, QuantSpec] = {}
         for value, planned in plan.quantizers.items():
@@ -69,7 +74,14 @@ class InsertQuantizers(ir.passes.InPlacePass):
         _quantize_activations(model.graph, plan, specs)
         # Names such as `conv1_scale` may be the graph's own.
         ir.passes.common.NameFixPass()(model)
-        set_json(model, QUANTIZATION, {"weight_clip": self.weight_clip, "cpu": self.cpu})
+        options: dict[str, JsonValue] = {
+            "weight_clip": self.weight_clip,
+            "weight_rounding": self.weight_rounding,
+            "cpu": self.cpu,
+        }
+        if plan.weight_clips:
+            options["weight_clips"] = {Layer(node).name: clip for node, clip in plan.weight_clips.items()}
+        set_json(model, QUANTIZATION, options)
         return ir.passes.PassResult(model, bool(specs))
 
     def _quantize_weight(
@@ -81,17 +93,13 @@ class InsertQuantizers(ir.passes.InPlacePass):
         is_last = layer.node in plan.last
         spec = WeightSpec(
             bits=bits,
-            clip=self.weight_clip or DEFAULT_CLIP[bits],
+            clip=plan.weight_clips.get(layer.node) or self.weight_clip or DEFAULT_CLIP[bits],
             per_channel=self.per_channel and not is_last,
             pair_limit=None if waived else pair_limit(source.stored_max),
+            rounding=self.weight_rounding or DEFAULT_ROUNDING[bits],
         )
         stored, exponents = initial_weight(layer, spec, source, None if is_last else specs[layer.output])
         insert_weight_quantizer(graph, layer.node, stored, exponents, spec)
-
-
-def _check_bits(name: str, bits: int) -> None:
-    if bits not in DEFAULT_CLIP:
-        raise RecipeError(f"{name} is {bits}, expected {min(DEFAULT_CLIP)} to {max(DEFAULT_CLIP)}")
 
 
 def _refuse_unsupported(plan: QuantizationPlan) -> None:
@@ -106,15 +114,11 @@ def _refuse_unsupported(plan: QuantizationPlan) -> None:
 
 def _observed_spec(planned: PlannedQuantizer) -> QuantSpec:
     observed = take_range(planned.value)
-    signed = observed.is_negative if planned.signed is None else planned.signed
-    log2_ymax = observed.log2_ymax
+    log2_ymax = observed.log2_ymax()
     if log2_ymax is None:
         warnings.warn(f"tensor '{planned.value.name}' was zero in all of the calibration data", stacklevel=2)
         log2_ymax = 0
-    spec = QuantSpec.for_range(planned.bits, log2_ymax, signed=signed)
-    if math.isinf(planned.bound):
-        return spec
-    return dataclasses.replace(spec, qmax=min(spec.qmax, max(round(planned.bound / spec.scale), 1)))
+    return planned.grid(log2_ymax, is_negative=observed.is_negative)
 
 
 def _check_distance(layer: Layer, specs: dict[ir.Value, QuantSpec]) -> None:

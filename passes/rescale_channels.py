@@ -22,7 +22,8 @@ from qpipe.ir.affine import read_affine
 from qpipe.ir.attributes import float_attribute, input_value, require_constant
 from qpipe.ir.final_weights import float_rows
 from qpipe.ir.qdq import set_constant_input
-from qpipe.ir.view import QuantizedLayer, TrainableWeight, read_view
+from qpipe.ir.view import QuantizedLayer, read_view
+from qpipe.ir.view_weights import TrainableWeight
 from qpipe.ir.weights import rows_on_grid
 from qpipe.ir.write_weight import write_weight
 

@@ -2,7 +2,9 @@
 
 `k conv(w)` and `(k / r) conv(r w)` are the same function for any r > 0. So r is free to choose, per channel, such that
 
-- the clip of the weights is the largest code, instead of anywhere in the upper half of a power-of-two grid;
+- the clip of the weights is the largest code, instead of anywhere in the upper half of a power-of-two grid (or, where
+  exponents are those of the nearest power, anywhere from 0.7 to 1.4 of it; weights may then grow by 45 percent before
+  their channel's exponent changes, and shrink by 27);
 - no pair of neighbours exceeds what a saturating int16 holds, at the least loss of resolution;
 - `k / r` is an integer of at most 8 bits times a power of two, with a shift within its bound: nothing is rounded later.
 
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qpipe.arith.multiplier import MULTIPLIER_BITS, shift_bound
+from qpipe.arith.power_of_two import SQRT_HALF
 from qpipe.arith.quantize import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import WeightSpec, clip_at, pair_sums
@@ -45,6 +48,9 @@ def channel_ratio(
         # Each of the two may be rounded up by a half.
         pairs = pair_sums(np.clip(rows, -clip[:, None], clip[:, None])).max(axis=1, initial=0.0)
         least = np.maximum(least, pairs / (HEADROOM * (spec.pair_limit - 1)))
+    if spec.rounding == "nearest":
+        # A step under sqrt(1/2) codes would get the next lower exponent and twice the codes: rather trim some pairs.
+        least = np.minimum(least, clip * HEADROOM / (SQRT_HALF * (spec.qmax + 0.5)))
     fits = (least > 0) & (k != 0)
     smallest = np.where(fits, np.abs(k) * least, 1.0)
     least_exponent = output.exponent - input_exponent - shift_bound(output)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from qpipe.arith.power_of_two import Rounding, rounded_log2
+
 INT16_MAX = 2**15 - 1
 ZERO_EXPONENT = -7  # of a channel that is all zeros: any would do
 NO_FLOOR = -126  # the exponent of the smallest normal float32
@@ -18,20 +20,24 @@ NO_FLOOR = -126  # the exponent of the smallest normal float32
 DEFAULT_CLIP = {2: 4.12, 3: 4.12, 4: 4.12, 5: 4.12, 6: 6.0, 7: 8.0, 8: 8.0}
 """c, the clip in standard deviations, per width. 4 bits: FAQ, footnote 4; the others were chosen by measurement."""
 
+DEFAULT_ROUNDING: dict[int, Rounding] = {bits: "nearest" if bits < 8 else "ceil" for bits in DEFAULT_CLIP}
+"""Per width, chosen by measurement: at 8 bits the clip is the largest weight, which nearest would cut off."""
+
 
 @dataclass(frozen=True)
 class WeightSpec:
     """How a weight tensor becomes integers.
 
     bits: width b of the narrow signed range. clip: c, in standard deviations. per_channel: one exponent per output
-    channel, else one in all. pair_limit: what two neighbours of equal sign may sum to in magnitude on a CPU that adds
-    two products in a saturating int16; None where that is waived.
+    channel, else one in all. rounding: of log2(step). pair_limit: what two neighbours of equal sign may sum to in
+    magnitude on a CPU that adds two products in a saturating int16; None where that is waived.
     """
 
     bits: int = 8
     clip: float = DEFAULT_CLIP[8]
     per_channel: bool = True
     pair_limit: int | None = None
+    rounding: Rounding = "ceil"
 
     @property
     def qmax(self) -> int:
@@ -64,16 +70,18 @@ def permute(x: Any, order: tuple[int, ...]) -> Any:
 def exponents(rows: Any, spec: WeightSpec, floor: Any, xp: Any = np) -> Any:
     """`l = ceil(log2(step))`, `step = 2 c sigma / (2**b - 1)`, int `[C]`, never below `floor` (`[C]`).
 
+    With rounding "nearest" l is `round(log2(step))` instead: the step may be up to a factor sqrt(2) too small, which
+    cuts off more of the largest weights, and is never more than that too large.
+
     Source: FAQ, section 3.1.1. Per channel, sigma is the channel's own deviation from zero (its root mean square: the
     codes are symmetric, and a channel of few weights has a mean); per tensor, that of all. Where c sigma lies beyond
     the largest weight, that weight is the clip: a wider range would hold nothing. Sums are float64,
     so that numpy and torch agree.
     """
     step = clip_at(rows, spec, xp) * (2.0 / (2**spec.bits - 1))
-    mantissa, exponent = xp.frexp(step)  # step = mantissa * 2**exponent, 0.5 <= mantissa < 1
     if not spec.per_channel:
         floor = xp.amax(floor) + 0 * floor
-    exponent = xp.where(step > 0, exponent - (mantissa == 0.5) * 1, ZERO_EXPONENT)
+    exponent = xp.where(step > 0, rounded_log2(step, spec.rounding, xp), ZERO_EXPONENT)
     return xp.maximum(exponent, floor)
 
 

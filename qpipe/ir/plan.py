@@ -3,17 +3,21 @@
 Source: FAQ, section 3.1: in a network of fewer than 8 bits the first and the last layer's weights and the last layer's
 input keep 8 bits, the last ReLU makes the transition (a last layer is one behind which no other has weights); a branch
 that comes straight from a convolution is 8-bit signed before the Add; the last layer's output is int32 fixed point and
-gets no quantizer.
+gets no quantizer. What a layer's own options say (`qpipe.ir.layer_options`) goes before all of this.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
+from qpipe.arith.spec import QuantSpec
+from qpipe.arith.weights import DEFAULT_CLIP
+from qpipe.errors import RecipeError
+from qpipe.ir.layer_options import NO_OPTIONS, LayerOptions, LayerTable
 from qpipe.ir.layers import RESHAPING, Layer, Role, activation_bound, group_layers
 
 EDGE_BITS = 8  # first and last layer's weights, last layer's input, the graph's input, a branch before an Add
@@ -28,6 +32,14 @@ class PlannedQuantizer:
     signed: bool | None
     bound: float = math.inf
 
+    def grid(self, log2_ymax: int, *, is_negative: bool) -> QuantSpec:
+        """The grid for values up to `2**log2_ymax`, cut at the bound; is_negative: whether the data had a sign."""
+        signed = is_negative if self.signed is None else self.signed
+        spec = QuantSpec.for_range(self.bits, log2_ymax, signed=signed)
+        if math.isinf(self.bound):
+            return spec
+        return replace(spec, qmax=min(spec.qmax, max(round(self.bound / spec.scale), 1)))
+
 
 @dataclass
 class QuantizationPlan:
@@ -38,15 +50,26 @@ class QuantizationPlan:
     unsupported: list[Layer] = field(default_factory=list)
     quantizers: dict[ir.Value, PlannedQuantizer] = field(default_factory=dict)
     weight_bits: dict[ir.Node, int] = field(default_factory=dict)
+    weight_clips: dict[ir.Node, float] = field(default_factory=dict)
+    """Only of layers that have a clip of their own."""
     last: set[ir.Node] = field(default_factory=set)
     """Main nodes of the last layers: one weight scale, int32 outputs."""
 
 
-def plan_quantization(graph: ir.Graph, *, weight_bits: int = 8, activation_bits: int = 8) -> QuantizationPlan:
-    """Plan a normalized float graph. Nothing is raised: nodes without an integer form are in `unsupported`."""
+def plan_quantization(
+    graph: ir.Graph, *, weight_bits: int = 8, activation_bits: int = 8, layers: LayerTable = NO_OPTIONS
+) -> QuantizationPlan:
+    """Plan a normalized float graph; nodes without an integer form are in `unsupported`.
+
+    Raises:
+        RecipeError: a width that there is not, or an entry of `layers` that matches nothing.
+    """
+    _check_bits("weight_bits", weight_bits)
+    _check_bits("activation_bits", activation_bits)
     plan = QuantizationPlan()
     _split_tail(graph, plan)
     _find_last(graph, plan)
+    options = layers.of_layers(plan.layers, plan.last)
     feeding = _feeding_weights(plan)
     ends = {layer.node for layer in plan.layers if layer.is_weighted and layer.output not in feeding}
     reached = _before_weights(graph, plan)
@@ -56,20 +79,28 @@ def plan_quantization(graph: ir.Graph, *, weight_bits: int = 8, activation_bits:
             plan.quantizers[value] = PlannedQuantizer(value, EDGE_BITS, None)
     signed: dict[ir.Value, bool | None] = dict.fromkeys(plan.quantizers)
     for layer in plan.layers:
+        own = options.get(layer.node, LayerOptions(layer.name))
         if layer.role is Role.COMPUTE:
             edge = layer.node in ends or layer.inputs[0] in reached
-            plan.weight_bits[layer.node] = EDGE_BITS if edge else weight_bits
+            plan.weight_bits[layer.node] = own.weight_bits or (EDGE_BITS if edge else weight_bits)
+        if own.weight_clip is not None:
+            plan.weight_clips[layer.node] = own.weight_clip
         signed[layer.output] = _is_signed(layer, signed)
         if layer.role is Role.CARRY or layer.node in plan.last:
             continue
         branch = layer.role is Role.COMPUTE and layer.activation is None and _feeds_add(layer.output, plan)
         edge = layer.output in wide or layer.output in reached or layer.output not in feeding
-        bits = EDGE_BITS if edge or branch else activation_bits
+        bits = own.activation_bits or (EDGE_BITS if edge or branch else activation_bits)
         bound = activation_bound(layer.activation) if layer.activation is not None else None
         plan.quantizers[layer.output] = PlannedQuantizer(
             layer.output, bits, signed[layer.output], math.inf if bound is None else bound
         )
     return plan
+
+
+def _check_bits(name: str, bits: int) -> None:
+    if bits not in DEFAULT_CLIP:
+        raise RecipeError(f"{name} is {bits}, expected {min(DEFAULT_CLIP)} to {max(DEFAULT_CLIP)}")
 
 
 def _split_tail(graph: ir.Graph, plan: QuantizationPlan) -> None:

@@ -9,52 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.weights import DEFAULT_CLIP, WeightSpec, pair_limit
 from qpipe.errors import LoweringError, ModelError
-from qpipe.ir.attributes import constant_array, constant_input, describe, input_value
+from qpipe.ir.attributes import describe
 from qpipe.ir.layers import Layer, Role, group_layers
-from qpipe.ir.metadata import get_object
-from qpipe.ir.qdq import ActivationQuantizer, exponent_of, read_activation_quantizer
-from qpipe.ir.weight_codes import signed_codes
-from qpipe.ir.weight_layout import is_depthwise, output_axis
-
-QUANTIZATION = "quantization"
-"""Metadata: `weight_clip` (null: the width's own) and `cpu` ("portable" | "vnni"), for whoever trains on."""
-
-IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class TrainableWeight:
-    """Float values (an initializer) on per-channel exponents `[C]`."""
-
-    values: ir.Value
-    scale: ir.Value
-    exponents: IntArray
-    spec: WeightSpec
-
-
-@dataclass(frozen=True)
-class FinalWeight:
-    """What ships: codes in the node's layout, `scale[c] = multiplier[c] * 2**exponent[c]`, bias in accumulator units.
-
-    Accumulator, bias and multiplier: `y = (acc + bias) * multiplier * 2**(l_x + exponent)`, all `[C]`.
-    """
-
-    codes: npt.NDArray[np.int8]
-    bits: int
-    multiplier: IntArray
-    exponent: IntArray
-    bias: IntArray
-
-    @property
-    def scales(self) -> npt.NDArray[np.float32]:
-        """`multiplier * 2**exponent`, `[C]`, exact."""
-        return (self.multiplier * np.exp2(self.exponent.astype(np.float64))).astype(np.float32)
+from qpipe.ir.qdq import ActivationQuantizer, read_activation_quantizer
+from qpipe.ir.view_weights import FinalWeight, TrainableWeight, read_weight
 
 
 @dataclass(frozen=True)
@@ -152,7 +113,7 @@ def read_view(model: ir.Model) -> View:
             continue
         _check_output(layer, outputs)
         known = tuple(q for q in inputs if q is not None)
-        weight = _read_weight(model, layer, known[0]) if layer.role is Role.COMPUTE else None
+        weight = read_weight(model, layer, known[0]) if layer.role is Role.COMPUTE else None
         view.layers.append(QuantizedLayer(layer, known, outputs[0] if outputs else None, weight))
         view.layers.extend(_requantizations(outputs, by_source))
     view.layers[:0] = _requantizations(view.inputs, by_source)
@@ -210,84 +171,3 @@ def _quantize_node(quantizer: ActivationQuantizer) -> ir.Node:
     )  # fmt: skip
     assert node is not None
     return node
-
-
-def _read_weight(model: ir.Model, layer: Layer, source: ActivationQuantizer) -> TrainableWeight | FinalWeight | None:
-    if layer.op_type == "BatchNormalization":
-        return None
-    dequantize = layer.node.inputs[1].producer() if layer.node.inputs[1] is not None else None
-    if dequantize is None or dequantize.op_type != "DequantizeLinear":
-        raise ModelError(f"{describe(layer.node)}: its weight is not quantized, expected a DequantizeLinear")
-    scales = constant_input(dequantize, 1)
-    codes = dequantize.inputs[0]
-    if scales is None or codes is None:
-        raise ModelError(f"{describe(dequantize)}: expected constant scales")
-    producer = codes.producer()
-    if producer is None or producer.op_type == "Cast":
-        return _final_weight(layer, codes, scales)
-    return _trainable_weight(model, layer, dequantize, source)
-
-
-def _trainable_weight(
-    model: ir.Model, layer: Layer, dequantize: ir.Node, source: ActivationQuantizer
-) -> TrainableWeight:
-    clip = dequantize.inputs[0].producer() if dequantize.inputs[0] is not None else None
-    high = constant_input(clip, 2) if clip is not None and clip.op_type == "Clip" else None
-    quantize = clip.inputs[0].producer() if clip is not None and clip.inputs[0] is not None else None
-    values = quantize.inputs[0] if quantize is not None and quantize.op_type == "QuantizeLinear" else None
-    scale = input_value(dequantize, 1)
-    if high is None or values is None or scale is None or constant_array(values) is None:
-        raise ModelError(f"{describe(dequantize)}: expected float weights behind QuantizeLinear and Clip")
-    scales = constant_array(scale)
-    assert scales is not None
-    bits = int(high.reshape(-1)[0]).bit_length() + 1
-    options = get_object(model, QUANTIZATION) or {}
-    waived = options.get("cpu") == "vnni" or is_depthwise(layer.node)
-    clip_at = options.get("weight_clip")
-    spec = WeightSpec(
-        bits=bits,
-        clip=float(clip_at) if isinstance(clip_at, int | float) else DEFAULT_CLIP[bits],
-        per_channel=scales.ndim > 0,
-        pair_limit=None if waived else pair_limit(source.spec.stored_max),
-    )
-    exponents = [exponent_of(dequantize, float(s)) for s in scales.reshape(-1)]
-    if scales.ndim == 0:
-        exponents = exponents * _channels(layer, constant_array(values))
-    return TrainableWeight(values, scale, np.array(exponents, np.int64), spec)
-
-
-def _final_weight(layer: Layer, codes: ir.Value, scales: npt.NDArray[np.generic]) -> FinalWeight:
-    producer = codes.producer()
-    stored = producer.inputs[0] if producer is not None else codes
-    array = constant_array(stored)
-    if array is None or stored is None:
-        raise ModelError(f"{describe(layer.node)}: its weight's codes are no constant")
-    count = _channels(layer, array)
-    multiplier, exponent = split_scale(scales.astype(np.float64).reshape(-1) * np.ones(count))
-    bias = np.zeros(count, np.int64)
-    bias_value = input_value(layer.node, 2)
-    if bias_value is not None:
-        dequantize = bias_value.producer()
-        bias_codes = constant_input(dequantize, 0) if dequantize is not None else None
-        if bias_codes is None:
-            raise ModelError(f"{describe(layer.node)}: its bias is not the DequantizeLinear of an int32 constant")
-        bias = bias_codes.astype(np.int64)
-    bits = 4 if stored.dtype == ir.DataType.INT4 else 8
-    zero_point = constant_input(layer.node.inputs[1].producer(), 2)  # type: ignore[union-attr,arg-type]
-    return FinalWeight(signed_codes(array, zero_point), bits, multiplier, exponent, bias)
-
-
-def _channels(layer: Layer, weight: npt.NDArray[np.generic] | None) -> int:
-    assert weight is not None
-    return int(weight.shape[output_axis(layer.node)])
-
-
-def split_scale(scales: npt.NDArray[np.float64]) -> tuple[IntArray, IntArray]:
-    """`scale = m * 2**e` with an odd m, exactly; ModelError where m needs more than 8 bits."""
-    mantissa, exponent = np.frexp(scales)
-    m, e = np.ldexp(mantissa, 8), exponent - 8
-    if np.any(m != np.round(m)) or np.any(scales <= 0):
-        raise ModelError(f"weight scale {scales.min():g}, expected an 8-bit integer times a power of two")
-    whole = m.astype(np.int64)
-    zeros = np.log2(whole & -whole).astype(np.int64)
-    return whole >> zeros, e.astype(np.int64) + zeros

@@ -10,7 +10,8 @@ from qpipe.arith.weights import pair_excess
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.ir.attributes import constant_array
 from qpipe.ir.metadata import get_object
-from qpipe.ir.view import QUANTIZATION, TrainableWeight, read_view
+from qpipe.ir.view import read_view
+from qpipe.ir.view_weights import QUANTIZATION, TrainableWeight
 from qpipe.ir.weight_layout import to_rows
 
 
@@ -63,7 +64,7 @@ def test_the_written_weights_are_pair_safe(per_channel: bool) -> None:
 def test_the_file_says_how_it_was_quantized() -> None:
     net = Network(3, 8, 8)
     model = quantized(net.model(net.head(net.conv("x", 3, 8), 8)), net.inputs(), cpu="vnni", weight_clip=3.5)
-    assert get_object(model, QUANTIZATION) == {"cpu": "vnni", "weight_clip": 3.5}
+    assert get_object(model, QUANTIZATION) == {"cpu": "vnni", "weight_clip": 3.5, "weight_rounding": None}
 
 
 def test_it_computes_nearly_the_float_network() -> None:

@@ -9,7 +9,8 @@ from passes.finalize import Finalize
 from passes.rescale_channels import RescaleChannels
 from qpipe.ir.affine import read_affine
 from qpipe.ir.final_weights import fit_layer, float_rows
-from qpipe.ir.view import TrainableWeight, read_view
+from qpipe.ir.view import read_view
+from qpipe.ir.view_weights import TrainableWeight
 from qpipe.runtime.session import open_session
 
 FLOAT32 = 2e-6  # a product of a few numbers rounded to float32

@@ -6,11 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qpipe.arith.multiplier import NO_FLOOR, shift_bound, split
+from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.rescale import HEADROOM, channel_ratio
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import WeightSpec, clip_at, exponents, pair_sums, quantize_rows
+from qpipe.arith.weights import DEFAULT_CLIP, WeightSpec, clip_at, exponents, pair_sums, quantize_rows
 
 ROUNDING = 1e-9  # float64's, over the few operations of a ratio
+FLOAT32 = 2e-6  # of weights that are stored
 
 
 @st.composite
@@ -62,6 +64,33 @@ def test_a_channel_fills_its_grid() -> None:
     rows, spec = np.array([[0.52, 0.1, -0.2]], np.float32), WeightSpec(bits=8)
     ratio = channel_ratio(rows, np.ones(1), np.array([-7]), spec, -6, QuantSpec.unsigned(8, -6))
     assert 0.99 * HEADROOM * 127.5 <= 0.52 * ratio[0] * 128 <= HEADROOM * 127.5
+
+
+@pytest.mark.parametrize("bits", range(2, 8))
+@pytest.mark.parametrize("rounding", ["ceil", "nearest"])
+def test_room_to_grow(bits: int, rounding: Rounding) -> None:
+    """The step comes to lie just below its power of two: 3 percent of growth with ceil, over 41 with nearest."""
+    rng = np.random.default_rng(bits)
+    rows = (rng.standard_normal((200, 72)) * np.exp2(rng.uniform(-3, 2, (200, 1)))).astype(np.float32)
+    spec = WeightSpec(bits=bits, clip=DEFAULT_CLIP[bits], pair_limit=128, rounding=rounding)
+    l = exponents(rows, spec, np.full(200, NO_FLOOR))  # noqa: E741
+    ratio = channel_ratio(rows, np.ones(200), l, spec, -6, QuantSpec.unsigned(8, -6))
+    scaled = (rows * ratio[:, None]).astype(np.float32)
+    step = np.asarray(clip_at(scaled, spec)) * 2 / (2**bits - 1) / np.exp2(l)
+    assert np.all((step >= HEADROOM * (1 - 2**-7) - FLOAT32) & (step <= HEADROOM + FLOAT32))
+    growth = np.float32(1.02 if rounding == "ceil" else 1.41)
+    assert np.array_equal(exponents(scaled * growth, spec, np.full(200, NO_FLOOR)), l)
+
+
+def test_where_pairs_bind_nearest_keeps_the_exponent() -> None:
+    """At 8 bits a pair of two largest weights asks for half of the range, which the nearest power would take away."""
+    rows = np.random.default_rng(0).standard_normal((50, 72)).astype(np.float32)
+    rows[:, :2] = 4.0
+    spec = WeightSpec(bits=8, pair_limit=128, rounding="nearest")
+    l = exponents(rows, spec, np.full(50, NO_FLOOR))  # noqa: E741
+    ratio = channel_ratio(rows, np.ones(50), l, spec, -6, QuantSpec.unsigned(8, -6))
+    scaled = (rows * ratio[:, None]).astype(np.float32)
+    assert np.array_equal(exponents(scaled, spec, np.full(50, NO_FLOOR)), l)
 
 
 def test_zero_channels_stay() -> None:

@@ -16,6 +16,7 @@ from qpipe.arith.weights import NO_FLOOR, WeightSpec, exponents, quantize_rows, 
 
 FREE = WeightSpec(bits=8, clip=8.0)
 SAFE = WeightSpec(bits=8, clip=8.0, pair_limit=128)
+SUM = 1e-12  # float64 sums of a dozen squares, in another order
 RNG = np.random.default_rng(0)
 
 
@@ -43,6 +44,7 @@ SPECS = st.builds(
     clip=st.sampled_from([2.0, 4.12, 8.0]),
     per_channel=st.booleans(),
     pair_limit=st.sampled_from([None, 128, 242, 2184]),
+    rounding=st.sampled_from(["ceil", "nearest"]),
 )
 
 
@@ -58,15 +60,26 @@ def test_exponent_is_that_of_the_step(rows: np.ndarray, spec: WeightSpec) -> Non
         if step == 0:
             assert exponent == weights.ZERO_EXPONENT
             continue
-        # ceil(log2(step)), with room for the last bit of the sums.
-        assert 2.0 ** int(exponent) >= step * (1 - 1e-12)
-        assert 2.0 ** int(exponent - 1) < step * (1 + 1e-12)
+        # ceil(log2(step)) or round(log2(step)), with room for the last bit of the sums.
+        least = 1.0 if spec.rounding == "ceil" else math.sqrt(0.5)
+        assert 2.0 ** int(exponent) >= step * least * (1 - SUM)
+        assert 2.0 ** int(exponent - 1) < step * least * (1 + SUM)
 
 
 def test_exact_powers_of_two_are_not_raised() -> None:
     rows = np.full((1, 4), 255 / 2 * 0.25, np.float32)  # its step is 0.25
     assert exponents(rows, FREE, no_floor(rows)).tolist() == [-2]
     assert exponents(rows * np.float32(1.001), FREE, no_floor(rows)).tolist() == [-1]
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_nearest_is_ceil_or_one_less(bits: int) -> None:
+    rows = normal(200, 36)
+    up, nearest = (
+        exponents(rows, WeightSpec(bits=bits, clip=4.12, rounding=rounding), no_floor(rows))
+        for rounding in ("ceil", "nearest")
+    )
+    assert set((up - nearest).tolist()) == {0, 1}
 
 
 def test_the_floor_wins() -> None:

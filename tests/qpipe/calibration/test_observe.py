@@ -53,11 +53,13 @@ def test_only_the_input() -> None:
     ("ymax", "log2"), [(0.0, None), (1e-30, None), (1.0, 0), (1.001, 1), (0.5, -1), (0.49, -1), (6, 3)]
 )
 def test_log2_ymax(ymax: float, log2: int | None) -> None:
-    assert ObservedRange(ymax, False).log2_ymax == log2
+    assert ObservedRange(ymax, False).log2_ymax() == log2
 
 
 def test_default_percentile() -> None:
-    assert [default_percentile(bits) for bits in (8, 4, 2)] == [99.99, 99.9, 99.9]
+    assert [default_percentile(bits) for bits in (8, 4)] == [99.99, 99.9]
+    widths = [default_percentile(bits) for bits in range(2, 9)]
+    assert widths == sorted(set(widths))
 
 
 def test_data_that_cannot_be_used() -> None:

@@ -1,3 +1,6 @@
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +12,9 @@ PERCENTILES = st.sampled_from([50.0, 90.0, 99.0, 99.9, 99.99, 99.999, 100.0, 33.
 
 
 def expected(batches: list[np.ndarray], percentile: float, magnitude: bool) -> float:
-    found = (np.percentile(np.abs(b) if magnitude else b, percentile, method="inverted_cdf") for b in batches)
-    return max(0.0, *map(float, found))
+    """By sorting; numpy's own percentile takes 99.9 of 3,000 values, whose rank is whole, one too far."""
+    ordered = (np.sort(np.abs(b) if magnitude else b) for b in batches)
+    return max(0.0, *(float(b[max(math.ceil(b.size * Fraction(str(percentile)) / 100), 1) - 1]) for b in ordered))
 
 
 def observed(batches: list[np.ndarray], percentile: float, magnitude: bool, cuts: list[int]) -> RunningPercentile:
