@@ -7,6 +7,7 @@ file gives on an integer runtime. A float graph, without quantizers, trains on i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -18,11 +19,14 @@ from qpipe.errors import ModelError
 from qpipe.ir.attributes import constant_array, describe, require_constant
 from qpipe.ir.layers import ACTIVATIONS, Layer, Role, activation_bound
 from qpipe.ir.plan import plan_quantization
-from qpipe.ir.view import QuantizedLayer, TrainableWeight, View, leading_to, read_view
+from qpipe.ir.view import QuantizedLayer, View, leading_to, read_view
+from qpipe.ir.view_weights import TrainableWeight
 from qpipe.ops import OPS
 from qpipe.train.batch_norm import StandaloneBatchNorm
-from qpipe.train.straight_through import exact_fake_quantize, fake_quantize
+from qpipe.train.straight_through import channels_last, exact_fake_quantize, fake_quantize
 from qpipe.train.weighted import BatchNormMode, WeightedLayer
+
+Precision = Literal["fp32", "bf16"]
 
 
 class Quantizer(nn.Module):
@@ -40,7 +44,7 @@ class Quantizer(nn.Module):
         self._owns = owns
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x on its grid, float32."""
+        """x on its grid: in x's type while training, float32 otherwise."""
         if self._carries:
             return x
         if self.enabled and self.training:
@@ -58,10 +62,16 @@ class Executor(nn.Module):
     Args:
         model: a trainable QDQ model, or a normalized float model.
         batch_norm: the statistics that training normalizes by.
+        precision: of training's tensors between the layers, and of its products' operands. bfloat16 holds the integers
+            of every grid; what it rounds is what lies between two grids. Evaluation is exact whatever it is.
     """
 
-    def __init__(self, model: ir.Model, *, batch_norm: BatchNormMode = "running") -> None:
+    def __init__(
+        self, model: ir.Model, *, batch_norm: BatchNormMode = "running", precision: Precision = "fp32"
+    ) -> None:
         super().__init__()
+        self.precision = precision
+        self.is_quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
         self._layers, self._results, inputs = _plan(model)
         self._input, spec = inputs
         self.quantizers = nn.ModuleDict()
@@ -92,11 +102,13 @@ class Executor(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`x [N, C, H, W]` float32 -> the results, float32 in training, exact float64 otherwise."""
-        values: dict[ir.Value, torch.Tensor] = {self._input: self._quantized("input", x)}
+        values: dict[ir.Value, torch.Tensor] = {self._input: self._prepared(self._quantized("input", x))}
         for i, (layer, reads) in enumerate(zip(self._layers, self._reads, strict=True)):
             key = str(i)
             run = self.layers[key] if key in self.layers else self._functions[key]
-            y = run(*(values[value] for value in reads))
+            # A result is summed up and compared: in float32 at least.
+            widen = layer.result in self._results and self.precision == "bf16"
+            y = run(*(values[value].float() if widen else values[value] for value in reads))
             values[layer.result] = (
                 self._quantized(key, y) if layer.output is not None else _float_result(y, layer.layer)
             )
@@ -110,6 +122,22 @@ class Executor(nn.Module):
             return x
         result: torch.Tensor = self.quantizers[key](x)
         return result
+
+    def _prepared(self, x: torch.Tensor) -> torch.Tensor:
+        """What evaluates exactly takes x as it is; all else in the executor's precision, channels last."""
+        if self.is_quantized and not self.training:
+            return x
+        return channels_last(x if self.precision == "fp32" else x.bfloat16())
+
+    def without_quantizers(self) -> Executor:
+        """Turn itself into the float network: weights and activations as they are, BatchNormalization unrounded."""
+        self.is_quantized = False
+        for module in self.quantizers.values():
+            assert isinstance(module, Quantizer)
+            module.enabled = False
+        for layer in self.weighted():
+            layer.spec = None
+        return self
 
     def train(self, mode: bool = True) -> Executor:
         """Switch the mode; leaving training fixes the weights' exponents at what the weights are then."""

@@ -1,8 +1,19 @@
 """FAQ: fine-tuning after quantization.
 
 The float weights are kept and updated; the forward pass sees quantized weights, whose exponents are computed anew at
-every step, and activations on fixed, calibrated ranges; gradients go straight through. At 8 bits: one epoch, learning
-rate 1e-4, constant, momentum and weight decay of the float training.
+every step, and activations on fixed, calibrated ranges; gradients go straight through. At 8 bits one epoch suffices, at
+4 bits a long run with a falling rate (`qpipe/finetune_recipes.py` has the paper's values).
+
+Where the arithmetic departs from the paper, on purpose; `tools/faq_rows.py` has a row that measures each:
+
+- A weight's grid is chosen per output channel, from the channel's own deviation about zero, and its clip is never
+  beyond the largest weight. The paper has one grid a layer.
+- Below 8 bits a weight's exponent is that of the power of two nearest to the step, not of the next larger one.
+- Channels are rescaled at first so that weights fill their grid (`passes/rescale_channels.py`).
+- BatchNormalization's multiplier is an 8-bit integer with an exponent of its own. The paper has `l = -b/2`, so
+  multiples of 1/16, for all parameters but the weights.
+- A branch that comes straight from a convolution is 8-bit before the Add, in a 4-bit network too.
+- An activation's range is rounded up to the next power of two. The paper says the next *even* one.
 
 Source: FAQ, sections 3.1.1, 3.2 and 3.3.
 """

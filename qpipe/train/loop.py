@@ -1,24 +1,58 @@
-"""The training loop: epochs of SGD with momentum on a labelled source."""
+"""The training loop: epochs of SGD with momentum on a labelled source, alone or together with other processes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 from qpipe import progress
-from qpipe.data import Source
+from qpipe.data import Portion, Source
 from qpipe.errors import DataError, QpipeError
-from qpipe.train.checkpoint import load_checkpoint, save_checkpoint
+from qpipe.train.checkpoint import Parts
+from qpipe.train.classes import check_classes, check_label
 from qpipe.train.executor import Executor
-from qpipe.train.run import Epoch, TrainingSettings
+from qpipe.train.identity import identity_of
+from qpipe.train.keeper import Keeper
+from qpipe.train.observer import Observer
+from qpipe.train.run import Epoch, RunState, TrainingSettings
+from qpipe.train.schedule import batches_per_update, learning_rate, moment
+from qpipe.train.teacher import Loss, cross_entropy
+from qpipe.train.together import Together, together
+
+Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
-class DivergedError(QpipeError):
-    """A loss that is no number any more."""
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same from update to update."""
+
+    executor: Executor
+    optimizer: torch.optim.Optimizer
+    source: Source
+    settings: TrainingSettings
+    loss: Loss
+    observers: Sequence[Observer]
+    group: Together
+    keeper: Keeper
+
+    @property
+    def drops_last(self) -> bool:
+        """Whether a last batch that is smaller is left out: where there are others."""
+        return self.source.size is not None and self.source.size >= self.settings.batch_size
+
+    @property
+    def batches(self) -> int | None:
+        """Real batches in an epoch; None for a stream."""
+        return self.source.n_batches(self.settings.batch_size, drop_last=self.drops_last)
+
+    def share(self, images: int) -> float:
+        """The part of a batch that these images are, of 1."""
+        return images / min(self.settings.batch_size, len(self.source))
 
 
 def train(
@@ -28,67 +62,166 @@ def train(
     *,
     checkpoint: Path | None = None,
     resume: bool = False,
+    checkpoint_every: int | None = None,
+    observers: Sequence[Observer] = (),
+    evaluate: Callable[[Executor], float | None] | None = None,
+    evaluate_every: int = 1,
+    loss: Loss = cross_entropy,
 ) -> list[Epoch]:
-    """Train in place and leave the executor in evaluation mode.
+    """Train in place and leave the executor in evaluation mode, on the CPU.
 
     One seed gives one result on one machine: order and augmentation depend on seed and epoch alone, so a run that goes
-    on from its checkpoint (written after every epoch) ends with the same weights.
+    on from its checkpoint ends with the same weights. Of several processes each computes its share of every batch;
+    what an update applies is the mean over the whole one, so all hold the same weights all the time.
+
+    Args:
+        executor: of a trainable graph.
+        source: labelled; a stream keeps its own order.
+        settings: what the result depends on.
+        checkpoint, resume: a file that keeps the run's state after every epoch; go on from it.
+        checkpoint_every: updates after which it is written within an epoch.
+        observers: look on in the main process.
+        evaluate: gives the accuracy, of 1, of the executor in evaluation mode; in the main process.
+        evaluate_every: after so many epochs, and after the last.
+        loss: of logits, labels and inputs, the mean over the images that it is given.
+
+    Raises:
+        DataError, QpipeError: in one line; DivergedError names the last good checkpoint.
     """
+    check_classes(executor.eval(), source)
+    group = together()
+    if group.count > min(settings.batch_size, source.size or settings.batch_size):
+        raise QpipeError(f"{group.count} processes share a batch of {settings.batch_size}: expected an image for each")
+    watching = observers if group.is_main else ()
+    identity = identity_of(executor, settings, source, observers)
+    executor.to(group.device)
     trained = [parameter for parameter in executor.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, settings.lr, settings.momentum, weight_decay=settings.weight_decay)
-    epochs: list[Epoch] = []
-    if resume:
-        if checkpoint is None:
-            raise QpipeError("--resume: no checkpoint was named, expected --checkpoint FILE")
-        epochs = [Epoch(**epoch) for epoch in load_checkpoint(checkpoint, executor, optimizer, settings)]
+    parts = Parts(executor, optimizer, watching, identity)
+    keeper = Keeper(checkpoint, checkpoint_every, parts, group.is_main)
+    run = _Run(executor, optimizer, source, settings, loss, watching, group, keeper)
+    state = keeper.resume() if resume else RunState()
+    if len(state.epochs) > settings.epochs:
+        raise QpipeError(f"{checkpoint}: {len(state.epochs)} epochs are done, expected at most {settings.epochs}")
+    for observer in watching:
+        observer.on_start(executor)
     executor.train()
-    for number in range(len(epochs) + 1, settings.epochs + 1):
-        epochs.append(_run_epoch(executor, source, settings, optimizer, number, checkpoint))
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, executor, optimizer, settings, epochs)
-    executor.eval()
-    return epochs
+    while len(state.epochs) < settings.epochs:
+        epoch = _run_epoch(run, state)
+        is_due = epoch.number % evaluate_every == 0 or epoch.number == settings.epochs
+        counted = _evaluate(run, evaluate) if evaluate is not None and is_due else None
+        state.close(replace(epoch, test_accuracy=counted))
+        keeper.keep(state)
+    executor.cpu().eval()
+    for observer in watching:
+        observer.on_end(executor)
+    return state.epochs
 
 
-def _run_epoch(
-    executor: Executor,
-    source: Source,
-    settings: TrainingSettings,
-    optimizer: torch.optim.Optimizer,
-    number: int,
-    checkpoint: Path | None,
-) -> Epoch:
-    total_loss, correct, count = 0.0, 0, 0
-    for inputs, labels in _batches(source, settings, number):
-        logits = executor(inputs)[0].flatten(1)
-        if int(labels.max()) >= logits.shape[1]:
-            raise DataError(f"{source.name}: label {int(labels.max())}, but the network has {logits.shape[1]} classes")
-        loss = F.cross_entropy(logits, labels)
-        if not math.isfinite(value := loss.item()):
-            kept = f"; the last good state is in {checkpoint}" if checkpoint is not None and number > 1 else ""
-            raise DivergedError(f"epoch {number}: the loss is {value}; a lower --lr may help{kept}")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        total_loss += value * len(labels)
-        correct += int((logits.argmax(1) == labels).sum())
-        count += len(labels)
-    return Epoch(number, total_loss / count, correct / count)
+def _run_epoch(run: _Run, state: RunState) -> Epoch:
+    """Train to the end of the epoch that the state is in."""
+    settings, total = run.settings, run.batches
+    start = moment(len(state.epochs), 0, total)
+    batches = _batches(run, state)
+    at = moment(len(state.epochs), state.batches, total)
+    while _update(run, state, islice(batches, batches_per_update(settings, at)), learning_rate(settings, at)):
+        run.keeper.keep_if_due(state)
+        at = moment(len(state.epochs), state.batches, total)
+    if not state.images:
+        raise DataError(f"{run.source.name}: no images in epoch {state.number}")
+    return Epoch(
+        state.number,
+        state.loss / state.images,
+        state.correct / state.images,
+        learning_rate(settings, start),
+        settings.batch_size * batches_per_update(settings, start),
+    )
 
 
-def _batches(source: Source, settings: TrainingSettings, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The epoch's batches; a last one that is smaller is left out, where there are others."""
-    drop_last = source.size is not None and source.size >= settings.batch_size
+def _update(run: _Run, state: RunState, batches: Batches, rate: float) -> bool:
+    """One update by the mean gradient over these real batches, the last of an epoch fewer; False without any."""
+    run.optimizer.zero_grad(set_to_none=True)
+    sums = torch.zeros(3, dtype=torch.float64, device=run.group.device)
+    count = 0
+    for inputs, labels in batches:
+        sums += _accumulate(run, inputs, labels)
+        count += 1
+    if not count:
+        return False
+    _bring_together(run, sums, count)
+    value, correct, images = sums.tolist()
+    state.updates += 1
+    state.batches += count
+    if not math.isfinite(value):
+        raise run.keeper.diverged(state, f"the loss is {value}")
+    state.loss += value
+    state.correct += int(correct)
+    state.images += int(images)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    for observer in run.observers:
+        observer.before_update(run.executor, state.updates)
+    run.optimizer.step()
+    for observer in run.observers:
+        observer.after_update(run.executor, state.updates)
+    return True
+
+
+def _accumulate(run: _Run, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Add the gradients of one real batch; its summed loss, right answers and images, float64 `[3]`."""
+    logits = run.executor(inputs)[0].flatten(1)
+    if run.source.size is None:
+        check_label(int(labels.max()), logits.shape[1], run.source.name)
+    loss = run.loss(logits, labels, inputs)
+    part = loss if run.group.count == 1 else loss * run.share(len(labels))
+    part.backward()  # type: ignore[no-untyped-call]
+    correct = (logits.argmax(1) == labels).sum()
+    images = torch.full_like(correct, len(labels))
+    return torch.stack([loss.detach().double() * len(labels), correct.double(), images.double()])
+
+
+@torch.no_grad()
+def _bring_together(run: _Run, sums: torch.Tensor, count: int) -> None:
+    """Make gradients the mean over `count` real batches, and add up what the processes have of each.
+
+    Each process normalized its share by that share's statistics: the running ones become their mean.
+    """
+    gradients = [p.grad for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if count > 1:
+        torch._foreach_div_(gradients, count)
+    if run.group.count == 1:
+        return
+    layers = [layer for layer in run.executor.weighted() if layer.has_batch_norm and layer.mode == "batch"]
+    running = [statistic for layer in layers for statistic in (layer.mean, layer.variance)]
+    for statistic in running:
+        statistic.div_(run.group.count)
+    run.group.add_up([*gradients, *running, sums])
+
+
+def _evaluate(run: _Run, evaluate: Callable[[Executor], float | None]) -> float | None:
+    """What `evaluate` counts; training goes on as if it had not been."""
+    if not run.group.is_main:
+        return None
+    accuracy = evaluate(run.executor.cpu().eval())
+    run.executor.to(run.group.device).train()
+    return accuracy
+
+
+def _batches(run: _Run, state: RunState) -> Batches:
+    """What is left of the epoch, as much of each batch as this process has."""
+    settings, source = run.settings, run.source
     batches = source.batches(
         settings.batch_size,
         shuffle=source.size is not None,
         seed=settings.seed,
-        epoch=number,
+        epoch=state.number,
         augment=settings.augment,
-        drop_last=drop_last,
+        drop_last=run.drops_last,
+        portion=Portion(run.group.index, run.group.count, state.batches),
     )
-    total = source.n_batches(settings.batch_size, drop_last=drop_last)
-    for batch in progress.track(batches, f"epoch {number}/{settings.epochs}", total):
+    total = None if run.batches is None else run.batches - state.batches
+    for batch in progress.track(batches, f"epoch {state.number}/{settings.epochs}", total):
         if batch.labels is None:
             raise DataError(f"{source.name}: no labels, expected one for each image")
-        yield torch.from_numpy(batch.inputs), torch.from_numpy(batch.labels)
+        inputs, labels = torch.from_numpy(batch.inputs), torch.from_numpy(batch.labels)
+        yield inputs.to(run.group.device), labels.to(run.group.device)

@@ -1,15 +1,19 @@
-"""What a run is told, and what it tells."""
+"""What a run is told, where it stands, and what it tells."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 
 from qpipe.data import Augment
+from qpipe.finetune_recipes import ScheduleName
+from qpipe.train.executor import Precision
+from qpipe.train.weighted import BatchNormMode
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """One run. lr is constant; momentum and weight_decay are those of the float training."""
+    """One run, all that its result depends on; the schedule's fields are those of `FinetuneRecipe`."""
 
     epochs: int
     lr: float
@@ -18,13 +22,52 @@ class TrainingSettings:
     batch_size: int
     seed: int
     augment: Augment | None
-    batch_norm: str = "batch"
+    batch_norm: BatchNormMode = "batch"
+    schedule: ScheduleName = "constant"
+    lr_end: float | None = None
+    milestones: tuple[Fraction, ...] = ()
+    grow_at: tuple[Fraction, ...] = ()
+    precision: Precision = "fp32"
+    teacher: str | None = None
+    teacher_weight: float = 0.0  # without a teacher neither counts
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """Number (from 1), mean loss per image, and accuracy on the training images as they were seen, of 1."""
+    """One epoch: number (from 1), mean loss per image, accuracy on the training images as they were seen, of 1.
+
+    lr and batch_size: at its start, the latter of an update. test_accuracy: of 1, None where it was not counted.
+    """
 
     number: int
     loss: float
     accuracy: float
+    lr: float
+    batch_size: int
+    test_accuracy: float | None = None
+
+
+@dataclass
+class RunState:
+    """Where a run stands: the epochs that are done, the updates so far, and sums over the epoch that runs.
+
+    batches: real ones that this epoch has seen. loss: the sum over its images.
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    updates: int = 0
+    batches: int = 0
+    loss: float = 0.0
+    correct: int = 0
+    images: int = 0
+
+    @property
+    def number(self) -> int:
+        """The epoch that runs, from 1."""
+        return len(self.epochs) + 1
+
+    def close(self, epoch: Epoch) -> None:
+        """Put a finished epoch to the others, and start to sum anew."""
+        self.epochs.append(epoch)
+        self.batches, self.loss, self.correct, self.images = 0, 0.0, 0, 0

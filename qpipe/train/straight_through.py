@@ -10,7 +10,20 @@ from torch.nn import functional as F
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
 
-_ROUNDS_TO_INTEGERS = 1.5 * 2.0**23  # a float32 of this size has steps of 1, and so has everything 2**22 around it
+# A number of this size has steps of 1 in its type, and so has everything within a third of it around it.
+_ROUNDS_TO_INTEGERS = {torch.float32: 1.5 * 2.0**23, torch.bfloat16: 1.5 * 2.0**7}
+_LARGEST_IN_BFLOAT16 = 63
+
+
+def layout_of(x: torch.Tensor) -> torch.memory_format:
+    """Whether x lies in memory with its channels last."""
+    is_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """The same images, or filters, with the channels last in memory: there native kernels are fastest."""
+    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -28,18 +41,20 @@ class _StraightThrough(torch.autograd.Function):
 class _Round(torch.autograd.Function):
     """Forward: to the nearest multiple of a power of two, ties to even. Backward: straight through.
 
-    Adding and subtracting a number whose float32 steps are the scale rounds exactly so, in two passes over memory
-    instead of three.
+    Adding and subtracting a number whose own steps are the scale rounds exactly so, in two passes over memory instead
+    of three. `x` is float32, or bfloat16 where all results are at most `_LARGEST_IN_BFLOAT16` steps. The gradient gets
+    the layout of the result: a slice or a mean hands back another, and native kernels are slow on a mix.
     """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scale: float) -> torch.Tensor:
-        magic = _ROUNDS_TO_INTEGERS * scale
+        magic = _ROUNDS_TO_INTEGERS[x.dtype] * scale
+        ctx.layout = layout_of(x)
         return x.add(magic).sub_(magic)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradients[0], None
+        return gradients[0].contiguous(memory_format=ctx.layout), None
 
 
 def straight_through(x: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
@@ -49,12 +64,15 @@ def straight_through(x: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
 
 
 def fake_quantize(x: torch.Tensor, spec: QuantSpec, *, inplace: bool = False) -> torch.Tensor:
-    """`dequantize(quantize(x))` of float32 x; no gradient where x is outside of the range.
+    """`dequantize(quantize(x))` of float32 or bfloat16 x, in x's type; no gradient where x is outside of the range.
 
     The clip comes first and is a native kernel with its gradient; on an unsigned grid it is the ReLU as well. inplace
     clips x itself.
     """
     clipped = F.hardtanh(x, spec.qmin * spec.scale, spec.qmax * spec.scale, inplace)
+    if x.dtype == torch.bfloat16 and spec.largest > _LARGEST_IN_BFLOAT16:
+        rounded: torch.Tensor = _Round.apply(clipped.float(), spec.scale)  # type: ignore[no-untyped-call]
+        return rounded.to(x.dtype)
     result: torch.Tensor = _Round.apply(clipped, spec.scale)  # type: ignore[no-untyped-call]
     return result
 

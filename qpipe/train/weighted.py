@@ -8,8 +8,10 @@ hold every sum, so it gives the file's integers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import fields
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -19,14 +21,16 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import WeightSpec, safe_codes
 from qpipe.ir.affine import normalization_factor
 from qpipe.ir.attributes import constant_input, float_attribute
-from qpipe.ir.view import QuantizedLayer, TrainableWeight
+from qpipe.ir.view import QuantizedLayer
+from qpipe.ir.view_weights import TrainableWeight
 from qpipe.ir.weight_layout import output_axis, to_rows, to_weight
 from qpipe.ops import OPS
 from qpipe.train.batch_norm import batch_norm_tensors
-from qpipe.train.straight_through import straight_through
+from qpipe.train.straight_through import channels_last, straight_through
 
 BatchNormMode = Literal["running", "batch"]
 Product = Callable[..., torch.Tensor]
+_QUIET = np.errstate(over="ignore", invalid="ignore")  # it is the loss that says that a run diverged
 
 
 class WeightedLayer(nn.Module):
@@ -74,21 +78,26 @@ class WeightedLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` on its grid -> the affine map's output, before activation and quantizer."""
         if not self.training:
-            return self._exact(x) if self.spec is not None else self._apply_affine(x, self.weight)
-        weight = self.quantized_weight()
+            return self._exact(x) if self.spec is not None else self._apply_affine(x, self.weight, None)
+        weight, magnitude = self._on_grid()
         if self.has_batch_norm and self.mode == "batch":
-            return self._with_batch_statistics(self.product(x, weight), weight)
-        return self._apply_affine(x, weight)
+            return self._with_batch_statistics(self.product(x, weight.to(x.dtype)), magnitude)
+        return self._apply_affine(x, weight, magnitude)
 
     def quantized_weight(self) -> torch.Tensor:
         """The weight on its grid, exponents computed anew (FAQ, section 3.1.1); the gradient is the float weight's."""
+        return self._on_grid()[0]
+
+    def _on_grid(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The quantized weight, and the sum of each channel's codes' magnitudes, float64 `[C]`."""
         if self.spec is None:
-            return self.weight
+            return self.weight, None
         with torch.no_grad():
             codes, self.exponent = self._quantize(self.spec)
             on_grid = torch.ldexp(codes, self.exponent[:, None])
-            quantized = to_weight(self.layer.node, on_grid, tuple(self.weight.shape)).contiguous()
-        return straight_through(self.weight, quantized)
+            quantized = channels_last(to_weight(self.layer.node, on_grid, tuple(self.weight.shape)))
+            magnitude = codes.abs().sum(1, dtype=torch.float64)
+        return straight_through(self.weight, quantized), magnitude
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -97,69 +106,68 @@ class WeightedLayer(nn.Module):
             _, self.exponent = self._quantize(self.spec)
 
     @torch.no_grad()
+    @_QUIET
     def _quantize(self, spec: WeightSpec) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = to_rows(self.layer.node, self.weight.detach())
         assert self.source is not None
-        beta = self.beta.detach().double()
-        codes, exponent = quantize_weight(
-            rows, self._factor(), beta, spec, source=self.source, output=self.target, xp=torch
-        )
-        return codes, exponent.long()
+        xp, (rows, k, beta) = _arrays(to_rows(self.layer.node, self.weight), self._factor(), self.beta.double())
+        codes, exponent = quantize_weight(rows, k, beta, spec, source=self.source, output=self.target, xp=xp)
+        return torch.as_tensor(codes), torch.as_tensor(exponent).long()
 
     def _factor(self) -> torch.Tensor:
         """k = gamma / sqrt(var + eps) in float64, or 1."""
         if not self.has_batch_norm:
-            return torch.ones(len(self.beta), dtype=torch.float64)
+            return torch.ones_like(self.beta, dtype=torch.float64)
         factor: torch.Tensor = normalization_factor(self.gamma.double(), self.variance.double(), self.epsilon, torch)
         return factor
 
     def _centre(self) -> torch.Tensor:
         """The running mean of the product without its bias, in float64; 0 without a BatchNormalization."""
         if not self.has_batch_norm:
-            return torch.zeros(len(self.beta), dtype=torch.float64)
+            return torch.zeros_like(self.beta, dtype=torch.float64)
         return self.mean.double() - self.offset.double()
 
-    def _apply_affine(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _apply_affine(self, x: torch.Tensor, weight: torch.Tensor, magnitude: torch.Tensor | None) -> torch.Tensor:
         """`k * product + b` in float32, k and b rounded straight through where the layer is quantized."""
         k = self._factor()
         b = self.beta - self._centre() * k
-        if self.spec is not None and self.source is not None:
+        if magnitude is not None and self.source is not None:
             with torch.no_grad():
-                integers = self._integers(self._codes(weight), k, self._centre())
+                integers = self._integers(magnitude, k)
                 unit = torch.ldexp(integers.multiplier, integers.exponent)
                 rounded_b = torch.ldexp(integers.bias * unit, self.exponent + self.source.exponent)
             k, b = straight_through(k, unit * integers.sign), straight_through(b, rounded_b)
         if not self.has_batch_norm:
-            return self.product(x, weight, b.float())
+            return self.product(x, weight.to(x.dtype), b.to(x.dtype))
         if self.folds:
-            return self.product(x, weight * self._along(k.float(), weight, output_axis(self.layer.node)), b.float())
-        y = self.product(x, weight)
-        return y * self._along(k.float(), y) + self._along(b.float(), y)
+            folded = weight * self._along(k.float(), weight, output_axis(self.layer.node))
+            return self.product(x, folded.to(x.dtype), b.to(x.dtype))
+        y = self.product(x, weight.to(x.dtype))
+        return y * self._along(k.to(y.dtype), y) + self._along(b.to(y.dtype), y)
 
-    def _codes(self, weight: torch.Tensor) -> torch.Tensor:
-        """The integers `[C, K]` of a weight on its grid."""
-        return torch.ldexp(to_rows(self.layer.node, weight.detach()), -self.exponent[:, None])
-
-    def _integers(self, codes: torch.Tensor, k: torch.Tensor, mean: torch.Tensor) -> IntegerAffine:
+    @_QUIET
+    def _integers(self, magnitude: torch.Tensor, k: torch.Tensor) -> IntegerAffine:
         assert self.source is not None
-        return fit(
-            k.detach(),
-            self.beta.detach().double(),
-            mean,
-            weight_exponent=self.exponent,
+        tensors = (k, self.beta.double(), self._centre(), self.exponent, magnitude * self.source.largest)
+        xp, (factor, beta, centre, exponent, weight_sum) = _arrays(*tensors)
+        integers = fit(
+            factor,
+            beta,
+            centre,
+            weight_exponent=exponent,
             input_exponent=self.source.exponent,
             output=self.target,
-            weight_sum=codes.abs().sum(1, dtype=torch.float64) * self.source.largest,
-            xp=torch,
+            weight_sum=weight_sum,
+            xp=xp,
         )
+        return IntegerAffine(*(torch.as_tensor(getattr(integers, field.name)) for field in fields(integers)))
 
-    def _with_batch_statistics(self, product: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _with_batch_statistics(self, product: torch.Tensor, magnitude: torch.Tensor | None) -> torch.Tensor:
         """Batch normalization by the batch's own statistics; k errs by what rounding to 8 bits makes it in the file."""
         gamma: torch.Tensor = self.gamma
-        if self.spec is not None:
+        if magnitude is not None:
             with torch.no_grad():
                 k = self._factor()
-                integers = self._integers(self._codes(weight), k, self._centre())
+                integers = self._integers(magnitude, k)
                 rounded = torch.ldexp(integers.multiplier, integers.exponent) * integers.sign
                 ratio = torch.where(k == 0, 1.0, rounded / k).float()
             gamma = straight_through(gamma, gamma.detach() * ratio)
@@ -174,9 +182,10 @@ class WeightedLayer(nn.Module):
         assert self.spec is not None
         assert self.source is not None
         codes = safe_codes(to_rows(self.layer.node, self.weight), self.exponent, self.spec, torch)
-        integers = self._integers(codes, self._factor(), self._centre())
+        magnitude = codes.abs().sum(1, dtype=torch.float64)
+        integers = self._integers(magnitude, self._factor())
         codes = codes * integers.sign[:, None].float()
-        largest = float(codes.abs().sum(1, dtype=torch.float64).max()) * self.source.largest
+        largest = float(magnitude.max()) * self.source.largest
         kind = torch.float32 if largest <= FLOAT32_EXACT else torch.float64
         weight = to_weight(self.layer.node, codes, tuple(self.weight.shape)).to(kind)
         accumulator = self.product((x / self.source.scale).to(kind), weight).double()
@@ -188,3 +197,14 @@ class WeightedLayer(nn.Module):
         shape = [1] * like.ndim
         shape[(1 if self.layer.op_type == "Conv" else -1) if axis is None else axis] = -1
         return values.reshape(shape)
+
+
+def _arrays(*tensors: torch.Tensor) -> tuple[Any, tuple[Any, ...]]:
+    """The interpreter for per-channel arithmetic, and the tensors as its arrays, without gradient.
+
+    It is numpy on the CPU, where a call on a few numbers costs a third of torch's; the two agree to the bit.
+    """
+    plain = tuple(tensor.detach() for tensor in tensors)
+    if any(tensor.device.type != "cpu" for tensor in plain):
+        return torch, plain
+    return np, tuple(tensor.numpy() for tensor in plain)

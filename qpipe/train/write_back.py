@@ -7,7 +7,7 @@ import onnx_ir as ir
 from qpipe.arith.weights import safe_codes
 from qpipe.ir.layers import Layer
 from qpipe.ir.qdq import set_constant_input
-from qpipe.ir.view import TrainableWeight
+from qpipe.ir.view_weights import TrainableWeight
 from qpipe.ir.weight_layout import to_rows
 from qpipe.ir.weights import storable
 from qpipe.ir.write_weight import write_weight

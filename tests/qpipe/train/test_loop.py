@@ -1,57 +1,39 @@
-"""The loop and its checkpoints: one seed, one result, also where it was interrupted."""
+"""The loop: one seed, one result; schedules, virtual batches, and who looks on."""
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
-from networks import Network, finalized, quantized
-from safetensors.torch import load_file, save_file
+from networks import finalized
+from small_training import BATCHES, SETTINGS, assert_same, bright_images, network, qdq, state_of
 
-from qpipe.data import Augment, Preprocess, Source, open_data
-from qpipe.errors import DataError, ModelError, QpipeError
+from qpipe.data import Preprocess, Source, open_data
+from qpipe.errors import DataError, ModelError
+from qpipe.train import loop
 from qpipe.train.executor import Executor
-from qpipe.train.loop import DivergedError, train
+from qpipe.train.keeper import DivergedError
+from qpipe.train.loop import train
+from qpipe.train.observer import Observer
 from qpipe.train.run import TrainingSettings
 from qpipe.train.weighted import BatchNormMode
 
-SETTINGS = TrainingSettings(
-    epochs=2, lr=0.02, momentum=0.9, weight_decay=1e-4, batch_size=16, seed=3, augment=Augment(pad=1)
-)
-
-
-def network(out: int = 8, classes: int = 4) -> tuple[Network, str]:
-    net = Network(3, 8, 8)
-    x = net.op("Relu", net.norm(net.conv("x", 3, out), out))
-    x = net.op("Relu", net.norm(net.op("Add", net.conv(x, out, out), x), out))
-    return net, net.head(x, out, classes)
-
-
-def qdq(out: int = 8, classes: int = 4) -> ir.Model:
-    net, y = network(out, classes)
-    return quantized(net.model(y), net.inputs())
+SUMMED_OTHERWISE = 1e-5
+"""Weights of size 1 after a few updates whose float32 sums were in another order."""
+HALF_AN_EPOCH = (Fraction(1, 2), Fraction(3, 2))
 
 
 @pytest.fixture(scope="module")
 def source() -> Source:
-    """Images whose brightest channel is their class; the fourth has none."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 4, 72)
-    images = rng.integers(0, 120, (72, 8, 8, 3), dtype=np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[:, :, label : label + 1] += 120
-    return open_data((images, labels), "train", Preprocess(mean=(0.5,), std=(0.5,)))
+    return bright_images()
 
 
-def state(executor: Executor) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in executor.state_dict().items()}
-
-
-def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+def trained(source: Source, settings: TrainingSettings, mode: BatchNormMode = "batch") -> dict[str, torch.Tensor]:
+    executor = Executor(qdq(), batch_norm=mode)
+    train(executor, source, settings)
+    return state_of(executor)
 
 
 @pytest.mark.parametrize("mode", ["running", "batch"])
@@ -61,7 +43,7 @@ def test_one_seed_one_result(source: Source, mode: BatchNormMode) -> None:
         executor = Executor(qdq(), batch_norm=mode)
         history = train(executor, source, replace(SETTINGS, seed=seed))
         assert not executor.training
-        runs.append((state(executor), history))
+        runs.append((state_of(executor), history))
     assert_same(runs[0][0], runs[1][0])
     assert runs[0][1] == runs[1][1]
     assert runs[0][1] != runs[2][1]
@@ -75,34 +57,140 @@ def test_it_learns(source: Source, mode: BatchNormMode) -> None:
     assert history[-1].accuracy > history[0].accuracy
 
 
-@pytest.mark.parametrize("mode", ["running", "batch"])
-@pytest.mark.parametrize("done", [1, 2, 3])
-def test_resuming_changes_nothing(source: Source, tmp_path: Path, mode: BatchNormMode, done: int) -> None:
-    settings = replace(SETTINGS, epochs=3)
-    whole = Executor(qdq(), batch_norm=mode)
-    expected = train(whole, source, settings)
-    checkpoint = tmp_path / "run.safetensors"
-    train(Executor(qdq(), batch_norm=mode), source, replace(settings, epochs=done), checkpoint=checkpoint)
-    rest = Executor(qdq(), batch_norm=mode)
-    assert train(rest, source, settings, checkpoint=checkpoint, resume=True) == expected
-    assert_same(state(rest), state(whole))
-
-
 def test_a_float_graph(source: Source) -> None:
     net, y = network()
     history = train(Executor(net.model(y)), source, replace(SETTINGS, epochs=4))
     assert history[-1].loss < history[0].loss
 
 
+@pytest.mark.parametrize("n", [2, 4])
+def test_a_virtual_batch_is_the_mean_of_its_real_ones(source: Source, n: int) -> None:
+    """On running statistics n batches of 16, one update, are one batch of 16 n."""
+    # Rounded weights would make a large difference of the smallest one.
+    net, y = network()
+    runs = []
+    for settings in (
+        replace(SETTINGS, batch_size=64 // n, grow_at=(Fraction(0),) * (n // 2)),
+        replace(SETTINGS, batch_size=64),
+    ):
+        executor = Executor(net.model(y), batch_norm="running")
+        history = train(executor, source, settings)
+        runs.append((state_of(executor), history))
+    (grown, first), (whole, second) = runs
+    for name, expected in whole.items():
+        torch.testing.assert_close(grown[name], expected, rtol=0, atol=SUMMED_OTHERWISE, msg=name)
+    assert [epoch.batch_size for epoch in first] == [epoch.batch_size for epoch in second] == [64, 64]
+    assert first[-1].loss == pytest.approx(second[-1].loss, abs=SUMMED_OTHERWISE)
+
+
+def test_statistics_are_those_of_each_real_batch(source: Source) -> None:
+    still = replace(SETTINGS, lr=1e-30, weight_decay=0.0)
+    assert_same(trained(source, still), trained(source, replace(still, grow_at=(Fraction(0),))))
+
+
+def test_the_last_virtual_batch_of_an_epoch_has_what_is_left(source: Source) -> None:
+    class Count(Observer):
+        updates = 0
+
+        def after_update(self, executor: Executor, step: int) -> None:
+            self.updates += 1
+            assert step == self.updates
+
+    count = Count()
+    train(Executor(qdq()), source, replace(SETTINGS, batch_size=24, grow_at=(Fraction(1),)), observers=[count])
+    assert count.updates == 3 + 2  # three batches: 1, 1, 1, and then 2, 1
+
+
+def test_the_rate_falls_within_an_epoch(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = []
+
+    def noted(settings: TrainingSettings, at: Fraction) -> float:
+        moments.append(at)
+        return settings.lr
+
+    monkeypatch.setattr(loop, "learning_rate", noted)
+    train(Executor(qdq()), source, replace(SETTINGS, grow_at=HALF_AN_EPOCH, epochs=1))
+    quarters = [at * BATCHES for at in moments]
+    # Each update begins where the last one ended: two of one batch, one of two; the end of the epoch makes none; and
+    # the epoch's record has the rate at its start.
+    assert quarters == [0, 1, 2, 4, 0]
+
+
+def test_a_step_within_an_epoch_is_in_the_weights(source: Source) -> None:
+    constant = trained(source, SETTINGS)
+    stepped = replace(SETTINGS, schedule="step", milestones=(Fraction(2),))
+    assert_same(trained(source, stepped), constant)  # after the last update
+    inside = trained(source, replace(stepped, milestones=(Fraction(7, 4),)))
+    assert any(not torch.equal(inside[name], constant[name]) for name in inside)
+
+
+def test_observers_and_evaluation_change_nothing(source: Source) -> None:
+    calls: list[str] = []
+
+    class Spy(Observer):
+        def on_start(self, executor: Executor) -> None:
+            calls.append("start")
+
+        def before_update(self, executor: Executor, step: int) -> None:
+            self.old = executor.layers["0"].weight.detach().clone()
+            assert executor.layers["0"].weight.grad is not None
+
+        def after_update(self, executor: Executor, step: int) -> None:
+            assert not torch.equal(self.old, executor.layers["0"].weight)
+            calls.append(f"{step}")
+
+        def on_end(self, executor: Executor) -> None:
+            assert not executor.training
+            calls.append("end")
+
+    def evaluate(executor: Executor) -> float:
+        assert not executor.training
+        calls.append("evaluate")
+        return 0.25
+
+    settings = replace(SETTINGS, epochs=3)
+    executor = Executor(qdq(), batch_norm="batch")
+    history = train(executor, source, settings, observers=[Spy()], evaluate=evaluate, evaluate_every=2)
+    assert_same(state_of(executor), trained(source, settings))
+    assert calls == ["start", *"12345678", "evaluate", "9", "10", "11", "12", "evaluate", "end"]
+    assert [epoch.test_accuracy for epoch in history] == [None, 0.25, 0.25]
+
+
+def test_the_loss_is_the_callers(source: Source) -> None:
+    def zero(logits: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        assert (logits.shape, labels.shape, inputs.shape) == ((16, 4), (16,), (16, 3, 8, 8))
+        return logits.sum() * 0
+
+    executor = Executor(qdq(), batch_norm="running")
+    before = state_of(executor)
+    (epoch,) = train(executor, source, replace(SETTINGS, epochs=1, weight_decay=0.0), loss=zero)
+    assert epoch.loss == 0
+    assert torch.equal(executor.layers["0"].weight, before["layers.0.weight"])
+
+
 def test_a_loss_that_is_no_number(source: Source, tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match=r"^epoch 1: the loss is (nan|inf); a lower --lr may help$"):
+    with pytest.raises(DivergedError, match=r"^epoch 1, update \d: the loss is (nan|inf); a lower --lr may help$"):
         train(Executor(qdq()), source, replace(SETTINGS, lr=1e30))
     checkpoint = tmp_path / "run.safetensors"
     train(Executor(qdq()), source, replace(SETTINGS, epochs=1), checkpoint=checkpoint)
+    good = checkpoint.read_bytes()
     executor = Executor(qdq())
     executor.register_forward_pre_hook(lambda module, args: (args[0] * float("nan"),))
-    with pytest.raises(DivergedError, match=r"epoch 2: .*the last good state is in .*run\.safetensors"):
+    last = r"the last good checkpoint is .*run\.safetensors \(after update 4, 1 epochs done\)"
+    with pytest.raises(DivergedError, match=rf"epoch 2, update 5: .*{last}$"):
         train(executor, source, SETTINGS, checkpoint=checkpoint, resume=True)
+    assert checkpoint.read_bytes() == good
+
+
+def test_a_weight_that_is_no_number_is_not_kept(source: Source, tmp_path: Path) -> None:
+    class Spoil(Observer):
+        def after_update(self, executor: Executor, step: int) -> None:
+            if step == 3:
+                executor.layers["0"].weight.data[0] = float("inf")
+
+    checkpoint = tmp_path / "run"
+    with pytest.raises(DivergedError, match=r"update 3: a weight is no finite number; .* \(after update 2, 0 epochs"):
+        train(Executor(qdq()), source, SETTINGS, checkpoint=checkpoint, checkpoint_every=1, observers=[Spoil()])
 
 
 def test_a_final_model_is_refused() -> None:
@@ -111,34 +199,14 @@ def test_a_final_model_is_refused() -> None:
 
 
 def test_labels_beyond_the_classes(source: Source) -> None:
-    with pytest.raises(DataError, match="label 3, but the network has 3 classes"):
+    with pytest.raises(DataError, match=r"4 classes .the largest label is 3., but the network has 3 classes"):
         train(Executor(qdq(classes=3)), source, SETTINGS)
+    stream = [(np.zeros((16, 3, 8, 8), np.float32), np.full(16, 3))]
+    with pytest.raises(DataError, match="label 3, but the network has 3 classes"):
+        train(Executor(qdq(classes=3)), open_data(iter(stream), "train"), replace(SETTINGS, augment=None))
 
 
 def test_no_labels() -> None:
     images = np.zeros((32, 8, 8, 3), np.uint8)
     with pytest.raises(DataError, match="no labels"):
         train(Executor(qdq()), open_data(images, "train", Preprocess()), SETTINGS)
-
-
-def test_checkpoints_that_do_not_fit(source: Source, tmp_path: Path) -> None:
-    path = tmp_path / "run.safetensors"
-    with pytest.raises(QpipeError, match="no such file"):
-        train(Executor(qdq()), source, SETTINGS, checkpoint=path, resume=True)
-    with pytest.raises(QpipeError, match="no checkpoint was named"):
-        train(Executor(qdq()), source, SETTINGS, resume=True)
-    train(Executor(qdq()), source, replace(SETTINGS, epochs=1), checkpoint=path)
-    with pytest.raises(QpipeError, match=r"another run: lr was 0\.02, now 0\.1"):
-        train(Executor(qdq()), source, replace(SETTINGS, lr=0.1), checkpoint=path, resume=True)
-    with pytest.raises(ModelError, match="another network"):
-        train(Executor(qdq(out=6)), source, SETTINGS, checkpoint=path, resume=True)
-    smaller = Network(3, 8, 8)
-    y = smaller.head(smaller.op("Relu", smaller.norm(smaller.conv("x", 3, 8), 8)), 8, 4)
-    with pytest.raises(ModelError, match="another network"):
-        train(Executor(quantized(smaller.model(y), smaller.inputs())), source, SETTINGS, checkpoint=path, resume=True)
-    save_file(load_file(path), path)
-    with pytest.raises(ModelError, match="names no settings"):
-        train(Executor(qdq()), source, SETTINGS, checkpoint=path, resume=True)
-    path.write_bytes(b"\x80\x04N.")
-    with pytest.raises(ModelError, match="not a checkpoint"):
-        train(Executor(qdq()), source, SETTINGS, checkpoint=path, resume=True)

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
-from qpipe.train.straight_through import exact_fake_quantize, fake_quantize, straight_through
+from qpipe.train.straight_through import (
+    channels_last,
+    exact_fake_quantize,
+    fake_quantize,
+    layout_of,
+    straight_through,
+)
 
 SPECS = [QuantSpec.unsigned(8, 0), QuantSpec.signed(8, 0), QuantSpec.unsigned(4, 0), QuantSpec.signed(2, 0),
          QuantSpec(0, 0, 192), QuantSpec(0, -128, 127, 128)]  # fmt: skip
@@ -62,3 +68,17 @@ def test_straight_through() -> None:
     (y * torch.tensor([5.0, 7.0])).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [5.0, 7.0]
+
+
+def test_the_gradient_has_the_layout_of_the_result() -> None:
+    x = channels_last(torch.zeros(2, 3, 4, 5)).requires_grad_()
+    y = fake_quantize(x * 1, SPECS[0])
+    seen: list[torch.Tensor] = []
+    y.register_hook(lambda gradient: gradient.contiguous())  # what a slice or a mean hands back
+    x.register_hook(seen.append)
+    y.sum().backward()
+    assert layout_of(y) == layout_of(seen[0]) == torch.channels_last
+
+
+def test_what_is_no_image_stays_contiguous() -> None:
+    assert layout_of(channels_last(torch.zeros(2, 3).T)) == torch.contiguous_format

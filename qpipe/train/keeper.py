@@ -1,0 +1,60 @@
+"""When a run's checkpoint is written, and what to say of the last one when the run can't go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from qpipe.errors import QpipeError
+from qpipe.train.checkpoint import Parts, load_checkpoint, remove_remains, require_checkpoint, save_checkpoint
+from qpipe.train.run import RunState
+
+
+class DivergedError(QpipeError):
+    """A loss or a weight that is no number any more."""
+
+
+@dataclass
+class Keeper:
+    """Keeps the run in one file, the newest whole state of it; path None keeps nothing.
+
+    every: updates between two checkpoints; None: only where the loop says so. writes: whether this process does.
+    """
+
+    path: Path | None
+    every: int | None
+    parts: Parts
+    writes: bool
+    last: str = ""
+
+    def resume(self) -> RunState:
+        """Put everything back as the file has it. Raises QpipeError where there is none, or another run's."""
+        state = load_checkpoint(require_checkpoint(self.path), self.parts)
+        self._remember(state)
+        return state
+
+    def keep_if_due(self, state: RunState) -> None:
+        """Write the state after an update, every so many of them."""
+        if self.every is not None and state.updates % self.every == 0:
+            self.keep(state)
+
+    def keep(self, state: RunState) -> None:
+        """Write the state. Raises DivergedError, and keeps the file as it was, where a weight is no number."""
+        if self.path is None:
+            return
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.parts.executor.parameters()):
+            raise self.diverged(state, "a weight is no finite number")
+        if self.writes:
+            remove_remains(self.path)
+            save_checkpoint(self.path, self.parts, state)
+        self._remember(state)
+
+    def diverged(self, state: RunState, what: str) -> DivergedError:
+        """The error that says where the run stands, and which checkpoint is the last good one."""
+        kept = f"; the last good checkpoint is {self.path} ({self.last})" if self.last else ""
+        return DivergedError(f"epoch {state.number}, update {state.updates}: {what}; a lower --lr may help{kept}")
+
+    def _remember(self, state: RunState) -> None:
+        self.last = f"after update {state.updates}, {len(state.epochs)} epochs done"

@@ -1,0 +1,63 @@
+"""The signal-to-quantization-noise ratio of weights and activations: `10 log10(sum x**2 / sum (x - Q(x))**2)`, in dB.
+
+A weight's x is the float weight. An activation's is what its quantizer reads, behind the ReLU, while everything before
+it runs quantized: the noise of this one quantizer, not what the layers before it left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from qpipe.train.executor import Executor, Quantizer
+from qpipe.train.step_cosine import quantized
+
+
+@torch.no_grad()
+def weight_noise(executor: Executor) -> torch.Tensor:
+    """dB of each weighted layer, float64 `[layers]`; infinite where nothing is lost."""
+    return torch.stack(
+        [decibels(_energies(layer.weight.detach(), quantized(layer))).cpu() for layer in executor.weighted()]
+    )
+
+
+@torch.no_grad()
+def activation_noise(executor: Executor, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """dB of each activation quantizer over these batches `[N, C, H, W]`, float64 `[quantizers]`, as weight_noise.
+
+    The network runs as its file computes; its mode is put back.
+    """
+    energies = {name: torch.zeros(2, dtype=torch.float64) for name, _ in executor.quantizers.named_children()}
+
+    def add(name: str, quantizer: Quantizer, x: torch.Tensor, on_grid: torch.Tensor) -> None:
+        quantizer.enabled = False
+        signal = quantizer.forward(x)
+        quantizer.enabled = True
+        energies[name] += _energies(signal, on_grid).cpu()
+
+    hooks = [
+        module.register_forward_hook(lambda quantizer, x, y, name=name: add(name, quantizer, x[0], y))
+        for name, module in executor.quantizers.named_children()
+    ]
+    was_training, device = executor.training, next(executor.parameters()).device
+    executor.eval()
+    try:
+        for batch in inputs:
+            executor(batch.to(device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        executor.train(was_training)
+    return torch.stack([decibels(pair) for pair in energies.values()])
+
+
+def decibels(energies: torch.Tensor) -> torch.Tensor:
+    """Of `[signal, noise]`; infinite without noise, NaN without a signal."""
+    return 10 * torch.log10(energies[0] / energies[1])
+
+
+def _energies(x: torch.Tensor, on_grid: torch.Tensor) -> torch.Tensor:
+    """`[sum x**2, sum (x - on_grid)**2]` in float64."""
+    x, on_grid = x.double(), on_grid.double()
+    return torch.stack([x.square().sum(), (x - on_grid).square().sum()])

@@ -1,0 +1,49 @@
+"""The learning rate, and how many batches make one update, at any moment of a run.
+
+A moment is counted in epochs since the start, as an exact fraction: what changes at epoch 30 of 110 changes, in a run
+of one epoch, at the first update that begins after 30/110 of its batches.
+
+Source: FAQ, sections 3.3 (exponential), 4.5 (step) and 4.4 with footnote 6 (growing batches, virtual ones).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from qpipe.train.run import TrainingSettings
+
+FALL = 10
+"""What a step schedule divides by."""
+GROWTH = 2
+"""What a growing batch is multiplied by."""
+
+
+def moment(epochs_done: int, batches_done: int, batches: int | None) -> Fraction:
+    """The moment after that many of an epoch's batches; its start where their number is not known (a stream)."""
+    return Fraction(epochs_done) + (Fraction(batches_done, batches) if batches else 0)
+
+
+def learning_rate(settings: TrainingSettings, at: Fraction) -> float:
+    """The rate of an update that begins at this moment.
+
+    exponential: `lr (lr_end / lr) ** (e / N)` in epoch e of N, counted from 0, so any length has the same two ends.
+    step: lr divided by 10 for every milestone that is past; lr_end, where there is one, once all are.
+    linear: from lr to lr_end (or 0), a little less at every update.
+    """
+    if settings.schedule == "exponential":
+        assert settings.lr_end is not None
+        return float(settings.lr * (settings.lr_end / settings.lr) ** (int(at) / settings.epochs))
+    if settings.schedule == "linear":
+        end = settings.lr_end or 0.0
+        return float(settings.lr + (end - settings.lr) * at / settings.epochs)
+    if settings.schedule == "step":
+        passed = sum(milestone <= at for milestone in settings.milestones)
+        if settings.lr_end is not None and passed == len(settings.milestones):
+            return settings.lr_end
+        return float(settings.lr / FALL**passed)
+    return settings.lr
+
+
+def batches_per_update(settings: TrainingSettings, at: Fraction) -> int:
+    """n, the real batches whose gradients one update averages, if it begins at this moment."""
+    return int(GROWTH ** sum(epoch <= at for epoch in settings.grow_at))

@@ -1,0 +1,58 @@
+"""Distillation: the float network, before it was quantized, is the teacher of the quantized one.
+
+Not in the FAQ paper. Source: Hinton, Vinyals and Dean 2015, *Distilling the Knowledge in a Neural Network*; with a
+quantized student, Mishra and Marr 2018 (*Apprentice*) and Polino et al. 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+import torch
+from torch.nn import functional as F
+
+from qpipe.errors import ModelError
+from qpipe.train.executor import Executor, Precision
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""`(logits [N, classes], labels [N], inputs) -> ()`, the mean over the batch."""
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """The loss without a teacher."""
+    return F.cross_entropy(logits, labels)
+
+
+def float_teacher(model: ir.Model, *, precision: Precision = "fp32") -> Executor:
+    """The float network that a trainable QDQ model still holds, or a float model, frozen and on running statistics.
+
+    The QDQ file keeps the float weights, so it is the network that `calibrate` was given (weights of unsafe pairs lie
+    at their codes), or, of a fine-tuned file, the float copy as it was trained.
+    """
+    return Executor(model, precision=precision).without_quantizers().requires_grad_(False)
+
+
+def distillation(teacher: torch.nn.Module, *, weight: float, temperature: float) -> Loss:
+    """`(1 - weight) CE(y, labels) + weight T**2 KL(teacher / T || y / T)`; T**2 keeps the gradients' size (section 2).
+
+    Args:
+        teacher: gives logits, as a tuple of which the first counts.
+        weight: of the teacher's part, 0 to 1.
+        temperature: T, by which both networks' logits are divided.
+    """
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            told = teacher(inputs)[0].flatten(1).float()
+        if told.shape != logits.shape:
+            raise ModelError(f"the teacher has {told.shape[1]} classes, the network {logits.shape[1]}")
+        soft = F.kl_div(
+            F.log_softmax(logits / temperature, 1),
+            F.log_softmax(told / temperature, 1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return (1 - weight) * F.cross_entropy(logits, labels) + weight * temperature**2 * soft
+
+    return loss

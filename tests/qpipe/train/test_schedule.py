@@ -1,0 +1,86 @@
+import dataclasses
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qpipe.finetune_recipes import resolve
+from qpipe.train.run import TrainingSettings
+from qpipe.train.schedule import batches_per_update, learning_rate, moment
+
+LAST_DIGIT = 1e-12  # relative: a power with a fractional exponent, against a product of factors
+
+
+def settings(name: Any, **given_values: Any) -> TrainingSettings:
+    return TrainingSettings(**dataclasses.asdict(resolve(name, given_values)), seed=0, augment=None)
+
+
+def rates(run: TrainingSettings) -> list[float]:
+    return [learning_rate(run, Fraction(epoch)) for epoch in range(run.epochs)]
+
+
+def test_constant() -> None:
+    assert rates(settings("faq-cifar-8bit")) == [1e-4] * 10
+
+
+@given(epochs=st.integers(1, 200))
+def test_exponential_falls_by_one_factor_between_the_same_ends(epochs: int) -> None:
+    run = settings("faq-4bit", epochs=epochs)
+    found = rates(run)
+    factor = (1e-6 / 0.0015) ** (1 / epochs)
+    assert found[0] == 0.0015
+    assert found == pytest.approx([0.0015 * factor**epoch for epoch in range(epochs)], rel=LAST_DIGIT)
+    assert found[-1] * factor == pytest.approx(1e-6, rel=LAST_DIGIT)
+
+
+def test_the_papers_factors() -> None:
+    assert rates(settings("faq-4bit"))[1] / 0.0015 == pytest.approx(0.936, abs=5e-4)
+    assert rates(settings("faq-scratch-exp"))[1] / 0.1 == pytest.approx(0.901, abs=5e-4)
+
+
+def test_step_falls_at_its_milestones() -> None:
+    found = rates(settings("faq-cifar-4bit"))
+    assert found == pytest.approx([0.02] * 30 + [0.002] * 30 + [2e-4] * 30 + [2e-5] * 20, rel=LAST_DIGIT)
+    found = rates(settings("faq-scratch-step"))
+    expected = [0.1] * 30 + [0.01] * 30 + [1e-3] * 25 + [1e-4] * 10 + [1e-6] * 15
+    assert found == pytest.approx(expected, rel=LAST_DIGIT)
+
+
+def test_linear_falls_at_every_update() -> None:
+    run = settings("faq-8bit", schedule="linear", lr=1.0, epochs=4)
+    assert [learning_rate(run, Fraction(n, 2)) for n in range(9)] == [1 - n / 8 for n in range(9)]
+    run = settings("faq-8bit", schedule="linear", lr=1.0, lr_end=0.5, epochs=2)
+    assert learning_rate(run, Fraction(1)) == 0.75
+
+
+@given(epochs=st.integers(1, 120), batches=st.integers(1, 200))
+def test_a_milestone_takes_effect_at_the_first_update_that_begins_behind_it(epochs: int, batches: int) -> None:
+    run = settings("faq-cifar-4bit", epochs=epochs)
+    found = [
+        round(0.02 / learning_rate(run, moment(epoch, batch, batches)))
+        for epoch in range(epochs)
+        for batch in range(batches)
+    ]
+    # Counted in whole numbers: batch b of all is behind milestone m of 110 epochs where 110 b >= m epochs batches.
+    expected = [
+        10 ** sum(110 * position >= milestone * epochs * batches for milestone in (30, 60, 90))
+        for position in range(epochs * batches)
+    ]
+    assert found == expected
+
+
+def test_batches_grow() -> None:
+    run = settings("faq-4bit-growing")
+    found = [256 * batches_per_update(run, Fraction(epoch)) for epoch in range(165)]
+    assert found == [256] * 55 + [512] * 95 + [1024] * 10 + [2048] * 5
+    short = settings("faq-4bit-growing", epochs=1)
+    assert batches_per_update(short, Fraction(1, 3) - Fraction(1, 1000)) == 1
+    assert batches_per_update(short, Fraction(1, 3)) == 2
+    assert batches_per_update(short, Fraction(160, 165)) == 8
+
+
+def test_a_stream_changes_at_the_start_of_an_epoch() -> None:
+    assert moment(3, 7, None) == 3
+    assert moment(3, 7, 14) == Fraction(7, 2)

@@ -1,0 +1,64 @@
+"""The teacher is the float network; its part of the loss is Hinton's."""
+
+import numpy as np
+import pytest
+import torch
+from networks import Network, quantized, run
+from torch.nn import functional as F
+
+from qpipe.errors import ModelError
+from qpipe.train.teacher import cross_entropy, distillation, float_teacher
+
+
+def small() -> Network:
+    return Network(3, 8, 8, seed=0)
+
+
+def head(net: Network) -> str:
+    return net.head(net.op("Relu", net.norm(net.conv("x", 3, 8), 8)), 8)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_qdq_file_holds_the_float_network(bits: int) -> None:
+    net = small()
+    model = net.model(head(net))
+    expected = run(model, net.inputs())[0]
+    teacher = float_teacher(quantized(model, net.inputs(), weight_bits=bits, activation_bits=bits, cpu="vnni"))
+    # Float sums in another order.
+    np.testing.assert_allclose(teacher(torch.from_numpy(net.inputs()))[0].numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_it_is_frozen_and_leaves_training_alone() -> None:
+    net = small()
+    teacher = float_teacher(quantized(net.model(head(net)), net.inputs()), precision="bf16")
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    teacher(torch.from_numpy(net.inputs()))
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+class Fixed(torch.nn.Module):
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (self.logits,)
+
+
+def test_weights_of_the_two_parts() -> None:
+    torch.manual_seed(0)
+    logits, told, labels, x = torch.randn(4, 5), torch.randn(4, 5), torch.arange(4), torch.zeros(4, 1)
+    hard = distillation(Fixed(told), weight=0.0, temperature=3.0)(logits, labels, x)
+    assert torch.equal(hard, cross_entropy(logits, labels, x))
+    # A student that says what the teacher says loses nothing; at temperature 1 the soft part is a KL divergence.
+    assert distillation(Fixed(logits), weight=1.0, temperature=3.0)(logits, labels, x).abs() < 1e-6
+    p, q = F.softmax(told, 1), F.softmax(logits, 1)
+    soft = distillation(Fixed(told), weight=1.0, temperature=1.0)(logits, labels, x)
+    torch.testing.assert_close(soft, (p * (p / q).log()).sum(1).mean())
+
+
+def test_a_teacher_with_other_classes() -> None:
+    loss = distillation(Fixed(torch.zeros(2, 7)), weight=0.5, temperature=1.0)
+    with pytest.raises(ModelError, match="teacher has 7 classes, the network 5"):
+        loss(torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 1))

@@ -1,0 +1,142 @@
+"""Two processes that talk over gloo, against one: started as a user starts them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from digits_model import digits_model
+from onnx import numpy_helper
+
+import qpipe
+from qpipe.train.together import Together
+
+SUMMED_OTHERWISE = 5e-4
+"""Gradients summed in another order differ in the last bit; where that takes a weight over the edge of a step of its
+grid, what follows differs by more. Most runs end within 1e-7."""
+MOVED = 20 * SUMMED_OTHERWISE
+"""What training moves some weight by at least, so that the tolerance above means something."""
+SECONDS = 300
+RUN = ("finetune", "net.qdq.onnx", "--data", "digits", "--epochs", "1", "--lr", "0.02", "--batch-size", "62")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("together")
+    onnx.save_model(digits_model(), folder / "net.onnx")
+    preprocess = {"mean": (0.3,), "std": (0.38,)}
+    qpipe.calibrate(folder / "net.onnx", "digits", folder / "net.qdq.onnx", preprocess=preprocess, batches=1)
+    return folder
+
+
+def launch(folder: Path, *words: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
+    alone = [] if processes == 1 else launcher
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *alone, "-m", "qpipe", *words],
+        cwd=folder, env=environment, timeout=SECONDS, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def train(folder: Path, output: str, *options: str, processes: int = 2) -> onnx.ModelProto:
+    done = launch(folder, *RUN, "--no-flip", "-o", output, *options, processes=processes)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"wrote {output}\n"  # once, not by each
+    return onnx.load(folder / output)
+
+
+def weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor).astype(np.float64) for tensor in model.graph.initializer}
+
+
+def assert_trained_alike(start: onnx.ModelProto, one: onnx.ModelProto, two: onnx.ModelProto) -> None:
+    before, expected, found = map(weights, (start, one, two))
+    assert max(np.abs(expected[name] - before[name]).max() for name in before if name in expected) > MOVED
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=SUMMED_OTHERWISE, err_msg=name)
+
+
+def told(model: onnx.ModelProto) -> dict:
+    (text,) = (entry.value for entry in model.metadata_props if entry.key == "qpipe.training")
+    return json.loads(text)
+
+
+def test_alone_there_is_nothing_to_add_up() -> None:
+    tensor = torch.ones(3)
+    Together(0, 1, torch.device("cpu")).add_up([tensor])
+    assert tensor.tolist() == [1, 1, 1]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_updates_of_one(folder: Path) -> None:
+    """On running statistics; half of a batch of 62 each, and twice of it in the second half of the epoch."""
+    options = ("--batch-norm", "running", "--grow-at", "0.5", "--evaluate-every", "1", "--diagnose")
+    one, two = (train(folder, f"{n}.onnx", *options, processes=n) for n in (1, 2))
+    assert_trained_alike(onnx.load(folder / "net.qdq.onnx"), one, two)
+    first, second = told(one), told(two)
+    for name in ("loss", "accuracy", "test_accuracy"):
+        assert first["epochs"][0].pop(name) == pytest.approx(second["epochs"][0].pop(name), abs=0.01)
+    assert first["epochs"] == second["epochs"]
+    assert first["accuracy_before"] == second["accuracy_before"]
+    assert first["settings"] == second["settings"]
+    assert first["diagnostics"].keys() == second["diagnostics"].keys()
+
+
+@pytest.mark.slow
+def test_resumed_together_it_ends_with_the_same_bytes(folder: Path) -> None:
+    """With batch statistics, too, both processes hold the same network all the time."""
+    train(folder, "whole.onnx", "--epochs", "2")
+    train(folder, "first.onnx", "--epochs", "1", "--checkpoint", "state")
+    train(folder, "resumed.onnx", "--epochs", "2", "--checkpoint", "state", "--resume")
+    assert (folder / "resumed.onnx").read_bytes() == (folder / "whole.onnx").read_bytes()
+
+
+@pytest.mark.slow
+def test_what_is_wrong_stops_all_of_them(folder: Path) -> None:
+    done = launch(folder, *RUN, "-o", "none.onnx", "--batch-size", "1")
+    assert done.returncode != 0
+    assert "qpipe: error: 2 processes share a batch of 1: expected an image for each" in done.stderr
+    assert not (folder / "none.onnx").exists()
+
+
+RECIPE = """
+output = "{output}"
+[model]
+path = "net.onnx"
+[data]
+path = "digits"
+[preprocess]
+mean = [0.3]
+std = [0.38]
+[calibrate]
+batches = 2
+[finetune]
+lr = 0.02
+batch_norm = "running"
+flip = false
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_pipeline_together(folder: Path) -> None:
+    """Calibration gives the same bytes, training the same network up to the order of sums."""
+    for processes in (1, 2):
+        (folder / f"{processes}.toml").write_text(RECIPE.format(output=f"out{processes}"))
+        done = launch(folder, "run", f"{processes}.toml", processes=processes)
+        assert done.returncode == 0, done.stderr
+    one, two = folder / "out1", folder / "out2"
+    assert sorted(file.name for file in one.iterdir()) == sorted(file.name for file in two.iterdir())
+    assert (one / "calibrated.qdq.onnx").read_bytes() == (two / "calibrated.qdq.onnx").read_bytes()
+    trained = [onnx.load(out / "finetuned.qdq.onnx") for out in (one, two)]
+    assert_trained_alike(onnx.load(one / "calibrated.qdq.onnx"), *trained)
+    assert json.loads((two / "report.json").read_text())["ok"]

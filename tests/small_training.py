@@ -1,0 +1,46 @@
+"""A network and data on which the loop runs in a moment."""
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from networks import Network, quantized
+
+from qpipe.data import Augment, Preprocess, Source, open_data
+from qpipe.train.executor import Executor
+from qpipe.train.run import TrainingSettings
+
+SETTINGS = TrainingSettings(
+    epochs=2, lr=0.02, momentum=0.9, weight_decay=1e-4, batch_size=16, seed=3, augment=Augment(pad=1)
+)
+IMAGES, BATCHES = 72, 4  # four whole batches in an epoch
+
+
+def network(out: int = 8, classes: int = 4) -> tuple[Network, str]:
+    net = Network(3, 8, 8)
+    x = net.op("Relu", net.norm(net.conv("x", 3, out), out))
+    x = net.op("Relu", net.norm(net.op("Add", net.conv(x, out, out), x), out))
+    return net, net.head(x, out, classes)
+
+
+def qdq(out: int = 8, classes: int = 4) -> ir.Model:
+    net, y = network(out, classes)
+    return quantized(net.model(y), net.inputs())
+
+
+def bright_images(seed: int = 0) -> Source:
+    """Images whose brightest channel is their class; the fourth has none."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, IMAGES)
+    images = rng.integers(0, 120, (IMAGES, 8, 8, 3), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:, :, label : label + 1] += 120
+    return open_data((images, labels), "train", Preprocess(mean=(0.5,), std=(0.5,)))
+
+
+def state_of(executor: Executor) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in executor.state_dict().items()}
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
