@@ -1,0 +1,49 @@
+"""The page itself: one HTML file that opens without a network, made by a template from runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from qpipe.reporting.curves import draw_curves
+from qpipe.reporting.distance import draw_neuron_cosine
+from qpipe.reporting.missing import missing
+from qpipe.reporting.noise import diagnosed, draw_noise, draw_step_cosine, same_width
+from qpipe.reporting.run import Run
+from qpipe.reporting.style import look
+from qpipe.reporting.tables import noise_tables, step_table
+from qpipe.reporting.words import FILTERS, widths
+
+
+def render(runs: Sequence[Run], title: str) -> str:
+    """The page; equal runs give equal text."""
+    environment = Environment(
+        loader=PackageLoader("qpipe.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS
+    floats = {run.float_accuracy for run in runs}
+    return environment.get_template("page.html.jinja").render(
+        title=title,
+        runs=runs,
+        colors=[look(index).color for index in range(len(runs))],
+        widths={run.name: (widths(run.weight_bits, "layer"), widths(run.activation_bits, "tensor")) for run in runs},
+        figures={
+            "curves": draw_curves(runs, floats.pop() if len(floats) == 1 else None),
+            "steps": draw_step_cosine(runs),
+            "distance": draw_neuron_cosine(runs),
+            "noise": draw_noise(runs),
+        },
+        missing=missing(runs),
+        sizes={run.name: {file.name: file.size for file in run.files} for run in runs},
+        step_table=step_table(runs),
+        noise_tables=noise_tables(runs),
+        diagnosed=[run.name for _, run, _ in diagnosed(runs)],
+        measured=[run.name for _, run, found in diagnosed(runs) if found.sqnr_before and found.sqnr_after],
+        shaded=bool(same_width([found for *_, found in diagnosed(runs) if found.step_cosine])),
+        updates=[found.step_updates for *_, found in diagnosed(runs) if found.step_updates],
+    )

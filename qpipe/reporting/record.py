@@ -1,0 +1,116 @@
+"""What a file says about itself: the metadata `qpipe.training` and `qpipe.certificate`, checked."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from qpipe.errors import ModelError
+from qpipe.ir.metadata import CERTIFICATE, TRAINING
+
+
+class Record(BaseModel):
+    """A JSON object of the metadata; keys that nobody here reads are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+R = TypeVar("R", bound=Record)
+
+
+class EpochRecord(Record):
+    """One epoch, from 1: mean loss and accuracy (of 1) on training images, and how it was trained."""
+
+    number: int
+    loss: float
+    accuracy: float
+    lr: float | None = None
+    batch_size: int | None = None
+    test_accuracy: float | None = None
+
+
+class NeuronRecord(Record):
+    """The cosine between initial and final weights over all neurons, and its counts in equal bins from -1 to 1."""
+
+    mean: float
+    std: float
+    layers: list[float | None] = []
+    histogram: list[int]
+
+
+class NoiseRecord(Record):
+    """Signal-to-quantization-noise ratios in dB; None where nothing is lost."""
+
+    weight: list[float | None]
+    activation: list[float | None]
+
+
+class DiagnosticsRecord(Record):
+    """What `finetune --diagnose` measured; lists are in the order of `layers`, or of `activations`."""
+
+    layers: list[str]
+    weight_bits: list[int | None] = []
+    activations: list[str] = []
+    activation_bits: list[int] = []
+    step_cosine: list[float] | None = None
+    step_updates: tuple[int, int] | None = None
+    neuron_cosine: NeuronRecord | None = None
+    sqnr_before: NoiseRecord | None = None
+    sqnr_after: NoiseRecord | None = None
+
+
+class TrainingRecord(Record):
+    """A run of `finetune`: its epochs, the test accuracy before and after (of 1), settings and diagnostics."""
+
+    epochs: list[EpochRecord] = []
+    accuracy_before: float | None = None
+    accuracy_after: float | None = None
+    settings: dict[str, JsonValue] = {}
+    diagnostics: DiagnosticsRecord | None = None
+
+
+class LayerRecord(Record):
+    """A layer's row of the certificate, as `qpipe.arith.certificate.CertificateRow`; None where it does not apply."""
+
+    layer: str
+    op: str
+    bits: str
+    channels: int | None = None
+    largest_accumulator: int | None = None
+    largest_shift: int | None = None
+    by_shift: int | None = None
+    by_float32: int | None = None
+    unsafe_pairs: int | None = None
+    exact_in_float32: bool | None = None
+    problems: list[str] = []
+    ok: bool
+
+
+class CertificateRecord(Record):
+    """The exactness certificate: its CPUs and weights, how pairs are dealt with, and what was run and compared."""
+
+    cpu: str
+    weights: str
+    pairs: str
+    layers: list[LayerRecord]
+    gate: dict[str, int] = {}
+
+
+def read_training(value: dict[str, Any] | None) -> TrainingRecord:
+    """The record, an empty one where there is none; ModelError names the key that is wrong."""
+    return _read(TrainingRecord, TRAINING, value or {})
+
+
+def read_certificate(value: dict[str, Any] | None) -> CertificateRecord | None:
+    """The certificate, None where there is none; ModelError names the key that is wrong."""
+    return None if value is None else _read(CertificateRecord, CERTIFICATE, value)
+
+
+def _read(kind: type[R], name: str, value: dict[str, Any]) -> R:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ModelError(f"metadata 'qpipe.{name}': {where}: {problem['msg']}") from None

@@ -1,0 +1,134 @@
+"""Finished runs -> one page about them: `qpipe.report`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from passes.finalize import Finalize
+from qpipe.errors import ModelError, OutputError, QpipeError
+from qpipe.ir.certify import certify
+from qpipe.ir.kind import Kind
+from qpipe.ir.save import atomic_path, check_output
+from qpipe.ir.view import read_view
+from qpipe.reporting.missing import missing
+from qpipe.reporting.page import render
+from qpipe.reporting.reading import read_run
+from qpipe.reporting.record import read_certificate
+from qpipe.reporting.run import Run
+from qpipe.verbs.sources import ModelPath
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page: its HTML, the runs that it is about, and what they lack, a sentence each."""
+
+    html: str
+    runs: tuple[Run, ...]
+    missing: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without the page itself."""
+        return {"runs": [_facts(run) for run in self.runs], "missing": list(self.missing)}
+
+
+def report(
+    runs: ModelPath | Sequence[ModelPath],
+    output: ModelPath | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+    float_accuracy: float | None = None,
+) -> Report:
+    """Draw finished runs: curves, the FAQ paper's figures, certificate and provenance, on one page of HTML.
+
+    Several runs are drawn over each other. The page needs no network, and no other file.
+
+    Args:
+        runs: files that `finetune` or `export` wrote, or folders of `qpipe run`.
+        output: where to write the page.
+        names: what the page calls the runs, in their order; by default the names of files and folders.
+        title: of the page.
+        float_accuracy: top-1 (of 1) of the float network, where no file tells it; folders of `qpipe run` do.
+
+    Raises:
+        ModelError, OutputError: in one line, naming what is wrong.
+
+    Example:
+        >>> import qpipe
+        >>> page = qpipe.report("tuned.qdq.onnx", "report.html")
+        >>> [run.name for run in page.runs], page.html.startswith("<!DOCTYPE html>")
+        (['tuned'], True)
+    """
+    check_output(output)
+    paths = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
+    if not paths:
+        raise ModelError("no runs were given, expected one or more")
+    if names is not None and len(names) != len(paths):
+        raise QpipeError(f"{len(names)} names for {len(paths)} runs, expected one for each")
+    if float_accuracy is not None and not 0 <= float_accuracy <= 1:
+        raise QpipeError(f"float_accuracy is {float_accuracy}, expected a fraction of 1")
+    found = [read_run(path, None if names is None else names[index]) for index, path in enumerate(paths)]
+    found = [_proven(_with_float(run, float_accuracy)) for run in _told_apart(found)]
+    html = render(found, title or " · ".join(run.name for run in found))
+    if output is not None:
+        _write(html, output)
+    sentences = dict.fromkeys(sentence for part in missing(found).values() for sentence in part)
+    return Report(html, tuple(found), tuple(sentences))
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Runs with a name each: those that have one name in common get their folder's too, or a number."""
+    names = Counter(run.name for run in runs)
+    longer = [f"{run.path.resolve().parent.name}/{run.name}" if names[run.name] > 1 else run.name for run in runs]
+    unique = [name if longer.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(longer, start=1)]
+    return [replace(run, name=name) for run, name in zip(runs, unique, strict=True)]
+
+
+def _with_float(run: Run, accuracy: float | None) -> Run:
+    return run if run.float_accuracy is not None else replace(run, float_accuracy=accuracy)
+
+
+def _proven(run: Run) -> Run:
+    """A trainable file carries no certificate: prove, in memory, what an export would."""
+    if run.certificate is not None or run.kind != Kind.TRAINABLE.value:
+        return run
+    final = run.model.clone()
+    Finalize()(final)
+    certificate = certify(read_view(final))
+    return replace(
+        run,
+        certificate=read_certificate(certificate.to_json()),
+        certificate_source="proven for this page",
+        certificate_problems=tuple(certificate.problems),
+    )
+
+
+def _write(html: str, output: ModelPath) -> None:
+    with atomic_path(output) as temporary:
+        try:
+            temporary.write_text(html, encoding="utf-8")
+        except UnicodeError as error:
+            raise OutputError(f"{os.fspath(output)}: a name in the page is no text: {error}") from None
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    training = run.training
+    return {
+        "name": run.name,
+        "path": str(run.path),
+        "kind": run.kind,
+        "bytes": run.files[0].size,
+        "weight_bits": dict(run.weight_bits),
+        "activation_bits": dict(run.activation_bits),
+        "epochs": len(training.epochs),
+        "float_accuracy": run.float_accuracy,
+        "accuracy_before": training.accuracy_before,
+        "accuracy_after": training.accuracy_after,
+        "diagnostics": training.diagnostics is not None,
+        "certificate_holds": None if run.certificate is None else not run.certificate_problems,
+    }

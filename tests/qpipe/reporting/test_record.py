@@ -1,0 +1,50 @@
+from typing import Any
+
+import pytest
+from report_runs import CERTIFICATE, training
+
+from qpipe.errors import ModelError
+from qpipe.reporting.record import TrainingRecord, read_certificate, read_training
+
+
+def test_what_a_run_tells_is_read() -> None:
+    found = read_training(training())
+    assert [epoch.number for epoch in found.epochs] == [1, 2, 3]
+    assert found.diagnostics is not None
+    assert found.diagnostics.step_updates == (301, 600)
+
+
+def test_older_files_say_less() -> None:
+    found = read_training({"epochs": [{"number": 1, "loss": 0.5, "accuracy": 0.9}], "accuracy_before": None})
+    assert found.epochs[0].lr is None
+    assert found.diagnostics is None
+
+
+def test_newer_files_may_say_more() -> None:
+    assert read_training(training(something_new=1)) == read_training(training())
+
+
+def test_nothing_is_nothing() -> None:
+    assert read_training(None) == TrainingRecord()
+    assert read_certificate(None) is None
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"epochs": 3}, r"metadata 'qpipe.training': epochs: Input should be a valid list"),
+        ({"epochs": [{"number": 1, "loss": "high", "accuracy": 0.5}]}, "epochs.0.loss: "),
+        (training(diagnostics={"layers": "all"}), "diagnostics.layers: "),
+    ],
+)
+def test_a_wrong_key_is_named(record: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        read_training(record)
+
+
+def test_a_certificate_is_read() -> None:
+    found = read_certificate(CERTIFICATE)
+    assert found is not None
+    assert found.layers[0].largest_accumulator == 1234567
+    with pytest.raises(ModelError, match=r"'qpipe.certificate': layers.0.op: Field required"):
+        read_certificate({**CERTIFICATE, "layers": [{"layer": "conv1"}]})
