@@ -18,7 +18,10 @@ from qpipe.errors import LoweringError
 from qpipe.ir.attributes import rank
 from qpipe.ir.final_weights import final_weight, standalone_batch_norm
 from qpipe.ir.qdq import initializer
-from qpipe.ir.view import FinalWeight, QuantizedLayer, read_view
+from qpipe.ir.upgrade import label_opset
+from qpipe.ir.view import QuantizedLayer, read_view
+from qpipe.ir.view_weights import FinalWeight
+from qpipe.ir.weight_codes import PACKED, stored_weight
 from qpipe.ir.weight_layout import output_axis
 
 
@@ -40,6 +43,7 @@ class Finalize(ir.passes.InPlacePass):
             elif layer.weight is not None and not isinstance(layer.weight, FinalWeight):
                 _write(model.graph, layer, final_weight(layer))
         ir.passes.common.RemoveUnusedNodesPass()(model)
+        label_opset(model)
         return ir.passes.PassResult(model, True)
 
 
@@ -65,7 +69,7 @@ def _write(graph: ir.Graph, layer: QuantizedLayer, final: FinalWeight) -> None:
 def _dequantized(
     graph: ir.Graph, node: ir.Node, layer: QuantizedLayer, final: FinalWeight
 ) -> tuple[ir.Value, ir.Value]:
-    """The DequantizeLinear of the weight (through a Cast where it is INT4) and of the bias."""
+    """The DequantizeLinear of the weight (through a Cast where it is packed) and of the bias."""
     base = f"{layer.name}_final"
     per_channel = layer.output is not None
     scales = final.scales if per_channel else final.scales[0]
@@ -89,11 +93,11 @@ def _dequantized(
 
 
 def _codes(graph: ir.Graph, node: ir.Node, base: str, final: FinalWeight) -> ir.Value:
-    """int8 codes, or INT4 ones behind a Cast."""
-    if final.bits > 4:
-        return initializer(graph, f"{base}_weight", np.ascontiguousarray(final.codes))
-    packed = ir.tensor(np.ascontiguousarray(final.codes), dtype=ir.DataType.INT4)
-    stored = initializer(graph, f"{base}_weight", packed)
+    """int8 codes, or packed ones behind a Cast: no integer kernel takes them straight from a DequantizeLinear."""
+    tensor, _ = stored_weight(final.codes, final.bits)
+    stored = initializer(graph, f"{base}_weight", tensor)
+    if tensor.dtype not in PACKED:
+        return stored
     cast = ir.node("Cast", [stored], {"to": ir.DataType.INT8}, name=f"{base}_weight_cast")
     cast.outputs[0].name = f"{base}_weight_int8"
     cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(ir.DataType.INT8), ir.Shape(final.codes.shape)

@@ -1,8 +1,8 @@
 """Infer shapes and compute whatever depends on constants alone: shape arithmetic, reshaped weights, padding lists.
 
-Three things are never folded. QuantizeLinear and DequantizeLinear keep a Q/DQ pair what it is. The Cast of an INT4
-constant to int8 is how 4-bit weights are stored; folding it would double the file. BatchNormalization is not constant,
-and none of onnxscript's fusions runs here, so it stays a node.
+Three things are never folded. QuantizeLinear and DequantizeLinear keep a Q/DQ pair what it is. The Cast of a packed
+constant to int8 is how weights of 4 and 2 bits are stored; folding it would double the file. BatchNormalization is not
+constant, and none of onnxscript's fusions runs here, so it stays a node.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from onnxscript.optimizer import FOLDED_FROM_KEY, fold_constants_ir
 from qpipe.ir.quiet import quiet
 
 _QUANTIZATION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
-_FOUR_BIT = frozenset({ir.DataType.INT4, ir.DataType.UINT4})
+_PACKED = frozenset({ir.DataType.INT2, ir.DataType.UINT2, ir.DataType.INT4, ir.DataType.UINT4})
 # Folding one constant can make the next one's shape known; in practice the second round finds nothing.
 _ROUNDS = 4
 
@@ -55,7 +55,7 @@ class FoldConstants(ir.passes.InPlacePass):
 def _should_fold(node: ir.Node) -> bool:
     if node.domain != "" or node.op_type in _QUANTIZATION_OPS:
         return False
-    return not any(value is not None and value.dtype in _FOUR_BIT for value in node.inputs)
+    return not any(value is not None and value.dtype in _PACKED for value in node.inputs)
 
 
 def _tidy(model: ir.Model) -> None:

@@ -1,16 +1,17 @@
 """Put a trainable BatchNormalization behind each Conv and Gemm whose own was folded into its bias before export.
 
-From the statistics of the product without its bias, measured on calibration batches, per output channel, and with a
-power of two r by which the channel's weights are scaled:
+From the statistics of the product without its bias, measured on batches that look as training's will (augmented, or
+training on batch statistics starts from another function), per output channel, and with a power of two r by which the
+channel's weights are scaled:
 
     w' = r w,   mean' = r mean,   var' = r**2 var,   gamma = sqrt(var' + eps) / r,   beta = bias + mean
 
 so `gamma / sqrt(var' + eps) (conv' - mean') + beta = conv + bias`: the function stays what it is, and now the channel
 has a k that `rescale-channels` and training may use. This undoes the folding of Jacob et al. 2018, section 3.2, but for
-how gamma and the weights shared the scale, which can't be told any more. It matters to training: behind a normalization
-a gradient step turns the weights by an angle that grows with 1 / |w|**2 (van Laarhoven 2017, section 2), and folded
-weights are several times shorter than they were. So r gives each channel a norm from 1 to 2, about the sqrt(2) that
-networks with normalization are initialized with (He et al. 2015, equation 10).
+how gamma and the weights shared the scale, which can't be told any more. Behind a normalization a gradient step turns
+the weights by an angle that grows with 1 / |w|**2 (van Laarhoven 2017, section 2), and folded weights are several times
+shorter than they were; so r gives each channel a norm from 1 to 2, about the sqrt(2) that networks with normalization
+are initialized with (He et al. 2015, equation 10), and a recipe's learning rate means what it means elsewhere.
 
 A channel that never varies gets var = 0 and gamma = sqrt(eps) / r: k is 1 / r as for all others, and at most that
 should training make it vary. (A larger variance would let k grow while the running variance falls to its 0.)

@@ -1,7 +1,7 @@
 """Store a finalized graph's int8 weights as uint8 with zero point 128: `w = code - 128`.
 
 x86 without VNNI adds two uint8 x int8 products in a saturating int16; for uint8 x uint8 onnxruntime has a kernel that
-doesn't. 4-bit weights can't saturate and stay INT4.
+doesn't. Weights of 4 bits and fewer can't saturate and stay packed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.ir.qdq import initializer
-from qpipe.ir.view import FinalWeight, read_final_view
+from qpipe.ir.view import read_final_view
+from qpipe.ir.view_weights import FinalWeight
 from qpipe.ir.weight_codes import stored_weight
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsToUint8(ir.passes.InPlacePass):
-    """Every 8-bit weight's initializer and zero point."""
+    """Every int8 weight's initializer and zero point."""
 
     name: ClassVar[str] = "weights-to-uint8"
 
@@ -29,10 +30,11 @@ class WeightsToUint8(ir.passes.InPlacePass):
         modified = False
         for layer in view.layers:
             dequantize = layer.node.inputs[1].producer() if layer.weight is not None else None  # type: ignore[union-attr]
-            if dequantize is None or not isinstance(layer.weight, FinalWeight) or layer.weight.bits <= 4:
+            if dequantize is None or not isinstance(layer.weight, FinalWeight):
                 continue
             codes, scale = dequantize.inputs[0], dequantize.inputs[1]
-            if codes is None or scale is None or codes.dtype == ir.DataType.UINT8:
+            # A packed weight comes from a Cast.
+            if codes is None or scale is None or codes.producer() is not None or codes.dtype == ir.DataType.UINT8:
                 continue
             tensor, zero_point = stored_weight(layer.weight.codes, layer.weight.bits, "uint8")
             shape = () if scale.shape is None else scale.shape.numpy()

@@ -1,7 +1,7 @@
 """A trained network as ONNX becomes a proven integer-only ONNX network.
 
-The verbs of the command line are functions here: `calibrate`, `finetune`, `export`, `validate`, `bench` and `inspect`.
-Each is imported when it is first asked for, so that `import qpipe` itself loads neither torch nor onnx.
+The verbs of the command line are functions here: `calibrate`, `finetune`, `export`, `validate`, `bench`, `report` and
+`inspect`. Each is imported when it is first asked for, so that `import qpipe` itself loads neither torch nor onnx.
 
     import qpipe
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qpipe.verbs.export import export
     from qpipe.verbs.finetune import finetune
     from qpipe.verbs.inspect import inspect
+    from qpipe.verbs.report import report
     from qpipe.verbs.validate import validate
 
 __all__ = [
@@ -35,10 +36,11 @@ __all__ = [
     "export",
     "finetune",
     "inspect",
+    "report",
     "validate",
 ]
 
-_VERBS = frozenset({"bench", "calibrate", "export", "finetune", "inspect", "validate"})
+_VERBS = frozenset({"bench", "calibrate", "export", "finetune", "inspect", "report", "validate"})
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ from pydantic import JsonValue
 import qpipe
 from qpipe.errors import OutputError, ParityError
 from qpipe.plain import plain_rows, to_plain
+from qpipe.processes import is_main_process, wait_for_all
 from qpipe.progress import step
 from qpipe.recipe import Recipe, names_code
 from qpipe.state import STATE_FILE, State, fingerprint, stage_key, write_json
@@ -37,6 +38,7 @@ class Stage:
     """One step of a pipeline: what it reads, what it is told, what it writes, and how.
 
     `inputs` are paths, or names of code (digits, package.module:factory), whose text is all that is known of them.
+    `shared`: whether several processes do it together; the main one does all others.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Stage:
     arguments: Mapping[str, Any]
     output: Path
     run: Callable[["Resumption"], None]
+    shared: bool = False
 
     def key(self) -> str:
         """The hash of the inputs as they are now, and of the arguments."""
@@ -93,7 +96,7 @@ def run_recipe(recipe: Recipe, *, restart: bool = False) -> PipelineReport:
 
 def finish(stages: list[Stage], folder: Path, *, restart: bool = False) -> PipelineReport:
     """Run those of `stages` that are not finished, the last of which is `validate`, and report on all of them."""
-    if restart:
+    if restart and is_main_process():
         (folder / STATE_FILE).unlink(missing_ok=True)
     outcomes = run_stages(stages, folder)
     report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
@@ -102,10 +105,11 @@ def finish(stages: list[Stage], folder: Path, *, restart: bool = False) -> Pipel
 
 def run_stages(stages: list[Stage], folder: Path) -> tuple[StageOutcome, ...]:
     """Run each stage, or keep its output where it is finished; one JSON record in `folder` says which are."""
-    state = State(folder)
     outcomes = []
     for number, stage in enumerate(stages, start=1):
         title = f"[{number}/{len(stages)}] {stage.name}"
+        wait_for_all()
+        state = State(folder)
         key = stage.key()
         finished = state.finished(stage.name, key)
         if finished is None:
@@ -116,6 +120,7 @@ def run_stages(stages: list[Stage], folder: Path) -> tuple[StageOutcome, ...]:
             with step(f"{title}: finished before"):
                 pass
         outcomes.append(StageOutcome(stage.name, str(stage.output), finished is not None, seconds))
+    wait_for_all()
     return tuple(outcomes)
 
 
@@ -146,14 +151,19 @@ def make_folder(path: str | Path) -> Path:
 
 
 def _run(stage: Stage, key: str, state: State, folder: Path) -> float:
-    """Run one stage and record it; the seconds that it took."""
+    """Run one stage and record it; the seconds that it took. The main process alone touches files."""
     checkpoint = folder / CHECKPOINT_FILE
-    resume = state.was_begun(stage.name, key) and checkpoint.exists()
-    if not resume:
+    at = Resumption(checkpoint, state.was_begun(stage.name, key) and checkpoint.exists())
+    wait_for_all()
+    began = time.perf_counter()
+    if not is_main_process():
+        if stage.shared:
+            stage.run(at)
+        return time.perf_counter() - began
+    if not at.resume:
         checkpoint.unlink(missing_ok=True)
     state.begin(stage.name, key)
-    began = time.perf_counter()
-    stage.run(Resumption(checkpoint, resume))
+    stage.run(at)
     seconds = time.perf_counter() - began
     state.end(stage.name, key, stage.output, seconds)
     checkpoint.unlink(missing_ok=True)
@@ -177,6 +187,7 @@ def _calibrate_stage(recipe: Recipe, model: str, folder: Path) -> Stage:
     output = folder / "calibrated.qdq.onnx"
     arguments = {
         **recipe.calibrate.arguments(),
+        "layers": [entry.arguments() for entry in recipe.layers],
         "seed": recipe.seed,
         "preprocess": recipe.preprocess.overrides(),
     }
@@ -185,7 +196,7 @@ def _calibrate_stage(recipe: Recipe, model: str, folder: Path) -> Stage:
         qpipe.calibrate(model, recipe.data.path, output, **arguments)
 
     inputs = {"model": model, "data": recipe.data.path}
-    return Stage(name="calibrate", inputs=inputs, arguments=arguments, output=output, run=run)
+    return Stage(name="calibrate", inputs=inputs, arguments=arguments, output=output, run=run, shared=True)
 
 
 def _finetune_stage(recipe: Recipe, qdq: Path, folder: Path) -> Stage:
@@ -197,7 +208,10 @@ def _finetune_stage(recipe: Recipe, qdq: Path, folder: Path) -> Stage:
         qpipe.finetune(qdq, recipe.data.path, output, **arguments, checkpoint=at.checkpoint, resume=at.resume)
 
     inputs = {"model": str(qdq), "data": recipe.data.path}
-    return Stage(name="finetune", inputs=inputs, arguments=arguments, output=output, run=run)
+    teacher = recipe.finetune.teacher
+    if teacher is not None and Path(teacher).is_file():
+        inputs["teacher"] = teacher
+    return Stage(name="finetune", inputs=inputs, arguments=arguments, output=output, run=run, shared=True)
 
 
 def _export_stage(recipe: Recipe, format_: str, qdq: Path, folder: Path) -> Stage:

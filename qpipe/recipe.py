@@ -12,6 +12,10 @@
     [calibrate]               # each key is an option of `qpipe calibrate`
     weight_bits = 8
 
+    [[layer]]                 # as often as needed: what some layers are told
+    match = "layer3.*"        # names of `qpipe inspect`
+    weight_bits = 4
+
     [finetune]                # without this table nothing is fine-tuned
     epochs = 1
 
@@ -36,6 +40,7 @@ from qpipe.settings import (
     ExportSettings,
     FinetuneSettings,
     Format,
+    LayerSettings,
     ModelSettings,
     PreprocessSettings,
     Settings,
@@ -62,6 +67,7 @@ class Recipe(Settings):
     data: DataSettings
     preprocess: PreprocessSettings = PreprocessSettings()
     calibrate: CalibrateSettings = CalibrateSettings()
+    layers: Annotated[tuple[LayerSettings, ...], Strict(False), Field(alias="layer")] = ()
     finetune: FinetuneSettings | None = None
     export: ExportTable = ExportTable()
     # pydantic's models have a method named validate, so the field has another name than the table.
@@ -78,13 +84,16 @@ class Recipe(Settings):
 
     def relative_to(self, folder: Path) -> Self:
         """This recipe with its paths taken from `folder`."""
-        weights = self.model.weights
+        weights, finetune = self.model.weights, self.finetune
+        if finetune is not None and finetune.teacher not in (None, "float", "none"):
+            finetune = finetune.model_copy(update={"teacher": _join(folder, str(finetune.teacher))})
         model = {"path": _join(folder, self.model.path), "weights": weights and _join(folder, weights)}
         return self.model_copy(
             update={
                 "output": _join(folder, self.output),
                 "model": self.model.model_copy(update=model),
                 "data": self.data.model_copy(update={"path": _join(folder, self.data.path)}),
+                "finetune": finetune,
             }
         )
 
@@ -120,6 +129,8 @@ def load_recipe(path: str | Path) -> Recipe:
 def _key(location: Sequence[int | str]) -> str:
     """A key as it stands in the file: `[calibrate] batches`, or `seed` at the top."""
     *tables, last = [part for part in location if isinstance(part, str)]
+    if tables == ["layer"]:
+        return f"[[layer]] {int(location[1]) + 1}, {last}"
     return f"[{'.'.join(tables)}] {last}" if tables else last
 
 

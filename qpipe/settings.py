@@ -6,16 +6,18 @@ A recipe's tables and the command line's options are both made from these models
 
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from qpipe.errors import RecipeError
+from qpipe.finetune_recipes import DEFAULT_RECIPE, RecipeName, ScheduleName
 
 Cpu = Literal["portable", "vnni"]
 Format = Literal["qoperator", "integer", "qdq"]
-Bits = Literal[4, 8]
+Bits = Literal[2, 3, 4, 5, 6, 7, 8]
 Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
+Epochs = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Strict(False), Field(min_length=1)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(min_length=1)]
 
 
@@ -78,28 +80,86 @@ class CalibrateSettings(Settings):
         default=None,
         gt=0,
         le=100,
-        description="percentile of an activation's range; by default 99.99 for 8 bits, 99.9 for 4",
+        description="percentile of an activation's range; by default the width's own: 99.99 for 8 bits, 99.9 for 4",
     )
     weight_clip: float | None = Field(
         default=None, gt=0, description="clip of the weights in standard deviations; by default the width's own"
     )
+    weight_rounding: Literal["ceil", "nearest"] | None = Field(
+        default=None,
+        description="the weights' power of two: that above their step, or the nearest; by default nearest below 8 bits",
+    )
+    activation_rounding: Literal["ceil", "nearest", "least-error"] = Field(
+        default="ceil",
+        description="the activations' power of two: above the percentile, the nearest, or that of the least error",
+    )
     per_channel: bool = Field(
         default=True, description="one weight scale for each output channel", json_schema_extra={"off": "per-tensor"}
     )
+    restore_batch_norm: bool = Field(
+        default=True, description="a BatchNormalization, from measured statistics, where one was folded before export"
+    )
+    start: Literal["pretrained", "random"] = Field(
+        default="pretrained", description="random: forget the network's weights, a control experiment"
+    )
+    ranges: Literal["data", "fixed"] = Field(
+        default="data", description="fixed: an activation's range is that of its width, without calibration, a control"
+    )
     cpu: Cpu = Field(default="portable", description="keep weights exact on x86 without VNNI too, or waive that")
+
+    @model_validator(mode="after")
+    def _fixed_ranges_have_no_data(self) -> Self:
+        if self.ranges == "fixed" and self.activation_rounding != "ceil":
+            raise ValueError(f"activation_rounding: '{self.activation_rounding}', expected 'ceil' with fixed ranges")
+        return self
+
+
+class LayerSettings(Settings):
+    """What the layers of some names are told, apart from the others: an entry of a recipe's [[layer]]."""
+
+    match: str = Field(min_length=1, description="a pattern of the names that `qpipe inspect` shows, as layer3.*")
+    weight_bits: Bits | None = Field(default=None, description="bits of the layer's weights")
+    activation_bits: Bits | None = Field(default=None, description="bits of the layer's output")
+    weight_clip: float | None = Field(default=None, gt=0, description="clip of its weights in standard deviations")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set - {"match"}:
+            options = ", ".join(name for name in type(self).model_fields if name != "match")
+            raise ValueError(f"layer '{self.match}': nothing given, expected at least one of {options}")
+        return self
 
 
 class FinetuneSettings(Settings):
-    """QDQ network -> trained QDQ network."""
+    """QDQ network -> trained QDQ network. What is not given is what the training recipe says."""
 
     method: Literal["faq"] = Field(default="faq", description="the training method")
-    epochs: int = Field(default=1, ge=1, description="passes over the training images")
-    lr: float = Field(default=1e-4, gt=0, description="learning rate, constant")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(default=1e-4, ge=0, description="weight decay of SGD")
-    batch_size: int = Field(default=128, ge=1, description="images in a batch")
+    recipe: RecipeName = Field(default=DEFAULT_RECIPE, description="the paper's values for every option below")
+    epochs: int | None = Field(
+        default=None, ge=1, description="passes over the training images; a recipe's schedule keeps its proportions"
+    )
+    lr: float | None = Field(default=None, gt=0, description="learning rate, at first")
+    schedule: ScheduleName | None = Field(default=None, description="how the learning rate falls")
+    lr_end: float | None = Field(default=None, gt=0, description="the rate at the end of the schedule")
+    milestones: Epochs | None = Field(
+        default=None, description="epochs at which a step schedule divides the rate by 10, as in 30,60,90"
+    )
+    grow_at: Epochs | None = Field(
+        default=None, description="epochs at which batches double, by averaging gradients over twice as many"
+    )
+    momentum: float | None = Field(default=None, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float | None = Field(default=None, ge=0, description="weight decay of SGD")
+    batch_size: int | None = Field(default=None, ge=1, description="images in a batch, over all processes together")
+    teacher: str | None = Field(
+        default=None, description="distil from 'float', the network before it was quantized, or an .onnx; or 'none'"
+    )
+    teacher_weight: float | None = Field(default=None, ge=0, le=1, description="the teacher's part of the loss")
+    temperature: float | None = Field(default=None, gt=0, description="what distillation divides the logits by")
     batch_norm: Literal["running", "batch"] = Field(
         default="batch", description="the statistics that training normalizes by"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="of training's float tensors; evaluation and export are exact in both"
     )
     crop_padding: int | None = Field(
         default=None,
@@ -108,6 +168,11 @@ class FinetuneSettings(Settings):
     )
     flip: bool | None = Field(default=None, description="random horizontal flip; by default where data are images")
     evaluate: bool = Field(default=True, description="count the accuracy before and after")
+    evaluate_every: int | None = Field(default=None, ge=1, description="count the accuracy after every so many epochs")
+    diagnose: bool = Field(default=False, description="measure the noise of quantization, for `qpipe report`")
+    checkpoint_every: int | None = Field(
+        default=None, ge=1, description="updates between checkpoints; there is one after every epoch anyway"
+    )
 
 
 class ExportSettings(Settings):
@@ -173,7 +238,7 @@ def _explain(model: type[BaseModel], problem: Any, describe: Callable[[Sequence[
 
 def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """The keys of the model that lies at `location` within `model`."""
-    for part in location:
+    for part in (part for part in location if isinstance(part, str)):
         annotation = next(
             field.annotation for name, field in model.model_fields.items() if (field.alias or name) == part
         )

@@ -74,6 +74,11 @@ class State:
         write_json(self._folder / STATE_FILE, self._content.model_dump(mode="json"))
 
 
+def finished_stages(folder: Path) -> dict[str, Finished]:
+    """The stages that ended, in order, with what they wrote; none where the folder has no record."""
+    return _read(folder / STATE_FILE).finished
+
+
 def stage_key(stage: str, inputs: Mapping[str, str], arguments: Mapping[str, JsonValue]) -> str:
     """One hash of a stage's input fingerprints and arguments, and of qpipe's version."""
     what = {"qpipe": qpipe.__version__, "stage": stage, "inputs": dict(inputs), "arguments": dict(arguments)}

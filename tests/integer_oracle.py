@@ -22,7 +22,8 @@ from qpipe.calibration.observe import ObservedRange
 from qpipe.ir.layers import activation_bound
 from qpipe.ir.plan import plan_quantization
 from qpipe.ir.qdq import ActivationQuantizer
-from qpipe.ir.view import FinalWeight, QuantizedLayer, read_view
+from qpipe.ir.view import QuantizedLayer, read_view
+from qpipe.ir.view_weights import FinalWeight
 from qpipe.ops import OPS
 from qpipe.runtime.cut import lowered_tensors, spec_tensors, with_outputs
 

@@ -20,19 +20,24 @@ MAY_IMPORT: dict[str, frozenset[str] | None] = {
     "errors": frozenset(),
     "progress": frozenset({"errors"}),
     "plain": FOUNDATION,
-    "settings": FOUNDATION,
+    "processes": FOUNDATION,
+    "finetune_recipes": FOUNDATION,
+    "settings": FOUNDATION | {"finetune_recipes"},
     "recipe": FOUNDATION | {"settings"},
     "arith": FOUNDATION,
     "ir": FOUNDATION | {"arith"},
     "ops": FOUNDATION | {"arith", "ir"},
     "data": NUMBERS,
-    "calibration": NUMBERS | {"data", "runtime"},
-    "train": NUMBERS | {"data"},
+    "calibration": NUMBERS | {"data", "runtime", "processes"},
+    "train": NUMBERS | {"data", "finetune_recipes", "processes"},
     "runtime": NUMBERS | {"data"},
     "passes": NUMBERS | {"data", "calibration", "train", "runtime"},
-    "verbs": NUMBERS | {"data", "calibration", "train", "runtime", "passes", "plain"},
+    "reporting": NUMBERS | {"plain", "state"},
+    "verbs": NUMBERS
+    | {"data", "calibration", "train", "runtime", "passes", "plain", "processes", "reporting"}
+    | {"finetune_recipes", "settings"},
     "state": FOUNDATION | {"ir", "qpipe"},
-    "pipeline": FOUNDATION | {"ir", "plain", "qpipe", "recipe", "settings", "state", "verbs"},
+    "pipeline": FOUNDATION | {"ir", "plain", "processes", "qpipe", "recipe", "settings", "state", "verbs"},
     "demo": None,
     "cli": None,
     # The package itself names the verbs, and imports them when they are asked for.
@@ -41,9 +46,11 @@ MAY_IMPORT: dict[str, frozenset[str] | None] = {
 }
 # Frameworks, and the rooms that may name them.
 TORCH_ROOMS = frozenset({"arith", "train", "data", "demo"})
-LAZY_TORCH_ROOMS = TORCH_ROOMS | {"ops", "ir"}
+LAZY_TORCH_ROOMS = TORCH_ROOMS | {"ops", "ir", "processes", "calibration"}
 RUNTIME_ROOMS = frozenset({"runtime"})
-HEAVY = frozenset({"numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "torch", "PIL", "matplotlib", "sklearn"})
+HEAVY = frozenset(
+    {"numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "torch", "PIL", "matplotlib", "jinja2", "sklearn"}
+)
 
 
 def room_of(file: Path) -> str:

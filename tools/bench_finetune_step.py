@@ -1,14 +1,19 @@
-"""Time of one fine-tuning step of qpipe beside the plain float step of the same network, written by hand in torch.
+"""Time of one fine-tuning step of qpipe beside other steps of the same network, in turn in one process.
 
-Both are whole steps of SGD with momentum on one batch: forward, loss, backward, update. They run in turn, in one
-process.
+The others: the plain float network, written by hand in torch, and Brevitas' quantization-aware training, where Brevitas
+can be imported (qpipe doesn't need it; see `brevitas_resnet20.py` for what it is given to do). All are whole steps
+of the same SGD with momentum on one batch: forward, loss, backward, update.
 """
 
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import product
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,57 +24,110 @@ from torch_resnet20 import ResNet20
 
 import qpipe
 from qpipe.progress import reporting, track
-from qpipe.runtime.cpu import describe
-from qpipe.train.executor import Executor
+from qpipe.train.executor import Executor, Precision
 from qpipe.train.weighted import BatchNormMode
 
-Step = Callable[[], None]
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-4, 0.9, 1e-4
+BITS = 8, 4
 
 
-def sgd(module: torch.nn.Module) -> torch.optim.SGD:
-    """The optimizer of both contestants."""
+@dataclass(frozen=True)
+class Contestant:
+    """One way to make a step; `bits` of weights and activations, None where they are float."""
+
+    name: str
+    bits: int | None
+    precision: Precision
+    step: Callable[[], None]
+
+
+def training_step(
+    module: torch.nn.Module, logits: Callable[[], torch.Tensor], labels: torch.Tensor
+) -> Callable[[], None]:
+    """A whole step on the batch whose logits the module gives: the same for all contestants."""
+    module.train()
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.SGD(trained, LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, foreach=True)
-
-
-def float_step(inputs: torch.Tensor, labels: torch.Tensor) -> Step:
-    """The plain float network in training mode."""
-    model = ResNet20().train()
-    optimizer = sgd(model)
+    optimizer = torch.optim.SGD(trained, LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, foreach=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(F.cross_entropy(model(inputs), labels))
+        torch.autograd.backward(F.cross_entropy(logits().float(), labels))
         optimizer.step()
 
     return step
 
 
-def qpipe_step(model: Path, inputs: torch.Tensor, labels: torch.Tensor, batch_norm: BatchNormMode) -> Step:
+def plain_float(
+    inputs: torch.Tensor, labels: torch.Tensor, precision: Precision, *, channels_last: bool = False
+) -> Contestant:
+    """The plain float network; its bf16 is torch's autocast. In torch's own layout, or with its channels last."""
+    network = ResNet20()
+    if channels_last:
+        network, inputs = (x.to(memory_format=torch.channels_last) for x in (network, inputs))
+
+    def logits() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            result: torch.Tensor = network(inputs)
+            return result
+
+    name = "float, torch, channels last" if channels_last else "float, torch"
+    return Contestant(name, None, precision, training_step(network, logits, labels))
+
+
+def of_qpipe(
+    model: Path, inputs: torch.Tensor, labels: torch.Tensor, bits: int, mode: BatchNormMode, precision: Precision
+) -> Contestant:
     """qpipe's step on the QDQ file that its calibration gives for `model`."""
-    executor = Executor(qpipe.calibrate(model, [inputs.numpy()], batches=1), batch_norm=batch_norm).train()
-    optimizer = sgd(executor)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(F.cross_entropy(executor(inputs)[0], labels))
-        optimizer.step()
-
-    return step
+    quantized = qpipe.calibrate(model, [inputs.numpy()], batches=1, weight_bits=bits, activation_bits=bits)
+    executor = Executor(quantized, batch_norm=mode, precision=precision)
+    step = training_step(executor, lambda: executor(inputs)[0], labels)
+    return Contestant(f"qpipe, {mode} statistics", bits, precision, step)
 
 
-def time_in_turn(steps: dict[str, Step], rounds: int, runs: int) -> dict[str, list[float]]:
-    """Seconds of each timed run; each turn starts with an untimed one."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
+def of_brevitas(
+    inputs: torch.Tensor, labels: torch.Tensor, bits: int, scales: Literal["learned", "constant"]
+) -> Contestant:
+    """Brevitas' step; the activations' scales are what distinguishes its two variants."""
+    from brevitas_resnet20 import QuantizedResNet20
+
+    network = QuantizedResNet20(ResNet20(), bits, scales)
+    step = training_step(network, lambda: network(inputs), labels)
+    return Contestant(f"Brevitas {version('brevitas')}, {scales} scales", bits, "fp32", step)
+
+
+def time_in_turn(contestants: list[Contestant], rounds: int, runs: int) -> list[list[float]]:
+    """Seconds of each contestant's timed steps; each turn starts with an untimed one."""
+    times: list[list[float]] = [[] for _ in contestants]
     for _ in track(range(rounds), "steps"):
-        for name, step in steps.items():
-            step()
+        for contestant, own in zip(contestants, times, strict=True):
+            contestant.step()
             for _ in range(runs):
                 start = time.perf_counter()
-                step()
-                times[name].append(time.perf_counter() - start)
+                contestant.step()
+                own.append(time.perf_counter() - start)
     return times
+
+
+def rows_of(contestants: list[Contestant], times: list[list[float]], batch_size: int) -> list[Row]:
+    """The table: each step's time, and its ratio to the plain float step in fp32 and in its own precision."""
+    medians = [statistics.median(own) for own in times]
+    timed = list(zip(contestants, medians, strict=True))
+    # The first of a precision counts: the step in torch's own layout.
+    of_float = {contestant.precision: median for contestant, median in reversed(timed) if contestant.bits is None}
+    return [
+        {
+            "step": contestant.name,
+            "bits": contestant.bits,
+            "precision": contestant.precision,
+            "batch": batch_size,
+            "median ms": rounded(median * 1e3),
+            "min ms": rounded(min(own) * 1e3),
+            "x the float step's time": rounded(median / of_float["fp32"]),
+            "x that in its precision": rounded(median / of_float[contestant.precision]),
+            "by minima": rounded(min(own) / min(times[0])),
+        }
+        for contestant, median, own in zip(contestants, medians, times, strict=True)
+    ]
 
 
 def main(
@@ -78,10 +136,9 @@ def main(
     rounds: Annotated[int, typer.Option(help="turns of each contestant")] = 10,
     runs: Annotated[int, typer.Option(help="timed steps of a turn")] = 3,
     threads: Annotated[int | None, typer.Option(help="of torch; all cores by default")] = None,
-    ours: Annotated[bool, typer.Option(help="measure qpipe's step too")] = True,
     name: Annotated[str, typer.Option(help="of the file in artifacts/results")] = "finetune_step",
 ) -> None:
-    """Measure one fine-tuning step against the plain float step.
+    """Measure one fine-tuning step against the plain float step and, where it is installed, Brevitas' step.
 
     Example: python tools/bench_finetune_step.py --batch-size 128
     """
@@ -91,27 +148,20 @@ def main(
     rng = np.random.default_rng(0)
     inputs = torch.from_numpy(rng.standard_normal((batch_size, 3, 32, 32)).astype(np.float32))
     labels = torch.from_numpy(rng.integers(0, 10, batch_size))
-    typer.echo(describe())
-    steps = {"float, torch": float_step(inputs, labels)}
-    if ours:
-        for mode in get_args(BatchNormMode):
-            steps[f"qpipe, {mode} statistics"] = qpipe_step(model, inputs, labels, mode)
+    precisions, modes = get_args(Precision), get_args(BatchNormMode)
+    contestants = [plain_float(inputs, labels, precision) for precision in precisions]
+    contestants.append(plain_float(inputs, labels, "fp32", channels_last=True))
+    for precision, bits, mode in product(precisions, BITS, modes):
+        contestants.append(of_qpipe(model, inputs, labels, bits, mode, precision))
+    if importlib.util.find_spec("brevitas") is None:
+        typer.echo("Brevitas is not installed: its steps are left out")
+    else:
+        contestants += [of_brevitas(inputs, labels, bits, "constant") for bits in BITS]
+        contestants.append(of_brevitas(inputs, labels, 8, "learned"))
     with reporting():
-        times = time_in_turn(steps, rounds, runs)
-    first = times["float, torch"]
-    rows: list[Row] = [
-        {
-            "step": label,
-            "batch": batch_size,
-            "median ms": rounded(statistics.median(own) * 1e3),
-            "min ms": rounded(min(own) * 1e3),
-            "x the float step's time": rounded(statistics.median(own) / statistics.median(first)),
-            "by minima": rounded(min(own) / min(first)),
-        }
-        for label, own in times.items()
-    ]
+        times = time_in_turn(contestants, rounds, runs)
     results = Results(name)
-    results.add("Training step of ResNet-20", rows)
+    results.add("Training step of ResNet-20", rows_of(contestants, times, batch_size))
     results.save()
 
 

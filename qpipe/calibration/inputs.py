@@ -6,20 +6,23 @@ from collections.abc import Iterator
 
 from qpipe import progress
 from qpipe.calibration.pieces import FloatArray
-from qpipe.data import Source
+from qpipe.data import Augment, Source
 
 
 class CalibrationInputs:
-    """The first batches of a shuffled epoch without augmentation; each `iter` gives the same ones.
+    """The first batches of a shuffled epoch, as they are or augmented; each `iter` gives the same ones.
 
     A stream may not begin again, or with other data, so its inputs are kept from the first time on.
     """
 
-    def __init__(self, source: Source, *, batches: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, source: Source, *, batches: int, batch_size: int, seed: int, augment: Augment | None = None
+    ) -> None:
         self._source = source
         self._batch_size = batch_size
         self._limit = batches * batch_size
         self._seed = seed
+        self._augment = augment
         self._kept: list[FloatArray] | None = None
 
     def __iter__(self) -> Iterator[FloatArray]:
@@ -32,6 +35,10 @@ class CalibrationInputs:
 
     def _read(self) -> Iterator[FloatArray]:
         stream = self._source.batches(
-            self._batch_size, shuffle=self._source.size is not None, seed=self._seed, limit=self._limit
+            self._batch_size,
+            shuffle=self._source.size is not None,
+            seed=self._seed,
+            limit=self._limit,
+            augment=self._augment,
         )
         return (batch.inputs for batch in stream)

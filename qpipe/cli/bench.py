@@ -1,4 +1,4 @@
-"""`qpipe bench`: latency and peak memory of any number of models."""
+"""`qpipe bench`: latency, peak memory and size of any number of models."""
 
 from qpipe.cli.options import JsonOption, ModelsArgument, expand_settings
 from qpipe.cli.output import emit, print_line, print_table, working
@@ -8,7 +8,7 @@ from qpipe.settings import BenchSettings
 
 @expand_settings
 def bench(models: ModelsArgument, settings: BenchSettings, json: JsonOption = False) -> None:
-    """Measure latency and peak memory, as ratios to the first model.
+    """Measure latency, peak memory and file sizes of models.
 
     \b
     Example:

@@ -1,6 +1,15 @@
 """`qpipe calibrate`: float network -> QDQ network."""
 
-from qpipe.cli.options import DataOption, JsonOption, ModelArgument, OutputOption, SeedOption, expand_settings
+from qpipe.cli.options import (
+    DataOption,
+    JsonOption,
+    LayerOption,
+    ModelArgument,
+    OutputOption,
+    SeedOption,
+    expand_settings,
+    parse_layers,
+)
 from qpipe.cli.output import emit, metadata, print_line, working
 from qpipe.settings import CalibrateSettings, PreprocessSettings, TorchSettings
 
@@ -13,6 +22,7 @@ def calibrate(
     settings: CalibrateSettings,
     preprocess: PreprocessSettings,
     source: TorchSettings,
+    layer: LayerOption = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
@@ -22,9 +32,12 @@ def calibrate(
     Example:
       qpipe calibrate resnet20.onnx --data cifar10.npz -o resnet20.qdq.onnx \\
         --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+      qpipe calibrate resnet20.onnx --data cifar10.npz -o resnet20.qdq.onnx --weight-bits 4 --activation-bits 4 \\
+        --layer "layer3.*:weight_bits=3" --layer "layer1.0/conv1/*:weight_bits=6,weight_clip=5"
     """
     import qpipe
 
+    layers = [entry.arguments() for entry in parse_layers(layer)]
     with working():
         qdq = qpipe.calibrate(
             model,
@@ -32,6 +45,7 @@ def calibrate(
             output,
             **settings.arguments(),
             **source.arguments(),
+            layers=layers,
             seed=seed,
             preprocess=preprocess.overrides(),
         )

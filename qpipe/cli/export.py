@@ -6,7 +6,7 @@ import typer
 from pydantic import JsonValue
 
 from qpipe.cli.options import JsonOption, OutputOption, QdqArgument, SeedOption, expand_settings
-from qpipe.cli.output import emit, metadata, print_line, print_table, working
+from qpipe.cli.output import emit, metadata, print_line, print_table, size_text, working
 from qpipe.plain import plain_rows
 from qpipe.settings import ExportSettings, Format
 
@@ -34,17 +34,18 @@ def export(
       qpipe export resnet20.qdq.onnx --format integer --io integer -o resnet20.integer.onnx
     """
     import qpipe
+    from qpipe.ir.file_size import file_size
 
     with working():
         exported = qpipe.export(model, output, format=format, **settings.arguments(), data=data, seed=seed)
-    carried = metadata(exported)
+    carried, size = metadata(exported), file_size(output)
 
     def show() -> None:
         print_table("certificate", certificate_rows(carried.get("certificate")))
         print_line(gate_line(carried.get("certificate")))
-        print_line(f"wrote {output}")
+        print_line(f"wrote {output}, {size_text(size)}")
 
-    emit(json, {"output": output, "metadata": carried}, show)
+    emit(json, {"output": output, "size": size, "metadata": carried}, show)
 
 
 def certificate_rows(certificate: JsonValue) -> list[dict[str, JsonValue]]:

@@ -17,6 +17,7 @@ from qpipe.cli.demo import demo
 from qpipe.cli.export import export
 from qpipe.cli.finetune import finetune
 from qpipe.cli.inspect import inspect
+from qpipe.cli.report import report
 from qpipe.cli.run import run
 from qpipe.cli.validate import validate
 from qpipe.errors import QpipeError
@@ -28,6 +29,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     export,
     validate,
     bench,
+    report,
     run,
     demo,
 )

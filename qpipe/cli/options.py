@@ -15,13 +15,22 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from qpipe.settings import DataSettings, ModelSettings, Settings, validated
+from qpipe.errors import RecipeError
+from qpipe.settings import DataSettings, LayerSettings, ModelSettings, Settings, validated
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=ModelSettings.model_fields["path"].description)]
 ModelsArgument = Annotated[list[str], typer.Argument(metavar="MODEL...", help="models: float, QDQ or exported")]
 QdqArgument = Annotated[str, typer.Argument(metavar="QDQ", help="a QDQ .onnx file")]
 DataOption = Annotated[str, typer.Option("--data", help=DataSettings.model_fields["path"].description)]
 OutputOption = Annotated[str, typer.Option("--output", "-o", help="the file to write")]
+LayerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        metavar="MATCH:KEY=VALUE,...",
+        help="what some layers are told, as layer3.*:weight_bits=4,activation_bits=4; may be given again",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="one seed, one result on one machine")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
 
@@ -50,6 +59,20 @@ def expand_settings(command: Callable[..., None]) -> Callable[..., None]:
 
     expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return expanded
+
+
+def parse_layers(words: Sequence[str] | None) -> list[LayerSettings]:
+    """The words of `--layer` as entries, as a recipe's [[layer]]; a wrong one is a RecipeError that shows the word."""
+    return [_layer(word) for word in words or ()]
+
+
+def _layer(word: str) -> LayerSettings:
+    match, colon, options = word.rpartition(":")
+    pairs = [option.partition("=") for option in options.split(",")]
+    if not colon or not all(equals for _, equals, _ in pairs):
+        raise RecipeError(f"--layer: {word!r}, expected MATCH:KEY=VALUE,... as in 'layer3.*:weight_bits=4'")
+    given = {"match": match} | {key.strip(): _number(value) for key, _, value in pairs}
+    return validated(LayerSettings, given, lambda location: f"--layer {word!r}: {location[0]}")
 
 
 def flag(name: str) -> str:

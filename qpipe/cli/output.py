@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from qpipe.plain import to_plain
+from qpipe.processes import is_main_process
 from qpipe.progress import reporting
 
 Show = Callable[[], None]
@@ -17,14 +18,20 @@ Show = Callable[[], None]
 
 @contextlib.contextmanager
 def working() -> Iterator[None]:
-    """Run a verb: its progress and its warnings are shown on stderr, and whatever a library prints goes there too."""
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), reporting():
+    """Run a verb: its progress and its warnings are shown on stderr, and whatever a library prints goes there too.
+
+    Of several processes the main one alone shows them.
+    """
+    shown = reporting() if is_main_process() else contextlib.nullcontext()
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), shown:
         warnings.showwarning = _show_warning
         yield
 
 
 def emit(json: bool, payload: Mapping[str, Any], show: Show) -> None:
-    """Print `payload` as one JSON object, or have `show` print it for people."""
+    """Print `payload` as one JSON object, or have `show` print it for people; the main process alone does."""
+    if not is_main_process():
+        return
     if json:
         print(json_module.dumps(to_plain(payload), allow_nan=False))
     else:
@@ -32,7 +39,10 @@ def emit(json: bool, payload: Mapping[str, Any], show: Show) -> None:
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, JsonValue]]) -> None:
-    """Print rows as a table whose columns are the keys of all rows; nothing where there are no rows."""
+    """Print rows as a table whose columns are the keys of all rows; nothing where there are no rows.
+
+    The column `size` counts bytes.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -44,7 +54,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, JsonValue]]) -> None:
         numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(cell(row.get(column)) for column in columns))
+        table.add_row(*(_in_column(column, row.get(column)) for column in columns))
     if rows:
         console.print(table)
 
@@ -72,6 +82,13 @@ def cell(value: JsonValue) -> str:
     return value.replace("[", r"\[")
 
 
+def size_text(size: int) -> str:
+    """Bytes as people read them: 187.3 kB."""
+    from rich.filesize import decimal
+
+    return decimal(size)
+
+
 def metadata(model: Any) -> dict[str, JsonValue]:
     """What an `onnx_ir.Model` carries under `qpipe.`, without the prefix; JSON values are parsed."""
     prefix = "qpipe."
@@ -80,9 +97,14 @@ def metadata(model: Any) -> dict[str, JsonValue]:
     }
 
 
+def _in_column(column: str, value: JsonValue) -> str:
+    return size_text(value) if column == "size" and isinstance(value, int) else cell(value)
+
+
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """One line, without the place in the source that Python adds."""
-    print(f"qpipe: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    if is_main_process():
+        print(f"qpipe: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _parsed(text: str) -> JsonValue:

@@ -16,12 +16,13 @@ from qpipe.data.augment import Augment
 from qpipe.data.checks import check_fits, check_labels
 from qpipe.data.opening import DataLike, open_data
 from qpipe.data.preprocess import Preprocess
-from qpipe.data.source import Batch, Source, Split
+from qpipe.data.source import Batch, Portion, Source, Split
 
 __all__ = [
     "Augment",
     "Batch",
     "DataLike",
+    "Portion",
     "Preprocess",
     "Source",
     "Split",

@@ -13,7 +13,7 @@ from qpipe.data.augment import Augment
 from qpipe.data.checks import check_floats, check_labels, check_pixels
 from qpipe.data.geometry import fit_pixels
 from qpipe.data.preprocess import Floats, Pixels, Preprocess
-from qpipe.data.source import Batch, Labels, Source, SourceInfo, check_request, split_order
+from qpipe.data.source import WHOLE, Batch, Labels, Portion, Source, SourceInfo, check_request, split_order
 from qpipe.errors import DataError
 
 
@@ -62,11 +62,19 @@ class FloatSource(Source):
         limit: int | None = None,
         augment: Augment | None = None,
         drop_last: bool = False,
+        portion: Portion = WHOLE,
     ) -> Iterator[Batch]:
         """Yield the samples once; see Source.batches. Raises DataError where augmentation is asked for."""
         refuse_augment(augment, self.name)
         chunks = split_order(
-            self.size, batch_size, shuffle=shuffle, seed=seed, epoch=epoch, limit=limit, drop_last=drop_last
+            self.size,
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            epoch=epoch,
+            limit=limit,
+            drop_last=drop_last,
+            portion=portion,
         )
         for chunk in chunks:
             yield Batch(self._transform(self._values[chunk]), None if self._labels is None else self._labels[chunk])
@@ -121,14 +129,19 @@ class StreamSource(Source):
         limit: int | None = None,
         augment: Augment | None = None,
         drop_last: bool = False,
+        portion: Portion = WHOLE,
     ) -> Iterator[Batch]:
         """Yield the stream once; see Source.batches. Raises DataError where an iterator is run through twice."""
         check_request(batch_size, limit, seed, epoch)
+        if portion.count > 1:
+            raise DataError(f"data {self.name!r} come as a stream, which several processes can't share: give arrays")
         if not self.has_pixels:
             refuse_augment(augment, self.name)
         for part, whole in enumerate(_recut(map(self._batch, self._begin()), batch_size, limit)):
             if drop_last and len(whole) < batch_size:
                 return
+            if part < portion.skip:
+                continue
             if augment is None or whole.pixels is None:
                 yield whole
                 continue

@@ -10,7 +10,7 @@ from qpipe.data.checks import check_pixels
 from qpipe.data.geometry import fit_pixels, output_size
 from qpipe.data.preprocess import Pixels, Preprocess
 from qpipe.data.reading import ReaderStore
-from qpipe.data.source import Batch, Indices, Labels, Source, SourceInfo, split_order
+from qpipe.data.source import WHOLE, Batch, Indices, Labels, Portion, Source, SourceInfo, split_order
 
 
 class PixelStore(Protocol):
@@ -106,10 +106,18 @@ class PixelSource(Source):
         limit: int | None = None,
         augment: Augment | None = None,
         drop_last: bool = False,
+        portion: Portion = WHOLE,
     ) -> Iterator[Batch]:
         """Yield the images once; see Source.batches."""
         chunks = split_order(
-            self.size, batch_size, shuffle=shuffle, seed=seed, epoch=epoch, limit=limit, drop_last=drop_last
+            self.size,
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            epoch=epoch,
+            limit=limit,
+            drop_last=drop_last,
+            portion=portion,
         )
         plan = augment.plan(self.size, seed=seed, epoch=epoch) if augment else None
         for chunk, pixels in zip(chunks, self._store.gather(chunks), strict=True):

@@ -41,6 +41,21 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Portion:
+    """What one of several processes reads: every `count`-th sample of each batch, from `index` on.
+
+    `skip`: batches that are left out at first, where a run goes on.
+    """
+
+    index: int = 0
+    count: int = 1
+    skip: int = 0
+
+
+WHOLE = Portion()
+
+
+@dataclass(frozen=True)
 class SourceInfo:
     """What every source knows of itself: `note` says where the split that was asked for is not what is used."""
 
@@ -107,11 +122,13 @@ class Source(ABC):
         limit: int | None = None,
         augment: Augment | None = None,
         drop_last: bool = False,
+        portion: Portion = WHOLE,
     ) -> Iterator[Batch]:
         """Yield the data once, `batch_size` samples at a time.
 
         `limit`: at most this many samples (the first of the order). Order and augmentation depend on (seed, epoch)
-        alone: not on the batch size, the limit or the number of workers. Raises DataError.
+        alone: not on the batch size, the limit or the number of workers. `portion`: what of it is read. Raises
+        DataError.
         """
 
     def __len__(self) -> int:
@@ -137,14 +154,23 @@ def check_request(batch_size: int, limit: int | None, seed: int, epoch: int) -> 
 
 
 def split_order(
-    count: int, batch_size: int, *, shuffle: bool, seed: int, epoch: int, limit: int | None, drop_last: bool
+    count: int,
+    batch_size: int,
+    *,
+    shuffle: bool,
+    seed: int,
+    epoch: int,
+    limit: int | None,
+    drop_last: bool,
+    portion: Portion = WHOLE,
 ) -> list[Indices]:
-    """The sample indices of every batch."""
+    """The sample indices of every batch, of those that the portion has."""
     check_request(batch_size, limit, seed, epoch)
     order = generator(seed, epoch, SHUFFLE).permutation(count) if shuffle else np.arange(count)
     order = order[:limit]
     chunks = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-    return [chunk for chunk in chunks if len(chunk) == batch_size or not drop_last]
+    kept = [chunk for chunk in chunks if len(chunk) == batch_size or not drop_last]
+    return [chunk[portion.index :: portion.count] for chunk in kept[portion.skip :]]
 
 
 def choose_split(available: set[str], wanted: Split, name: str) -> tuple[str, str | None]:

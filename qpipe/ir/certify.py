@@ -20,7 +20,8 @@ from qpipe.errors import ModelError
 from qpipe.ir.attributes import int_attribute, static_shape, window
 from qpipe.ir.layers import Role
 from qpipe.ir.metadata import CERTIFICATE, get_object, set_json
-from qpipe.ir.view import FinalWeight, QuantizedLayer, View, read_view
+from qpipe.ir.view import QuantizedLayer, View, read_view
+from qpipe.ir.view_weights import FinalWeight
 from qpipe.ir.weight_layout import to_rows
 
 DIGEST = "sha256"

@@ -9,7 +9,8 @@ from qpipe.arith.quantize import IntArray
 from qpipe.arith.weights import round_rows
 from qpipe.ir.affine import batch_norm_parameters, read_affine
 from qpipe.ir.attributes import AnyArray, constant_array, rank
-from qpipe.ir.view import FinalWeight, QuantizedLayer, TrainableWeight
+from qpipe.ir.view import QuantizedLayer
+from qpipe.ir.view_weights import FinalWeight, TrainableWeight
 from qpipe.ir.weight_layout import to_rows, to_weight
 from qpipe.ir.weights import FloatArray
 

@@ -6,6 +6,7 @@
 | `qpipe.provenance`    | list of ``{"pass": name, "arguments": {...}}``, in order of running |
 | `qpipe.input_sha256`  | SHA-256 of the file that everything started from                  |
 | `qpipe.certificate`   | the exactness certificate                                         |
+| `qpipe.training`      | the last run of training: its epochs, accuracies, settings and diagnostics |
 | `qpipe.io`            | pixel layout and output scales of a file with integer inputs and outputs |
 | `qpipe.cut_tail`      | names of the float nodes that such a file leaves out              |
 """
@@ -25,6 +26,7 @@ PREPROCESS: Final = "preprocess"
 PROVENANCE: Final = "provenance"
 INPUT_SHA256: Final = "input_sha256"
 CERTIFICATE: Final = "certificate"
+TRAINING: Final = "training"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.ir.metadata import get_json, set_json
-from qpipe.ir.view import FinalWeight, View
+from qpipe.ir.view import View
+from qpipe.ir.view_weights import FinalWeight
 
 ORIGIN = "origin"
 """Metadata of an export: the origin of the QDQ network that it was lowered from."""

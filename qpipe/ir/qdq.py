@@ -1,7 +1,7 @@
 """Write and read quantizers of a QDQ graph: QuantizeLinear, a Clip where the range is narrower, DequantizeLinear.
 
-Activations are uint8, weights int8 along their output channels. 4-bit weights that are final are INT4 initializers with
-a Cast to int8: INT4 straight into DequantizeLinear runs as a float Conv on onnxruntime.
+Activations are uint8, weights int8 along their output channels. Weights of 4 bits and fewer that are final are packed
+(see `qpipe.ir.weight_codes`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from qpipe.errors import OutputError
@@ -53,13 +54,23 @@ def save_model(model: ir.Model, path: str | os.PathLike[str], *, external_data: 
         else:
             # External tensors of a model that was opened lazily would be written as references to where they lie now.
             ir.external_data.load_to_model(model)
-            temporary.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+            temporary.write_bytes(_proto(model).SerializeToString(deterministic=True))
 
 
 def check_output(path: str | os.PathLike[str] | None) -> None:
     """OutputError where a file can't be written to `path`, as far as can be told before; None is no file."""
     if path is not None:
         _check_target(Path(path))
+
+
+def _proto(model: ir.Model) -> onnx.ModelProto:
+    """The model as a message that says nothing twice: the type and shape of an initializer stand in its tensor."""
+    proto = ir.to_proto(model)
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    infos = [info for info in proto.graph.value_info if info.name not in constants or info.metadata_props]
+    proto.graph.ClearField("value_info")
+    proto.graph.value_info.extend(infos)
+    return proto
 
 
 def _check_target(target: Path) -> None:

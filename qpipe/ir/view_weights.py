@@ -16,7 +16,7 @@ from qpipe.ir.attributes import constant_array, constant_input, describe, input_
 from qpipe.ir.layers import Layer
 from qpipe.ir.metadata import get_object
 from qpipe.ir.qdq import ActivationQuantizer, exponent_of
-from qpipe.ir.weight_codes import signed_codes
+from qpipe.ir.weight_codes import signed_codes, stored_bits
 from qpipe.ir.weight_layout import is_depthwise, output_axis
 
 QUANTIZATION = "quantization"
@@ -131,7 +131,7 @@ def _final_weight(layer: Layer, codes: ir.Value, scales: npt.NDArray[np.generic]
         if bias_codes is None:
             raise ModelError(f"{describe(layer.node)}: its bias is not the DequantizeLinear of an int32 constant")
         bias = bias_codes.astype(np.int64)
-    bits = 4 if stored.dtype == ir.DataType.INT4 else 8
+    bits = stored_bits(stored.dtype)
     zero_point = constant_input(layer.node.inputs[1].producer(), 2)  # type: ignore[union-attr,arg-type]
     return FinalWeight(signed_codes(array, zero_point), bits, multiplier, exponent, bias)
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from qpipe.arith.quantize import IntArray
 from qpipe.ir.qdq import replace_constant
-from qpipe.ir.view import QuantizedLayer, TrainableWeight
+from qpipe.ir.view import QuantizedLayer
+from qpipe.ir.view_weights import TrainableWeight
 from qpipe.ir.weight_layout import to_weight
 from qpipe.ir.weights import FloatArray
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.ir.qdq import ActivationQuantizer
-from qpipe.ir.view import FinalWeight, QuantizedLayer, View
+from qpipe.ir.view import QuantizedLayer, View
+from qpipe.ir.view_weights import FinalWeight
 from qpipe.ops.integer_builder import IntegerBuilder
 from qpipe.ops.qoperator_builder import QOperatorBuilder
 

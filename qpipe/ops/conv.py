@@ -11,7 +11,7 @@ import onnx_ir as ir
 from qpipe.arith.weights import as_rows, pair_excess, pair_limit
 from qpipe.errors import LoweringError
 from qpipe.ir.attributes import Window, describe, int_attribute, static_shape, window
-from qpipe.ir.view import FinalWeight
+from qpipe.ir.view_weights import FinalWeight
 from qpipe.ops.base import Op
 
 CHANNEL_BLOCK = 4

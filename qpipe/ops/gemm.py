@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.ir.view import FinalWeight
+from qpipe.ir.view_weights import FinalWeight
 from qpipe.ir.weight_layout import output_axis
 from qpipe.ops.base import Op
 

@@ -7,6 +7,7 @@ Every requantized value says which tensor of the QDQ graph it equals, and in whi
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -41,6 +42,8 @@ class IntegerBuilder:
         self.weights = weights
         self.nodes: list[ir.Node] = []
         self._scope, self._count = "", 0
+        taken = ir.convenience.create_value_mapping(graph)
+        self._names = (name for number in itertools.count() if (name := f"i{number}") not in taken)
         self._codes: dict[ir.Value, dict[Layout, ir.Value]] = {}
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._casts: dict[tuple[ir.Value, np.dtype[Any]], ir.Value] = {}
@@ -48,8 +51,6 @@ class IntegerBuilder:
     def start(self, name: str) -> None:
         """What is emitted from now on belongs to the layer of this name: it begins theirs."""
         self._scope, self._count = name, 0
-
-    # Nodes and constants.
 
     def emit(
         self,
@@ -60,10 +61,10 @@ class IntegerBuilder:
         attributes: Mapping[str, Any] | None = None,
         dtype: ir.DataType = ir.DataType.UINT8,
     ) -> ir.Value:
-        """Add a node of the standard domain; its output has the node's name with `_output` added."""
+        """Add a node of the standard domain; its output has a short name: there are many, and each is read by name."""
         node = ir.node(op_type, inputs, dict(attributes or {}), name=name)
         output = node.outputs[0]
-        output.name, output.type = f"{name}_output", ir.TensorType(dtype)
+        output.name, output.type = next(self._names), ir.TensorType(dtype)
         self.nodes.append(node)
         return output
 

@@ -17,8 +17,9 @@ import onnx_ir as ir
 from qpipe.arith.symbolic import INT32, UINT8, DType
 from qpipe.arith.weights import pair_excess
 from qpipe.ir.attributes import Window
-from qpipe.ir.view import FinalWeight, IntArray, QuantizedLayer
-from qpipe.ir.weight_codes import stored_weight
+from qpipe.ir.view import QuantizedLayer
+from qpipe.ir.view_weights import FinalWeight, IntArray
+from qpipe.ir.weight_codes import PACKED, stored_weight
 from qpipe.ir.weight_layout import to_rows
 from qpipe.ops.integer_builder import Array, IntegerBuilder, Layout
 
@@ -116,7 +117,7 @@ def weight_matrix(b: IntegerBuilder, codes: Array, bits: int, groups: int = 1) -
 
 def _stored(b: IntegerBuilder, tensor: ir.TensorProtocol) -> ir.Value:
     value = b.constant(b.scoped("weight"), tensor)
-    return b.cast(value, np.dtype(np.int8)) if tensor.dtype == ir.DataType.INT4 else value
+    return b.cast(value, np.dtype(np.int8)) if tensor.dtype in PACKED else value
 
 
 def _group_runs(codes: Array, groups: int, weights: str) -> list[tuple[int, int]]:

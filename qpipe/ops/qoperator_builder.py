@@ -16,13 +16,12 @@ import onnx_ir as ir
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.ir.layers import activation_bound
 from qpipe.ir.qdq import ActivationQuantizer, initializer
-from qpipe.ir.view import FinalWeight, QuantizedLayer
-from qpipe.ir.weight_codes import stored_weight
+from qpipe.ir.view import QuantizedLayer
+from qpipe.ir.view_weights import FinalWeight
+from qpipe.ir.weight_codes import PACKED, stored_weight
 from qpipe.ops.marks import mark
 
 MICROSOFT = "com.microsoft"
-"""Metadata of a value: the name of the QDQ graph's tensor whose integers it holds."""
-"""Metadata of a value: "NCHW" or "NHWC"."""
 
 Attributes = Mapping[str, Any]
 
@@ -105,14 +104,14 @@ class QOperatorBuilder:
     def weight(self, layer: QuantizedLayer, codes: npt.NDArray[np.int8] | None = None) -> tuple[ir.Value, ir.Value]:
         """Codes (the layer's, or these in another order) and zero point of the layer's weight.
 
-        int8 or uint8; one of 4 bits is an INT4 initializer behind a Cast to int8, which is pair-safe as it is.
+        int8 or uint8; one of 4 bits or fewer is packed, behind a Cast to int8, and pair-safe as it is.
         """
         final = layer.weight
         assert isinstance(final, FinalWeight)
         codes = final.codes if codes is None else codes
         tensor, zero_point = stored_weight(codes, final.bits, self.weights)
         value = self.constant(f"{layer.name}_weight", tensor)
-        if tensor.dtype == ir.DataType.INT4:
+        if tensor.dtype in PACKED:
             cast = {"to": ir.DataType.INT8}
             value = self.emit(
                 "Cast", [value], name=f"{layer.name}_weight_cast", attributes=cast, dtype=ir.DataType.INT8

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.attributes import int_attribute, window
-from qpipe.ir.view import FinalWeight, QuantizedLayer
+from qpipe.ir.view import QuantizedLayer
+from qpipe.ir.view_weights import FinalWeight
 from qpipe.ir.weight_layout import output_axis, to_rows
 
 Codes = npt.NDArray[np.uint8]

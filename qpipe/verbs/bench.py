@@ -1,4 +1,4 @@
-"""Latency and peak memory of any number of models: `qpipe.bench`."""
+"""Latency, peak memory and size of any number of models: `qpipe.bench`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ _MEBIBYTE = 2**20
 class BenchRow:
     """One model at one batch size.
 
-    median_ms, minimum_ms: of one run. speedup: how many times as fast as the first model, by the medians.
-    peak_mib: resident memory of a process that runs it, over what the process had before; memory_ratio: to the first's.
+    size: bytes of the file and its external data, None for a model in memory. median_ms, minimum_ms: of one run.
+    speedup: how many times as fast as the first model, by the medians. peak_mib: resident memory of a process that runs
+    it, over what the process had before; memory_ratio: to the first's.
     """
 
     name: str
     kind: str
+    size: int | None
     batch_size: int
     median_ms: float
     minimum_ms: float
@@ -101,6 +103,7 @@ def _row(runnable: Runnable, latency: Latency, memory: PeakMemory, first: PeakMe
     return BenchRow(
         name=runnable.name,
         kind=runnable.kind.value,
+        size=runnable.size,
         batch_size=latency.batch_size,
         median_ms=1000 * latency.median,
         minimum_ms=1000 * latency.minimum,

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from passes.calibrate_percentile import CalibratePercentile
+from passes.fix_ranges import FixRanges
 from passes.insert_quantizers import InsertQuantizers
 from passes.normalize import normalize
+from passes.randomize_weights import RandomizeWeights
 from passes.rescale_channels import RescaleChannels
-from qpipe import progress
+from passes.restore_batch_norm import RestoreBatchNorm
+from passes.round_ranges import RangeRounding, RoundRanges
+from qpipe.arith.power_of_two import Rounding
+from qpipe.calibration.inputs import CalibrationInputs
+from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
 from qpipe.ir.kind import require_float
+from qpipe.ir.layer_options import LayerOptions, LayerTable
 from qpipe.ir.metadata import AppliedPass, add_provenance, set_input_sha256
 from qpipe.ir.save import check_output, save_model
 from qpipe.ir.torch_import import ModelLike, resolve_model
+from qpipe.settings import CalibrateSettings, LayerSettings, validated
 from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name, open_source, preprocess_of, store_preprocess
 
 
@@ -35,7 +42,13 @@ def calibrate(
     batch_size: int = 256,
     percentile: float | None = None,
     weight_clip: float | None = None,
+    weight_rounding: Rounding | None = None,
+    activation_rounding: RangeRounding = "ceil",
     per_channel: bool = True,
+    restore_batch_norm: bool = True,
+    start: Literal["pretrained", "random"] = "pretrained",
+    ranges: Literal["data", "fixed"] = "data",
+    layers: Sequence[Mapping[str, Any]] = (),
     cpu: Literal["portable", "vnni"] = "portable",
     seed: int = 0,
     preprocess: PreprocessLike = None,
@@ -44,17 +57,30 @@ def calibrate(
 ) -> ir.Model:
     """Give every tensor and weight a power-of-two grid, from training batches and the weights themselves.
 
-    Source: FAQ, sections 3.1 and 3.2.
+    Source: FAQ, sections 3.1 and 3.2. Of several processes (torchrun) each runs its share of the batches, all return
+    the same model, and the main one writes it.
 
     Args:
         model: an .onnx path, a ModelProto, an onnx_ir.Model, a torch module, or `package.module:factory`.
         data: a path, "digits", or arrays `[N, C, H, W]`; its training split is used.
         output: where to write the QDQ file; nothing is written without it.
-        weight_bits, activation_bits: of the inner layers; first and last layer keep 8.
+        weight_bits, activation_bits: 2 to 8, of the inner layers. The first and the last layer's weights, the last
+            layer's input and a branch that a convolution gives to an Add keep 8.
         batches, batch_size: how many training images are seen, drawn by `seed`.
-        percentile: of an activation's range in a batch; None is 99.99 at 8 bits, 99.9 at 4.
-        weight_clip: in standard deviations; None is the width's own.
+        percentile: of an activation's range in a batch; None is the width's own (99.99 at 8 bits, 99.9 at 4).
+        weight_clip: in standard deviations; None is the width's own (4.12 at 4 bits).
+        weight_rounding: of log2 of the weights' step to l, "ceil" (FAQ, section 3.1.1) or "nearest"; None is the
+            width's own, nearest below 8 bits.
+        activation_rounding: of an activation's range to a power of two: "ceil" (FAQ, section 3.2), "nearest", or
+            "least-error", the exponent of the least squared error over the same batches.
         per_channel: one weight exponent per output channel.
+        restore_batch_norm: put a BatchNormalization, from measured statistics, where one was folded before export.
+        start: "random" gives the network untrained weights, and BatchNormalizations that do nothing.
+        ranges: "fixed" gives activations the range `2**(p / 2) - 1` of their p bits instead of a percentile. Both are
+            the paper's controls (FAQ, section 3.2 and Table 2); the network's input keeps the range of its data.
+        layers: what some layers are told, as `{"match": "layer3.*", "weight_bits": 4}`, with activation_bits (of the
+            layer's output) and weight_clip too; match is a pattern of the names that `inspect` shows, or of what
+            follows a "/" in them. It goes before the widths above, also for what keeps 8 bits otherwise.
         cpu: "portable" keeps weights exact on x86 without VNNI, "vnni" waives that.
         preprocess: what pixels go through; None is what the model carries.
         weights, input_shape: of a PyTorch model.
@@ -63,7 +89,7 @@ def calibrate(
         The QDQ model, which onnxruntime runs.
 
     Raises:
-        ModelError, DataError, LoweringError, OutputError: in one line, naming what is wrong.
+        ModelError, DataError, LoweringError, OutputError, RecipeError: in one line, naming what is wrong.
 
     Example:
         >>> import qpipe
@@ -71,7 +97,19 @@ def calibrate(
         >>> qpipe.inspect("net.qdq.onnx").kind
         'QDQ, trainable'
     """
-    check_output(output)
+    table = _layer_table(layers)
+    choices = {
+        "weight_bits": weight_bits,
+        "activation_bits": activation_bits,
+        "weight_rounding": weight_rounding,
+        "activation_rounding": activation_rounding,
+        "start": start,
+        "ranges": ranges,
+    }
+    validated(CalibrateSettings, choices, lambda location: str(location[0]))
+    shard = current_shard()
+    if shard.is_main:
+        check_output(output)
     network = resolve_model(model, weights, input_shape)
     require_float(network, model_name(model))
     normalize(network)
@@ -80,35 +118,62 @@ def calibrate(
     store_preprocess(network, settings)
     if isinstance(model, str | Path) and Path(model).is_file():
         set_input_sha256(network, hashlib.sha256(Path(model).read_bytes()).hexdigest())
-    observer = CalibratePercentile(
-        percentile=percentile,
-        activation_bits=activation_bits,
-        inputs=_inputs(source, batches, batch_size, seed),
-    )
-    quantizers = InsertQuantizers(
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        weight_clip=weight_clip,
-        per_channel=per_channel,
-        cpu=cpu,
-    )
-    rescale = RescaleChannels()
-    observer(network)
-    quantizers(network)
-    rescale(network)
+    widths: dict[str, Any] = {"activation_bits": activation_bits, "layers": table}
     draws = {"batches": batches, "batch_size": batch_size, "seed": seed}
-    applied = AppliedPass.of(observer)
-    add_provenance(network, AppliedPass(name=applied.name, arguments={**applied.arguments, **draws}))
-    add_provenance(network, AppliedPass.of(quantizers))
-    add_provenance(network, AppliedPass.of(rescale))
+    inputs = CalibrationInputs(source, batches=batches, batch_size=batch_size, seed=seed)
+    passes: list[ir.passes.InPlacePass] = []
+    if restore_batch_norm:
+        passes.append(RestoreBatchNorm(inputs=_as_in_training(source, inputs, draws), shard=shard))
+    if start == "random":
+        passes.append(RandomizeWeights(seed=seed))
+    if ranges == "fixed":
+        passes.append(FixRanges(**widths))
+    passes.append(CalibratePercentile(percentile=percentile, **widths, inputs=inputs, shard=shard))
+    if activation_rounding != "ceil":
+        passes.append(RoundRanges(rounding=activation_rounding, **widths, inputs=inputs, shard=shard))
+    passes.append(
+        InsertQuantizers(
+            weight_bits=weight_bits,
+            **widths,
+            weight_clip=weight_clip,
+            weight_rounding=weight_rounding,
+            per_channel=per_channel,
+            cpu=cpu,
+        )
+    )
+    passes.append(RescaleChannels())
+    _apply(passes, network, draws)
     if output is not None:
-        save_model(network, output)
+        if shard.is_main:
+            save_model(network, output)
+        shard.wait()
     return network
 
 
-def _inputs(source: Source, batches: int, batch_size: int, seed: int) -> Iterator[npt.NDArray[np.float32]]:
-    """The batches that calibration sees: the first ones of a shuffled epoch without augmentation."""
-    limit = batches * batch_size
-    stream = source.batches(batch_size, shuffle=source.size is not None, seed=seed, limit=limit)
-    total = source.n_batches(batch_size, limit=limit)
-    return (batch.inputs for batch in progress.track(stream, "calibrating", total))
+def _as_in_training(source: Source, inputs: CalibrationInputs, draws: Mapping[str, int]) -> CalibrationInputs:
+    """Batches as fine-tuning will augment them by default; a stream's are read once, as they are."""
+    from qpipe.train.faq import default_augment
+
+    if source.size is None:
+        return inputs
+    return CalibrationInputs(source, **draws, augment=default_augment(source, None, None))
+
+
+def _layer_table(layers: Sequence[Mapping[str, Any]]) -> LayerTable:
+    """The entries, checked as a recipe's are."""
+    checked = [validated(LayerSettings, given, partial(_key, number)) for number, given in enumerate(layers)]
+    return LayerTable(tuple(LayerOptions(**settings.arguments()) for settings in checked))
+
+
+def _key(number: int, location: Sequence[int | str]) -> str:
+    return " ".join([f"layers[{number}]", *map(str, location)])
+
+
+def _apply(passes: Sequence[ir.passes.InPlacePass], network: ir.Model, draws: Mapping[str, int]) -> None:
+    """Run the passes, and record those that did something; `draws` say which data they saw."""
+    for pass_ in passes:
+        modified = pass_(network).modified
+        if modified or not hasattr(pass_, "inputs"):
+            applied = AppliedPass.of(pass_)
+            seen = draws if hasattr(pass_, "inputs") else {}
+            add_provenance(network, AppliedPass(name=applied.name, arguments={**applied.arguments, **seen}))

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from passes.finalize import Finalize
 from passes.lower_qoperator import LowerQOperator
+from passes.share_constants import ShareConstants
 from passes.weights_to_uint8 import WeightsToUint8
 from qpipe.arith.certificate import Certificate
 from qpipe.data import Batch, DataLike
@@ -48,7 +49,9 @@ def export(
         format: "qoperator" is onnxruntime's integer operators, "integer" has no float tensor at all and standard
             operators only, "qdq" is the finalized QDQ graph itself.
         cpu: "portable" demands weights that are exact on x86 without VNNI, "vnni" waives that.
-        weights: "uint8" (zero point 128) is exact everywhere whatever the weights, and slower without VNNI.
+        weights: "uint8" (zero point 128) is exact everywhere whatever the weights, and slower without VNNI. Weights of
+            4 bits and fewer are exact everywhere as they are, and stored as INT4 or INT2 in any case. A file with INT2
+            is of opset 25, the first that has it; every other one is of opset 21.
         io: "float" keeps the original's inputs and outputs; "integer" takes uint8 pixels and gives int32, whose scale
             is in the metadata.
         layout: of the pixels, where io is "integer".
@@ -114,7 +117,7 @@ def _lowering(format_: str, cpu: str, weights: str, io: str, layout: Layout) -> 
         from passes.lower_integer import LowerInteger
 
         return [LowerInteger(weights=weights, io=io, layout=layout)]
-    return [WeightsToUint8()] if weights == "uint8" else []
+    return [*([WeightsToUint8()] if weights == "uint8" else []), ShareConstants()]
 
 
 def _images(model: ir.Model, data: DataLike | None, seed: int) -> Iterator[Batch]:

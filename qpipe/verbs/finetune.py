@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import onnx
 import onnx_ir as ir
 from pydantic import JsonValue
 
 from passes.finalize import Finalize
+from passes.normalize import normalize
 from qpipe import progress
 from qpipe.data import DataLike, Source
-from qpipe.errors import DataError
+from qpipe.errors import OutputError, QpipeError
+from qpipe.finetune_recipes import DEFAULT_RECIPE, RecipeName, ScheduleName, resolve
 from qpipe.ir.kind import require_qdq
 from qpipe.ir.load import load_model
-from qpipe.ir.metadata import AppliedPass, add_provenance, set_json
+from qpipe.ir.metadata import TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.ir.save import check_output, save_model
+from qpipe.plain import to_plain
+from qpipe.processes import is_main_process
 from qpipe.runtime.accuracy import measure_accuracy
 from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name, open_source, preprocess_of, store_preprocess
 
-TRAINING = "training"
-"""Metadata: loss and accuracy of every epoch, and the test accuracy before and after."""
+if TYPE_CHECKING:
+    from qpipe.train.executor import Executor
+    from qpipe.train.run import TrainingSettings
+    from qpipe.train.teacher import Loss
+
+FLOAT_TEACHER = "float"
 
 
 def finetune(
@@ -31,39 +40,65 @@ def finetune(
     output: ModelPath | None = None,
     *,
     method: Literal["faq"] = "faq",
-    epochs: int = 1,
-    lr: float = 1e-4,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    batch_size: int = 128,
+    recipe: RecipeName = DEFAULT_RECIPE,
+    epochs: int | None = None,
+    lr: float | None = None,
+    schedule: ScheduleName | None = None,
+    lr_end: float | None = None,
+    milestones: Sequence[float] | None = None,
+    grow_at: Sequence[float] | None = None,
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    batch_size: int | None = None,
+    teacher: str | None = None,
+    teacher_weight: float | None = None,
+    temperature: float | None = None,
     seed: int = 0,
     batch_norm: Literal["running", "batch"] = "batch",
+    precision: Literal["fp32", "bf16"] = "fp32",
     crop_padding: int | None = None,
     flip: bool | None = None,
     evaluate: bool = True,
+    evaluate_every: int | None = None,
+    diagnose: bool = False,
     checkpoint: ModelPath | None = None,
+    checkpoint_every: int | None = None,
     resume: bool = False,
     preprocess: PreprocessLike = None,
 ) -> ir.Model:
     """Train a quantized network straight from its QDQ file. Source: FAQ, section 3.3.
+
+    Of several processes (torchrun, accelerate launch) each computes its share of every batch; the main one evaluates
+    and writes.
 
     Args:
         model: what `calibrate` or an earlier `finetune` wrote.
         data: labelled; the training split is trained on, the test split evaluated.
         output: where to write the trained QDQ file.
         method: "faq".
-        epochs, lr, momentum, weight_decay, batch_size, seed: of SGD; one seed, one result on one machine.
+        recipe: a named one (`qpipe/finetune_recipes.py`); every argument up to seed that is None is as it says.
+        epochs: passes over the images; the recipe's milestones keep their proportions.
+        lr, schedule, lr_end, milestones: learning rate at first, how it falls, where to, and at which epochs.
+        grow_at: epochs at which the batches of one update double.
+        momentum, weight_decay, batch_size: of SGD.
+        teacher, teacher_weight, temperature: distil from "float" (the network before it was quantized), from an .onnx,
+            or from "none".
+        seed: one seed, one result on one machine.
         batch_norm: the statistics by which training normalizes: the batch's own, or the file's running ones.
+        precision: of training's float tensors; what is evaluated and written is exact in both.
         crop_padding, flip: augmentation; by default an eighth of the side, and True, where the data are images.
         evaluate: count the test accuracy before and after, on onnxruntime.
-        checkpoint, resume: a file that keeps the run's state after every epoch; go on from it.
+        evaluate_every: count it after every so many epochs, too.
+        diagnose: measure the noise of quantization while training, for `qpipe report`.
+        checkpoint, checkpoint_every, resume: a file that keeps the run's state after every epoch, and after so many
+            updates; go on from it.
         preprocess: what pixels go through; None is what the model carries.
 
     Returns:
         The trained QDQ model; its metadata `qpipe.training` hold losses and accuracies.
 
     Raises:
-        ModelError, DataError, OutputError: in one line, naming what is wrong.
+        ModelError, DataError, RecipeError, OutputError: in one line, naming what is wrong.
 
     Example:
         >>> import qpipe
@@ -71,51 +106,121 @@ def finetune(
         >>> qpipe.inspect("tuned.qdq.onnx").kind
         'QDQ, trainable'
     """
+    from qpipe.train.classes import check_classes
+    from qpipe.train.diagnostics import Diagnostics, diagnostic_images
     from qpipe.train.executor import Executor
     from qpipe.train.faq import default_augment
     from qpipe.train.loop import train
     from qpipe.train.run import TrainingSettings
     from qpipe.train.write_back import write_back
 
-    check_output(output)
+    kept = None if checkpoint is None else Path(checkpoint)
+    _check_files(output, kept, resume=resume, every=checkpoint_every)
+    given = {
+        "epochs": epochs, "lr": lr, "schedule": schedule, "lr_end": lr_end, "milestones": milestones,
+        "grow_at": grow_at, "momentum": momentum, "weight_decay": weight_decay, "batch_size": batch_size,
+        "teacher": teacher, "teacher_weight": teacher_weight, "temperature": temperature,
+    }  # fmt: skip
+    values = vars(resolve(recipe, given))
     network = load_model(model)
     require_qdq(network, model_name(model))
     settings = preprocess_of(network, preprocess)
     source = open_source(network, data, "train", settings)
-    if source.size is not None and source.labels is None:
-        raise DataError(f"{source.name}: no labels, expected one for each image")
-    test = open_source(network, data, "test", settings) if evaluate else None
+    test = open_source(network, data, "test", settings) if evaluate or evaluate_every else None
     run = TrainingSettings(
-        epochs=epochs,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
+        **values,
         seed=seed,
         augment=default_augment(source, crop_padding, flip),
         batch_norm=batch_norm,
+        precision=precision,
     )
-    before = None if test is None else _accuracy(network, test)
-    executor = Executor(network, batch_norm=batch_norm)
-    history = train(executor, source, run, checkpoint=None if checkpoint is None else Path(checkpoint), resume=resume)
+    executor = Executor(network, batch_norm=batch_norm, precision=precision)
+    check_classes(executor, source)
+    observers = [Diagnostics(network, diagnostic_images(source))] if diagnose else []
+
+    def count(trained: Executor) -> float | None:
+        write_back(trained)
+        return None if test is None else _accuracy(network, test)
+
+    before = _accuracy(network, test) if evaluate and test is not None else None
+    history = train(
+        executor,
+        source,
+        run,
+        checkpoint=kept,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        observers=observers,
+        evaluate=None if evaluate_every is None else count,
+        evaluate_every=evaluate_every or 1,
+        loss=_loss(network, run),
+    )
     write_back(executor)
     store_preprocess(network, settings)
-    after = None if test is None else _accuracy(network, test)
-    arguments: dict[str, JsonValue] = {
-        "method": method, "epochs": epochs, "lr": lr, "momentum": momentum, "weight_decay": weight_decay,
-        "batch_size": batch_size, "seed": seed, "batch_norm": batch_norm,
-        "crop_padding": run.augment.pad if run.augment else 0, "flip": bool(run.augment and run.augment.flip),
-    }  # fmt: skip
-    add_provenance(network, AppliedPass(name="finetune", arguments=arguments))
-    record: list[JsonValue] = [asdict(epoch) for epoch in history]
-    set_json(network, TRAINING, {"epochs": record, "accuracy_before": before, "accuracy_after": after})
-    if output is not None:
+    after = history[-1].test_accuracy
+    if evaluate and test is not None and after is None:
+        after = _accuracy(network, test)
+    told_settings = _told(run, recipe, method)
+    add_provenance(network, AppliedPass(name="finetune", arguments=told_settings))
+    record: dict[str, JsonValue] = {
+        "epochs": [asdict(epoch) for epoch in history],
+        "accuracy_before": before,
+        "accuracy_after": after,
+        "settings": told_settings,
+    }
+    if observers and is_main_process():
+        record["diagnostics"] = to_plain(observers[0].result())
+    set_json(network, TRAINING, record)
+    if output is not None and is_main_process():
         save_model(network, output)
     return network
 
 
+def _check_files(output: ModelPath | None, checkpoint: Path | None, *, resume: bool, every: int | None) -> None:
+    """Raise OutputError or QpipeError, before any work, where a file can't be written or is not there."""
+    from qpipe.train.checkpoint import require_checkpoint
+
+    check_output(output)
+    check_output(checkpoint)
+    if checkpoint is None and every is not None:
+        raise QpipeError("--checkpoint-every: no checkpoint was named, expected --checkpoint FILE")
+    if checkpoint is not None and output is not None and checkpoint.absolute() == Path(output).absolute():
+        raise OutputError(f"{checkpoint}: is the output and the checkpoint, expected two files")
+    if resume:
+        require_checkpoint(checkpoint)
+
+
+def _loss(network: ir.Model, run: TrainingSettings) -> Loss:
+    """Cross entropy, or distillation from the float network that the file still holds or from one of its own."""
+    from qpipe.train.teacher import cross_entropy, distillation, float_teacher
+    from qpipe.train.together import together
+
+    if run.teacher is None:
+        return cross_entropy
+    source = network
+    if run.teacher != FLOAT_TEACHER:
+        source = load_model(run.teacher)
+        normalize(source)
+    executor = float_teacher(source, precision=run.precision).to(together().device)
+    return distillation(executor, weight=run.teacher_weight, temperature=run.temperature)
+
+
+def _told(run: TrainingSettings, recipe: str, method: str) -> dict[str, JsonValue]:
+    """The run's values as they were used, for the file."""
+    values = vars(run) | {
+        "milestones": [float(epoch) for epoch in run.milestones],
+        "grow_at": [float(epoch) for epoch in run.grow_at],
+        "crop_padding": run.augment.pad if run.augment else 0,
+        "flip": bool(run.augment and run.augment.flip),
+    }
+    del values["augment"]
+    return {"method": method, "recipe": recipe, **{name: to_plain(value) for name, value in values.items()}}
+
+
 def _accuracy(network: ir.Model, test: Source) -> float | None:
-    """Top-1 of what would ship, of 1."""
+    """Top-1 of what would ship, of 1; the main process counts."""
+    if not is_main_process():
+        return None
     final = network.clone()
     Finalize()(final)
     batches = progress.track(test.batches(256), "evaluating", test.n_batches(256))

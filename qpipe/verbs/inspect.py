@@ -19,7 +19,8 @@ from qpipe.ir.opset import original_opset
 from qpipe.ir.plan import QuantizationPlan, plan_quantization
 from qpipe.ir.quiet import quiet
 from qpipe.ir.torch_import import ModelLike, resolve_model
-from qpipe.ir.view import FinalWeight, QuantizedLayer, TrainableWeight, View, read_view
+from qpipe.ir.view import QuantizedLayer, View, read_view
+from qpipe.ir.view_weights import FinalWeight, TrainableWeight
 from qpipe.verbs.advice import advise
 from qpipe.verbs.sources import ModelPath
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from passes.finalize import Finalize
 from qpipe.errors import ModelError
+from qpipe.ir.file_size import file_size
 from qpipe.ir.kind import Kind, find_kind
 from qpipe.ir.load import load_model
 from qpipe.ir.opset import original_opset
@@ -31,6 +32,7 @@ class Runnable:
     """name: what tables call it. kind: of the file. network: the model as it is run, loaded; view: of a QDQ model.
 
     path: the file, where it is run as it is. origin: which quantized network it computes, None where nobody knows.
+    size: bytes of the file and its external data, None for a model in memory.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Runnable:
     path: Path | None
     view: View | None
     origin: str | None
+    size: int | None
 
     @property
     def source(self) -> Path | ir.Model:
@@ -73,11 +76,11 @@ def open_runnable(model: OnnxModel, number: int = 1) -> Runnable:
     name = os.fspath(model) if is_file else f"model {number}"  # type: ignore[arg-type]
     kind, view = find_kind(network)
     # What ships is the file itself, but for opsets that onnxruntime may not know yet.
-    path = Path(name) if is_file and original_opset(model) <= OPSET else None
+    path = Path(name) if is_file and original_opset(model) <= network.opset_imports.get("", OPSET) else None
     if kind is Kind.TRAINABLE:
         Finalize()(network)
         view, path = read_view(network), None
     origin = None if kind is Kind.TRAINABLE else stored_origin(network)
     if origin is None and view is not None:
         origin = origin_of(view)
-    return Runnable(name, kind, network, path, view, origin)
+    return Runnable(name, kind, network, path, view, origin, file_size(name) if is_file else None)

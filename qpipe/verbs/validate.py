@@ -12,7 +12,7 @@ from qpipe.ir.attributes import static_shape
 from qpipe.ir.certify import certify, check_certificate
 from qpipe.ir.kind import Kind
 from qpipe.ir.metadata import CERTIFICATE, PREPROCESS, get_json, get_object
-from qpipe.ir.view import QUANTIZATION
+from qpipe.ir.view_weights import QUANTIZATION
 from qpipe.verbs.comparison import Comparison, compare
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
 from qpipe.verbs.sources import PreprocessLike, preprocess_of
@@ -24,15 +24,16 @@ Split = Literal["train", "val", "test"]
 class ValidationRow:
     """One model.
 
-    top1, top5: fractions of 1, None without labels (top5 also for five classes or fewer). agreement: how often its
-    first choice is the first model's. largest_difference: of any output from the first model's, in real units. Both
-    are None for an export whose float tail was cut off: its outputs are what the tail would read. integers_equal: with
-    all models that were made from the same QDQ file, None where there is no other. certificate: "holds" or "fails";
-    None where the model has none.
+    size: bytes of the file and its external data, None for a model in memory. top1, top5: fractions of 1, None without
+    labels (top5 also for five classes or fewer). agreement: how often its first choice is the first model's.
+    largest_difference: of any output from the first model's, in real units. Both are None for an export whose float
+    tail was cut off: its outputs are what the tail would read. integers_equal: with all models that were made from the
+    same QDQ file, None where there is no other. certificate: "holds" or "fails"; None where the model has none.
     """
 
     name: str
     kind: str
+    size: int | None
     top1: float | None
     top5: float | None
     agreement: float | None
@@ -105,6 +106,7 @@ def validate(
             ValidationRow(
                 runnable.name,
                 runnable.kind.value,
+                runnable.size,
                 figures.top1,
                 figures.top5,
                 figures.agreement,

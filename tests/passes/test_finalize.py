@@ -6,7 +6,8 @@ from networks import Network, finalized, quantized, run
 from passes.finalize import Finalize
 from qpipe.errors import ModelError
 from qpipe.ir.attributes import constant_input
-from qpipe.ir.view import FinalWeight, read_view
+from qpipe.ir.view import read_view
+from qpipe.ir.view_weights import FinalWeight
 
 
 def network(**options: object) -> tuple[Network, ir.Model]:
@@ -16,7 +17,10 @@ def network(**options: object) -> tuple[Network, ir.Model]:
     return net, quantized(net.model(net.head(net.op("Relu", x), 8)), net.inputs(), **options)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+INNER = {8: ir.DataType.INT8, 5: ir.DataType.INT8, 4: ir.DataType.INT4, 3: ir.DataType.INT4, 2: ir.DataType.INT2}
+
+
+@pytest.mark.parametrize("bits", INNER)
 def test_no_batch_norm_and_no_float_weight_is_left(bits: int) -> None:
     _, model = network(weight_bits=bits)
     final = finalized(model)
@@ -27,7 +31,8 @@ def test_no_batch_norm_and_no_float_weight_is_left(bits: int) -> None:
     floats = [v.name for v in final.graph.initializers.values() if v.dtype == ir.DataType.FLOAT]
     assert [name for name in floats if not str(name).endswith("_scale")] == []
     stored = {v.dtype for v in final.graph.initializers.values() if str(v.name).endswith("final_weight")}
-    assert stored == ({ir.DataType.INT8, ir.DataType.INT4} if bits == 4 else {ir.DataType.INT8})
+    assert stored == {ir.DataType.INT8, INNER[bits]}
+    assert (final.opset_imports[""], final.ir_version) == ((25, 13) if bits == 2 else (21, 10))
     assert read_view(final).is_final
 
 

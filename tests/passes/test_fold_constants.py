@@ -2,6 +2,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 
 from passes.constants_to_initializers import ConstantsToInitializers
 from passes.fold_constants import FoldConstants
@@ -65,12 +66,13 @@ def test_quantized_weight_stays_a_pair(build):
     assert ops(model) == ["QuantizeLinear", "DequantizeLinear", "Transpose", "MatMul"]
 
 
-def test_four_bit_weight_stays_four_bit():
+@pytest.mark.parametrize(("dtype", "array_type"), [("INT4", ml_dtypes.int4), ("INT2", ml_dtypes.int2)])
+def test_packed_weight_stays_packed(dtype, array_type):
     weight = ir.Value(
         name="w",
-        type=ir.TensorType(ir.DataType.INT4),
+        type=ir.TensorType(ir.DataType[dtype]),
         shape=ir.Shape([4, 4]),
-        const_value=ir.Tensor(np.ones((4, 4), ml_dtypes.int4), dtype=ir.DataType.INT4, name="w"),
+        const_value=ir.Tensor(np.ones((4, 4), array_type), dtype=ir.DataType[dtype], name="w"),
     )
     cast = ir.node("Cast", [weight], {"to": onnx.TensorProto.INT8})
     scale = ir.tensor(np.float32(0.5), name="s")

@@ -186,12 +186,23 @@ def test_an_unfinalized_model_is_refused():
         LowerInteger()(quantized(residual_network()))
 
 
-def test_four_bit_weights_are_int4_behind_a_cast():
-    model = lower(finalized(residual_network(), bits=4))
-    int4 = [value for value in model.graph.initializers.values() if value.dtype == ir.DataType.INT4]
-    assert len(int4) == 1  # the edges have 8 bits
-    (cast,) = int4[0].consumers()
+@pytest.mark.parametrize(("bits", "dtype"), [(4, ir.DataType.INT4), (2, ir.DataType.INT2)])
+def test_packed_weights_are_behind_a_cast(bits, dtype):
+    model = lower(finalized(residual_network(), bits=bits))
+    packed = [value for value in model.graph.initializers.values() if value.dtype == dtype]
+    assert len(packed) == 1  # the edges have 8 bits
+    (cast,) = packed[0].consumers()
     assert (cast.op_type, cast.outputs[0].dtype) == ("Cast", ir.DataType.INT8)
+
+
+def test_values_have_short_names_that_the_graph_has_not():
+    spec = finalized(residual_network())
+    spec.graph.inputs[0].name = "i1"
+    model = lower(spec)
+    names = [value.name for node in model.graph for value in node.outputs]
+    assert len(set(names) | {"i1"}) == len(names) + 1
+    said = {str(value.name) for node in spec.graph for value in node.outputs}
+    assert max(len(name) for name in names if name not in said and not name.endswith("_int32")) <= 5
 
 
 def test_every_quantized_tensor_says_what_it_equals():

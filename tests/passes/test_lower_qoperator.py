@@ -60,10 +60,11 @@ def test_inputs_and_outputs_keep_their_names():
     assert model.graph.outputs[0].dtype == ir.DataType.FLOAT
 
 
-def test_four_bit_weights_are_int4_behind_a_cast():
-    model = lowered(finalized(residual_network(), bits=4), weights="uint8")
+@pytest.mark.parametrize(("bits", "dtype"), [(4, ir.DataType.INT4), (2, ir.DataType.INT2)])
+def test_packed_weights_are_behind_a_cast(bits, dtype):
+    model = lowered(finalized(residual_network(), bits=bits), weights="uint8")
     types = {name: value.dtype for name, value in model.graph.initializers.items() if name.endswith("_weight")}
-    assert sorted(types.values()) == sorted([ir.DataType.UINT8, ir.DataType.UINT8, ir.DataType.INT4])
+    assert sorted(types.values()) == sorted([ir.DataType.UINT8, ir.DataType.UINT8, dtype])
     assert ops(model)["Cast"] == 1
 
 

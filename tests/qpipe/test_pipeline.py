@@ -12,6 +12,7 @@ import qpipe
 from qpipe.errors import ModelError, OutputError, ParityError
 from qpipe.pipeline import CHECKPOINT_FILE, PipelineReport, run_recipe
 from qpipe.recipe import Recipe
+from qpipe.settings import LayerSettings
 
 ALL = ["calibrate", "finetune", "export-qoperator", "export-integer", "validate"]
 
@@ -96,9 +97,11 @@ def test_all_stages_run_in_order_and_each_reads_the_one_before(tmp_path: Path, v
 
 def test_arguments_reach_the_verbs(tmp_path: Path, verbs: Verbs) -> None:
     recipe = recipe_in(tmp_path, seed=5, preprocess={"mean": [0.5]}, calibrate={"batches": 3, "cpu": "portable"})
+    recipe = recipe.model_copy(update={"layers": (LayerSettings(match="layer3.*", weight_bits=4),)})
     run_recipe(recipe)
     arguments = dict(verbs.calls)
     assert arguments["calibrate"]["batches"] == 3
+    assert arguments["calibrate"]["layers"] == [recipe.layers[0].arguments()]
     assert {arguments[name]["seed"] for name in ALL[:-1]} == {5}
     assert arguments["calibrate"]["preprocess"] == arguments["validate"]["preprocess"] == {"mean": (0.5,)}
     assert arguments["export-integer"]["data"] == recipe.data.path

@@ -7,6 +7,8 @@ from qpipe.recipe import Recipe, load_recipe, names_code
 
 MINIMAL = 'output = "out"\n[model]\npath = "net.onnx"\n[data]\npath = "digits"\n'
 
+LAYER = "[[layer]]\nmatch = 'a'\nweight_bits = 4\n[[layer]]\n"
+
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "recipe.toml"
@@ -46,6 +48,13 @@ def test_paths_are_relative_to_the_recipe_and_code_is_not_a_path(tmp_path: Path)
     assert recipe.data.path == "/data/x.npz"
 
 
+@pytest.mark.parametrize(("teacher", "joined"), [("float", "float"), ("big.onnx", "{folder}/big.onnx")])
+def test_a_teacher_is_a_path_or_the_float_network(tmp_path: Path, teacher: str, joined: str) -> None:
+    recipe = load_recipe(written(tmp_path, f"{MINIMAL}[finetune]\nteacher = '{teacher}'\n"))
+    assert recipe.finetune is not None
+    assert recipe.finetune.teacher == joined.format(folder=tmp_path)
+
+
 def test_every_table_is_read(tmp_path: Path) -> None:
     text = f"""seed = 7
 {MINIMAL}
@@ -55,6 +64,15 @@ pixel_range = 255
 [calibrate]
 weight_bits = 4
 percentile = 99
+weight_rounding = "nearest"
+activation_rounding = "least-error"
+[[layer]]
+match = "layer3.*"
+weight_bits = 3
+[[layer]]
+match = "conv1"
+activation_bits = 6
+weight_clip = 3
 [finetune]
 epochs = 3
 flip = false
@@ -68,6 +86,11 @@ limit = 100
     assert recipe.seed == 7
     assert recipe.preprocess.overrides() == {"mean": (0.5,), "pixel_max": 255}
     assert recipe.calibrate.percentile == 99
+    assert (recipe.calibrate.weight_rounding, recipe.calibrate.activation_rounding) == ("nearest", "least-error")
+    assert [entry.arguments() for entry in recipe.layers] == [
+        {"match": "layer3.*", "weight_bits": 3, "activation_bits": None, "weight_clip": None},
+        {"match": "conv1", "weight_bits": None, "activation_bits": 6, "weight_clip": 3.0},
+    ]
     assert recipe.finetune is not None
     assert recipe.finetune.epochs == 3
     assert recipe.finetune.flip is False
@@ -89,6 +112,24 @@ limit = 100
             "[export] formats: 'tflite', expected 'qoperator', 'integer' or 'qdq'",
         ),
         (MINIMAL + "[export]\nformats = []\n", "[export] formats: [], expected at least one item"),
+        (
+            MINIMAL + LAYER + "match = 'b'\nweight_bits = 9\n",
+            "[[layer]] 2, weight_bits: 9, expected 2, 3, 4, 5, 6, 7 or 8",
+        ),
+        (
+            MINIMAL + LAYER + "mach = 'b'\n",
+            "[[layer]] 2, match: missing, but required; [[layer]] 2, mach: unknown key, did you mean 'match'?",
+        ),
+        (
+            MINIMAL + LAYER + "match = 'b'\n",
+            "layer 'b': nothing given, expected at least one of weight_bits, activation_bits, weight_clip",
+        ),
+        (MINIMAL + "[layer]\nmatch = 'b'\n", "layer: {'match': 'b'}, expected a valid tuple"),
+        (MINIMAL + "[calibrate]\nweight_bits = 1\n", "[calibrate] weight_bits: 1, expected 2, 3, 4, 5, 6, 7 or 8"),
+        (
+            MINIMAL + "[calibrate]\nranges = 'fixed'\nactivation_rounding = 'nearest'\n",
+            "activation_rounding: 'nearest', expected 'ceil' with fixed ranges",
+        ),
         (MINIMAL + "[[export]]\n", "export: [{}], expected a table"),
         ("[model]\npath = 'a'\n[data]\npath = 'b'\n", "output: missing, but required"),
         ("output = 'o'\n[model]\n[data]\npath = 'b'\n", "[model] path: missing, but required"),

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from qpipe.errors import OutputError
-from qpipe.state import STATE_FILE, State, fingerprint, stage_key, write_json
+from qpipe.state import STATE_FILE, State, fingerprint, finished_stages, stage_key, write_json
 
 
 def model_with_external_weights(folder: Path, values: list[float]) -> Path:
@@ -27,6 +27,17 @@ def test_a_finished_stage_is_found_again(tmp_path: Path) -> None:
     record = State(tmp_path).finished("s", "key")
     assert record is not None
     assert record.seconds == 1.5
+
+
+def test_finished_stages_are_listed_in_order(tmp_path: Path) -> None:
+    assert finished_stages(tmp_path) == {}
+    for name in ("second", "first"):
+        (tmp_path / name).write_text(name)
+        State(tmp_path).end(name, "key", tmp_path / name, 1.0)
+    State(tmp_path).begin("third", "key")
+    assert {name: stage.output for name, stage in finished_stages(tmp_path).items()} == {
+        "second": "second", "first": "first",
+    }  # fmt: skip
 
 
 def test_another_key_a_changed_output_and_a_lost_one_are_not_finished(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from qpipe.calibration.inputs import CalibrationInputs
-from qpipe.data import Preprocess, open_data
+from qpipe.data import Augment, Preprocess, open_data
 
 IMAGES = np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype(np.float32)
 
@@ -19,6 +19,18 @@ def test_every_pass_sees_the_same_batches() -> None:
     assert [batch.shape for batch in first] == [(8, 1, 8, 8)] * 2
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert not np.array_equal(first[0], next(iter(inputs_of(IMAGES, seed=1))))
+
+
+def test_augmented_batches_are_the_same_each_time() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    source = open_data(pixels, "train", Preprocess())
+    plain, moved = (
+        CalibrationInputs(source, batches=2, batch_size=8, seed=0, augment=augment)
+        for augment in (None, Augment(pad=2, flip=True))
+    )
+    first, second = list(moved), list(moved)
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not np.array_equal(first[0], next(iter(plain)))
 
 
 def test_a_stream_is_read_once_and_no_further_than_needed() -> None:

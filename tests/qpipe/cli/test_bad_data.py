@@ -87,8 +87,17 @@ def test_data(case: str, words: str, refused: Callable[[str], str]) -> None:
 
 def test_labels_that_no_class_has(refused: Callable[[str], str]) -> None:
     images(images=PIXELS, labels=np.array([0, 1, 10, 3]))
-    assert refused(FINETUNE.format(data="bad.npz")) == "bad.npz: label 10, but the network has 10 classes"
+    expected = "bad.npz: 11 classes (the largest label is 10), but the network has 10 classes"
+    assert refused(FINETUNE.format(data="bad.npz")) == expected
     assert "labels go from 0 to 10, but net.onnx has 10 classes" in refused(VALIDATE.format(data="bad.npz"))
+
+
+def test_fewer_classes_than_the_network_has(refused: Callable[[str], str]) -> None:
+    images(images=PIXELS, labels=LABELS)
+    assert "1 classes (the largest label is 0), but the network has 10" in refused(FINETUNE.format(data="bad.npz"))
+    pictures("cat/1.png", "dog/2.png")
+    found = refused(FINETUNE.format(data="bad") + " --color GRAY")
+    assert found == "bad: 2 classes (the largest label is 1), but the network has 10 classes"
 
 
 def test_an_unlabelled_folder_cannot_be_trained_on(refused: Callable[[str], str]) -> None:

@@ -33,6 +33,32 @@ def test_outputs_that_cannot_be_written(
     assert refused(f"{words} -o out.onnx") == "out.onnx: can't be written: No space left on device"
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--resume", "--resume: no checkpoint was named, expected --checkpoint FILE"),
+        ("--resume --checkpoint state", "state: nothing to resume, no such file"),
+        ("--checkpoint absent/state", "absent/state: the folder 'absent' does not exist"),
+        ("--checkpoint out.onnx", "out.onnx: is the output and the checkpoint, expected two files"),
+        ("--checkpoint-every 5", "--checkpoint-every: no checkpoint was named, expected --checkpoint FILE"),
+        ("--checkpoint-every 0", "--checkpoint-every: 0, expected greater than or equal to 1"),
+        ("--schedule step", "milestones: missing, but a step schedule needs the epochs at which it falls"),
+        ("--milestones 3,x", "--milestones: 'x', expected a valid number"),
+        ("--recipe faq-9bit", "Invalid value for '--recipe': "),
+        ("--teacher absent.onnx", "absent.onnx: no such file"),
+    ],
+)
+def test_training_that_cannot_start(words: str, message: str, refused: Callable[[str], str]) -> None:
+    assert refused(f"finetune net.qdq.onnx --data digits -o out.onnx --no-evaluate {words}").startswith(message)
+
+
+def test_a_checkpoint_that_is_none(here: Path, refused: Callable[[str], str]) -> None:
+    (here / "state").write_bytes(b"no checkpoint")
+    found = refused("finetune net.qdq.onnx --data digits -o out.onnx --no-evaluate --checkpoint state --resume")
+    assert found.startswith("state: not a checkpoint: ")
+    assert (here / "state").read_bytes() == b"no checkpoint"
+
+
 RECIPE = """
 output = "out"
 [model]
@@ -47,7 +73,7 @@ path = "digits"
     [
         (RECIPE + "[calibrate]\nbatchs = 5\n", "bad.toml: [calibrate] batchs: unknown key, did you mean 'batches'?"),
         (RECIPE.replace("[data]", "[dta]"), "bad.toml: "),
-        (RECIPE + "[calibrate]\nweight_bits = 3\n", "bad.toml: [calibrate] weight_bits: 3, expected 4 or 8"),
+        (RECIPE + "[calibrate]\nweight_bits = 9\n", "bad.toml: [calibrate] weight_bits: 9, expected "),
         ("output = ", "bad.toml: "),
     ],
     ids=["key", "table", "value", "syntax"],

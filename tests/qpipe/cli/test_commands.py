@@ -24,6 +24,9 @@ def model_with_certificate() -> ir.Model:
     return model
 
 
+SIZES = {"i.onnx": 187289}
+
+
 class Inspection:
     def to_json(self) -> dict[str, Any]:
         return {
@@ -51,7 +54,7 @@ class Bench(SimpleNamespace):
 
 
 def validation(ok: bool) -> Validation:
-    row = {"name": "a.onnx", "top1": 0.915, "integers_equal": ok}
+    row = {"name": "a.onnx", "size": 187289, "top1": 0.915, "integers_equal": ok}
     problems = () if ok else ("a.onnx and b.onnx were made from one QDQ file, but differ on 3 of 5 images",)
     return Validation(ok=ok, images=5, rows=[row], problems=problems, notes=("all samples are used as 'val'",))
 
@@ -67,10 +70,12 @@ class Calls:
             "finetune": model_with_certificate(),
             "export": model_with_certificate(),
             "validate": validation(True),
-            "bench": Bench(rows=[{"name": "a.onnx", "speedup": 0.5}], cpu="A CPU, VNNI"),
+            "report": SimpleNamespace(missing=("a: no certificate.",), to_json=lambda: {"runs": [], "missing": []}),
+            "bench": Bench(rows=[{"name": "a.onnx", "size": 1108429, "speedup": 0.5}], cpu="A CPU, VNNI"),
         }
         for name in self.answers:
             monkeypatch.setitem(vars(qpipe), name, self.verb(name))
+        monkeypatch.setattr("qpipe.ir.file_size.file_size", lambda path: SIZES[path])
 
     def verb(self, name: str) -> Any:
         def verb(*positional: Any, **keywords: Any) -> Any:
@@ -88,10 +93,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 WORDS = {
     "inspect": "inspect m.onnx",
-    "calibrate": "calibrate m.onnx --data d.npz -o q.onnx --mean 0.5 --batches 3 --per-tensor --seed 4",
+    "calibrate": "calibrate m.onnx --data d.npz -o q.onnx --mean 0.5 --batches 3 --per-tensor --seed 4 "
+    "--layer a*:weight_bits=4 --layer b:activation_bits=3 --weight-rounding nearest",
     "finetune": "finetune q.onnx --data d.npz -o f.onnx --epochs 2 --no-flip --checkpoint c --resume",
     "export": "export f.onnx -o i.onnx --format integer --io integer --layout NHWC --data d.npz",
     "validate": "validate a.onnx b.onnx --data d.npz --limit 5 --split val",
+    "report": "report a.onnx out/b -o r.html --name A --name B --float-accuracy 0.9",
     "bench": "bench a.onnx b.onnx --batch-sizes 1,8 --threads 2",
 }
 POSITIONAL = {
@@ -100,14 +107,23 @@ POSITIONAL = {
     "finetune": ("q.onnx", "d.npz", "f.onnx"),
     "export": ("f.onnx", "i.onnx"),
     "validate": (["a.onnx", "b.onnx"], "d.npz"),
+    "report": (["a.onnx", "out/b"], "r.html"),
     "bench": (["a.onnx", "b.onnx"],),
 }
 SOME_KEYWORDS: dict[str, dict[str, Any]] = {
     "inspect": {"weights": None},
-    "calibrate": {"preprocess": {"mean": (0.5,)}, "batches": 3, "per_channel": False, "seed": 4, "weight_bits": 8},
+    "calibrate": {"preprocess": {"mean": (0.5,)}, "batches": 3, "per_channel": False, "seed": 4, "weight_bits": 8}
+    | {
+        "weight_rounding": "nearest",
+        "layers": [
+            {"match": "a*", "weight_bits": 4, "activation_bits": None, "weight_clip": None},
+            {"match": "b", "weight_bits": None, "activation_bits": 3, "weight_clip": None},
+        ],
+    },
     "finetune": {"epochs": 2, "flip": False, "checkpoint": "c", "resume": True, "preprocess": None, "seed": 0},
     "export": {"format": "integer", "io": "integer", "layout": "NHWC", "data": "d.npz", "weights": "int8"},
     "validate": {"limit": 5, "split": "val", "preprocess": None},
+    "report": {"names": ["A", "B"], "title": None, "float_accuracy": 0.9},
     "bench": {"batch_sizes": (1, 8), "threads": 2, "repeats": 50},
 }
 SHOWN = {
@@ -123,17 +139,19 @@ SHOWN = {
     ),
     "calibrate": ("wrote q.onnx",),
     "finetune": ("wrote f.onnx",),
-    "export": ("certificate", "conv1", "123,456", "54,321 integers", "wrote i.onnx"),
-    "validate": ("a.onnx", "0.915", "5 images", "used as 'val'", "every integer is equal"),
-    "bench": ("a.onnx", "0.5", "CPU: A CPU, VNNI"),
+    "export": ("certificate", "conv1", "123,456", "54,321 integers", "wrote i.onnx, 187.3 kB"),
+    "validate": ("a.onnx", "187.3 kB", "0.915", "5 images", "used as 'val'", "every integer is equal"),
+    "report": ("a: no certificate.", "wrote r.html"),
+    "bench": ("a.onnx", "1.1 MB", "0.5", "CPU: A CPU, VNNI"),
 }
 JSON: dict[str, dict[str, Any]] = {
     "inspect": Inspection().to_json(),
     "calibrate": {"output": "q.onnx", "metadata": {"certificate": CERTIFICATE}},
     "finetune": {"output": "f.onnx", "metadata": {"certificate": CERTIFICATE}},
-    "export": {"output": "i.onnx", "metadata": {"certificate": CERTIFICATE}},
+    "export": {"output": "i.onnx", "size": 187289, "metadata": {"certificate": CERTIFICATE}},
     "validate": validation(True).to_json(),
-    "bench": {"cpu": "A CPU, VNNI", "rows": [{"name": "a.onnx", "speedup": 0.5}]},
+    "report": {"output": "r.html", "runs": [], "missing": []},
+    "bench": {"cpu": "A CPU, VNNI", "rows": [{"name": "a.onnx", "size": 1108429, "speedup": 0.5}]},
 }
 
 

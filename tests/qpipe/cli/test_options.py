@@ -5,7 +5,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from qpipe.cli.options import JsonOption, expand_settings, flag
+from qpipe.cli.options import JsonOption, expand_settings, flag, parse_layers
 from qpipe.errors import RecipeError
 from qpipe.settings import BenchSettings, CalibrateSettings, PreprocessSettings, Settings
 
@@ -70,6 +70,31 @@ def test_a_value_that_the_recipe_would_refuse_is_refused_by_its_option(words: st
     assert isinstance(error, RecipeError)
     assert str(error).startswith(message)
     assert calls == []
+
+
+def test_layers_are_words() -> None:
+    found = parse_layers(["layer3.*:weight_bits=4,activation_bits=5", "a:b:weight_clip=3.5"])
+    assert [entry.arguments() for entry in found] == [
+        {"match": "layer3.*", "weight_bits": 4, "activation_bits": 5, "weight_clip": None},
+        {"match": "a:b", "weight_bits": None, "activation_bits": None, "weight_clip": 3.5},
+    ]
+    assert parse_layers(None) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("conv1", "--layer: 'conv1', expected MATCH:KEY=VALUE,... as in"),
+        ("conv1:weight_bits", "--layer: 'conv1:weight_bits', expected MATCH:KEY=VALUE"),
+        ("conv1:weight_bits=9", "--layer 'conv1:weight_bits=9': weight_bits: 9, expected 2, 3, 4, 5, 6, 7 or 8"),
+        ("conv1:weight_bit=4", "--layer 'conv1:weight_bit=4': weight_bit: unknown key, did you mean 'weight_bits'?"),
+        (":weight_bits=4", "--layer ':weight_bits=4': match: '', expected "),
+    ],
+)
+def test_a_layers_word_that_is_wrong(word: str, message: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        parse_layers([word])
+    assert str(raised.value).startswith(message)
 
 
 def test_options_stand_where_their_group_stood_and_others_stay() -> None:

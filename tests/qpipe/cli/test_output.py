@@ -37,11 +37,34 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "qpipe: warning: tensor 'x' was zero in all of the data\n"
 
 
+@pytest.mark.filterwarnings("default")
+def test_of_several_processes_the_main_one_alone_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        with working(), step("a stage"):
+            warnings.warn("a warning", stacklevel=1)
+        emit(False, {}, lambda: print("result"))
+        emit(True, {}, lambda: print("result"))
+        shown.append(capsys.readouterr())
+    assert shown[0].out == "result\n{}\n"
+    assert "a stage" in shown[0].err
+    assert "a warning" in shown[0].err
+    assert shown[1] == ("", "")
+
+
 def test_a_table_has_every_key_as_a_column(capsys: pytest.CaptureFixture[str]) -> None:
     print_table("title", [{"name": "a [x]", "top1": 91.5}, {"name": "b", "largest_shift": 16}])
     out = capsys.readouterr().out
     for word in ("title", "name", "top1", "largest shift", "a [x]", "91.5", "16", "-"):
         assert word in out
+
+
+def test_a_column_of_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("title", [{"name": "a", "size": 1_108_429}, {"name": "b", "size": 640}, {"name": "c", "size": None}])
+    assert [line.split()[-2] for line in capsys.readouterr().out.splitlines()[4:-1]] == ["MB", "bytes", "-"]
 
 
 def test_no_rows_no_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpipe.data import Augment, Batch, Preprocess, open_data
+from qpipe.data import Augment, Batch, Portion, Preprocess, open_data
 from qpipe.errors import DataError
 
 
@@ -71,6 +71,17 @@ def test_a_stream_has_no_length() -> None:
     assert source.image_shape == (3, 3, 3)
     with pytest.raises(DataError, match="come as a stream, whose number of samples is not known before its end"):
         len(source)
+
+
+def test_batches_of_a_stream_are_left_out_but_not_shared() -> None:
+    source = open_data(Stream([4, 3], pixels=True))
+    options = {"augment": Augment(pad=1)}
+    whole, rest = (list(source.batches(2, portion=Portion(skip=skip), **options)) for skip in (0, 2))
+    assert [batch.labels.tolist() for batch in rest] == [[4, 5], [6]]
+    for expected, found in zip(whole[2:], rest, strict=True):
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+    with pytest.raises(DataError, match="come as a stream, which several processes can't share: give arrays"):
+        next(source.batches(2, portion=Portion(1, 2)))
 
 
 def test_a_stream_of_images_is_augmented_by_seed_and_epoch() -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpipe.data import Augment, open_data
+from qpipe.data import Augment, Portion, open_data
 from qpipe.data.source import choose_split, split_order
 from qpipe.errors import DataError
 
@@ -63,6 +63,19 @@ def test_unshuffled_keeps_the_order_and_drop_last_the_size() -> None:
     assert source.n_batches(4, drop_last=True) == 2
     assert [int(label) for batch in source.batches(4) for label in batch.labels] == list(range(10))
     assert len(source) == 10
+
+
+@given(count=st.integers(1, 4), skip=st.integers(0, 4), drop_last=st.booleans())
+def test_portions_are_the_batches_dealt_out(count: int, skip: int, drop_last: bool) -> None:
+    source = open_data(_samples(19))
+    options = {"shuffle": True, "seed": 1, "augment": Augment(pad=2), "drop_last": drop_last}
+    whole = list(source.batches(5, **options))[skip:]
+    portions = [list(source.batches(5, portion=Portion(index, count, skip), **options)) for index in range(count)]
+    assert {len(portion) for portion in portions} == {len(whole)}
+    for expected, *parts in zip(whole, *portions, strict=True):
+        for index, part in enumerate(parts):
+            np.testing.assert_array_equal(part.inputs, expected.inputs[index::count])
+            np.testing.assert_array_equal(part.labels, expected.labels[index::count])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from networks import Network
 
+from qpipe.errors import RecipeError
+from qpipe.ir.layer_options import LayerOptions, LayerTable
 from qpipe.ir.plan import QuantizationPlan, plan_quantization
 
 
@@ -36,6 +38,49 @@ def test_first_and_last_layers_keep_eight_bits() -> None:
     assert last(found) == {"fc"}
     assert not found.tail
     assert not found.unsupported
+
+
+@pytest.mark.parametrize("width", [2, 3, 5, 6, 7])
+def test_the_convention_of_four_bits_holds_at_every_width(width: int) -> None:
+    """First and last weights, the last layer's input and a branch keep 8; the input too."""
+    net = Network(3, 8, 8)
+    a = net.op("Relu", net.conv("x", 3, 8, name="first"), name="a")
+    branch = net.norm(net.conv(a, 8, 8, name="second"), 8)
+    b = net.op("Relu", net.op("Add", branch, a), name="b")
+    c = net.op("Relu", net.conv(b, 8, 8, name="third"), name="c")
+    model = net.model(net.gemm(net.op("Flatten", c), 512, 5))
+    found = plan_quantization(model.graph, weight_bits=width, activation_bits=width)
+    assert list(weight_bits(found).values()) == [8, width, width, 8]
+    assert bits(found) == {"x": 8, "a_y": width, branch: 8, "b_y": width, "c_y": 8}
+
+
+def test_a_layers_own_widths_go_before_all_others() -> None:
+    """Also for the first layer, the last one and a branch; a carrier has its input's."""
+    net = Network(3, 8, 8)
+    a = net.op("Relu", net.conv("x", 3, 8, name="first"), name="a")
+    branch = net.norm(net.conv(a, 8, 8, name="second"), 8)
+    b = net.op("MaxPool", net.op("Relu", net.op("Add", branch, a, name="sum"), name="b"), kernel_shape=[2, 2])
+    model = net.model(net.head(net.op("Relu", net.conv(b, 8, 8, name="third"), name="c"), 8))
+    layers = LayerTable(
+        (
+            LayerOptions("*", weight_bits=5),
+            LayerOptions("first", weight_bits=3, activation_bits=2, weight_clip=2.0),
+            LayerOptions("second", activation_bits=6),
+            LayerOptions("b", activation_bits=7),
+        )
+    )
+    found = plan_quantization(model.graph, weight_bits=4, activation_bits=4, layers=layers)
+    assert list(weight_bits(found).values()) == [3, 5, 5, 5]
+    assert bits(found) | {"x": 8, "a_y": 2, branch: 6, "b_y": 7, "c_y": 8} == bits(found)
+    assert b not in bits(found)
+    assert {node.name: clip for node, clip in found.weight_clips.items()} == {"first": 2.0}
+
+
+@pytest.mark.parametrize("option", ["weight_bits", "activation_bits"])
+def test_widths_that_there_are_not(option: str) -> None:
+    net = Network(3, 8, 8)
+    with pytest.raises(RecipeError, match=f"{option} is 1, expected 2 to 8"):
+        plan_quantization(net.model(net.conv("x", 3, 8)).graph, **{option: 1})
 
 
 def test_a_last_layer_that_an_activation_and_a_pool_follow() -> None:

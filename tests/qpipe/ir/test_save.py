@@ -47,6 +47,16 @@ def test_equal_models_give_equal_bytes(model, tmp_path):
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+def test_the_type_of_an_initializer_is_written_once(model, tmp_path):
+    weight = model.graph.initializers["w"]
+    save_model(model, tmp_path / "net.onnx")
+    assert len(onnx.load(tmp_path / "net.onnx").graph.value_info) == 0
+    weight.metadata_props["note"] = "read me"
+    save_model(model, tmp_path / "net.onnx")
+    again = load_model(tmp_path / "net.onnx").graph.initializers["w"]
+    assert (again.dtype, again.shape, again.metadata_props) == (weight.dtype, weight.shape, {"note": "read me"})
+
+
 def test_external_data(model, tmp_path):
     save_model(model, tmp_path / "whole.onnx")
     save_model(model, tmp_path / "net.onnx", external_data="weights.bin")

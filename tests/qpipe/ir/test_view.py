@@ -12,7 +12,8 @@ from qpipe.errors import ModelError
 from qpipe.ir.load import load_model
 from qpipe.ir.qdq import insert_activation_quantizer
 from qpipe.ir.save import save_model
-from qpipe.ir.view import FinalWeight, TrainableWeight, leading_to, read_view, split_scale
+from qpipe.ir.view import leading_to, read_view
+from qpipe.ir.view_weights import FinalWeight, TrainableWeight
 
 
 def network(**options: object) -> tuple[Network, ir.Model]:
@@ -74,18 +75,6 @@ def test_a_saved_file_reads_back_the_same(tmp_path: Path, final: bool) -> None:
                 np.testing.assert_array_equal(getattr(a.weight, name), getattr(b.weight, name))
 
 
-def test_final_weights_are_the_layers_integers() -> None:
-    _, model = network(weight_bits=4)
-    for layer in read_view(finalized(model)).layers:
-        if isinstance(layer.weight, FinalWeight):
-            assert layer.layer.batch_norm is None
-            assert np.all(layer.weight.multiplier % 2 == 1)
-            assert np.abs(layer.weight.codes).max() <= 2 ** (layer.weight.bits - 1) - 1
-            np.testing.assert_array_equal(
-                layer.weight.scales, layer.weight.multiplier * 2.0 ** layer.weight.exponent.astype(float)
-            )
-
-
 def test_results_are_in_the_order_of_the_outputs() -> None:
     net = Network(3, 8, 8)
     x = net.op("Relu", net.conv("x", 3, 8))
@@ -140,13 +129,3 @@ def test_a_norm_without_a_quantizer_behind() -> None:
     insert_activation_quantizer(model.graph, model.graph.inputs[0], QuantSpec.signed(8, -4))
     with pytest.raises(ModelError, match="Conv 'c': no quantizer after its BatchNormalization"):
         read_view(model)
-
-
-def test_split_scale() -> None:
-    scales = np.array([1.0, 0.75, 255 * 2.0**-20, 2.0**-100, 96.0])
-    multiplier, exponent = split_scale(scales)
-    assert multiplier.tolist() == [1, 3, 255, 1, 3]
-    np.testing.assert_array_equal(multiplier * 2.0 ** exponent.astype(float), scales)
-    for bad in (257.0, 0.1, 0.0, -1.0):
-        with pytest.raises(ModelError, match="expected an 8-bit integer times a power of two"):
-            split_scale(np.array([1.0, bad]))

@@ -3,6 +3,7 @@
 Weights are small enough for pairs of products to stay in int16, so that all of it holds without VNNI too.
 """
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +11,8 @@ from onnx import helper
 from saturating_kernel import exact_matmul, saturating_matmul_u8s8
 from small_models import MICROSOFT, build_model, dequantize, quantize, scale_constants
 
+from qpipe.errors import ModelError
+from qpipe.ir.upgrade import IR_VERSIONS, OPSET, TWO_BIT_OPSET
 from qpipe.runtime.cpu import describe, has_vnni
 from qpipe.runtime.session import open_session
 
@@ -225,3 +228,69 @@ def test_unsafe_pairs_are_exact_with_vnni_and_saturate_as_emulated_without(rows)
     nodes = [helper.make_node("MatMulInteger", ["x", "w"], ["y"])]
     model = build_model(nodes, {"x": (np.uint8, x.shape)}, {"y": np.int32}, {"w": weight})
     np.testing.assert_array_equal(run(model, x=x), exact if has_vnni() else emulated)
+
+
+def packed_model(dtype, low, high, opset, ir_version):
+    """uint8 x [N, 5] times a packed constant [5, 7] behind a Cast to int8, and that constant."""
+    weight = np.random.default_rng(4).integers(low, high + 1, (5, 7))
+    nodes = [
+        helper.make_node("Cast", ["w"], ["int8"], to=onnx.TensorProto.INT8),
+        helper.make_node("MatMulInteger", ["x", "int8"], ["y"]),
+    ]
+    model = build_model(nodes, {"x": (np.uint8, ["N", 5])}, {"y": np.int32}, {"w": weight.astype(dtype)})
+    model.opset_import[0].version, model.ir_version = opset, ir_version
+    return model, weight
+
+
+FOUR_BITS = [(ml_dtypes.int4, -8, 7), (ml_dtypes.uint4, 0, 15)]
+TWO_BITS = [(ml_dtypes.int2, -2, 1), (ml_dtypes.uint2, 0, 3)]
+LOADED = [(*kind, OPSET) for kind in FOUR_BITS] + [(*kind, opset) for kind in TWO_BITS for opset in (TWO_BIT_OPSET, 26)]
+
+
+@pytest.mark.parametrize(("dtype", "low", "high", "opset"), LOADED)
+def test_a_packed_constant_is_unpacked_when_a_session_starts(dtype, low, high, opset, tmp_path):
+    model, weight = packed_model(dtype, low, high, opset, IR_VERSIONS[min(opset, TWO_BIT_OPSET)])
+    assert operators(model, tmp_path) == ["MatMulInteger"]
+    x = np.random.default_rng(5).integers(0, 256, (3, 5)).astype(np.uint8)
+    np.testing.assert_array_equal(run(model, x=x), x.astype(np.int64) @ weight)
+
+
+@pytest.mark.parametrize(("dtype", "low", "high"), TWO_BITS)
+@pytest.mark.parametrize("opset", range(OPSET, TWO_BIT_OPSET))
+def test_two_bits_do_not_load_before_opset_25(dtype, low, high, opset):
+    model, _ = packed_model(dtype, low, high, opset, IR_VERSIONS[TWO_BIT_OPSET])
+    with pytest.raises(ModelError, match=r"tensor\(u?int2\)"):
+        open_session(model)
+
+
+def packed_conv(dtype, opset, *, cast):
+    """A quantized Conv whose weight is packed, behind a Cast to int8 or straight in its DequantizeLinear."""
+    constants = {
+        **scale_constants(x=(-7, 0), y=(-5, 0)),
+        "w": np.random.default_rng(6).integers(-1, 2, (8, 4, 3, 3)).astype(dtype),
+        "w_scale": np.full(8, 0.25, np.float32),
+        "w_zero": np.zeros(8, np.int8 if cast else dtype),
+    }
+    nodes = [
+        *([helper.make_node("Cast", ["w"], ["int8"], to=onnx.TensorProto.INT8)] if cast else []),
+        dequantize("x", "x_real", "x_scale", "x_zero"),
+        dequantize("int8" if cast else "w", "w_real", "w_scale", "w_zero", axis=0),
+        helper.make_node("Conv", ["x_real", "w_real"], ["sum"]),
+        quantize("sum", "y", "y_scale", "y_zero"),
+    ]
+    model = build_model(nodes, {"x": (np.uint8, ["N", 4, 8, 8])}, {"y": np.uint8}, constants)
+    model.opset_import[0].version, model.ir_version = opset, IR_VERSIONS[opset]
+    return model
+
+
+@pytest.mark.parametrize(("dtype", "opset"), [(ml_dtypes.int4, OPSET), (ml_dtypes.int2, TWO_BIT_OPSET)])
+def test_a_packed_weight_behind_a_cast_runs_in_integers(dtype, opset, tmp_path):
+    assert "QLinearConv" in operators(packed_conv(dtype, opset, cast=True), tmp_path)
+
+
+def test_a_packed_weight_without_a_cast_does_not(tmp_path):
+    found = operators(packed_conv(ml_dtypes.int4, OPSET, cast=False), tmp_path)
+    assert "Conv" in found
+    assert "QLinearConv" not in found
+    with pytest.raises(ModelError, match="QLinearConv"):
+        open_session(packed_conv(ml_dtypes.int2, TWO_BIT_OPSET, cast=False))

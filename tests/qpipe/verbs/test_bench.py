@@ -13,6 +13,7 @@ def test_rows_are_ratios_to_the_first_model_at_each_batch_size(stages: Path) -> 
     report = qpipe.bench(files, batch_sizes=(1, 3), repeats=3, threads=1)
     assert (report.cpu, report.threads) == (cpu.describe(), 1)
     assert [(row.name, row.batch_size) for row in report.rows] == [(file, size) for size in (1, 3) for file in files]
+    assert [row.size for row in report.rows] == [Path(file).stat().st_size for file in files] * 2
     assert [row.kind for row in report.rows[:3]] == ["float", "QDQ, trainable", "qoperator"]
     for index, row in enumerate(report.rows):
         first = report.rows[index // 3 * 3]
@@ -26,7 +27,7 @@ def test_rows_are_ratios_to_the_first_model_at_each_batch_size(stages: Path) -> 
 def test_models_in_memory(stages: Path) -> None:
     qdq = qpipe.calibrate(stages / "net.onnx", np.zeros((4, 1, 8, 8), np.float32) + 0.5, batches=1)
     (row,) = qpipe.bench([qdq], repeats=1).rows
-    assert (row.name, row.kind) == ("model 1", "QDQ, trainable")
+    assert (row.name, row.kind, row.size) == ("model 1", "QDQ, trainable", None)
     assert row.peak_mib > 0
 
 

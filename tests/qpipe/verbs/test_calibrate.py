@@ -1,5 +1,6 @@
 import hashlib
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -10,9 +11,12 @@ from digits_model import digits_model
 from onnx import helper
 
 import qpipe
-from qpipe.errors import DataError, LoweringError
+from qpipe.arith.weights import DEFAULT_CLIP
+from qpipe.errors import DataError, LoweringError, RecipeError
+from qpipe.ir.attributes import constant_array
 from qpipe.ir.metadata import get_json, get_object
-from qpipe.ir.view import TrainableWeight, read_view
+from qpipe.ir.view import read_view
+from qpipe.ir.view_weights import TrainableWeight
 
 IMAGES = np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype(np.float32)
 
@@ -37,10 +41,13 @@ def test_the_file_runs_anywhere_and_carries_where_it_comes_from(stages: Path) ->
     assert (preprocess["mean"], preprocess["std"]) == ([0.3], [0.38])
     assert get_json(model, "input_sha256") == hashlib.sha256((stages / "net.onnx").read_bytes()).hexdigest()
     assert isinstance(provenance, list)
-    calibration, insertion = provenance[:2]
+    restoration, calibration, insertion = provenance[:3]
+    assert restoration["pass"] == "restore-batch-norm"  # type: ignore[index,call-overload]
     assert calibration["pass"] == "calibrate-percentile"  # type: ignore[index,call-overload]
     arguments = calibration["arguments"]  # type: ignore[index,call-overload]
-    assert arguments == {"activation_bits": 8, "percentile": None, "batches": 2, "batch_size": 256, "seed": 0}
+    assert arguments == {
+        "activation_bits": 8, "layers": "", "percentile": None, "batches": 2, "batch_size": 256, "seed": 0,
+    }  # fmt: skip
     assert insertion["pass"] == "insert-quantizers"  # type: ignore[index,call-overload]
 
 
@@ -68,6 +75,80 @@ def test_widths_and_granularity() -> None:
     assert bits["conv1"] == 4
     assert bits["conv2"] == 8, "a branch before an Add"
     assert bits["conv3"] == 8, "the last layer's input"
+
+
+def test_single_layers_have_widths_and_clips_of_their_own() -> None:
+    layers = [
+        {"match": "conv*", "weight_bits": 3},
+        {"match": "conv2", "weight_bits": 6, "activation_bits": 5, "weight_clip": 3},
+    ]
+    model = qpipe.calibrate(digits_model(), IMAGES, weight_bits=4, activation_bits=4, layers=layers)
+    weights = weights_of(model)
+    assert {name: weight.spec.bits for name, weight in weights.items()} == {
+        "conv1": 3, "conv2": 6, "conv3": 3, "linear": 8,
+    }  # fmt: skip
+    assert (weights["conv1"].spec.clip, weights["conv2"].spec.clip) == (DEFAULT_CLIP[3], 3.0)
+    bits = {layer.name: layer.output.spec.bits for layer in read_view(model).layers if layer.output is not None}
+    assert (bits["conv1"], bits["conv2"]) == (4, 5)
+    entries = get_json(model, "provenance")
+    assert "conv*:weight_bits=3; conv2:weight_bits=6,activation_bits=5,weight_clip=3" in str(entries)
+
+
+@pytest.mark.parametrize("rounding", ["ceil", "nearest", "least-error"])
+def test_roundings_of_activations(rounding: Literal["ceil", "nearest", "least-error"]) -> None:
+    """None is coarser than the paper's, and each is one of the three powers below it."""
+    reference, model = (
+        qpipe.calibrate(digits_model(), IMAGES, activation_bits=4, activation_rounding=each)
+        for each in ("ceil", rounding)
+    )
+    pairs = zip(read_view(reference).layers, read_view(model).layers, strict=True)
+    distances = {a.output.spec.exponent - b.output.spec.exponent for a, b in pairs if a.output and b.output}
+    assert distances <= {"ceil": {0}, "nearest": {0, 1}, "least-error": {0, 1, 2, 3}}[rounding]
+    assert (distances == {0}) == (rounding == "ceil")
+
+
+def test_the_controls() -> None:
+    """Random weights have no ranges that could be measured; the input's are data all the same."""
+    first, second = (qpipe.calibrate(digits_model(), IMAGES, start="random", ranges="fixed", seed=s) for s in (0, 1))
+    learned = qpipe.calibrate(digits_model(), IMAGES)
+    values = [constant_array(weights_of(model)["conv2"].values) for model in (first, second, learned)]
+    assert not np.array_equal(values[0], values[1])
+    assert not np.array_equal(values[0], values[2])
+    view = read_view(first)
+    exponents = {layer.name: layer.output.spec.exponent for layer in view.layers if layer.output is not None}
+    assert (exponents["conv1"], exponents["conv2"], exponents["add"]) == (4 - 8, 4 - 7, 4 - 8)
+    assert view.inputs[0].spec == read_view(learned).inputs[0].spec
+    passes = [entry["pass"] for entry in get_json(first, "provenance")]  # type: ignore[index,call-overload,union-attr]
+    assert passes == ["restore-batch-norm", "randomize-weights", "fix-ranges", "calibrate-percentile",
+                      "insert-quantizers", "rescale-channels"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_bits": 9}, "weight_bits: 9, expected 2, 3, 4, 5, 6, 7 or 8"),
+        ({"activation_bits": 1}, "activation_bits: 1, expected 2, 3"),
+        ({"start": "scratch"}, "start: 'scratch', expected 'pretrained' or 'random'"),
+        ({"ranges": "fixed", "activation_rounding": "nearest"}, "activation_rounding: 'nearest', expected 'ceil'"),
+        ({"layers": [{"match": "conv1", "weight_bits": 0}]}, r"layers\[0\] weight_bits: 0, expected 2, 3"),
+        ({"layers": [{"match": "conv1", "bits": 4}]}, r"layers\[0\] bits: unknown key, expected one of match, weight"),
+        ({"layers": ["conv1"]}, r"layers\[0\]: 'conv1', expected a table"),
+        ({"layers": [{"match": "convo", "weight_bits": 4}]}, "layer 'convo': matches no layer, .* 'conv1'"),
+    ],
+)
+def test_choices_that_there_are_not(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=message):
+        qpipe.calibrate(digits_model(), IMAGES, tmp_path / "q.onnx", **options)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_a_folded_batch_normalization_is_put_back(restore: bool) -> None:
+    """conv3 has a bias; conv1 and conv2 have their own, and the last layer keeps its bias."""
+    model = qpipe.calibrate(digits_model(), IMAGES, restore_batch_norm=restore)
+    assert sum(node.op_type == "BatchNormalization" for node in model.graph) == 2 + restore
+    passes = [entry["pass"] for entry in get_json(model, "provenance")]  # type: ignore[index,call-overload,union-attr]
+    assert ("restore-batch-norm" in passes) == restore
 
 
 def test_a_lower_percentile_gives_finer_grids() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 import qpipe
 
-VERBS = ("inspect", "calibrate", "finetune", "export", "validate", "bench")
+VERBS = ("inspect", "calibrate", "finetune", "export", "validate", "bench", "report")
 
 
 @pytest.mark.parametrize("name", VERBS)

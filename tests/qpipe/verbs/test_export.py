@@ -13,7 +13,7 @@ from qpipe.errors import LoweringError, ModelError
 from qpipe.ir.certify import check_certificate
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import PREPROCESS, get_object, get_provenance, set_json
-from qpipe.ir.view import QUANTIZATION
+from qpipe.ir.view_weights import QUANTIZATION
 from qpipe.runtime.session import open_session, run_all
 
 IMAGES = np.random.default_rng(1).standard_normal((8, 3, 8, 8)).astype(np.float32)

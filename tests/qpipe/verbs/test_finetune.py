@@ -65,11 +65,16 @@ def test_a_run_that_goes_on_ends_where_a_whole_one_does(stages: Path, tmp_path: 
     assert bytes_of(whole) == bytes_of(resumed)
 
 
+def _count_batch_norms(model: ir.Model) -> int:
+    return sum(node.op_type == "BatchNormalization" for node in model.graph)
+
+
 @pytest.mark.parametrize("batch_norm", ["running", "batch"])
 def test_both_statistics_keep_the_file_trainable_and_exact(stages: Path, batch_norm: Any) -> None:
     tuned = qpipe.finetune(stages / "net.qdq.onnx", "digits", batch_norm=batch_norm, **SHORT)
     assert qpipe.inspect(tuned).kind == "QDQ, trainable"
-    assert sum(node.op_type == "BatchNormalization" for node in tuned.graph) == 2
+    before = load_model(stages / "net.qdq.onnx")
+    assert _count_batch_norms(tuned) == _count_batch_norms(before) > 0
     assert qpipe.validate([tuned, qpipe.export(tuned)], "digits").rows[0].integers_equal
 
 
@@ -81,6 +86,46 @@ def test_provenance_says_what_was_run(stages: Path) -> None:
     assert last["pass"] == "finetune"
     assert last["arguments"]["lr"] == 0.05  # type: ignore[index,call-overload]
     assert last["arguments"]["flip"] is False  # type: ignore[index,call-overload]
+
+
+def test_a_named_recipe_with_another_length(stages: Path) -> None:
+    tuned = qpipe.finetune(
+        stages / "net.qdq.onnx", "digits", recipe="faq-4bit-growing", epochs=3, batch_size=256, flip=False,
+        evaluate=False, evaluate_every=2, lr=0.01, precision="bf16", teacher="float",
+    )  # fmt: skip
+    record = get_object(tuned, "training")
+    assert record is not None
+    epochs: Any = record["epochs"]
+    # 256 doubled at epochs 55, 150 and 160 of 165: 1, 2.7 and 2.9 of 3.
+    assert [epoch["batch_size"] for epoch in epochs] == [256, 512, 512]
+    assert [epoch["lr"] for epoch in epochs] == pytest.approx([0.01 * 1e-4 ** (epoch / 3) for epoch in range(3)])
+    assert [epoch["test_accuracy"] is None for epoch in epochs] == [True, False, False]
+    assert record["accuracy_before"] is None
+    assert record["accuracy_after"] == epochs[-1]["test_accuracy"]
+    settings: Any = record["settings"]
+    assert settings["recipe"] == "faq-4bit-growing"
+    assert settings["grow_at"] == pytest.approx([1, 150 * 3 / 165, 160 * 3 / 165])
+    assert (settings["weight_decay"], settings["teacher"], settings["precision"]) == (1e-4, "float", "bf16")
+
+
+def test_the_teacher_may_be_a_file(stages: Path) -> None:
+    own, other = (
+        qpipe.finetune(stages / "net.qdq.onnx", "digits", teacher=teacher, **SHORT)
+        for teacher in ("float", str(stages / "net.onnx"))
+    )
+    losses = [get_object(tuned, "training")["epochs"][0]["loss"] for tuned in (own, other)]  # type: ignore[index,call-overload]
+    # The QDQ file's own float network is the file, but for weights that were kept safe in pairs.
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_diagnostics_are_in_the_file(stages: Path) -> None:
+    tuned = qpipe.finetune(stages / "net.qdq.onnx", "digits", diagnose=True, **SHORT)
+    record = get_object(tuned, "training")
+    assert record is not None
+    plain = qpipe.finetune(stages / "net.qdq.onnx", "digits", **SHORT)
+    for initial, other in zip(tuned.graph.initializers.values(), plain.graph.initializers.values(), strict=True):
+        np.testing.assert_array_equal(initial.const_value.numpy(), other.const_value.numpy())  # type: ignore[union-attr]
+    assert len(record["diagnostics"]["step_cosine"]) == len(record["diagnostics"]["layers"])  # type: ignore[arg-type,index,call-overload]
 
 
 def test_what_cannot_be_trained(stages: Path) -> None:

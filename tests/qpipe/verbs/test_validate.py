@@ -27,6 +27,7 @@ def test_a_whole_family(stages: Path) -> None:
     assert list(rows) == files
     assert (report.ok, report.images, report.problems, report.notes) == (True, TEST_IMAGES, (), ())
     assert [row.kind for row in report.rows] == ["float", "QDQ, trainable", "QDQ, trainable", "qoperator"]
+    assert [row.size for row in report.rows] == [(stages / file).stat().st_size for file in files]
     # The calibrated and the tuned network differ, and nobody asks them to be equal.
     assert [row.integers_equal for row in report.rows] == [None, None, True, True]
     assert [row.certificate for row in report.rows] == [None, "holds", "holds", "holds"]
@@ -87,7 +88,7 @@ def test_one_changed_integer_is_found_in_the_outputs_and_in_the_certificate(stag
 
 def test_models_in_memory_limits_splits_and_single_models(stages: Path) -> None:
     report = qpipe.validate([onnx.load(stages / "net.onnx"), ir.load(stages / "net.qdq.onnx")], "digits", limit=7)
-    assert (report.images, [row.name for row in report.rows]) == (7, ["model 1", "model 2"])
+    assert (report.images, [(row.name, row.size) for row in report.rows]) == (7, [("model 1", None), ("model 2", None)])
     assert len(qpipe.validate(stages / "net.onnx", "digits", split="train", limit=3).rows) == 1
     assert "'test' is used" in qpipe.validate([stages / "net.onnx"], "digits", split="val", limit=3).notes[0]
 

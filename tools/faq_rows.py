@@ -1,0 +1,111 @@
+"""The rows of `reproduce_faq.py`: what each network is calibrated and fine-tuned with, as the two verbs' arguments."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paper_batch_norm import round_batch_norms
+
+PREPROCESS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+@dataclass(frozen=True)
+class ExperimentRow:
+    """One network; finetune None is calibration only.
+
+    prepare: writes the float network that is calibrated, from the original. after: the row whose trained network is
+    trained on. leads: run with several seeds.
+    """
+
+    name: str
+    calibrate: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Mapping[str, Any] | None = None
+    prepare: Callable[[Path, Path], None] | None = None
+    after: str | None = None
+    leads: bool = False
+    is_float: bool = False
+
+    @property
+    def evaluate_every(self) -> int | None:
+        """Curves for the report where a run is long enough to have one."""
+        return 1 if self.finetune and self.finetune.get("epochs", 1) > 1 else None
+
+
+def bits(weights: int, activations: int, **others: Any) -> dict[str, Any]:
+    """Arguments of `calibrate`."""
+    return {"weight_bits": weights, "activation_bits": activations, **others}
+
+
+def paper(epochs: int, **others: Any) -> dict[str, Any]:
+    """Section 4.9's 4-bit recipe, compressed to so many epochs, with what the paper's figures need."""
+    return {"recipe": "faq-cifar-4bit", "epochs": epochs, "precision": "bf16", "diagnose": True, **others}
+
+
+ORIGINAL = "the float network"  # as a teacher: the file itself, where training has changed what the QDQ file holds
+TEACHER = {"teacher": "float", "teacher_weight": 0.7, "temperature": 4.0}
+
+
+def distilled(epochs: int, **others: Any) -> dict[str, Any]:
+    """qpipe's own 4-bit recipe."""
+    return {"recipe": "distilled-4bit", "epochs": epochs, "precision": "bf16", **others}
+
+
+SHORT = 2  # epochs of the rows that compare one change at a time
+
+ROWS = (
+    ExperimentRow("float", is_float=True),
+    ExperimentRow("8/8, calibrated only", bits(8, 8)),
+    ExperimentRow("8/8, calibrated only, BatchNormalization with l = -b/2", bits(8, 8), prepare=round_batch_norms),
+    ExperimentRow("8/8, FAQ, 1 epoch", bits(8, 8), {"recipe": "faq-8bit"}, leads=True),
+    ExperimentRow("8/8, FAQ, 10 epochs", bits(8, 8), {"recipe": "faq-cifar-8bit"}),
+    ExperimentRow("4/4, calibrated only", bits(4, 4), leads=True),
+    ExperimentRow("4/4, calibrated only, steps up to a power of two", bits(4, 4, weight_rounding="ceil")),
+    ExperimentRow("4/4, calibrated only, per tensor", bits(4, 4, per_channel=False)),
+    ExperimentRow("4/4, calibrated only, ranges nearest", bits(4, 4, activation_rounding="nearest")),
+    ExperimentRow("4/4, calibrated only, ranges of least error", bits(4, 4, activation_rounding="least-error")),
+    ExperimentRow("4/4, FAQ, 2 epochs", bits(4, 4), paper(SHORT)),
+    ExperimentRow("4/4, FAQ, 2 epochs, distilled", bits(4, 4), paper(SHORT, **TEACHER)),
+    ExperimentRow("4/4, FAQ, 2 epochs, steps up to a power of two", bits(4, 4, weight_rounding="ceil"), paper(SHORT)),
+    ExperimentRow(
+        "4/4, FAQ, 2 epochs, ranges of least error", bits(4, 4, activation_rounding="least-error"), paper(SHORT)
+    ),
+    ExperimentRow("4/4, FAQ, 2 epochs, rate 0.0015, exponential", bits(4, 4), paper(SHORT) | {"recipe": "faq-4bit"}),
+    ExperimentRow("4/4, FAQ, 2 epochs, rate 0.01", bits(4, 4), paper(SHORT, lr=0.01)),
+    ExperimentRow("4/4, FAQ, 2 epochs, rate 0.04", bits(4, 4), paper(SHORT, lr=0.04)),
+    ExperimentRow("4/4, FAQ, 2 epochs, weight decay halved", bits(4, 4), paper(SHORT, weight_decay=2.5e-4)),
+    ExperimentRow("4/4, FAQ, 2 epochs, weight decay doubled", bits(4, 4), paper(SHORT, weight_decay=1e-3)),
+    ExperimentRow("4/4, FAQ, 2 epochs, growing batches", bits(4, 4), paper(SHORT, grow_at=(0.67, 1.82, 1.94))),
+    ExperimentRow("4/4, FAQ, 2 epochs, not calibrated", bits(4, 4, ranges="fixed"), paper(SHORT)),
+    ExperimentRow(
+        "4/4, from scratch, 2 epochs, exponential",
+        bits(4, 4, start="random", ranges="fixed"),
+        paper(SHORT) | {"recipe": "faq-scratch-exp"},
+    ),
+    ExperimentRow(
+        "4/4, from scratch, 2 epochs, step",
+        bits(4, 4, start="random", ranges="fixed"),
+        paper(SHORT) | {"recipe": "faq-scratch-step"},
+    ),
+    ExperimentRow(
+        "4/4, FAQ, 2 epochs, branches at 4 bits",
+        bits(4, 4, layers=[{"match": "layer*conv2*", "activation_bits": 4}]),
+        paper(SHORT),
+    ),
+    ExperimentRow("W4A8, calibrated only", bits(4, 8)),
+    ExperimentRow("W4A8, FAQ, 2 epochs", bits(4, 8), paper(SHORT)),
+    ExperimentRow("3/3, FAQ, 2 epochs", bits(3, 3), paper(SHORT)),
+    ExperimentRow("2/2, FAQ, 2 epochs", bits(2, 2), paper(SHORT)),
+    ExperimentRow("8/8, the 4-bit recipe, 2 epochs", bits(8, 8), paper(SHORT)),
+    ExperimentRow("4/4, distilled from a rate of 0.1, 6 epochs", bits(4, 4), distilled(6)),
+    ExperimentRow("4/4, distilled from a rate of 0.1, 30 epochs", bits(4, 4), distilled(30), leads=True),
+    ExperimentRow(
+        "4/4, distilled from a rate of 0.1, 30 epochs, then 2 from 0.002",
+        bits(4, 4),
+        paper(SHORT, lr=0.002, teacher=ORIGINAL),
+        after="4/4, distilled from a rate of 0.1, 30 epochs",
+    ),
+    ExperimentRow("4/4, FAQ, 10 epochs", bits(4, 4), paper(10)),
+    ExperimentRow("4/4, FAQ, 30 epochs", bits(4, 4), paper(30)),
+    ExperimentRow("4/4, FAQ, 110 epochs", bits(4, 4), paper(110)),
+)
