@@ -17,6 +17,7 @@ import qpipe
 from qpipe import progress
 from qpipe.settings import Format
 
+BATCH_SIZE = 128  # the float network's own
 PREPROCESS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -89,7 +90,7 @@ def _finetune(model: Path, data: Path, output: Path, run: Run) -> None:
     checkpoint = output.with_suffix(".checkpoint.safetensors")
     batch_norm: Any = run.batch_norm
     qpipe.finetune(
-        model, data, output, epochs=run.epochs, batch_norm=batch_norm, evaluate=False,
+        model, data, output, epochs=run.epochs, batch_size=BATCH_SIZE, batch_norm=batch_norm, evaluate=False,
         checkpoint=checkpoint, resume=checkpoint.exists(),
     )  # fmt: skip
 
