@@ -87,11 +87,12 @@ def of_qpipe(
 def of_brevitas(
     inputs: torch.Tensor, labels: torch.Tensor, bits: int, scales: Literal["learned", "constant"]
 ) -> Contestant:
-    """Brevitas' step; the activations' scales are what distinguishes its two variants."""
+    """Brevitas' step, with the channels last, where it is faster too; `scales` are the activations'."""
     from brevitas_resnet20 import QuantizedResNet20
 
     network = QuantizedResNet20(ResNet20(), bits, scales)
-    step = training_step(network, lambda: network(inputs), labels)
+    network, images = (x.to(memory_format=torch.channels_last) for x in (network, inputs))
+    step = training_step(network, lambda: network(images), labels)
     return Contestant(f"Brevitas {version('brevitas')}, {scales} scales", bits, "fp32", step)
 
 

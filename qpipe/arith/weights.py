@@ -21,7 +21,10 @@ DEFAULT_CLIP = {2: 4.12, 3: 4.12, 4: 4.12, 5: 4.12, 6: 6.0, 7: 8.0, 8: 8.0}
 """c, the clip in standard deviations, per width. 4 bits: FAQ, footnote 4; the others were chosen by measurement."""
 
 DEFAULT_ROUNDING: dict[int, Rounding] = {bits: "nearest" if bits < 8 else "ceil" for bits in DEFAULT_CLIP}
-"""Per width, chosen by measurement: at 8 bits the clip is the largest weight, which nearest would cut off."""
+"""Per width, chosen by measurement. Below 8 bits nearest counts 1.2 % more where channels can't be rescaled (ResNet-20
+with folded BatchNormalization, 4/4, calibrated only), and the same within noise where they are. At 8 bits the clip is
+the largest weight, which nearest would cut off.
+"""
 
 
 @dataclass(frozen=True)
