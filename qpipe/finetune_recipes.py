@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 from qpipe.errors import RecipeError
 
+Precision = Literal["fp32", "bf16"]
 ScheduleName = Literal["constant", "exponential", "step", "linear"]
 RecipeName = Literal[
     "faq-8bit",
@@ -28,6 +29,11 @@ RecipeName = Literal[
     "faq-scratch-step",
     "distilled-4bit",
 ]
+
+FLOAT_TEACHER: Final = "float"
+"""The teacher that the QDQ file itself still holds."""
+NO_TEACHER: Final = "none"
+"""What turns a recipe's teacher off."""
 
 
 def _epochs(*numbers: int) -> tuple[Fraction, ...]:
@@ -82,11 +88,9 @@ RECIPES: Final[Mapping[RecipeName, FinetuneRecipe]] = {
     "faq-scratch-step": replace(_STEP, lr=0.1, lr_end=1e-6, milestones=_epochs(30, 60, 85, 95)),
     # Not the paper's: what `tools/faq_rows.py` found best for 4 bits. The rate is that of training from scratch.
     "distilled-4bit": FinetuneRecipe(
-        epochs=30, schedule="linear", lr=0.1, weight_decay=5e-4, batch_size=256, teacher="float"
+        epochs=30, schedule="linear", lr=0.1, weight_decay=5e-4, batch_size=256, teacher=FLOAT_TEACHER
     ),
 }
-NO_TEACHER: Final = "none"
-"""What turns a recipe's teacher off."""
 DEFAULT_RECIPE: Final[RecipeName] = "faq-8bit"
 
 

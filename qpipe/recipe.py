@@ -34,6 +34,7 @@ from typing import Annotated, Self
 from pydantic import Field, Strict, model_validator
 
 from qpipe.errors import RecipeError
+from qpipe.finetune_recipes import FLOAT_TEACHER, NO_TEACHER
 from qpipe.settings import (
     CalibrateSettings,
     DataSettings,
@@ -85,7 +86,7 @@ class Recipe(Settings):
     def relative_to(self, folder: Path) -> Self:
         """This recipe with its paths taken from `folder`."""
         weights, finetune = self.model.weights, self.finetune
-        if finetune is not None and finetune.teacher not in (None, "float", "none"):
+        if finetune is not None and finetune.teacher not in (None, FLOAT_TEACHER, NO_TEACHER):
             finetune = finetune.model_copy(update={"teacher": _join(folder, str(finetune.teacher))})
         model = {"path": _join(folder, self.model.path), "weights": weights and _join(folder, weights)}
         return self.model_copy(

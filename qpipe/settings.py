@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from qpipe.errors import RecipeError
-from qpipe.finetune_recipes import DEFAULT_RECIPE, RecipeName, ScheduleName
+from qpipe.finetune_recipes import DEFAULT_RECIPE, Precision, RecipeName, ScheduleName
 
 Cpu = Literal["portable", "vnni"]
 Format = Literal["qoperator", "integer", "qdq"]
@@ -158,7 +158,7 @@ class FinetuneSettings(Settings):
     batch_norm: Literal["running", "batch"] = Field(
         default="batch", description="the statistics that training normalizes by"
     )
-    precision: Literal["fp32", "bf16"] = Field(
+    precision: Precision = Field(
         default="fp32", description="of training's float tensors; evaluation and export are exact in both"
     )
     crop_padding: int | None = Field(

@@ -1,12 +1,15 @@
 """A small residual network for 8x8 digits, with random weights, that tests may bend in three places."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper
 from small_models import build_model
+
+import qpipe
 
 CHANNELS = 8
 CLASSES = 10
@@ -59,6 +62,13 @@ def digits_model(
     ]
     output = "answer" if behind else "logits"
     return build_model(nodes, {"x": (np.float32, shape)}, {output: np.float32}, made)
+
+
+def write_quantized_digits(folder: Path) -> None:
+    """net.onnx, and net.qdq.onnx as `calibrate` makes it."""
+    onnx.save_model(digits_model(), folder / "net.onnx")
+    preprocess = {"mean": (0.3,), "std": (0.38,)}
+    qpipe.calibrate(folder / "net.onnx", "digits", folder / "net.qdq.onnx", preprocess=preprocess, batches=1)
 
 
 def _kernel(rng: np.random.Generator, channels: int, channels_in: int) -> np.ndarray:

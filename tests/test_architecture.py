@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, frozenset[str] | None] = {
     "processes": FOUNDATION,
     "finetune_recipes": FOUNDATION,
     "settings": FOUNDATION | {"finetune_recipes"},
-    "recipe": FOUNDATION | {"settings"},
+    "recipe": FOUNDATION | {"finetune_recipes", "settings"},
     "arith": FOUNDATION,
     "ir": FOUNDATION | {"arith"},
     "ops": FOUNDATION | {"arith", "ir"},

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from torch_resnet20 import ResNet20
 
 import qpipe
+from qpipe.finetune_recipes import Precision
 from qpipe.progress import reporting, track
-from qpipe.train.executor import Executor, Precision
+from qpipe.train.executor import Executor
 from qpipe.train.weighted import BatchNormMode
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-4, 0.9, 1e-4

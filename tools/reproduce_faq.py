@@ -8,7 +8,7 @@ named by what they change; `--rows` picks some, as in `--rows "4/4, FAQ*"`.
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,10 +32,15 @@ class Experiment:
     data: Path
     folder: Path
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether its count lies in the folder."""
+        return self._file("count.json").exists()
+
     def count(self) -> float:
         """Top-1 in percent: made, exported and counted unless that was done before."""
         done = self._file("count.json")
-        if not done.exists():
+        if not self.is_counted:
             shipped = self.model if self.row.is_float else self._export(self._train(self._calibrate()))
             top1 = qpipe.validate([shipped], self.data, preprocess=PREPROCESS).rows[0].top1
             with atomic_path(done) as beside:
@@ -85,28 +90,6 @@ class Experiment:
         return output
 
 
-@dataclass
-class Table:
-    """The rows that were run so far, kept after each."""
-
-    results: Results
-    rows: list[Row] = field(default_factory=list)
-
-    def add(self, row: ExperimentRow, counts: Mapping[int, float]) -> None:
-        """One line: the mean over the seeds, and their deviation where there are several."""
-        values = list(counts.values())
-        self.rows.append(
-            {
-                "network": row.name,
-                "top-1": round(statistics.mean(values), 2),
-                "deviation": round(statistics.stdev(values), 2) if len(values) > 1 else None,
-                "seeds": ", ".join(f"{seed}: {value:.2f}" for seed, value in counts.items()),
-                "calibrate": _arguments(row.calibrate),
-                "finetune": "-" if row.finetune is None else _arguments(row.finetune),
-            }
-        )
-
-
 def main(
     model: Annotated[Path, typer.Argument(help="the float network")],
     data: Annotated[Path, typer.Argument(help="CIFAR-10 as an .npz")],
@@ -126,13 +109,11 @@ def main(
             for seed in range(seeds if row.leads else 1):
                 count = Experiment(row, seed, model, data, folder).count()
                 typer.echo(f"{row.name}, seed {seed}: {count:.2f}")
-    table = Table(Results(name))
-    for row in ROWS:
-        counts = _counted(row, model, data, folder)
-        if counts:
-            table.add(row, counts)
-    table.results.add(f"{model.stem} on CIFAR-10, top-1 of 10,000 test images in percent", table.rows)
-    table.results.save()
+    counted = [(row, _counted(row, model, data, folder)) for row in ROWS]
+    results = Results(name)
+    title = f"{model.stem} on CIFAR-10, top-1 of 10,000 test images in percent"
+    results.add(title, [_line(row, counts) for row, counts in counted if counts])
+    results.save()
 
 
 def _chosen(row: ExperimentRow, patterns: Sequence[str] | None) -> bool:
@@ -142,7 +123,20 @@ def _chosen(row: ExperimentRow, patterns: Sequence[str] | None) -> bool:
 def _counted(row: ExperimentRow, model: Path, data: Path, folder: Path) -> dict[int, float]:
     """The counts that lie in the folder, by seed."""
     experiments = [Experiment(row, seed, model, data, folder) for seed in range(10)]
-    return {e.seed: e.count() for e in experiments if e._file("count.json").exists()}
+    return {e.seed: e.count() for e in experiments if e.is_counted}
+
+
+def _line(row: ExperimentRow, counts: Mapping[int, float]) -> Row:
+    """The mean over the seeds, and their deviation where there are several."""
+    values = list(counts.values())
+    return {
+        "network": row.name,
+        "top-1": round(statistics.mean(values), 2),
+        "deviation": round(statistics.stdev(values), 2) if len(values) > 1 else None,
+        "seeds": ", ".join(f"{seed}: {value:.2f}" for seed, value in counts.items()),
+        "calibrate": _arguments(row.calibrate),
+        "finetune": "-" if row.finetune is None else _arguments(row.finetune),
+    }
 
 
 def _arguments(values: Mapping[str, Any]) -> str:

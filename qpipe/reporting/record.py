@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from qpipe.arith.certificate import CertificateRow
 from qpipe.errors import ModelError
 from qpipe.ir.metadata import CERTIFICATE, TRAINING
 
@@ -70,30 +71,13 @@ class TrainingRecord(Record):
     diagnostics: DiagnosticsRecord | None = None
 
 
-class LayerRecord(Record):
-    """A layer's row of the certificate, as `qpipe.arith.certificate.CertificateRow`; None where it does not apply."""
-
-    layer: str
-    op: str
-    bits: str
-    channels: int | None = None
-    largest_accumulator: int | None = None
-    largest_shift: int | None = None
-    by_shift: int | None = None
-    by_float32: int | None = None
-    unsafe_pairs: int | None = None
-    exact_in_float32: bool | None = None
-    problems: list[str] = []
-    ok: bool
-
-
 class CertificateRecord(Record):
     """The exactness certificate: its CPUs and weights, how pairs are dealt with, and what was run and compared."""
 
     cpu: str
     weights: str
     pairs: str
-    layers: list[LayerRecord]
+    layers: list[CertificateRow]
     gate: dict[str, int] = {}
 
 

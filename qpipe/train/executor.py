@@ -7,7 +7,6 @@ file gives on an integer runtime. A float graph, without quantizers, trains on i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +15,7 @@ from torch import nn
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import ModelError
+from qpipe.finetune_recipes import Precision
 from qpipe.ir.attributes import constant_array, describe, require_constant
 from qpipe.ir.layers import ACTIVATIONS, Layer, Role, activation_bound
 from qpipe.ir.plan import plan_quantization
@@ -25,8 +25,6 @@ from qpipe.ops import OPS
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.straight_through import channels_last, exact_fake_quantize, fake_quantize
 from qpipe.train.weighted import BatchNormMode, WeightedLayer
-
-Precision = Literal["fp32", "bf16"]
 
 
 class Quantizer(nn.Module):

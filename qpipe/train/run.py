@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from qpipe.data import Augment
-from qpipe.finetune_recipes import ScheduleName
-from qpipe.train.executor import Precision
+from qpipe.finetune_recipes import Precision, ScheduleName
 from qpipe.train.weighted import BatchNormMode
 
 

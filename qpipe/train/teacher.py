@@ -13,7 +13,8 @@ import torch
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
-from qpipe.train.executor import Executor, Precision
+from qpipe.finetune_recipes import Precision
+from qpipe.train.executor import Executor
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """`(logits [N, classes], labels [N], inputs) -> ()`, the mean over the batch."""

@@ -119,8 +119,8 @@ def calibrate(
     if isinstance(model, str | Path) and Path(model).is_file():
         set_input_sha256(network, hashlib.sha256(Path(model).read_bytes()).hexdigest())
     widths: dict[str, Any] = {"activation_bits": activation_bits, "layers": table}
-    draws = {"batches": batches, "batch_size": batch_size, "seed": seed}
-    inputs = CalibrationInputs(source, batches=batches, batch_size=batch_size, seed=seed)
+    draws: dict[str, Any] = {"batches": batches, "batch_size": batch_size, "seed": seed}
+    inputs = CalibrationInputs(source, **draws)
     passes: list[ir.passes.InPlacePass] = []
     if restore_batch_norm:
         passes.append(RestoreBatchNorm(inputs=_as_in_training(source, inputs, draws), shard=shard))
@@ -150,7 +150,7 @@ def calibrate(
     return network
 
 
-def _as_in_training(source: Source, inputs: CalibrationInputs, draws: Mapping[str, int]) -> CalibrationInputs:
+def _as_in_training(source: Source, inputs: CalibrationInputs, draws: Mapping[str, Any]) -> CalibrationInputs:
     """Batches as fine-tuning will augment them by default; a stream's are read once, as they are."""
     from qpipe.train.faq import default_augment
 
@@ -169,7 +169,7 @@ def _key(number: int, location: Sequence[int | str]) -> str:
     return " ".join([f"layers[{number}]", *map(str, location)])
 
 
-def _apply(passes: Sequence[ir.passes.InPlacePass], network: ir.Model, draws: Mapping[str, int]) -> None:
+def _apply(passes: Sequence[ir.passes.InPlacePass], network: ir.Model, draws: Mapping[str, Any]) -> None:
     """Run the passes, and record those that did something; `draws` say which data they saw."""
     for pass_ in passes:
         modified = pass_(network).modified

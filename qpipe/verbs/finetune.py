@@ -16,7 +16,7 @@ from passes.normalize import normalize
 from qpipe import progress
 from qpipe.data import DataLike, Source
 from qpipe.errors import OutputError, QpipeError
-from qpipe.finetune_recipes import DEFAULT_RECIPE, RecipeName, ScheduleName, resolve
+from qpipe.finetune_recipes import DEFAULT_RECIPE, FLOAT_TEACHER, Precision, RecipeName, ScheduleName, resolve
 from qpipe.ir.kind import require_qdq
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import TRAINING, AppliedPass, add_provenance, set_json
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from qpipe.train.executor import Executor
     from qpipe.train.run import TrainingSettings
     from qpipe.train.teacher import Loss
-
-FLOAT_TEACHER = "float"
 
 
 def finetune(
@@ -55,7 +53,7 @@ def finetune(
     temperature: float | None = None,
     seed: int = 0,
     batch_norm: Literal["running", "batch"] = "batch",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     crop_padding: int | None = None,
     flip: bool | None = None,
     evaluate: bool = True,
@@ -81,8 +79,8 @@ def finetune(
         lr, schedule, lr_end, milestones: learning rate at first, how it falls, where to, and at which epochs.
         grow_at: epochs at which the batches of one update double.
         momentum, weight_decay, batch_size: of SGD.
-        teacher, teacher_weight, temperature: distil from "float" (the network before it was quantized), from an .onnx,
-            or from "none".
+        teacher, teacher_weight, temperature: distil from "float" (the network before it was quantized), from an .onnx;
+            "none" turns a recipe's teacher off.
         seed: one seed, one result on one machine.
         batch_norm: the statistics by which training normalizes: the batch's own, or the file's running ones.
         precision: of training's float tensors; what is evaluated and written is exact in both.

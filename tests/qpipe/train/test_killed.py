@@ -8,13 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import onnx
 import pytest
-from digits_model import digits_model
+from digits_model import write_quantized_digits
+from several_processes import SECONDS
 
-import qpipe
-
-SECONDS = 300  # a shared machine may be slow; a process that hangs must not hang the tests
 KILLS = 3
 RUN = "--data digits --recipe faq-4bit-growing --epochs 3 --lr 0.02 --batch-size 32 --no-flip --no-evaluate --diagnose"
 
@@ -22,9 +19,7 @@ RUN = "--data digits --recipe faq-4bit-growing --epochs 3 --lr 0.02 --batch-size
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("killed")
-    onnx.save_model(digits_model(), folder / "net.onnx")
-    preprocess = {"mean": (0.3,), "std": (0.38,)}
-    qpipe.calibrate(folder / "net.onnx", "digits", folder / "net.qdq.onnx", preprocess=preprocess, batches=1)
+    write_quantized_digits(folder)
     return folder
 
 

@@ -1,20 +1,17 @@
 """Two processes that talk over gloo, against one: started as a user starts them."""
 
 import json
-import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from digits_model import digits_model
+from digits_model import write_quantized_digits
 from onnx import numpy_helper
+from several_processes import run_together
 
-import qpipe
 from qpipe.train.together import Together
 
 SUMMED_OTHERWISE = 5e-4
@@ -22,30 +19,18 @@ SUMMED_OTHERWISE = 5e-4
 grid, what follows differs by more. Most runs end within 1e-7."""
 MOVED = 20 * SUMMED_OTHERWISE
 """What training moves some weight by at least, so that the tolerance above means something."""
-SECONDS = 300
 RUN = ("finetune", "net.qdq.onnx", "--data", "digits", "--epochs", "1", "--lr", "0.02", "--batch-size", "62")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("together")
-    onnx.save_model(digits_model(), folder / "net.onnx")
-    preprocess = {"mean": (0.3,), "std": (0.38,)}
-    qpipe.calibrate(folder / "net.onnx", "digits", folder / "net.qdq.onnx", preprocess=preprocess, batches=1)
+    write_quantized_digits(folder)
     return folder
 
 
 def launch(folder: Path, *words: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
-    alone = [] if processes == 1 else launcher
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *alone, "-m", "qpipe", *words],
-        cwd=folder, env=environment, timeout=SECONDS, capture_output=True, text=True,
-    )  # fmt: skip
+    return run_together("-m", "qpipe", *words, cwd=folder, count=processes)
 
 
 def train(folder: Path, output: str, *options: str, processes: int = 2) -> onnx.ModelProto:
