@@ -7,7 +7,7 @@ left on the values, as metadata `qpipe.range`, for the pass `insert-quantizers`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,9 +17,10 @@ from qpipe.calibration.observe import ObservedRange, default_percentile, observe
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.errors import ModelError
 from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
-from qpipe.ir.plan import plan_quantization
+from qpipe.ir.plan import PlannedQuantizer, plan_quantization
 
 RANGE_KEY = "qpipe.range"
+NARROW_KEY = "qpipe.range.narrow"  # of a value that is carried wider for a skip: at its readers' width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class CalibratePercentile(ir.passes.InPlacePass):
 
     percentile: float | None = None
     activation_bits: int = 8
+    skip_bits: int | None = None
     layers: LayerTable = NO_OPTIONS
     inputs: Iterable[Any] = field(default=(), repr=False, metadata={"argument": False})
     shard: Shard = field(default=ALONE, repr=False, metadata={"argument": False})
@@ -38,32 +40,38 @@ class CalibratePercentile(ir.passes.InPlacePass):
         """Leave a range on every planned tensor that has none; raise DataError on inputs that can't be used."""
         if len(model.graph.inputs) != 1:
             raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
-        plan = plan_quantization(model.graph, activation_bits=self.activation_bits, layers=self.layers)
+        plan = plan_quantization(
+            model.graph, activation_bits=self.activation_bits, skip_bits=self.skip_bits, layers=self.layers
+        )
+        modified = self._observe(model, plan.quantizers, RANGE_KEY)
+        if plan.narrowed:
+            modified |= self._observe(model, plan.narrowed, NARROW_KEY)
+        return ir.passes.PassResult(model, modified)
+
+    def _observe(self, model: ir.Model, planned: Mapping[ir.Value, PlannedQuantizer], key: str) -> bool:
         quantizers = {
-            str(value.name): planned
-            for value, planned in plan.quantizers.items()
-            if RANGE_KEY not in value.metadata_props
+            str(value.name): quantizer for value, quantizer in planned.items() if key not in value.metadata_props
         }
         ranges = observe(
             model,
-            {name: self.percentile or default_percentile(planned.bits) for name, planned in quantizers.items()},
+            {name: self.percentile or default_percentile(quantizer.bits) for name, quantizer in quantizers.items()},
             self.inputs,
-            magnitudes=frozenset(name for name, planned in quantizers.items() if planned.signed is not False),
+            magnitudes=frozenset(name for name, quantizer in quantizers.items() if quantizer.signed is not False),
             shard=self.shard,
         )
-        for name, planned in quantizers.items():
-            write_range(planned.value, ranges[name])
-        return ir.passes.PassResult(model, bool(ranges))
+        for name, quantizer in quantizers.items():
+            write_range(quantizer.value, ranges[name], key)
+        return bool(ranges)
 
 
-def write_range(value: ir.Value, observed: ObservedRange) -> None:
+def write_range(value: ir.Value, observed: ObservedRange, key: str = RANGE_KEY) -> None:
     """Leave the range on the value."""
-    value.metadata_props[RANGE_KEY] = json.dumps({"ymax": observed.ymax, "is_negative": observed.is_negative})
+    value.metadata_props[key] = json.dumps({"ymax": observed.ymax, "is_negative": observed.is_negative})
 
 
-def take_range(value: ir.Value) -> ObservedRange:
+def take_range(value: ir.Value, key: str = RANGE_KEY) -> ObservedRange:
     """Take the range from the value; ModelError where there is none."""
-    text = value.metadata_props.pop(RANGE_KEY, None)
+    text = value.metadata_props.pop(key, None)
     if text is None:
         raise ModelError(f"tensor '{value.name}' has no observed range; run calibrate-percentile first")
     return ObservedRange(**json.loads(text))

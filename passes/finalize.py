@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.exact_average_pool import ExactAveragePool
+from passes.remove_dead_code import RemoveDeadCode
 from qpipe.errors import LoweringError
 from qpipe.ir.attributes import rank
 from qpipe.ir.final_weights import final_weight, standalone_batch_norm
@@ -42,7 +43,7 @@ class Finalize(ir.passes.InPlacePass):
                 _replace_batch_norm(model.graph, layer)
             elif layer.weight is not None and not isinstance(layer.weight, FinalWeight):
                 _write(model.graph, layer, final_weight(layer))
-        ir.passes.common.RemoveUnusedNodesPass()(model)
+        RemoveDeadCode()(model)
         label_opset(model)
         return ir.passes.PassResult(model, True)
 

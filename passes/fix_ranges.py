@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from passes.calibrate_percentile import write_range
+from passes.calibrate_percentile import NARROW_KEY, RANGE_KEY, write_range
 from qpipe.calibration.observe import ObservedRange
 from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.plan import plan_quantization
@@ -31,16 +31,20 @@ class FixRanges(ir.passes.InPlacePass):
     name: ClassVar[str] = "fix-ranges"
 
     activation_bits: int = 8
+    skip_bits: int | None = None
     layers: LayerTable = NO_OPTIONS
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Write ranges; no data are needed."""
-        plan = plan_quantization(model.graph, activation_bits=self.activation_bits, layers=self.layers)
+        plan = plan_quantization(
+            model.graph, activation_bits=self.activation_bits, skip_bits=self.skip_bits, layers=self.layers
+        )
         modified = False
-        for value, planned in plan.quantizers.items():
-            if planned.signed is not None:
-                write_range(value, ObservedRange(fixed_range(planned.bits), planned.signed))
-                modified = True
+        for key, quantizers in ((RANGE_KEY, plan.quantizers), (NARROW_KEY, plan.narrowed)):
+            for value, planned in quantizers.items():
+                if planned.signed is not None:
+                    write_range(value, ObservedRange(fixed_range(planned.bits), planned.signed), key)
+                    modified = True
         return ir.passes.PassResult(model, modified)
 
 

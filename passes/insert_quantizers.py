@@ -12,18 +12,21 @@ coarsest of their grids. An unsafe pair of weights (see `qpipe.arith.weights`) i
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
 from pydantic import JsonValue
 
-from passes.calibrate_percentile import take_range
+from passes.calibrate_percentile import NARROW_KEY, RANGE_KEY, take_range
 from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE
+from qpipe.arith.codes import WeightQuantizer
 from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
 from qpipe.errors import LoweringError
+from qpipe.ir.dorefa import check_dorefa, quantize_dorefa, takes_dorefa
 from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.layers import Layer, Role
 from qpipe.ir.metadata import set_json
@@ -39,15 +42,18 @@ from qpipe.ops import OPS
 class InsertQuantizers(ir.passes.InPlacePass):
     """Write the QDQ graph; bits and clip are those of the inner layers, the edges have 8 bits.
 
+    quantizer: of the inner layers' weights: "fixed-point" (FAQ) or "dorefa".
     weight_rounding: of log2 of the weights' step, "ceil" | "nearest"; None is the width's own.
     cpu: "portable" keeps weights exact on x86 without VNNI, "vnni" waives that.
-    layers: what single layers are told.
+    skip_bits: what a skip connection is carried at. layers: what single layers are told.
     """
 
     name: ClassVar[str] = "insert-quantizers"
 
     weight_bits: int = 8
     activation_bits: int = 8
+    skip_bits: int | None = None
+    quantizer: WeightQuantizer = "fixed-point"
     weight_clip: float | None = None
     weight_rounding: Rounding | None = None
     per_channel: bool = True
@@ -57,12 +63,19 @@ class InsertQuantizers(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Quantize every planned tensor and weight; raise LoweringError that lists what has no integer form."""
         plan = plan_quantization(
-            model.graph, weight_bits=self.weight_bits, activation_bits=self.activation_bits, layers=self.layers
+            model.graph,
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+            skip_bits=self.skip_bits,
+            layers=self.layers,
         )
         _refuse_unsupported(plan)
+        if self.quantizer == "dorefa":
+            check_dorefa(plan)
         specs: dict[ir.Value, QuantSpec] = {}
+        narrow = {value: _observed_spec(planned, NARROW_KEY) for value, planned in plan.narrowed.items()}
         for value, planned in plan.quantizers.items():
-            specs[value] = _observed_spec(planned)
+            specs[value] = _observed_spec(planned, RANGE_KEY)
         for layer in plan.layers:
             if layer.role is Role.CARRY:
                 specs[layer.output] = OPS[layer.op_type].carried(layer.node, [specs[value] for value in layer.inputs])
@@ -70,7 +83,8 @@ class InsertQuantizers(ir.passes.InPlacePass):
                 _check_distance(layer, specs)
         for layer in plan.layers:
             if layer.role is Role.COMPUTE and layer.op_type != "BatchNormalization":
-                self._quantize_weight(model.graph, layer, plan, specs)
+                self._quantize_weight(model, layer, plan, specs | narrow if layer.is_weighted else specs)
+        _quantize_narrow(model.graph, plan, narrow)
         _quantize_activations(model.graph, plan, specs)
         # Names such as `conv1_scale` may be the graph's own.
         ir.passes.common.NameFixPass()(model)
@@ -85,12 +99,15 @@ class InsertQuantizers(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(specs))
 
     def _quantize_weight(
-        self, graph: ir.Graph, layer: Layer, plan: QuantizationPlan, specs: dict[ir.Value, QuantSpec]
+        self, model: ir.Model, layer: Layer, plan: QuantizationPlan, specs: dict[ir.Value, QuantSpec]
     ) -> None:
         bits = plan.weight_bits[layer.node]
         source = specs[layer.inputs[0]]
         waived = self.cpu == "vnni" or is_depthwise(layer.node)
         is_last = layer.node in plan.last
+        if self.quantizer == "dorefa" and takes_dorefa(layer, plan):
+            quantize_dorefa(model, layer, bits, source, cpu=self.cpu)
+            return
         spec = WeightSpec(
             bits=bits,
             clip=plan.weight_clips.get(layer.node) or self.weight_clip or DEFAULT_CLIP[bits],
@@ -99,7 +116,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
             rounding=self.weight_rounding or DEFAULT_ROUNDING[bits],
         )
         stored, exponents = initial_weight(layer, spec, source, None if is_last else specs[layer.output])
-        insert_weight_quantizer(graph, layer.node, stored, exponents, spec)
+        insert_weight_quantizer(model, layer.node, stored, exponents, spec)
 
 
 def _refuse_unsupported(plan: QuantizationPlan) -> None:
@@ -112,8 +129,8 @@ def _refuse_unsupported(plan: QuantizationPlan) -> None:
         )
 
 
-def _observed_spec(planned: PlannedQuantizer) -> QuantSpec:
-    observed = take_range(planned.value)
+def _observed_spec(planned: PlannedQuantizer, key: str) -> QuantSpec:
+    observed = take_range(planned.value, key)
     log2_ymax = observed.log2_ymax()
     if log2_ymax is None:
         warnings.warn(f"tensor '{planned.value.name}' was zero in all of the calibration data", stacklevel=2)
@@ -129,6 +146,14 @@ def _check_distance(layer: Layer, specs: dict[ir.Value, QuantSpec]) -> None:
             f"Add '{layer.name}': its operands' exponents are {exponents[0]} and {exponents[1]}, expected at most "
             f"{MAX_EXPONENT_DISTANCE} apart; one of them may be zero in the calibration data"
         )
+
+
+def _quantize_narrow(graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir.Value, QuantSpec]) -> None:
+    """A quantizer of its own for each layer of weights that reads a value which is carried wider for a skip."""
+    for layer in plan.layers:
+        if layer.is_weighted and layer.inputs[0] in narrow:
+            value = layer.inputs[0]
+            insert_activation_quantizer(graph, value, narrow[value], only=layer.node, suffix=layer.name)
 
 
 def _quantize_activations(graph: ir.Graph, plan: QuantizationPlan, specs: dict[ir.Value, QuantSpec]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.rescale import channel_ratio
+from qpipe.arith.weights import WeightSpec
 from qpipe.ir.affine import read_affine
 from qpipe.ir.attributes import float_attribute, input_value, require_constant
 from qpipe.ir.final_weights import float_rows
@@ -46,7 +47,7 @@ def _try_rescale(layer: QuantizedLayer) -> bool:
     weight, batch_norm = layer.weight, layer.layer.batch_norm
     if not isinstance(weight, TrainableWeight) or batch_norm is None or layer.output is None:
         return False
-    if not weight.spec.per_channel:
+    if not isinstance(weight.spec, WeightSpec) or not weight.spec.per_channel:
         return False
     rows = float_rows(layer, weight)
     affine = read_affine(layer.layer, len(rows))

@@ -16,6 +16,7 @@ from qpipe.finetune_recipes import DEFAULT_RECIPE, Precision, RecipeName, Schedu
 Cpu = Literal["portable", "vnni"]
 Format = Literal["qoperator", "integer", "qdq"]
 Bits = Literal[2, 3, 4, 5, 6, 7, 8]
+WeightQuantizer = Literal["fixed-point", "dorefa"]
 Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
 Epochs = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Strict(False), Field(min_length=1)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(min_length=1)]
@@ -74,6 +75,12 @@ class CalibrateSettings(Settings):
 
     weight_bits: Bits = Field(default=8, description="bits of the weights; the first and the last layer keep 8")
     activation_bits: Bits = Field(default=8, description="bits of the activations")
+    skip_bits: Bits | None = Field(
+        default=None, description="bits at which a skip connection is carried; by default those of the activations"
+    )
+    quantizer: WeightQuantizer = Field(
+        default="fixed-point", description="of the inner layers' weights: power-of-two steps (FAQ), or DoReFa-Net's"
+    )
     batches: int = Field(default=5, ge=1, description="training batches to run; the maximum over them counts")
     batch_size: int = Field(default=256, ge=1, description="images in a batch")
     percentile: float | None = Field(
@@ -106,6 +113,18 @@ class CalibrateSettings(Settings):
         default="data", description="fixed: an activation's range is that of its width, without calibration, a control"
     )
     cpu: Cpu = Field(default="portable", description="keep weights exact on x86 without VNNI too, or waive that")
+
+    @model_validator(mode="after")
+    def _dorefa_has_seven_bits(self) -> Self:
+        if self.quantizer == "dorefa" and self.weight_bits == 8:
+            raise ValueError("weight_bits: 8, expected 2 to 7 with the quantizer 'dorefa'")
+        return self
+
+    @model_validator(mode="after")
+    def _skips_are_rounded_up(self) -> Self:
+        if self.skip_bits is not None and self.activation_rounding != "ceil":
+            raise ValueError(f"activation_rounding: '{self.activation_rounding}', expected 'ceil' with skip_bits")
+        return self
 
     @model_validator(mode="after")
     def _fixed_ranges_have_no_data(self) -> Self:

@@ -43,6 +43,11 @@ class WeightSpec:
     rounding: Rounding = "ceil"
 
     @property
+    def code_bits(self) -> int:
+        """The width of a signed code."""
+        return self.bits
+
+    @property
     def qmax(self) -> int:
         """The largest magnitude of a code."""
         return int(2 ** (self.bits - 1) - 1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from qpipe.arith.codes import stored_codes
 from qpipe.arith.multiplier import MULTIPLIER_BITS, IntegerAffine, fit, fit_alone
 from qpipe.arith.quantize import IntArray
-from qpipe.arith.weights import round_rows
 from qpipe.ir.affine import batch_norm_parameters, read_affine
 from qpipe.ir.attributes import AnyArray, constant_array, rank
 from qpipe.ir.view import QuantizedLayer
@@ -20,11 +20,11 @@ def final_weight(layer: QuantizedLayer) -> FinalWeight:
     weight = layer.weight
     assert isinstance(weight, TrainableWeight)
     rows = float_rows(layer, weight)
-    codes = round_rows(rows, weight.exponents, weight.spec)
+    codes = stored_codes(rows, weight.exponents, weight.spec)
     integers = fit_layer(layer, weight, codes)
     signed = codes * integers.sign[:, None]
     shape = tuple(weight.values.shape.numpy()) if weight.values.shape is not None else ()
-    return _final(to_weight(layer.node, signed, shape), weight.spec.bits, weight.exponents, integers)
+    return _final(to_weight(layer.node, signed, shape), weight.spec.code_bits, weight.exponents, integers)
 
 
 def float_rows(layer: QuantizedLayer, weight: TrainableWeight) -> FloatArray:

@@ -4,6 +4,10 @@ Source: FAQ, section 3.1: in a network of fewer than 8 bits the first and the la
 input keep 8 bits, the last ReLU makes the transition (a last layer is one behind which no other has weights); a branch
 that comes straight from a convolution is 8-bit signed before the Add; the last layer's output is int32 fixed point and
 gets no quantizer. What a layer's own options say (`qpipe.ir.layer_options`) goes before all of this.
+
+With `skip_bits` a tensor that a skip connection carries to an Add keeps that width, where its own is less, and each
+layer of weights that reads it requantizes it to its own. (Zhuang et al., *Training Quantized Network with Auxiliary
+Gradient Module*, section 1: a skip at few bits costs accuracy, and theirs stays float; here it has integers as well.)
 """
 
 from __future__ import annotations
@@ -49,15 +53,24 @@ class QuantizationPlan:
     tail: list[Layer] = field(default_factory=list)
     unsupported: list[Layer] = field(default_factory=list)
     quantizers: dict[ir.Value, PlannedQuantizer] = field(default_factory=dict)
+    narrowed: dict[ir.Value, PlannedQuantizer] = field(default_factory=dict)
+    """Of values that are carried wider for a skip: what layers of weights read."""
     weight_bits: dict[ir.Node, int] = field(default_factory=dict)
     weight_clips: dict[ir.Node, float] = field(default_factory=dict)
     """Only of layers that have a clip of their own."""
+    edges: set[ir.Node] = field(default_factory=set)
+    """Main nodes of the first and the last layers."""
     last: set[ir.Node] = field(default_factory=set)
     """Main nodes of the last layers: one weight scale, int32 outputs."""
 
 
 def plan_quantization(
-    graph: ir.Graph, *, weight_bits: int = 8, activation_bits: int = 8, layers: LayerTable = NO_OPTIONS
+    graph: ir.Graph,
+    *,
+    weight_bits: int = 8,
+    activation_bits: int = 8,
+    skip_bits: int | None = None,
+    layers: LayerTable = NO_OPTIONS,
 ) -> QuantizationPlan:
     """Plan a normalized float graph; nodes without an integer form are in `unsupported`.
 
@@ -66,6 +79,7 @@ def plan_quantization(
     """
     _check_bits("weight_bits", weight_bits)
     _check_bits("activation_bits", activation_bits)
+    _check_bits("skip_bits", skip_bits or activation_bits)
     plan = QuantizationPlan()
     _split_tail(graph, plan)
     _find_last(graph, plan)
@@ -74,6 +88,7 @@ def plan_quantization(
     ends = {layer.node for layer in plan.layers if layer.is_weighted and layer.output not in feeding}
     reached = _before_weights(graph, plan)
     wide = _edge_tensors(plan, ends)
+    on_skips = _on_skips(plan) if skip_bits is not None else set()
     for value in graph.inputs:
         if any(value in layer.inputs for layer in plan.layers):
             plan.quantizers[value] = PlannedQuantizer(value, EDGE_BITS, None)
@@ -82,6 +97,7 @@ def plan_quantization(
         own = options.get(layer.node, LayerOptions(layer.name))
         if layer.role is Role.COMPUTE:
             edge = layer.node in ends or layer.inputs[0] in reached
+            plan.edges |= {layer.node} if edge else set()
             plan.weight_bits[layer.node] = own.weight_bits or (EDGE_BITS if edge else weight_bits)
         if own.weight_clip is not None:
             plan.weight_clips[layer.node] = own.weight_clip
@@ -92,9 +108,12 @@ def plan_quantization(
         edge = layer.output in wide or layer.output in reached or layer.output not in feeding
         bits = own.activation_bits or (EDGE_BITS if edge or branch else activation_bits)
         bound = activation_bound(layer.activation) if layer.activation is not None else None
-        plan.quantizers[layer.output] = PlannedQuantizer(
-            layer.output, bits, signed[layer.output], math.inf if bound is None else bound
-        )
+        planned = PlannedQuantizer(layer.output, bits, signed[layer.output], math.inf if bound is None else bound)
+        if skip_bits is not None and layer.output in on_skips and not own.activation_bits and bits < skip_bits:
+            if any(reader.is_weighted and layer.output in reader.inputs for reader in plan.layers):
+                plan.narrowed[layer.output] = planned
+            planned = replace(planned, bits=skip_bits)
+        plan.quantizers[layer.output] = planned
     return plan
 
 
@@ -168,6 +187,21 @@ def _edge_tensors(plan: QuantizationPlan, ends: set[ir.Node]) -> set[ir.Value]:
         if layer is not None and layer.role in {Role.CARRY, Role.POOL}:
             stack.extend(layer.inputs)
     return wide
+
+
+def _on_skips(plan: QuantizationPlan) -> set[ir.Value]:
+    """What reaches an Add without passing weights, up to and including the activation or the Add that it starts from."""
+    by_output = {layer.output: layer for layer in plan.layers}
+    found: set[ir.Value] = set()
+    stack = [value for layer in plan.layers if layer.role is Role.JOIN for value in layer.inputs]
+    while stack:
+        layer = by_output.get(stack.pop())
+        if layer is None or (layer.role is Role.COMPUTE and layer.activation is None):
+            continue
+        found.add(layer.output)
+        if layer.role in {Role.CARRY, Role.POOL}:
+            stack.extend(layer.inputs)
+    return found
 
 
 def _before_weights(graph: ir.Graph, plan: QuantizationPlan) -> set[ir.Value]:

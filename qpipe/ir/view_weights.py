@@ -9,13 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from qpipe.arith.codes import AnyWeightSpec
+from qpipe.arith.dorefa import DoReFaSpec
 from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
 from qpipe.errors import ModelError
-from qpipe.ir.attributes import constant_array, constant_input, describe, input_value
+from qpipe.ir.attributes import constant_array, constant_input, describe, input_value, int_attribute
 from qpipe.ir.layers import Layer
 from qpipe.ir.metadata import get_object
 from qpipe.ir.qdq import ActivationQuantizer, exponent_of
+from qpipe.ir.quantizer_functions import DOREFA
 from qpipe.ir.weight_codes import signed_codes, stored_bits
 from qpipe.ir.weight_layout import is_depthwise, output_axis
 
@@ -34,7 +37,7 @@ class TrainableWeight:
     values: ir.Value
     scale: ir.Value
     exponents: IntArray
-    spec: WeightSpec
+    spec: AnyWeightSpec
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def read_weight(model: ir.Model, layer: Layer, source: ActivationQuantizer) -> T
     producer = codes.producer()
     if producer is None or producer.op_type == "Cast":
         return _final_weight(layer, codes, scales)
+    if producer.op_type == DOREFA:
+        return _dorefa_weight(dequantize, producer)
     return _trainable_weight(model, layer, dequantize, source)
 
 
@@ -101,6 +106,16 @@ def _trainable_weight(
     exponents = [exponent_of(dequantize, float(s)) for s in scales.reshape(-1)]
     if scales.ndim == 0:
         exponents = exponents * _channels(layer, constant_array(values))
+    return TrainableWeight(values, scale, np.array(exponents, np.int64), spec)
+
+
+def _dorefa_weight(dequantize: ir.Node, function: ir.Node) -> TrainableWeight:
+    values, scale = function.inputs[0], input_value(dequantize, 1)
+    scales = constant_array(scale)
+    if values is None or scale is None or scales is None or constant_array(values) is None:
+        raise ModelError(f"{describe(function)}: expected float weights, and constant scales behind it")
+    spec = DoReFaSpec(int_attribute(function, "bits", 0))
+    exponents = [exponent_of(dequantize, float(s)) for s in scales.reshape(-1)]
     return TrainableWeight(values, scale, np.array(exponents, np.int64), spec)
 
 

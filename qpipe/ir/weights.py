@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from qpipe.arith.multiplier import quantize_weight
+from qpipe.arith.codes import AnyWeightSpec, codes_at, quantize
+from qpipe.arith.dorefa import DoReFaSpec
 from qpipe.arith.quantize import IntArray
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import WeightSpec, round_rows
+from qpipe.arith.weights import round_rows
 from qpipe.ir.affine import Float64Array, read_affine
 from qpipe.ir.attributes import require_constant
 from qpipe.ir.layers import Layer
@@ -18,7 +19,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def initial_weight(
-    layer: Layer, spec: WeightSpec, source: QuantSpec, output: QuantSpec | None
+    layer: Layer, spec: AnyWeightSpec, source: QuantSpec, output: QuantSpec | None
 ) -> tuple[FloatArray, IntArray]:
     """The float weight of a layer as the QDQ file stores it, and its exponents `[C]`."""
     weight = require_constant(layer.node, 1, "weight").astype(np.float32)
@@ -29,15 +30,26 @@ def initial_weight(
 
 
 def rows_on_grid(
-    rows: FloatArray, k: Float64Array, beta: Float64Array, spec: WeightSpec, source: QuantSpec, output: QuantSpec | None
+    rows: FloatArray,
+    k: Float64Array,
+    beta: Float64Array,
+    spec: AnyWeightSpec,
+    source: QuantSpec,
+    output: QuantSpec | None,
 ) -> tuple[FloatArray, IntArray]:
     """Float weights `[C, K]` as the file stores them, and exponents `[C]`, before an affine map with k and beta."""
-    codes, exponent = quantize_weight(rows, k, beta, spec, source=source, output=output)
-    return storable(rows, codes, exponent, spec), exponent.astype(np.int64)
+    _, exponent = quantize(rows, k, beta, spec, source=source, output=output)
+    return storable(rows, exponent, spec), exponent.astype(np.int64)
 
 
-def storable(rows: FloatArray, codes: FloatArray, exponent: IntArray, spec: WeightSpec) -> FloatArray:
-    """Float weights that plain rounding turns into `codes`: a weight that the pair condition moved lies at its code."""
+def storable(rows: FloatArray, exponent: IntArray, spec: AnyWeightSpec) -> FloatArray:
+    """Float weights as a file keeps them: what the pair condition moved lies at its code, where plain rounding finds it.
+
+    DoReFa-Net's weights move together, so they stay as they are.
+    """
+    if isinstance(spec, DoReFaSpec):
+        return rows
+    codes = codes_at(rows, exponent, spec)
     scale = np.ldexp(np.float32(1), exponent.astype(np.int32))[:, None]
     moved = round_rows(rows, exponent, spec) != codes
     stored: FloatArray = np.where(moved, codes * scale, rows).astype(np.float32)

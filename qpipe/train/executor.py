@@ -6,7 +6,7 @@ file gives on an integer runtime. A float graph, without quantizers, trains on i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -31,25 +31,37 @@ class Quantizer(nn.Module):
     """One activation quantizer, with the activation before it; `enabled` False lets the activation's values through.
 
     `carries` says that the values are already on the grid, `owns` that nobody else reads x, so it may be overwritten.
+    `rounds` False lets them through in training only.
     """
 
     def __init__(self, spec: QuantSpec, activation: float | None = None, *, carries: bool, owns: bool) -> None:
         super().__init__()
         self.spec = spec
         self.enabled = True
+        self.rounds = True
+        self.owns = owns
         self._activation = activation
         self._carries = carries
-        self._owns = owns
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x on its grid: in x's type while training, float32 otherwise."""
         if self._carries:
             return x
-        if self.enabled and self.training:
+        if self.enabled and self.training and self.rounds:
             # The clip to an unsigned grid is the ReLU.
-            return fake_quantize(x, self.spec, inplace=self._owns)
-        x = _activate(x, self._activation)
+            return fake_quantize(x, self.spec, inplace=self.owns)
+        x = self.activate(x)
+        if self.training and self.enabled:
+            return x
         return exact_fake_quantize(x, self.spec).float() if self.enabled else x
+
+    def activate(self, x: torch.Tensor) -> torch.Tensor:
+        """The activation alone; it overwrites x where nobody else reads it."""
+        return _activate(x if self.owns or self._activation is None else x.clone(), self._activation)
+
+
+Values = dict[ir.Value, torch.Tensor]
+Addend = Callable[[], torch.Tensor | None]
 
 
 class Executor(nn.Module):
@@ -68,7 +80,7 @@ class Executor(nn.Module):
         self, model: ir.Model, *, batch_norm: BatchNormMode = "running", precision: Precision = "fp32"
     ) -> None:
         super().__init__()
-        self.precision = precision
+        self._model, self._batch_norm, self.precision = model, batch_norm, precision
         self.is_quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
         self._layers, self._results, inputs = _plan(model)
         self._input, spec = inputs
@@ -92,6 +104,8 @@ class Executor(nn.Module):
                     carries=_carries(layer),
                     owns=layer.layer.role in {Role.COMPUTE, Role.JOIN},
                 )
+        self.unquantized: dict[str, torch.Tensor | None] = {}
+        self.addends: dict[str, Addend] = {}
         # It starts in evaluation, with the exponents that the file says.
         super().train(False)
         self._reads = [_read_values(layer) for layer in self._layers]
@@ -100,20 +114,70 @@ class Executor(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`x [N, C, H, W]` float32 -> the results, float32 in training, exact float64 otherwise."""
-        values: dict[ir.Value, torch.Tensor] = {self._input: self._prepared(self._quantized("input", x))}
-        for i, (layer, reads) in enumerate(zip(self._layers, self._reads, strict=True)):
-            key = str(i)
+        values = self.start(x)
+        self.run(values, range(len(self._layers)))
+        return tuple(values[value] for value in self._results)
+
+    def start(self, x: torch.Tensor) -> Values:
+        """The values before the first layer."""
+        return {self._input: self._prepared(self._quantized("input", x))}
+
+    def run(self, values: Values, layers: Sequence[int]) -> None:
+        """Run these layers, and put their results in the place of values that nobody reads any more.
+
+        In training a layer whose key is in `unquantized` leaves there what its quantizer reads, and one in `addends` is
+        given something more before its activation.
+        """
+        for i in layers:
+            key, layer, reads = str(i), self._layers[i], self._reads[i]
             run = self.layers[key] if key in self.layers else self._functions[key]
             # A result is summed up and compared: in float32 at least.
             widen = layer.result in self._results and self.precision == "bf16"
             y = run(*(values[value].float() if widen else values[value] for value in reads))
+            if self.training:
+                y = self._touched(key, y)
             values[layer.result] = (
                 self._quantized(key, y) if layer.output is not None else _float_result(y, layer.layer)
             )
             for value in reads:
                 if self._last_use[value] == i:
                     values.pop(value, None)
-        return tuple(values[value] for value in self._results)
+
+    def _touched(self, key: str, y: torch.Tensor) -> torch.Tensor:
+        addend = self.addends[key]() if key in self.addends else None
+        y = y if addend is None else y + addend
+        if key in self.unquantized:
+            self.unquantized[key] = y
+        return y
+
+    def twin(self) -> Executor:
+        """A network of the same graph and the same weights, in training, with every BatchNormalization its own."""
+        other = Executor(self._model, batch_norm=self._batch_norm, precision=self.precision)
+        for layer, lender in zip(other.weighted(), self.weighted(), strict=True):
+            layer.borrow(lender)
+        return other.train()
+
+    def keep_unquantized(self, key: str) -> None:
+        """Let training's forward leave in `unquantized` what the quantizer of this layer reads."""
+        self.unquantized[key] = None
+        quantizer = self.quantizers[key]
+        assert isinstance(quantizer, Quantizer)
+        quantizer.owns = False
+
+    def key_of(self, name: str) -> str:
+        """The key of the layer that has a node of this name; ModelError where there is none."""
+        for index, layer in enumerate(self._layers):
+            if any(node.name == name for node in layer.layer.nodes):
+                return str(index)
+        raise ModelError(f"no layer has a node '{name}'")
+
+    def key_before(self, key: str) -> str:
+        """The key of the layer whose result this one reads first, looking through requantizations."""
+        value = self._reads[int(key)][0]
+        for index, layer in enumerate(self._layers):
+            if layer.result is value:
+                return self.key_before(str(index)) if layer.op_type == "QuantizeLinear" else str(index)
+        raise ModelError(f"{describe(self._layers[int(key)].node)}: reads the network's input, expected a layer before")
 
     def _quantized(self, key: str, x: torch.Tensor) -> torch.Tensor:
         if key not in self.quantizers:

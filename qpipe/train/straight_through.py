@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from qpipe.arith.codes import AnyWeightSpec
+from qpipe.arith.dorefa import DoReFaSpec, unrounded
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
 
@@ -61,6 +63,14 @@ def straight_through(x: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
     """`quantized`, whose gradient is x's (Bengio et al. 2013; FAQ, section 3.3)."""
     result: torch.Tensor = _StraightThrough.apply(x, quantized)  # type: ignore[no-untyped-call]
     return result
+
+
+def unrounded_weight(weight: torch.Tensor, spec: AnyWeightSpec) -> torch.Tensor:
+    """What rounding to the grid starts from, in real units: the weight itself, or DoReFa-Net's normalized tanh of it.
+
+    The gradient of the rounding is that of this function (Zhou et al. 2016, equation 9).
+    """
+    return unrounded(weight, spec, torch) * 2.0**spec.exponent if isinstance(spec, DoReFaSpec) else weight
 
 
 def fake_quantize(x: torch.Tensor, spec: QuantSpec, *, inplace: bool = False) -> torch.Tensor:

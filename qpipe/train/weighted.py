@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit, quantize_weight
+from qpipe.arith.codes import AnyWeightSpec, codes_at, quantize
+from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import WeightSpec, safe_codes
 from qpipe.ir.affine import normalization_factor
 from qpipe.ir.attributes import constant_input, float_attribute
 from qpipe.ir.view import QuantizedLayer
@@ -26,7 +26,7 @@ from qpipe.ir.view_weights import TrainableWeight
 from qpipe.ir.weight_layout import output_axis, to_rows, to_weight
 from qpipe.ops import OPS
 from qpipe.train.batch_norm import batch_norm_tensors
-from qpipe.train.straight_through import channels_last, straight_through
+from qpipe.train.straight_through import channels_last, straight_through, unrounded_weight
 
 BatchNormMode = Literal["running", "batch"]
 Product = Callable[..., torch.Tensor]
@@ -39,6 +39,7 @@ class WeightedLayer(nn.Module):
     `product(x, w, b)` is the one op of the layer; its operands are the quantized ones. Replace it to compute forward,
     gradient to the input and gradient to the weight in another arithmetic, and set `folds` to False: while it is True
     and BatchNormalization runs on running statistics, k is multiplied into the weight instead of the product.
+    `rounds` False: training uses the weights before they are rounded; evaluation never does.
     """
 
     exponent: torch.Tensor
@@ -49,12 +50,15 @@ class WeightedLayer(nn.Module):
     def __init__(self, layer: QuantizedLayer, values: torch.Tensor, *, batch_norm: BatchNormMode) -> None:
         super().__init__()
         self.layer = layer
-        self.spec: WeightSpec | None = None
+        self.spec: AnyWeightSpec | None = None
         self.source: QuantSpec | None = layer.inputs[0].spec if layer.inputs else None
         self.target: QuantSpec | None = layer.output.spec if layer.output is not None else None
         self.product: Product = OPS[layer.op_type].torch(layer.node)
         self.mode = batch_norm
         self.folds = True
+        self.rounds = True
+        self._lender: Callable[[], torch.Tensor] | None = None
+        self._in_use: torch.Tensor | None = None
         self.weight = nn.Parameter(values.clone())
         channels = values.shape[output_axis(layer.node)]
         if isinstance(layer.weight, TrainableWeight):
@@ -79,10 +83,26 @@ class WeightedLayer(nn.Module):
         """`x` on its grid -> the affine map's output, before activation and quantizer."""
         if not self.training:
             return self._exact(x) if self.spec is not None else self._apply_affine(x, self.weight, None)
-        weight, magnitude = self._on_grid()
+        weight, magnitude = self._on_grid() if self._lender is None else (self._lender(), None)
+        self._in_use = weight
         if self.has_batch_norm and self.mode == "batch":
             return self._with_batch_statistics(self.product(x, weight.to(x.dtype)), magnitude)
         return self._apply_affine(x, weight, magnitude)
+
+    def borrow(self, lender: WeightedLayer) -> None:
+        """Train on another layer's weight, as it quantized it in the same step, with an unrounded affine map of one's own.
+
+        A bias without a BatchNormalization is the lender's as well.
+        """
+        self.weight = lender.weight
+        if not self.has_batch_norm:
+            self.beta = lender.beta
+        self._lender = lender.weight_in_use
+
+    def weight_in_use(self) -> torch.Tensor:
+        """What the last forward of training multiplied by."""
+        assert self._in_use is not None
+        return self._in_use
 
     def quantized_weight(self) -> torch.Tensor:
         """The weight on its grid, exponents computed anew (FAQ, section 3.1.1); the gradient is the float weight's."""
@@ -92,12 +112,14 @@ class WeightedLayer(nn.Module):
         """The quantized weight, and the sum of each channel's codes' magnitudes, float64 `[C]`."""
         if self.spec is None:
             return self.weight, None
+        if not self.rounds:
+            return unrounded_weight(self.weight, self.spec), None
         with torch.no_grad():
             codes, self.exponent = self._quantize(self.spec)
             on_grid = torch.ldexp(codes, self.exponent[:, None])
             quantized = channels_last(to_weight(self.layer.node, on_grid, tuple(self.weight.shape)))
             magnitude = codes.abs().sum(1, dtype=torch.float64)
-        return straight_through(self.weight, quantized), magnitude
+        return straight_through(unrounded_weight(self.weight, self.spec), quantized), magnitude
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -107,10 +129,10 @@ class WeightedLayer(nn.Module):
 
     @torch.no_grad()
     @_QUIET
-    def _quantize(self, spec: WeightSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    def _quantize(self, spec: AnyWeightSpec) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.source is not None
         xp, (rows, k, beta) = _arrays(to_rows(self.layer.node, self.weight), self._factor(), self.beta.double())
-        codes, exponent = quantize_weight(rows, k, beta, spec, source=self.source, output=self.target, xp=xp)
+        codes, exponent = quantize(rows, k, beta, spec, source=self.source, output=self.target, xp=xp)
         return torch.as_tensor(codes), torch.as_tensor(exponent).long()
 
     def _factor(self) -> torch.Tensor:
@@ -181,7 +203,8 @@ class WeightedLayer(nn.Module):
         """float64, every value exact: integers are summed in the narrowest float type that holds every sum."""
         assert self.spec is not None
         assert self.source is not None
-        codes = safe_codes(to_rows(self.layer.node, self.weight), self.exponent, self.spec, torch)
+        xp, (rows, exponent) = _arrays(to_rows(self.layer.node, self.weight), self.exponent)
+        codes = torch.as_tensor(codes_at(rows, exponent, self.spec, xp))
         magnitude = codes.abs().sum(1, dtype=torch.float64)
         integers = self._integers(magnitude, self._factor())
         codes = codes * integers.sign[:, None].float()

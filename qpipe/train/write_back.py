@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from qpipe.arith.weights import safe_codes
 from qpipe.ir.layers import Layer
 from qpipe.ir.qdq import set_constant_input
 from qpipe.ir.view_weights import TrainableWeight
@@ -36,7 +35,7 @@ def _write_weight(layer: WeightedLayer) -> None:
         return
     rows = to_rows(layer.layer.node, values)
     exponent = layer.exponent.numpy()
-    write_weight(layer.layer, storable(rows, safe_codes(rows, exponent, weight.spec), exponent, weight.spec), exponent)
+    write_weight(layer.layer, storable(rows, exponent, weight.spec), exponent)
 
 
 def _write_affine(module: WeightedLayer, layer: Layer) -> None:

@@ -18,6 +18,7 @@ from passes.randomize_weights import RandomizeWeights
 from passes.rescale_channels import RescaleChannels
 from passes.restore_batch_norm import RestoreBatchNorm
 from passes.round_ranges import RangeRounding, RoundRanges
+from qpipe.arith.codes import WeightQuantizer
 from qpipe.arith.power_of_two import Rounding
 from qpipe.calibration.inputs import CalibrationInputs
 from qpipe.calibration.shard import current_shard
@@ -38,6 +39,8 @@ def calibrate(
     *,
     weight_bits: int = 8,
     activation_bits: int = 8,
+    skip_bits: int | None = None,
+    quantizer: WeightQuantizer = "fixed-point",
     batches: int = 5,
     batch_size: int = 256,
     percentile: float | None = None,
@@ -66,6 +69,10 @@ def calibrate(
         output: where to write the QDQ file; nothing is written without it.
         weight_bits, activation_bits: 2 to 8, of the inner layers. The first and the last layer's weights, the last
             layer's input and a branch that a convolution gives to an Add keep 8.
+        skip_bits: of a tensor that a skip connection carries to an Add, where that is more than its own; layers of
+            weights read it at its own. None: its own.
+        quantizer: of the inner layers' weights, "fixed-point" (FAQ, section 3.1.1) or "dorefa" (DoReFa-Net, 2 to 7
+            bits; each layer needs a BatchNormalization behind it).
         batches, batch_size: how many training images are seen, drawn by `seed`.
         percentile: of an activation's range in a batch; None is the width's own (99.99 at 8 bits, 99.9 at 4).
         weight_clip: in standard deviations; None is the width's own (4.12 at 4 bits).
@@ -101,6 +108,8 @@ def calibrate(
     choices = {
         "weight_bits": weight_bits,
         "activation_bits": activation_bits,
+        "skip_bits": skip_bits,
+        "quantizer": quantizer,
         "weight_rounding": weight_rounding,
         "activation_rounding": activation_rounding,
         "start": start,
@@ -118,7 +127,8 @@ def calibrate(
     store_preprocess(network, settings)
     if isinstance(model, str | Path) and Path(model).is_file():
         set_input_sha256(network, hashlib.sha256(Path(model).read_bytes()).hexdigest())
-    widths: dict[str, Any] = {"activation_bits": activation_bits, "layers": table}
+    layer_widths: dict[str, Any] = {"activation_bits": activation_bits, "layers": table}
+    widths = {**layer_widths, "skip_bits": skip_bits}
     draws: dict[str, Any] = {"batches": batches, "batch_size": batch_size, "seed": seed}
     inputs = CalibrationInputs(source, **draws)
     passes: list[ir.passes.InPlacePass] = []
@@ -130,11 +140,12 @@ def calibrate(
         passes.append(FixRanges(**widths))
     passes.append(CalibratePercentile(percentile=percentile, **widths, inputs=inputs, shard=shard))
     if activation_rounding != "ceil":
-        passes.append(RoundRanges(rounding=activation_rounding, **widths, inputs=inputs, shard=shard))
+        passes.append(RoundRanges(rounding=activation_rounding, **layer_widths, inputs=inputs, shard=shard))
     passes.append(
         InsertQuantizers(
             weight_bits=weight_bits,
             **widths,
+            quantizer=quantizer,
             weight_clip=weight_clip,
             weight_rounding=weight_rounding,
             per_channel=per_channel,

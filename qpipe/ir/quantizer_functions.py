@@ -1,0 +1,39 @@
+"""Quantizers that are not affine, as ONNX functions of the domain `qpipe`: a trainable file that has one runs anywhere.
+
+They stand between a weight's float values and its DequantizeLinear, and give the int8 codes; `finalize` bakes the codes
+(`qpipe.arith.codes`, in float64) into integer initializers, so nothing that ships holds one. The body computes in
+float32, where a weight that lies on the edge between two codes may get the other one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import onnx_ir as ir
+from onnxscript import FLOAT, INT8, script
+from onnxscript import opset21 as op
+from onnxscript.values import Opset
+
+DOMAIN: Final = "qpipe"
+DOREFA: Final = "DoReFaCodes"
+
+
+@script(Opset(DOMAIN, 1), default_opset=op)
+def DoReFaCodes(w: FLOAT[...], bits: int) -> INT8[...]:  # noqa: N802
+    """`2 round((n tanh(w) / max |tanh(w)| + n) / 2) - n`, n = 2**bits - 1 (see `qpipe.arith.dorefa`)."""
+    width = op.Cast(op.Constant(value_int=bits), to=1)
+    n = op.Pow(2.0, width) - 1.0
+    squashed = op.Tanh(w)
+    largest = op.Max(op.ReduceMax(op.Abs(squashed), keepdims=0), 1e-30)
+    return op.Cast(op.Round((squashed / largest * n + n) / 2.0) * 2.0 - n, to=3)
+
+
+_FUNCTIONS: Final = {DOREFA: DoReFaCodes}
+
+
+def call_function(model: ir.Model, name: str, value: ir.Value, bits: int, node_name: str) -> ir.Node:
+    """A node that calls the function on a weight, and the function itself in the model where it is missing."""
+    function = ir.from_proto(_FUNCTIONS[name].to_function_proto())
+    model.functions.setdefault(function.identifier(), function)
+    model.opset_imports[DOMAIN] = 1
+    return ir.Node(DOMAIN, name, [value], [ir.AttrInt64("bits", bits)], name=node_name)
