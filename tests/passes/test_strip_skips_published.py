@@ -12,6 +12,7 @@ from torch_networks import Basic, Bottleneck, MobileNetV2, PreActivation, ResNet
 
 import qpipe
 from passes.normalize import normalize
+from passes.restore_batch_norm import RestoreBatchNorm
 from qpipe.ir.attributes import constant_input
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import PLAIN, get_json
@@ -102,6 +103,16 @@ def test_pretrained_networks(name: str, count: int, shared: Path) -> None:
     assert_plain(model)
     assert kinds(model)["Conv"] == 2 * count + 1
     assert run(model, images(model, 4))[0].shape == (4, 10)
+
+
+def test_names_outlive_a_restored_batch_norm(shared: Path) -> None:
+    """The folded file has no names but its parameters', and calibration replaces its weights and its biases."""
+    model = loaded(shared, "resnet20_cifar10_folded")
+    names = [block.name for block in find_blocks(model.graph)]
+    x = images(model, 16)
+    assert RestoreBatchNorm(inputs=[x])(model).modified
+    quantized(model, x)
+    assert [block.name for block in find_blocks(model.graph)] == names
 
 
 def test_a_stage_of_resnet20(shared: Path) -> None:
