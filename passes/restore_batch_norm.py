@@ -97,7 +97,9 @@ def _insert(graph: ir.Graph, layer: Layer, measured: Moments) -> None:
     gamma = (np.sqrt(variance.astype(np.float64) + EPSILON) / ratio).astype(np.float32)
     beta = (bias + mean.astype(np.float64) / ratio).astype(np.float32)
     tensors = {"gamma": gamma, "beta": beta, "mean": mean, "variance": variance}
-    constants = [initializer(graph, f"{node.name}_{name}", array) for name, array in tensors.items()]
+    # After the bias, whose place they take: where nodes have no telling names, blocks have theirs from parameters.
+    base = node.inputs[2].name if node.inputs[2] is not None else node.name
+    constants = [initializer(graph, f"{base}_{name}", array) for name, array in tensors.items()]
     # Its first input is set last: until then it is no reader of the product.
     batch_norm = ir.node("BatchNormalization", [None, *constants], {"epsilon": EPSILON}, name=f"{node.name}_batch_norm")
     product, result = node.outputs[0], batch_norm.outputs[0]

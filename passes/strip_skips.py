@@ -19,11 +19,11 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from qpipe.errors import LoweringError, ModelError
-from qpipe.ir.bypass import bypass, inherit_bound, keep_apart, merge, quantizers_reading
+from qpipe.ir.bypass import fuse_batch_norm, inherit_bound, keep_apart, narrow, quantizer_before, quantizers_reading
 from qpipe.ir.layer_options import tails
 from qpipe.ir.layers import Layer, Role, activation_bound
 from qpipe.ir.metadata import PLAIN, get_json, set_json
-from qpipe.ir.qdq import ActivationQuantizer, read_activation_quantizer
+from qpipe.ir.qdq import ActivationQuantizer
 from qpipe.ir.residual import ResidualBlock, find_blocks
 
 _NEAR = 3  # names that a message suggests
@@ -49,8 +49,9 @@ class StripSkips(ir.passes.InPlacePass):
         stripped: list[JsonValue] = []
         # The last block first: what a block reads is there until it is stripped itself.
         for block in reversed(chosen):
-            removed = [*_strip(model.graph, block), *_narrow(model.graph, block.start)]
-            names: list[JsonValue] = [node.name for node in sorted(removed, key=position.__getitem__)]
+            removed = _strip(model.graph, block)
+            known = (node for node in removed if node in position)
+            names: list[JsonValue] = [node.name for node in sorted(known, key=position.__getitem__)]
             layers: list[JsonValue] = [Layer(node).name for node in block.layers]
             stripped.insert(0, {"name": block.name, "layers": layers, "removed": names})
         model.graph.sort()
@@ -84,25 +85,30 @@ def _stripped_before(model: ir.Model) -> list[JsonValue]:
 
 def _strip(graph: ir.Graph, block: ResidualBlock) -> list[ir.Node]:
     """Join the Add's readers to the main path and remove what is dead then; returns what was removed."""
-    total, end = block.add.outputs[0], block.main
+    total, end, start = block.add.outputs[0], block.main, quantizer_before(block.start)
     follower = _activation_behind(total)
     quantizers = _quantizers_around(block.main, total if follower is None else follower.outputs[0])
     if quantizers is not None:
         before, behind = quantizers
         producer = before.source.producer()
         assert producer is not None
-        if activation_bound(producer) is not None and follower is not None and follower.op_type == "Relu":
+        is_activated = activation_bound(producer) is not None
+        if is_activated and follower is not None and follower.op_type == "Relu":
             # A layer has one activation, and the second does nothing to what the first let pass.
             total, follower = follower.outputs[0], None
+        if Layer(producer).role is not Role.CARRY or (is_activated and follower is None):
             end = before.source
-        elif Layer(producer).role is not Role.CARRY or (activation_bound(producer) is not None and follower is None):
-            end = before.source
-        if end is before.source:
             inherit_bound(before, behind)
         elif follower is None:
             keep_apart(before, behind)
     _replace(total, end)
-    return _remove_dead(graph, total)
+    removed = _remove_dead(graph, [total])
+    if start is not None:
+        removed += _remove_dead(graph, narrow(start))
+    # In pre-activation order nothing but a BatchNormalization may read these now.
+    for value in (end, *([] if start is None else [start.source])):
+        removed += _remove_dead(graph, fuse_batch_norm(value))
+    return removed
 
 
 def _activation_behind(total: ir.Value) -> ir.Node | None:
@@ -114,9 +120,7 @@ def _activation_behind(total: ir.Value) -> ir.Node | None:
 
 def _quantizers_around(main: ir.Value, total: ir.Value) -> tuple[ActivationQuantizer, ActivationQuantizer] | None:
     """The quantizer that ends the main path and the one behind the Add; None in a float graph or a float tail."""
-    node = main.producer()
-    before = read_activation_quantizer(node) if node is not None and node.op_type == "DequantizeLinear" else None
-    behind = quantizers_reading(total)
+    before, behind = quantizer_before(main), quantizers_reading(total)
     if before is None or behind is None or len(behind) != 1 or before.source.producer() is None:
         return None
     # A source that something else reads too keeps its quantizer.
@@ -131,22 +135,7 @@ def _replace(old: ir.Value, new: ir.Value) -> None:
         old.name, new.name = new.name, old.name
 
 
-def _narrow(graph: ir.Graph, start: ir.Value) -> list[ir.Node]:
-    """Take away the quantizer of a value that was carried wider for the skip: now requantizations alone read it."""
-    node = start.producer()
-    wide = read_activation_quantizer(node) if node is not None and node.op_type == "DequantizeLinear" else None
-    narrow = quantizers_reading(start)
-    if wide is None or narrow is None:
-        return []
-    # A layer has one quantizer: where its readers' grids differ, the wide one stays.
-    if any(other.spec != narrow[0].spec or other.output.is_graph_output() for other in narrow[1:]):
-        return []
-    merge(narrow)
-    bypass(wide, narrow[0])
-    return _remove_dead(graph, start, *(quantizer.output for quantizer in narrow[1:]))
-
-
-def _remove_dead(graph: ir.Graph, *values: ir.Value) -> list[ir.Node]:
+def _remove_dead(graph: ir.Graph, values: Sequence[ir.Value]) -> list[ir.Node]:
     """Remove what computes these values and nothing else that is used; returns the nodes."""
     removed: list[ir.Node] = []
     stack: list[ir.Value | None] = [*values]

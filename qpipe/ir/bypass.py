@@ -7,12 +7,12 @@ a Clip of the integers wherever one quantizer reads another.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
+from qpipe.ir.layers import Layer, Role, role
 from qpipe.ir.qdq import ActivationQuantizer, initializer, read_activation_quantizer, set_constant_input
 
 
@@ -31,10 +31,47 @@ def quantizers_reading(value: ir.Value) -> list[ActivationQuantizer] | None:
     return found if found and not value.is_graph_output() else None
 
 
-def bypass(first: ActivationQuantizer, second: ActivationQuantizer) -> None:
-    """Let the second, which reads the first, read the first's source, without losing its bound."""
-    _quantize_node(second).replace_input_with(0, first.source)
-    inherit_bound(first, second)
+def quantizer_before(value: ir.Value) -> ActivationQuantizer | None:
+    """The quantizer that ends in this value, if one does."""
+    node = value.producer()
+    return read_activation_quantizer(node) if node is not None and node.op_type == "DequantizeLinear" else None
+
+
+def narrow(wide: ActivationQuantizer) -> list[ir.Value]:
+    """Take away a quantizer behind which nothing but requantizations is left; equal ones become one.
+
+    Returns what is dead then. A layer has one quantizer: where the requantizations' grids differ, the wide one stays.
+    """
+    readers = quantizers_reading(wide.output)
+    if readers is None:
+        return []
+    kept, *others = readers
+    if any(other.spec != kept.spec or other.output.is_graph_output() for other in others):
+        return []
+    for other in others:
+        other.output.replace_all_uses_with(kept.output)
+    _quantize_node(kept).replace_input_with(0, wide.source)
+    inherit_bound(wide, kept)
+    return [wide.output, *(other.output for other in others)]
+
+
+def fuse_batch_norm(product: ir.Value) -> list[ir.Value]:
+    """Take away the quantizer between a Conv or Gemm and a BatchNormalization that alone reads it: they are one layer.
+
+    Returns what is dead then.
+    """
+    producer, quantizers = product.producer(), quantizers_reading(product)
+    if producer is None or producer.op_type not in {"Conv", "Gemm"} or quantizers is None or len(quantizers) > 1:
+        return []
+    output = quantizers[0].output
+    readers = list(output.uses())
+    if len(readers) != 1 or output.is_graph_output() or not Layer(producer).is_weighted:
+        return []
+    reader, index = readers[0]
+    if index != 0 or reader.op_type != "BatchNormalization" or role(reader) is not Role.COMPUTE:
+        return []
+    reader.replace_input_with(0, product)
+    return [output]
 
 
 def inherit_bound(first: ActivationQuantizer, second: ActivationQuantizer) -> None:
@@ -49,12 +86,6 @@ def keep_apart(first: ActivationQuantizer, second: ActivationQuantizer) -> None:
     """Put a Clip that cuts nothing into the second, which reads the first: onnxruntime melts two that have none."""
     if not _has_clip(first) and not _has_clip(second):
         _write_clip(second, second.spec)
-
-
-def merge(quantizers: Sequence[ActivationQuantizer]) -> None:
-    """Let the first of several equal quantizers of one value serve the readers of all."""
-    for other in quantizers[1:]:
-        other.output.replace_all_uses_with(quantizers[0].output)
 
 
 def _has_clip(quantizer: ActivationQuantizer) -> bool:
