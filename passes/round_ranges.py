@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
-from passes.calibrate_percentile import take_range, write_range
+from passes.calibrate_percentile import NARROW_KEY, take_range, write_range
+from qpipe.arith.power_of_two import Rounding
 from qpipe.calibration.observe import ObservedRange
 from qpipe.calibration.rounding_error import least_error
 from qpipe.calibration.shard import ALONE, Shard
@@ -33,6 +34,7 @@ TRIED = 4  # powers of two that "least-error" tries: that of "ceil", and those b
 class RoundRanges(ir.passes.InPlacePass):
     """Replace `ymax` of every planned tensor by a power of two; a tensor of zeros keeps its own.
 
+    What layers of weights read of a value that is carried wider for a skip is rounded up in the place of "least-error".
     inputs: batches of float32 `[N, C, H, W]`, which only "least-error" reads.
     """
 
@@ -40,21 +42,27 @@ class RoundRanges(ir.passes.InPlacePass):
 
     rounding: RangeRounding = "ceil"
     activation_bits: int = 8
+    skip_bits: int | None = None
     layers: LayerTable = NO_OPTIONS
     inputs: Iterable[Any] = field(default=(), repr=False, metadata={"argument": False})
     shard: Shard = field(default=ALONE, repr=False, metadata={"argument": False})
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Round; raises ModelError on a tensor without a range, DataError on inputs that can't be used."""
-        plan = plan_quantization(model.graph, activation_bits=self.activation_bits, layers=self.layers)
+        plan = plan_quantization(
+            model.graph, activation_bits=self.activation_bits, skip_bits=self.skip_bits, layers=self.layers
+        )
         observed = {value: take_range(value) for value in plan.quantizers}
         if self.rounding == "least-error":
             chosen = self._least_error(model, plan, observed)
         else:
             chosen = {value: found.log2_ymax(self.rounding) for value, found in observed.items()}
         for value, found in observed.items():
-            log2_ymax = chosen[value]
-            write_range(value, found if log2_ymax is None else dataclasses.replace(found, ymax=2.0**log2_ymax))
+            write_range(value, _rounded(found, chosen[value]))
+        for value in plan.narrowed:
+            narrow = take_range(value, NARROW_KEY)
+            rounding: Rounding = "ceil" if self.rounding == "least-error" else self.rounding
+            write_range(value, _rounded(narrow, narrow.log2_ymax(rounding)), NARROW_KEY)
         return ir.passes.PassResult(model, bool(observed))
 
     def _least_error(
@@ -71,3 +79,7 @@ class RoundRanges(ir.passes.InPlacePass):
         }
         best = least_error(model, grids, self.inputs, shard=self.shard)
         return chosen | {value: powers[best[str(value.name)]] for value, powers in tried.items()}
+
+
+def _rounded(observed: ObservedRange, log2_ymax: int | None) -> ObservedRange:
+    return observed if log2_ymax is None else dataclasses.replace(observed, ymax=2.0**log2_ymax)

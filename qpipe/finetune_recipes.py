@@ -1,10 +1,10 @@
-"""The named recipes of `qpipe finetune`: every value of a training run, from the FAQ paper.
+"""The named recipes of `qpipe finetune`: every value of a training run, from the FAQ and AG papers.
 
 A recipe's epochs, and those at which its rate falls or its batches grow, belong together: a run of another length keeps
 their proportions. Where the paper's sentence is about ImageNet, it is quoted as it is; weight decay is always that of
 the float training (the paper's smallest 4-bit network, ResNet-18, had half of it: `weight_decay = 5e-5`).
 
-Source: FAQ, sections 3.3, 4.3, 4.4, 4.5 and 4.9, and Table 2.
+Source: FAQ, sections 3.3, 4.3, 4.4, 4.5 and 4.9, and Table 2; AG, section 4.1.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from typing import Any, Final, Literal
 from qpipe.errors import RecipeError
 
 Precision = Literal["fp32", "bf16"]
+Method = Literal["faq", "ag"]
+Optimizer = Literal["sgd", "adam"]
+Fragments = Literal["blocks", "layers"]
+Draws = Literal["apart", "together"]
 ScheduleName = Literal["constant", "exponential", "step", "linear"]
 RecipeName = Literal[
     "faq-8bit",
@@ -28,6 +32,9 @@ RecipeName = Literal[
     "faq-scratch-exp",
     "faq-scratch-step",
     "distilled-4bit",
+    "ag",
+    "ag-binary",
+    "plain",
 ]
 
 FLOAT_TEACHER: Final = "float"
@@ -42,7 +49,7 @@ def _epochs(*numbers: int) -> tuple[Fraction, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRecipe:
-    """One run of SGD.
+    """One run of training.
 
     Args:
         epochs: passes over the training images.
@@ -52,10 +59,15 @@ class FinetuneRecipe:
             step schedule has after its last milestone.
         milestones: epochs after which a step schedule falls.
         grow_at: epochs after which the gradients of twice as many batches are averaged for one update.
-        momentum, weight_decay: of SGD.
+        optimizer, momentum, weight_decay: Adam has no momentum of ours, but its own defaults.
         batch_size: images in a batch.
         teacher: what to distil from: "float", the network before it was quantized, or an .onnx file; None: nothing.
         teacher_weight, temperature: the teacher's part of the loss, and what both networks' logits are divided by.
+        auxiliary_weight, layerwise: lambda, the loss of the auxiliary gradient module's network, and whether it has a
+            branch at every convolution; with the method "ag" only.
+        ssp: stochastic structured precision, with the ratio delta at first, the part of the run after which it is 0,
+            and the policy.
+        fade: the part of the run over which stripped skips fade away; 0: they are gone from the start.
     """
 
     epochs: int
@@ -66,14 +78,27 @@ class FinetuneRecipe:
     lr_end: float | None = None
     milestones: tuple[Fraction, ...] = ()
     grow_at: tuple[Fraction, ...] = ()
+    optimizer: Optimizer = "sgd"
     momentum: float = 0.9
     teacher: str | None = None
     teacher_weight: float = 0.7
     temperature: float = 4.0
+    auxiliary_weight: float = 1.0
+    layerwise: bool = False
+    ssp: bool = False
+    ssp_ratio: float = 0.5
+    ssp_end: Fraction = Fraction(20, 35)
+    ssp_fragments: Fragments = "blocks"
+    ssp_draws: Draws = "apart"
+    fade: float = 0.0
 
 
 _FAQ_4BIT = FinetuneRecipe(
     epochs=110, schedule="exponential", lr=0.0015, lr_end=1e-6, weight_decay=1e-4, batch_size=256
+)
+# AG's, section 4.1: what the paper trains every network with on ImageNet. It says of no weight decay.
+_AG = FinetuneRecipe(
+    epochs=35, schedule="step", lr=1e-3, milestones=_epochs(25, 30), optimizer="adam", weight_decay=0.0, batch_size=256
 )
 _STEP = replace(_FAQ_4BIT, schedule="step", lr_end=None, milestones=_epochs(30, 60, 90))
 
@@ -90,8 +115,19 @@ RECIPES: Final[Mapping[RecipeName, FinetuneRecipe]] = {
     "distilled-4bit": FinetuneRecipe(
         epochs=30, schedule="linear", lr=0.1, weight_decay=5e-4, batch_size=256, teacher=FLOAT_TEACHER
     ),
+    "ag": _AG,
+    "ag-binary": replace(_AG, lr=5e-4),
+    # Ours: what `tools/ag_rows.py` found best for a network without its skips.
+    "plain": replace(_AG, fade=0.6, teacher=FLOAT_TEACHER),
 }
 DEFAULT_RECIPE: Final[RecipeName] = "faq-8bit"
+
+
+def default_recipe(method: Method, *, plain: bool) -> RecipeName:
+    """The recipe of a run that names none."""
+    if plain:
+        return "plain"
+    return DEFAULT_RECIPE if method == "faq" else "ag"
 
 
 def resolve(name: RecipeName, given: Mapping[str, Any]) -> FinetuneRecipe:
@@ -103,6 +139,8 @@ def resolve(name: RecipeName, given: Mapping[str, Any]) -> FinetuneRecipe:
     if name not in RECIPES:
         raise RecipeError(f"recipe: {name!r}, expected one of {', '.join(RECIPES)}")
     values = {key: value for key, value in given.items() if value is not None}
+    if "ssp_end" in values:
+        values["ssp_end"] = Fraction(values["ssp_end"])
     for key in {"milestones", "grow_at"} & values.keys():
         values[key] = tuple(Fraction(epoch) for epoch in values[key])
     if values.get("teacher") == NO_TEACHER:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from qpipe.errors import RecipeError
-from qpipe.finetune_recipes import DEFAULT_RECIPE, Precision, RecipeName, ScheduleName
+from qpipe.finetune_recipes import Draws, Fragments, Method, Optimizer, Precision, RecipeName, ScheduleName
 
 Cpu = Literal["portable", "vnni"]
 Format = Literal["qoperator", "integer", "qdq"]
@@ -121,12 +121,6 @@ class CalibrateSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _skips_are_rounded_up(self) -> Self:
-        if self.skip_bits is not None and self.activation_rounding != "ceil":
-            raise ValueError(f"activation_rounding: '{self.activation_rounding}', expected 'ceil' with skip_bits")
-        return self
-
-    @model_validator(mode="after")
     def _fixed_ranges_have_no_data(self) -> Self:
         if self.ranges == "fixed" and self.activation_rounding != "ceil":
             raise ValueError(f"activation_rounding: '{self.activation_rounding}', expected 'ceil' with fixed ranges")
@@ -152,8 +146,13 @@ class LayerSettings(Settings):
 class FinetuneSettings(Settings):
     """QDQ network -> trained QDQ network. What is not given is what the training recipe says."""
 
-    method: Literal["faq"] = Field(default="faq", description="the training method")
-    recipe: RecipeName = Field(default=DEFAULT_RECIPE, description="the paper's values for every option below")
+    method: Method = Field(default="faq", description="the training method: FAQ's, or with AG's auxiliary gradients")
+    plain: bool = Field(default=False, description="strip the skip connections, and train without them")
+    blocks: str = Field(default="*", description="the residual blocks to strip with --plain, as layer3.*")
+    recipe: RecipeName | None = Field(
+        default=None,
+        description="the papers' values for every option below: faq-8bit, or ag, or plain, by the two above",
+    )
     epochs: int | None = Field(
         default=None, ge=1, description="passes over the training images; a recipe's schedule keeps its proportions"
     )
@@ -166,14 +165,31 @@ class FinetuneSettings(Settings):
     grow_at: Epochs | None = Field(
         default=None, description="epochs at which batches double, by averaging gradients over twice as many"
     )
+    optimizer: Optimizer | None = Field(default=None, description="what applies the gradients")
     momentum: float | None = Field(default=None, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float | None = Field(default=None, ge=0, description="weight decay of SGD")
+    weight_decay: float | None = Field(default=None, ge=0, description="weight decay of the optimizer")
     batch_size: int | None = Field(default=None, ge=1, description="images in a batch, over all processes together")
     teacher: str | None = Field(
         default=None, description="distil from 'float', the network before it was quantized, or an .onnx; or 'none'"
     )
     teacher_weight: float | None = Field(default=None, ge=0, le=1, description="the teacher's part of the loss")
     temperature: float | None = Field(default=None, gt=0, description="what distillation divides the logits by")
+    auxiliary_weight: float | None = Field(
+        default=None, gt=0, description="lambda of AG: the weight of its auxiliary network's loss"
+    )
+    layerwise: bool | None = Field(default=None, description="AG: a branch at every convolution of a block")
+    ssp: bool | None = Field(default=None, description="stochastic structured precision")
+    ssp_ratio: float | None = Field(
+        default=None, ge=0, le=1, description="delta of SSP at first: how much is left unquantized"
+    )
+    ssp_end: float | None = Field(default=None, gt=0, le=1, description="the part of the run after which delta is 0")
+    ssp_fragments: Fragments | None = Field(default=None, description="what SSP draws: residual blocks, or layers")
+    ssp_draws: Draws | None = Field(
+        default=None, description="SSP: draws for weights and activations apart, or one for both"
+    )
+    fade: float | None = Field(
+        default=None, ge=0, le=1, description="the part of the run over which stripped skips fade away, with --plain"
+    )
     batch_norm: Literal["running", "batch"] = Field(
         default="batch", description="the statistics that training normalizes by"
     )

@@ -24,15 +24,15 @@ def quantize(
 ) -> tuple[Any, Any]:
     """Codes `[C, K]` in the float type of rows, and exponents int `[C]`; k and beta as in `quantize_weight`."""
     if isinstance(spec, DoReFaSpec):
-        return dorefa_codes(rows, spec, xp), xp.zeros(len(rows), dtype=xp.int32) + spec.exponent
+        return dorefa_codes(rows, spec.bits, xp), xp.zeros(len(rows), dtype=xp.int32) + spec.exponent
     return quantize_weight(rows, k, beta, spec, source=source, output=output, xp=xp)
 
 
 def codes_at(rows: Any, exponent: Any, spec: AnyWeightSpec, xp: Any = np) -> Any:
     """Codes `[C, K]` of float weights at exponents `[C]`, what `quantize` gives at its own."""
-    return dorefa_codes(rows, spec, xp) if isinstance(spec, DoReFaSpec) else safe_codes(rows, exponent, spec, xp)
+    return dorefa_codes(rows, spec.bits, xp) if isinstance(spec, DoReFaSpec) else safe_codes(rows, exponent, spec, xp)
 
 
 def stored_codes(rows: Any, exponent: Any, spec: AnyWeightSpec, xp: Any = np) -> Any:
     """Codes `[C, K]` of the float weights that a file stores, at its exponents `[C]`."""
-    return dorefa_codes(rows, spec, xp) if isinstance(spec, DoReFaSpec) else round_rows(rows, exponent, spec, xp)
+    return dorefa_codes(rows, spec.bits, xp) if isinstance(spec, DoReFaSpec) else round_rows(rows, exponent, spec, xp)

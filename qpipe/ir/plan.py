@@ -190,7 +190,7 @@ def _edge_tensors(plan: QuantizationPlan, ends: set[ir.Node]) -> set[ir.Value]:
 
 
 def _on_skips(plan: QuantizationPlan) -> set[ir.Value]:
-    """What reaches an Add without passing weights, up to and including the activation or the Add that it starts from."""
+    """What reaches an Add without passing weights, up to and including the activation or Add that it starts from."""
     by_output = {layer.output: layer for layer in plan.layers}
     found: set[ir.Value] = set()
     stack = [value for layer in plan.layers if layer.role is Role.JOIN for value in layer.inputs]

@@ -135,8 +135,8 @@ def insert_weight_quantizer(
         "DequantizeLinear", [nodes[-1].outputs[0], scale, zero_point], axis, name=f"{base}_weight_dequantize"
     )
     for new, name, dtype in zip(
-        (*nodes, dequantize), ("codes", "clipped")[: len(nodes)] + ("dequantized",),
-        (ir.DataType.INT8,) * len(nodes) + (ir.DataType.FLOAT,), strict=True,
+        (*nodes, dequantize), (*("codes", "clipped")[: len(nodes)], "dequantized"),
+        (*[ir.DataType.INT8] * len(nodes), ir.DataType.FLOAT), strict=True,
     ):  # fmt: skip
         _describe(new.outputs[0], f"{base}_weight_{name}", ir.TensorType(dtype), ir.Shape(stored.shape))
     graph.insert_before(node, [*nodes, dequantize])

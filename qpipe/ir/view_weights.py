@@ -114,8 +114,8 @@ def _dorefa_weight(dequantize: ir.Node, function: ir.Node) -> TrainableWeight:
     scales = constant_array(scale)
     if values is None or scale is None or scales is None or constant_array(values) is None:
         raise ModelError(f"{describe(function)}: expected float weights, and constant scales behind it")
-    spec = DoReFaSpec(int_attribute(function, "bits", 0))
     exponents = [exponent_of(dequantize, float(s)) for s in scales.reshape(-1)]
+    spec = DoReFaSpec(int_attribute(function, "bits", 0), exponents[0])
     return TrainableWeight(values, scale, np.array(exponents, np.int64), spec)
 
 

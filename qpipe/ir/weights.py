@@ -43,7 +43,7 @@ def rows_on_grid(
 
 
 def storable(rows: FloatArray, exponent: IntArray, spec: AnyWeightSpec) -> FloatArray:
-    """Float weights as a file keeps them: what the pair condition moved lies at its code, where plain rounding finds it.
+    """Float weights as a file keeps them: what the pair condition moved lies at its code, where rounding finds it.
 
     DoReFa-Net's weights move together, so they stay as they are.
     """

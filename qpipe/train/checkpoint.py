@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from qpipe.errors import ModelError, QpipeError
 from qpipe.ir.save import atomic_path
+from qpipe.train.companion import Companion
 from qpipe.train.executor import Executor
 from qpipe.train.identity import Identity, check_identity
 from qpipe.train.observer import Observer
@@ -36,6 +37,7 @@ class Parts:
     executor: Executor
     optimizer: torch.optim.Optimizer
     observers: Sequence[Observer]
+    companions: Sequence[Companion]
     identity: Identity
 
 
@@ -45,6 +47,7 @@ def save_checkpoint(path: Path, parts: Parts, state: RunState) -> None:
     content = {
         "network": parts.executor.state_dict(),
         "optimizer": parts.optimizer.state_dict(),
+        "companions": [companion.state_dict() for companion in parts.companions],
         "observers": [observer.state() for observer in parts.observers],
         "random": random_state(),
         "run": dataclasses.asdict(state),
@@ -69,6 +72,8 @@ def load_checkpoint(path: Path, parts: Parts) -> RunState:
     content = _unpack(json.loads(metadata[_CONTENT]), tensors)
     parts.executor.load_state_dict(content["network"])
     parts.optimizer.load_state_dict(content["optimizer"])
+    for companion, state in zip(parts.companions, content["companions"], strict=True):
+        companion.load_state_dict(state)
     # The main process alone has observers.
     for observer, kept in zip(parts.observers, content["observers"], strict=False):
         observer.load_state(kept)

@@ -23,45 +23,13 @@ from qpipe.ir.view import QuantizedLayer, View, leading_to, read_view
 from qpipe.ir.view_weights import TrainableWeight
 from qpipe.ops import OPS
 from qpipe.train.batch_norm import StandaloneBatchNorm
-from qpipe.train.straight_through import channels_last, exact_fake_quantize, fake_quantize
+from qpipe.train.quantizer import Quantizer, activate
+from qpipe.train.straight_through import channels_last
 from qpipe.train.weighted import BatchNormMode, WeightedLayer
-
-
-class Quantizer(nn.Module):
-    """One activation quantizer, with the activation before it; `enabled` False lets the activation's values through.
-
-    `carries` says that the values are already on the grid, `owns` that nobody else reads x, so it may be overwritten.
-    `rounds` False lets them through in training only.
-    """
-
-    def __init__(self, spec: QuantSpec, activation: float | None = None, *, carries: bool, owns: bool) -> None:
-        super().__init__()
-        self.spec = spec
-        self.enabled = True
-        self.rounds = True
-        self.owns = owns
-        self._activation = activation
-        self._carries = carries
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x on its grid: in x's type while training, float32 otherwise."""
-        if self._carries:
-            return x
-        if self.enabled and self.training and self.rounds:
-            # The clip to an unsigned grid is the ReLU.
-            return fake_quantize(x, self.spec, inplace=self.owns)
-        x = self.activate(x)
-        if self.training and self.enabled:
-            return x
-        return exact_fake_quantize(x, self.spec).float() if self.enabled else x
-
-    def activate(self, x: torch.Tensor) -> torch.Tensor:
-        """The activation alone; it overwrites x where nobody else reads it."""
-        return _activate(x if self.owns or self._activation is None else x.clone(), self._activation)
-
 
 Values = dict[ir.Value, torch.Tensor]
 Addend = Callable[[], torch.Tensor | None]
+Function = Callable[..., torch.Tensor]
 
 
 class Executor(nn.Module):
@@ -82,14 +50,14 @@ class Executor(nn.Module):
         super().__init__()
         self._model, self._batch_norm, self.precision = model, batch_norm, precision
         self.is_quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
-        self._layers, self._results, inputs = _plan(model)
+        self.plan, self._results, inputs = _plan(model)
         self._input, spec = inputs
         self.quantizers = nn.ModuleDict()
         self.layers = nn.ModuleDict()
         self._functions = {}
         if spec is not None:
             self.quantizers["input"] = Quantizer(spec, carries=False, owns=False)
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self.plan):
             key = str(index)
             if layer.op_type == "BatchNormalization":
                 self.layers[key] = StandaloneBatchNorm(layer)
@@ -108,14 +76,14 @@ class Executor(nn.Module):
         self.addends: dict[str, Addend] = {}
         # It starts in evaluation, with the exponents that the file says.
         super().train(False)
-        self._reads = [_read_values(layer) for layer in self._layers]
-        self._last_use = {value: i for i, reads in enumerate(self._reads) for value in reads}
-        self._last_use.update(dict.fromkeys(self._results, len(self._layers)))
+        self.reads = [_read_values(layer) for layer in self.plan]
+        self._last_use = {value: i for i, reads in enumerate(self.reads) for value in reads}
+        self._last_use.update(dict.fromkeys(self._results, len(self.plan)))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`x [N, C, H, W]` float32 -> the results, float32 in training, exact float64 otherwise."""
         values = self.start(x)
-        self.run(values, range(len(self._layers)))
+        self.run(values, range(len(self.plan)))
         return tuple(values[value] for value in self._results)
 
     def start(self, x: torch.Tensor) -> Values:
@@ -125,17 +93,16 @@ class Executor(nn.Module):
     def run(self, values: Values, layers: Sequence[int]) -> None:
         """Run these layers, and put their results in the place of values that nobody reads any more.
 
-        In training a layer whose key is in `unquantized` leaves there what its quantizer reads, and one in `addends` is
-        given something more before its activation.
+        A layer whose key is in `unquantized` leaves there what its quantizer reads, and one in `addends` is given
+        something more before its activation, in training only.
         """
         for i in layers:
-            key, layer, reads = str(i), self._layers[i], self._reads[i]
+            key, layer, reads = str(i), self.plan[i], self.reads[i]
             run = self.layers[key] if key in self.layers else self._functions[key]
             # A result is summed up and compared: in float32 at least.
             widen = layer.result in self._results and self.precision == "bf16"
             y = run(*(values[value].float() if widen else values[value] for value in reads))
-            if self.training:
-                y = self._touched(key, y)
+            y = self._touched(key, y)
             values[layer.result] = (
                 self._quantized(key, y) if layer.output is not None else _float_result(y, layer.layer)
             )
@@ -144,7 +111,7 @@ class Executor(nn.Module):
                     values.pop(value, None)
 
     def _touched(self, key: str, y: torch.Tensor) -> torch.Tensor:
-        addend = self.addends[key]() if key in self.addends else None
+        addend = self.addends[key]() if self.training and key in self.addends else None
         y = y if addend is None else y + addend
         if key in self.unquantized:
             self.unquantized[key] = y
@@ -158,26 +125,41 @@ class Executor(nn.Module):
         return other.train()
 
     def keep_unquantized(self, key: str) -> None:
-        """Let training's forward leave in `unquantized` what the quantizer of this layer reads."""
+        """Let every forward leave in `unquantized` what the quantizer of this layer reads."""
         self.unquantized[key] = None
+        self.quantizer(key).owns = False
+
+    def activated(self, key: str) -> torch.Tensor:
+        """What a layer of `unquantized` gives in full precision."""
+        y = self.unquantized[key]
+        assert y is not None
+        return self.quantizer(key).activate(y)
+
+    def tap(self, key: str, record: Callable[[torch.Tensor], None]) -> None:
+        """Let every forward hand over what a layer's op gives, before its BatchNormalization and activation."""
+        layer = self.layer(key)
+        if layer is not None:
+            layer.product = _recording(layer.product, record)
+        else:
+            self._functions[key] = _recording(self._functions[key], record)
+        self.quantizer(key).owns = False
+
+    def finish(self, values: Values, key: str, result: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The network's results if this layer's result were another one; all layers up to it have run."""
+        values[self.plan[int(key)].result] = result
+        self.run(values, range(int(key) + 1, len(self.plan)))
+        return tuple(values[value] for value in self._results)
+
+    def layer(self, key: str) -> WeightedLayer | None:
+        """The weighted layer of a key; None for another op."""
+        found = dict(self.layers.items()).get(key)
+        return found if isinstance(found, WeightedLayer) else None
+
+    def quantizer(self, key: str) -> Quantizer:
+        """The quantizer behind a layer."""
         quantizer = self.quantizers[key]
         assert isinstance(quantizer, Quantizer)
-        quantizer.owns = False
-
-    def key_of(self, name: str) -> str:
-        """The key of the layer that has a node of this name; ModelError where there is none."""
-        for index, layer in enumerate(self._layers):
-            if any(node.name == name for node in layer.layer.nodes):
-                return str(index)
-        raise ModelError(f"no layer has a node '{name}'")
-
-    def key_before(self, key: str) -> str:
-        """The key of the layer whose result this one reads first, looking through requantizations."""
-        value = self._reads[int(key)][0]
-        for index, layer in enumerate(self._layers):
-            if layer.result is value:
-                return self.key_before(str(index)) if layer.op_type == "QuantizeLinear" else str(index)
-        raise ModelError(f"{describe(self._layers[int(key)].node)}: reads the network's input, expected a layer before")
+        return quantizer
 
     def _quantized(self, key: str, x: torch.Tensor) -> torch.Tensor:
         if key not in self.quantizers:
@@ -216,6 +198,15 @@ class Executor(nn.Module):
     def batch_norms(self) -> Iterator[StandaloneBatchNorm]:
         """The BatchNormalizations that stand alone."""
         return (layer for layer in self.layers.values() if isinstance(layer, StandaloneBatchNorm))
+
+
+def _recording(function: Function, record: Callable[[torch.Tensor], None]) -> Function:
+    def run(*operands: torch.Tensor) -> torch.Tensor:
+        y = function(*operands)
+        record(y)
+        return y
+
+    return run
 
 
 def _plan(model: ir.Model) -> tuple[list[QuantizedLayer], list[ir.Value], tuple[ir.Value, QuantSpec | None]]:
@@ -257,11 +248,4 @@ def _weight(layer: QuantizedLayer) -> torch.Tensor:
 
 
 def _float_result(y: torch.Tensor, layer: Layer) -> torch.Tensor:
-    return _activate(y, activation_bound(layer.activation) if layer.activation is not None else None)
-
-
-def _activate(y: torch.Tensor, bound: float | None) -> torch.Tensor:
-    """The fused activation, in place: what a layer computed is needed by none of its own gradients."""
-    if bound is None:
-        return y
-    return y.relu_() if bound == float("inf") else y.clamp_(0.0, bound)
+    return activate(y, activation_bound(layer.activation) if layer.activation is not None else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from qpipe.data import Portion, Source
 from qpipe.errors import DataError, QpipeError
 from qpipe.train.checkpoint import Parts
 from qpipe.train.classes import check_classes, check_label
+from qpipe.train.companion import Companion, Loss
 from qpipe.train.executor import Executor
 from qpipe.train.identity import identity_of
 from qpipe.train.keeper import Keeper
 from qpipe.train.observer import Observer
 from qpipe.train.run import Epoch, RunState, TrainingSettings
 from qpipe.train.schedule import batches_per_update, learning_rate, moment
-from qpipe.train.teacher import Loss, cross_entropy
+from qpipe.train.teacher import cross_entropy
 from qpipe.train.together import Together, together
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
@@ -37,6 +39,7 @@ class _Run:
     settings: TrainingSettings
     loss: Loss
     observers: Sequence[Observer]
+    companions: Sequence[Companion]
     group: Together
     keeper: Keeper
 
@@ -64,6 +67,7 @@ def train(
     resume: bool = False,
     checkpoint_every: int | None = None,
     observers: Sequence[Observer] = (),
+    companions: Sequence[Companion] = (),
     evaluate: Callable[[Executor], float | None] | None = None,
     evaluate_every: int = 1,
     loss: Loss = cross_entropy,
@@ -81,6 +85,7 @@ def train(
         checkpoint, resume: a file that keeps the run's state after every epoch; go on from it.
         checkpoint_every: updates after which it is written within an epoch.
         observers: look on in the main process.
+        companions: train beside the network.
         evaluate: gives the accuracy, of 1, of the executor in evaluation mode; in the main process.
         evaluate_every: after so many epochs, and after the last.
         loss: of logits, labels and inputs, the mean over the images that it is given.
@@ -95,11 +100,15 @@ def train(
     watching = observers if group.is_main else ()
     identity = identity_of(executor, settings, source, observers)
     executor.to(group.device)
-    trained = [parameter for parameter in executor.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, settings.lr, settings.momentum, weight_decay=settings.weight_decay)
-    parts = Parts(executor, optimizer, watching, identity)
+    for companion in companions:
+        companion.to(group.device)
+    # A companion may share the network's own.
+    modules = [executor, *companions]
+    trained = list(dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad))
+    optimizer = _optimizer(trained, settings)
+    parts = Parts(executor, optimizer, watching, companions, identity)
     keeper = Keeper(checkpoint, checkpoint_every, parts, group.is_main)
-    run = _Run(executor, optimizer, source, settings, loss, watching, group, keeper)
+    run = _Run(executor, optimizer, source, settings, loss, watching, companions, group, keeper)
     state = keeper.resume() if resume else RunState()
     if len(state.epochs) > settings.epochs:
         raise QpipeError(f"{checkpoint}: {len(state.epochs)} epochs are done, expected at most {settings.epochs}")
@@ -124,7 +133,7 @@ def _run_epoch(run: _Run, state: RunState) -> Epoch:
     start = moment(len(state.epochs), 0, total)
     batches = _batches(run, state)
     at = moment(len(state.epochs), state.batches, total)
-    while _update(run, state, islice(batches, batches_per_update(settings, at)), learning_rate(settings, at)):
+    while _update(run, state, islice(batches, batches_per_update(settings, at)), at):
         run.keeper.keep_if_due(state)
         at = moment(len(state.epochs), state.batches, total)
     if not state.images:
@@ -138,16 +147,20 @@ def _run_epoch(run: _Run, state: RunState) -> Epoch:
     )
 
 
-def _update(run: _Run, state: RunState, batches: Batches, rate: float) -> bool:
+def _update(run: _Run, state: RunState, batches: Batches, at: Fraction) -> bool:
     """One update by the mean gradient over these real batches, the last of an epoch fewer; False without any."""
     run.optimizer.zero_grad(set_to_none=True)
     sums = torch.zeros(3, dtype=torch.float64, device=run.group.device)
     count = 0
+    for companion in run.companions:
+        companion.begin_update(at / run.settings.epochs, state.updates)
     for inputs, labels in batches:
         sums += _accumulate(run, inputs, labels)
         count += 1
     if not count:
         return False
+    for companion in run.companions:
+        companion.end_backward()
     _bring_together(run, sums, count)
     value, correct, images = sums.tolist()
     state.updates += 1
@@ -158,7 +171,7 @@ def _update(run: _Run, state: RunState, batches: Batches, rate: float) -> bool:
     state.correct += int(correct)
     state.images += int(images)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = learning_rate(run.settings, at)
     for observer in run.observers:
         observer.before_update(run.executor, state.updates)
     run.optimizer.step()
@@ -173,7 +186,9 @@ def _accumulate(run: _Run, inputs: torch.Tensor, labels: torch.Tensor) -> torch.
     if run.source.size is None:
         check_label(int(labels.max()), logits.shape[1], run.source.name)
     loss = run.loss(logits, labels, inputs)
-    part = loss if run.group.count == 1 else loss * run.share(len(labels))
+    extra = [companion.extra_loss(run.loss, labels, inputs) for companion in run.companions]
+    total = sum((part for part in extra if part is not None), start=loss)
+    part = total if run.group.count == 1 else total * run.share(len(labels))
     part.backward()  # type: ignore[no-untyped-call]
     correct = (logits.argmax(1) == labels).sum()
     images = torch.full_like(correct, len(labels))
@@ -196,6 +211,12 @@ def _bring_together(run: _Run, sums: torch.Tensor, count: int) -> None:
     for statistic in running:
         statistic.div_(run.group.count)
     run.group.add_up([*gradients, *running, sums])
+
+
+def _optimizer(parameters: Sequence[torch.nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(parameters, settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay)
 
 
 def _evaluate(run: _Run, evaluate: Callable[[Executor], float | None]) -> float | None:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
-from qpipe.train.executor import Executor, Quantizer
+from qpipe.train.executor import Executor
+from qpipe.train.quantizer import Quantizer
 from qpipe.train.step_cosine import quantized
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from qpipe.data import Augment
-from qpipe.finetune_recipes import Precision, ScheduleName
+from qpipe.finetune_recipes import Draws, Fragments, Method, Optimizer, Precision, ScheduleName
 from qpipe.train.weighted import BatchNormMode
 
 
@@ -30,6 +30,16 @@ class TrainingSettings:
     teacher: str | None = None
     teacher_weight: float = 0.0  # without a teacher neither counts
     temperature: float = 1.0
+    method: Method = "faq"
+    optimizer: Optimizer = "sgd"
+    auxiliary_weight: float = 1.0
+    layerwise: bool = False
+    ssp: bool = False
+    ssp_ratio: float = 0.5
+    ssp_end: Fraction = Fraction(20, 35)
+    ssp_fragments: Fragments = "blocks"
+    ssp_draws: Draws = "apart"
+    fade: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def unrounded_weight(weight: torch.Tensor, spec: AnyWeightSpec) -> torch.Tensor:
 
     The gradient of the rounding is that of this function (Zhou et al. 2016, equation 9).
     """
-    return unrounded(weight, spec, torch) * 2.0**spec.exponent if isinstance(spec, DoReFaSpec) else weight
+    return unrounded(weight, spec.bits, torch) * 2.0**spec.exponent if isinstance(spec, DoReFaSpec) else weight
 
 
 def fake_quantize(x: torch.Tensor, spec: QuantSpec, *, inplace: bool = False) -> torch.Tensor:

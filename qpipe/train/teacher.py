@@ -6,18 +6,14 @@ quantized student, Mishra and Marr 2018 (*Apprentice*) and Polino et al. 2018.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import onnx_ir as ir
 import torch
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
 from qpipe.finetune_recipes import Precision
+from qpipe.train.companion import Loss
 from qpipe.train.executor import Executor
-
-Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""`(logits [N, classes], labels [N], inputs) -> ()`, the mean over the batch."""
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
@@ -43,9 +39,17 @@ def distillation(teacher: torch.nn.Module, *, weight: float, temperature: float)
         temperature: T, by which both networks' logits are divided.
     """
 
+    last: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def answer(inputs: torch.Tensor) -> torch.Tensor:
+        """The teacher's logits; two networks that learn from the same batch ask once."""
+        if not last or last[0][0] is not inputs:
+            with torch.no_grad():
+                last[:] = [(inputs, teacher(inputs)[0].flatten(1).float())]
+        return last[0][1]
+
     def loss(logits: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            told = teacher(inputs)[0].flatten(1).float()
+        told = answer(inputs)
         if told.shape != logits.shape:
             raise ModelError(f"the teacher has {told.shape[1]} classes, the network {logits.shape[1]}")
         soft = F.kl_div(

@@ -90,14 +90,19 @@ class WeightedLayer(nn.Module):
         return self._apply_affine(x, weight, magnitude)
 
     def borrow(self, lender: WeightedLayer) -> None:
-        """Train on another layer's weight, as it quantized it in the same step, with an unrounded affine map of one's own.
+        """Train on another layer's weight, as it quantized it in the same step, with an affine map of one's own.
 
+        The map stays unrounded.
         A bias without a BatchNormalization is the lender's as well.
         """
         self.weight = lender.weight
         if not self.has_batch_norm:
             self.beta = lender.beta
         self._lender = lender.weight_in_use
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """What a layer that borrows has in common with this one."""
+        return [self.weight] if self.has_batch_norm or not self.beta.requires_grad else [self.weight, self.beta]
 
     def weight_in_use(self) -> torch.Tensor:
         """What the last forward of training multiplied by."""

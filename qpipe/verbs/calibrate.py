@@ -127,8 +127,7 @@ def calibrate(
     store_preprocess(network, settings)
     if isinstance(model, str | Path) and Path(model).is_file():
         set_input_sha256(network, hashlib.sha256(Path(model).read_bytes()).hexdigest())
-    layer_widths: dict[str, Any] = {"activation_bits": activation_bits, "layers": table}
-    widths = {**layer_widths, "skip_bits": skip_bits}
+    widths: dict[str, Any] = {"activation_bits": activation_bits, "skip_bits": skip_bits, "layers": table}
     draws: dict[str, Any] = {"batches": batches, "batch_size": batch_size, "seed": seed}
     inputs = CalibrationInputs(source, **draws)
     passes: list[ir.passes.InPlacePass] = []
@@ -140,7 +139,7 @@ def calibrate(
         passes.append(FixRanges(**widths))
     passes.append(CalibratePercentile(percentile=percentile, **widths, inputs=inputs, shard=shard))
     if activation_rounding != "ceil":
-        passes.append(RoundRanges(rounding=activation_rounding, **layer_widths, inputs=inputs, shard=shard))
+        passes.append(RoundRanges(rounding=activation_rounding, **widths, inputs=inputs, shard=shard))
     passes.append(
         InsertQuantizers(
             weight_bits=weight_bits,

@@ -16,20 +16,31 @@ from passes.normalize import normalize
 from qpipe import progress
 from qpipe.data import DataLike, Source
 from qpipe.errors import OutputError, QpipeError
-from qpipe.finetune_recipes import DEFAULT_RECIPE, FLOAT_TEACHER, Precision, RecipeName, ScheduleName, resolve
-from qpipe.ir.kind import require_qdq
+from qpipe.finetune_recipes import (
+    FLOAT_TEACHER,
+    Draws,
+    Fragments,
+    Method,
+    Optimizer,
+    Precision,
+    RecipeName,
+    ScheduleName,
+    default_recipe,
+    resolve,
+)
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.ir.save import check_output, save_model
 from qpipe.plain import to_plain
 from qpipe.processes import is_main_process
 from qpipe.runtime.accuracy import measure_accuracy
-from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name, open_source, preprocess_of, store_preprocess
+from qpipe.verbs.sources import ModelPath, PreprocessLike, open_source, preprocess_of, store_preprocess
+from qpipe.verbs.subject import make_subject, refuse_without_skips
 
 if TYPE_CHECKING:
+    from qpipe.train.companion import Loss
     from qpipe.train.executor import Executor
     from qpipe.train.run import TrainingSettings
-    from qpipe.train.teacher import Loss
 
 
 def finetune(
@@ -37,20 +48,31 @@ def finetune(
     data: DataLike,
     output: ModelPath | None = None,
     *,
-    method: Literal["faq"] = "faq",
-    recipe: RecipeName = DEFAULT_RECIPE,
+    method: Method = "faq",
+    plain: bool = False,
+    blocks: str = "*",
+    recipe: RecipeName | None = None,
     epochs: int | None = None,
     lr: float | None = None,
     schedule: ScheduleName | None = None,
     lr_end: float | None = None,
     milestones: Sequence[float] | None = None,
     grow_at: Sequence[float] | None = None,
+    optimizer: Optimizer | None = None,
     momentum: float | None = None,
     weight_decay: float | None = None,
     batch_size: int | None = None,
     teacher: str | None = None,
     teacher_weight: float | None = None,
     temperature: float | None = None,
+    auxiliary_weight: float | None = None,
+    layerwise: bool | None = None,
+    ssp: bool | None = None,
+    ssp_ratio: float | None = None,
+    ssp_end: float | None = None,
+    ssp_fragments: Fragments | None = None,
+    ssp_draws: Draws | None = None,
+    fade: float | None = None,
     seed: int = 0,
     batch_norm: Literal["running", "batch"] = "batch",
     precision: Precision = "fp32",
@@ -70,17 +92,23 @@ def finetune(
     and writes.
 
     Args:
-        model: what `calibrate` or an earlier `finetune` wrote.
+        model: what `calibrate` or an earlier `finetune` wrote; with `plain` a float network too, which is calibrated to
+            8 bits first.
         data: labelled; the training split is trained on, the test split evaluated.
         output: where to write the trained QDQ file.
-        method: "faq".
-        recipe: a named one (`qpipe/finetune_recipes.py`); every argument up to seed that is None is as it says.
+        method: "faq", or "ag" with the auxiliary gradient module (AG, section 3.1).
+        plain, blocks: strip the skips of the residual blocks whose names match, and train the plain network.
+        recipe: a named one (`qpipe/finetune_recipes.py`); every argument up to seed that is None is as it says. None:
+            "plain" with `plain`, else "faq-8bit" or "ag" by the method.
         epochs: passes over the images; the recipe's milestones keep their proportions.
         lr, schedule, lr_end, milestones: learning rate at first, how it falls, where to, and at which epochs.
         grow_at: epochs at which the batches of one update double.
-        momentum, weight_decay, batch_size: of SGD.
+        optimizer, momentum, weight_decay, batch_size: "sgd" or "adam" (which ignores momentum).
         teacher, teacher_weight, temperature: distil from "float" (the network before it was quantized), from an .onnx;
             "none" turns a recipe's teacher off.
+        auxiliary_weight, layerwise: lambda of AG, and whether it has a branch at every convolution.
+        ssp, ssp_ratio, ssp_end, ssp_fragments, ssp_draws: stochastic structured precision (AG, section 3.2).
+        fade: the part of the run over which stripped skips fade away; 0 takes them away at once.
         seed: one seed, one result on one machine.
         batch_norm: the statistics by which training normalizes: the batch's own, or the file's running ones.
         precision: of training's float tensors; what is evaluated and written is exact in both.
@@ -105,6 +133,7 @@ def finetune(
         'QDQ, trainable'
     """
     from qpipe.train.classes import check_classes
+    from qpipe.train.companions import make_companions
     from qpipe.train.diagnostics import Diagnostics, diagnostic_images
     from qpipe.train.executor import Executor
     from qpipe.train.faq import default_augment
@@ -117,16 +146,21 @@ def finetune(
     given = {
         "epochs": epochs, "lr": lr, "schedule": schedule, "lr_end": lr_end, "milestones": milestones,
         "grow_at": grow_at, "momentum": momentum, "weight_decay": weight_decay, "batch_size": batch_size,
-        "teacher": teacher, "teacher_weight": teacher_weight, "temperature": temperature,
+        "teacher": teacher, "teacher_weight": teacher_weight, "temperature": temperature, "optimizer": optimizer,
+        "auxiliary_weight": auxiliary_weight, "layerwise": layerwise, "fade": fade, "ssp": ssp, "ssp_ratio": ssp_ratio,
+        "ssp_end": ssp_end, "ssp_fragments": ssp_fragments, "ssp_draws": ssp_draws,
     }  # fmt: skip
+    recipe = recipe or default_recipe(method, plain=plain)
     values = vars(resolve(recipe, given))
-    network = load_model(model)
-    require_qdq(network, model_name(model))
+    subject = make_subject(model, data, plain=plain, blocks=blocks, seed=seed, preprocess=preprocess)
+    refuse_without_skips(subject, fade=values["fade"], teacher=values["teacher"])
+    network = subject.network
     settings = preprocess_of(network, preprocess)
     source = open_source(network, data, "train", settings)
     test = open_source(network, data, "test", settings) if evaluate or evaluate_every else None
     run = TrainingSettings(
         **values,
+        method=method,
         seed=seed,
         augment=default_augment(source, crop_padding, flip),
         batch_norm=batch_norm,
@@ -134,13 +168,19 @@ def finetune(
     )
     executor = Executor(network, batch_norm=batch_norm, precision=precision)
     check_classes(executor, source)
+    companions = make_companions(executor, network, subject.origin, run, source.image_shape)
     observers = [Diagnostics(network, diagnostic_images(source))] if diagnose else []
 
     def count(trained: Executor) -> float | None:
         write_back(trained)
         return None if test is None else _accuracy(network, test)
 
-    before = _accuracy(network, test) if evaluate and test is not None else None
+    before = None
+    if evaluate and test is not None:
+        if subject.is_stripped:
+            subject.counted("with its skips", _accuracy(subject.origin, test))
+        before = _accuracy(network, test)
+        subject.counted("stripped" if subject.is_stripped else "before training", before)
     history = train(
         executor,
         source,
@@ -149,21 +189,24 @@ def finetune(
         resume=resume,
         checkpoint_every=checkpoint_every,
         observers=observers,
+        companions=companions,
         evaluate=None if evaluate_every is None else count,
         evaluate_every=evaluate_every or 1,
-        loss=_loss(network, run),
+        loss=_loss(subject.origin, run),
     )
     write_back(executor)
     store_preprocess(network, settings)
     after = history[-1].test_accuracy
     if evaluate and test is not None and after is None:
         after = _accuracy(network, test)
-    told_settings = _told(run, recipe, method)
+    subject.counted("trained", after)
+    told_settings = _told(run, recipe)
     add_provenance(network, AppliedPass(name="finetune", arguments=told_settings))
     record: dict[str, JsonValue] = {
         "epochs": [asdict(epoch) for epoch in history],
         "accuracy_before": before,
         "accuracy_after": after,
+        "phases": [*subject.phases],
         "settings": told_settings,
     }
     if observers and is_main_process():
@@ -203,16 +246,17 @@ def _loss(network: ir.Model, run: TrainingSettings) -> Loss:
     return distillation(executor, weight=run.teacher_weight, temperature=run.temperature)
 
 
-def _told(run: TrainingSettings, recipe: str, method: str) -> dict[str, JsonValue]:
+def _told(run: TrainingSettings, recipe: str) -> dict[str, JsonValue]:
     """The run's values as they were used, for the file."""
     values = vars(run) | {
         "milestones": [float(epoch) for epoch in run.milestones],
         "grow_at": [float(epoch) for epoch in run.grow_at],
+        "ssp_end": float(run.ssp_end),
         "crop_padding": run.augment.pad if run.augment else 0,
         "flip": bool(run.augment and run.augment.flip),
     }
     del values["augment"]
-    return {"method": method, "recipe": recipe, **{name: to_plain(value) for name, value in values.items()}}
+    return {"recipe": recipe, **{name: to_plain(value) for name, value in values.items()}}
 
 
 def _accuracy(network: ir.Model, test: Source) -> float | None:

@@ -1,0 +1,132 @@
+"""AG, the auxiliary gradient module: a full-precision side chain over a network's convolutions, for training only.
+
+    g_p = phi_p(O_p) + g_(p-1)        (equation 1)        L = L1 + lambda L2        (equation 2)
+
+F is the network that ships. H runs the same graph on the same quantized weights (computed once a step), with every
+BatchNormalization its own, in full precision; its answer comes through the chain alone: g_0 is what the first block
+reads, O_p the output of a block's last convolution (`layerwise`: of each) before its BatchNormalization, or, where the
+block keeps its skip, the tensor behind the Add. phi_p is a 1×1 convolution and a BatchNormalization. Behind the last
+block come a BatchNormalization of H's own, a ReLU, and the rest of the graph, the head, shared with F. No g enters a
+convolution of F. Gradients of what is shared, and only those, are averaged by 1 / (1 + lambda) (Algorithm 1, line 8).
+
+What the paper leaves open: where shapes change between blocks, g_(p-1) is pooled by the mean and projected by a 1×1
+convolution and a BatchNormalization; all of these convolutions start as the identity of the channels that both sides
+have, and phi_p's BatchNormalization with the block's own gamma and beta, so that the chain starts as the residual
+network's own stream, without the ReLUs in between.
+
+Source: Zhuang et al., *Training Quantized Network with Auxiliary Gradient Module*, section 3.1 and Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from qpipe.errors import ModelError
+from qpipe.train.blocks import Block
+from qpipe.train.companion import Companion, Loss
+from qpipe.train.executor import Executor
+from qpipe.train.navigation import key_before
+from qpipe.train.weighted import WeightedLayer
+
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
+
+
+class _Adaptor(nn.Module):
+    """phi_p, and the projection of the chain to the shape that it gives, where the shapes differ."""
+
+    def __init__(self, source: Shape, chain: Shape, layer: WeightedLayer | None) -> None:
+        super().__init__()
+        self.adapt = _convolution(source[0], source[0])
+        if layer is not None and layer.has_batch_norm:
+            norm = self.adapt[1]
+            assert isinstance(norm, nn.BatchNorm2d)
+            norm.load_state_dict({**norm.state_dict(), "weight": layer.gamma.detach(), "bias": layer.beta.detach()})
+        self.size = source[1:]
+        self.project = None if source == chain else _convolution(chain[0], source[0])
+
+    def forward(self, output: torch.Tensor, chain: torch.Tensor) -> torch.Tensor:
+        """`phi(O) + g`."""
+        if self.project is not None:
+            chain = self.project(F.adaptive_avg_pool2d(chain, self.size))
+        adapted: torch.Tensor = self.adapt(output)
+        return adapted + chain
+
+
+class AuxiliaryGradient(Companion):
+    """H of a network F.
+
+    Args:
+        network: F.
+        blocks: of F, in order.
+        weight: lambda.
+        layerwise: a branch at every convolution of a block, not only at its last one.
+        image_shape: of one input, without the batch.
+    """
+
+    def __init__(
+        self, network: Executor, blocks: Sequence[Block], *, weight: float, layerwise: bool, image_shape: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        self.twin = network.twin()
+        self._start, self._end = key_before(self.twin, blocks[0].layers[0]), blocks[-1].end
+        self._outputs: list[torch.Tensor] = []
+        self.twin.keep_unquantized(self._start)
+        tapped = [key for block in blocks for key in _branches(block, layerwise)]
+        for key in tapped:
+            self.twin.tap(key, self._outputs.append)
+        start, *shapes = self._shapes(image_shape)
+        self.adaptors = nn.ModuleList()
+        for key, source, chain in zip(tapped, shapes, [start, *shapes[:-1]], strict=True):
+            layer = self.twin.layer(key)
+            self.adaptors.append(_Adaptor(source, chain, layer))
+        self.norm = nn.BatchNorm2d(shapes[-1][0])
+        self._shared = [parameter for layer in network.weighted() for parameter in layer.shared_parameters()]
+
+    def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """`lambda L2`."""
+        return self.weight * loss(self._logits(inputs), labels, inputs)
+
+    def end_backward(self) -> None:
+        """Average the gradients of what F and H share."""
+        gradients = [parameter.grad for parameter in self._shared if parameter.grad is not None]
+        torch._foreach_div_(gradients, 1 + self.weight)
+
+    def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        """H's answer, `[N, classes]`."""
+        values = self.twin.start(inputs)
+        self.twin.run(values, range(int(self._end) + 1))
+        chain = self.twin.activated(self._start).float()
+        for adaptor, output in zip(self.adaptors, self._outputs, strict=True):
+            chain = adaptor(output.float(), chain)
+        self._outputs.clear()
+        return self.twin.finish(values, self._end, F.relu(self.norm(chain)))[0].flatten(1)
+
+    @torch.no_grad()
+    def _shapes(self, image_shape: Sequence[int]) -> list[Shape]:
+        """Of what the chain starts from, and of each tapped output."""
+        self.twin.eval()(torch.zeros(1, *image_shape))
+        found = [self.twin.activated(self._start), *self._outputs]
+        self._outputs.clear()
+        self.twin.train()
+        if any(tensor.ndim != 4 for tensor in found):
+            raise ModelError("the auxiliary gradient module needs images [N, C, H, W] between the blocks")
+        return [(tensor.shape[1], tensor.shape[2], tensor.shape[3]) for tensor in found]
+
+
+def _branches(block: Block, layerwise: bool) -> tuple[str, ...]:
+    """The keys of the layers that a branch of the chain starts at."""
+    inner = block.layers[:-1] if layerwise else ()
+    return (*inner, block.end if block.has_skip else block.layers[-1])
+
+
+def _convolution(channels: int, out: int) -> nn.Sequential:
+    """1×1 without bias, the identity of the channels that both sides have; then a BatchNormalization."""
+    convolution = nn.Conv2d(channels, out, 1, bias=False)
+    nn.init.dirac_(convolution.weight)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out))

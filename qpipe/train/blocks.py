@@ -1,0 +1,66 @@
+"""The residual blocks of a network by the keys of the executor's layers, those whose skips were stripped among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from pydantic import JsonValue
+
+from qpipe.errors import ModelError
+from qpipe.ir.layers import Layer
+from qpipe.ir.metadata import PLAIN, get_json
+from qpipe.ir.residual import find_blocks
+from qpipe.train.executor import Executor
+from qpipe.train.navigation import key_of
+
+
+@dataclass(frozen=True)
+class Block:
+    """layers: keys of the weighted layers of the main path, in order. end: of the layer whose result leaves the block.
+
+    has_skip: whether `end` is the Add; else it is the last layer of the main path.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    end: str
+    has_skip: bool
+
+
+def blocks_of(model: ir.Model, executor: Executor) -> list[Block]:
+    """The blocks in order; one that lies within another's main path is left out. ModelError where there is none."""
+    found = [
+        Block(
+            name=block.name,
+            layers=_keys(executor, [Layer(node).name for node in block.layers]),
+            end=key_of(executor, str(block.add.name)),
+            has_skip=True,
+        )
+        for block in find_blocks(model.graph)
+    ]
+    for name, layers in stripped_blocks(model).items():
+        keys = _keys(executor, layers)
+        found.append(Block(name, keys, keys[-1], has_skip=False))
+    if not found:
+        raise ModelError("the network has no residual blocks, and none were stripped")
+    outer: list[Block] = []
+    for block in sorted(found, key=lambda block: (int(block.layers[0]), -len(block.layers))):
+        if not outer or int(block.layers[0]) > int(outer[-1].layers[-1]):
+            outer.append(block)
+    return outer
+
+
+def stripped_blocks(model: ir.Model) -> dict[str, list[str]]:
+    """Names of the blocks that `strip-skips` stripped, and of the weighted nodes of each."""
+    stored = get_json(model, PLAIN)
+    entries = [entry for entry in stored if isinstance(entry, dict)] if isinstance(stored, list) else []
+    return {str(entry["name"]): [str(name) for name in _list(entry["layers"])] for entry in entries}
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []
+
+
+def _keys(executor: Executor, names: list[str]) -> tuple[str, ...]:
+    return tuple(key_of(executor, name) for name in names)

@@ -1,0 +1,30 @@
+"""What trains beside a network and is gone afterwards: it may change training's forward, and add a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import torch
+from torch import nn
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""`(logits [N, classes], labels [N], inputs) -> ()`, the mean over the batch."""
+
+
+class Companion(nn.Module):
+    """Every method does nothing; override those that are needed.
+
+    Its parameters are trained with the network's, its state is in the checkpoint. Evaluation and the written file are
+    the network alone.
+    """
+
+    def begin_update(self, done: Fraction, update: int) -> None:
+        """Before the forward of an update: what part of the run is done, of 1, and the update's number, from 0."""
+
+    def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor | None:
+        """What is added to the network's own loss, after its forward of the same batch. loss: the network's."""
+        return None
+
+    def end_backward(self) -> None:
+        """The gradients are there; the weights are still the old ones."""

@@ -1,0 +1,59 @@
+"""The companions that a run's settings ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import onnx_ir as ir
+
+from qpipe.train.auxiliary import AuxiliaryGradient
+from qpipe.train.blocks import blocks_of, stripped_blocks
+from qpipe.train.companion import Companion
+from qpipe.train.executor import Executor
+from qpipe.train.fade import FadingSkips
+from qpipe.train.run import TrainingSettings
+from qpipe.train.stochastic import StochasticPrecision
+
+
+def make_companions(
+    executor: Executor, network: ir.Model, residual: ir.Model, settings: TrainingSettings, image_shape: Sequence[int]
+) -> list[Companion]:
+    """In the order in which they act.
+
+    Args:
+        executor: of `network`.
+        residual: the network that `network` was stripped from, for skips that fade.
+        image_shape: of one input, without the batch.
+
+    Raises:
+        ModelError: no residual blocks where they are needed.
+    """
+    made: list[Companion] = []
+    networks = [executor]
+    if settings.method == "ag":
+        auxiliary = AuxiliaryGradient(
+            executor,
+            blocks_of(network, executor),
+            weight=settings.auxiliary_weight,
+            layerwise=settings.layerwise,
+            image_shape=image_shape,
+        )
+        networks.append(auxiliary.twin)
+        made.append(auxiliary)
+    if settings.fade:
+        names = list(stripped_blocks(network))
+        made.append(FadingSkips(networks, residual, names, fraction=Fraction(settings.fade)))
+    if settings.ssp:
+        made.append(
+            StochasticPrecision(
+                networks,
+                blocks_of(network, executor),
+                fragments=settings.ssp_fragments,
+                draws=settings.ssp_draws,
+                ratio=settings.ssp_ratio,
+                end=settings.ssp_end,
+                seed=settings.seed,
+            )
+        )
+    return made

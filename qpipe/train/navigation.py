@@ -1,0 +1,59 @@
+"""Ways through an executor's layers: by the names of nodes, and from a layer to those before it."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from qpipe.errors import ModelError
+from qpipe.ir.attributes import describe
+from qpipe.ir.layers import Role
+from qpipe.train.executor import Executor
+from qpipe.train.quantizer import Quantizer
+
+
+def key_of(network: Executor, name: str) -> str:
+    """The key of the layer that has a node of this name; ModelError where there is none."""
+    for index, layer in enumerate(network.plan):
+        if any(node.name == name for node in layer.layer.nodes):
+            return str(index)
+    raise ModelError(f"no layer has a node '{name}'")
+
+
+def key_giving(network: Executor, value: ir.Value) -> str | None:
+    """The key of the layer whose result this is; None for the network's input."""
+    return next((str(index) for index, layer in enumerate(network.plan) if layer.result is value), None)
+
+
+def key_before(network: Executor, key: str) -> str:
+    """The key of the layer whose result this one reads first, looking through requantizations.
+
+    ModelError where that is the network's input.
+    """
+    found = key_giving(network, network.reads[int(key)][0])
+    if found is None:
+        node = network.plan[int(key)].node
+        raise ModelError(f"{describe(node)}: reads the network's input, expected a layer before it")
+    return key_before(network, found) if network.plan[int(found)].op_type == "QuantizeLinear" else found
+
+
+def quantizer_before(network: Executor, key: str) -> Quantizer | None:
+    """What rounds a layer's first input; None where that is the quantizer of the network's input."""
+    found = key_giving(network, network.reads[int(key)][0])
+    if found is None:
+        return None
+    layer = network.plan[int(found)]
+    carries = layer.layer.role is Role.CARRY and layer.layer.activation is None
+    return quantizer_before(network, found) if carries else network.quantizer(found)
+
+
+def section(network: Executor, start: ir.Value, end: ir.Value) -> list[int]:
+    """The layers on the paths from one value to another, in order; empty where they are one value."""
+    found: set[int] = set()
+    stack = [end]
+    while stack:
+        value = stack.pop()
+        key = None if value is start else key_giving(network, value)
+        if key is not None and int(key) not in found:
+            found.add(int(key))
+            stack.extend(network.reads[int(key)])
+    return sorted(found)

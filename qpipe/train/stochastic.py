@@ -1,0 +1,80 @@
+"""SSP, stochastic structured precision: parts of the network are left unquantized at random, ever fewer of them.
+
+Fragments f_1 .. f_N are residual blocks or single layers, never the first or the last one. At every step each is
+quantized with probability 1 - delta; delta falls linearly to 0. With `draws` "apart" there is a draw for its weights
+and one for the activations that they multiply (the matrix B, "W/A" in Table 4), else one for both. What is not drawn
+uses its weights before they are rounded and its activations before they are clipped and rounded. Evaluation is always
+quantized throughout.
+
+Source: Zhuang et al., *Training Quantized Network with Auxiliary Gradient Module*, section 3.2 and Algorithm 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from qpipe.finetune_recipes import Draws, Fragments
+from qpipe.train.blocks import Block
+from qpipe.train.companion import Companion
+from qpipe.train.executor import Executor
+from qpipe.train.navigation import quantizer_before
+from qpipe.train.weighted import WeightedLayer
+
+_WEIGHTS, _ACTIVATIONS = range(2)
+_PURPOSE = 0x55B  # so that no other draw of the same seed and step is this one
+
+
+class StochasticPrecision(Companion):
+    """Draws at every update.
+
+    Args:
+        networks: F, and H where there is one: one draw serves both.
+        blocks: whose layers are the fragments.
+        fragments, draws: the policy of Table 4; blocks and apart are its best.
+        ratio: delta at first.
+        end: the part of the run, of 1, after which it is 0.
+        seed: of the draws, which hang on it and the update alone.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[Executor],
+        blocks: Sequence[Block],
+        *,
+        fragments: Fragments,
+        draws: Draws,
+        ratio: float,
+        end: Fraction,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self._networks = tuple(networks)
+        self._ratio, self._end, self._seed, self._apart = ratio, end, seed, draws == "apart"
+        layers = [block.layers for block in blocks]
+        self._fragments = layers if fragments == "blocks" else [(key,) for keys in layers for key in keys]
+
+    def ratio(self, done: Fraction) -> float:
+        """delta when this part of the run is done."""
+        return float(self._ratio * max(Fraction(0), 1 - done / self._end))
+
+    def begin_update(self, done: Fraction, update: int) -> None:
+        """Draw B, and let each fragment be as it says."""
+        ratio = self.ratio(done)
+        drawn = np.random.default_rng([self._seed, _PURPOSE, update]).random((len(self._fragments), 2)) >= ratio
+        for keys, quantized in zip(self._fragments, drawn, strict=True):
+            weights, activations = bool(quantized[_WEIGHTS]), bool(quantized[_ACTIVATIONS if self._apart else _WEIGHTS])
+            for network in self._networks:
+                self._set(network, keys, weights, activations)
+
+    @staticmethod
+    def _set(network: Executor, keys: Sequence[str], weights: bool, activations: bool) -> None:
+        for key in keys:
+            layer = network.layers[key]
+            assert isinstance(layer, WeightedLayer)
+            layer.rounds = weights
+            source = quantizer_before(network, key)
+            if source is not None:
+                source.rounds = activations
