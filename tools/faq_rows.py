@@ -1,35 +1,9 @@
 """The rows of `reproduce_faq.py`: what each network is calibrated and fine-tuned with, as the two verbs' arguments."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from experiments import ORIGINAL, ExperimentRow
 from paper_batch_norm import round_batch_norms
-
-PREPROCESS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-
-
-@dataclass(frozen=True)
-class ExperimentRow:
-    """One network; finetune None is calibration only.
-
-    prepare: writes the float network that is calibrated, from the original. after: the row whose trained network is
-    trained on. leads: run with several seeds.
-    """
-
-    name: str
-    calibrate: Mapping[str, Any] = field(default_factory=dict)
-    finetune: Mapping[str, Any] | None = None
-    prepare: Callable[[Path, Path], None] | None = None
-    after: str | None = None
-    leads: bool = False
-    is_float: bool = False
-
-    @property
-    def evaluate_every(self) -> int | None:
-        """Curves for the report where a run is long enough to have one."""
-        return 1 if self.finetune and self.finetune.get("epochs", 1) > 1 else None
 
 
 def bits(weights: int, activations: int, **others: Any) -> dict[str, Any]:
@@ -42,7 +16,6 @@ def paper(epochs: int, **others: Any) -> dict[str, Any]:
     return {"recipe": "faq-cifar-4bit", "epochs": epochs, "precision": "bf16", "diagnose": True, **others}
 
 
-ORIGINAL = "the float network"  # as a teacher: the file itself, where training has changed what the QDQ file holds
 TEACHER = {"teacher": "float", "teacher_weight": 0.7, "temperature": 4.0}
 
 

@@ -1,0 +1,64 @@
+"""The rows of `reproduce_ag.py`: 2-bit DoReFa-Net, in order of worth, and the plain networks at 4 and 8 bits.
+
+Every row of one width starts from one calibrated file, which holds the pretrained weights.
+"""
+
+from typing import Any
+
+from experiments import ExperimentRow
+
+AG, SSP = {"method": "ag"}, {"ssp": True}
+PLAIN = {"plain": True}
+TAUGHT = {"teacher": "float"}
+FADE = {"fade": 0.6}
+DOREFA = {
+    "weight_bits": 2,
+    "activation_bits": 2,
+    "skip_bits": 8,
+    "quantizer": "dorefa",
+    "activation_rounding": "nearest",
+}
+
+
+def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
+    """All rows at so many epochs."""
+
+    def row(name: str, *levers: dict[str, Any], start: dict[str, Any] = DOREFA, leads: bool = False) -> ExperimentRow:
+        arguments: dict[str, Any] = {"recipe": "ag", "epochs": epochs, "batch_size": batch_size}
+        for lever in levers:
+            arguments |= lever
+        return ExperimentRow(f"{name}, {epochs} epochs, batch {batch_size}", start, arguments, leads=leads)
+
+    fixed = {bits: {"weight_bits": bits, "activation_bits": bits, "skip_bits": 8} for bits in (4, 8)}
+    return (
+        ExperimentRow("float", is_float=True),
+        row("2/2 baseline"),
+        row("2/2 plain", PLAIN),
+        row("2/2 plain + AG", PLAIN, AG),
+        row("2/2 plain + AG + SSP", PLAIN, AG, SSP),
+        row("2/2 plain + fade", PLAIN, FADE),
+        row("2/2 plain + fade + AG", PLAIN, FADE, AG),
+        row("2/2 plain + fade + AG + SSP", PLAIN, FADE, AG, SSP),
+        row("2/2 plain + fade + teacher", PLAIN, FADE, TAUGHT, leads=True),
+        row("2/2 plain + fade + teacher + AG", PLAIN, FADE, TAUGHT, AG),
+        row("2/2 plain + teacher", PLAIN, TAUGHT),
+        row("2/2 baseline + teacher", TAUGHT),
+        row("2/2 baseline + AG", AG),
+        row("2/2 baseline + AG + SSP", AG, SSP),
+        row("2/2 baseline + SSP", SSP),
+        row("2/2 plain + AG, layerwise", PLAIN, AG, {"layerwise": True}),
+        *(
+            row(
+                f"2/2 baseline + SSP, {fragments}, draws {draws}", SSP, {"ssp_fragments": fragments, "ssp_draws": draws}
+            )
+            for fragments, draws in (("blocks", "together"), ("layers", "together"), ("layers", "apart"))
+        ),
+        *(
+            line
+            for bits, start in fixed.items()
+            for line in (
+                row(f"{bits}/{bits} residual + teacher", TAUGHT, start=start),
+                row(f"{bits}/{bits} plain + fade + teacher", PLAIN, FADE, TAUGHT, start=start),
+            )
+        ),
+    )

@@ -1,0 +1,178 @@
+"""Rows of a paper's table on CIFAR-10: each is calibrated, fine-tuned, exported and counted, and kept in a folder.
+
+Every row is counted on onnxruntime, on the integer file that `export` writes, over all test images. Networks,
+checkpoints and counts stay in the folder: a command can be given again, and goes on where it was cut off.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from results import Results, Row
+
+import qpipe
+from qpipe import progress
+from qpipe.ir.save import atomic_path
+
+PREPROCESS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+ORIGINAL = "the float network"  # as a teacher: the file itself, where training has changed what the QDQ file holds
+
+ModelArgument = Annotated[Path, typer.Argument(help="the float network")]
+DataArgument = Annotated[Path, typer.Argument(help="CIFAR-10 as an .npz")]
+FolderArgument = Annotated[Path, typer.Argument(help="where networks, checkpoints and counts are kept")]
+RowsOption = Annotated[
+    list[str] | None, typer.Option("--rows", help="names of rows to run, with wildcards; all by default")
+]
+SeedsOption = Annotated[int, typer.Option("--seeds", help="how many seeds of the leading rows")]
+RunOption = Annotated[bool, typer.Option(help="run what is missing; else only show what is there")]
+NameOption = Annotated[str, typer.Option("--name", help="of the file in artifacts/results")]
+
+
+@dataclass(frozen=True)
+class ExperimentRow:
+    """One network; finetune None is calibration only.
+
+    prepare: writes the float network that is calibrated, from the original. after: the row whose trained network is
+    trained on. leads: run with several seeds.
+    """
+
+    name: str
+    calibrate: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Mapping[str, Any] | None = None
+    prepare: Callable[[Path, Path], None] | None = None
+    after: str | None = None
+    leads: bool = False
+    is_float: bool = False
+
+    @property
+    def evaluate_every(self) -> int | None:
+        """Curves for the report where a run is long enough to have one."""
+        return 1 if self.finetune and self.finetune.get("epochs", 1) > 1 else None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row with one seed, and the files that it leaves in the folder."""
+
+    row: ExperimentRow
+    rows: Sequence[ExperimentRow]
+    seed: int
+    model: Path
+    data: Path
+    folder: Path
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether its count lies in the folder."""
+        return self._file("count.json").exists()
+
+    def count(self) -> float:
+        """Top-1 in percent: made, exported and counted unless that was done before."""
+        done = self._file("count.json")
+        if not self.is_counted:
+            shipped = self.model if self.row.is_float else self._export(self._train(self._calibrate()))
+            top1 = qpipe.validate([shipped], self.data, preprocess=PREPROCESS).rows[0].top1
+            with atomic_path(done) as beside:
+                beside.write_text(json.dumps({"top1": 100 * (top1 or 0.0)}))
+        return float(json.loads(done.read_text())["top1"])
+
+    def _file(self, suffix: str) -> Path:
+        slug = "".join(c if c.isalnum() else "-" for c in self.row.name).strip("-").lower()
+        return self.folder / f"{self.model.stem}.{slug}.seed{self.seed}.{suffix}"
+
+    def _prepare(self) -> Path:
+        if self.row.prepare is None:
+            return self.model
+        output = self._file("float.onnx")
+        self.row.prepare(self.model, output)
+        return output
+
+    def _calibrate(self) -> Path:
+        if self.row.after is not None:
+            before = replace(self, row=next(row for row in self.rows if row.name == self.row.after))
+            return before._train(before._calibrate())
+        output = self._file("start.qdq.onnx")
+        if not output.exists():
+            qpipe.calibrate(
+                self._prepare(), self.data, output, preprocess=PREPROCESS, seed=self.seed, **self.row.calibrate
+            )
+        return output
+
+    def _train(self, start: Path) -> Path:
+        if self.row.finetune is None:
+            return start
+        output, checkpoint = self._file("qdq.onnx"), self._file("checkpoint.safetensors")
+        arguments = dict(self.row.finetune)
+        if arguments.get("teacher") == ORIGINAL:
+            arguments["teacher"] = str(self.model)
+        if not output.exists():
+            qpipe.finetune(
+                start, self.data, output, seed=self.seed, checkpoint=checkpoint, resume=checkpoint.exists(),
+                evaluate_every=self.row.evaluate_every, **arguments,
+            )  # fmt: skip
+        return output
+
+    def _export(self, trained: Path) -> Path:
+        output = self._file("int.onnx")
+        if not output.exists():
+            qpipe.export(trained, output, data=self.data)
+        return output
+
+
+def run_rows(
+    rows: Sequence[ExperimentRow],
+    model: Path,
+    data: Path,
+    folder: Path,
+    *,
+    patterns: Sequence[str] | None,
+    seeds: int,
+    run: bool,
+    name: str,
+) -> None:
+    """Run the rows that are not there yet, and print and keep the table of all that are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with progress.reporting():
+        for row in (row for row in rows if run and _chosen(row, patterns)):
+            for seed in range(seeds if row.leads else 1):
+                count = Experiment(row, rows, seed, model, data, folder).count()
+                typer.echo(f"{row.name}, seed {seed}: {count:.2f}")
+    counted = [(row, _counted(row, rows, model, data, folder)) for row in rows]
+    results = Results(name)
+    title = f"{model.stem} on CIFAR-10, top-1 of 10,000 test images in percent"
+    results.add(title, [_line(row, counts) for row, counts in counted if counts])
+    results.save()
+
+
+def _chosen(row: ExperimentRow, patterns: Sequence[str] | None) -> bool:
+    return patterns is None or any(fnmatch(row.name, pattern) for pattern in patterns)
+
+
+def _counted(
+    row: ExperimentRow, rows: Sequence[ExperimentRow], model: Path, data: Path, folder: Path
+) -> dict[int, float]:
+    """The counts that lie in the folder, by seed."""
+    experiments = [Experiment(row, rows, seed, model, data, folder) for seed in range(10)]
+    return {e.seed: e.count() for e in experiments if e.is_counted}
+
+
+def _line(row: ExperimentRow, counts: Mapping[int, float]) -> Row:
+    """The mean over the seeds, and their deviation where there are several."""
+    values = list(counts.values())
+    return {
+        "network": row.name,
+        "top-1": round(statistics.mean(values), 2),
+        "deviation": round(statistics.stdev(values), 2) if len(values) > 1 else None,
+        "seeds": ", ".join(f"{seed}: {value:.2f}" for seed, value in counts.items()),
+        "calibrate": _arguments(row.calibrate),
+        "finetune": "-" if row.finetune is None else _arguments(row.finetune),
+    }
+
+
+def _arguments(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items()) or "defaults"
