@@ -26,6 +26,7 @@ from passes.restore_batch_norm import RestoreBatchNorm
 from passes.restore_softmax import RestoreSoftmax
 from passes.round_ranges import RoundRanges
 from passes.share_constants import ShareConstants
+from passes.strip_skips import StripSkips
 from passes.weights_to_uint8 import WeightsToUint8
 
 PASSES: dict[str, type[ir.passes.InPlacePass]] = {
@@ -54,4 +55,5 @@ PASSES: dict[str, type[ir.passes.InPlacePass]] = {
     "rescale-channels": RescaleChannels,
     "restore-softmax": RestoreSoftmax,
     "share-constants": ShareConstants,
+    "strip-skips": StripSkips,
 }

@@ -41,7 +41,7 @@ class LayerOptions:
 
     def hits(self, layer: Layer) -> bool:
         """Whether the pattern matches a name of the layer, or what follows a `/` in it."""
-        return any(fnmatchcase(tail, self.match) for name in _names(layer) for tail in _tails(name))
+        return any(matches(name, self.match) for name in _names(layer))
 
 
 @dataclass(frozen=True)
@@ -73,20 +73,25 @@ class LayerTable:
 NO_OPTIONS = LayerTable()
 
 
-def _names(layer: Layer) -> list[str]:
-    return [Layer(node).name for node in layer.nodes]
+def matches(name: str, pattern: str) -> bool:
+    """Whether the pattern matches the name, or what follows a `/` in it."""
+    return any(fnmatchcase(tail, pattern) for tail in tails(name))
 
 
-def _tails(name: str) -> list[str]:
+def tails(name: str) -> list[str]:
     """`/a/b` itself, `a/b` and `b`."""
     return [name, *(name[i + 1 :] for i, letter in enumerate(name) if letter == "/")]
+
+
+def _names(layer: Layer) -> list[str]:
+    return [Layer(node).name for node in layer.nodes]
 
 
 def _check_hits(entry: LayerOptions, hit: list[Layer], able: list[Layer], last: set[ir.Node]) -> None:
     """Refuse an entry that hits no layer, or none that has what it speaks of."""
     if not hit:
-        tails = {tail: layer.name for layer in able for name in _names(layer) for tail in _tails(name)}
-        near = dict.fromkeys(tails[tail] for tail in get_close_matches(entry.match, tails, n=2 * _NEAR, cutoff=0.3))
+        by_tail = {tail: layer.name for layer in able for name in _names(layer) for tail in tails(name)}
+        near = dict.fromkeys(by_tail[tail] for tail in get_close_matches(entry.match, by_tail, n=2 * _NEAR, cutoff=0.3))
         names = ", ".join(repr(name) for name in [*near, *(layer.name for layer in able)][:_NEAR])
         raise RecipeError(f"layer '{entry.match}': matches no layer, expected a pattern of names such as {names}")
     has_weights = any(layer.is_weighted for layer in hit)

@@ -7,6 +7,7 @@
 | `qpipe.input_sha256`  | SHA-256 of the file that everything started from                  |
 | `qpipe.certificate`   | the exactness certificate                                         |
 | `qpipe.training`      | the last run of training: its epochs, accuracies, settings and diagnostics |
+| `qpipe.plain`         | the stripped skips: list of ``{"name": block, "layers": [...], "removed": [...]}`` |
 | `qpipe.io`            | pixel layout and output scales of a file with integer inputs and outputs |
 | `qpipe.cut_tail`      | names of the float nodes that such a file leaves out              |
 """
@@ -27,6 +28,7 @@ PROVENANCE: Final = "provenance"
 INPUT_SHA256: Final = "input_sha256"
 CERTIFICATE: Final = "certificate"
 TRAINING: Final = "training"
+PLAIN: Final = "plain"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

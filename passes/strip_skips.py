@@ -1,0 +1,165 @@
+"""Strip skip connections: what read a residual Add reads its main path instead.
+
+    y = f(main(x) + skip(x))   becomes   y = f(main(x))
+
+The Add goes, and what fed nothing but the Add. Conv -> BatchNormalization -> Add -> Relu becomes Conv ->
+BatchNormalization -> Relu; in a QDQ graph the quantizer between the main path and the Add goes too, so that the layer
+has the one that was the Add's. A tensor that was carried wider for the skip alone gets the grid of its other reader.
+Source of the blocks: `qpipe.ir.residual`. The function changes; training the skips away before is somebody else's part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import ClassVar
+
+import onnx_ir as ir
+from pydantic import JsonValue
+
+from qpipe.errors import LoweringError, ModelError
+from qpipe.ir.bypass import bypass, inherit_bound, keep_apart, merge, quantizers_reading
+from qpipe.ir.layer_options import tails
+from qpipe.ir.layers import Layer, Role, activation_bound
+from qpipe.ir.metadata import PLAIN, get_json, set_json
+from qpipe.ir.qdq import ActivationQuantizer, read_activation_quantizer
+from qpipe.ir.residual import ResidualBlock, find_blocks
+
+_NEAR = 3  # names that a message suggests
+
+
+@dataclass(frozen=True, kw_only=True)
+class StripSkips(ir.passes.InPlacePass):
+    """Strip the residual blocks whose names match; `qpipe.plain` in the metadata lists what was removed.
+
+    blocks: a pattern of names such as `layer3.*`, as of `qpipe.ir.layer_options`.
+    """
+
+    name: ClassVar[str] = "strip-skips"
+
+    blocks: str = "*"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Strip every block that is chosen, or raise LoweringError before anything is changed."""
+        found = find_blocks(model.graph)
+        chosen = [block for block in found if block.matches(self.blocks)]
+        self._refuse(found, chosen)
+        position = {node: index for index, node in enumerate(model.graph)}
+        stripped: list[JsonValue] = []
+        # The last block first: what a block reads is there until it is stripped itself.
+        for block in reversed(chosen):
+            removed = [*_strip(model.graph, block), *_narrow(model.graph, block.start)]
+            names: list[JsonValue] = [node.name for node in sorted(removed, key=position.__getitem__)]
+            layers: list[JsonValue] = [Layer(node).name for node in block.layers]
+            stripped.insert(0, {"name": block.name, "layers": layers, "removed": names})
+        model.graph.sort()
+        set_json(model, PLAIN, [*_stripped_before(model), *stripped])
+        return ir.passes.PassResult(model, True)
+
+    def _refuse(self, found: Sequence[ResidualBlock], chosen: Sequence[ResidualBlock]) -> None:
+        if not found:
+            raise LoweringError("the network has no residual Add, expected one that joins a skip with a longer path")
+        if not chosen:
+            by_tail = {tail: block.name for block in found for tail in tails(block.name)}
+            near = [by_tail[tail] for tail in get_close_matches(self.blocks, by_tail, n=2 * _NEAR, cutoff=0.3)]
+            some = list(dict.fromkeys([*near, *(block.name for block in found)]))[:_NEAR]
+            names = ", ".join(map(repr, some))
+            raise LoweringError(
+                f"blocks '{self.blocks}': matches no residual block, expected a pattern of names such as {names}"
+            )
+        obstacles = [(block, obstacle) for block in chosen if (obstacle := block.obstacle) is not None]
+        if obstacles:
+            block, obstacle = obstacles[0]
+            more = f" (and {len(obstacles) - 1} more such blocks)" if len(obstacles) > 1 else ""
+            raise LoweringError(f"block '{block.name}', Add '{Layer(block.add).name}': {obstacle}{more}")
+
+
+def _stripped_before(model: ir.Model) -> list[JsonValue]:
+    before = get_json(model, PLAIN)
+    if before is not None and not isinstance(before, list):
+        raise ModelError(f"metadata 'qpipe.{PLAIN}': is a JSON {type(before).__name__}, expected a list")
+    return before or []
+
+
+def _strip(graph: ir.Graph, block: ResidualBlock) -> list[ir.Node]:
+    """Join the Add's readers to the main path and remove what is dead then; returns what was removed."""
+    total, end = block.add.outputs[0], block.main
+    follower = _activation_behind(total)
+    quantizers = _quantizers_around(block.main, total if follower is None else follower.outputs[0])
+    if quantizers is not None:
+        before, behind = quantizers
+        producer = before.source.producer()
+        assert producer is not None
+        if activation_bound(producer) is not None and follower is not None and follower.op_type == "Relu":
+            # A layer has one activation, and the second does nothing to what the first let pass.
+            total, follower = follower.outputs[0], None
+            end = before.source
+        elif Layer(producer).role is not Role.CARRY or (activation_bound(producer) is not None and follower is None):
+            end = before.source
+        if end is before.source:
+            inherit_bound(before, behind)
+        elif follower is None:
+            keep_apart(before, behind)
+    _replace(total, end)
+    return _remove_dead(graph, total)
+
+
+def _activation_behind(total: ir.Value) -> ir.Node | None:
+    """The Relu or Clip that alone reads the sum, and so belongs to the Add's layer."""
+    readers = total.consumers()
+    is_alone = len(readers) == 1 and not total.is_graph_output() and activation_bound(readers[0]) is not None
+    return readers[0] if is_alone else None
+
+
+def _quantizers_around(main: ir.Value, total: ir.Value) -> tuple[ActivationQuantizer, ActivationQuantizer] | None:
+    """The quantizer that ends the main path and the one behind the Add; None in a float graph or a float tail."""
+    node = main.producer()
+    before = read_activation_quantizer(node) if node is not None and node.op_type == "DequantizeLinear" else None
+    behind = quantizers_reading(total)
+    if before is None or behind is None or len(behind) != 1 or before.source.producer() is None:
+        return None
+    # A source that something else reads too keeps its quantizer.
+    return (before, behind[0]) if quantizers_reading(before.source) == [before] else None
+
+
+def _replace(old: ir.Value, new: ir.Value) -> None:
+    """Readers of the one, and the graph's outputs, get the other, under the name that an output has outside."""
+    was_output = old.is_graph_output()
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if was_output:
+        old.name, new.name = new.name, old.name
+
+
+def _narrow(graph: ir.Graph, start: ir.Value) -> list[ir.Node]:
+    """Take away the quantizer of a value that was carried wider for the skip: now requantizations alone read it."""
+    node = start.producer()
+    wide = read_activation_quantizer(node) if node is not None and node.op_type == "DequantizeLinear" else None
+    narrow = quantizers_reading(start)
+    if wide is None or narrow is None:
+        return []
+    # A layer has one quantizer: where its readers' grids differ, the wide one stays.
+    if any(other.spec != narrow[0].spec or other.output.is_graph_output() for other in narrow[1:]):
+        return []
+    merge(narrow)
+    bypass(wide, narrow[0])
+    return _remove_dead(graph, start, *(quantizer.output for quantizer in narrow[1:]))
+
+
+def _remove_dead(graph: ir.Graph, *values: ir.Value) -> list[ir.Node]:
+    """Remove what computes these values and nothing else that is used; returns the nodes."""
+    removed: list[ir.Node] = []
+    stack: list[ir.Value | None] = [*values]
+    while stack:
+        value = stack.pop()
+        if value is None or value.uses() or value.is_graph_output():
+            continue
+        node = value.producer()
+        if node is None:
+            if value.is_initializer() and not value.is_graph_input():
+                graph.initializers.pop(str(value.name), None)
+        elif node.graph is graph and not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            stack.extend(node.inputs)
+            graph.remove(node, safe=True)
+            removed.append(node)
+    return removed
