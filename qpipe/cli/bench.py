@@ -24,9 +24,9 @@ def bench(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure latency, memory and file sizes of models, and with data top-1.
+    """Measure latency, memory and sizes of models.
 
-    Ratios are to the first model. `activation` is the most that activations take at once, by which of them are alive
+    With data top-1 as well. Ratios are to the first model. `activation` is the most that activations take at once, by which of them are alive
     together; `peak` is what the runtime's process took.
 
     \b
