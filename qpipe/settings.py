@@ -232,11 +232,13 @@ class ValidateSettings(Settings):
 
 
 class BenchSettings(Settings):
-    """How latency is measured."""
+    """How latency is measured, and on which data top-1."""
 
     batch_sizes: Sizes = Field(default=(1,), description="batch sizes, as in 1,8,32")
     repeats: int = Field(default=50, ge=1, description="timed runs of each model and batch size")
     threads: int | None = Field(default=None, ge=1, description="threads of a session; by default the runtime's choice")
+    split: Literal["train", "val", "test"] = Field(default="test", description="the part of the data")
+    limit: int | None = Field(default=None, ge=1, description="count top-1 on the first images only")
 
 
 S = TypeVar("S", bound=BaseModel)

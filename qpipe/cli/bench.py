@@ -1,26 +1,54 @@
-"""`qpipe bench`: latency, peak memory and size of any number of models."""
+"""`qpipe bench`: latency, memory, size and accuracy of any number of models."""
+
+from typing import Annotated
+
+import typer
 
 from qpipe.cli.options import JsonOption, ModelsArgument, expand_settings
 from qpipe.cli.output import emit, print_line, print_table, working
 from qpipe.plain import plain_rows
-from qpipe.settings import BenchSettings
+from qpipe.settings import BenchSettings, DataSettings, PreprocessSettings
 
 
 @expand_settings
-def bench(models: ModelsArgument, settings: BenchSettings, json: JsonOption = False) -> None:
-    """Measure latency, peak memory and file sizes of models.
+def bench(
+    models: ModelsArgument,
+    settings: BenchSettings,
+    preprocess: PreprocessSettings,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help=f"count top-1 as well, on {DataSettings.model_fields['path'].description}"),
+    ] = None,
+    picture: Annotated[
+        str | None, typer.Option("--picture", help="draw the models side by side: a .png or an .svg to write")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure latency, memory and sizes of models.
+
+    With data top-1 as well. Ratios are to the first model. `activation` is the most that activations take at once, by which of them are alive
+    together; `peak` is what the runtime's process took.
 
     \b
     Example:
       qpipe bench resnet20.onnx resnet20.int8.onnx --batch-sizes 1,8 --threads 2
+      qpipe bench residual.onnx plain.onnx --data cifar10.npz --picture plain.png
     """
     import qpipe
 
     with working():
-        report = qpipe.bench(models, **settings.arguments())
+        report = qpipe.bench(models, data, **settings.arguments(), preprocess=preprocess.overrides(), picture=picture)
 
     def show() -> None:
-        print_table("latency and peak memory", plain_rows(report.rows))
+        rows = plain_rows(report.rows)
+        known = {key for row in rows for key, value in row.items() if value is not None} - {"activation_node"}
+        print_table("latency and memory", [{key: row[key] for key in row if key in known} for row in rows])
+        for note in report.notes:
+            print_line(note)
+        if data is not None:
+            print_line(f"top-1: {data}, {settings.split}, {report.images} images")
         print_line(f"CPU: {report.cpu}")
+        if picture is not None:
+            print_line(f"wrote {picture}")
 
     emit(json, report.to_json(), show)

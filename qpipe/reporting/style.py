@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,11 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from qpipe.ir.save import atomic_path
+
 WIDTH: Final = 10.8
 """Inches of a figure as wide as the page: at 1,040 pixels, a point is 1.34 of them."""
+DOTS_PER_INCH: Final = 160
 INK: Final = "#1c2430"
 FAINT: Final = "#5b6675"
 COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -100,6 +104,18 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     label = escape(description, quote=True)
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).rstrip()
+
+
+def save_picture(figure: Figure, path: str | os.PathLike[str], name: str, description: str) -> None:
+    """Write the figure as a file of its own, SVG by the suffix `.svg`, PNG otherwise; `name` as in `to_svg`.
+
+    Call it inside the block of `drawing`. Raises OutputError; nothing half-written is left.
+    """
+    with atomic_path(path) as temporary:
+        if temporary.suffix.lower() == ".svg":
+            temporary.write_text(f"{to_svg(figure, name, description)}\n", encoding="utf-8")
+        else:
+            figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
 def legend_of_runs(figure: Figure, names: Sequence[str], handles: Sequence[Any]) -> None:

@@ -1,19 +1,31 @@
-"""Latency, peak memory and size of any number of models: `qpipe.bench`."""
+"""Latency, memory, size and accuracy of any number of models, as ratios to the first: `qpipe.bench`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from qpipe import progress
+from qpipe.data import DataLike, Split
+from qpipe.errors import OutputError, RecipeError
+from qpipe.ir.liveness import ActivationPeak, activation_peak
+from qpipe.ir.save import check_output
 from qpipe.runtime import cpu
 from qpipe.runtime.latency import Latency, measure_latency
 from qpipe.runtime.memory import PeakMemory, measure_memory
 from qpipe.runtime.session import open_session
+from qpipe.verbs.comparison import Comparison, compare, open_common
+from qpipe.verbs.names import told_apart
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
+from qpipe.verbs.sources import ModelPath, PreprocessLike
 
+PICTURES: Final = (".png", ".svg")
 _MEBIBYTE = 2**20
+_KIBIBYTE = 2**10
+# Of the data at once, where top-1 is counted.
+_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -22,7 +34,9 @@ class BenchRow:
 
     size: bytes of the file and its external data, None for a model in memory. median_ms, minimum_ms: of one run.
     speedup: how many times as fast as the first model, by the medians. peak_mib: resident memory of a process that runs
-    it, over what the process had before; memory_ratio: to the first's.
+    it, over what the process had before; memory_ratio: to the first's. activation_kib: the most that activations take
+    at once, by which of them are alive together (see `qpipe.ir.liveness`), None where a size is unknown;
+    activation_ratio: to the first's; activation_node: where. top1: a fraction of 1, None without labelled data.
     """
 
     name: str
@@ -34,15 +48,24 @@ class BenchRow:
     speedup: float
     peak_mib: float
     memory_ratio: float
+    activation_kib: float | None
+    activation_ratio: float | None
+    activation_node: str | None
+    top1: float | None
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """cpu: in one line, with what it does for 8-bit products. threads: of each session, None: the runtime's choice."""
+    """cpu: in one line, with what it does for 8-bit products. threads: of each session, None: the runtime's choice.
+
+    images: on how many top-1 was counted, None without data. notes: on the data.
+    """
 
     cpu: str
     threads: int | None
     rows: tuple[BenchRow, ...]
+    images: int | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -51,42 +74,70 @@ class BenchReport:
 
 def bench(
     models: Sequence[OnnxModel],
+    data: DataLike | None = None,
     *,
     batch_sizes: Sequence[int] = (1,),
     repeats: int = 50,
     threads: int | None = None,
+    split: Split = "test",
+    limit: int | None = None,
+    preprocess: PreprocessLike = None,
+    picture: ModelPath | None = None,
 ) -> BenchReport:
-    """Measure latency and peak memory, the models in turn, each as a ratio to the first.
+    """Measure latency, memory and, on data, top-1, the models in turn, each as a ratio to the first.
 
     Args:
         models: float, QDQ or exported. A trainable QDQ model is finalized in memory.
+        data: with labels; None measures no accuracy.
         batch_sizes: images in a run.
         repeats: timed runs of each model at each batch size.
-        threads: of each session.
+        threads: of each session whose latency or memory is measured.
+        split, limit: what of the data is run.
+        preprocess: what its pixels go through; None is what the models carry.
+        picture: where to draw the models side by side, at the first batch size: a .png or an .svg.
 
     Returns:
         One row for each batch size and model, and the CPU that it was measured on.
 
     Raises:
-        ModelError, RecipeError: in one line, naming what is wrong.
+        ModelError, DataError, RecipeError, OutputError: in one line, naming what is wrong.
 
     Example:
         >>> import qpipe
-        >>> report = qpipe.bench(["net.onnx", "net.qdq.onnx"], repeats=5)
-        >>> [row.batch_size for row in report.rows], report.rows[0].speedup
-        ([1, 1], 1.0)
+        >>> report = qpipe.bench(["net.onnx", "net.qdq.onnx"], "digits", repeats=5, limit=100)
+        >>> [row.batch_size for row in report.rows], report.rows[0].speedup, report.images
+        ([1, 1], 1.0, 100)
     """
+    _check_picture(picture)
+    if limit is not None and data is None:
+        raise RecipeError(f"limit: {limit}, but no data were given; expected data to count top-1 on")
     runnables = open_all(models)
+    source = None if data is None else open_common(runnables, data, split, preprocess)
     sessions = [open_session(runnable.source, threads=threads, name=runnable.name) for runnable in runnables]
     latencies = measure_latency(sessions, batch_sizes, repeats=repeats, threads=threads)
     # They hold memory and threads that the processes which measure memory are to have.
     del sessions
     memories = _memories(runnables, batch_sizes, threads)
+    peaks = [activation_peak(runnable.network, size) for size in batch_sizes for runnable in runnables]
+    comparison = None if source is None else compare(runnables, source, _BATCH_SIZE, limit)
     rows = []
     for index, latency in enumerate(latencies):
-        first = memories[index - index % len(runnables)]
-        rows.append(_row(runnables[index % len(runnables)], latency, memories[index], first))
-    return BenchReport(cpu.describe(), threads, tuple(rows))
+        position = index % len(runnables)
+        memory = (memories[index], memories[index - position])
+        peak = (peaks[index], peaks[index - position])
+        rows.append(_row(runnables[position], latency, memory, peak, _top1(comparison, position)))
+    images = None if comparison is None else comparison.images
+    notes = () if source is None or source.split_note is None else (source.split_note,)
+    report = BenchReport(cpu.describe(), threads, tuple(rows), images, notes)
+    if picture is not None:
+        _draw(report, picture)
+    return report
+
+
+def _check_picture(path: ModelPath | None) -> None:
+    if path is not None and Path(path).suffix.lower() not in PICTURES:
+        raise OutputError(f"{Path(path)}: a picture, expected the name of a {' or '.join(PICTURES)} file")
+    check_output(path)
 
 
 def _memories(runnables: Sequence[Runnable], batch_sizes: Sequence[int], threads: int | None) -> list[PeakMemory]:
@@ -99,7 +150,15 @@ def _memories(runnables: Sequence[Runnable], batch_sizes: Sequence[int], threads
     return memories
 
 
-def _row(runnable: Runnable, latency: Latency, memory: PeakMemory, first: PeakMemory) -> BenchRow:
+def _row(
+    runnable: Runnable,
+    latency: Latency,
+    memory: tuple[PeakMemory, PeakMemory],
+    peak: tuple[ActivationPeak | None, ActivationPeak | None],
+    top1: float | None,
+) -> BenchRow:
+    """memory, peak: the model's own and the first one's."""
+    own, first = peak
     return BenchRow(
         name=runnable.name,
         kind=runnable.kind.value,
@@ -108,6 +167,33 @@ def _row(runnable: Runnable, latency: Latency, memory: PeakMemory, first: PeakMe
         median_ms=1000 * latency.median,
         minimum_ms=1000 * latency.minimum,
         speedup=latency.ratio,
-        peak_mib=memory.model / _MEBIBYTE,
-        memory_ratio=memory.model / max(first.model, 1),
+        peak_mib=memory[0].model / _MEBIBYTE,
+        memory_ratio=memory[0].model / max(memory[1].model, 1),
+        activation_kib=None if own is None else own.size / _KIBIBYTE,
+        activation_ratio=None if own is None or first is None else own.size / max(first.size, 1),
+        activation_node=None if own is None else own.node,
+        top1=top1,
     )
+
+
+def _top1(comparison: Comparison | None, position: int) -> float | None:
+    return None if comparison is None else comparison.figures[position].top1
+
+
+def _draw(report: BenchReport, path: ModelPath) -> None:
+    """A panel each for top-1, latency, activations and size, of the first batch size."""
+    from qpipe.reporting.bars import Panel, draw_bars, height_of
+    from qpipe.reporting.style import drawing, save_picture
+
+    rows = [row for row in report.rows if row.batch_size == report.rows[0].batch_size]
+    paths = [Path(row.name) for row in rows]
+    names = told_apart([path.name for path in paths], paths)
+    panels = [
+        Panel("Top-1 accuracy", "%", [None if row.top1 is None else 100 * row.top1 for row in rows], points=True),
+        Panel(f"Latency, batch {rows[0].batch_size}", "ms", [row.median_ms for row in rows]),
+        Panel("Peak activation memory", "KiB", [row.activation_kib for row in rows]),
+        Panel("File size", "kB", [None if row.size is None else row.size / 1000 for row in rows]),
+    ]
+    with drawing(height_of(len(rows))) as figure:
+        draw_bars(figure, names, panels, f"×: the value over the first model's. Measured on {report.cpu}.")
+        save_picture(figure, path, "bench", f"{', '.join(names)}: accuracy, latency, memory and size side by side")

@@ -9,12 +9,14 @@ import onnx_ir as ir
 
 from passes.lower_integer import CUT_TAIL
 from qpipe import progress
-from qpipe.data import Source
-from qpipe.errors import ModelError
-from qpipe.ir.metadata import get_json
+from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
+from qpipe.errors import DataError, ModelError
+from qpipe.ir.attributes import static_shape
+from qpipe.ir.metadata import PREPROCESS, get_json, get_object
 from qpipe.runtime.accuracy import AccuracyReport, ModelAccuracy, measure_accuracy
 from qpipe.runtime.session import AnyModel, open_session
 from qpipe.verbs.runnable import Runnable
+from qpipe.verbs.sources import PreprocessLike, preprocess_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ class Comparison:
     def differ(self, one: int, other: int) -> int:
         """On how many images the models at these positions, which are of one origin, differ."""
         return self.different[min(one, other), max(one, other)]
+
+
+def open_common(runnables: Sequence[Runnable], data: DataLike, split: Split, preprocess: PreprocessLike) -> Source:
+    """The data for all of the models; DataError where they don't fit one, or where two preprocess differently.
+
+    preprocess: what replaces parts of the preprocessing that the models carry.
+    """
+    source = open_data(data, split, _common_preprocess(runnables, preprocess))
+    _check_inputs(runnables, source)
+    return source
 
 
 def compare(runnables: Sequence[Runnable], source: Source, batch_size: int, limit: int | None) -> Comparison:
@@ -102,3 +114,27 @@ def _headless(network: ir.Model, names: Sequence[str]) -> ir.Model:
         copy.graph.outputs.append(values[name])
     ir.passes.common.RemoveUnusedNodesPass()(copy)
     return copy
+
+
+def _common_preprocess(runnables: Sequence[Runnable], overrides: PreprocessLike) -> Preprocess:
+    """The preprocessing that the models carry, all that carry one the same; DataError where they don't."""
+    carrying = [runnable for runnable in runnables if get_object(runnable.network, PREPROCESS) is not None]
+    found = [(runnable.name, preprocess_of(runnable.network, overrides)) for runnable in carrying or runnables]
+    for name, settings in found[1:]:
+        if settings != found[0][1]:
+            key = next(key for key, value in settings if value != getattr(found[0][1], key))
+            values = getattr(found[0][1], key), getattr(settings, key)
+            raise DataError(
+                f"{found[0][0]} and {name} carry different preprocessing ({key} {values[0]} and {values[1]}); "
+                "expected the same, or settings that override it"
+            )
+    return found[0][1]
+
+
+def _check_inputs(runnables: Sequence[Runnable], source: Source) -> None:
+    """Refuse data that don't fit a model's input; what takes pixels is checked when it runs."""
+    for runnable in runnables:
+        value = runnable.network.graph.inputs[0] if runnable.network.graph.inputs else None
+        shape = None if value is None or value.dtype is None else static_shape(value)
+        if value is not None and shape is not None and value.dtype is not None and value.dtype.is_floating_point():
+            check_fits(source, shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from qpipe.reporting.page import render
 from qpipe.reporting.reading import read_run
 from qpipe.reporting.record import read_certificate
 from qpipe.reporting.run import Run
+from qpipe.verbs.names import told_apart
 from qpipe.verbs.sources import ModelPath
 
 
@@ -82,11 +82,9 @@ def report(
 
 
 def _told_apart(runs: Sequence[Run]) -> list[Run]:
-    """Runs with a name each: those that have one name in common get their folder's too, or a number."""
-    names = Counter(run.name for run in runs)
-    longer = [f"{run.path.resolve().parent.name}/{run.name}" if names[run.name] > 1 else run.name for run in runs]
-    unique = [name if longer.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(longer, start=1)]
-    return [replace(run, name=name) for run, name in zip(runs, unique, strict=True)]
+    """Runs with a name each."""
+    names = told_apart([run.name for run in runs], [run.path for run in runs])
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def _with_float(run: Run, accuracy: float | None) -> Run:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-from qpipe.data import DataLike, Preprocess, Source, check_fits, open_data
-from qpipe.errors import DataError
-from qpipe.ir.attributes import static_shape
+from qpipe.data import DataLike, Split
 from qpipe.ir.certify import certify, check_certificate
 from qpipe.ir.kind import Kind
-from qpipe.ir.metadata import CERTIFICATE, PREPROCESS, get_json, get_object
+from qpipe.ir.metadata import CERTIFICATE, get_json, get_object
 from qpipe.ir.view_weights import QUANTIZATION
-from qpipe.verbs.comparison import Comparison, compare
+from qpipe.verbs.comparison import Comparison, compare, open_common
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
-from qpipe.verbs.sources import PreprocessLike, preprocess_of
-
-Split = Literal["train", "val", "test"]
+from qpipe.verbs.sources import PreprocessLike
 
 
 @dataclass(frozen=True)
@@ -92,8 +88,7 @@ def validate(
         (True, 100, ['float', 'QDQ, trainable'])
     """
     runnables = open_all(models)
-    source = open_data(data, split, _common_preprocess(runnables, preprocess))
-    _check_inputs(runnables, source)
+    source = open_common(runnables, data, split, preprocess)
     comparison = compare(runnables, source, batch_size, limit)
     failures = [_certificate_problems(runnable) for runnable in runnables]
     rows = []
@@ -118,30 +113,6 @@ def validate(
         problems += [f"{runnable.name}: {problem}" for problem in failed or ()]
     notes = () if source.split_note is None else (source.split_note,)
     return ValidationReport(comparison.images, tuple(rows), tuple(problems), notes)
-
-
-def _common_preprocess(runnables: Sequence[Runnable], overrides: PreprocessLike) -> Preprocess:
-    """The preprocessing that the models carry, all that carry one the same; DataError where they don't."""
-    carrying = [runnable for runnable in runnables if get_object(runnable.network, PREPROCESS) is not None]
-    found = [(runnable.name, preprocess_of(runnable.network, overrides)) for runnable in carrying or runnables]
-    for name, settings in found[1:]:
-        if settings != found[0][1]:
-            key = next(key for key, value in settings if value != getattr(found[0][1], key))
-            values = getattr(found[0][1], key), getattr(settings, key)
-            raise DataError(
-                f"{found[0][0]} and {name} carry different preprocessing ({key} {values[0]} and {values[1]}); "
-                "expected the same, or settings that override it"
-            )
-    return found[0][1]
-
-
-def _check_inputs(runnables: Sequence[Runnable], source: Source) -> None:
-    """Refuse data that don't fit a model's input; what takes pixels is checked when it runs."""
-    for runnable in runnables:
-        value = runnable.network.graph.inputs[0] if runnable.network.graph.inputs else None
-        shape = None if value is None or value.dtype is None else static_shape(value)
-        if value is not None and shape is not None and value.dtype is not None and value.dtype.is_floating_point():
-            check_fits(source, shape)
 
 
 def _same_origin(runnables: Sequence[Runnable], index: int) -> list[int]:

@@ -34,6 +34,19 @@ def test_outputs_that_cannot_be_written(
 
 
 @pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        ("plain.jpg", "plain.jpg: a picture, expected the name of a .png or .svg file"),
+        ("plain", "plain: a picture, expected the name of a .png or .svg file"),
+        ("absent/plain.svg", "absent/plain.svg: the folder 'absent' does not exist"),
+    ],
+)
+def test_pictures_that_cannot_be_drawn(picture: str, message: str, refused: Callable[[str], str]) -> None:
+    # Said before any work is done, and so before the data turn out to be missing.
+    assert refused(f"bench net.onnx --data absent.npz --picture {picture}") == message
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         ("--resume", "--resume: no checkpoint was named, expected --checkpoint FILE"),

@@ -53,6 +53,9 @@ class Bench(SimpleNamespace):
         return {"cpu": self.cpu, "rows": self.rows}
 
 
+BENCH_ROW = {"name": "a.onnx", "size": 1108429, "speedup": 0.5, "activation_node": "Conv 'c'", "unknown": None}
+
+
 def validation(ok: bool) -> Validation:
     row = {"name": "a.onnx", "size": 187289, "top1": 0.915, "integers_equal": ok}
     problems = () if ok else ("a.onnx and b.onnx were made from one QDQ file, but differ on 3 of 5 images",)
@@ -71,7 +74,7 @@ class Calls:
             "export": model_with_certificate(),
             "validate": validation(True),
             "report": SimpleNamespace(missing=("a: no certificate.",), to_json=lambda: {"runs": [], "missing": []}),
-            "bench": Bench(rows=[{"name": "a.onnx", "size": 1108429, "speedup": 0.5}], cpu="A CPU, VNNI"),
+            "bench": Bench(rows=[BENCH_ROW], cpu="A CPU, VNNI", images=5, notes=("all samples are used as 'val'",)),
         }
         for name in self.answers:
             monkeypatch.setitem(vars(qpipe), name, self.verb(name))
@@ -99,7 +102,7 @@ WORDS = {
     "export": "export f.onnx -o i.onnx --format integer --io integer --layout NHWC --data d.npz",
     "validate": "validate a.onnx b.onnx --data d.npz --limit 5 --split val",
     "report": "report a.onnx out/b -o r.html --name A --name B --float-accuracy 0.9",
-    "bench": "bench a.onnx b.onnx --batch-sizes 1,8 --threads 2",
+    "bench": "bench a.onnx b.onnx --batch-sizes 1,8 --threads 2 --data d.npz --split val --picture p.png --mean 0.5",
 }
 POSITIONAL = {
     "inspect": ("m.onnx",),
@@ -108,7 +111,7 @@ POSITIONAL = {
     "export": ("f.onnx", "i.onnx"),
     "validate": (["a.onnx", "b.onnx"], "d.npz"),
     "report": (["a.onnx", "out/b"], "r.html"),
-    "bench": (["a.onnx", "b.onnx"],),
+    "bench": (["a.onnx", "b.onnx"], "d.npz"),
 }
 SOME_KEYWORDS: dict[str, dict[str, Any]] = {
     "inspect": {"weights": None},
@@ -124,7 +127,8 @@ SOME_KEYWORDS: dict[str, dict[str, Any]] = {
     "export": {"format": "integer", "io": "integer", "layout": "NHWC", "data": "d.npz", "weights": "int8"},
     "validate": {"limit": 5, "split": "val", "preprocess": None},
     "report": {"names": ["A", "B"], "title": None, "float_accuracy": 0.9},
-    "bench": {"batch_sizes": (1, 8), "threads": 2, "repeats": 50},
+    "bench": {"batch_sizes": (1, 8), "threads": 2, "repeats": 50, "picture": "p.png", "split": "val", "limit": None}
+    | {"preprocess": {"mean": (0.5,)}},
 }
 SHOWN = {
     "inspect": (
@@ -142,7 +146,7 @@ SHOWN = {
     "export": ("certificate", "conv1", "123,456", "54,321 integers", "wrote i.onnx, 187.3 kB"),
     "validate": ("a.onnx", "187.3 kB", "0.915", "5 images", "used as 'val'", "every integer is equal"),
     "report": ("a: no certificate.", "wrote r.html"),
-    "bench": ("a.onnx", "1.1 MB", "0.5", "CPU: A CPU, VNNI"),
+    "bench": ("a.onnx", "1.1 MB", "0.5", "used as 'val'", "top-1: d.npz, val, 5 images", "CPU: A CPU", "wrote p.png"),
 }
 JSON: dict[str, dict[str, Any]] = {
     "inspect": Inspection().to_json(),
@@ -151,7 +155,7 @@ JSON: dict[str, dict[str, Any]] = {
     "export": {"output": "i.onnx", "size": 187289, "metadata": {"certificate": CERTIFICATE}},
     "validate": validation(True).to_json(),
     "report": {"output": "r.html", "runs": [], "missing": []},
-    "bench": {"cpu": "A CPU, VNNI", "rows": [{"name": "a.onnx", "size": 1108429, "speedup": 0.5}]},
+    "bench": {"cpu": "A CPU, VNNI", "rows": [BENCH_ROW]},
 }
 
 
@@ -174,6 +178,14 @@ def test_json_is_all_that_stands_on_stdout(command: str, calls: Calls, capsys: p
     captured = capsys.readouterr()
     assert json.loads(captured.out) == JSON[command]
     assert "chatter" in captured.err
+
+
+def test_what_no_model_has_is_no_column_of_bench(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "a.onnx"]) == 0
+    out = capsys.readouterr().out
+    assert "speedup" in out
+    for word in ("unknown", "activation node", "top-1", "wrote"):
+        assert word not in out
 
 
 @pytest.mark.parametrize(("words", "shown"), [([], "differ on 3 of 5 images"), (["--json"], "a.onnx")])

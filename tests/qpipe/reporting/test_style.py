@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
-from qpipe.reporting.style import COLORS, MARKERS, drawing, legend_of_runs, look, short_names, to_svg
+from qpipe.errors import OutputError
+from qpipe.reporting.style import COLORS, MARKERS, drawing, legend_of_runs, look, save_picture, short_names, to_svg
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,17 @@ def test_it_is_a_bare_element_in_the_pages_width_with_words_for_who_cannot_see_i
     assert "width=" not in opening
     assert "metadata" not in text
     assert "&lt;a &amp; b&gt;</text>" in text
+
+
+def test_a_picture_of_its_own_is_what_its_suffix_says(tmp_path: Path) -> None:
+    for name, start in (("a.svg", b"<svg "), ("a.SVG", b"<svg "), ("a.png", b"\x89PNG"), ("a.PNG", b"\x89PNG")):
+        contents = []
+        for _ in range(2):
+            with drawing(2) as figure:
+                figure.subplots().plot([0, 1], [0, 1])
+                save_picture(figure, tmp_path / name, "picture", "a line")
+            contents.append((tmp_path / name).read_bytes())
+        assert contents[0].startswith(start)
+        assert contents[0] == contents[1]
+    with drawing(2) as figure, pytest.raises(OutputError, match=r"the folder '.*absent' does not exist"):
+        save_picture(figure, tmp_path / "absent" / "a.png", "picture", "a line")
