@@ -48,9 +48,7 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
         row("2/2 baseline + SSP", SSP),
         row("2/2 plain + AG, layerwise", PLAIN, AG, {"layerwise": True}),
         *(
-            row(
-                f"2/2 baseline + SSP, {fragments}, draws {draws}", SSP, {"ssp_fragments": fragments, "ssp_draws": draws}
-            )
+            row(f"2/2 baseline + SSP, {fragments}, {draws}", SSP, {"ssp_fragments": fragments, "ssp_draws": draws})
             for fragments, draws in (("blocks", "together"), ("layers", "together"), ("layers", "apart"))
         ),
         *(

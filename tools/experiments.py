@@ -142,7 +142,7 @@ def run_rows(
             for seed in range(seeds if row.leads else 1):
                 count = Experiment(row, rows, seed, model, data, folder).count()
                 typer.echo(f"{row.name}, seed {seed}: {count:.2f}")
-    counted = [(row, _counted(row, rows, model, data, folder)) for row in rows]
+    counted = [(row, _counted(row, model, data, folder)) for row in rows]
     results = Results(name)
     title = f"{model.stem} on CIFAR-10, top-1 of 10,000 test images in percent"
     results.add(title, [_line(row, counts) for row, counts in counted if counts])
@@ -153,11 +153,9 @@ def _chosen(row: ExperimentRow, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(fnmatch(row.name, pattern) for pattern in patterns)
 
 
-def _counted(
-    row: ExperimentRow, rows: Sequence[ExperimentRow], model: Path, data: Path, folder: Path
-) -> dict[int, float]:
+def _counted(row: ExperimentRow, model: Path, data: Path, folder: Path) -> dict[int, float]:
     """The counts that lie in the folder, by seed."""
-    experiments = [Experiment(row, rows, seed, model, data, folder) for seed in range(10)]
+    experiments = [Experiment(row, (row,), seed, model, data, folder) for seed in range(10)]
     return {e.seed: e.count() for e in experiments if e.is_counted}
 
 

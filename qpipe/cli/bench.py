@@ -26,8 +26,8 @@ def bench(
 ) -> None:
     """Measure latency, memory and sizes of models.
 
-    With data top-1 as well. Ratios are to the first model. `activation` is the most that activations take at once, by which of them are alive
-    together; `peak` is what the runtime's process took.
+    With data top-1 as well. Ratios are to the first model. `activation` is the most that activations take at once, by
+    which of them are alive together; `peak` is what the runtime's process took.
 
     \b
     Example:

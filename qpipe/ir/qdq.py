@@ -122,7 +122,7 @@ def insert_weight_quantizer(
     A quantizer that is not affine stands there as a function instead (see `qpipe.ir.quantizer_functions`).
     """
     graph = model.graph
-    base = node.name
+    base = str(node.name)
     weight = initializer(graph, f"{base}_weight", stored)
     scales = np.ldexp(np.float32(1), exponents.astype(np.int32))
     scale = initializer(graph, f"{base}_weight_scale", scales if spec.per_channel else scales[0])

@@ -7,7 +7,7 @@ float32, where a weight that lies on the edge between two codes may get the othe
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, no_type_check
 
 import onnx_ir as ir
 from onnxscript import FLOAT, INT8, script
@@ -18,6 +18,8 @@ DOMAIN: Final = "qpipe"
 DOREFA: Final = "DoReFaCodes"
 
 
+# onnxscript compiles this from its source; the operators' types mean nothing to a checker of Python.
+@no_type_check
 @script(Opset(DOMAIN, 1), default_opset=op)
 def DoReFaCodes(w: FLOAT[...], bits: int) -> INT8[...]:  # noqa: N802
     """`2 round((n tanh(w) / max |tanh(w)| + n) / 2) - n`, n = 2**bits - 1 (see `qpipe.arith.dorefa`)."""
@@ -33,7 +35,7 @@ _FUNCTIONS: Final = {DOREFA: DoReFaCodes}
 
 def call_function(model: ir.Model, name: str, value: ir.Value, bits: int, node_name: str) -> ir.Node:
     """A node that calls the function on a weight, and the function itself in the model where it is missing."""
-    function = ir.from_proto(_FUNCTIONS[name].to_function_proto())
+    function = ir.serde.deserialize_function(_FUNCTIONS[name].to_function_proto())
     model.functions.setdefault(function.identifier(), function)
     model.opset_imports[DOMAIN] = 1
     return ir.Node(DOMAIN, name, [value], [ir.AttrInt64("bits", bits)], name=node_name)

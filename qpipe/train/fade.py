@@ -21,7 +21,7 @@ from torch import nn
 from qpipe.errors import ModelError
 from qpipe.ir.residual import ResidualBlock, find_blocks, is_quantizer
 from qpipe.train.companion import Companion
-from qpipe.train.executor import Executor
+from qpipe.train.executor import Executor, Values
 from qpipe.train.navigation import key_before, key_giving, key_of, section
 
 
@@ -84,6 +84,6 @@ class _Skip:
 
     def __call__(self, y: torch.Tensor) -> torch.Tensor:
         """What the start's quantizer reads -> the Add's operand."""
-        values = {self._start: self._quantizer(y)}
+        values: Values = {self._start: self._quantizer(y)}
         self._network.run(values, self._section)
         return values[self._end]
