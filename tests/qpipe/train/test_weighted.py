@@ -95,3 +95,16 @@ def test_batch_statistics_move_the_running_ones() -> None:
     batch = product.mean((0, 2, 3)) + layer.offset
     torch.testing.assert_close(layer.mean, 0.9 * mean + 0.1 * batch, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(layer.variance, 0.9 * variance + 0.1 * product.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_weight_that_is_used_as_it_is_is_no_parameter_twice() -> None:
+    """Unrounded for a while, as in stochastic precision, or for good: the state stays as it was."""
+    executor, layer = layer_of()
+    before = executor.state_dict().keys()
+    for rounds in (False, True):
+        layer.rounds = rounds
+        executor.train()(torch.ones(1, 3, 8, 8))
+        assert executor.state_dict().keys() == before
+    executor.without_quantizers()(torch.ones(1, 3, 8, 8))
+    assert executor.state_dict().keys() == before
+    assert layer.weight_in_use() is layer.weight
