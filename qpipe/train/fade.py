@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from qpipe.errors import ModelError
+from qpipe.ir.layers import Layer
 from qpipe.ir.residual import ResidualBlock, find_blocks, is_quantizer
 from qpipe.train.companion import Companion
 from qpipe.train.executor import Executor, Values
@@ -33,6 +34,10 @@ class FadingSkips(Companion):
         residual: the quantized network that it was stripped from.
         names: of the blocks that were stripped.
         fraction: of the run, over which s falls to 0.
+
+    Raises:
+        ModelError: a skip starts at the network's input, or in pre-activation order, where the plain network has no
+            tensor that it could start or end at.
     """
 
     def __init__(
@@ -53,7 +58,9 @@ class FadingSkips(Companion):
         self._scale = float(max(Fraction(0), 1 - done / self._fraction))
 
     def _attach(self, network: Executor, skip: _Skip) -> None:
-        start, end = key_before(network, key_of(network, skip.first)), key_of(network, skip.last)
+        first, end = key_of(network, skip.first), key_of(network, skip.last)
+        skip.check_ends(network.plan[int(first)].layer, network.plan[int(end)].layer)
+        start = key_before(network, first)
         network.keep_unquantized(start)
         network.addends[end] = lambda: self._addend(network, start, skip)
 
@@ -72,6 +79,7 @@ class _Skip:
     def __init__(self, network: Executor, block: ResidualBlock) -> None:
         main = [node for node in block.main_nodes if not is_quantizer(node)]
         self.first, self.last = str(main[0].name), str(main[-1].name)
+        self._name, self._main = block.name, {node.name for node in main}
         self._network = network
         self._section = section(network, block.start, block.skip)
         self._start, self._end = block.start, block.skip
@@ -81,6 +89,15 @@ class _Skip:
             raise ModelError(f"block '{block.name}': starts at the network's input, expected a layer before it")
         self._quantizer = network.quantizer(start)
         self._quantizer.owns = False
+
+    def check_ends(self, first: Layer, last: Layer) -> None:
+        """Raise ModelError where these layers of the plain network are not the main path's alone."""
+        ends = [first.node, *(node for node in last.nodes if node is not last.activation)]
+        if any(node.name not in self._main for node in ends):
+            raise ModelError(
+                f"block '{self._name}': begins with a BatchNormalization that is a part of the layer before it without "
+                "skips, or the block behind it does, so its skip can't fade; expected no fade in pre-activation order"
+            )
 
     def __call__(self, y: torch.Tensor) -> torch.Tensor:
         """What the start's quantizer reads -> the Add's operand."""
