@@ -14,7 +14,7 @@ def norm_conv(net: Network, x: str, fan_in: int, out: int, size: int = 3, **attr
     return net.norm(net.conv(x, fan_in, out, (size, size), **attributes), out)
 
 
-def post_activation(net: Network, skips: bool) -> str:
+def post_activation(net: Network, skips: bool, classes: int = 5) -> str:
     """Two basic blocks: an identity, and a convolution as skip, which is drawn in any case: equal weights follow."""
     x = net.op("Relu", norm_conv(net, "x", 3, 8))
     y = norm_conv(net, net.op("Relu", norm_conv(net, x, 8, 8)), 8, 8)
@@ -22,7 +22,7 @@ def post_activation(net: Network, skips: bool) -> str:
     y = norm_conv(net, net.op("Relu", norm_conv(net, x, 8, 16, strides=[2, 2])), 16, 16)
     skip = norm_conv(net, x, 8, 16, 1, strides=[2, 2])
     x = net.op("Relu", net.op("Add", skip, y, name="add2") if skips else y, name="out2")
-    return net.head(x, 16)
+    return net.head(x, 16, classes)
 
 
 def pre_activation(net: Network, skips: bool) -> str:

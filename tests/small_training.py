@@ -1,9 +1,12 @@
 """A network and data on which the loop runs in a moment."""
 
+from functools import partial
+
 import numpy as np
 import onnx_ir as ir
 import torch
 from networks import Network, quantized
+from residual_networks import made, post_activation, stripped
 
 from qpipe.data import Augment, Preprocess, Source, open_data
 from qpipe.train.executor import Executor
@@ -25,6 +28,16 @@ def network(out: int = 8, classes: int = 4) -> tuple[Network, str]:
 def qdq(out: int = 8, classes: int = 4) -> ir.Model:
     net, y = network(out, classes)
     return quantized(net.model(y), net.inputs())
+
+
+def two_blocks() -> ir.Model:
+    """QDQ: two residual blocks, `add1` on one resolution and `add2`, which halves it; four classes."""
+    net, model = made(partial(post_activation, classes=4))
+    return quantized(model, net.inputs())
+
+
+def two_plain_blocks() -> ir.Model:
+    return stripped(two_blocks())
 
 
 def bright_images(seed: int = 0) -> Source:

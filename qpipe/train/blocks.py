@@ -52,14 +52,21 @@ def blocks_of(model: ir.Model, executor: Executor) -> list[Block]:
 
 
 def stripped_blocks(model: ir.Model) -> dict[str, list[str]]:
-    """Names of the blocks that `strip-skips` stripped, and of the weighted nodes of each."""
+    """Names of the blocks that `strip-skips` stripped, and of the weighted nodes of each.
+
+    ModelError where the metadata are not as it writes them.
+    """
     stored = get_json(model, PLAIN)
-    entries = [entry for entry in stored if isinstance(entry, dict)] if isinstance(stored, list) else []
-    return {str(entry["name"]): [str(name) for name in _list(entry["layers"])] for entry in entries}
+    if not isinstance(stored, list | None):
+        raise ModelError(f"metadata 'qpipe.{PLAIN}': is a JSON {type(stored).__name__}, expected a list")
+    return dict(_stripped(entry) for entry in stored or [])
 
 
-def _list(value: JsonValue) -> list[JsonValue]:
-    return value if isinstance(value, list) else []
+def _stripped(entry: JsonValue) -> tuple[str, list[str]]:
+    name, layers = (entry.get("name"), entry.get("layers")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(name, str) or not isinstance(layers, list) or not layers:
+        raise ModelError(f"metadata 'qpipe.{PLAIN}': has {entry!r}, expected a block's name and its layers")
+    return name, [str(layer) for layer in layers]
 
 
 def _keys(executor: Executor, names: list[str]) -> tuple[str, ...]:

@@ -1,0 +1,118 @@
+"""Blocks by the keys of layers: with their skips and without, in order, and no block within another."""
+
+import onnx_ir as ir
+import pytest
+from digits_model import digits_model
+from networks import Network, quantized
+from pydantic import JsonValue
+from residual_networks import BUILDS, Build, made, norm_conv, post_activation, stripped
+from small_training import two_blocks, two_plain_blocks
+
+from qpipe.errors import ModelError
+from qpipe.ir.load import load_model
+from qpipe.ir.metadata import PLAIN, set_json
+from qpipe.train.blocks import Block, blocks_of, stripped_blocks
+from qpipe.train.executor import Executor
+
+
+def found(model: ir.Model) -> list[Block]:
+    return blocks_of(model, Executor(model))
+
+
+def op_types(model: ir.Model, keys: tuple[str, ...]) -> list[str]:
+    return [Executor(model).plan[int(key)].op_type for key in keys]
+
+
+def test_a_residual_network() -> None:
+    """Layers: 0 the stem; 1, 2 and the Add 3; 4, 5, the skip's own 6, and the Add 7."""
+    model = two_blocks()
+    first, second = found(model)
+    assert first == Block("add1", ("1", "2"), "3", has_skip=True)
+    assert (second.name, second.has_skip, len(second.layers)) == ("add2", True, 2)
+    assert op_types(model, second.layers) == ["Conv", "Conv"]
+    assert op_types(model, (second.end,)) == ["Add"]
+
+
+def test_a_stripped_network() -> None:
+    blocks = found(two_plain_blocks())
+    assert blocks == [Block("add1", ("1", "2"), "2", has_skip=False), Block("add2", ("3", "4"), "4", has_skip=False)]
+
+
+def test_one_of_each() -> None:
+    model = stripped(two_blocks(), "add1")
+    assert [(block.name, block.has_skip) for block in found(model)] == [("add1", False), ("add2", True)]
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
+def test_stripping_leaves_names_and_numbers_of_layers(build: Build) -> None:
+    net, model = made(build)
+    quantized(model, net.inputs())
+    before = [(block.name, len(block.layers)) for block in found(model)]
+    assert [(block.name, len(block.layers)) for block in found(stripped(model))] == before
+
+
+def test_a_float_graph() -> None:
+    _, model = made(post_activation)
+    assert [block.name for block in found(model)] == ["add1", "add2"]
+    (block,) = found(load_model(digits_model()))
+    assert (block.name, block.layers, block.end) == ("add", ("1",), "2")
+
+
+def nested() -> tuple[Network, ir.Model]:
+    """x -> conv -> (conv + skip) -> conv, + x: the inner skip lies on the main path of the outer block."""
+    net = Network(3, 8, 8)
+    x = net.op("Relu", norm_conv(net, "x", 3, 8))
+    y = net.op("Relu", norm_conv(net, x, 8, 8))
+    y = net.op("Relu", net.op("Add", norm_conv(net, y, 8, 8), y, name="inner"))
+    y = norm_conv(net, y, 8, 8)
+    x = net.op("Relu", net.op("Add", y, x, name="outer"))
+    y = norm_conv(net, net.op("Relu", norm_conv(net, x, 8, 8)), 8, 8)
+    x = net.op("Relu", net.op("Add", y, x, name="next"))
+    return net, net.model(net.head(x, 8))
+
+
+@pytest.mark.parametrize("strip", [None, "*", "inner", "outer"])
+def test_a_block_within_another_is_left_out(strip: str | None) -> None:
+    net, model = nested()
+    quantized(model, net.inputs())
+    if strip is not None:
+        stripped(model, strip)
+    assert [(block.name, len(block.layers)) for block in found(model)] == [("outer", 3), ("next", 2)]
+
+
+def test_no_blocks() -> None:
+    net = Network(3, 8, 8)
+    model = net.model(net.head(net.op("Relu", net.conv("x", 3, 8)), 8))
+    with pytest.raises(ModelError, match=r"^the network has no residual blocks, and none were stripped$"):
+        found(model)
+
+
+def test_what_was_stripped_is_in_the_metadata() -> None:
+    model = two_blocks()
+    assert stripped_blocks(model) == {}
+    names = stripped_blocks(stripped(model))
+    assert list(names) == ["add1", "add2"]
+    assert [len(layers) for layers in names.values()] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"name": "add1"}, "is a JSON dict, expected a list"),
+        (["add1"], "has 'add1', expected a block's name and its layers"),
+        ([{"name": "add1", "layers": []}], "expected a block's name and its layers"),
+        ([{"layers": ["conv1"]}], "expected a block's name and its layers"),
+    ],
+)
+def test_metadata_of_another_form(stored: JsonValue, message: str) -> None:
+    model = two_blocks()
+    set_json(model, PLAIN, stored)
+    with pytest.raises(ModelError, match=rf"^metadata 'qpipe.plain': .*{message}$"):
+        found(model)
+
+
+def test_a_stripped_layer_that_is_gone() -> None:
+    model = two_plain_blocks()
+    set_json(model, PLAIN, [{"name": "add1", "layers": ["conv of another file"], "removed": []}])
+    with pytest.raises(ModelError, match=r"^no layer has a node 'conv of another file'$"):
+        found(model)
