@@ -122,6 +122,14 @@ class Executor(nn.Module):
         other = Executor(self._model, batch_norm=self._batch_norm, precision=self.precision)
         for layer, lender in zip(other.weighted(), self.weighted(), strict=True):
             layer.borrow(lender)
+        for norm in other.batch_norms():
+            norm.source = norm.target = None
+        return other.train()
+
+    def float_copy(self) -> Executor:
+        """A float network of the same graph that starts from the same weights; in training, on batch statistics."""
+        other = Executor(self._model, batch_norm="batch", precision=self.precision).without_quantizers()
+        other.load_state_dict(self.state_dict())
         return other.train()
 
     def keep_unquantized(self, key: str) -> None:
@@ -156,7 +164,9 @@ class Executor(nn.Module):
         return found if isinstance(found, WeightedLayer) else None
 
     def quantizer(self, key: str) -> Quantizer:
-        """The quantizer behind a layer."""
+        """The quantizer behind a layer; ModelError where there is none."""
+        if key not in self.quantizers:
+            raise ModelError(f"{describe(self.plan[int(key)].node)}: has no quantizer behind it, expected one")
         quantizer = self.quantizers[key]
         assert isinstance(quantizer, Quantizer)
         return quantizer
@@ -181,6 +191,8 @@ class Executor(nn.Module):
             module.enabled = False
         for layer in self.weighted():
             layer.spec = None
+        for norm in self.batch_norms():
+            norm.source = norm.target = None
         return self
 
     def train(self, mode: bool = True) -> Executor:

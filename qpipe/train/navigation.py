@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import onnx_ir as ir
+import torch
 
 from qpipe.errors import ModelError
 from qpipe.ir.attributes import describe
@@ -57,3 +61,26 @@ def section(network: Executor, start: ir.Value, end: ir.Value) -> list[int]:
             found.add(int(key))
             stack.extend(network.reads[int(key)])
     return sorted(found)
+
+
+@dataclass(frozen=True)
+class LayerShapes:
+    """first_input: of what a layer reads first. result: of what it gives. Both with a batch of 1."""
+
+    first_input: torch.Size
+    result: torch.Size
+
+
+@torch.no_grad()
+def layer_shapes(network: Executor, image_shape: Sequence[int]) -> list[LayerShapes]:
+    """The shapes at every layer, by an evaluation of zeros, which leaves the network in evaluation mode.
+
+    image_shape: of one input, without the batch.
+    """
+    found: list[LayerShapes] = []
+    values = network.eval().start(torch.zeros(1, *image_shape))
+    for index, layer in enumerate(network.plan):
+        first_input = values[network.reads[index][0]].shape
+        network.run(values, [index])
+        found.append(LayerShapes(first_input, values[layer.result].shape))
+    return found
