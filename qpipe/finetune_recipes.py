@@ -68,6 +68,9 @@ class FinetuneRecipe:
         ssp: stochastic structured precision, with the ratio delta at first, the part of the run after which it is 0,
             and the policy.
         fade: the part of the run over which stripped skips fade away; 0: they are gone from the start.
+        additional_losses: alpha, the weight of a classifier's loss at the end of each downsampling block; 0: none.
+        joint_distillation: beta, the weight of the features' distances to those of a full-precision copy that trains
+            along; 0: no such copy.
     """
 
     epochs: int
@@ -91,6 +94,8 @@ class FinetuneRecipe:
     ssp_fragments: Fragments = "blocks"
     ssp_draws: Draws = "apart"
     fade: float = 0.0
+    additional_losses: float = 0.0
+    joint_distillation: float = 0.0
 
 
 _FAQ_4BIT = FinetuneRecipe(

@@ -190,6 +190,12 @@ class FinetuneSettings(Settings):
     fade: float | None = Field(
         default=None, ge=0, le=1, description="the part of the run over which stripped skips fade away, with --plain"
     )
+    additional_losses: float | None = Field(
+        default=None, ge=0, description="alpha: the weight of losses at the end of each downsampling block; 0: none"
+    )
+    joint_distillation: float | None = Field(
+        default=None, ge=0, description="beta: how much a full-precision copy that trains along guides; 0: no copy"
+    )
     batch_norm: Literal["running", "batch"] = Field(
         default="batch", description="the statistics that training normalizes by"
     )

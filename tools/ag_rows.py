@@ -11,6 +11,9 @@ AG, SSP = {"method": "ag"}, {"ssp": True}
 PLAIN = {"plain": True}
 TAUGHT = {"teacher": "float"}
 FADE = {"fade": 0.6}
+# Table 3's other supervision: alpha is the paper's, which tells no beta.
+LOSSES = {"additional_losses": 0.01}
+KD = {"joint_distillation": 0.1}
 DOREFA = {
     "weight_bits": 2,
     "activation_bits": 2,
@@ -46,6 +49,10 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
         row("2/2 baseline + AG", AG),
         row("2/2 baseline + AG + SSP", AG, SSP),
         row("2/2 baseline + SSP", SSP),
+        row("2/2 plain + KD", PLAIN, KD),
+        row("2/2 plain + additional losses", PLAIN, LOSSES),
+        row("2/2 baseline + KD", KD),
+        row("2/2 baseline + additional losses", LOSSES),
         row("2/2 plain + AG, layerwise", PLAIN, AG, {"layerwise": True}),
         *(
             row(f"2/2 baseline + SSP, {fragments}, {draws}", SSP, {"ssp_fragments": fragments, "ssp_draws": draws})

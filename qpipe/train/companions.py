@@ -7,11 +7,13 @@ from fractions import Fraction
 
 import onnx_ir as ir
 
+from qpipe.train.additional_losses import AdditionalLosses
 from qpipe.train.auxiliary import AuxiliaryGradient
 from qpipe.train.blocks import blocks_of, stripped_blocks
 from qpipe.train.companion import Companion
 from qpipe.train.executor import Executor
 from qpipe.train.fade import FadingSkips
+from qpipe.train.joint_distillation import JointDistillation
 from qpipe.train.run import TrainingSettings
 from qpipe.train.stochastic import StochasticPrecision
 
@@ -41,9 +43,25 @@ def make_companions(
         )
         networks.append(auxiliary.twin)
         made.append(auxiliary)
+    if settings.additional_losses:
+        made.append(
+            AdditionalLosses(
+                executor,
+                blocks_of(network, executor),
+                weight=settings.additional_losses,
+                image_shape=image_shape,
+                seed=settings.seed,
+            )
+        )
+    fading = [*networks]
+    if settings.joint_distillation:
+        joint = JointDistillation(executor, blocks_of(network, executor), weight=settings.joint_distillation)
+        # What its blocks give is compared with what the network's do, skips that still fade among them.
+        fading.append(joint.teacher)
+        made.append(joint)
     if settings.fade:
         names = list(stripped_blocks(network))
-        made.append(FadingSkips(networks, residual, names, fraction=Fraction(settings.fade)))
+        made.append(FadingSkips(fading, residual, names, fraction=Fraction(settings.fade)))
     if settings.ssp:
         made.append(
             StochasticPrecision(

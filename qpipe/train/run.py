@@ -40,6 +40,8 @@ class TrainingSettings:
     ssp_fragments: Fragments = "blocks"
     ssp_draws: Draws = "apart"
     fade: float = 0.0
+    additional_losses: float = 0.0
+    joint_distillation: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ def finetune(
     ssp_fragments: Fragments | None = None,
     ssp_draws: Draws | None = None,
     fade: float | None = None,
+    additional_losses: float | None = None,
+    joint_distillation: float | None = None,
     seed: int = 0,
     batch_norm: Literal["running", "batch"] = "batch",
     precision: Precision = "fp32",
@@ -109,6 +111,10 @@ def finetune(
         auxiliary_weight, layerwise: lambda of AG, and whether it has a branch at every convolution.
         ssp, ssp_ratio, ssp_end, ssp_fragments, ssp_draws: stochastic structured precision (AG, section 3.2).
         fade: the part of the run over which stripped skips fade away; 0 takes them away at once.
+        additional_losses: alpha of a classifier's loss at the end of each downsampling block (AG, equation 3); the
+            paper's is 0.01, and 0 is none.
+        joint_distillation: beta of the distances to the features of a full-precision copy that trains along (AG,
+            equation 4); the paper tells none, 0.1 is a start, and 0 is no copy.
         seed: one seed, one result on one machine.
         batch_norm: the statistics by which training normalizes: the batch's own, or the file's running ones.
         precision: of training's float tensors; what is evaluated and written is exact in both.
@@ -149,6 +155,7 @@ def finetune(
         "teacher": teacher, "teacher_weight": teacher_weight, "temperature": temperature, "optimizer": optimizer,
         "auxiliary_weight": auxiliary_weight, "layerwise": layerwise, "fade": fade, "ssp": ssp, "ssp_ratio": ssp_ratio,
         "ssp_end": ssp_end, "ssp_fragments": ssp_fragments, "ssp_draws": ssp_draws,
+        "additional_losses": additional_losses, "joint_distillation": joint_distillation,
     }  # fmt: skip
     recipe = recipe or default_recipe(method, plain=plain)
     values = vars(resolve(recipe, given))
