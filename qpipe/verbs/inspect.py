@@ -18,6 +18,7 @@ from qpipe.ir.macs import count_parameters, total_macs
 from qpipe.ir.opset import original_opset
 from qpipe.ir.plan import QuantizationPlan, plan_quantization
 from qpipe.ir.quiet import quiet
+from qpipe.ir.residual import find_blocks
 from qpipe.ir.torch_import import ModelLike, resolve_model
 from qpipe.ir.view import QuantizedLayer, View, read_view
 from qpipe.ir.view_weights import FinalWeight, TrainableWeight
@@ -63,7 +64,8 @@ class Inspection:
 
     kind: float, QDQ or export. opset, ops: of the file. parameters: of weights and biases. macs: for one image, None
     where shapes are unknown. roles: how many nodes have each. nodes: after normalization; of a QDQ file without the
-    quantizers, of an export those that are not integers. problems: what else stands in the way, a line each.
+    quantizers, of an export those that are not integers. residual_blocks: names, for `finetune --blocks`. problems:
+    what else stands in the way, a line each.
     """
 
     kind: str
@@ -75,6 +77,7 @@ class Inspection:
     ops: dict[str, int]
     roles: dict[str, int]
     nodes: tuple[NodeInfo, ...]
+    residual_blocks: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
@@ -133,6 +136,7 @@ def inspect(
         macs=total_macs(network.graph),
         ops=dict(ops.most_common()),
         roles=dict(roles.most_common()),
+        residual_blocks=tuple(block.name for block in find_blocks(network.graph)),
         nodes=tuple(node for node in nodes if node.role != INTEGERS),
         problems=tuple(problems),
     )
