@@ -10,13 +10,13 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from passes.normalize import normalize
-from qpipe.arith.spec import QuantSpec
 from qpipe.errors import ModelError
 from qpipe.ir.kind import Kind, find_kind
 from qpipe.ir.layers import Layer, Role
 from qpipe.ir.macs import count_parameters, total_macs
 from qpipe.ir.opset import original_opset
 from qpipe.ir.plan import QuantizationPlan, plan_quantization
+from qpipe.ir.qdq import ActivationQuantizer
 from qpipe.ir.quiet import quiet
 from qpipe.ir.residual import find_blocks
 from qpipe.ir.torch_import import ModelLike, resolve_model
@@ -200,8 +200,8 @@ def _view_nodes(view: View) -> list[NodeInfo]:
 
 
 def _quantized_note(layer: QuantizedLayer) -> str:
-    inputs = ", ".join(_grid(quantizer.spec) for quantizer in layer.inputs)
-    output = "int32" if layer.output is None else _grid(layer.output.spec)
+    inputs = ", ".join(_grid(quantizer) for quantizer in layer.inputs)
+    output = "int32" if layer.output is None else _grid(layer.output)
     bits = None
     if isinstance(layer.weight, TrainableWeight):
         bits = layer.weight.spec.bits
@@ -210,9 +210,11 @@ def _quantized_note(layer: QuantizedLayer) -> str:
     return (f"{bits}-bit weights, " if bits else "") + f"{inputs} -> {output}"
 
 
-def _grid(spec: QuantSpec) -> str:
-    """Such as "uint8 2^-5": what an integer is, and what one step is worth."""
-    return f"{'int' if spec.qmin < 0 else 'uint'}{spec.bits} 2^{spec.exponent}"
+def _grid(quantizer: ActivationQuantizer) -> str:
+    """Such as "uint8 2^-5": what an integer is, and what one step is worth; "4 levels of" before it with a table."""
+    spec = quantizer.spec
+    levels = "" if quantizer.table is None else f"{len(set(quantizer.table.reached))} levels of "
+    return levels + f"{'int' if spec.qmin < 0 else 'uint'}{spec.bits} 2^{spec.exponent}"
 
 
 def _foreign_nodes(network: ir.Model) -> tuple[list[NodeInfo], list[str]]:
