@@ -253,5 +253,5 @@ def test_the_verbs(tmp_path: Path) -> None:
 
 
 def test_the_verb_refuses_eight_bits(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="^weight_bits: 8, expected 2 to 7 with the quantizer 'dorefa'$"):
+    with pytest.raises(RecipeError, match=r"^weight_bits: 8, expected 2 to 7 with the quantizer 'dorefa'$"):
         qpipe.calibrate(digits_model(), "digits", quantizer="dorefa", batches=1)
