@@ -92,7 +92,7 @@ class Network:
 
 def quantized(model: ir.Model, inputs: np.ndarray, **options: Any) -> ir.Model:
     """Calibrated in place on one batch; options are those of InsertQuantizers."""
-    widths = {name: options[name] for name in ("activation_bits", "layers") if name in options}
+    widths = {name: options[name] for name in ("activation_bits", "skip_bits", "layers") if name in options}
     CalibratePercentile(inputs=[inputs], **widths)(model)
     InsertQuantizers(**options)(model)
     ir.passes.common.CheckerPass()(model)

@@ -140,6 +140,7 @@ class Executor(nn.Module):
         layer = self.layer(key)
         if layer is not None:
             layer.product = _recording(layer.product, record)
+            layer.folds = False
         else:
             self._functions[key] = _recording(self._functions[key], record)
         self.quantizer(key).owns = False
