@@ -27,11 +27,12 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
 from qpipe.errors import LoweringError
 from qpipe.ir.dorefa import check_dorefa, quantize_dorefa, takes_dorefa
+from qpipe.ir.insert_weight import insert_weight_quantizer
 from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.layers import Layer, Role
 from qpipe.ir.metadata import set_json
 from qpipe.ir.plan import PlannedQuantizer, QuantizationPlan, plan_quantization
-from qpipe.ir.qdq import insert_activation_quantizer, insert_weight_quantizer
+from qpipe.ir.qdq import insert_activation_quantizer
 from qpipe.ir.view_weights import QUANTIZATION
 from qpipe.ir.weight_layout import is_depthwise
 from qpipe.ir.weights import initial_weight

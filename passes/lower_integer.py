@@ -55,7 +55,7 @@ class LowerInteger(ir.passes.InPlacePass):
                 values, own = pixel_values(model, quantizer)
                 take_pixels(model.graph, quantizer, values, b, pixels=self.layout, own=own)
             else:
-                value = b.node("QuantizeLinear", [quantizer.source, *b.grid(quantizer.spec)])
+                value = b.node("QuantizeLinear", [quantizer.source, *b.grid(quantizer.before)])
                 b.define_clipped(quantizer, value)
         for layer in view.layers:
             b.start(layer.name)

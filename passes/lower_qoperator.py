@@ -52,7 +52,7 @@ class LowerQOperator(ir.passes.InPlacePass):
                 take_pixels(model.graph, quantizer, values, ends, pixels=self.layout, own=own)
                 b.adopt_input(quantizer, ends.codes(quantizer))
             else:
-                inputs = [quantizer.source, *b.grid(quantizer.spec)]
+                inputs = [quantizer.source, *b.grid(quantizer.before)]
                 b.define_input(quantizer, b.emit("QuantizeLinear", inputs, name=f"{quantizer.source.name}_quantize"))
         for layer in view.layers:
             OPS[layer.op_type].lower_qoperator(layer, b)

@@ -51,7 +51,7 @@ def _try_rescale(layer: QuantizedLayer) -> bool:
         return False
     rows = float_rows(layer, weight)
     affine = read_affine(layer.layer, len(rows))
-    source, output = layer.inputs[0].spec, layer.output.spec
+    source, output = layer.inputs[0].spec, layer.output.before
     ratio = channel_ratio(rows, affine.k, weight.exponents, weight.spec, source.exponent, output)
     epsilon = float_attribute(batch_norm, "epsilon", 1e-5)
     mean, variance = (require_constant(batch_norm, i, "statistics").astype(np.float64) for i in (3, 4))

@@ -219,6 +219,7 @@ class FinetuneSettings(Settings):
 class ExportSettings(Settings):
     """QDQ network -> what ships; the formats are a recipe's list and the command's option."""
 
+    plain: bool = Field(default=False, description="refuse a network that still has its skip connections")
     cpu: Cpu = Field(default="portable", description="the CPUs on which the file must be exact")
     weights: Literal["int8", "uint8"] = Field(
         default="int8", description="how weights are stored; uint8 is exact everywhere"

@@ -50,9 +50,10 @@ def exact_codes(model: ir.Model, inputs: np.ndarray) -> Codes:
     found: Codes = {}
 
     def store(quantizer: ActivationQuantizer, y: torch.Tensor) -> None:
-        q = quantize(y, quantizer.spec, torch)
-        found[str(quantizer.codes.name)] = (q + quantizer.spec.zero_point).numpy().astype(np.uint8)
-        real[quantizer.output] = q * quantizer.spec.scale
+        codes = (quantize(y, quantizer.before, torch) + quantizer.before.zero_point).numpy().astype(np.uint8)
+        codes = codes if quantizer.table is None else quantizer.table.array()[codes]
+        found[str(quantizer.codes.name)] = codes
+        real[quantizer.output] = torch.from_numpy(codes).double().sub(quantizer.spec.zero_point) * quantizer.spec.scale
 
     for quantizer in view.inputs:
         store(quantizer, torch.from_numpy(inputs).double())

@@ -3,9 +3,11 @@
 from typing import Annotated
 
 import typer
+from pydantic import JsonValue
 
 from qpipe.cli.options import DataOption, JsonOption, OutputOption, QdqArgument, SeedOption, expand_settings
 from qpipe.cli.output import emit, metadata, print_line, working
+from qpipe.plain import plain_rows
 from qpipe.settings import FinetuneSettings, PreprocessSettings
 
 
@@ -26,10 +28,15 @@ def finetune(
     Training computes what the exported network will compute, and needs no source of the network. Several processes
     share every batch: torchrun --nproc-per-node 4 -m qpipe finetune ...
 
+    With --plain the skip connections go: those of a quantized network, or of a float one, which is calibrated to 8 bits
+    first. What is written is a plain network, as it was trained.
+
     \b
     Example:
       qpipe finetune resnet20.qdq.onnx --data cifar10.npz --recipe faq-cifar-8bit -o tuned.qdq.onnx
       qpipe finetune r20.w4a4.onnx --data cifar10.npz --recipe faq-cifar-4bit --epochs 30 -o tuned.qdq.onnx
+      qpipe finetune resnet20.onnx --data cifar10.npz --plain -o plain.qdq.onnx
+      qpipe finetune r20.w2a2.onnx --data cifar10.npz --method ag --ssp -o tuned.qdq.onnx
     """
     import qpipe
 
@@ -44,4 +51,19 @@ def finetune(
             resume=resume,
             preprocess=preprocess.overrides(),
         )
-    emit(json, {"output": output, "metadata": metadata(qdq)}, lambda: print_line(f"wrote {output}"))
+    carried = metadata(qdq)
+
+    def show() -> None:
+        print_line(phases_line(carried.get("training")))
+        print_line(f"wrote {output}")
+
+    emit(json, {"output": output, "metadata": carried}, show)
+
+
+def phases_line(training: JsonValue) -> str:
+    """Where the accuracy stood after each phase, such as "top-1: before training 87.83 %, trained 90.11 %"."""
+    phases = training.get("phases") if isinstance(training, dict) else None
+    counted = [row for row in plain_rows(phases) if row["accuracy"] is not None] if isinstance(phases, list) else []
+    if not counted:
+        return "the accuracy was not counted"
+    return "top-1: " + ", ".join(f"{row['phase']} {100 * float(str(row['accuracy'])):.2f} %" for row in counted)

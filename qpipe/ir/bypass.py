@@ -13,18 +13,21 @@ import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.layers import Layer, Role, role
-from qpipe.ir.qdq import ActivationQuantizer, initializer, read_activation_quantizer, set_constant_input
+from qpipe.ir.qdq import (
+    ActivationQuantizer,
+    initializer,
+    quantizer_nodes,
+    read_activation_quantizer,
+    set_constant_input,
+)
 
 
 def quantizers_reading(value: ir.Value) -> list[ActivationQuantizer] | None:
     """The quantizers that read a value; None where anything else reads it, or nothing."""
     found: list[ActivationQuantizer] = []
     for node, index in value.uses():
-        codes = node.outputs[0] if node.op_type == "QuantizeLinear" and index == 0 else None
-        clips = [] if codes is None else [user for user in codes.consumers() if user.op_type == "Clip"]
-        codes = clips[0].outputs[0] if clips else codes
-        ends = [] if codes is None else [user for user in codes.consumers() if user.op_type == "DequantizeLinear"]
-        quantizer = read_activation_quantizer(ends[0]) if len(ends) == 1 else None
+        end = _dequantize_node(node) if node.op_type == "QuantizeLinear" and index == 0 else None
+        quantizer = read_activation_quantizer(end) if end is not None else None
         if quantizer is None:
             return None
         found.append(quantizer)
@@ -46,7 +49,7 @@ def narrow(wide: ActivationQuantizer) -> list[ir.Value]:
     if readers is None:
         return []
     kept, *others = readers
-    if any(other.spec != kept.spec or other.output.is_graph_output() for other in others):
+    if any((other.spec, other.table) != (kept.spec, kept.table) or other.output.is_graph_output() for other in others):
         return []
     for other in others:
         other.output.replace_all_uses_with(kept.output)
@@ -76,46 +79,57 @@ def fuse_batch_norm(product: ir.Value) -> list[ir.Value]:
 
 def inherit_bound(first: ActivationQuantizer, second: ActivationQuantizer) -> None:
     """Cut the second's range as the first's was: at 0, and at a ReLU6's bound, which is a top that is not all ones."""
-    spec = first.spec
+    spec = first.before
     if not spec.is_signed:
         is_bound = spec.qmax & (spec.qmax + 1) != 0
-        _set_range(second, second.spec.clipped(spec.qmax * spec.scale if is_bound else math.inf))
+        _set_range(second, second.before.clipped(spec.qmax * spec.scale if is_bound else math.inf))
 
 
 def keep_apart(first: ActivationQuantizer, second: ActivationQuantizer) -> None:
     """Put a Clip that cuts nothing into the second, which reads the first: onnxruntime melts two that have none."""
     if not _has_clip(first) and not _has_clip(second):
-        _write_clip(second, second.spec)
+        _write_clip(second, second.before)
 
 
 def _has_clip(quantizer: ActivationQuantizer) -> bool:
-    producer = quantizer.codes.producer()
-    return producer is not None and producer.op_type == "Clip"
+    return any(node.op_type == "Clip" for node in _nodes(quantizer))
+
+
+def _nodes(quantizer: ActivationQuantizer) -> list[ir.Node]:
+    """From QuantizeLinear to the codes that it is rounded to: what a table adds is left out."""
+    dequantize = quantizer.output.producer()
+    assert dequantize is not None
+    return [node for node in quantizer_nodes(dequantize)[:2] if node.op_type != "Cast"]
 
 
 def _quantize_node(quantizer: ActivationQuantizer) -> ir.Node:
-    node = quantizer.codes.producer()
-    if node is not None and node.op_type == "Clip":
-        assert node.inputs[0] is not None
-        node = node.inputs[0].producer()
-    assert node is not None
-    return node
+    return _nodes(quantizer)[0]
+
+
+def _dequantize_node(node: ir.Node) -> ir.Node | None:
+    """The one DequantizeLinear that the codes of a QuantizeLinear lead to, through its Clip and table."""
+    readers = list(node.outputs[0].consumers())
+    inner = [reader for reader in readers if reader.op_type in {"Clip", "Cast", "Gather"}]
+    if inner:
+        return _dequantize_node(inner[0])
+    ends = [reader for reader in readers if reader.op_type == "DequantizeLinear"]
+    return ends[0] if len(ends) == 1 else None
 
 
 def _set_range(quantizer: ActivationQuantizer, spec: QuantSpec) -> None:
-    if spec == quantizer.spec:
+    if spec == quantizer.before:
         return
-    clip = quantizer.codes.producer()
-    if clip is None or clip.op_type != "Clip":
+    if not _has_clip(quantizer):
         _write_clip(quantizer, spec)
         return
+    clip = _nodes(quantizer)[1]
     set_constant_input(clip, 1, np.array(np.uint8(spec.stored_min)))
     set_constant_input(clip, 2, np.array(np.uint8(spec.stored_max)))
 
 
 def _write_clip(quantizer: ActivationQuantizer, spec: QuantSpec) -> None:
-    codes, name = quantizer.codes, quantizer.codes.name
     quantize = _quantize_node(quantizer)
+    codes, name = quantize.outputs[0], quantize.outputs[0].name
     graph = quantize.graph
     assert isinstance(graph, ir.Graph)
     low = initializer(graph, f"{name}_min", np.uint8(spec.stored_min))

@@ -99,15 +99,15 @@ def _rows(layer: QuantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRo
         yield _weighted(layer, layer.weight, check_pairs=check_pairs)
     elif layer.layer.role is Role.JOIN:
         assert layer.output is not None
-        yield add_row(layer.name, [q.spec for q in layer.inputs], layer.output.spec)
+        yield add_row(layer.name, [q.reach for q in layer.inputs], layer.output.before)
     elif layer.layer.role is Role.POOL:
         assert layer.output is not None
-        source, output = layer.inputs[0].spec, layer.output.spec
+        source, output = layer.inputs[0].reach, layer.output.before
         yield pool_row(layer.name, layer.op_type, source, output, counts=pool_counts(layer.node))
 
 
 def _weighted(layer: QuantizedLayer, weight: FinalWeight, *, check_pairs: bool) -> CertificateRow:
-    source, output = layer.inputs[0].spec, None if layer.output is None else layer.output.spec
+    source, output = layer.inputs[0].reach, None if layer.output is None else layer.output.before
     depthwise = layer.op_type == "Conv" and weight.codes.shape[1] == 1 and int_attribute(layer.node, "group", 1) > 1
     rows = to_rows(layer.node, weight.codes.astype(np.int64))
     return weighted_row(

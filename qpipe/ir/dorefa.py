@@ -10,9 +10,9 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import pair_limit
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.ir.attributes import describe, require_constant
+from qpipe.ir.insert_weight import insert_weight_quantizer
 from qpipe.ir.layers import Layer
 from qpipe.ir.plan import QuantizationPlan
-from qpipe.ir.qdq import insert_weight_quantizer
 from qpipe.ir.weight_layout import is_depthwise, to_rows
 
 MAX_BITS = 7  # codes up to 2**7 - 1 are the last that int8 holds

@@ -45,7 +45,7 @@ def fit_layer(layer: QuantizedLayer, weight: TrainableWeight, codes: FloatArray)
         affine.mean,
         weight_exponent=weight.exponents,
         input_exponent=source.exponent,
-        output=None if layer.output is None else layer.output.spec,
+        output=None if layer.output is None else layer.output.before,
         weight_sum=np.abs(codes).sum(axis=1, dtype=np.float64) * source.largest,
     )
 
@@ -57,7 +57,7 @@ def standalone_batch_norm(layer: QuantizedLayer) -> FinalWeight:
     """
     assert layer.output is not None
     k, beta, mean = batch_norm_parameters(layer.layer)
-    codes, exponent, integers = fit_alone(k, beta, mean, source=layer.inputs[0].spec, output=layer.output.spec)
+    codes, exponent, integers = fit_alone(k, beta, mean, source=layer.inputs[0].spec, output=layer.output.before)
     dims = rank(layer.node.inputs[0]) or 4
     weight = np.diag(codes) if dims == 2 else codes.reshape(-1, *([1] * (dims - 1)))
     return _final(weight, MULTIPLIER_BITS, exponent.astype(np.int64), integers)

@@ -21,6 +21,8 @@ def origin_of(view: View) -> str:
     for layer in view.layers:
         grids = [quantizer.spec for quantizer in (*layer.inputs, layer.output) if quantizer is not None]
         digest.update(f"{layer.op_type} {grids}\n".encode())
+        if layer.output is not None and layer.output.table is not None:
+            digest.update(f"{layer.output.table}\n".encode())
         if isinstance(layer.weight, FinalWeight):
             weight = layer.weight
             for array in (weight.codes, weight.multiplier, weight.exponent, weight.bias):

@@ -54,7 +54,7 @@ class QuantizationPlan:
     unsupported: list[Layer] = field(default_factory=list)
     quantizers: dict[ir.Value, PlannedQuantizer] = field(default_factory=dict)
     narrowed: dict[ir.Value, PlannedQuantizer] = field(default_factory=dict)
-    """Of values that are carried wider for a skip: what layers of weights read."""
+    """Of values that are carried wider for a skip, from where they start or through carriers: what weights read."""
     weight_bits: dict[ir.Node, int] = field(default_factory=dict)
     weight_clips: dict[ir.Node, float] = field(default_factory=dict)
     """Only of layers that have a clip of their own."""
@@ -93,6 +93,7 @@ def plan_quantization(
         if any(value in layer.inputs for layer in plan.layers):
             plan.quantizers[value] = PlannedQuantizer(value, EDGE_BITS, None)
     signed: dict[ir.Value, bool | None] = dict.fromkeys(plan.quantizers)
+    unwidened: dict[ir.Value, PlannedQuantizer] = {}
     for layer in plan.layers:
         own = options.get(layer.node, LayerOptions(layer.name))
         if layer.role is Role.COMPUTE:
@@ -102,19 +103,30 @@ def plan_quantization(
         if own.weight_clip is not None:
             plan.weight_clips[layer.node] = own.weight_clip
         signed[layer.output] = _is_signed(layer, signed)
+        bound = math.inf if (found := _bound(layer)) is None else found
+        if layer.role is Role.CARRY and layer.op_type != "Concat" and layer.inputs[0] in unwidened:
+            planned = unwidened[layer.inputs[0]]
+            unwidened[layer.output] = PlannedQuantizer(
+                layer.output, planned.bits, signed[layer.output], min(bound, planned.bound)
+            )
         if layer.role is Role.CARRY or layer.node in plan.last:
             continue
         branch = layer.role is Role.COMPUTE and layer.activation is None and _feeds_add(layer.output, plan)
         edge = layer.output in wide or layer.output in reached or layer.output not in feeding
         bits = own.activation_bits or (EDGE_BITS if edge or branch else activation_bits)
-        bound = activation_bound(layer.activation) if layer.activation is not None else None
-        planned = PlannedQuantizer(layer.output, bits, signed[layer.output], math.inf if bound is None else bound)
+        planned = PlannedQuantizer(layer.output, bits, signed[layer.output], bound)
         if skip_bits is not None and layer.output in on_skips and not own.activation_bits and bits < skip_bits:
-            if any(reader.is_weighted and layer.output in reader.inputs for reader in plan.layers):
-                plan.narrowed[layer.output] = planned
+            unwidened[layer.output] = planned
             planned = replace(planned, bits=skip_bits)
         plan.quantizers[layer.output] = planned
+    read = {layer.inputs[0] for layer in plan.layers if layer.is_weighted}
+    plan.narrowed = {value: planned for value, planned in unwidened.items() if value in read}
     return plan
+
+
+def _bound(layer: Layer) -> float | None:
+    """The upper bound of the layer's activation, also where that stands alone; None without one."""
+    return activation_bound(layer.node if layer.activation is None else layer.activation)
 
 
 def _check_bits(name: str, bits: int) -> None:

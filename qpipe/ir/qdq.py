@@ -1,37 +1,63 @@
 """Write and read quantizers of a QDQ graph: QuantizeLinear, a Clip where the range is narrower, DequantizeLinear.
 
-Activations are uint8, weights int8 along their output channels. Weights of 4 bits and fewer that are final are packed
-(see `qpipe.ir.weight_codes`).
+They are an activation's, which is uint8. Its codes may pass a table (see `qpipe.arith.table`): Cast to int32, Gather,
+and a Clip where what it gives has a narrower range. Weights' are in `qpipe.ir.insert_weight` and `view_weights`.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.codes import AnyWeightSpec
-from qpipe.arith.dorefa import DoReFaSpec
 from qpipe.arith.spec import SIGNED_ZERO_POINT, STORAGE_MAX, QuantSpec
+from qpipe.arith.table import SIZE, CodeTable, Grid
 from qpipe.errors import ModelError
 from qpipe.ir.attributes import constant_array, constant_input, describe, input_value
-from qpipe.ir.quantizer_functions import DOREFA, call_function
-from qpipe.ir.weight_layout import output_axis
 
 AnyArray = npt.NDArray[np.generic]
+
+_PARTS = frozenset({"QuantizeLinear", "Clip", "Cast", "Gather"})
+_FORM = re.compile("QuantizeLinear( Clip)?( Cast Gather( Clip)?)?")
+_UINT8 = ir.TensorType(ir.DataType.UINT8)
 
 
 @dataclass(frozen=True)
 class ActivationQuantizer:
-    """`source` (float) becomes `codes` (uint8, after the Clip) on `spec`; `output` is what float consumers read."""
+    """`source` (float) becomes `codes` (uint8, all done) on `spec`; `output` is what float consumers read.
+
+    table: what the codes that `source` is rounded to pass through, where there is one; its `after` is `spec`.
+    """
 
     source: ir.Value
     codes: ir.Value
     output: ir.Value
     spec: QuantSpec
+    table: CodeTable | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """`spec`, or the table before it."""
+        return self.table or self.spec
+
+    @property
+    def before(self) -> QuantSpec:
+        """The grid that `source` is rounded to: `spec`, or what the table takes."""
+        return self.spec if self.table is None else self.table.before
+
+    @property
+    def reach(self) -> QuantSpec:
+        """`spec` with the range that the codes can have."""
+        return self.spec if self.table is None else self.table.reach
+
+    @property
+    def bits(self) -> int:
+        """The width of the range, or of an index into the table's levels."""
+        return self.spec.bits if self.table is None else self.table.bits
 
 
 def initializer(graph: ir.Graph, name: str, array: AnyArray | np.generic | ir.TensorProtocol) -> ir.Value:
@@ -68,7 +94,7 @@ def set_constant_input(node: ir.Node, index: int, array: AnyArray) -> None:
 def insert_activation_quantizer(
     graph: ir.Graph,
     value: ir.Value,
-    spec: QuantSpec,
+    spec: Grid,
     *,
     only: ir.Node | None = None,
     replaces: ir.Node | None = None,
@@ -77,6 +103,8 @@ def insert_activation_quantizer(
 ) -> None:
     """Put a quantizer behind `value`, for all its readers or for the node `only`; `replaces` is a float Clip to drop.
 
+    spec: its grid, or the table behind it.
+
     onnxruntime melts two quantizers in a row into one, which rounds otherwise. A Clip of the integers, though it cuts
     nothing, keeps one that is meant for `only` apart; `meltable` says that this one may go.
     """
@@ -84,19 +112,19 @@ def insert_activation_quantizer(
     uses = [(node, index) for node, index in value.uses() if only is None or node is only]
     source = value if replaces is None else replaces.inputs[0]
     assert source is not None
-    shape, dtype = value.shape, ir.TensorType(ir.DataType.UINT8)
-    scale = initializer(graph, f"{base}_scale", np.float32(spec.scale))
-    zero_point = initializer(graph, f"{base}_zero_point", np.uint8(spec.zero_point))
+    shape = value.shape
+    before, after = (spec.before, spec.after) if isinstance(spec, CodeTable) else (spec, spec)
+    scale, zero_point = _grid(graph, base, before)
     nodes = [ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{base}_quantize")]
-    _describe(nodes[-1].outputs[0], f"{base}_codes", dtype, shape)
-    if spec.needs_clip or (only is not None and not meltable):
-        low = initializer(graph, f"{base}_min", np.uint8(spec.stored_min))
-        high = initializer(graph, f"{base}_max", np.uint8(spec.stored_max))
-        nodes.append(ir.node("Clip", [nodes[-1].outputs[0], low, high], name=f"{base}_clip"))
-        _describe(nodes[-1].outputs[0], f"{base}_clipped", dtype, shape)
+    name_value(nodes[-1].outputs[0], f"{base}_codes", _UINT8, shape)
+    if before.needs_clip or (only is not None and not meltable):
+        nodes.append(_clip(graph, nodes[-1].outputs[0], before, base))
+    if isinstance(spec, CodeTable):
+        nodes += _look_up(graph, nodes[-1].outputs[0], spec, base)
+        scale, zero_point = _grid(graph, f"{base}_level", after)
     nodes.append(ir.node("DequantizeLinear", [nodes[-1].outputs[0], scale, zero_point], name=f"{base}_dequantize"))
     output = nodes[-1].outputs[0]
-    _describe(output, f"{base}_dequantized", ir.TensorType(ir.DataType.FLOAT), shape)
+    name_value(output, f"{base}_dequantized", ir.TensorType(ir.DataType.FLOAT), shape)
     producer = source.producer()
     if producer is None:
         graph.insert_before(graph[0], nodes)
@@ -110,53 +138,31 @@ def insert_activation_quantizer(
         graph.remove(replaces, safe=True)
 
 
-def insert_weight_quantizer(
-    model: ir.Model,
-    node: ir.Node,
-    stored: npt.NDArray[np.float32],
-    exponents: npt.NDArray[np.int64],
-    spec: AnyWeightSpec,
-) -> None:
-    """Replace a node's weight by float values behind QuantizeLinear, Clip to the narrow range and DequantizeLinear.
-
-    A quantizer that is not affine stands there as a function instead (see `qpipe.ir.quantizer_functions`).
-    """
-    graph = model.graph
-    base = str(node.name)
-    weight = initializer(graph, f"{base}_weight", stored)
-    scales = np.ldexp(np.float32(1), exponents.astype(np.int32))
-    scale = initializer(graph, f"{base}_weight_scale", scales if spec.per_channel else scales[0])
-    zero_point = initializer(
-        graph, f"{base}_weight_zero_point", np.zeros(scale.shape.numpy() if scale.shape else (), np.int8)
-    )
-    axis = {"axis": output_axis(node)} if spec.per_channel else {}
-    nodes = _weight_codes(model, base, weight, scale, zero_point, axis, spec)
-    dequantize = ir.node(
-        "DequantizeLinear", [nodes[-1].outputs[0], scale, zero_point], axis, name=f"{base}_weight_dequantize"
-    )
-    for new, name, dtype in zip(
-        (*nodes, dequantize), (*("codes", "clipped")[: len(nodes)], "dequantized"),
-        (*[ir.DataType.INT8] * len(nodes), ir.DataType.FLOAT), strict=True,
-    ):  # fmt: skip
-        _describe(new.outputs[0], f"{base}_weight_{name}", ir.TensorType(dtype), ir.Shape(stored.shape))
-    graph.insert_before(node, [*nodes, dequantize])
-    old = node.inputs[1]
-    node.replace_input_with(1, dequantize.outputs[0])
-    if old is not None and not old.uses() and old.is_initializer():
-        del graph.initializers[str(old.name)]
+def _grid(graph: ir.Graph, base: str, spec: QuantSpec) -> tuple[ir.Value, ir.Value]:
+    """Scale and zero point."""
+    scale = initializer(graph, f"{base}_scale", np.float32(spec.scale))
+    return scale, initializer(graph, f"{base}_zero_point", np.uint8(spec.zero_point))
 
 
-def _weight_codes(
-    model: ir.Model, base: str, weight: ir.Value, scale: ir.Value, zero_point: ir.Value, axis: dict[str, int],
-    spec: AnyWeightSpec,
-) -> list[ir.Node]:  # fmt: skip
-    """The nodes from float weights to int8 codes."""
-    if isinstance(spec, DoReFaSpec):
-        return [call_function(model, DOREFA, weight, spec.bits, f"{base}_weight_dorefa")]
-    quantize = ir.node("QuantizeLinear", [weight, scale, zero_point], axis, name=f"{base}_weight_quantize")
-    low = initializer(model.graph, f"{base}_weight_min", np.int8(-spec.qmax))
-    high = initializer(model.graph, f"{base}_weight_max", np.int8(spec.qmax))
-    return [quantize, ir.node("Clip", [quantize.outputs[0], low, high], name=f"{base}_weight_clip")]
+def _clip(graph: ir.Graph, codes: ir.Value, spec: QuantSpec, base: str) -> ir.Node:
+    """The Clip that says a range."""
+    low = initializer(graph, f"{base}_min", np.uint8(spec.stored_min))
+    high = initializer(graph, f"{base}_max", np.uint8(spec.stored_max))
+    node = ir.node("Clip", [codes, low, high], name=f"{base}_clip")
+    name_value(node.outputs[0], f"{base}_clipped", _UINT8, codes.shape)
+    return node
+
+
+def _look_up(graph: ir.Graph, codes: ir.Value, table: CodeTable, base: str) -> list[ir.Node]:
+    """The nodes that take codes through a table; a Clip, which cuts nothing, says what range its readers count on."""
+    entries = initializer(graph, f"{base}_table", table.array())
+    index = ir.node("Cast", [codes], {"to": ir.DataType.INT32}, name=f"{base}_index")
+    name_value(index.outputs[0], f"{base}_indices", ir.TensorType(ir.DataType.INT32), codes.shape)
+    gather = ir.node("Gather", [entries, index.outputs[0]], name=f"{base}_look_up")
+    name_value(gather.outputs[0], f"{base}_looked_up", _UINT8, codes.shape)
+    if not table.after.needs_clip:
+        return [index, gather]
+    return [index, gather, _clip(graph, gather.outputs[0], table.after, f"{base}_level")]
 
 
 def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None:
@@ -164,24 +170,57 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
 
     ModelError names the node whose scale is no power of two, or whose form is another.
     """
-    codes = dequantize.inputs[0]
-    producer = codes.producer() if codes is not None else None
-    bounds = (0, STORAGE_MAX)
-    if codes is None or producer is None:
+    nodes, codes = quantizer_nodes(dequantize), dequantize.inputs[0]
+    source = nodes[0].inputs[0] if nodes else None
+    if codes is None or source is None:
         return None
-    if producer.op_type == "Clip" and producer.inputs[0] is not None:
-        bounds = (_scalar(producer, 1), _scalar(producer, 2))
-        producer = producer.inputs[0].producer()
-    if producer is None or producer.op_type != "QuantizeLinear" or constant_array(producer.inputs[0]) is not None:
-        return None
-    source, scale, zero_point = producer.inputs[0], constant_input(producer, 1), constant_input(producer, 2)
-    if source is None or scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.uint8:
-        raise ModelError(f"{describe(producer)}: expected one constant scale and a uint8 zero point")
+    gather = next((node for node in nodes if node.op_type == "Gather"), None)
+    if gather is None:
+        return ActivationQuantizer(source, codes, dequantize.outputs[0], _read_grid(nodes[0], nodes))
+    at = nodes.index(gather)
+    before, after = _read_grid(nodes[0], nodes[:at]), _read_grid(dequantize, nodes[at:])
+    return ActivationQuantizer(source, codes, dequantize.outputs[0], after, _read_table(gather, before, after))
+
+
+def quantizer_nodes(dequantize: ir.Node) -> list[ir.Node]:
+    """The nodes of an activation's quantizer, from QuantizeLinear to before this node; none if it is a weight's."""
+    found: list[ir.Node] = []
+    value = dequantize.inputs[0]
+    while value is not None and (node := value.producer()) is not None and node.op_type in _PARTS:
+        found.insert(0, node)
+        value = data_input(node)
+        if node.op_type == "QuantizeLinear":
+            is_known = _FORM.fullmatch(" ".join(part.op_type for part in found)) is not None
+            return found if is_known and constant_array(value) is None else []
+    return []
+
+
+def data_input(node: ir.Node) -> ir.Value | None:
+    """What a node of a quantizer works on: of a Gather the indices."""
+    return input_value(node, 1 if node.op_type == "Gather" else 0)
+
+
+def _read_grid(node: ir.Node, behind: list[ir.Node]) -> QuantSpec:
+    """The grid of a QuantizeLinear or DequantizeLinear, its range as a Clip among the nodes says it."""
+    scale, zero_point = constant_input(node, 1), constant_input(node, 2)
+    if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.uint8:
+        raise ModelError(f"{describe(node)}: expected one constant scale and a uint8 zero point")
     zero = int(zero_point.reshape(-1)[0])
     if zero not in {0, SIGNED_ZERO_POINT}:
-        raise ModelError(f"{describe(producer)}: zero point {zero}, expected 0 or {SIGNED_ZERO_POINT}")
-    spec = QuantSpec(exponent_of(producer, float(scale.reshape(-1)[0])), bounds[0] - zero, bounds[1] - zero, zero)
-    return ActivationQuantizer(source, codes, dequantize.outputs[0], spec)
+        raise ModelError(f"{describe(node)}: zero point {zero}, expected 0 or {SIGNED_ZERO_POINT}")
+    bounds = [(_scalar(clip, 1), _scalar(clip, 2)) for clip in behind if clip.op_type == "Clip"]
+    low, high = bounds[0] if bounds else (0, STORAGE_MAX)
+    return QuantSpec(exponent_of(node, float(scale.reshape(-1)[0])), low - zero, high - zero, zero)
+
+
+def _read_table(gather: ir.Node, before: QuantSpec, after: QuantSpec) -> CodeTable:
+    entries = constant_input(gather, 0)
+    if entries is None or entries.dtype != np.uint8 or entries.shape != (SIZE,):
+        raise ModelError(f"{describe(gather)}: expected a constant table of {SIZE} uint8 codes")
+    try:
+        return CodeTable(before, after, tuple(entries.tolist()))
+    except ValueError as error:
+        raise ModelError(f"{describe(gather)}: {error}") from None
 
 
 def exponent_of(node: ir.Node, scale: float) -> int:
@@ -199,7 +238,8 @@ def _scalar(node: ir.Node, index: int) -> int:
     return int(array.reshape(-1)[0])
 
 
-def _describe(value: ir.Value, name: str, dtype: ir.TypeProtocol, shape: ir.Shape | None) -> None:
+def name_value(value: ir.Value, name: str, dtype: ir.TypeProtocol, shape: ir.Shape | None) -> None:
+    """Say of a new value what it is called and what it holds."""
     value.name, value.type = name, dtype
     value.shape = None if shape is None else shape.copy()
 

@@ -19,6 +19,7 @@ from qpipe.ir.attributes import describe, input_value, static_shape
 from qpipe.ir.block_names import name_blocks
 from qpipe.ir.layer_options import matches
 from qpipe.ir.layers import Layer
+from qpipe.ir.qdq import data_input
 
 QUANTIZER_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _POOLS = frozenset({"AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool"})
@@ -101,12 +102,12 @@ def weighted(nodes: tuple[ir.Node, ...]) -> tuple[ir.Node, ...]:
 
 
 def is_quantizer(node: ir.Node) -> bool:
-    """Whether it is a part of a quantizer: QuantizeLinear, the Clip of its integers, DequantizeLinear."""
-    if node.op_type != "Clip":
+    """Whether it is a part of a quantizer: QuantizeLinear, Clip and table of its integers, DequantizeLinear."""
+    if node.op_type not in {"Clip", "Cast", "Gather"}:
         return node.op_type in QUANTIZER_OPS
-    source = input_value(node, 0)
+    source = data_input(node)
     producer = source.producer() if source is not None else None
-    return producer is not None and producer.op_type == "QuantizeLinear"
+    return producer is not None and producer.op_type != "DequantizeLinear" and is_quantizer(producer)
 
 
 class _Dominators:

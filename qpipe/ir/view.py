@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError, ModelError
 from qpipe.ir.attributes import describe
-from qpipe.ir.layers import Layer, Role, group_layers
-from qpipe.ir.qdq import ActivationQuantizer, read_activation_quantizer
+from qpipe.ir.layers import Layer, Role, activation_bound, group_layers
+from qpipe.ir.qdq import ActivationQuantizer, data_input, quantizer_nodes, read_activation_quantizer
 from qpipe.ir.view_weights import FinalWeight, TrainableWeight, read_weight
 
 
@@ -49,6 +50,14 @@ class QuantizedLayer:
     def result(self) -> ir.Value:
         """What the next layers read: the dequantized output, or a last layer's float output."""
         return self.layer.output if self.output is None else self.output.output
+
+    @property
+    def target(self) -> QuantSpec:
+        """The grid that the result is rounded to, cut to what the layer's activation lets through."""
+        assert self.output is not None
+        activation = self.layer.activation
+        bound = None if activation is None else activation_bound(activation)
+        return self.output.before if bound is None else self.output.before.clipped(bound)
 
 
 @dataclass
@@ -143,7 +152,7 @@ def _read_quantizers(graph: ir.Graph) -> tuple[list[ActivationQuantizer], frozen
             skip.add(producer)
             if producer.op_type == "QuantizeLinear":
                 break
-            value = producer.inputs[0]
+            value = data_input(producer)
     return quantizers, frozenset(skip)
 
 
@@ -165,9 +174,6 @@ def _requantizations(
 
 
 def _quantize_node(quantizer: ActivationQuantizer) -> ir.Node:
-    node = next(
-        (node for node, index in quantizer.source.uses() if node.op_type == "QuantizeLinear" and index == 0
-         and (node.outputs[0] is quantizer.codes or quantizer.codes.producer() in node.successors())), None,
-    )  # fmt: skip
-    assert node is not None
-    return node
+    dequantize = quantizer.output.producer()
+    assert dequantize is not None
+    return quantizer_nodes(dequantize)[0]

@@ -34,7 +34,7 @@ class Add(Op):
     def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
         """QLinearAdd."""
         assert layer.output is not None
-        inputs = [*b.quantized_inputs(layer), *b.grid(layer.output.spec)]
+        inputs = [*b.quantized_inputs(layer), *b.grid(layer.output.before)]
         b.finish(layer, b.emit("QLinearAdd", inputs, name=layer.name, domain="com.microsoft"))
 
     def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
@@ -50,5 +50,5 @@ class Add(Op):
             bias -= q.spec.zero_point * steps
             low, high = low + q.spec.stored_min * steps, high + q.spec.stored_max * steps
         assert total is not None
-        shift = layer.output.spec.exponent - unit
+        shift = layer.output.before.exponent - unit
         b.finish(layer, total, layout, shift=shift, bias=bias, accumulators=(low, high))

@@ -39,7 +39,7 @@ class AveragePool(Op):
     def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
         """QLinearAveragePool, QLinearGlobalAveragePool; ReduceMean stays a float island, whose division is exact."""
         assert layer.output is not None
-        inputs, output = b.quantized_inputs(layer), b.grid(layer.output.spec)
+        inputs, output = b.quantized_inputs(layer), b.grid(layer.output.before)
         node, name, float32 = layer.node, layer.name, ir.DataType.FLOAT
         if layer.op_type == "ReduceMean":
             real = b.emit("DequantizeLinear", inputs, name=f"{name}_dequantize", dtype=float32)

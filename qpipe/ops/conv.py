@@ -58,7 +58,7 @@ class Conv(Op):
             codes, stored = _align_channels(layer, codes, b)
             weight, zero_point = b.weight(layer, stored)
             inputs: list[ir.Value | None] = [codes, *grid, weight, b.weight_scale(layer), b.spread(layer, zero_point)]
-            inputs = [*inputs, *b.grid(layer.output.spec), b.bias(layer)]
+            inputs = [*inputs, *b.grid(layer.output.before), b.bias(layer)]
             b.finish(layer, b.emit("QLinearConv", inputs, name=layer.name, attributes=attributes))
             return
         weight, zero_point = b.weight(layer)

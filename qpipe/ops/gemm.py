@@ -50,10 +50,10 @@ class Gemm(Op):
         weight, zero_point = b.weight(layer)
         inputs = [*b.quantized_inputs(layer), weight, b.weight_scale(layer), b.spread(layer, zero_point)]
         if layer.op_type == "MatMul":
-            value = b.emit("QLinearMatMul", [*inputs, *b.grid(layer.output.spec)], name=layer.name)
+            value = b.emit("QLinearMatMul", [*inputs, *b.grid(layer.output.before)], name=layer.name)
         else:
             attributes = {"transB": int(output_axis(layer.node) == 0)}
-            inputs = [*inputs, b.bias(layer), *b.grid(layer.output.spec)]
+            inputs = [*inputs, b.bias(layer), *b.grid(layer.output.before)]
             value = b.emit("QGemm", inputs, name=layer.name, attributes=attributes, domain="com.microsoft")
         b.finish(layer, value)
 

@@ -20,7 +20,6 @@ from qpipe.arith.quantize import requantization, requantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.symbolic import INT32, SYMBOLIC, UINT8, Symbol
 from qpipe.ir.attributes import static_shape
-from qpipe.ir.layers import activation_bound
 from qpipe.ir.qdq import ActivationQuantizer, initializer
 from qpipe.ir.view import QuantizedLayer
 from qpipe.ops.marks import mark
@@ -194,13 +193,19 @@ class IntegerBuilder:
         value.name = quantizer.codes.name
         self._register(quantizer.output, value, str(quantizer.codes.name), quantizer.codes.shape, layout)
 
-    def define_clipped(self, quantizer: ActivationQuantizer, value: ir.Value, layout: Layout = "NCHW") -> None:
-        """`value` saturates to the whole of uint8 and is the quantizer's, but for its narrower range."""
-        spec = quantizer.spec
+    def define_rounded(self, quantizer: ActivationQuantizer, value: ir.Value, layout: Layout = "NCHW") -> None:
+        """`value` is rounded to the quantizer's grid; its table follows."""
+        if quantizer.table is not None:
+            value = self.node("Gather", [self.shared(quantizer.table.array()), self.cast(value, INT32)])
+        self.define(quantizer, value, layout)
+
+    def define_clipped(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
+        """`value` saturates to the whole of uint8 and is what the quantizer rounds to, but for its narrower range."""
+        spec = quantizer.before
         if spec.needs_clip:
             bounds = [self.shared(np.uint8(bound)) for bound in (spec.stored_min, spec.stored_max)]
             value = self.node("Clip", [value, *bounds])
-        self.define(quantizer, value, layout)
+        self.define_rounded(quantizer, value)
 
     def finish(
         self,
@@ -214,14 +219,13 @@ class IntegerBuilder:
         accumulators: Range | None = None,
     ) -> None:
         """Requantize int32 sums `[..., C]` to the layer's output, its activation included (see `requantization`)."""
-        spec = result_spec(layer)
-        constants = requantization(multiplier, shift, spec, bias, accumulators)
+        constants = requantization(multiplier, shift, layer.target, bias, accumulators)
         self.define_symbol(layer, requantize(accumulator, constants, SYMBOLIC), layout)
 
     def define_symbol(self, layer: QuantizedLayer, codes: Symbol, layout: Layout) -> None:
         """The layer's output."""
         assert layer.output is not None
-        self.define(layer.output, codes.astype(UINT8).handle, layout)
+        self.define_rounded(layer.output, codes.astype(UINT8).handle, layout)
 
     def finish_last(self, layer: QuantizedLayer, accumulator: Symbol, bias: Array, layout: Layout) -> None:
         """A last layer's int32, bias included, leaves as it is."""
@@ -232,7 +236,7 @@ class IntegerBuilder:
     def carry(self, layer: QuantizedLayer, value: ir.Value, layout: Layout, carried: QuantSpec) -> None:
         """`value` holds codes of the inputs' grid, within `carried` or to be cut to it."""
         assert layer.output is not None
-        source, spec = layer.inputs[0].spec, result_spec(layer)
+        source, spec = layer.inputs[0].spec, layer.target
         held = (min(q.spec.stored_min for q in layer.inputs), max(q.spec.stored_max for q in layer.inputs))
         low, high = max(held[0], carried.stored_min), min(held[1], carried.stored_max)
         same = (spec.exponent, spec.zero_point) == (source.exponent, source.zero_point)
@@ -241,18 +245,17 @@ class IntegerBuilder:
         if (low, high) != held:
             value = self.node("Clip", [value, self.shared(np.uint8(low)), self.shared(np.uint8(high))])
         if same:
-            self.define(layer.output, value, layout)
+            self.define_rounded(layer.output, value, layout)
             return
         self.move(layer, self.symbol(value, layer.output.codes, layout, UINT8), source, layout)
 
     def move(self, layer: QuantizedLayer, codes: Symbol, source: QuantSpec, layout: Layout) -> None:
-        """Codes of `source` on the output's grid, rounded half to even."""
-        spec = result_spec(layer)
+        """Codes of `source` on the layer's target, rounded half to even."""
         self.finish(
             layer,
             codes.astype(INT32),
             layout,
-            shift=spec.exponent - source.exponent,
+            shift=layer.target.exponent - source.exponent,
             bias=-source.zero_point,
             accumulators=(source.stored_min, source.stored_max),
         )
@@ -288,11 +291,3 @@ class IntegerBuilder:
 def _numpy_type(value: ir.Value) -> np.dtype[Any]:
     assert value.type is not None
     return value.type.dtype.numpy()
-
-
-def result_spec(layer: QuantizedLayer) -> QuantSpec:
-    """The output's grid, cut to what the layer's activation lets through."""
-    assert layer.output is not None
-    activation = layer.layer.activation
-    bound = None if activation is None else activation_bound(activation)
-    return layer.output.spec if bound is None else layer.output.spec.clipped(bound)

@@ -154,7 +154,7 @@ def finish_weighted(b: IntegerBuilder, layer: QuantizedLayer, accumulator: ir.Va
         symbol,
         layout,
         multiplier=final.multiplier,
-        shift=layer.output.spec.exponent - source.exponent - final.exponent,
+        shift=layer.output.before.exponent - source.exponent - final.exponent,
         bias=final.bias,
         accumulators=accumulator_range(to_rows(layer.node, final.codes.astype(np.int64)), source.qmin, source.qmax),
     )

@@ -67,7 +67,10 @@ def take_pixels(
     graph.inputs[list(graph.inputs).index(old)] = new
     codes = new if pixels == "NHWC" else b.transpose(new, TO_NHWC)
     sizes = [size if isinstance(size, int) else None for size in last[1:]]
-    looked_up = look_up(b, Symbol(b, codes, UINT8, sizes), code_tables(values, quantizer.spec), quantizer.spec)
+    tables = code_tables(values, quantizer.before)
+    if quantizer.table is not None:
+        tables = quantizer.table.array()[tables]
+    looked_up = look_up(b, Symbol(b, codes, UINT8, sizes), tables, quantizer.spec)
     # A network that wants channels last has them in its own layout.
     b.define(quantizer, looked_up.handle, "NCHW" if own == "NHWC" else "NHWC")
 

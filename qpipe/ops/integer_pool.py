@@ -12,7 +12,7 @@ from qpipe.arith.symbolic import INT32, UINT8, Symbol
 from qpipe.errors import LoweringError
 from qpipe.ir.attributes import Window, describe, int_attribute, static_shape, window
 from qpipe.ir.view import QuantizedLayer
-from qpipe.ops.integer_builder import Array, IntegerBuilder, Layout, result_spec
+from qpipe.ops.integer_builder import Array, IntegerBuilder, Layout
 from qpipe.ops.integer_conv import HEIGHT, WIDTH, pad, taps
 
 _INT32_MAX = 2**31 - 1
@@ -92,7 +92,7 @@ def _divide(layer: QuantizedLayer, b: IntegerBuilder, total: Symbol, pixels: int
     """`total` sums the codes of `pixels` pixels, `counts` of which are real; the others hold the zero point."""
     assert layer.output is not None
     layout: Layout = "NHWC"
-    source, spec = layer.inputs[0].spec, result_spec(layer)
+    source, spec = layer.inputs[0].spec, layer.target
     bias, finer = -source.zero_point * pixels, source.exponent - spec.exponent
     low, high = source.stored_min * pixels, source.stored_max * pixels
     count = int(counts.flat[0])

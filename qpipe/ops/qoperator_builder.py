@@ -14,7 +14,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
-from qpipe.ir.layers import activation_bound
 from qpipe.ir.qdq import ActivationQuantizer, initializer
 from qpipe.ir.view import QuantizedLayer
 from qpipe.ir.view_weights import FinalWeight
@@ -147,35 +146,33 @@ class QOperatorBuilder:
         return self.emit("Add", [value, shaped], name=f"{layer.name}_add_bias", dtype=ir.DataType.INT32)
 
     def define_input(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
-        """`value` saturates to the whole of uint8 and is the quantizer's, but for its narrower range."""
-        self._define(quantizer, self._clip(value, (0, STORAGE_MAX), quantizer.spec, str(quantizer.codes.name)))
+        """`value` saturates to the whole of uint8 and is the quantizer's, but for its narrower range and its table."""
+        name = str(quantizer.codes.name)
+        self._define(quantizer, self._look_up(quantizer, self._clip(value, (0, STORAGE_MAX), quantizer.before, name)))
 
     def adopt_input(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         """`value` holds the quantizer's codes; another builder made it."""
         self._codes[quantizer.output] = value
 
     def finish(self, layer: QuantizedLayer, value: ir.Value) -> None:
-        """`value` is the layer's result on its output's grid, within uint8; the activation and the range follow."""
+        """`value` is the layer's result on its target, within uint8; activation, range and table follow."""
         assert layer.output is not None
-        spec, activation = layer.output.spec, layer.layer.activation
-        if activation is not None:
-            bound = activation_bound(activation)
-            assert bound is not None
-            spec = spec.clipped(bound)
-        self._define(layer.output, self._clip(value, (0, STORAGE_MAX), spec, layer.name))
+        clipped = self._clip(value, (0, STORAGE_MAX), layer.target, layer.name)
+        self._define(layer.output, self._look_up(layer.output, clipped))
 
     def carry(self, layer: QuantizedLayer, value: ir.Value, carried: QuantSpec) -> None:
         """`value` holds codes of the inputs' grid, within `carried` or to be cut to it."""
         assert layer.output is not None
-        spec, source = layer.output.spec, layer.inputs[0].spec
+        spec, source = layer.output.before, layer.inputs[0].spec
         held = (min(q.spec.stored_min for q in layer.inputs), max(q.spec.stored_max for q in layer.inputs))
         if (spec.exponent, spec.zero_point) == (source.exponent, source.zero_point):
             both = QuantSpec(spec.exponent, max(spec.qmin, carried.qmin), min(spec.qmax, carried.qmax), spec.zero_point)
-            self._define(layer.output, self._clip(value, held, both, layer.name))
-            return
-        value = self._clip(value, held, carried, f"{layer.name}_carried")
-        moved = self.move(value, carried, spec, layer.name)
-        self._define(layer.output, self._clip(moved, (0, STORAGE_MAX), spec, layer.name))
+            value = self._clip(value, held, both, layer.name)
+        else:
+            value = self._clip(value, held, carried, f"{layer.name}_carried")
+            moved = self.move(value, carried, spec, layer.name)
+            value = self._clip(moved, (0, STORAGE_MAX), spec, layer.name)
+        self._define(layer.output, self._look_up(layer.output, value))
 
     def move(self, value: ir.Value, source: QuantSpec, target: QuantSpec, name: str) -> ir.Value:
         """Codes on another grid, rounded half to even: a QLinearConcat of one, which onnxruntime does by table."""
@@ -198,6 +195,15 @@ class QOperatorBuilder:
             return value
         bounds = [self.code(max(spec.stored_min, held[0])), self.code(min(spec.stored_max, held[1]))]
         return self.emit("Clip", [value, *bounds], name=f"{name}_clip")
+
+    def _look_up(self, quantizer: ActivationQuantizer, value: ir.Value) -> ir.Value:
+        """The quantizer's codes, where it has a table; those that it is looked up at elsewhere."""
+        if quantizer.table is None:
+            return value
+        name, to_int32 = str(quantizer.codes.name), {"to": ir.DataType.INT32}
+        index = self.emit("Cast", [value], name=f"{name}_index", attributes=to_int32, dtype=ir.DataType.INT32)
+        table = self.constant(f"{name}_table", quantizer.table.array())
+        return self.emit("Gather", [table, index], name=f"{name}_look_up")
 
     def _define(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         if value in self._codes.values():

@@ -61,12 +61,20 @@ class DiagnosticsRecord(Record):
     sqnr_after: NoiseRecord | None = None
 
 
+class PhaseRecord(Record):
+    """Where the test accuracy stood (of 1) on the way to the trained network."""
+
+    phase: str
+    accuracy: float | None = None
+
+
 class TrainingRecord(Record):
     """A run of `finetune`: its epochs, the test accuracy before and after (of 1), settings and diagnostics."""
 
     epochs: list[EpochRecord] = []
     accuracy_before: float | None = None
     accuracy_after: float | None = None
+    phases: list[PhaseRecord] = []
     settings: dict[str, JsonValue] = {}
     diagnostics: DiagnosticsRecord | None = None
 

@@ -14,7 +14,7 @@ def widths_of(view: View) -> tuple[Counter[int], Counter[int]]:
     """How many weighted layers, and how many activation quantizers, have each number of bits."""
     weights = (layer.weight for layer in view.layers)
     quantizers = {q.output: q for layer in view.layers for q in (*layer.inputs, layer.output) if q is not None}
-    return Counter(_weight_widths(weights)), Counter(quantizer.spec.bits for quantizer in quantizers.values())
+    return Counter(_weight_widths(weights)), Counter(quantizer.bits for quantizer in quantizers.values())
 
 
 def _weight_widths(weights: Iterable[TrainableWeight | FinalWeight | None]) -> Iterator[int]:

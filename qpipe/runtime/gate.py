@@ -148,8 +148,9 @@ class _Gate:
             pixels = extremes(shape, QuantSpec.unsigned(8, 0), self.rng)
             yield Inputs(preprocess(pixels), pixels)
         else:
-            codes = extremes(shape, quantizer.spec, self.rng).astype(np.float32)
-            yield Inputs((codes - quantizer.spec.zero_point) * np.float32(quantizer.spec.scale))
+            grid = quantizer.before
+            codes = extremes(shape, grid, self.rng).astype(np.float32)
+            yield Inputs((codes - grid.zero_point) * np.float32(grid.scale))
 
     def compare_layers(self) -> None:
         """Each layer alone on random integers, on extremes, and on its weights' own patterns."""
@@ -168,7 +169,7 @@ class _Gate:
         tensors = [spec_tensors(self.view), self.lowered_tensors]
         for round_ in track(range(ROUNDS), "comparing single layers"):
             codes = {
-                name: layer_probe(shape, quantizers[name].spec, readers[name], round_=round_, rng=self.rng)
+                name: layer_probe(shape, quantizers[name].reach, readers[name], round_=round_, rng=self.rng)
                 for name, shape in shapes.items()
             }
             found = []

@@ -73,7 +73,7 @@ class Diagnostics(Observer):
             "layers": [layer.layer.name for layer in layers],
             "weight_bits": [None if layer.spec is None else layer.spec.bits for layer in layers],
             "activations": [self._names[key] for key in quantizers],
-            "activation_bits": [quantizer.spec.bits for quantizer in quantizers.values()],
+            "activation_bits": [quantizer.bits for quantizer in quantizers.values()],
         }
         for part in self._parts.values():
             part.on_end(executor)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from qpipe.arith.spec import QuantSpec
+from qpipe.arith.table import Grid
 from qpipe.errors import ModelError
 from qpipe.finetune_recipes import Precision
 from qpipe.ir.attributes import constant_array, describe, require_constant
@@ -51,12 +51,12 @@ class Executor(nn.Module):
         self._model, self._batch_norm, self.precision = model, batch_norm, precision
         self.is_quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
         self.plan, self._results, inputs = _plan(model)
-        self._input, spec = inputs
+        self._input, grid = inputs
         self.quantizers = nn.ModuleDict()
         self.layers = nn.ModuleDict()
         self._functions = {}
-        if spec is not None:
-            self.quantizers["input"] = Quantizer(spec, carries=False, owns=False)
+        if grid is not None:
+            self.quantizers["input"] = Quantizer(grid, carries=False, owns=False)
         for index, layer in enumerate(self.plan):
             key = str(index)
             if layer.op_type == "BatchNormalization":
@@ -67,7 +67,7 @@ class Executor(nn.Module):
                 self._functions[key] = OPS[layer.op_type].torch(layer.node)
             if layer.output is not None:
                 self.quantizers[key] = Quantizer(
-                    layer.output.spec,
+                    layer.output.grid,
                     activation_bound(layer.layer.activation) if layer.layer.activation is not None else None,
                     carries=_carries(layer),
                     owns=layer.layer.role in {Role.COMPUTE, Role.JOIN},
@@ -148,6 +148,7 @@ class Executor(nn.Module):
         layer = self.layer(key)
         if layer is not None:
             layer.product = _recording(layer.product, record)
+            layer.folds = False
         else:
             self._functions[key] = _recording(self._functions[key], record)
         self.quantizer(key).owns = False
@@ -221,15 +222,17 @@ def _recording(function: Function, record: Callable[[torch.Tensor], None]) -> Fu
     return run
 
 
-def _plan(model: ir.Model) -> tuple[list[QuantizedLayer], list[ir.Value], tuple[ir.Value, QuantSpec | None]]:
-    """Layers, result values, and the input with its grid."""
+def _plan(
+    model: ir.Model,
+) -> tuple[list[QuantizedLayer], list[ir.Value], tuple[ir.Value, Grid | None]]:
+    """Layers, result values, and the input with its grid, or the table behind it."""
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
         view: View = read_view(model)
         if view.is_final:
             raise ModelError("the model is final (its weights are integers); train the file that calibrate wrote")
         if len(view.inputs) != 1:
             raise ModelError(f"the model has {len(view.inputs)} quantized inputs, expected 1")
-        return view.layers, view.results, (view.inputs[0].output, view.inputs[0].spec)
+        return view.layers, view.results, (view.inputs[0].output, view.inputs[0].grid)
     plan = plan_quantization(model.graph)
     if plan.unsupported:
         raise ModelError(f"{describe(plan.unsupported[0].node)}: can't be trained, no torch semantics for it")
@@ -241,7 +244,7 @@ def _plan(model: ir.Model) -> tuple[list[QuantizedLayer], list[ir.Value], tuple[
 def _carries(layer: QuantizedLayer) -> bool:
     """Whether the layer's output is on its quantizer's grid already."""
     assert layer.output is not None
-    if layer.layer.role is not Role.CARRY or layer.op_type in ACTIVATIONS:
+    if layer.layer.role is not Role.CARRY or layer.output.table is not None or layer.op_type in ACTIVATIONS:
         return False
     return OPS[layer.op_type].carried(layer.node, [q.spec for q in layer.inputs]) == layer.output.spec
 

@@ -17,6 +17,7 @@ from qpipe.data import Source
 from qpipe.errors import DataError, ModelError, QpipeError
 from qpipe.train.executor import Executor
 from qpipe.train.observer import Observer
+from qpipe.train.quantizer import Quantizer
 from qpipe.train.run import TrainingSettings
 
 Identity = Mapping[str, Mapping[str, JsonValue]]
@@ -57,7 +58,10 @@ def check_identity(path: Path, stored: Identity, wanted: Identity) -> None:
 
 
 def _network(executor: Executor) -> dict[str, JsonValue]:
-    grids = [f"{key}: {getattr(child, 'spec', None)}" for key, child in executor.quantizers.named_children()]
+    grids = [
+        f"{key}: {child.spec}" + (f" behind {child.before}" if child.before != child.spec else "")
+        for key, child in executor.quantizers.named_children() if isinstance(child, Quantizer)
+    ]  # fmt: skip
     grids += [f"{layer.layer.name}: {layer.spec}" for layer in executor.weighted()]
     return {
         "its structure": _digest(line.encode() for graph in _graphs(executor) for line in _structure(graph)),

@@ -5,20 +5,26 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qpipe.arith.spec import QuantSpec
-from qpipe.train.straight_through import exact_fake_quantize, fake_quantize
+from qpipe.arith.table import CodeTable, Grid, table_index
+from qpipe.train.straight_through import exact_fake_quantize, fake_look_up, fake_quantize
 
 
 class Quantizer(nn.Module):
     """One activation quantizer, with the activation before it; `enabled` False lets the activation's values through.
 
     `carries` says that the values are already on the grid, `owns` that nobody else reads x, so it may be overwritten.
-    `rounds` False lets them through in training only.
+    `rounds` False lets them through in training only. grid: where the values are rounded to, or the table behind it;
+    `spec` is what readers see, `before` what is rounded to, `levels` what each code of it becomes, float32 `[256]`.
     """
 
-    def __init__(self, spec: QuantSpec, activation: float | None = None, *, carries: bool, owns: bool) -> None:
+    levels: torch.Tensor | None
+
+    def __init__(self, grid: Grid, activation: float | None = None, *, carries: bool, owns: bool) -> None:
         super().__init__()
-        self.spec = spec
+        table = grid if isinstance(grid, CodeTable) else None
+        self.spec, self.before = (grid.after, grid.before) if isinstance(grid, CodeTable) else (grid, grid)
+        self.bits = grid.bits
+        self.register_buffer("levels", None if table is None else torch.from_numpy(table.levels()))
         self.enabled = True
         self.rounds = True
         self.owns = owns
@@ -31,11 +37,17 @@ class Quantizer(nn.Module):
             return x
         if self.enabled and self.training and self.rounds:
             # The clip to an unsigned grid is the ReLU.
+            if self.levels is not None:
+                return fake_look_up(x, self.before, self.levels, inplace=self.owns)
             return fake_quantize(x, self.spec, inplace=self.owns)
         x = self.activate(x)
         if self.training and self.enabled:
             return x
-        return exact_fake_quantize(x, self.spec).float() if self.enabled else x
+        if not self.enabled:
+            return x
+        if self.levels is not None:
+            return self.levels[table_index(x, self.before, torch)]
+        return exact_fake_quantize(x, self.spec).float()
 
     def activate(self, x: torch.Tensor) -> torch.Tensor:
         """The activation alone; it overwrites x where nobody else reads it."""

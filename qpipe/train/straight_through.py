@@ -11,6 +11,7 @@ from qpipe.arith.codes import AnyWeightSpec
 from qpipe.arith.dorefa import DoReFaSpec, unrounded
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
+from qpipe.arith.table import table_index
 
 # A number of this size has steps of 1 in its type, and so has everything within a third of it around it.
 _ROUNDS_TO_INTEGERS = {torch.float32: 1.5 * 2.0**23, torch.bfloat16: 1.5 * 2.0**7}
@@ -59,6 +60,19 @@ class _Round(torch.autograd.Function):
         return gradients[0].contiguous(memory_format=ctx.layout), None
 
 
+class _LookUp(torch.autograd.Function):
+    """Forward: the level of the code that x is rounded to. Backward: straight through, as `_Round`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, before: QuantSpec, levels: torch.Tensor) -> torch.Tensor:
+        ctx.layout = layout_of(x)
+        return levels[table_index(x, before, torch)]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradients[0].contiguous(memory_format=ctx.layout), None, None
+
+
 def straight_through(x: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
     """`quantized`, whose gradient is x's (Bengio et al. 2013; FAQ, section 3.3)."""
     result: torch.Tensor = _StraightThrough.apply(x, quantized)  # type: ignore[no-untyped-call]
@@ -85,6 +99,16 @@ def fake_quantize(x: torch.Tensor, spec: QuantSpec, *, inplace: bool = False) ->
         return rounded.to(x.dtype)
     result: torch.Tensor = _Round.apply(clipped, spec.scale)  # type: ignore[no-untyped-call]
     return result
+
+
+def fake_look_up(x: torch.Tensor, before: QuantSpec, levels: torch.Tensor, *, inplace: bool = False) -> torch.Tensor:
+    """The level (of 256, float32, each an integer of 8 bits times a power of two) behind x's code, in x's type.
+
+    The gradient is that of `fake_quantize`: none outside of the range of `before`.
+    """
+    clipped = F.hardtanh(x, before.qmin * before.scale, before.qmax * before.scale, inplace)
+    result: torch.Tensor = _LookUp.apply(clipped.float(), before, levels)  # type: ignore[no-untyped-call]
+    return result.to(x.dtype)
 
 
 def exact_fake_quantize(x: torch.Tensor, spec: QuantSpec) -> torch.Tensor:

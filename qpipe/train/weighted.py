@@ -52,7 +52,7 @@ class WeightedLayer(nn.Module):
         self.layer = layer
         self.spec: AnyWeightSpec | None = None
         self.source: QuantSpec | None = layer.inputs[0].spec if layer.inputs else None
-        self.target: QuantSpec | None = layer.output.spec if layer.output is not None else None
+        self.target: QuantSpec | None = layer.output.before if layer.output is not None else None
         self.product: Product = OPS[layer.op_type].torch(layer.node)
         self.mode = batch_norm
         self.folds = True

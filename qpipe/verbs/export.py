@@ -18,8 +18,9 @@ from qpipe.errors import DataError, LoweringError
 from qpipe.ir.certify import certify, store_certificate
 from qpipe.ir.kind import require_qdq
 from qpipe.ir.load import load_model
-from qpipe.ir.metadata import AppliedPass, add_provenance
+from qpipe.ir.metadata import TRAINING, AppliedPass, add_provenance, get_object
 from qpipe.ir.origin import store_origin
+from qpipe.ir.residual import find_blocks
 from qpipe.ir.save import check_output, save_model
 from qpipe.ir.view import read_view
 from qpipe.ops.integer_builder import Layout
@@ -34,6 +35,7 @@ def export(
     output: ModelPath | None = None,
     *,
     format: Literal["qoperator", "integer", "qdq"] = "qoperator",
+    plain: bool = False,
     cpu: Literal["portable", "vnni"] = "portable",
     weights: Literal["int8", "uint8"] = "int8",
     io: Literal["float", "integer"] = "float",
@@ -48,6 +50,7 @@ def export(
         output: where to write the file; nothing is written without it.
         format: "qoperator" is onnxruntime's integer operators, "integer" has no float tensor at all and standard
             operators only, "qdq" is the finalized QDQ graph itself.
+        plain: refuse a network that has skip connections: they can be trained away, not taken out.
         cpu: "portable" demands weights that are exact on x86 without VNNI, "vnni" waives that.
         weights: "uint8" (zero point 128) is exact everywhere whatever the weights, and slower without VNNI. Weights of
             4 bits and fewer are exact everywhere as they are, and stored as INT4 or INT2 in any case. A file with INT2
@@ -78,6 +81,8 @@ def export(
     check_output(output)
     spec = load_model(model)
     require_qdq(spec, model_name(model))
+    if plain:
+        _refuse_skips(spec, model_name(model))
     Finalize()(spec)
     add_provenance(spec, AppliedPass.of(Finalize()))
     certificate = certify(read_view(spec), cpu=cpu, weights=weights)
@@ -100,6 +105,21 @@ def export(
     if output is not None:
         save_model(lowered, output)
     return lowered
+
+
+def _refuse_skips(model: ir.Model, name: str) -> None:
+    """Raise LoweringError where the network was trained with skips: without them it would be another function."""
+    blocks = find_blocks(model.graph)
+    if not blocks:
+        return
+    more = f" and {len(blocks) - 1} more blocks" if len(blocks) > 1 else ""
+    training = get_object(model, TRAINING) or {}
+    top1 = training.get("accuracy_after")
+    stake = f"its top-1 of {100 * top1:.2f} %" if isinstance(top1, float) else "its accuracy"
+    raise LoweringError(
+        f"{name}: was trained with the skips of '{blocks[0].name}'{more}, and would lose {stake} without them; train "
+        f"them away first: qpipe finetune {name} --plain --data DATA -o PLAIN.qdq.onnx"
+    )
 
 
 def _refuse(certificate: Certificate) -> None:

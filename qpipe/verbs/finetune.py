@@ -28,6 +28,7 @@ from qpipe.finetune_recipes import (
     default_recipe,
     resolve,
 )
+from qpipe.ir.kind import Kind, find_kind
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.ir.save import check_output, save_model
@@ -35,7 +36,7 @@ from qpipe.plain import to_plain
 from qpipe.processes import is_main_process
 from qpipe.runtime.accuracy import measure_accuracy
 from qpipe.verbs.sources import ModelPath, PreprocessLike, open_source, preprocess_of, store_preprocess
-from qpipe.verbs.subject import make_subject, refuse_without_skips
+from qpipe.verbs.subject import check_subject, make_subject
 
 if TYPE_CHECKING:
     from qpipe.train.companion import Loss
@@ -158,15 +159,15 @@ def finetune(
         "additional_losses": additional_losses, "joint_distillation": joint_distillation,
     }  # fmt: skip
     recipe = recipe or default_recipe(method, plain=plain)
-    values = vars(resolve(recipe, given))
+    resolved = resolve(recipe, given)
     subject = make_subject(model, data, plain=plain, blocks=blocks, seed=seed, preprocess=preprocess)
-    refuse_without_skips(subject, fade=values["fade"], teacher=values["teacher"])
+    check_subject(subject, resolved, method, batch_norm)
     network = subject.network
     settings = preprocess_of(network, preprocess)
     source = open_source(network, data, "train", settings)
     test = open_source(network, data, "test", settings) if evaluate or evaluate_every else None
     run = TrainingSettings(
-        **values,
+        **vars(resolved),
         method=method,
         seed=seed,
         augment=default_augment(source, crop_padding, flip),
@@ -182,12 +183,9 @@ def finetune(
         write_back(trained)
         return None if test is None else _accuracy(network, test)
 
-    before = None
+    phases: dict[str, float | None] = {}
     if evaluate and test is not None:
-        if subject.is_stripped:
-            subject.counted("with its skips", _accuracy(subject.origin, test))
-        before = _accuracy(network, test)
-        subject.counted("stripped" if subject.is_stripped else "before training", before)
+        phases = {phase: _accuracy(at, test) for phase, at in subject.phases.items()}
     history = train(
         executor,
         source,
@@ -206,14 +204,13 @@ def finetune(
     after = history[-1].test_accuracy
     if evaluate and test is not None and after is None:
         after = _accuracy(network, test)
-    subject.counted("trained", after)
     told_settings = _told(run, recipe)
     add_provenance(network, AppliedPass(name="finetune", arguments=told_settings))
     record: dict[str, JsonValue] = {
         "epochs": [asdict(epoch) for epoch in history],
-        "accuracy_before": before,
+        "accuracy_before": next(reversed(phases.values()), None),
         "accuracy_after": after,
-        "phases": [*subject.phases],
+        "phases": [{"phase": phase, "accuracy": top1} for phase, top1 in {**phases, "trained": after}.items()],
         "settings": told_settings,
     }
     if observers and is_main_process():
@@ -271,6 +268,7 @@ def _accuracy(network: ir.Model, test: Source) -> float | None:
     if not is_main_process():
         return None
     final = network.clone()
-    Finalize()(final)
+    if find_kind(final)[0] is not Kind.FLOAT:
+        Finalize()(final)
     batches = progress.track(test.batches(256), "evaluating", test.n_batches(256))
     return measure_accuracy([final], batches).models[0].top1

@@ -10,14 +10,15 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from passes.normalize import normalize
-from qpipe.arith.spec import QuantSpec
 from qpipe.errors import ModelError
 from qpipe.ir.kind import Kind, find_kind
 from qpipe.ir.layers import Layer, Role
 from qpipe.ir.macs import count_parameters, total_macs
 from qpipe.ir.opset import original_opset
 from qpipe.ir.plan import QuantizationPlan, plan_quantization
+from qpipe.ir.qdq import ActivationQuantizer
 from qpipe.ir.quiet import quiet
+from qpipe.ir.residual import find_blocks
 from qpipe.ir.torch_import import ModelLike, resolve_model
 from qpipe.ir.view import QuantizedLayer, View, read_view
 from qpipe.ir.view_weights import FinalWeight, TrainableWeight
@@ -63,7 +64,8 @@ class Inspection:
 
     kind: float, QDQ or export. opset, ops: of the file. parameters: of weights and biases. macs: for one image, None
     where shapes are unknown. roles: how many nodes have each. nodes: after normalization; of a QDQ file without the
-    quantizers, of an export those that are not integers. problems: what else stands in the way, a line each.
+    quantizers, of an export those that are not integers. residual_blocks: names, for `finetune --blocks`. problems:
+    what else stands in the way, a line each.
     """
 
     kind: str
@@ -75,6 +77,7 @@ class Inspection:
     ops: dict[str, int]
     roles: dict[str, int]
     nodes: tuple[NodeInfo, ...]
+    residual_blocks: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
@@ -133,6 +136,7 @@ def inspect(
         macs=total_macs(network.graph),
         ops=dict(ops.most_common()),
         roles=dict(roles.most_common()),
+        residual_blocks=tuple(block.name for block in find_blocks(network.graph)),
         nodes=tuple(node for node in nodes if node.role != INTEGERS),
         problems=tuple(problems),
     )
@@ -196,8 +200,8 @@ def _view_nodes(view: View) -> list[NodeInfo]:
 
 
 def _quantized_note(layer: QuantizedLayer) -> str:
-    inputs = ", ".join(_grid(quantizer.spec) for quantizer in layer.inputs)
-    output = "int32" if layer.output is None else _grid(layer.output.spec)
+    inputs = ", ".join(_grid(quantizer) for quantizer in layer.inputs)
+    output = "int32" if layer.output is None else _grid(layer.output)
     bits = None
     if isinstance(layer.weight, TrainableWeight):
         bits = layer.weight.spec.bits
@@ -206,9 +210,11 @@ def _quantized_note(layer: QuantizedLayer) -> str:
     return (f"{bits}-bit weights, " if bits else "") + f"{inputs} -> {output}"
 
 
-def _grid(spec: QuantSpec) -> str:
-    """Such as "uint8 2^-5": what an integer is, and what one step is worth."""
-    return f"{'int' if spec.qmin < 0 else 'uint'}{spec.bits} 2^{spec.exponent}"
+def _grid(quantizer: ActivationQuantizer) -> str:
+    """Such as "uint8 2^-5": what an integer is, and what one step is worth; "4 levels of" before it with a table."""
+    spec = quantizer.spec
+    levels = "" if quantizer.table is None else f"{len(set(quantizer.table.reached))} levels of "
+    return levels + f"{'int' if spec.qmin < 0 else 'uint'}{spec.bits} 2^{spec.exponent}"
 
 
 def _foreign_nodes(network: ir.Model) -> tuple[list[NodeInfo], list[str]]:

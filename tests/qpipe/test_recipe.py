@@ -171,8 +171,10 @@ def test_paths(spec: str) -> None:
     assert not names_code(spec)
 
 
-def test_the_example_recipe_is_valid() -> None:
-    path = Path(__file__).parents[2] / "tools/recipes/resnet20_cifar10.toml"
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "tools/recipes").glob("*.toml")), ids=lambda p: p.stem
+)
+def test_the_example_recipes_are_valid(path: Path) -> None:
     recipe = load_recipe(path)
     assert isinstance(recipe, Recipe)
     assert recipe.export.formats == ("qoperator", "integer", "qdq")

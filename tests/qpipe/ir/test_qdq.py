@@ -7,8 +7,15 @@ from networks import Network, run
 
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
+from qpipe.arith.table import CodeTable, table_index
 from qpipe.errors import ModelError
-from qpipe.ir.qdq import exponent_of, initializer, insert_activation_quantizer, read_activation_quantizer
+from qpipe.ir.qdq import (
+    exponent_of,
+    initializer,
+    insert_activation_quantizer,
+    read_activation_quantizer,
+    replace_constant,
+)
 
 SPECS = [QuantSpec.unsigned(8, -5), QuantSpec.unsigned(4, -2), QuantSpec.signed(8, -5), QuantSpec.signed(2, 1),
          QuantSpec(-5, 0, 192)]  # fmt: skip
@@ -82,3 +89,40 @@ def test_other_forms(zero_point: np.ndarray | None, scale: np.ndarray, message: 
     model.graph.insert_before(model.graph[0], [quantizer, back])
     with pytest.raises(ModelError, match=f"QuantizeLinear 'q': .*{message}"):
         read_activation_quantizer(back)
+
+
+def table_of(after: QuantSpec) -> CodeTable:
+    before = QuantSpec.signed(4, -1)
+    return CodeTable(before, after, tuple(np.linspace(after.stored_min, after.stored_max, 256).astype(int).tolist()))
+
+
+@pytest.mark.parametrize("after", [QuantSpec.unsigned(8, -3), QuantSpec.signed(8, -4), QuantSpec(-2, -3, 50, 128)])
+def test_a_table_reads_back(after: QuantSpec) -> None:
+    table = table_of(after)
+    net, model = negation()
+    insert_activation_quantizer(model.graph, model.graph.inputs[0], table)
+    ir.passes.common.CheckerPass()(model)
+    quantizer = read_activation_quantizer(next(node for node in model.graph if node.op_type == "DequantizeLinear"))
+    assert quantizer is not None
+    assert (quantizer.grid, quantizer.spec, quantizer.before) == (table, after, table.before)
+    x = net.inputs(50, scale=8)
+    np.testing.assert_array_equal(run(model, x)[0], -table.levels()[table_index(x, table.before)])
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (np.zeros(256, np.uint8), "entry 0 of a table, expected codes from 1 to 255"),
+        (np.zeros(9, np.uint8), "expected a constant table of 256 uint8 codes"),
+        (np.zeros(256, np.int8), "expected a constant table of 256 uint8 codes"),
+    ],
+)
+def test_other_tables(entries: np.ndarray, message: str) -> None:
+    _, model = negation()
+    insert_activation_quantizer(model.graph, model.graph.inputs[0], table_of(QuantSpec.signed(8, 0)))
+    gather = next(node for node in model.graph if node.op_type == "Gather")
+    clip = next(node for node in model.graph if node.name == "x_level_clip")
+    assert clip.op_type == "Clip"
+    replace_constant(gather.inputs[0], entries)
+    with pytest.raises(ModelError, match=f"Gather 'x_look_up': {message}"):
+        read_activation_quantizer(next(node for node in model.graph if node.op_type == "DequantizeLinear"))

@@ -145,3 +145,11 @@ def test_the_rows_of_validate_and_the_stages_of_a_folder() -> None:
     assert "All files of the run" in text
     assert "90.00" in text
     assert "calibrate 1.25" in text
+
+
+def test_where_the_accuracy_stood_is_told_where_there_were_steps_on_the_way():
+    stood = {"float": 0.9, "skips stripped": 0.1, "trained": 0.8}
+    phases = [{"phase": phase, "accuracy": top1} for phase, top1 in stood.items()]
+    text = Page(render([make_run(record=training(phases=phases))], "plain")).text
+    assert "Where the accuracy stood phase test top-1, % float 90.00 skips stripped 10.00 trained 80.00" in text
+    assert "Where the accuracy stood" not in Page(render([make_run()], "net")).text

@@ -136,7 +136,7 @@ def test_any_optimizer(path: Path, name: str) -> None:
     def start() -> Parts:
         executor = Executor(qdq())
         weights = [weight for weight in executor.parameters() if weight.requires_grad]
-        return Parts(executor, OPTIMIZERS[name](weights), [], {})
+        return Parts(executor, OPTIMIZERS[name](weights), [], [], {})
 
     def step(parts: Parts) -> None:
         for index, weight in enumerate(parts.executor.parameters()):

@@ -111,9 +111,9 @@ def test_the_rate_falls_within_an_epoch(source: Source, monkeypatch: pytest.Monk
     monkeypatch.setattr(loop, "learning_rate", noted)
     train(Executor(qdq()), source, replace(SETTINGS, grow_at=HALF_AN_EPOCH, epochs=1))
     quarters = [at * BATCHES for at in moments]
-    # Each update begins where the last one ended: two of one batch, one of two; the end of the epoch makes none; and
-    # the epoch's record has the rate at its start.
-    assert quarters == [0, 1, 2, 4, 0]
+    # Each update begins where the last one ended: two of one batch, one of two; the epoch's record has the rate at its
+    # start.
+    assert quarters == [0, 1, 2, 0]
 
 
 def test_a_step_within_an_epoch_is_in_the_weights(source: Source) -> None:

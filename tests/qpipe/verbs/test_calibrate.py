@@ -46,7 +46,8 @@ def test_the_file_runs_anywhere_and_carries_where_it_comes_from(stages: Path) ->
     assert calibration["pass"] == "calibrate-percentile"  # type: ignore[index,call-overload]
     arguments = calibration["arguments"]  # type: ignore[index,call-overload]
     assert arguments == {
-        "activation_bits": 8, "layers": "", "percentile": None, "batches": 2, "batch_size": 256, "seed": 0,
+        "activation_bits": 8, "skip_bits": None, "layers": "", "percentile": None, "batches": 2, "batch_size": 256,
+        "seed": 0,
     }  # fmt: skip
     assert insertion["pass"] == "insert-quantizers"  # type: ignore[index,call-overload]
 

@@ -8,11 +8,12 @@ from quantized_models import finalized, quantized, residual_network
 
 import qpipe
 from passes.finalize import Finalize
+from passes.strip_skips import StripSkips
 from qpipe.data import Preprocess
 from qpipe.errors import LoweringError, ModelError
 from qpipe.ir.certify import check_certificate
 from qpipe.ir.load import load_model
-from qpipe.ir.metadata import PREPROCESS, get_object, get_provenance, set_json
+from qpipe.ir.metadata import PREPROCESS, TRAINING, get_object, get_provenance, set_json
 from qpipe.ir.view_weights import QUANTIZATION
 from qpipe.runtime.session import open_session, run_all
 
@@ -123,3 +124,23 @@ def test_nothing_is_written_where_the_export_fails(tmp_path):
     with pytest.raises(ModelError):
         qpipe.export(residual_network(), tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_keeps_its_skips_is_no_plain_one(qdq, tmp_path):
+    with pytest.raises(
+        LoweringError, match=r"trained with the skips of '.*', and would lose its accuracy .* qpipe finet"
+    ):
+        qpipe.export(qdq, tmp_path / "plain.onnx", plain=True)
+    assert not (tmp_path / "plain.onnx").exists()
+    model = qdq.clone()
+    set_json(model, TRAINING, {"accuracy_after": 0.9173})
+    with pytest.raises(LoweringError, match=r"would lose its top-1 of 91\.73 %"):
+        qpipe.export(model, plain=True)
+
+
+def test_a_plain_network_has_no_sum_of_activations(qdq):
+    model = qdq.clone()
+    StripSkips()(model)
+    ops = {node.op_type for node in qpipe.export(model, plain=True).graph}
+    assert "QLinearConv" in ops
+    assert "QLinearAdd" not in ops

@@ -34,6 +34,7 @@ def test_a_float_network() -> None:
     assert [(t.name, t.shape, t.type) for t in report.outputs] == [("logits", ("batch", 10), "float")]
     assert (report.macs, report.parameters) == (MACS, PARAMETERS)
     assert report.ops["Conv"] == 3
+    assert report.residual_blocks == ("add",)
     assert {node.name: node.role for node in report.nodes} == {
         **dict.fromkeys(["conv1", "norm1", "relu1", "conv2", "norm2", "add", "relu2"], QUANTIZED),
         **dict.fromkeys(["conv3", "relu3", "pool", "linear"], QUANTIZED),

@@ -1,0 +1,73 @@
+"""A table behind an 8-bit quantizer: its codes become others, of levels that no evenly spaced grid has.
+
+    q = clip(round(x / before.scale)) + before.zero_point        code = entries[q]
+    level = (code - after.zero_point) * after.scale
+
+The levels lie on a power-of-two grid again, so that whoever reads the codes computes with integers as ever. What comes
+before the table is rounded to `before`: its range and its steps are what a requantization is proven for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qpipe.arith.quantize import quantize
+from qpipe.arith.spec import STORAGE_MAX, QuantSpec
+
+SIZE = STORAGE_MAX + 1
+
+
+@dataclass(frozen=True)
+class CodeTable:
+    """entries: the code of `after` for each uint8 code, 256; those that `before` does not reach mean nothing."""
+
+    before: QuantSpec
+    after: QuantSpec
+    entries: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        low, high = self.after.stored_min, self.after.stored_max
+        if len(self.entries) != SIZE:
+            raise ValueError(f"a table of {len(self.entries)} entries, expected {SIZE}")
+        outside = [code for code in self.reached if not low <= code <= high]
+        if outside:
+            raise ValueError(f"entry {outside[0]} of a table, expected codes from {low} to {high}")
+
+    @property
+    def reached(self) -> tuple[int, ...]:
+        """The entries of the codes that there are."""
+        return self.entries[self.before.stored_min : self.before.stored_max + 1]
+
+    @property
+    def reach(self) -> QuantSpec:
+        """`after` with no more range than what the entries reach, and 0, which padding puts between them."""
+        low, high = min(self.reached) - self.after.zero_point, max(self.reached) - self.after.zero_point
+        return replace(self.after, qmin=min(low, 0), qmax=max(high, 0))
+
+    @property
+    def bits(self) -> int:
+        """The width of an index into the levels."""
+        return max((len(set(self.reached)) - 1).bit_length(), 1)
+
+    def array(self) -> npt.NDArray[np.uint8]:
+        """The entries as a file stores them, uint8 `[256]`."""
+        return np.array(self.entries, np.uint8)
+
+    def levels(self) -> npt.NDArray[np.float32]:
+        """The real number that each entry stands for, float32 `[256]`, exact."""
+        return ((self.array().astype(np.float32) - self.after.zero_point) * np.float32(self.after.scale)).astype(
+            np.float32
+        )
+
+
+Grid = QuantSpec | CodeTable
+"""What real numbers are rounded to: a grid, or one with a table behind it."""
+
+
+def table_index(x: Any, before: QuantSpec, xp: Any = np) -> Any:
+    """The code of `before` that a real number gets, int32: what a table is looked up at (of a NaN, any)."""
+    return xp.clip(xp.asarray(quantize(x, before, xp) + before.zero_point, dtype=xp.int32), 0, STORAGE_MAX)

@@ -1,0 +1,42 @@
+"""Tables of codes: what they reach, what they are refused for."""
+
+import numpy as np
+import pytest
+
+from qpipe.arith.spec import QuantSpec
+from qpipe.arith.table import CodeTable, table_index
+
+BEFORE = QuantSpec.unsigned(2, -1)
+
+
+def table(*codes: int, after: QuantSpec | None = None) -> CodeTable:
+    return CodeTable(BEFORE, after or QuantSpec.signed(8, -6), (*codes, *[codes[-1]] * (256 - len(codes))))
+
+
+def test_reach_counts_zero_in() -> None:
+    found = table(138, 148, 148, 255)
+    assert found.reach == QuantSpec(-6, 0, 127, 128)
+    assert found.bits == 2
+    assert table(7, 9, after=QuantSpec.unsigned(8, 0)).reach == QuantSpec(0, 0, 9)
+
+
+def test_what_is_not_reached_does_not_count() -> None:
+    assert table(100, 110, 120, 130, 0).reach == QuantSpec(-6, -28, 2, 128)
+
+
+def test_levels_are_exact() -> None:
+    np.testing.assert_array_equal(table(1, 128, 129, 255).levels()[:4], np.float32([-127, 0, 1, 127]) / 64)
+
+
+def test_index_rounds_half_to_even_and_clips() -> None:
+    x = np.float32([-1, 0.2, 0.25, 0.75, 1.5, 9, np.inf, -np.inf])
+    np.testing.assert_array_equal(table_index(x, BEFORE), [0, 0, 0, 2, 3, 3, 3, 0])
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [((1, 2), "2 entries, expected 256"), ((0,) * 256, "entry 0 of a table, expected codes from 1 to 255")],
+)
+def test_refusals(entries: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CodeTable(BEFORE, QuantSpec.signed(8, 0), entries)
