@@ -26,6 +26,8 @@ from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
 from qpipe.errors import LoweringError
+from qpipe.ir.binary import check_binary, insert_signs, quantize_binary
+from qpipe.ir.binary_blocks import binary_layers
 from qpipe.ir.dorefa import check_dorefa, quantize_dorefa, takes_dorefa
 from qpipe.ir.insert_weight import insert_weight_quantizer
 from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
@@ -43,7 +45,8 @@ from qpipe.ops import OPS
 class InsertQuantizers(ir.passes.InPlacePass):
     """Write the QDQ graph; bits and clip are those of the inner layers, the edges have 8 bits.
 
-    quantizer: of the inner layers' weights: "fixed-point" (FAQ) or "dorefa".
+    quantizer: of the inner layers' weights: "fixed-point" (FAQ) or "dorefa"; "bireal": of the layers that
+    `shortcut-every-convolution` has marked, which read the sign of what they read.
     weight_rounding: of log2 of the weights' step, "ceil" | "nearest"; None is the width's own.
     cpu: "portable" keeps weights exact on x86 without VNNI, "vnni" waives that.
     skip_bits: what a skip connection is carried at. layers: what single layers are told.
@@ -73,6 +76,9 @@ class InsertQuantizers(ir.passes.InPlacePass):
         _refuse_unsupported(plan)
         if self.quantizer == "dorefa":
             check_dorefa(plan)
+        binary = binary_layers(model) if self.quantizer == "bireal" else frozenset()
+        if self.quantizer == "bireal":
+            check_binary(plan, binary)
         specs: dict[ir.Value, QuantSpec] = {}
         narrow = {value: _observed_spec(planned, NARROW_KEY) for value, planned in plan.narrowed.items()}
         for value, planned in plan.quantizers.items():
@@ -84,8 +90,12 @@ class InsertQuantizers(ir.passes.InPlacePass):
                 _check_distance(layer, specs)
         for layer in plan.layers:
             if layer.role is Role.COMPUTE and layer.op_type != "BatchNormalization":
-                self._quantize_weight(model, layer, plan, specs | narrow if layer.is_weighted else specs)
+                if layer.name in binary:
+                    quantize_binary(model, layer)
+                else:
+                    self._quantize_weight(model, layer, plan, specs | narrow if layer.is_weighted else specs)
         _quantize_narrow(model.graph, plan, narrow)
+        insert_signs(model.graph, plan, specs, binary)
         _quantize_activations(model.graph, plan, specs)
         # Names such as `conv1_scale` may be the graph's own.
         ir.passes.common.NameFixPass()(model)

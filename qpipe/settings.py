@@ -6,7 +6,7 @@ A recipe's tables and the command line's options are both made from these models
 
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
@@ -16,7 +16,8 @@ from qpipe.finetune_recipes import Draws, Fragments, Method, Optimizer, Precisio
 Cpu = Literal["portable", "vnni"]
 Format = Literal["qoperator", "integer", "qdq"]
 Bits = Literal[2, 3, 4, 5, 6, 7, 8]
-WeightQuantizer = Literal["fixed-point", "dorefa"]
+WeightQuantizer = Literal["fixed-point", "dorefa", "bireal"]
+BINARY_QUANTIZERS: Final = frozenset({"bireal"})  # of weights and of what they multiply: one bit each
 Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
 Epochs = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Strict(False), Field(min_length=1)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(min_length=1)]
@@ -79,7 +80,9 @@ class CalibrateSettings(Settings):
         default=None, description="bits at which a skip connection is carried; by default those of the activations"
     )
     quantizer: WeightQuantizer = Field(
-        default="fixed-point", description="of the inner layers' weights: power-of-two steps (FAQ), or DoReFa-Net's"
+        default="fixed-point",
+        description="of the inner layers' weights: power-of-two steps (FAQ), or DoReFa-Net's; bireal: signs, of a "
+        "residual network's activations too",
     )
     batches: int = Field(default=5, ge=1, description="training batches to run; the maximum over them counts")
     batch_size: int = Field(default=256, ge=1, description="images in a batch")
@@ -118,6 +121,22 @@ class CalibrateSettings(Settings):
     def _dorefa_has_seven_bits(self) -> Self:
         if self.quantizer == "dorefa" and self.weight_bits == 8:
             raise ValueError("weight_bits: 8, expected 2 to 7 with the quantizer 'dorefa'")
+        return self
+
+    @model_validator(mode="after")
+    def _binary_has_one_bit(self) -> Self:
+        if self.quantizer not in BINARY_QUANTIZERS:
+            return self
+        for name in ("weight_bits", "activation_bits", "skip_bits"):
+            bits = getattr(self, name)
+            if bits not in {8, None}:
+                raise ValueError(
+                    f"{name}: {bits}, expected none with the quantizer '{self.quantizer}': a binary network has one bit"
+                )
+        if self.activation_rounding == "least-error":
+            raise ValueError(
+                f"activation_rounding: 'least-error', expected 'ceil' or 'nearest' with '{self.quantizer}'"
+            )
         return self
 
     @model_validator(mode="after")

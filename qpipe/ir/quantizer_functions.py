@@ -16,6 +16,7 @@ from onnxscript.values import Opset
 
 DOMAIN: Final = "qpipe"
 DOREFA: Final = "DoReFaCodes"
+SIGN: Final = "SignCodes"
 
 
 # onnxscript compiles this from its source; the operators' types mean nothing to a checker of Python.
@@ -30,12 +31,20 @@ def DoReFaCodes(w: FLOAT[...], bits: int) -> INT8[...]:  # noqa: N802
     return op.Cast(op.Round((squashed / largest * n + n) / 2.0) * 2.0 - n, to=3)
 
 
-_FUNCTIONS: Final = {DOREFA: DoReFaCodes}
+@no_type_check
+@script(Opset(DOMAIN, 1), default_opset=op)
+def SignCodes(w: FLOAT[...]) -> INT8[...]:  # noqa: N802
+    """-1 where a weight is below 0, else +1 (see `qpipe.arith.binary`)."""
+    return op.Cast(op.Where(w >= 0.0, 1.0, -1.0), to=3)
 
 
-def call_function(model: ir.Model, name: str, value: ir.Value, bits: int, node_name: str) -> ir.Node:
+_FUNCTIONS: Final = {DOREFA: DoReFaCodes, SIGN: SignCodes}
+
+
+def call_function(model: ir.Model, name: str, value: ir.Value, node_name: str, **attributes: int) -> ir.Node:
     """A node that calls the function on a weight, and the function itself in the model where it is missing."""
     function = ir.serde.deserialize_function(_FUNCTIONS[name].to_function_proto())
     model.functions.setdefault(function.identifier(), function)
     model.opset_imports[DOMAIN] = 1
-    return ir.Node(DOMAIN, name, [value], [ir.AttrInt64("bits", bits)], name=node_name)
+    integers = [ir.AttrInt64(key, number) for key, number in attributes.items()]
+    return ir.Node(DOMAIN, name, [value], integers, name=node_name)
