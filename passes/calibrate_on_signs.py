@@ -7,7 +7,8 @@ first layer normalizes by the statistics of what runs through it, a piece of a b
 
     mean, var <- those of the product over all batches;       gamma and beta stay
 
-so that the running statistics are those of the binary network. The ranges are left where `calibrate-percentile` leaves its own, which then has none to measure.
+so that the running statistics are those of the binary network. The ranges are left where `calibrate-percentile` leaves
+its own, which then has none to measure.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from qpipe.ir.attributes import constant_array
 from qpipe.ir.binary_blocks import binary_layers
 from qpipe.ir.certify import certify
 from qpipe.ir.layer_options import LayerOptions, LayerTable
+from qpipe.ir.macs import count_parameters, total_macs
 from qpipe.ir.quantizer_functions import DOMAIN, SIGN
 from qpipe.ir.view import QuantizedLayer, read_final_view, read_view
 from qpipe.ir.view_weights import FinalWeight, TrainableWeight
@@ -255,3 +256,10 @@ def test_the_verbs(tmp_path: Path) -> None:
     assert all(functions(exported) == [] for exported in exports)
     for row in qpipe.validate([tmp_path / "tuned.onnx", *exports], "digits", limit=90).rows[1:]:
         assert row.integers_equal
+
+
+def test_what_it_costs_is_what_the_float_network_costs() -> None:
+    _, model = bireal()
+    float_model = made(post_activation)[1]
+    assert count_parameters(model.graph) == count_parameters(float_model.graph)
+    assert total_macs(model.graph) == total_macs(float_model.graph)
