@@ -26,8 +26,8 @@ from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
 from qpipe.errors import LoweringError
-from qpipe.ir.binary import check_binary, insert_signs, quantize_binary
-from qpipe.ir.binary_blocks import binary_layers
+from qpipe.ir.binary import base_grids, check_binary, insert_signs, quantize_binary
+from qpipe.ir.binary_blocks import binary_blocks, binary_layers
 from qpipe.ir.dorefa import check_dorefa, quantize_dorefa, takes_dorefa
 from qpipe.ir.insert_weight import insert_weight_quantizer
 from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
@@ -45,8 +45,8 @@ from qpipe.ops import OPS
 class InsertQuantizers(ir.passes.InPlacePass):
     """Write the QDQ graph; bits and clip are those of the inner layers, the edges have 8 bits.
 
-    quantizer: of the inner layers' weights: "fixed-point" (FAQ) or "dorefa"; "bireal": of the layers that
-    `shortcut-every-convolution` has marked, which read the sign of what they read.
+    quantizer: of the inner layers' weights: "fixed-point" (FAQ) or "dorefa"; "bireal", "groupnet": of the
+    layers that `shortcut-every-convolution` or `expand-bases` has marked, which get the sign of what they read.
     weight_rounding: of log2 of the weights' step, "ceil" | "nearest"; None is the width's own.
     cpu: "portable" keeps weights exact on x86 without VNNI, "vnni" waives that.
     skip_bits: what a skip connection is carried at. layers: what single layers are told.
@@ -76,13 +76,16 @@ class InsertQuantizers(ir.passes.InPlacePass):
         _refuse_unsupported(plan)
         if self.quantizer == "dorefa":
             check_dorefa(plan)
-        binary = binary_layers(model) if self.quantizer == "bireal" else frozenset()
-        if self.quantizer == "bireal":
+        is_binary = self.quantizer in {"bireal", "groupnet"}
+        binary = binary_layers(model) if is_binary else frozenset()
+        if is_binary:
             check_binary(plan, binary)
         specs: dict[ir.Value, QuantSpec] = {}
         narrow = {value: _observed_spec(planned, NARROW_KEY) for value, planned in plan.narrowed.items()}
         for value, planned in plan.quantizers.items():
             specs[value] = _observed_spec(planned, RANGE_KEY)
+        if is_binary:
+            specs |= base_grids(plan, specs, binary_blocks(model))
         for layer in plan.layers:
             if layer.role is Role.CARRY:
                 specs[layer.output] = OPS[layer.op_type].carried(layer.node, [specs[value] for value in layer.inputs])

@@ -16,8 +16,8 @@ from qpipe.finetune_recipes import Draws, Fragments, Method, Optimizer, Precisio
 Cpu = Literal["portable", "vnni"]
 Format = Literal["qoperator", "integer", "qdq"]
 Bits = Literal[2, 3, 4, 5, 6, 7, 8]
-WeightQuantizer = Literal["fixed-point", "dorefa", "bireal"]
-BINARY_QUANTIZERS: Final = frozenset({"bireal"})  # of weights and of what they multiply: one bit each
+WeightQuantizer = Literal["fixed-point", "dorefa", "bireal", "groupnet"]
+BINARY_QUANTIZERS: Final = frozenset({"bireal", "groupnet"})  # of weights and of what they multiply: one bit each
 Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
 Epochs = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Strict(False), Field(min_length=1)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(min_length=1)]
@@ -81,8 +81,8 @@ class CalibrateSettings(Settings):
     )
     quantizer: WeightQuantizer = Field(
         default="fixed-point",
-        description="of the inner layers' weights: power-of-two steps (FAQ), or DoReFa-Net's; bireal: signs, of a "
-        "residual network's activations too",
+        description="of the inner layers' weights: power-of-two steps (FAQ), or DoReFa-Net's; bireal and "
+        "groupnet: signs, of a residual network's activations too",
     )
     batches: int = Field(default=5, ge=1, description="training batches to run; the maximum over them counts")
     batch_size: int = Field(default=256, ge=1, description="images in a batch")

@@ -19,6 +19,7 @@ Source: Liu et al. 2018, *Bi-Real Net*, section 3.3 (ApproxSign, and the magnitu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +30,10 @@ from qpipe.arith.table import SIZE, CodeTable, Grid
 
 SIGNS = QuantSpec(0, -1, 1, SIGNED_ZERO_POINT)
 """The grid of an activation's sign; its 0 is what padding puts between them."""
+
+BASES = 5  # of GroupNet: what the paper's best networks have
+
+SIGNED_8_BITS = QuantSpec.signed(8, 0).qmax
 
 CLIP = 1.0  # beyond this magnitude a weight has no gradient
 
@@ -69,3 +74,15 @@ def sign_table(before: QuantSpec) -> CodeTable:
 def is_sign(grid: Grid) -> bool:
     """Whether it is the table of a sign."""
     return isinstance(grid, CodeTable) and grid == sign_table(grid.before)
+
+
+def base_grid(grids: Sequence[QuantSpec]) -> QuantSpec:
+    """The common grid of bases that are summed, from the signed 8-bit grid that each would have alone.
+
+    Its range is a share of 127 for each, 25 of five, so that no partial sum leaves `[-127, 127]` on the same steps: it
+    has 8 bits, and is exact. Steps are 4 times the coarsest of theirs, which for five cuts a base at 25/32 of its power
+    of two: the next finer step would cut it at less than half of its percentile, perhaps, the next coarser one never.
+    """
+    limit = SIGNED_8_BITS // len(grids)
+    steps = round(float(np.log2(SIGNED_8_BITS / limit)))
+    return QuantSpec(max(grid.exponent for grid in grids) + steps, -limit, limit, SIGNED_ZERO_POINT)

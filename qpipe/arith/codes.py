@@ -20,7 +20,7 @@ NominalSpec = DoReFaSpec | BinarySpec
 """Those whose scale is nominal: one exponent a layer, which stays."""
 
 AnyWeightSpec = WeightSpec | NominalSpec
-WeightQuantizer = Literal["fixed-point", "dorefa", "bireal"]
+WeightQuantizer = Literal["fixed-point", "dorefa", "bireal", "groupnet"]
 
 
 def quantize(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.binary import BinarySpec, nominal_exponent, sign_table
+from qpipe.arith.binary import BinarySpec, base_grid, nominal_exponent, sign_table
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.ir.attributes import describe, require_constant
+from qpipe.ir.binary_blocks import BinaryBlock
 from qpipe.ir.insert_weight import insert_weight_quantizer
 from qpipe.ir.layers import Layer
 from qpipe.ir.plan import EDGE_BITS, QuantizationPlan
@@ -28,7 +29,7 @@ def check_binary(plan: QuantizationPlan, binary: frozenset[str]) -> None:
     """
     if not binary:
         raise LoweringError("no layer is marked as binary, expected a network that went through "
-                            "shortcut-every-convolution")  # fmt: skip
+                            "shortcut-every-convolution or expand-bases")  # fmt: skip
     for layer in plan.layers:
         if layer.name not in binary:
             continue
@@ -57,3 +58,19 @@ def insert_signs(
         if layer.name in binary:
             value = layer.inputs[0]
             insert_activation_quantizer(graph, value, sign_table(specs[value]), only=layer.node, suffix=layer.name)
+
+
+def base_grids(
+    plan: QuantizationPlan, specs: Mapping[ir.Value, QuantSpec], blocks: Iterable[BinaryBlock]
+) -> dict[ir.Value, QuantSpec]:
+    """The grids of bases and of their partial sums, in the place of those that each tensor would have alone."""
+    found: dict[ir.Value, QuantSpec] = {}
+    adds = {layer.name: layer for layer in plan.layers if layer.op_type == "Add"}
+    for block in blocks:
+        sums = [adds[name] for name in block.sums if name in adds]
+        totals = {add.output for add in sums}
+        bases = [value for add in sums for value in add.inputs if value not in totals]
+        if bases:
+            common = base_grid([specs[value] for value in bases])
+            found |= dict.fromkeys(bases, common) | dict.fromkeys(totals, QuantSpec.signed(EDGE_BITS, common.exponent))
+    return found

@@ -18,16 +18,22 @@ from qpipe.ir.metadata import BINARY, get_json, set_json
 
 @dataclass(frozen=True)
 class BinaryBlock:
-    """layers: names of the binary layers, in order. end: name of the Add that the block ends in."""
+    """layers: names of the binary layers, in order. end: name of the Add that the block ends in.
+
+    sums: names of the Adds that sum its bases, in order; none where it has one base.
+    """
 
     name: str
     layers: tuple[str, ...]
     end: str
+    sums: tuple[str, ...] = ()
 
 
 def write_binary_blocks(model: ir.Model, blocks: Iterable[BinaryBlock]) -> None:
     """Store the blocks in the model's metadata."""
-    entries: list[JsonValue] = [{"name": b.name, "layers": list(b.layers), "end": b.end} for b in blocks]
+    entries: list[JsonValue] = [
+        {"name": b.name, "layers": list(b.layers), "end": b.end, "sums": list(b.sums)} for b in blocks
+    ]
     set_json(model, BINARY, entries)
 
 
@@ -48,7 +54,7 @@ def binary_layers(model: ir.Model) -> frozenset[str]:
 
 def _block(entry: JsonValue) -> BinaryBlock:
     if isinstance(entry, dict):
-        name, layers, end = entry.get("name"), entry.get("layers"), entry.get("end")
-        if isinstance(name, str) and isinstance(layers, list) and isinstance(end, str):
-            return BinaryBlock(name, tuple(map(str, layers)), end)
+        name, layers, end, sums = entry.get("name"), entry.get("layers"), entry.get("end"), entry.get("sums", [])
+        if isinstance(name, str) and isinstance(layers, list) and isinstance(end, str) and isinstance(sums, list):
+            return BinaryBlock(name, tuple(map(str, layers)), end, tuple(map(str, sums)))
     raise ModelError(f"metadata 'qpipe.{BINARY}': entry {entry!r}, expected an object with 'name', 'layers' and 'end'")

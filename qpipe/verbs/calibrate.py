@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from passes.calibrate_on_signs import CalibrateOnSigns
 from passes.calibrate_percentile import CalibratePercentile
+from passes.expand_bases import ExpandBases
 from passes.fix_ranges import FixRanges
 from passes.insert_quantizers import InsertQuantizers
 from passes.normalize import normalize
@@ -76,7 +77,8 @@ def calibrate(
         quantizer: of the inner layers' weights, "fixed-point" (FAQ, section 3.1.1) or "dorefa" (DoReFa-Net, 2 to 7
             bits; each layer needs a BatchNormalization behind it). "bireal" (BiReal-Net) makes the residual blocks
             binary, weights and what they multiply, on a stream of 8 bits with a shortcut around every convolution; no
-            bits may be given, and what it gives is to be trained.
+            bits may be given, and what it gives is to be trained. "groupnet" (GroupNet) likewise, with five binary
+            bases in the place of each block's convolutions.
         batches, batch_size: how many training images are seen, drawn by `seed`.
         percentile: of an activation's range in a batch; None is the width's own (99.99 at 8 bits, 99.9 at 4).
         weight_clip: in standard deviations; None is the width's own (4.12 at 4 bits).
@@ -140,7 +142,7 @@ def calibrate(
     if start == "random":
         passes.append(RandomizeWeights(seed=seed))
     if quantizer in BINARY_QUANTIZERS:
-        passes.append(ShortcutEveryConvolution())
+        passes.append(ShortcutEveryConvolution() if quantizer == "bireal" else ExpandBases())
     if ranges == "fixed":
         passes.append(FixRanges(**widths))
     if quantizer in BINARY_QUANTIZERS:
