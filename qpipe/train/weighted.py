@@ -58,7 +58,7 @@ class WeightedLayer(nn.Module):
         self.folds = True
         self.rounds = True
         self._lender: Callable[[], torch.Tensor] | None = None
-        self._in_use: torch.Tensor | None = None
+        self._in_use: tuple[torch.Tensor, ...] = ()  # a parameter as an attribute would be one of this module's
         self.weight = nn.Parameter(values.clone())
         channels = values.shape[output_axis(layer.node)]
         if isinstance(layer.weight, TrainableWeight):
@@ -84,7 +84,7 @@ class WeightedLayer(nn.Module):
         if not self.training:
             return self._exact(x) if self.spec is not None else self._apply_affine(x, self.weight, None)
         weight, magnitude = self._on_grid() if self._lender is None else (self._lender(), None)
-        self._in_use = weight
+        self._in_use = (weight,)
         if self.has_batch_norm and self.mode == "batch":
             return self._with_batch_statistics(self.product(x, weight.to(x.dtype)), magnitude)
         return self._apply_affine(x, weight, magnitude)
@@ -106,8 +106,7 @@ class WeightedLayer(nn.Module):
 
     def weight_in_use(self) -> torch.Tensor:
         """What the last forward of training multiplied by."""
-        assert self._in_use is not None
-        return self._in_use
+        return self._in_use[0]
 
     def quantized_weight(self) -> torch.Tensor:
         """The weight on its grid, exponents computed anew (FAQ, section 3.1.1); the gradient is the float weight's."""
