@@ -146,6 +146,7 @@ def test_what_is_not_drawn_is_before_its_rounding(quantizer: str) -> None:
         executor.layers[key].register_forward_pre_hook(
             lambda layer, args, key=key: inputs.update({key: args[0].detach().clone()})
         )
+    beyond = [False, False]
     x = 8 * batch()[0]  # beyond the ranges that calibration saw
     for ratio, update in ((1.0, 0), (0.0, 1)):
         module.begin_update(Fraction(0) if ratio else END, update)
@@ -161,8 +162,9 @@ def test_what_is_not_drawn_is_before_its_rounding(quantizer: str) -> None:
             assert torch.equal(layer.weight_in_use(), raw) == bool(ratio)
             steps = inputs[key] / source.spec.scale
             assert torch.equal(steps, steps.round()) != bool(ratio)
-            assert bool((steps <= source.spec.qmax).all()) != bool(ratio)  # nor is it clipped
+            beyond[bool(ratio)] |= bool((steps > source.spec.qmax).any())
             assert steps.min() == 0  # the ReLU stays
+    assert beyond == [False, True]  # nor is it clipped
 
 
 @pytest.mark.parametrize("make", [plain_qdq, residual_qdq])
@@ -189,3 +191,13 @@ def test_gradients_reach_what_is_not_drawn() -> None:
     x, labels = batch()
     torch.nn.functional.cross_entropy(executor(x)[0].flatten(1), labels).backward()
     assert all(layer.weight.grad.abs().max() > 0 for layer in weighted(executor))
+
+
+def test_what_was_in_use_is_no_parameter() -> None:
+    """Neither of the module nor in the checkpoint, where the weight itself was used."""
+    module, executor = made(ratio=1.0)
+    names = list(executor.state_dict())
+    for done in (Fraction(0), END, Fraction(0)):
+        module.begin_update(done, 0)
+        executor(batch()[0])
+        assert list(executor.state_dict()) == names
