@@ -16,7 +16,7 @@ from qpipe.finetune_recipes import Draws, Fragments, Method, Optimizer, Precisio
 Cpu = Literal["portable", "vnni"]
 Format = Literal["qoperator", "integer", "qdq"]
 Bits = Literal[2, 3, 4, 5, 6, 7, 8]
-WeightQuantizer = Literal["fixed-point", "dorefa"]
+WeightQuantizer = Literal["fixed-point", "dorefa", "lq"]
 Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
 Epochs = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Strict(False), Field(min_length=1)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(min_length=1)]
@@ -79,7 +79,8 @@ class CalibrateSettings(Settings):
         default=None, description="bits at which a skip connection is carried; by default those of the activations"
     )
     quantizer: WeightQuantizer = Field(
-        default="fixed-point", description="of the inner layers' weights: power-of-two steps (FAQ), or DoReFa-Net's"
+        default="fixed-point",
+        description="of the inner layers' weights: power-of-two steps (FAQ), DoReFa-Net's, LQ-Net's",
     )
     batches: int = Field(default=5, ge=1, description="training batches to run; the maximum over them counts")
     batch_size: int = Field(default=256, ge=1, description="images in a batch")
@@ -118,6 +119,12 @@ class CalibrateSettings(Settings):
     def _dorefa_has_seven_bits(self) -> Self:
         if self.quantizer == "dorefa" and self.weight_bits == 8:
             raise ValueError("weight_bits: 8, expected 2 to 7 with the quantizer 'dorefa'")
+        return self
+
+    @model_validator(mode="after")
+    def _lq_has_four_bits(self) -> Self:
+        if self.quantizer == "lq" and self.weight_bits > 4:
+            raise ValueError(f"weight_bits: {self.weight_bits}, expected 2 to 4 with the quantizer 'lq'")
         return self
 
     @model_validator(mode="after")
