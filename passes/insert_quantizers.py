@@ -27,6 +27,8 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
 from qpipe.calibration.observe import default_percentile
 from qpipe.errors import LoweringError
+from qpipe.ir.binary import check_binary, insert_signs, quantize_binary
+from qpipe.ir.binary_blocks import binary_layers
 from qpipe.ir.dorefa import check_dorefa, quantize_dorefa, takes_dorefa
 from qpipe.ir.insert_weight import insert_weight_quantizer
 from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
@@ -56,7 +58,8 @@ class InsertQuantizers(ir.passes.InPlacePass):
     """Write the QDQ graph; bits and clip are those of the inner layers, the edges have 8 bits.
 
     quantizer: of the inner layers' weights: "fixed-point" (FAQ), "dorefa", or "lq", which gives unsigned activations of
-    4 bits and fewer its levels as well.
+    4 bits and fewer its levels as well; "bireal": of the layers that `shortcut-every-convolution` has marked, which
+    read the sign of what they read.
     weight_rounding: of log2 of the weights' step, "ceil" | "nearest"; None is the width's own.
     cpu: "portable" keeps weights exact on x86 without VNNI, "vnni" waives that.
     skip_bits: what a skip connection is carried at. layers: what single layers are told.
@@ -86,6 +89,9 @@ class InsertQuantizers(ir.passes.InPlacePass):
         _refuse_unsupported(plan)
         if self.quantizer == "dorefa":
             check_dorefa(plan)
+        binary = binary_layers(model) if self.quantizer == "bireal" else frozenset()
+        if self.quantizer == "bireal":
+            check_binary(plan, binary)
         learned: set[ir.Value] = set()
         if self.quantizer == "lq":
             check_lq(plan)
@@ -100,8 +106,12 @@ class InsertQuantizers(ir.passes.InPlacePass):
                 _check_distance(layer, specs)
         for layer in plan.layers:
             if layer.role is Role.COMPUTE and layer.op_type != "BatchNormalization":
-                self._quantize_weight(model, layer, plan, specs | narrow if layer.is_weighted else specs)
+                if layer.name in binary:
+                    quantize_binary(model, layer)
+                else:
+                    self._quantize_weight(model, layer, plan, specs | narrow if layer.is_weighted else specs)
         _quantize_narrow(model.graph, plan, narrow_grids)
+        insert_signs(model.graph, plan, specs, binary)
         _quantize_activations(model.graph, plan, specs, grids)
         # Names such as `conv1_scale` may be the graph's own.
         ir.passes.common.NameFixPass()(model)

@@ -5,8 +5,10 @@ With r per output channel (see `qpipe.arith.rescale`), the float network stays t
     w' = r w,   mean' = r mean,   var' = r**2 (var + eps) - eps      so      gamma / sqrt(var' + eps) = k / r
 
 k / r is an 8-bit integer times a power of two, so nothing is lost when it becomes one; and the weights use all of their
-codes. The idea that neighbouring linear maps may be rescaled for quantization is that of Nagel et al. 2019 (cross-layer
-equalization), here between a convolution and its own batch normalization.
+codes. Binary weights have no codes to fill: r brings the mean magnitude of each channel to the nominal scale, so that
+the signs on that scale are the magnitude-aware weights that they stand for. The idea that neighbouring linear maps may
+be rescaled for quantization is that of Nagel et al. 2019 (cross-layer equalization), here between a convolution and its
+own batch normalization.
 """
 
 from __future__ import annotations
@@ -17,16 +19,19 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.binary import BinarySpec, magnitudes
 from qpipe.arith.rescale import channel_ratio
 from qpipe.arith.weights import WeightSpec
-from qpipe.ir.affine import read_affine
+from qpipe.ir.affine import Float64Array, read_affine
 from qpipe.ir.attributes import float_attribute, input_value, require_constant
 from qpipe.ir.final_weights import float_rows
 from qpipe.ir.qdq import set_constant_input
 from qpipe.ir.view import QuantizedLayer, read_view
 from qpipe.ir.view_weights import TrainableWeight
-from qpipe.ir.weights import rows_on_grid
+from qpipe.ir.weights import FloatArray, rows_on_grid
 from qpipe.ir.write_weight import write_weight
+
+_NEXT_TO_ONE = 1e-6  # a few units in the last place of float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +52,15 @@ def _try_rescale(layer: QuantizedLayer) -> bool:
     weight, batch_norm = layer.weight, layer.layer.batch_norm
     if not isinstance(weight, TrainableWeight) or batch_norm is None or layer.output is None:
         return False
-    if not isinstance(weight.spec, WeightSpec) or not weight.spec.per_channel:
-        return False
     rows = float_rows(layer, weight)
     affine = read_affine(layer.layer, len(rows))
     source, output = layer.inputs[0].spec, layer.output.before
-    ratio = channel_ratio(rows, affine.k, weight.exponents, weight.spec, source.exponent, output)
+    if isinstance(weight.spec, BinarySpec):
+        ratio = _to_nominal(rows, weight.spec)
+    elif isinstance(weight.spec, WeightSpec) and weight.spec.per_channel:
+        ratio = channel_ratio(rows, affine.k, weight.exponents, weight.spec, source.exponent, output)
+    else:
+        return False
     epsilon = float_attribute(batch_norm, "epsilon", 1e-5)
     mean, variance = (require_constant(batch_norm, i, "statistics").astype(np.float64) for i in (3, 4))
     rescaled = ratio**2 * (variance + epsilon) - epsilon
@@ -67,3 +75,10 @@ def _try_rescale(layer: QuantizedLayer) -> bool:
     if input_value(layer.node, 2) is not None:
         set_constant_input(layer.node, 2, (require_constant(layer.node, 2, "bias") * ratio).astype(np.float32))
     return True
+
+
+def _to_nominal(rows: FloatArray, spec: BinarySpec) -> Float64Array:
+    """`2**exponent / mean |w|`, `[C]`; 1 for zeros, and where float32 holds nothing nearer."""
+    mean = magnitudes(rows)
+    ratio = np.ldexp(1.0, spec.exponent) / np.where(mean > 0, mean, np.ldexp(1.0, spec.exponent))
+    return np.where(abs(ratio - 1) < _NEXT_TO_ONE, 1.0, ratio)

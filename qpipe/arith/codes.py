@@ -1,4 +1,4 @@
-"""The integer codes of a layer's weights, whichever quantizer makes them: fixed point (FAQ), DoReFa-Net's or LQ-Net's.
+"""The integer codes of a layer's weights, whichever quantizer makes them: fixed point, DoReFa-Net's, LQ-Net's, signs.
 
 `quantize` is a training step's: codes and exponents from the weights as they are. `codes_at` is what evaluation uses,
 codes at exponents that are given; `stored_codes` what a file says, where unsafe pairs lie at their codes already.
@@ -11,14 +11,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from qpipe.arith.binary import BinarySpec, sign_codes
 from qpipe.arith.dorefa import DoReFaSpec, dorefa_codes
 from qpipe.arith.lq import LQSpec, lq_codes, lq_exponents
 from qpipe.arith.multiplier import quantize_weight, weight_exponent_floor
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import WeightSpec, round_rows, safe_codes
 
-AnyWeightSpec = WeightSpec | DoReFaSpec | LQSpec
-WeightQuantizer = Literal["fixed-point", "dorefa", "lq"]
+NominalSpec = DoReFaSpec | BinarySpec
+"""Those whose scale is nominal: one exponent a layer, which stays."""
+
+AnyWeightSpec = WeightSpec | NominalSpec | LQSpec
+WeightQuantizer = Literal["fixed-point", "dorefa", "lq", "bireal"]
 
 
 def quantize(
@@ -33,8 +37,8 @@ def quantize(
     xp: Any = np,
 ) -> tuple[Any, Any]:
     """Codes `[C, K]` in the float type of rows, and exponents int `[C]`; k and beta as in `quantize_weight`."""
-    if isinstance(spec, DoReFaSpec):
-        return dorefa_codes(rows, spec.bits, xp), xp.zeros(len(rows), dtype=xp.int32) + spec.exponent
+    if isinstance(spec, NominalSpec):
+        return _nominal_codes(rows, spec, xp), xp.zeros(len(rows), dtype=xp.int32) + spec.exponent
     if isinstance(spec, LQSpec):
         largest = xp.sum(abs(rows), axis=1, dtype=xp.float64) * (source.largest * source.scale)
         floor = weight_exponent_floor(k, beta, source.exponent, output, largest=largest, xp=xp)
@@ -54,4 +58,8 @@ def stored_codes(rows: Any, exponent: Any, spec: AnyWeightSpec, basis: Any = Non
     """Codes `[C, K]` of the float weights that a file stores, at its exponents `[C]`."""
     if isinstance(spec, LQSpec):
         return lq_codes(rows, exponent, basis, xp)
-    return dorefa_codes(rows, spec.bits, xp) if isinstance(spec, DoReFaSpec) else round_rows(rows, exponent, spec, xp)
+    return _nominal_codes(rows, spec, xp) if isinstance(spec, NominalSpec) else round_rows(rows, exponent, spec, xp)
+
+
+def _nominal_codes(rows: Any, spec: NominalSpec, xp: Any) -> Any:
+    return sign_codes(rows, xp) if isinstance(spec, BinarySpec) else dorefa_codes(rows, spec.bits, xp)

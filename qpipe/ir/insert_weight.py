@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from qpipe.arith.binary import BinarySpec
 from qpipe.arith.codes import AnyWeightSpec
 from qpipe.arith.dorefa import DoReFaSpec
 from qpipe.arith.lq import LQSpec
 from qpipe.ir.qdq import initializer, name_value
-from qpipe.ir.quantizer_functions import DOREFA, LQ, call_function
+from qpipe.ir.quantizer_functions import DOREFA, LQ, SIGN, call_function
 from qpipe.ir.weight_layout import output_axis
 
 
@@ -68,6 +69,8 @@ def _weight_codes(
     """The nodes from float weights to int8 codes."""
     if isinstance(spec, DoReFaSpec):
         return [call_function(model, DOREFA, [weight], f"{base}_weight_dorefa", bits=spec.bits)]
+    if isinstance(spec, BinarySpec):
+        return [call_function(model, SIGN, [weight], f"{base}_weight_sign")]
     quantize = ir.node("QuantizeLinear", [weight, scale, zero_point], axis, name=f"{base}_weight_quantize")
     low = initializer(model.graph, f"{base}_weight_min", np.int8(-spec.qmax))
     high = initializer(model.graph, f"{base}_weight_max", np.int8(spec.qmax))

@@ -19,6 +19,7 @@ from onnxscript.values import Opset
 DOMAIN: Final = "qpipe"
 DOREFA: Final = "DoReFaCodes"
 LQ: Final = "LQCodes"
+SIGN: Final = "SignCodes"
 
 
 # onnxscript compiles this from its source; the operators' types mean nothing to a checker of Python.
@@ -54,7 +55,14 @@ def LQCodes(w: FLOAT[...], basis: FLOAT[...], scale: FLOAT[...], bits: int, shap
     return op.Cast(lowest + climbed, to=3)
 
 
-_FUNCTIONS: Final = {DOREFA: DoReFaCodes, LQ: LQCodes}
+@no_type_check
+@script(Opset(DOMAIN, 1), default_opset=op)
+def SignCodes(w: FLOAT[...]) -> INT8[...]:  # noqa: N802
+    """-1 where a weight is below 0, else +1 (see `qpipe.arith.binary`)."""
+    return op.Cast(op.Where(w >= 0.0, 1.0, -1.0), to=3)
+
+
+_FUNCTIONS: Final = {DOREFA: DoReFaCodes, LQ: LQCodes, SIGN: SignCodes}
 
 
 def call_function(model: ir.Model, name: str, inputs: Sequence[ir.Value], node_name: str, **attributes: Any) -> ir.Node:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from qpipe.arith.binary import BinarySpec
 from qpipe.arith.codes import AnyWeightSpec
 from qpipe.arith.dorefa import DoReFaSpec
 from qpipe.arith.lq import MAX_BITS, MIN_BITS, LQSpec, lq_limit
@@ -19,7 +20,7 @@ from qpipe.ir.attributes import constant_array, constant_input, describe, input_
 from qpipe.ir.layers import Layer
 from qpipe.ir.metadata import get_object
 from qpipe.ir.qdq import ActivationQuantizer, exponent_of
-from qpipe.ir.quantizer_functions import DOREFA, LQ
+from qpipe.ir.quantizer_functions import DOREFA, LQ, SIGN
 from qpipe.ir.weight_codes import signed_codes, stored_bits
 from qpipe.ir.weight_layout import is_depthwise, output_axis
 
@@ -85,8 +86,8 @@ def read_weight(model: ir.Model, layer: Layer, source: ActivationQuantizer) -> T
     producer = codes.producer()
     if producer is None or producer.op_type == "Cast":
         return _final_weight(layer, codes, scales)
-    if producer.op_type == DOREFA:
-        return _dorefa_weight(dequantize, producer)
+    if producer.op_type in {DOREFA, SIGN}:
+        return _nominal_weight(dequantize, producer)
     if producer.op_type == LQ:
         return _lq_weight(model, layer, dequantize, producer, source)
     return _trainable_weight(model, layer, dequantize, source)
@@ -124,13 +125,17 @@ def _pair_limit(options: Mapping[str, object], layer: Layer, source: ActivationQ
     return None if waived else pair_limit(source.spec.stored_max)
 
 
-def _dorefa_weight(dequantize: ir.Node, function: ir.Node) -> TrainableWeight:
+def _nominal_weight(dequantize: ir.Node, function: ir.Node) -> TrainableWeight:
     values, scale = function.inputs[0], input_value(dequantize, 1)
     scales = constant_array(scale)
     if values is None or scale is None or scales is None or constant_array(values) is None:
         raise ModelError(f"{describe(function)}: expected float weights, and constant scales behind it")
     exponents = [exponent_of(dequantize, float(s)) for s in scales.reshape(-1)]
-    spec = DoReFaSpec(int_attribute(function, "bits", 0), exponents[0])
+    spec = (
+        DoReFaSpec(int_attribute(function, "bits", 0), exponents[0])
+        if function.op_type == DOREFA
+        else BinarySpec(exponents[0])
+    )
     return TrainableWeight(values, scale, np.array(exponents, np.int64), spec)
 
 

@@ -44,7 +44,7 @@ def rows_on_grid(
 def storable(rows: FloatArray, exponent: IntArray, spec: AnyWeightSpec) -> FloatArray:
     """Float weights as a file keeps them: what the pair condition moved lies at its code, where rounding finds it.
 
-    DoReFa-Net's weights move together and LQ-Net's codes are safe by themselves, so they stay as they are.
+    Weights on a nominal scale and LQ-Net's have no such pairs, and stay as they are.
     """
     if not isinstance(spec, WeightSpec):
         return rows

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from qpipe.settings.base import Bits, Cpu, Settings, WeightQuantizer
+from qpipe.settings.base import BINARY_QUANTIZERS, Bits, Cpu, Settings, WeightQuantizer
 
 
 class CalibrateSettings(Settings):
@@ -17,7 +17,8 @@ class CalibrateSettings(Settings):
     )
     quantizer: WeightQuantizer = Field(
         default="fixed-point",
-        description="of the inner layers' weights: power-of-two steps (FAQ), DoReFa-Net's, LQ-Net's",
+        description="of the inner layers' weights: power-of-two steps (FAQ), DoReFa-Net's, LQ-Net's; bireal: signs, "
+        "of a residual network's activations too",
     )
     batches: int = Field(default=5, ge=1, description="training batches to run; the maximum over them counts")
     batch_size: int = Field(default=256, ge=1, description="images in a batch")
@@ -62,6 +63,22 @@ class CalibrateSettings(Settings):
     def _lq_has_four_bits(self) -> Self:
         if self.quantizer == "lq" and self.weight_bits > 4:
             raise ValueError(f"weight_bits: {self.weight_bits}, expected 2 to 4 with the quantizer 'lq'")
+        return self
+
+    @model_validator(mode="after")
+    def _binary_has_one_bit(self) -> Self:
+        if self.quantizer not in BINARY_QUANTIZERS:
+            return self
+        for name in ("weight_bits", "activation_bits", "skip_bits"):
+            bits = getattr(self, name)
+            if bits not in {8, None}:
+                raise ValueError(
+                    f"{name}: {bits}, expected none with the quantizer '{self.quantizer}': a binary network has one bit"
+                )
+        if self.activation_rounding == "least-error":
+            raise ValueError(
+                f"activation_rounding: 'least-error', expected 'ceil' or 'nearest' with '{self.quantizer}'"
+            )
         return self
 
     @model_validator(mode="after")

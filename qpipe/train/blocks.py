@@ -1,4 +1,7 @@
-"""The residual blocks of a network by the keys of the executor's layers, those whose skips were stripped among them."""
+"""The residual blocks of a network by the keys of the executor's layers, those whose skips were stripped among them.
+
+A binary network's are those that it had before each convolution got a shortcut.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from qpipe.errors import ModelError
+from qpipe.ir.binary_blocks import binary_blocks
 from qpipe.ir.layers import Layer
 from qpipe.ir.metadata import PLAIN, get_json
 from qpipe.ir.residual import find_blocks
@@ -39,7 +43,12 @@ def blocks_of(model: ir.Model, executor: Executor) -> list[Block]:
         )
         for block in find_blocks(model.graph)
     ]
-    for name, layers in stripped_blocks(model).items():
+    stripped = stripped_blocks(model)
+    for binary in binary_blocks(model):
+        if not stripped:
+            keys = _keys(executor, list(binary.layers))
+            found.append(Block(binary.name, keys, key_of(executor, binary.end), has_skip=True))
+    for name, layers in stripped.items():
         keys = _keys(executor, layers)
         found.append(Block(name, keys, keys[-1], has_skip=False))
     if not found:

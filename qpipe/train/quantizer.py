@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from qpipe.arith.binary import is_sign
 from qpipe.arith.table import CodeTable, Grid, table_index
-from qpipe.train.straight_through import exact_fake_quantize, fake_look_up, fake_quantize
+from qpipe.train.straight_through import exact_fake_quantize, fake_look_up, fake_quantize, fake_sign
 
 
 class Quantizer(nn.Module):
@@ -25,6 +26,7 @@ class Quantizer(nn.Module):
         self.spec, self.before = (grid.after, grid.before) if isinstance(grid, CodeTable) else (grid, grid)
         self.bits = grid.bits
         self.register_buffer("levels", None if table is None else torch.from_numpy(table.levels()))
+        self._is_sign = is_sign(grid)
         self.enabled = True
         self.rounds = True
         self.owns = owns
@@ -56,6 +58,8 @@ class Quantizer(nn.Module):
         levels = self.current_levels()
         if levels is None:
             return fake_quantize(x, self.spec, inplace=self.owns)
+        if self._is_sign:
+            return fake_sign(x, self.before, levels)
         return fake_look_up(x, self.before, levels, inplace=self.owns)[0]
 
     def activate(self, x: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from qpipe.arith.binary import CLIP
 from qpipe.arith.codes import AnyWeightSpec
 from qpipe.arith.dorefa import DoReFaSpec, unrounded
 from qpipe.arith.quantize import dequantize, quantize
@@ -73,6 +74,21 @@ class _LookUp(torch.autograd.Function):
         return gradients[0].contiguous(memory_format=ctx.layout), None, None
 
 
+class _Sign(torch.autograd.Function):
+    """Forward: the level of the code that x is rounded to, a sign. Backward: `2 - 2 |x|` within |x| < 1, 0 beyond."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, before: QuantSpec, levels: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return levels[table_index(x.float(), before, torch)].to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        slope = x.abs().mul_(-2).add_(2).clamp_(min=0)
+        return slope.mul_(gradients[0]), None, None
+
+
 def straight_through(x: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
     """`quantized`, whose gradient is x's (Bengio et al. 2013; FAQ, section 3.3)."""
     result: torch.Tensor = _StraightThrough.apply(x, quantized)  # type: ignore[no-untyped-call]
@@ -85,6 +101,14 @@ def unrounded_weight(weight: torch.Tensor, spec: AnyWeightSpec) -> torch.Tensor:
     The gradient of the rounding is that of this function (Zhou et al. 2016, equation 9).
     """
     return unrounded(weight, spec.bits, torch) * 2.0**spec.exponent if isinstance(spec, DoReFaSpec) else weight
+
+
+def magnitude_aware(weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
+    """`magnitude * clip(w)`: the gradient of the sign of weights is that of this function, with a constant magnitude.
+
+    It is `mean |w|` within |w| <= 1, and none beyond (Liu et al. 2018, section 3.3). magnitude broadcasts to weight.
+    """
+    return weight.clamp(-CLIP, CLIP) * magnitude
 
 
 def fake_quantize(x: torch.Tensor, spec: QuantSpec, *, inplace: bool = False) -> torch.Tensor:
@@ -114,6 +138,15 @@ def fake_look_up(
     clipped = F.hardtanh(x, before.qmin * before.scale, high if top is None else min(top, high), inplace)
     result: torch.Tensor = _LookUp.apply(clipped.float(), index, levels)  # type: ignore[no-untyped-call]
     return result.to(x.dtype), index
+
+
+def fake_sign(x: torch.Tensor, before: QuantSpec, levels: torch.Tensor) -> torch.Tensor:
+    """The sign of float32 or bfloat16 x rounded to a grid, in x's type, with the gradient of a piecewise quadratic.
+
+    Source: Liu et al. 2018, section 3.3 (ApproxSign; see `qpipe.arith.binary`).
+    """
+    result: torch.Tensor = _Sign.apply(x, before, levels)  # type: ignore[no-untyped-call]
+    return result
 
 
 def exact_fake_quantize(x: torch.Tensor, spec: QuantSpec) -> torch.Tensor:

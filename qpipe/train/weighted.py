@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from qpipe.arith.binary import BinarySpec, magnitudes
 from qpipe.arith.codes import AnyWeightSpec, codes_at, quantize
 from qpipe.arith.lq import averaged, solve
 from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit
@@ -27,7 +28,7 @@ from qpipe.ir.view_weights import TrainableWeight
 from qpipe.ir.weight_layout import output_axis, to_rows, to_weight
 from qpipe.ops import OPS
 from qpipe.train.batch_norm import batch_norm_tensors
-from qpipe.train.straight_through import channels_last, straight_through, unrounded_weight
+from qpipe.train.straight_through import channels_last, magnitude_aware, straight_through, unrounded_weight
 
 BatchNormMode = Literal["running", "batch"]
 Product = Callable[..., torch.Tensor]
@@ -131,7 +132,14 @@ class WeightedLayer(nn.Module):
             on_grid = torch.ldexp(codes, self.exponent[:, None])
             quantized = channels_last(to_weight(self.layer.node, on_grid, tuple(self.weight.shape)))
             magnitude = codes.abs().sum(1, dtype=torch.float64)
-        return straight_through(unrounded_weight(self.weight, self.spec), quantized), magnitude
+        return straight_through(self._rounded_from(self.spec), quantized), magnitude
+
+    def _rounded_from(self, spec: AnyWeightSpec) -> torch.Tensor:
+        """What has the gradient of the rounding."""
+        if not isinstance(spec, BinarySpec):
+            return unrounded_weight(self.weight, spec)
+        mean = magnitudes(to_rows(self.layer.node, self.weight.detach()), torch).to(self.weight.dtype)
+        return magnitude_aware(self.weight, self._along(mean, self.weight, output_axis(self.layer.node)))
 
     @torch.no_grad()
     @_QUIET

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
+from passes.calibrate_on_signs import CalibrateOnSigns
 from passes.calibrate_percentile import CalibratePercentile
 from passes.fix_ranges import FixRanges
 from passes.insert_quantizers import InsertQuantizers
@@ -18,6 +19,7 @@ from passes.randomize_weights import RandomizeWeights
 from passes.rescale_channels import RescaleChannels
 from passes.restore_batch_norm import RestoreBatchNorm
 from passes.round_ranges import RangeRounding, RoundRanges
+from passes.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.arith.codes import WeightQuantizer
 from qpipe.arith.power_of_two import Rounding
 from qpipe.calibration.inputs import CalibrationInputs
@@ -28,7 +30,7 @@ from qpipe.ir.layer_options import LayerOptions, LayerTable
 from qpipe.ir.metadata import AppliedPass, add_provenance, set_input_sha256
 from qpipe.ir.save import check_output, save_model
 from qpipe.ir.torch_import import ModelLike, resolve_model
-from qpipe.settings import CalibrateSettings, LayerSettings, validated
+from qpipe.settings import BINARY_QUANTIZERS, CalibrateSettings, LayerSettings, validated
 from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name, open_source, preprocess_of, store_preprocess
 
 
@@ -73,7 +75,9 @@ def calibrate(
             weights read it at its own. None: its own.
         quantizer: of the inner layers' weights, "fixed-point" (FAQ, section 3.1.1), "dorefa" (DoReFa-Net, 2 to 7
             bits; each layer needs a BatchNormalization behind it) or "lq" (LQ-Net's learned levels, 2 to 4 bits; of
-            unsigned activations as well, where they have 4 bits or fewer).
+            unsigned activations as well, where they have 4 bits or fewer). "bireal" (BiReal-Net) makes the residual
+            blocks binary, weights and what they multiply, on a stream of 8 bits with a shortcut around every
+            convolution; no bits may be given, and what it gives is to be trained.
         batches, batch_size: how many training images are seen, drawn by `seed`.
         percentile: of an activation's range in a batch; None is the width's own (99.99 at 8 bits, 99.9 at 4).
         weight_clip: in standard deviations; None is the width's own (4.12 at 4 bits).
@@ -136,8 +140,12 @@ def calibrate(
         passes.append(RestoreBatchNorm(inputs=_as_in_training(source, inputs, draws), shard=shard))
     if start == "random":
         passes.append(RandomizeWeights(seed=seed))
+    if quantizer in BINARY_QUANTIZERS:
+        passes.append(ShortcutEveryConvolution())
     if ranges == "fixed":
         passes.append(FixRanges(**widths))
+    if quantizer in BINARY_QUANTIZERS:
+        passes.append(CalibrateOnSigns(percentile=percentile, inputs=inputs, shard=shard))
     passes.append(CalibratePercentile(percentile=percentile, **widths, inputs=inputs, shard=shard))
     if activation_rounding != "ceil":
         passes.append(RoundRanges(rounding=activation_rounding, **widths, inputs=inputs, shard=shard))

@@ -11,6 +11,7 @@ from passes.strip_skips import StripSkips
 from qpipe.data import DataLike
 from qpipe.errors import RecipeError
 from qpipe.finetune_recipes import FLOAT_TEACHER, FinetuneRecipe, Method
+from qpipe.ir.binary_blocks import binary_blocks
 from qpipe.ir.kind import Kind, find_kind, require_qdq
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import PLAIN, AppliedPass, add_provenance, get_json
@@ -73,5 +74,7 @@ def check_subject(subject: Subject, run: FinetuneRecipe, method: Method, batch_n
         raise RecipeError(f"fade: {run.fade:g}, expected 0, because no skips are stripped in this run (see plain)")
     if run.teacher == FLOAT_TEACHER and not subject.is_stripped and get_json(subject.network, PLAIN):
         raise RecipeError("teacher: 'float', but this plain network holds none, expected the float network's file")
+    if run.teacher == FLOAT_TEACHER and binary_blocks(subject.network):
+        raise RecipeError("teacher: 'float', but a binary network holds none, expected the float network's file")
     if method == "ag" and batch_norm != "batch":
         raise RecipeError(f"batch_norm: '{batch_norm}', expected 'batch' with the method 'ag'")

@@ -1,0 +1,137 @@
+"""Measure what a binary network's own activations are: the statistics of its BatchNormalizations, and its ranges.
+
+The float weights of a network say nothing about the stream of the binary one that is made from them: signs are other
+numbers than what they stand for. So the batches run through a copy in which each binary layer multiplies the signs of
+its input by its magnitude-aware weights (see `qpipe.arith.binary`), and in which every BatchNormalization behind the
+first layer normalizes by the statistics of what runs through it, a piece of a batch: so training will start. Then
+
+    mean, var <- those of the product over all batches;       gamma and beta stay
+
+so that the running statistics are those of the binary network. The ranges are left where `calibrate-percentile` leaves
+its own, which then has none to measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.calibrate_percentile import RANGE_KEY, write_range
+from qpipe.arith.binary import magnitudes, nominal_exponent, sign_codes
+from qpipe.calibration.moments import measure_moments
+from qpipe.calibration.observe import default_percentile, observe
+from qpipe.calibration.shard import ALONE, Shard
+from qpipe.errors import ModelError
+from qpipe.ir.attributes import float_attribute, rank, require_constant
+from qpipe.ir.binary_blocks import binary_layers
+from qpipe.ir.layers import Layer, group_layers
+from qpipe.ir.plan import plan_quantization
+from qpipe.ir.qdq import initializer, set_constant_input
+from qpipe.ir.weight_layout import to_rows, to_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateOnSigns(ir.passes.InPlacePass):
+    """Run `inputs` (batches of float32 `[N, C, H, W]`); percentile None is that of 8 bits, which all tensors have."""
+
+    name: ClassVar[str] = "calibrate-on-signs"
+
+    percentile: float | None = None
+    inputs: Iterable[Any] = field(default=(), repr=False, metadata={"argument": False})
+    shard: Shard = field(default=ALONE, repr=False, metadata={"argument": False})
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Renew statistics, and leave a range on every tensor that has none; nothing in a network without signs."""
+        binary = binary_layers(model)
+        if not binary:
+            return ir.passes.PassResult(model, False)
+        if len(model.graph.inputs) != 1:
+            raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
+        plan = plan_quantization(model.graph)
+        normalized = [layer for layer in plan.layers if layer.batch_norm is not None and layer.node not in plan.edges]
+        copy = _on_signs(model, binary, frozenset(layer.name for layer in normalized))
+        channels = {_product(layer): len(require_constant(_norm(layer), 1, "scale")) for layer in normalized}
+        for name, moments in measure_moments(copy, channels, self.inputs, shard=self.shard).items():
+            norm = next(_norm(layer) for layer in normalized if _product(layer) == name)
+            set_constant_input(norm, 3, moments.mean.astype(np.float32))
+            set_constant_input(norm, 4, moments.variance.astype(np.float32))
+        planned = {str(v.name): p for v, p in plan.quantizers.items() if RANGE_KEY not in v.metadata_props}
+        ranges = observe(
+            copy,
+            {name: self.percentile or default_percentile(quantizer.bits) for name, quantizer in planned.items()},
+            self.inputs,
+            magnitudes=frozenset(name for name, quantizer in planned.items() if quantizer.signed is not False),
+            shard=self.shard,
+        )
+        for name, quantizer in planned.items():
+            write_range(quantizer.value, ranges[name])
+        return ir.passes.PassResult(model, True)
+
+
+def _product(layer: Layer) -> str:
+    return str(layer.node.outputs[0].name)
+
+
+def _norm(layer: Layer) -> ir.Node:
+    assert layer.batch_norm is not None
+    return layer.batch_norm
+
+
+def _on_signs(model: ir.Model, binary: frozenset[str], normalized: frozenset[str]) -> ir.Model:
+    """A copy, float, whose binary layers compute with signs; values that both have keep their names."""
+    copy = ir.Model(model.graph.clone(), ir_version=model.ir_version, functions=[])
+    for layer in group_layers(copy.graph):
+        if layer.name in binary:
+            _take_signs(copy.graph, layer.node)
+        if layer.name in normalized:
+            _normalize_by_batch(copy.graph, _norm(layer))
+    return copy
+
+
+def _take_signs(graph: ir.Graph, node: ir.Node) -> None:
+    """Conv(x, w) -> Conv(sign(x), mean |w| sign(w)); a channel of zeros has the layer's nominal magnitude."""
+    zero, one, minus = (initializer(graph, f"{node.name}_{v:g}", np.float32(v)) for v in (0.0, 1.0, -1.0))
+    is_positive = ir.node("GreaterOrEqual", [node.inputs[0], zero], name=f"{node.name}_is_positive")
+    sign = ir.node("Where", [is_positive.outputs[0], one, minus], name=f"{node.name}_sign")
+    graph.insert_before(node, [is_positive, sign])
+    node.replace_input_with(0, sign.outputs[0])
+    weight = require_constant(node, 1, "weight").astype(np.float32)
+    rows = to_rows(node, weight)
+    mean = magnitudes(rows)
+    mean = np.where(mean > 0, mean, np.ldexp(1.0, nominal_exponent(rows)))
+    binary = (sign_codes(rows) * mean[:, None]).astype(np.float32)
+    set_constant_input(node, 1, np.ascontiguousarray(to_weight(node, binary, weight.shape)))
+
+
+def _normalize_by_batch(graph: ir.Graph, norm: ir.Node) -> None:
+    """BatchNormalization -> (y - mean) / sqrt(var + eps) * gamma + beta with the mean and variance of y itself."""
+    y, result = norm.inputs[0], norm.outputs[0]
+    dims = rank(y) or 4
+    name = str(norm.name)
+    axes = initializer(graph, f"{name}_axes", np.array([0, *range(2, dims)], np.int64))
+    epsilon = initializer(graph, f"{name}_epsilon", np.float32(float_attribute(norm, "epsilon", 1e-5)))
+    shape = (-1, *[1] * (dims - 2))
+    gamma, beta = (
+        initializer(graph, f"{name}_{what}", require_constant(norm, index, what).reshape(shape))
+        for index, what in ((1, "scale"), (2, "bias"))
+    )
+    nodes = [mean := ir.node("ReduceMean", [y, axes], {"keepdims": 1})]
+    nodes.append(centred := ir.node("Sub", [y, mean.outputs[0]]))
+    nodes.append(square := ir.node("Mul", [centred.outputs[0], centred.outputs[0]]))
+    nodes.append(variance := ir.node("ReduceMean", [square.outputs[0], axes], {"keepdims": 1}))
+    nodes.append(shifted := ir.node("Add", [variance.outputs[0], epsilon]))
+    nodes.append(deviation := ir.node("Sqrt", [shifted.outputs[0]]))
+    nodes.append(unit := ir.node("Div", [centred.outputs[0], deviation.outputs[0]]))
+    nodes.append(scaled := ir.node("Mul", [unit.outputs[0], gamma]))
+    nodes.append(total := ir.node("Add", [scaled.outputs[0], beta]))
+    for index, node in enumerate(nodes):
+        node.name = f"{name}_by_batch_{index}"
+    graph.insert_before(norm, nodes)
+    result.replace_all_uses_with(total.outputs[0], replace_graph_outputs=True)
+    total.outputs[0].type, total.outputs[0].shape = result.type, result.shape
+    total.outputs[0].name, result.name = result.name, f"{result.name}_running"
+    graph.remove(norm, safe=True)
