@@ -12,7 +12,8 @@ over of the pretrained weights, so that the five together are near them:
     w_1 = w,   w_(k+1) = w_k - mean |w_k| sign(w_k)        (mean over each output channel; see `qpipe.arith.binary`)
 
 The bases' outputs have one common grid, so narrow that every partial sum lies on it, too, in 8 bits: the Adds of the
-chain ((B_1 + B_2) + B_3) + ... are exact, and the sum with the skip is rounded once (see `qpipe.arith.binary.base_grid`).
+chain ((B_1 + B_2) + B_3) + ... are exact, and the sum with the skip is rounded once (see `base_grid` in
+`qpipe.arith.binary`).
 Block names with their binary layers and those Adds are left in the metadata `qpipe.binary`.
 
 Source: Zhuang et al. 2019, *Structured Binary Neural Networks* (GroupNet), section 3.2, group-wise decomposition with

@@ -12,7 +12,7 @@ coarsest of their grids. An unsafe pair of weights (see `qpipe.arith.weights`) i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +25,7 @@ from qpipe.arith.codes import WeightQuantizer
 from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
+from qpipe.calibration.observe import default_percentile
 from qpipe.errors import LoweringError
 from qpipe.ir.binary import base_grids, check_binary, insert_signs, quantize_binary
 from qpipe.ir.binary_blocks import binary_blocks, binary_layers
@@ -32,6 +33,17 @@ from qpipe.ir.dorefa import check_dorefa, quantize_dorefa, takes_dorefa
 from qpipe.ir.insert_weight import insert_weight_quantizer
 from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.layers import Layer, Role
+from qpipe.ir.lq import (
+    AnyGrid,
+    LearnedTable,
+    check_lq,
+    first_table,
+    insert_grid,
+    learned_values,
+    quantize_lq,
+    spec_of,
+    takes_lq,
+)
 from qpipe.ir.metadata import set_json
 from qpipe.ir.plan import PlannedQuantizer, QuantizationPlan, plan_quantization
 from qpipe.ir.qdq import insert_activation_quantizer
@@ -45,8 +57,9 @@ from qpipe.ops import OPS
 class InsertQuantizers(ir.passes.InPlacePass):
     """Write the QDQ graph; bits and clip are those of the inner layers, the edges have 8 bits.
 
-    quantizer: of the inner layers' weights: "fixed-point" (FAQ) or "dorefa"; "bireal", "groupnet": of the
-    layers that `shortcut-every-convolution` or `expand-bases` has marked, which get the sign of what they read.
+    quantizer: of the inner layers' weights: "fixed-point" (FAQ), "dorefa", or "lq", which gives unsigned activations of
+    4 bits and fewer its levels as well; "bireal", "groupnet": of the layers that `shortcut-every-convolution` or
+    `expand-bases` has marked, which get the sign of what they read.
     weight_rounding: of log2 of the weights' step, "ceil" | "nearest"; None is the width's own.
     cpu: "portable" keeps weights exact on x86 without VNNI, "vnni" waives that.
     skip_bits: what a skip connection is carried at. layers: what single layers are told.
@@ -80,12 +93,15 @@ class InsertQuantizers(ir.passes.InPlacePass):
         binary = binary_layers(model) if is_binary else frozenset()
         if is_binary:
             check_binary(plan, binary)
-        specs: dict[ir.Value, QuantSpec] = {}
-        narrow = {value: _observed_spec(planned, NARROW_KEY) for value, planned in plan.narrowed.items()}
-        for value, planned in plan.quantizers.items():
-            specs[value] = _observed_spec(planned, RANGE_KEY)
+        learned: set[ir.Value] = set()
+        if self.quantizer == "lq":
+            check_lq(plan)
+            learned = learned_values(plan)
+        narrow_grids = {v: _observed_grid(planned, NARROW_KEY, learned) for v, planned in plan.narrowed.items()}
+        grids = {v: _observed_grid(planned, RANGE_KEY, learned) for v, planned in plan.quantizers.items()}
         if is_binary:
-            specs |= base_grids(plan, specs, binary_blocks(model))
+            grids |= base_grids(plan, {v: spec_of(grid) for v, grid in grids.items()}, binary_blocks(model))
+        narrow, specs = ({value: spec_of(grid) for value, grid in some.items()} for some in (narrow_grids, grids))
         for layer in plan.layers:
             if layer.role is Role.CARRY:
                 specs[layer.output] = OPS[layer.op_type].carried(layer.node, [specs[value] for value in layer.inputs])
@@ -97,9 +113,9 @@ class InsertQuantizers(ir.passes.InPlacePass):
                     quantize_binary(model, layer)
                 else:
                     self._quantize_weight(model, layer, plan, specs | narrow if layer.is_weighted else specs)
-        _quantize_narrow(model.graph, plan, narrow)
+        _quantize_narrow(model.graph, plan, narrow_grids)
         insert_signs(model.graph, plan, specs, binary)
-        _quantize_activations(model.graph, plan, specs)
+        _quantize_activations(model.graph, plan, specs, grids)
         # Names such as `conv1_scale` may be the graph's own.
         ir.passes.common.NameFixPass()(model)
         options: dict[str, JsonValue] = {
@@ -122,6 +138,9 @@ class InsertQuantizers(ir.passes.InPlacePass):
         if self.quantizer == "dorefa" and takes_dorefa(layer, plan):
             quantize_dorefa(model, layer, bits, source, cpu=self.cpu)
             return
+        if self.quantizer == "lq" and takes_lq(layer, plan):
+            quantize_lq(model, layer, bits, source, specs[layer.output], cpu=self.cpu)
+            return
         spec = WeightSpec(
             bits=bits,
             clip=plan.weight_clips.get(layer.node) or self.weight_clip or DEFAULT_CLIP[bits],
@@ -143,12 +162,14 @@ def _refuse_unsupported(plan: QuantizationPlan) -> None:
         )
 
 
-def _observed_spec(planned: PlannedQuantizer, key: str) -> QuantSpec:
+def _observed_grid(planned: PlannedQuantizer, key: str, learned: Set[ir.Value]) -> AnyGrid:
     observed = take_range(planned.value, key)
     log2_ymax = observed.log2_ymax()
     if log2_ymax is None:
         warnings.warn(f"tensor '{planned.value.name}' was zero in all of the calibration data", stacklevel=2)
         log2_ymax = 0
+    if planned.value in learned:
+        return first_table(planned, observed.ymax, log2_ymax, default_percentile(planned.bits))
     return planned.grid(log2_ymax, is_negative=observed.is_negative)
 
 
@@ -162,15 +183,18 @@ def _check_distance(layer: Layer, specs: dict[ir.Value, QuantSpec]) -> None:
         )
 
 
-def _quantize_narrow(graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir.Value, QuantSpec]) -> None:
+def _quantize_narrow(graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir.Value, AnyGrid]) -> None:
     """A quantizer of its own for each layer of weights that reads a value which is carried wider for a skip."""
     for layer in plan.layers:
         if layer.is_weighted and layer.inputs[0] in narrow:
             value = layer.inputs[0]
-            insert_activation_quantizer(graph, value, narrow[value], only=layer.node, suffix=layer.name)
+            insert_grid(graph, value, narrow[value], only=layer.node, suffix=layer.name)
 
 
-def _quantize_activations(graph: ir.Graph, plan: QuantizationPlan, specs: dict[ir.Value, QuantSpec]) -> None:
+def _quantize_activations(
+    graph: ir.Graph, plan: QuantizationPlan, specs: Mapping[ir.Value, QuantSpec], grids: Mapping[ir.Value, AnyGrid]
+) -> None:
+    """specs: carriers have their inputs'. grids: what has a table."""
     for layer in plan.layers:
         if layer.op_type == "Concat":
             for value in dict.fromkeys(layer.inputs):
@@ -184,4 +208,8 @@ def _quantize_activations(graph: ir.Graph, plan: QuantizationPlan, specs: dict[i
     bounds = {layer.output: layer.activation for layer in plan.layers if layer.activation is not None}
     for value, spec in specs.items():
         clip = bounds.get(value)
-        insert_activation_quantizer(graph, value, spec, replaces=clip if clip and clip.op_type == "Clip" else None)
+        grid = grids.get(value)
+        insert_grid(
+            graph, value, grid if isinstance(grid, LearnedTable) else spec,
+            replaces=clip if clip and clip.op_type == "Clip" else None,
+        )  # fmt: skip

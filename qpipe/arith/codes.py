@@ -1,7 +1,8 @@
-"""The integer codes of a layer's weights, whichever quantizer makes them: fixed point (FAQ), DoReFa-Net's, or signs.
+"""The integer codes of a layer's weights, whichever quantizer makes them: fixed point, DoReFa-Net's, LQ-Net's, signs.
 
 `quantize` is a training step's: codes and exponents from the weights as they are. `codes_at` is what evaluation uses,
 codes at exponents that are given; `stored_codes` what a file says, where unsafe pairs lie at their codes already.
+`basis` is that of LQ-Net's weights, `[C, K]`; others have none.
 """
 
 from __future__ import annotations
@@ -12,33 +13,51 @@ import numpy as np
 
 from qpipe.arith.binary import BinarySpec, sign_codes
 from qpipe.arith.dorefa import DoReFaSpec, dorefa_codes
-from qpipe.arith.multiplier import quantize_weight
+from qpipe.arith.lq import LQSpec, lq_codes, lq_exponents
+from qpipe.arith.multiplier import quantize_weight, weight_exponent_floor
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import WeightSpec, round_rows, safe_codes
 
 NominalSpec = DoReFaSpec | BinarySpec
 """Those whose scale is nominal: one exponent a layer, which stays."""
 
-AnyWeightSpec = WeightSpec | NominalSpec
-WeightQuantizer = Literal["fixed-point", "dorefa", "bireal", "groupnet"]
+AnyWeightSpec = WeightSpec | NominalSpec | LQSpec
+WeightQuantizer = Literal["fixed-point", "dorefa", "lq", "bireal", "groupnet"]
 
 
 def quantize(
-    rows: Any, k: Any, beta: Any, spec: AnyWeightSpec, *, source: QuantSpec, output: QuantSpec | None, xp: Any = np
+    rows: Any,
+    k: Any,
+    beta: Any,
+    spec: AnyWeightSpec,
+    *,
+    source: QuantSpec,
+    output: QuantSpec | None,
+    basis: Any = None,
+    xp: Any = np,
 ) -> tuple[Any, Any]:
     """Codes `[C, K]` in the float type of rows, and exponents int `[C]`; k and beta as in `quantize_weight`."""
     if isinstance(spec, NominalSpec):
         return _nominal_codes(rows, spec, xp), xp.zeros(len(rows), dtype=xp.int32) + spec.exponent
+    if isinstance(spec, LQSpec):
+        largest = xp.sum(abs(rows), axis=1, dtype=xp.float64) * (source.largest * source.scale)
+        floor = weight_exponent_floor(k, beta, source.exponent, output, largest=largest, xp=xp)
+        exponent = lq_exponents(basis, spec, floor, xp)
+        return lq_codes(rows, exponent, basis, xp), exponent
     return quantize_weight(rows, k, beta, spec, source=source, output=output, xp=xp)
 
 
-def codes_at(rows: Any, exponent: Any, spec: AnyWeightSpec, xp: Any = np) -> Any:
+def codes_at(rows: Any, exponent: Any, spec: AnyWeightSpec, basis: Any = None, xp: Any = np) -> Any:
     """Codes `[C, K]` of float weights at exponents `[C]`, what `quantize` gives at its own."""
-    return _nominal_codes(rows, spec, xp) if isinstance(spec, NominalSpec) else safe_codes(rows, exponent, spec, xp)
+    if isinstance(spec, WeightSpec):
+        return safe_codes(rows, exponent, spec, xp)
+    return stored_codes(rows, exponent, spec, basis, xp)
 
 
-def stored_codes(rows: Any, exponent: Any, spec: AnyWeightSpec, xp: Any = np) -> Any:
+def stored_codes(rows: Any, exponent: Any, spec: AnyWeightSpec, basis: Any = None, xp: Any = np) -> Any:
     """Codes `[C, K]` of the float weights that a file stores, at its exponents `[C]`."""
+    if isinstance(spec, LQSpec):
+        return lq_codes(rows, exponent, basis, xp)
     return _nominal_codes(rows, spec, xp) if isinstance(spec, NominalSpec) else round_rows(rows, exponent, spec, xp)
 
 

@@ -20,7 +20,7 @@ def final_weight(layer: QuantizedLayer) -> FinalWeight:
     weight = layer.weight
     assert isinstance(weight, TrainableWeight)
     rows = float_rows(layer, weight)
-    codes = stored_codes(rows, weight.exponents, weight.spec)
+    codes = stored_codes(rows, weight.exponents, weight.spec, weight.basis_array)
     integers = fit_layer(layer, weight, codes)
     signed = codes * integers.sign[:, None]
     shape = tuple(weight.values.shape.numpy()) if weight.values.shape is not None else ()

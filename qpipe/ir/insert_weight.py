@@ -12,8 +12,9 @@ import onnx_ir as ir
 from qpipe.arith.binary import BinarySpec
 from qpipe.arith.codes import AnyWeightSpec
 from qpipe.arith.dorefa import DoReFaSpec
+from qpipe.arith.lq import LQSpec
 from qpipe.ir.qdq import initializer, name_value
-from qpipe.ir.quantizer_functions import DOREFA, SIGN, call_function
+from qpipe.ir.quantizer_functions import DOREFA, LQ, SIGN, call_function
 from qpipe.ir.weight_layout import output_axis
 
 
@@ -23,10 +24,12 @@ def insert_weight_quantizer(
     stored: npt.NDArray[np.float32],
     exponents: npt.NDArray[np.int64],
     spec: AnyWeightSpec,
+    basis: npt.NDArray[np.float32] | None = None,
 ) -> None:
     """Replace a node's weight by float values behind QuantizeLinear, Clip to the narrow range and DequantizeLinear.
 
-    A quantizer that is not affine stands there as a function instead (see `qpipe.ir.quantizer_functions`).
+    A quantizer that is not affine stands there as a function instead (see `qpipe.ir.quantizer_functions`). basis: of
+    LQ-Net's, `[C, K]`.
     """
     graph = model.graph
     base = str(node.name)
@@ -37,7 +40,13 @@ def insert_weight_quantizer(
         graph, f"{base}_weight_zero_point", np.zeros(scale.shape.numpy() if scale.shape else (), np.int8)
     )
     axis = {"axis": output_axis(node)} if spec.per_channel else {}
-    nodes = _weight_codes(model, base, weight, scale, zero_point, axis, spec)
+    if isinstance(spec, LQSpec):
+        assert basis is not None
+        shape = [len(exponents) if i == output_axis(node) else 1 for i in range(stored.ndim)]
+        inputs = [weight, initializer(graph, f"{base}_weight_basis", basis), scale]
+        nodes = [call_function(model, LQ, inputs, f"{base}_weight_lq", bits=spec.bits, shape=shape)]
+    else:
+        nodes = _weight_codes(model, base, weight, scale, zero_point, axis, spec)
     dequantize = ir.node(
         "DequantizeLinear", [nodes[-1].outputs[0], scale, zero_point], axis, name=f"{base}_weight_dequantize"
     )
@@ -59,9 +68,9 @@ def _weight_codes(
 ) -> list[ir.Node]:  # fmt: skip
     """The nodes from float weights to int8 codes."""
     if isinstance(spec, DoReFaSpec):
-        return [call_function(model, DOREFA, weight, f"{base}_weight_dorefa", bits=spec.bits)]
+        return [call_function(model, DOREFA, [weight], f"{base}_weight_dorefa", bits=spec.bits)]
     if isinstance(spec, BinarySpec):
-        return [call_function(model, SIGN, weight, f"{base}_weight_sign")]
+        return [call_function(model, SIGN, [weight], f"{base}_weight_sign")]
     quantize = ir.node("QuantizeLinear", [weight, scale, zero_point], axis, name=f"{base}_weight_quantize")
     low = initializer(model.graph, f"{base}_weight_min", np.int8(-spec.qmax))
     high = initializer(model.graph, f"{base}_weight_max", np.int8(spec.qmax))

@@ -160,7 +160,7 @@ def _has_weight(node: ir.Node) -> bool:
 def _is_constant(value: ir.Value | None) -> bool:
     """Whether it is a constant, or the DequantizeLinear of one."""
     while value is not None and (producer := value.producer()) is not None and producer.op_type in {
-        "DequantizeLinear", "QuantizeLinear", "Clip", "Cast", "DoReFaCodes", "SignCodes",
+        "DequantizeLinear", "QuantizeLinear", "Clip", "Cast", "DoReFaCodes", "LQCodes", "SignCodes",
     }:  # fmt: skip
         value = producer.inputs[0]
     return constant_array(value) is not None

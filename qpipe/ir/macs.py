@@ -23,7 +23,7 @@ WEIGHTED: Final[dict[str, tuple[int, int]]] = {
 """Where these ops, and their integer forms, have their weight and their bias."""
 
 # What may lie between a constant and the node that multiplies by it.
-_CODING = frozenset({"QuantizeLinear", "Clip", "Cast", "DequantizeLinear", "DoReFaCodes", "SignCodes"})
+_CODING = frozenset({"QuantizeLinear", "Clip", "Cast", "DequantizeLinear", "DoReFaCodes", "LQCodes", "SignCodes"})
 
 
 def count_macs(node: ir.Node) -> int | None:

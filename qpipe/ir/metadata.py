@@ -8,7 +8,7 @@
 | `qpipe.certificate`   | the exactness certificate                                         |
 | `qpipe.training`      | the last run of training: its epochs, accuracies, settings and diagnostics |
 | `qpipe.plain`         | the stripped skips: list of ``{"name": block, "layers": [...], "removed": [...]}`` |
-| `qpipe.binary`        | the binary residual blocks: list of ``{"name": block, "layers": [...], "end": Add, "sums": [Adds]}`` |
+| `qpipe.binary`        | binary residual blocks: list of ``{"name", "layers": [...], "end": Add, "sums": [Adds]}`` |
 | `qpipe.io`            | pixel layout and output scales of a file with integer inputs and outputs |
 | `qpipe.cut_tail`      | names of the float nodes that such a file leaves out              |
 """

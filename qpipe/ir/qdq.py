@@ -6,8 +6,10 @@ and a Clip where what it gives has a narrower range. Weights' are in `qpipe.ir.i
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +22,9 @@ from qpipe.errors import ModelError
 from qpipe.ir.attributes import constant_array, constant_input, describe, input_value
 
 AnyArray = npt.NDArray[np.generic]
+
+BASIS = "qpipe.basis"
+"""Metadata of a Gather: the basis that its table is made from, a list of numbers."""
 
 _PARTS = frozenset({"QuantizeLinear", "Clip", "Cast", "Gather"})
 _FORM = re.compile("QuantizeLinear( Clip)?( Cast Gather( Clip)?)?")
@@ -38,6 +43,8 @@ class ActivationQuantizer:
     output: ir.Value
     spec: QuantSpec
     table: CodeTable | None = None
+    basis: tuple[float, ...] | None = None
+    """What LQ-Net's training goes on from: the table is made from it (see `qpipe.arith.lq`)."""
 
     @property
     def grid(self) -> Grid:
@@ -100,10 +107,11 @@ def insert_activation_quantizer(
     replaces: ir.Node | None = None,
     suffix: str = "",
     meltable: bool = False,
+    basis: Sequence[float] | None = None,
 ) -> None:
     """Put a quantizer behind `value`, for all its readers or for the node `only`; `replaces` is a float Clip to drop.
 
-    spec: its grid, or the table behind it.
+    spec: its grid, or the table behind it; basis: what that is made from.
 
     onnxruntime melts two quantizers in a row into one, which rounds otherwise. A Clip of the integers, though it cuts
     nothing, keeps one that is meant for `only` apart; `meltable` says that this one may go.
@@ -120,7 +128,7 @@ def insert_activation_quantizer(
     if before.needs_clip or (only is not None and not meltable):
         nodes.append(_clip(graph, nodes[-1].outputs[0], before, base))
     if isinstance(spec, CodeTable):
-        nodes += _look_up(graph, nodes[-1].outputs[0], spec, base)
+        nodes += _look_up(graph, nodes[-1].outputs[0], spec, base, basis)
         scale, zero_point = _grid(graph, f"{base}_level", after)
     nodes.append(ir.node("DequantizeLinear", [nodes[-1].outputs[0], scale, zero_point], name=f"{base}_dequantize"))
     output = nodes[-1].outputs[0]
@@ -153,12 +161,16 @@ def _clip(graph: ir.Graph, codes: ir.Value, spec: QuantSpec, base: str) -> ir.No
     return node
 
 
-def _look_up(graph: ir.Graph, codes: ir.Value, table: CodeTable, base: str) -> list[ir.Node]:
+def _look_up(
+    graph: ir.Graph, codes: ir.Value, table: CodeTable, base: str, basis: Sequence[float] | None
+) -> list[ir.Node]:
     """The nodes that take codes through a table; a Clip, which cuts nothing, says what range its readers count on."""
     entries = initializer(graph, f"{base}_table", table.array())
     index = ir.node("Cast", [codes], {"to": ir.DataType.INT32}, name=f"{base}_index")
     name_value(index.outputs[0], f"{base}_indices", ir.TensorType(ir.DataType.INT32), codes.shape)
     gather = ir.node("Gather", [entries, index.outputs[0]], name=f"{base}_look_up")
+    if basis is not None:
+        gather.metadata_props[BASIS] = json.dumps(list(basis))
     name_value(gather.outputs[0], f"{base}_looked_up", _UINT8, codes.shape)
     if not table.after.needs_clip:
         return [index, gather]
@@ -179,7 +191,19 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
         return ActivationQuantizer(source, codes, dequantize.outputs[0], _read_grid(nodes[0], nodes))
     at = nodes.index(gather)
     before, after = _read_grid(nodes[0], nodes[:at]), _read_grid(dequantize, nodes[at:])
-    return ActivationQuantizer(source, codes, dequantize.outputs[0], after, _read_table(gather, before, after))
+    table, basis = _read_table(gather, before, after), gather.metadata_props.get(BASIS)
+    learned = None if basis is None else tuple(json.loads(basis))
+    return ActivationQuantizer(source, codes, dequantize.outputs[0], after, table, learned)
+
+
+def write_table(quantizer: ActivationQuantizer, table: CodeTable, basis: Sequence[float] | None = None) -> None:
+    """Replace the quantizer's table, whose grids stay, and the basis that it is made from."""
+    dequantize = quantizer.output.producer()
+    assert dequantize is not None
+    gather = next(node for node in quantizer_nodes(dequantize) if node.op_type == "Gather")
+    set_constant_input(gather, 0, table.array())
+    if basis is not None:
+        gather.metadata_props[BASIS] = json.dumps(list(basis))
 
 
 def quantizer_nodes(dequantize: ir.Node) -> list[ir.Node]:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from qpipe.arith.binary import BinarySpec
 from qpipe.arith.codes import AnyWeightSpec
 from qpipe.arith.dorefa import DoReFaSpec
+from qpipe.arith.lq import MAX_BITS, MIN_BITS, LQSpec, lq_limit
 from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
 from qpipe.errors import ModelError
@@ -19,7 +20,7 @@ from qpipe.ir.attributes import constant_array, constant_input, describe, input_
 from qpipe.ir.layers import Layer
 from qpipe.ir.metadata import get_object
 from qpipe.ir.qdq import ActivationQuantizer, exponent_of
-from qpipe.ir.quantizer_functions import DOREFA, SIGN
+from qpipe.ir.quantizer_functions import DOREFA, LQ, SIGN
 from qpipe.ir.weight_codes import signed_codes, stored_bits
 from qpipe.ir.weight_layout import is_depthwise, output_axis
 
@@ -39,6 +40,14 @@ class TrainableWeight:
     scale: ir.Value
     exponents: IntArray
     spec: AnyWeightSpec
+    basis: ir.Value | None = None
+    """Of LQ-Net's weights: an initializer `[C, K]`."""
+
+    @property
+    def basis_array(self) -> npt.NDArray[np.float32] | None:
+        """The basis as it is now."""
+        array = constant_array(self.basis)
+        return None if array is None else array.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,8 @@ def read_weight(model: ir.Model, layer: Layer, source: ActivationQuantizer) -> T
         return _final_weight(layer, codes, scales)
     if producer.op_type in {DOREFA, SIGN}:
         return _nominal_weight(dequantize, producer)
+    if producer.op_type == LQ:
+        return _lq_weight(model, layer, dequantize, producer, source)
     return _trainable_weight(model, layer, dequantize, source)
 
 
@@ -96,18 +107,22 @@ def _trainable_weight(
     assert scales is not None
     bits = int(high.reshape(-1)[0]).bit_length() + 1
     options = get_object(model, QUANTIZATION) or {}
-    waived = options.get("cpu") == "vnni" or is_depthwise(layer.node)
     spec = WeightSpec(
         bits=bits,
         clip=_clip(options, layer, bits),
         per_channel=scales.ndim > 0,
-        pair_limit=None if waived else pair_limit(source.spec.stored_max),
+        pair_limit=_pair_limit(options, layer, source),
         rounding=_rounding(options.get("weight_rounding", "ceil"), bits),
     )
     exponents = [exponent_of(dequantize, float(s)) for s in scales.reshape(-1)]
     if scales.ndim == 0:
         exponents = exponents * _channels(layer, constant_array(values))
     return TrainableWeight(values, scale, np.array(exponents, np.int64), spec)
+
+
+def _pair_limit(options: Mapping[str, object], layer: Layer, source: ActivationQuantizer) -> int | None:
+    waived = options.get("cpu") == "vnni" or is_depthwise(layer.node)
+    return None if waived else pair_limit(source.spec.stored_max)
 
 
 def _nominal_weight(dequantize: ir.Node, function: ir.Node) -> TrainableWeight:
@@ -122,6 +137,22 @@ def _nominal_weight(dequantize: ir.Node, function: ir.Node) -> TrainableWeight:
         else BinarySpec(exponents[0])
     )
     return TrainableWeight(values, scale, np.array(exponents, np.int64), spec)
+
+
+def _lq_weight(
+    model: ir.Model, layer: Layer, dequantize: ir.Node, function: ir.Node, source: ActivationQuantizer
+) -> TrainableWeight:
+    values, basis, scale = (input_value(function, i) for i in range(3))
+    array, scales = constant_array(basis), constant_array(scale)
+    bits = int_attribute(function, "bits", 0)
+    if values is None or scale is None or scales is None or array is None or constant_array(values) is None:
+        raise ModelError(f"{describe(function)}: expected float weights, a basis and constant scales")
+    if not MIN_BITS <= bits <= MAX_BITS or array.shape != (scales.size, bits):
+        raise ModelError(f"{describe(function)}: a basis of shape {list(array.shape)} for {bits} bits, expected "
+                         f"[{scales.size}, bits] of {MIN_BITS} to {MAX_BITS} bits")  # fmt: skip
+    exponents = [exponent_of(dequantize, float(s)) for s in scales.reshape(-1)]
+    limit = lq_limit(_pair_limit(get_object(model, QUANTIZATION) or {}, layer, source))
+    return TrainableWeight(values, scale, np.array(exponents, np.int64), LQSpec(bits, limit), basis)
 
 
 def _clip(options: Mapping[str, object], layer: Layer, bits: int) -> float:

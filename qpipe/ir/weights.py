@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from qpipe.arith.codes import AnyWeightSpec, NominalSpec, codes_at, quantize
+from qpipe.arith.codes import AnyWeightSpec, codes_at, quantize
 from qpipe.arith.quantize import IntArray
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import round_rows
+from qpipe.arith.weights import WeightSpec, round_rows
 from qpipe.ir.affine import Float64Array, read_affine
 from qpipe.ir.attributes import require_constant
 from qpipe.ir.layers import Layer
@@ -44,9 +44,9 @@ def rows_on_grid(
 def storable(rows: FloatArray, exponent: IntArray, spec: AnyWeightSpec) -> FloatArray:
     """Float weights as a file keeps them: what the pair condition moved lies at its code, where rounding finds it.
 
-    Weights on a nominal scale have no such pairs, and stay as they are.
+    Weights on a nominal scale and LQ-Net's have no such pairs, and stay as they are.
     """
-    if isinstance(spec, NominalSpec):
+    if not isinstance(spec, WeightSpec):
         return rows
     codes = codes_at(rows, exponent, spec)
     scale = np.ldexp(np.float32(1), exponent.astype(np.int32))[:, None]

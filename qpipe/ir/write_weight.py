@@ -12,12 +12,16 @@ from qpipe.ir.weight_layout import to_weight
 from qpipe.ir.weights import FloatArray
 
 
-def write_weight(layer: QuantizedLayer, stored: FloatArray, exponents: IntArray) -> None:
-    """stored: rows `[C, K]` as `rows_on_grid` or `storable` gives them; exponents: `[C]`."""
+def write_weight(
+    layer: QuantizedLayer, stored: FloatArray, exponents: IntArray, basis: FloatArray | None = None
+) -> None:
+    """stored: rows `[C, K]` as `rows_on_grid` or `storable` gives them; exponents: `[C]`; basis: of LQ-Net's."""
     weight = layer.weight
     assert isinstance(weight, TrainableWeight)
     shape = weight.values.shape
     assert shape is not None
     replace_constant(weight.values, to_weight(layer.node, stored, tuple(shape.numpy())))
+    if weight.basis is not None and basis is not None:
+        replace_constant(weight.basis, basis)
     scales = np.ldexp(np.float32(1), exponents.astype(np.int32))
     replace_constant(weight.scale, scales if weight.spec.per_channel else scales[0])

@@ -13,16 +13,17 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from qpipe.arith.table import Grid
 from qpipe.errors import ModelError
 from qpipe.finetune_recipes import Precision
 from qpipe.ir.attributes import constant_array, describe, require_constant
 from qpipe.ir.layers import ACTIVATIONS, Layer, Role, activation_bound
 from qpipe.ir.plan import plan_quantization
+from qpipe.ir.qdq import ActivationQuantizer
 from qpipe.ir.view import QuantizedLayer, View, leading_to, read_view
 from qpipe.ir.view_weights import TrainableWeight
 from qpipe.ops import OPS
 from qpipe.train.batch_norm import StandaloneBatchNorm
+from qpipe.train.learned_quantizer import LearnedQuantizer, quantizer_of
 from qpipe.train.quantizer import Quantizer, activate
 from qpipe.train.straight_through import channels_last
 from qpipe.train.weighted import BatchNormMode, WeightedLayer
@@ -51,12 +52,12 @@ class Executor(nn.Module):
         self._model, self._batch_norm, self.precision = model, batch_norm, precision
         self.is_quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
         self.plan, self._results, inputs = _plan(model)
-        self._input, grid = inputs
+        self._input, quantizer = inputs
         self.quantizers = nn.ModuleDict()
         self.layers = nn.ModuleDict()
         self._functions = {}
-        if grid is not None:
-            self.quantizers["input"] = Quantizer(grid, carries=False, owns=False)
+        if quantizer is not None:
+            self.quantizers["input"] = quantizer_of(quantizer, carries=False, owns=False)
         for index, layer in enumerate(self.plan):
             key = str(index)
             if layer.op_type == "BatchNormalization":
@@ -66,8 +67,8 @@ class Executor(nn.Module):
             else:
                 self._functions[key] = OPS[layer.op_type].torch(layer.node)
             if layer.output is not None:
-                self.quantizers[key] = Quantizer(
-                    layer.output.grid,
+                self.quantizers[key] = quantizer_of(
+                    layer.output,
                     activation_bound(layer.layer.activation) if layer.layer.activation is not None else None,
                     carries=_carries(layer),
                     owns=layer.layer.role in {Role.COMPUTE, Role.JOIN},
@@ -208,6 +209,13 @@ class Executor(nn.Module):
         """The weighted layers in topological order."""
         return (layer for layer in self.layers.values() if isinstance(layer, WeightedLayer))
 
+    def learned_quantizers(self) -> Iterator[tuple[ActivationQuantizer, LearnedQuantizer]]:
+        """What the file says, and what trains, of activations whose levels are learned."""
+        for key, module in self.quantizers.items():
+            layer = self.plan[int(key)] if key != "input" else None
+            if isinstance(module, LearnedQuantizer) and layer is not None and layer.output is not None:
+                yield layer.output, module
+
     def batch_norms(self) -> Iterator[StandaloneBatchNorm]:
         """The BatchNormalizations that stand alone."""
         return (layer for layer in self.layers.values() if isinstance(layer, StandaloneBatchNorm))
@@ -224,15 +232,15 @@ def _recording(function: Function, record: Callable[[torch.Tensor], None]) -> Fu
 
 def _plan(
     model: ir.Model,
-) -> tuple[list[QuantizedLayer], list[ir.Value], tuple[ir.Value, Grid | None]]:
-    """Layers, result values, and the input with its grid, or the table behind it."""
+) -> tuple[list[QuantizedLayer], list[ir.Value], tuple[ir.Value, ActivationQuantizer | None]]:
+    """Layers, result values, and the input with its quantizer."""
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
         view: View = read_view(model)
         if view.is_final:
             raise ModelError("the model is final (its weights are integers); train the file that calibrate wrote")
         if len(view.inputs) != 1:
             raise ModelError(f"the model has {len(view.inputs)} quantized inputs, expected 1")
-        return view.layers, view.results, (view.inputs[0].output, view.inputs[0].grid)
+        return view.layers, view.results, (view.inputs[0].output, view.inputs[0])
     plan = plan_quantization(model.graph)
     if plan.unsupported:
         raise ModelError(f"{describe(plan.unsupported[0].node)}: can't be trained, no torch semantics for it")

@@ -49,6 +49,7 @@ class FadingSkips(Companion):
         source = Executor(residual, batch_norm="batch").train()
         self._skips = [_Skip(source, block) for block in find_blocks(residual.graph) if block.name in names]
         self.layers = nn.ModuleList(layer for skip in self._skips for layer in skip.layers)
+        self.quantizers = nn.ModuleList(quantizer for skip in self._skips for quantizer in skip.quantizers)
         for network in self._networks:
             for skip in self._skips:
                 self._attach(network, skip)
@@ -89,6 +90,8 @@ class _Skip:
             raise ModelError(f"block '{block.name}': starts at the network's input, expected a layer before it")
         self._quantizer = network.quantizer(start)
         self._quantizer.owns = False
+        inner = [network.quantizers[str(i)] for i in self._section if str(i) in network.quantizers]
+        self.quantizers = [self._quantizer, *inner]
 
     def check_ends(self, first: Layer, last: Layer) -> None:
         """Raise ModelError where these layers of the plain network are not the main path's alone."""

@@ -96,10 +96,10 @@ def _tensors(state: Mapping[str, torch.Tensor]) -> Iterable[bytes]:
 
 
 def _settings(settings: TrainingSettings) -> dict[str, JsonValue]:
-    """Every value that changes the result; a constant rate does not depend on how long the run will be."""
+    """Every value that changes the result; a constant rate alone does not depend on how long the run will be."""
     facts = {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
     epochs = facts.pop("epochs")
-    if settings.schedule != "constant" or settings.grow_at:
+    if settings.schedule != "constant" or settings.grow_at or settings.ssp or settings.fade:
         # Last, because it may be there only for what is told before it.
         facts["epochs"] = epochs
     if settings.teacher is None:

@@ -199,7 +199,8 @@ def _accumulate(run: _Run, inputs: torch.Tensor, labels: torch.Tensor) -> torch.
 def _bring_together(run: _Run, sums: torch.Tensor, count: int) -> None:
     """Make gradients the mean over `count` real batches, and add up what the processes have of each.
 
-    Each process normalized its share by that share's statistics: the running ones become their mean.
+    Each process normalized its share by that share's statistics: the running ones become their mean, as do the bases
+    of learned levels.
     """
     gradients = [p.grad for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
     if count > 1:
@@ -208,6 +209,7 @@ def _bring_together(run: _Run, sums: torch.Tensor, count: int) -> None:
         return
     layers = [layer for layer in run.executor.weighted() if layer.has_batch_norm and layer.mode == "batch"]
     running = [statistic for layer in layers for statistic in (layer.mean, layer.variance)]
+    running += [learned.basis for _, learned in run.executor.learned_quantizers()]
     for statistic in running:
         statistic.div_(run.group.count)
     run.group.add_up([*gradients, *running, sums])

@@ -39,19 +39,28 @@ class Quantizer(nn.Module):
             return x
         if self.enabled and self.training and self.rounds:
             # The clip to an unsigned grid is the ReLU.
-            if self.levels is not None and self._is_sign:
-                return fake_sign(x, self.before, self.levels)
-            if self.levels is not None:
-                return fake_look_up(x, self.before, self.levels, inplace=self.owns)
-            return fake_quantize(x, self.spec, inplace=self.owns)
+            return self._fake(x)
         x = self.activate(x)
         if self.training and self.enabled:
             return x
         if not self.enabled:
             return x
-        if self.levels is not None:
-            return self.levels[table_index(x, self.before, torch)]
+        levels = self.current_levels()
+        if levels is not None:
+            return levels[table_index(x, self.before, torch)]
         return exact_fake_quantize(x, self.spec).float()
+
+    def current_levels(self) -> torch.Tensor | None:
+        """`levels`, or what stands for them."""
+        return self.levels
+
+    def _fake(self, x: torch.Tensor) -> torch.Tensor:
+        levels = self.current_levels()
+        if levels is None:
+            return fake_quantize(x, self.spec, inplace=self.owns)
+        if self._is_sign:
+            return fake_sign(x, self.before, levels)
+        return fake_look_up(x, self.before, levels, inplace=self.owns)[0]
 
     def activate(self, x: torch.Tensor) -> torch.Tensor:
         """The activation alone; it overwrites x where nobody else reads it."""

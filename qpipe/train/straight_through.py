@@ -62,12 +62,12 @@ class _Round(torch.autograd.Function):
 
 
 class _LookUp(torch.autograd.Function):
-    """Forward: the level of the code that x is rounded to. Backward: straight through, as `_Round`."""
+    """Forward: the levels at these indices. Backward: straight through, as `_Round`."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, before: QuantSpec, levels: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, index: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
         ctx.layout = layout_of(x)
-        return levels[table_index(x, before, torch)]
+        return levels[index]
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
@@ -125,14 +125,19 @@ def fake_quantize(x: torch.Tensor, spec: QuantSpec, *, inplace: bool = False) ->
     return result
 
 
-def fake_look_up(x: torch.Tensor, before: QuantSpec, levels: torch.Tensor, *, inplace: bool = False) -> torch.Tensor:
-    """The level (of 256, float32, each an integer of 8 bits times a power of two) behind x's code, in x's type.
+def fake_look_up(
+    x: torch.Tensor, before: QuantSpec, levels: torch.Tensor, *, top: float | None = None, inplace: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The level (of 256, float32, each an integer of 8 bits times a power of two) behind x's code, in x's type; codes.
 
-    The gradient is that of `fake_quantize`: none outside of the range of `before`.
+    There is no gradient outside of the range of `before`, as with `fake_quantize`, nor above `top`.
     """
-    clipped = F.hardtanh(x, before.qmin * before.scale, before.qmax * before.scale, inplace)
-    result: torch.Tensor = _LookUp.apply(clipped.float(), before, levels)  # type: ignore[no-untyped-call]
-    return result.to(x.dtype)
+    with torch.no_grad():
+        index = table_index(x.float(), before, torch)
+    high = before.qmax * before.scale
+    clipped = F.hardtanh(x, before.qmin * before.scale, high if top is None else min(top, high), inplace)
+    result: torch.Tensor = _LookUp.apply(clipped.float(), index, levels)  # type: ignore[no-untyped-call]
+    return result.to(x.dtype), index
 
 
 def fake_sign(x: torch.Tensor, before: QuantSpec, levels: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from qpipe.arith.binary import BinarySpec, magnitudes
 from qpipe.arith.codes import AnyWeightSpec, codes_at, quantize
+from qpipe.arith.lq import averaged, solve
 from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.affine import normalization_factor
@@ -47,6 +48,7 @@ class WeightedLayer(nn.Module):
     mean: torch.Tensor
     variance: torch.Tensor
     offset: torch.Tensor
+    basis: torch.Tensor | None
 
     def __init__(self, layer: QuantizedLayer, values: torch.Tensor, *, batch_norm: BatchNormMode) -> None:
         super().__init__()
@@ -66,6 +68,8 @@ class WeightedLayer(nn.Module):
         if isinstance(layer.weight, TrainableWeight):
             self.spec = layer.weight.spec
             self.register_buffer("exponent", torch.from_numpy(layer.weight.exponents.copy()))
+        basis = layer.weight.basis_array if isinstance(layer.weight, TrainableWeight) else None
+        self.register_buffer("basis", None if basis is None else torch.from_numpy(basis.copy()))
         bias = constant_input(layer.node, 2)
         offset = torch.zeros(channels) if bias is None else torch.from_numpy(bias.copy()).reshape(-1).expand(channels)
         node = layer.layer.batch_norm
@@ -87,6 +91,8 @@ class WeightedLayer(nn.Module):
             return self._exact(x) if self.spec is not None else self._apply_affine(x, self.weight, None)
         weight, magnitude = self._on_grid() if self._lender is None else (self._lender(), None)
         self._in_use = (weight,)
+        if self._lender is None:
+            self._learn()
         if self.has_batch_norm and self.mode == "batch":
             return self._with_batch_statistics(self.product(x, weight.to(x.dtype)), magnitude)
         return self._apply_affine(x, weight, magnitude)
@@ -136,6 +142,15 @@ class WeightedLayer(nn.Module):
         return magnitude_aware(self.weight, self._along(mean, self.weight, output_axis(self.layer.node)))
 
     @torch.no_grad()
+    @_QUIET
+    def _learn(self) -> None:
+        """LQ-Net: one iteration of QEM for the steps to come."""
+        if self.basis is None or self.spec is None or not self.rounds:
+            return
+        xp, (rows, basis) = _arrays(to_rows(self.layer.node, self.weight), self.basis)
+        self.basis = torch.as_tensor(averaged(basis, solve(rows, basis, -1, xp=xp), xp))
+
+    @torch.no_grad()
     def refresh(self) -> None:
         """Recompute the exponents from the float weights as they are now: what is evaluated and written uses these."""
         if self.spec is not None:
@@ -145,9 +160,14 @@ class WeightedLayer(nn.Module):
     @_QUIET
     def _quantize(self, spec: AnyWeightSpec) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.source is not None
-        xp, (rows, k, beta) = _arrays(to_rows(self.layer.node, self.weight), self._factor(), self.beta.double())
-        codes, exponent = quantize(rows, k, beta, spec, source=self.source, output=self.target, xp=xp)
+        tensors = (to_rows(self.layer.node, self.weight), self._factor(), self.beta.double(), self._basis())
+        xp, (rows, k, beta, basis) = _arrays(*tensors)
+        codes, exponent = quantize(rows, k, beta, spec, source=self.source, output=self.target, basis=basis, xp=xp)
         return torch.as_tensor(codes), torch.as_tensor(exponent).long()
+
+    def _basis(self) -> torch.Tensor:
+        """LQ-Net's basis `[C, K]`; of others one without numbers."""
+        return self.exponent.new_zeros(0) if self.basis is None else self.basis
 
     def _factor(self) -> torch.Tensor:
         """k = gamma / sqrt(var + eps) in float64, or 1."""
@@ -217,8 +237,8 @@ class WeightedLayer(nn.Module):
         """float64, every value exact: integers are summed in the narrowest float type that holds every sum."""
         assert self.spec is not None
         assert self.source is not None
-        xp, (rows, exponent) = _arrays(to_rows(self.layer.node, self.weight), self.exponent)
-        codes = torch.as_tensor(codes_at(rows, exponent, self.spec, xp))
+        xp, (rows, exponent, basis) = _arrays(to_rows(self.layer.node, self.weight), self.exponent, self._basis())
+        codes = torch.as_tensor(codes_at(rows, exponent, self.spec, basis, xp))
         magnitude = codes.abs().sum(1, dtype=torch.float64)
         integers = self._integers(magnitude, self._factor())
         codes = codes * integers.sign[:, None].float()

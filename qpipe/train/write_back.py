@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from qpipe.ir.layers import Layer
-from qpipe.ir.qdq import set_constant_input
+from qpipe.ir.qdq import set_constant_input, write_table
 from qpipe.ir.view_weights import TrainableWeight
 from qpipe.ir.weight_layout import to_rows
 from qpipe.ir.weights import storable
@@ -25,6 +25,8 @@ def write_back(executor: Executor) -> None:
         _write_affine(layer, layer.layer.layer)
     for alone in executor.batch_norms():
         _write_batch_norm(alone, alone.layer.node)
+    for quantizer, learned in executor.learned_quantizers():
+        write_table(quantizer, learned.table(), tuple(learned.basis[0].tolist()))
 
 
 def _write_weight(layer: WeightedLayer) -> None:
@@ -35,7 +37,8 @@ def _write_weight(layer: WeightedLayer) -> None:
         return
     rows = to_rows(layer.layer.node, values)
     exponent = layer.exponent.numpy()
-    write_weight(layer.layer, storable(rows, exponent, weight.spec), exponent)
+    basis = None if layer.basis is None else layer.basis.numpy()
+    write_weight(layer.layer, storable(rows, exponent, weight.spec), exponent, basis)
 
 
 def _write_affine(module: WeightedLayer, layer: Layer) -> None:

@@ -74,11 +74,12 @@ def calibrate(
             layer's input and a branch that a convolution gives to an Add keep 8.
         skip_bits: of a tensor that a skip connection carries to an Add, where that is more than its own; layers of
             weights read it at its own. None: its own.
-        quantizer: of the inner layers' weights, "fixed-point" (FAQ, section 3.1.1) or "dorefa" (DoReFa-Net, 2 to 7
-            bits; each layer needs a BatchNormalization behind it). "bireal" (BiReal-Net) makes the residual blocks
-            binary, weights and what they multiply, on a stream of 8 bits with a shortcut around every convolution; no
-            bits may be given, and what it gives is to be trained. "groupnet" (GroupNet) likewise, with five binary
-            bases in the place of each block's convolutions.
+        quantizer: of the inner layers' weights, "fixed-point" (FAQ, section 3.1.1), "dorefa" (DoReFa-Net, 2 to 7
+            bits; each layer needs a BatchNormalization behind it) or "lq" (LQ-Net's learned levels, 2 to 4 bits; of
+            unsigned activations as well, where they have 4 bits or fewer). "bireal" (BiReal-Net) makes the residual
+            blocks binary, weights and what they multiply, on a stream of 8 bits with a shortcut around every
+            convolution; no bits may be given, and what it gives is to be trained. "groupnet" (GroupNet) likewise, with
+            five binary bases in the place of each block's convolutions.
         batches, batch_size: how many training images are seen, drawn by `seed`.
         percentile: of an activation's range in a batch; None is the width's own (99.99 at 8 bits, 99.9 at 4).
         weight_clip: in standard deviations; None is the width's own (4.12 at 4 bits).

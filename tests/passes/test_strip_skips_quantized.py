@@ -39,11 +39,12 @@ def test_a_quantized_network_has_the_form_of_the_plain_one(build: Build) -> None
     assert not any(layer.op_type == "Add" for layer in view.layers)
 
 
+@pytest.mark.parametrize("options", [{}, {"weight_bits": 3, "activation_bits": 3, "quantizer": "lq"}], ids=["8", "lq"])
 @builds
-def test_training_finalizing_and_exports_agree(build: Build) -> None:
+def test_training_finalizing_and_exports_agree(build: Build, options: dict[str, object]) -> None:
     net, model = made(build)
     x = net.inputs()
-    stripped(quantized(model, x))
+    stripped(quantized(model, x, **options))
     executor = Executor(model)
     train_steps(executor, x)
     write_back(executor)

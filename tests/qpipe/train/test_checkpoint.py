@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from residual_networks import stripped
 from safetensors.torch import load_file, save_file
+from small_residual import IMAGE_SHAPE, RUN, images, residual_qdq, state
 from small_training import SETTINGS, assert_same, bright_images, qdq, state_of
 
 from qpipe.data import Source
 from qpipe.errors import DataError, ModelError, OutputError, QpipeError
 from qpipe.train.checkpoint import Parts, load_checkpoint, remove_remains, save_checkpoint
+from qpipe.train.companion import Companion
+from qpipe.train.companions import make_companions
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
@@ -202,6 +206,51 @@ def test_a_schedule_depends_on_the_number_of_epochs(source: Source, path: Path) 
     train(Executor(qdq()), source, linear, checkpoint=path)
     with pytest.raises(QpipeError, match="another run: epochs was 1, now 2"):
         train(Executor(qdq()), source, replace(linear, epochs=2), checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize("changing", [{"ssp": True}, {"fade": 0.5}])
+def test_what_changes_over_the_run_depends_on_the_number_of_epochs(
+    source: Source, path: Path, changing: dict[str, Any]
+) -> None:
+    settings = replace(SETTINGS, epochs=1, **changing)
+    train(Executor(qdq()), source, settings, checkpoint=path)
+    with pytest.raises(QpipeError, match="another run: epochs was 1, now 2"):
+        train(Executor(qdq()), source, replace(settings, epochs=2), checkpoint=path, resume=True)
+
+
+EVERYTHING = replace(RUN, method="ag", ssp=True, fade=0.75, layerwise=True)
+
+
+def companions_of(settings: TrainingSettings) -> tuple[Executor, list[Companion]]:
+    """Of a network whose first block lost its skip; the other one has it still."""
+    residual = residual_qdq()
+    plain = stripped(residual.clone(), "add1")
+    executor = Executor(plain, batch_norm="batch")
+    return executor, make_companions(executor, plain, residual, settings, IMAGE_SHAPE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_companions_are_in_it(path: Path, optimizer: Any) -> None:
+    """AG with its branches and its optimizer's state, a fade and SSP in the middle of their lines."""
+    settings = replace(EVERYTHING, optimizer=optimizer)
+    whole, expected = companions_of(settings)
+    assert [type(companion).__name__ for companion in expected] == [
+        "AuxiliaryGradient",
+        "FadingSkips",
+        "StochasticPrecision",
+    ]
+    history = train(whole, images(), settings, companions=expected)
+    for stop in (2, 4, None):
+        rest, companions = companions_of(settings)
+        options: dict[str, Any] = {"checkpoint": path, "checkpoint_every": 1, "observers": [StopAfter(stop)]}
+        try:
+            found = train(rest, images(), settings, resume=path.exists(), companions=companions, **options)
+        except InterruptedRunError:
+            continue
+    assert found == history
+    assert_same(state_of(rest), state_of(whole))
+    assert_same(state(companions), state(expected))
 
 
 def test_more_epochs_than_are_wanted(source: Source, path: Path) -> None:

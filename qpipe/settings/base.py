@@ -1,0 +1,72 @@
+"""What all settings are: strict pydantic models, and their errors in the user's words."""
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+
+from qpipe.errors import RecipeError
+
+Cpu = Literal["portable", "vnni"]
+Format = Literal["qoperator", "integer", "qdq"]
+Bits = Literal[2, 3, 4, 5, 6, 7, 8]
+WeightQuantizer = Literal["fixed-point", "dorefa", "lq", "bireal", "groupnet"]
+BINARY_QUANTIZERS: Final = frozenset({"bireal", "groupnet"})  # of weights and of what they multiply: one bit each
+Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
+Epochs = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Strict(False), Field(min_length=1)]
+Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(min_length=1)]
+
+
+class Settings(BaseModel):
+    """The arguments of one stage; a key that no field has is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def arguments(self) -> dict[str, Any]:
+        """The fields by name, as keyword arguments for the verb."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def validated(model: type[S], values: object, describe: Callable[[Sequence[int | str]], str]) -> S:
+    """`values` as a `model`, or a RecipeError of one line; `describe` turns a location into the user's word for it."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+        # A list with a wrong item is also reported as a list that is too short: the item is the news.
+        parents = {problem["loc"][:-1] for problem in problems}
+        news = [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in parents]
+        raise RecipeError("; ".join(_explain(model, problem, describe) for problem in news)) from None
+
+
+def _explain(model: type[BaseModel], problem: Any, describe: Callable[[Sequence[int | str]], str]) -> str:
+    """One problem in the user's words: the key, what was found, what was expected."""
+    location: tuple[int | str, ...] = problem["loc"]
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        near = get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
+        return f"{describe(location)}: unknown key, {hint}"
+    if problem["type"] == "missing":
+        return f"{describe(location)}: missing, but required"
+    if problem["type"] == "value_error":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    expected = str(problem["msg"]).removeprefix("Input should be ").removeprefix("a valid dictionary or instance of ")
+    expected = {"model_type": "a table", "too_short": "at least one item"}.get(problem["type"], expected)
+    return f"{describe(location)}: {problem['input']!r}, expected {expected}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """The keys of the model that lies at `location` within `model`."""
+    for part in (part for part in location if isinstance(part, str)):
+        annotation = next(
+            field.annotation for name, field in model.model_fields.items() if (field.alias or name) == part
+        )
+        for candidate in (annotation, *getattr(annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return [field.alias or name for name, field in model.model_fields.items()]

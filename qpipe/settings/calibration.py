@@ -1,0 +1,104 @@
+"""How a float network becomes a QDQ network."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from qpipe.settings.base import BINARY_QUANTIZERS, Bits, Cpu, Settings, WeightQuantizer
+
+
+class CalibrateSettings(Settings):
+    """Float network -> QDQ network."""
+
+    weight_bits: Bits = Field(default=8, description="bits of the weights; the first and the last layer keep 8")
+    activation_bits: Bits = Field(default=8, description="bits of the activations")
+    skip_bits: Bits | None = Field(
+        default=None, description="bits at which a skip connection is carried; by default those of the activations"
+    )
+    quantizer: WeightQuantizer = Field(
+        default="fixed-point",
+        description="of the inner layers' weights: power-of-two steps (FAQ), DoReFa-Net's, LQ-Net's; bireal, "
+        "groupnet: signs, of a residual network's activations too",
+    )
+    batches: int = Field(default=5, ge=1, description="training batches to run; the maximum over them counts")
+    batch_size: int = Field(default=256, ge=1, description="images in a batch")
+    percentile: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="percentile of an activation's range; by default the width's own: 99.99 for 8 bits, 99.9 for 4",
+    )
+    weight_clip: float | None = Field(
+        default=None, gt=0, description="clip of the weights in standard deviations; by default the width's own"
+    )
+    weight_rounding: Literal["ceil", "nearest"] | None = Field(
+        default=None,
+        description="the weights' power of two: that above their step, or the nearest; by default nearest below 8 bits",
+    )
+    activation_rounding: Literal["ceil", "nearest", "least-error"] = Field(
+        default="ceil",
+        description="the activations' power of two: above the percentile, the nearest, or that of the least error",
+    )
+    per_channel: bool = Field(
+        default=True, description="one weight scale for each output channel", json_schema_extra={"off": "per-tensor"}
+    )
+    restore_batch_norm: bool = Field(
+        default=True, description="a BatchNormalization, from measured statistics, where one was folded before export"
+    )
+    start: Literal["pretrained", "random"] = Field(
+        default="pretrained", description="random: forget the network's weights, a control experiment"
+    )
+    ranges: Literal["data", "fixed"] = Field(
+        default="data", description="fixed: an activation's range is that of its width, without calibration, a control"
+    )
+    cpu: Cpu = Field(default="portable", description="keep weights exact on x86 without VNNI too, or waive that")
+
+    @model_validator(mode="after")
+    def _dorefa_has_seven_bits(self) -> Self:
+        if self.quantizer == "dorefa" and self.weight_bits == 8:
+            raise ValueError("weight_bits: 8, expected 2 to 7 with the quantizer 'dorefa'")
+        return self
+
+    @model_validator(mode="after")
+    def _lq_has_four_bits(self) -> Self:
+        if self.quantizer == "lq" and self.weight_bits > 4:
+            raise ValueError(f"weight_bits: {self.weight_bits}, expected 2 to 4 with the quantizer 'lq'")
+        return self
+
+    @model_validator(mode="after")
+    def _binary_has_one_bit(self) -> Self:
+        if self.quantizer not in BINARY_QUANTIZERS:
+            return self
+        for name in ("weight_bits", "activation_bits", "skip_bits"):
+            bits = getattr(self, name)
+            if bits not in {8, None}:
+                raise ValueError(
+                    f"{name}: {bits}, expected none with the quantizer '{self.quantizer}': a binary network has one bit"
+                )
+        if self.activation_rounding == "least-error":
+            raise ValueError(
+                f"activation_rounding: 'least-error', expected 'ceil' or 'nearest' with '{self.quantizer}'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fixed_ranges_have_no_data(self) -> Self:
+        if self.ranges == "fixed" and self.activation_rounding != "ceil":
+            raise ValueError(f"activation_rounding: '{self.activation_rounding}', expected 'ceil' with fixed ranges")
+        return self
+
+
+class LayerSettings(Settings):
+    """What the layers of some names are told, apart from the others: an entry of a recipe's [[layer]]."""
+
+    match: str = Field(min_length=1, description="a pattern of the names that `qpipe inspect` shows, as layer3.*")
+    weight_bits: Bits | None = Field(default=None, description="bits of the layer's weights")
+    activation_bits: Bits | None = Field(default=None, description="bits of the layer's output")
+    weight_clip: float | None = Field(default=None, gt=0, description="clip of its weights in standard deviations")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set - {"match"}:
+            options = ", ".join(name for name in type(self).model_fields if name != "match")
+            raise ValueError(f"layer '{self.match}': nothing given, expected at least one of {options}")
+        return self

@@ -1,0 +1,156 @@
+"""Skips that fade: the residual network at first, the plain one at the end, and nothing of them in the file."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+import torch
+from networks import assert_exact
+from residual_networks import stripped
+from small_residual import IMAGE_SHAPE, RUN, batch, images, in_training, plain_qdq, residual_qdq, weighted
+
+from qpipe.train.blocks import stripped_blocks
+from qpipe.train.companions import make_companions
+from qpipe.train.executor import Executor
+from qpipe.train.fade import FadingSkips
+from qpipe.train.loop import train
+from qpipe.train.write_back import write_back
+
+FRACTION = Fraction(1, 2)
+
+
+def made(*more: Callable[[Executor], Executor], **options: Any) -> tuple[FadingSkips, Executor, ir.Model]:
+    """The companion, the plain network in training, and the residual one's file."""
+    residual = residual_qdq(**options)
+    plain = stripped(residual.clone())
+    executor = in_training(plain)
+    networks = [executor, *(make(executor) for make in more)]
+    return FadingSkips(networks, residual, list(stripped_blocks(plain)), fraction=FRACTION), executor, residual
+
+
+@pytest.mark.parametrize("options", [{}, {"activation_bits": 8, "weight_bits": 8}, {"skip_bits": 8}])
+def test_at_first_it_is_the_residual_network(options: dict[str, Any]) -> None:
+    """Bitwise, where quantizers don't differ.
+
+    The plain network has none between a block's last convolution and the Add, and rounds that convolution's weights and
+    multiplier for the grid behind it; so those of branches are off here, and all weights are before their rounding.
+    """
+    module, executor, residual = made(**options)
+    expected = in_training(residual)
+    # The companion has a residual network of its own.
+    for network in {expected, *(skip._network for skip in module._skips)}:
+        for key, layer in enumerate(network.plan):
+            is_branch = layer.op_type == "Conv" and layer.layer.activation is None
+            # A wide skip is rounded twice on the way to the convolution that reads it.
+            is_wide = "skip_bits" in options and key == 0
+            if layer.output is not None:
+                network.quantizer(str(key)).rounds = not is_branch and not is_wide
+    for layer in (*weighted(executor), *weighted(expected), *module.layers):
+        layer.rounds = False
+    x, _ = batch()
+    module.begin_update(Fraction(0), 0)
+    assert torch.equal(executor(x)[0], expected(x)[0])
+    # Statistics were the same too, layer by layer.
+    main = [
+        layer for layer in weighted(expected) if layer.layer.name in {other.layer.name for other in weighted(executor)}
+    ]
+    assert len(main) == 6
+    for first, second in zip(weighted(executor)[:-1], main[:-1], strict=True):
+        assert torch.equal(first.mean, second.mean)
+    module.begin_update(FRACTION, 0)
+    assert (executor(x)[0] - expected(x)[0]).abs().max() > 0.1  # the skips do something
+
+
+def addends(module: FadingSkips, executor: Executor, done: Fraction) -> list[torch.Tensor | None]:
+    module.begin_update(done, 0)
+    return [addend() for addend in executor.addends.values()]
+
+
+def test_it_falls_on_a_line() -> None:
+    module, executor, _ = made()
+    executor(batch()[0])
+    # The running variance, which the multiplier of the skip's convolution hangs on, moves with every forward.
+    start = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    whole = addends(module, executor, Fraction(0))
+    assert len(whole) == 2
+    for done, scale in ((Fraction(1, 8), 0.75), (Fraction(1, 4), 0.5), (Fraction(3, 8), 0.25)):
+        module.load_state_dict(start)
+        for found, all_of_it in zip(addends(module, executor, done), whole, strict=True):
+            assert found is not None
+            assert all_of_it is not None
+            assert torch.equal(found, scale * all_of_it)
+            assert all_of_it.abs().max() > 0
+    for done in (FRACTION, Fraction(3, 4), Fraction(1)):
+        assert addends(module, executor, done) == [None, None]
+
+
+def test_when_it_is_gone_nothing_is_computed() -> None:
+    """Bitwise the plain network's forward, statistics and gradients."""
+    module, executor, _ = made()
+    plain = in_training(plain_qdq())
+    calls: list[int] = []
+    for layer in module.layers:
+        layer.register_forward_hook(lambda *_: calls.append(1))
+    x, labels = batch()
+    module.begin_update(FRACTION, 0)
+    for network in (executor, plain):
+        torch.nn.functional.cross_entropy(network(x)[0].flatten(1), labels).backward()
+    assert calls == []
+    for (name, first), (_, second) in zip(executor.named_parameters(), plain.named_parameters(), strict=True):
+        assert torch.equal(first.grad, second.grad), name
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(executor.state_dict()[name], tensor), name
+    assert torch.equal(executor(x)[0], plain(x)[0])
+    assert all(parameter.grad is None for parameter in module.parameters())
+    module.begin_update(Fraction(0), 0)
+    executor(x)
+    assert len(calls) == 1  # the second block's convolution
+
+
+def test_evaluation_has_no_skips() -> None:
+    module, executor, _ = made()
+    module.begin_update(Fraction(0), 0)
+    with torch.no_grad():
+        assert torch.equal(executor.eval()(batch()[0])[0], Executor(plain_qdq())(batch()[0])[0])
+
+
+def test_both_networks_have_them() -> None:
+    module, executor, _ = made(Executor.twin)
+    twin = module._networks[1]
+    x, _ = batch()
+    module.begin_update(Fraction(0), 0)
+    executor(x)
+    first = twin(x)[0]
+    module.begin_update(Fraction(1), 0)
+    executor(x)
+    assert not torch.equal(twin(x)[0], first)
+
+
+def test_only_what_was_stripped_fades() -> None:
+    residual = residual_qdq()
+    plain = stripped(residual.clone(), "add1")
+    executor = in_training(plain)
+    FadingSkips([executor], residual, list(stripped_blocks(plain)), fraction=FRACTION)
+    assert list(executor.addends) == ["2"]
+
+
+@pytest.mark.parametrize("method", ["faq", "ag"])
+def test_skips_train_along_and_are_not_in_the_file(method: Any) -> None:
+    residual = residual_qdq()
+    plain = stripped(residual.clone())
+    names = [node.name for node in plain.graph]
+    executor = Executor(plain, batch_norm="batch")
+    settings = replace(RUN, fade=0.5, method=method)
+    companions = make_companions(executor, plain, residual, settings, IMAGE_SHAPE)
+    (fading,) = (companion for companion in companions if isinstance(companion, FadingSkips))
+    (skip,) = fading.layers
+    before = skip.weight.detach().clone()
+    train(executor, images(), settings, companions=companions)
+    assert not torch.equal(skip.weight, before)
+    write_back(executor)
+    assert [node.name for node in plain.graph] == names
+    assert_exact(plain, batch()[0].numpy(), executor)
+    assert_exact(plain, batch()[0].numpy())

@@ -1,0 +1,203 @@
+"""SSP: delta's line, the draws, what is left unquantized, and evaluation, which never is."""
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import assert_exact, evaluated
+from small_residual import batch, in_training, plain_qdq, residual_qdq, weighted
+
+from qpipe.arith.dorefa import DoReFaSpec
+from qpipe.train.blocks import blocks_of
+from qpipe.train.executor import Executor
+from qpipe.train.navigation import quantizer_before
+from qpipe.train.stochastic import StochasticPrecision
+from qpipe.train.straight_through import unrounded_weight
+
+END = Fraction(20, 35)
+INNER = ("1", "2", "3", "4")
+"""Of the plain network: between the first convolution and the Gemm."""
+
+
+def made(executor: Executor | None = None, *more: Executor, **options: Any) -> tuple[StochasticPrecision, Executor]:
+    model = plain_qdq()
+    executor = executor or in_training(model)
+    policy = {"fragments": "layers", "draws": "apart", "ratio": 0.5, "end": END, "seed": 3, **options}
+    return StochasticPrecision([executor, *more], blocks_of(model, executor), **policy), executor
+
+
+def drawn(executor: Executor) -> list[tuple[bool, bool]]:
+    """Whether weights and activations are quantized, layer by layer."""
+    found = []
+    for key in INNER:
+        layer, source = executor.layer(key), quantizer_before(executor, key)
+        assert layer is not None
+        assert source is not None
+        found.append((layer.rounds, source.rounds))
+    return found
+
+
+def all_draws(module: StochasticPrecision, executor: Executor, updates: int, done: Fraction) -> np.ndarray:
+    """`[updates, layers, 2]`."""
+    found = []
+    for update in range(updates):
+        module.begin_update(done, update)
+        found.append(drawn(executor))
+    return np.array(found)
+
+
+def test_delta_is_that_of_the_paper() -> None:
+    """A half at first, 0 at the 20th of 35 epochs."""
+    module, _ = made()
+    assert [module.ratio(Fraction(epoch, 35)) for epoch in (0, 10, 20, 21, 35)] == [0.5, 0.25, 0.0, 0.0, 0.0]
+    assert module.ratio(Fraction(19, 35)) > 0
+
+
+@given(ratio=st.floats(0, 1), end=st.fractions(Fraction(1, 100), 1), done=st.fractions(0, 1))
+def test_delta_falls_on_a_line(ratio: float, end: Fraction, done: Fraction) -> None:
+    module = StochasticPrecision([], [], fragments="blocks", draws="apart", ratio=ratio, end=end, seed=0)
+    expected = ratio * (1 - done / end) if done < end else 0
+    assert module.ratio(done) == pytest.approx(float(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize(("done", "delta"), [(Fraction(0), 0.5), (Fraction(4, 35), 0.4), (Fraction(18, 35), 0.05)])
+def test_the_frequencies(done: Fraction, delta: float) -> None:
+    """Each is quantized with probability 1 - delta, whatever the others are."""
+    module, executor = made()
+    updates = 1500
+    found = all_draws(module, executor, updates, done).reshape(updates, -1)
+    deviation = 4.5 * (delta * (1 - delta) / updates) ** 0.5  # one in a hundred thousand is farther off
+    assert np.abs(found.mean(0) - (1 - delta)).max() < deviation
+    together = (found[:, :, None] & found[:, None, :]).mean(0)
+    spread = 4.5 * ((1 - delta) ** 2 * (1 - (1 - delta) ** 2) / updates) ** 0.5
+    assert np.abs(together - (1 - delta) ** 2)[~np.eye(8, dtype=bool)].max() < spread
+
+
+@pytest.mark.parametrize("draws", ["apart", "together"])
+@pytest.mark.parametrize("fragments", ["blocks", "layers"])
+def test_the_policies(fragments: Any, draws: Any) -> None:
+    """One draw a block or a layer; for weights and activations apart, or one for both."""
+    module, executor = made(fragments=fragments, draws=draws)
+    found = all_draws(module, executor, 60, Fraction(0))
+    weights, activations = found[..., 0], found[..., 1]
+    assert bool((weights == activations).all()) == (draws == "together")
+    for kind in (weights, activations):
+        for first in (0, 2):
+            assert bool((kind[:, first] == kind[:, first + 1]).all()) == (fragments == "blocks")
+        assert not (kind[:, 1] == kind[:, 2]).all()
+        assert 0 < kind.mean() < 1
+
+
+def test_the_first_and_the_last_layer_are_never_drawn() -> None:
+    module, executor = made(ratio=1.0)
+    module.begin_update(Fraction(0), 0)
+    assert drawn(executor) == [(False, False)] * 4
+    rounds = [layer.rounds for layer in weighted(executor)]
+    assert rounds == [True, False, False, False, False, True]
+    keys = [key for key, quantizer in executor.quantizers.items() if quantizer.rounds]
+    # The input, what the last block gives, and the pool's.
+    assert keys == ["input", "4", "5", "6"]
+
+
+def test_nothing_is_left_out_at_the_end() -> None:
+    module, executor = made(ratio=1.0)
+    module.begin_update(Fraction(0), 0)
+    for done in (END, Fraction(1)):
+        module.begin_update(done, 1)
+        assert drawn(executor) == [(True, True)] * 4
+
+
+def test_draws_hang_on_seed_and_update_alone() -> None:
+    runs = []
+    for seed, updates in ((3, range(8)), (3, reversed(range(8))), (4, range(8))):
+        module, executor = made(seed=seed)
+        np.random.default_rng(0)
+        torch.manual_seed(seed)
+        found = {}
+        for update in updates:
+            module.begin_update(Fraction(1, 100), update)
+            found[update] = drawn(executor)
+        runs.append([found[update] for update in range(8)])
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+    assert len({str(draw) for draw in runs[0]}) > 1
+
+
+def test_one_draw_serves_f_and_h() -> None:
+    executor = in_training(plain_qdq())
+    twin = executor.twin()
+    module, _ = made(executor, twin)
+    for update in range(8):
+        module.begin_update(Fraction(0), update)
+        assert drawn(executor) == drawn(twin)
+
+
+@pytest.mark.parametrize("quantizer", ["fixed-point", "dorefa"])
+def test_what_is_not_drawn_is_before_its_rounding(quantizer: str) -> None:
+    model = plain_qdq(quantizer=quantizer)
+    executor = in_training(model, "running")
+    module, _ = made(executor, ratio=1.0)
+    inputs: dict[str, torch.Tensor] = {}
+    for key in INNER:
+        executor.layers[key].register_forward_pre_hook(
+            lambda layer, args, key=key: inputs.update({key: args[0].detach().clone()})
+        )
+    beyond = [False, False]
+    x = 8 * batch()[0]  # beyond the ranges that calibration saw
+    for ratio, update in ((1.0, 0), (0.0, 1)):
+        module.begin_update(Fraction(0) if ratio else END, update)
+        executor(x)
+        for key in INNER:
+            layer, source = executor.layer(key), quantizer_before(executor, key)
+            assert layer is not None
+            assert layer.spec is not None
+            assert source is not None
+            raw = unrounded_weight(layer.weight, layer.spec)
+            assert isinstance(layer.spec, DoReFaSpec) == (quantizer == "dorefa")
+            assert torch.equal(raw, layer.weight) == (quantizer == "fixed-point")
+            assert torch.equal(layer.weight_in_use(), raw) == bool(ratio)
+            steps = inputs[key] / source.spec.scale
+            assert torch.equal(steps, steps.round()) != bool(ratio)
+            beyond[bool(ratio)] |= bool((steps > source.spec.qmax).any())
+            assert steps.min() == 0  # the ReLU stays
+    assert beyond == [False, True]  # nor is it clipped
+
+
+@pytest.mark.parametrize("make", [plain_qdq, residual_qdq])
+def test_evaluation_is_always_quantized(make: Any) -> None:
+    """To the bit that of the file, in the middle of a run in which nothing was drawn."""
+    model = make()
+    executor = Executor(model, batch_norm="batch")
+    x = batch()[0].numpy()
+    expected = evaluated(executor, x)[0]
+    module = StochasticPrecision(
+        [executor], blocks_of(model, executor), fragments="blocks", draws="apart", ratio=1.0, end=END, seed=0
+    )
+    module.begin_update(Fraction(0), 0)
+    np.testing.assert_array_equal(evaluated(executor, x)[0], expected)
+    assert_exact(model, x, executor)
+    executor.train()
+    executor(batch()[0])
+    assert not np.array_equal(evaluated(executor, x)[0], expected)  # the running statistics moved
+
+
+def test_gradients_reach_what_is_not_drawn() -> None:
+    module, executor = made(ratio=1.0)
+    module.begin_update(Fraction(0), 0)
+    x, labels = batch()
+    torch.nn.functional.cross_entropy(executor(x)[0].flatten(1), labels).backward()
+    assert all(layer.weight.grad.abs().max() > 0 for layer in weighted(executor))
+
+
+def test_what_was_in_use_is_no_parameter() -> None:
+    """Neither of the module nor in the checkpoint, where the weight itself was used."""
+    module, executor = made(ratio=1.0)
+    names = list(executor.state_dict())
+    for done in (Fraction(0), END, Fraction(0)):
+        module.begin_update(done, 0)
+        executor(batch()[0])
+        assert list(executor.state_dict()) == names
