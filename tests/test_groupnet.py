@@ -1,0 +1,151 @@
+"""GroupNet from calibration to what ships: what is trained, the finalized file and every export agree."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from digits_model import digits_model
+from integer_oracle import lower
+from networks import Network, assert_exact, finalized, quantized, train_steps
+from residual_networks import Build, inverted_residuals, made, post_activation
+
+import qpipe
+from passes.calibrate_on_signs import CalibrateOnSigns
+from passes.expand_bases import ExpandBases
+from passes.lower_qoperator import LowerQOperator
+from passes.rescale_channels import RescaleChannels
+from qpipe.arith.binary import BASES, BinarySpec, is_sign
+from qpipe.errors import RecipeError
+from qpipe.ir.binary_blocks import binary_blocks, binary_layers
+from qpipe.ir.certify import certify
+from qpipe.ir.quantizer_functions import DOMAIN
+from qpipe.ir.view import read_final_view, read_view
+from qpipe.ir.view_weights import TrainableWeight
+from qpipe.runtime.gate import run_gate
+from qpipe.train.auxiliary import AuxiliaryGradient
+from qpipe.train.blocks import blocks_of
+from qpipe.train.executor import Executor
+from qpipe.train.teacher import cross_entropy
+from qpipe.train.write_back import write_back
+
+
+def groupnet(build: Build = post_activation) -> tuple[Network, ir.Model]:
+    net, model = made(build)
+    ExpandBases()(model)
+    CalibrateOnSigns(inputs=[net.inputs(16)])(model)
+    quantized(model, net.inputs(16), quantizer="groupnet")
+    RescaleChannels()(model)
+    return net, model
+
+
+def test_bases_are_binary_on_one_grid_and_summed_exactly() -> None:
+    _, model = groupnet()
+    layers = {layer.name: layer for layer in read_view(model).layers}
+    names = binary_layers(model)
+    assert len(names) == 4 * BASES
+    for name in names:
+        weight = layers[name].weight
+        assert isinstance(weight, TrainableWeight)
+        assert isinstance(weight.spec, BinarySpec)
+        assert is_sign(layers[name].inputs[0].grid)
+    for block in binary_blocks(model):
+        sums = [layers[name] for name in block.sums]
+        totals = {add.output.output for add in sums if add.output is not None}
+        inputs = [quantizer for add in sums for quantizer in add.inputs]
+        bases = {quantizer.spec for quantizer in inputs if quantizer.output not in totals}
+        assert len(sums) == BASES - 1
+        assert len(bases) == 1
+        common = bases.pop()
+        assert common.qmax * BASES <= 127
+        for add in sums:
+            assert add.output is not None
+            # The sum of integers on these steps lies on them: nothing is rounded, and nothing cut off.
+            assert (add.output.spec.exponent, add.output.spec.qmax) == (common.exponent, 127)
+        assert layers[block.end].inputs[0].spec.exponent == common.exponent or (
+            layers[block.end].inputs[1].spec.exponent == common.exponent
+        )
+
+
+def test_partial_sums_round_nothing() -> None:
+    """What the chain of Adds gives is the sum of the bases' own values."""
+    net, model = groupnet()
+    executor = Executor(model)
+    block = binary_blocks(model)[0]
+    keys = {layer.name: str(index) for index, layer in enumerate(executor.plan)}
+    bases = [layer for name in block.sums for layer in executor.reads[int(keys[name])]]
+    values: dict[ir.Value, torch.Tensor] = {}
+    results = {executor.plan[int(keys[name])].result for name in block.sums}
+    kept = executor.start(torch.from_numpy(net.inputs()))
+    for index in range(int(keys[block.sums[-1]]) + 1):
+        executor.run(kept, [index])
+        values |= kept
+    total = sum(values[base] for base in bases if base not in results)
+    assert torch.equal(total, values[executor.plan[int(keys[block.sums[-1]])].result])
+
+
+@pytest.mark.parametrize(("build", "mode"), [(post_activation, "batch"), (inverted_residuals, "running")])
+def test_everything_that_ships_is_what_was_trained(build: Build, mode: Any) -> None:
+    """Before training and after, and in what training reads back from the file."""
+    net, model = groupnet(build)
+    x = net.inputs(16, seed=3)
+    assert_exact(model, x)
+    executor = Executor(model, batch_norm=mode)
+    before = [layer.weight.detach().clone() for layer in executor.weighted()]
+    train_steps(executor, net.inputs(16), lr=0.01)
+    assert all(not torch.equal(old, new.weight) for old, new in zip(before, executor.weighted(), strict=True))
+    write_back(executor)
+    assert_exact(model, x, executor)
+    assert_exact(model, x)
+    spec = finalized(model)
+    assert not certify(read_final_view(spec)).problems
+    qoperator = spec.clone()
+    LowerQOperator()(qoperator)
+    for exported in (qoperator, lower(spec)):
+        assert run_gate(spec, exported).tensors == 1 + len(read_view(spec).layers)
+        assert DOMAIN not in exported.opset_imports
+        assert not exported.functions
+
+
+def test_auxiliary_gradients_reach_every_base() -> None:
+    net, model = groupnet()
+    executor = Executor(model, batch_norm="batch").train()
+    blocks = blocks_of(model, executor)
+    assert [(block.name, len(block.layers)) for block in blocks] == [("add1", 2 * BASES), ("add2", 2 * BASES)]
+    auxiliary = AuxiliaryGradient(executor, blocks, weight=1.0, layerwise=False, image_shape=(3, 8, 8))
+    x, labels = torch.from_numpy(net.inputs()), torch.arange(8) % 5
+    (cross_entropy(executor(x)[0].flatten(1), labels, x) + auxiliary.extra_loss(cross_entropy, labels, x)).backward()
+    auxiliary.end_backward()
+    assert all(layer.weight.grad is not None and layer.weight.grad.any() for layer in executor.weighted())
+
+
+def test_the_verb_refuses_bits() -> None:
+    message = r"^weight_bits: 4, expected none with the quantizer 'groupnet': a binary network has one bit$"
+    with pytest.raises(RecipeError, match=message):
+        qpipe.calibrate(digits_model(), "digits", quantizer="groupnet", weight_bits=4, batches=1)
+
+
+@pytest.mark.slow
+def test_the_verbs(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save_model(digits_model(), path)
+    preprocess = {"mean": (0.3,), "std": (0.38,)}
+    options: dict[str, Any] = {"quantizer": "groupnet", "batches": 1, "batch_size": 64}
+    qpipe.calibrate(path, "digits", tmp_path / "qdq.onnx", preprocess=preprocess, **options)
+    trained: dict[str, Any] = {"recipe": "ag-binary", "epochs": 1, "flip": False}
+    qpipe.finetune(tmp_path / "qdq.onnx", "digits", tmp_path / "tuned.onnx", method="ag", **trained)
+    exports = [qpipe.export(tmp_path / "tuned.onnx", format=form) for form in ("qdq", "qoperator", "integer")]
+    for row in qpipe.validate([tmp_path / "tuned.onnx", *exports], "digits", limit=90).rows[1:]:
+        assert row.integers_equal
+
+
+def test_codes_are_signs() -> None:
+    _, model = groupnet()
+    names = binary_layers(model)
+    for layer in read_final_view(finalized(model)).layers:
+        if layer.name in names:
+            assert layer.weight is not None
+            assert set(np.unique(layer.weight.codes)) == {-1, 1}  # type: ignore[union-attr]
