@@ -129,9 +129,9 @@ RECIPES: Final[Mapping[RecipeName, FinetuneRecipe]] = {
 DEFAULT_RECIPE: Final[RecipeName] = "faq-8bit"
 
 
-def default_recipe(method: Method, *, plain: bool) -> RecipeName:
-    """The recipe of a run that names none."""
-    if plain:
+def default_recipe(method: Method, *, strips: bool) -> RecipeName:
+    """The recipe of a run that names none; strips: whether it takes skips away."""
+    if strips:
         return "plain"
     return DEFAULT_RECIPE if method == "faq" else "ag"
 

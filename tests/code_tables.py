@@ -14,10 +14,15 @@ from qpipe.ir.view import read_view
 def random_table(
     before: QuantSpec, rng: np.random.Generator, *, levels: int = 60, signed: bool = False, narrow: bool = False
 ) -> CodeTable:
-    """Ascending levels over the range of `before`; narrow: the grid behind ends at the last of them."""
+    """Ascending levels over the range of `before`; narrow: the grid behind ends at the last of them.
+
+    No code is larger than those of `before`, for which pairs of weights that read them were kept safe.
+    """
     levels = min(levels, before.stored_max - before.stored_min)
     log2_ymax = before.exponent + before.bits - before.is_signed
     after = QuantSpec.for_range(8, log2_ymax, signed=signed)
+    after = replace(after, qmax=min(after.qmax, before.stored_max - after.zero_point))
+    levels = min(levels, after.stored_max - after.stored_min)
     steps = np.sort(rng.choice(np.arange(after.stored_min, after.stored_max + 1), levels, replace=False))
     bounds = rng.choice(np.arange(before.stored_min + 1, before.stored_max + 1), levels - 1, replace=False)
     entries = steps[np.searchsorted(np.sort(bounds), np.arange(256), "right")]

@@ -3,7 +3,8 @@
 1. *Accumulation*: `sum |q_w| * qmax_x + |bias| <= 2**31 - 1`.
 2. *Requantization*: `n <= 24 - b` (unsigned, b bits; `25 - b` signed), or `(sum |q_w| * qmax_x + |bias|) * m <= 2**24`.
 3. *Pairs*: two neighbours of equal sign along K fit a saturating int16 with the input's largest code. A depthwise
-   convolution is exempt, uint8 weights don't need it, a CPU with VNNI doesn't either (waived).
+   convolution (one output channel a group) is exempt, uint8 weights don't need it, a CPU with VNNI doesn't either
+   (waived).
 4. *Simulation in float32*, where a runtime does not fuse: the product of part 2 is at most 2**24.
 
 1 to 3 must hold; 4 is reported. An Add needs operands whose exponents lie close enough for an exact sum in float32, an

@@ -22,7 +22,7 @@ from qpipe.ir.layers import Role
 from qpipe.ir.metadata import CERTIFICATE, get_object, set_json
 from qpipe.ir.view import QuantizedLayer, View, read_view
 from qpipe.ir.view_weights import FinalWeight
-from qpipe.ir.weight_layout import to_rows
+from qpipe.ir.weight_layout import has_single_channels, to_rows
 
 DIGEST = "sha256"
 
@@ -108,7 +108,7 @@ def _rows(layer: QuantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRo
 
 def _weighted(layer: QuantizedLayer, weight: FinalWeight, *, check_pairs: bool) -> CertificateRow:
     source, output = layer.inputs[0].reach, None if layer.output is None else layer.output.before
-    depthwise = layer.op_type == "Conv" and weight.codes.shape[1] == 1 and int_attribute(layer.node, "group", 1) > 1
+    depthwise = layer.op_type == "Conv" and has_single_channels(layer.node, weight.codes.shape)
     rows = to_rows(layer.node, weight.codes.astype(np.int64))
     return weighted_row(
         layer.name,

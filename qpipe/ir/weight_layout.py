@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -30,6 +31,15 @@ def to_weight(node: ir.Node, rows: Any, shape: tuple[int, ...]) -> Any:
 
 
 def is_depthwise(node: ir.Node) -> bool:
-    """Whether each output channel sums over one input channel: kernels then pair no products (the pair condition)."""
+    """Whether each group has one input and one output channel: kernels then pair no products (the pair condition).
+
+    One with several output channels a group is a product of matrices to onnxruntime, as every other grouped Conv.
+    """
     shape = node.inputs[1].shape if node.op_type == "Conv" and node.inputs[1] is not None else None
-    return shape is not None and shape[1] == 1 and int_attribute(node, "group", 1) > 1
+    return shape is not None and has_single_channels(node, shape.dims)
+
+
+def has_single_channels(node: ir.Node, shape: Sequence[int | ir.SymbolicDim]) -> bool:
+    """`is_depthwise` of a Conv whose weight has this shape."""
+    groups = int_attribute(node, "group", 1)
+    return groups > 1 and shape[0] == groups and shape[1] == 1

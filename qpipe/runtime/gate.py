@@ -29,6 +29,7 @@ from qpipe.ir.view import QuantizedLayer, View, read_view
 from qpipe.ops.boundary import result_scales
 from qpipe.progress import track
 from qpipe.runtime.cut import Tensor, cut_apart, ending_at, input_name, spec_tensors, tensors_of, with_outputs
+from qpipe.runtime.exact_pairs import open_exact
 from qpipe.runtime.outputs import BatchLike, integers_equal, model_input, run_batch
 from qpipe.runtime.probes import ROUNDS, extremes, layer_probe
 from qpipe.runtime.session import fixed_batch, open_session
@@ -65,13 +66,17 @@ class GateReport:
         return asdict(self)
 
 
-def run_gate(spec: ir.Model, lowered: ir.Model, *, batches: Iterable[BatchLike] = (), seed: int = 0) -> GateReport:
+def run_gate(
+    spec: ir.Model, lowered: ir.Model, *, batches: Iterable[BatchLike] = (), seed: int = 0, pairs: str = "safe"
+) -> GateReport:
     """Run and compare; ParityError names the first layer, in topological order, with an integer that differs.
 
     spec: a finalized QDQ model. lowered: made from it, each requantized value marked with what it equals. batches: of
-    calibration data. LoweringError where onnxruntime computes a layer of the specification in float.
+    calibration data. pairs: as the certificate says. Where it does not prove them "safe", the specification runs on
+    kernels that don't saturate; where they are "waived", so does the lowered model: what it computes with VNNI is
+    compared. LoweringError where onnxruntime computes a layer of the specification in float.
     """
-    gate = _Gate(spec, lowered, seed)
+    gate = _Gate(spec, lowered, seed, pairs)
     check_fused(spec, gate.view)
     gate.compare_whole(batches, "calibration")
     gate.compare_whole(gate.extreme_inputs(), "extreme")
@@ -101,7 +106,7 @@ def check_fused(spec: ir.Model, view: View) -> None:
 class _Gate:
     """Both models, and the tensors to compare in topological order."""
 
-    def __init__(self, spec: ir.Model, lowered: ir.Model, seed: int) -> None:
+    def __init__(self, spec: ir.Model, lowered: ir.Model, seed: int, pairs: str) -> None:
         self.view = read_view(spec)
         self.spec, self.lowered = spec, lowered
         self.rng = np.random.default_rng(seed)
@@ -113,8 +118,9 @@ class _Gate:
         self.lowered_tensors = tensors_of(lowered)
         names = [str(value.name) for value in lowered.graph.outputs]
         same = names == [value.name for value in spec.graph.outputs]
-        self.plain = open_session(spec if same else ending_at(spec, names)), open_session(lowered)
-        self.exposed = open_session(with_outputs(spec, self.targets)), open_session(with_outputs(lowered, self.targets))
+        self.pairs = pairs
+        self.plain = self._open(spec if same else ending_at(spec, names), lowered)
+        self.exposed = self._open(with_outputs(spec, self.targets), with_outputs(lowered, self.targets))
         self.shapes = self._shapes()
         self.report = GateReport(tensors=len(self.targets))
 
@@ -164,8 +170,7 @@ class _Gate:
         size = self.batch_size()
         shapes = {name: (size, *self.shapes[name][1:]) for name in quantizers if readers[name]}
         outputs = [name for name in self.targets if name not in {str(q.codes.name) for q in self.view.inputs}]
-        models = [cut_apart(model, outputs, shapes) for model in (self.spec, self.lowered)]
-        sessions = [open_session(model) for model in models]
+        sessions = self._open(*(cut_apart(model, outputs, shapes) for model in (self.spec, self.lowered)))
         tensors = [spec_tensors(self.view), self.lowered_tensors]
         for round_ in track(range(ROUNDS), "comparing single layers"):
             codes = {
@@ -178,6 +183,13 @@ class _Gate:
                 found.append(dict(zip(outputs, arrays, strict=True)))
             self._compare(found[0], found[1], "single-layer")
             self.report.layer_rounds += 1
+
+    def _open(self, spec: ir.Model, lowered: ir.Model) -> tuple[ort.InferenceSession, ort.InferenceSession]:
+        """A session of each; int8 weights whose pairs are not proven safe are added exactly on every CPU."""
+        return (
+            open_session(spec) if self.pairs == "safe" else open_exact(spec),
+            open_exact(lowered) if self.pairs == "waived" else open_session(lowered),
+        )
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape at one row (or the model's fixed batch)."""

@@ -51,7 +51,8 @@ def export(
         format: "qoperator" is onnxruntime's integer operators, "integer" has no float tensor at all and standard
             operators only, "qdq" is the finalized QDQ graph itself.
         plain: refuse a network that has skip connections: they can be trained away, not taken out.
-        cpu: "portable" demands weights that are exact on x86 without VNNI, "vnni" waives that.
+        cpu: "portable" demands weights that are exact on x86 without VNNI, "vnni" waives that: the file is compared as
+            a CPU with VNNI computes it, whatever this one is.
         weights: "uint8" (zero point 128) is exact everywhere whatever the weights, and slower without VNNI. Weights of
             4 bits and fewer are exact everywhere as they are, and stored as INT4 or INT2 in any case. A file with INT2
             is of opset 25, the first that has it; every other one is of opset 21.
@@ -95,9 +96,10 @@ def export(
         # The file is the specification; what it computes is compared with the integer operators.
         other = lowered.clone()
         LowerQOperator(weights=weights, cpu=cpu)(other)
-        report = run_gate(lowered, other, batches=_images(spec, data, seed), seed=seed)
+        compared = lowered, other
     else:
-        report = run_gate(spec, lowered, batches=_images(spec, data, seed), seed=seed)
+        compared = spec, lowered
+    report = run_gate(*compared, batches=_images(spec, data, seed), seed=seed, pairs=certificate.pairs)
     certificate.gate.update(report.to_json())
     store_certificate(lowered, certificate)
     # `validate` compares the integers of all that was made from one QDQ file.

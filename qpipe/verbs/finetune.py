@@ -102,7 +102,7 @@ def finetune(
         method: "faq", or "ag" with the auxiliary gradient module (AG, section 3.1).
         plain, blocks: strip the skips of the residual blocks whose names match, and train the plain network.
         recipe: a named one (`qpipe/finetune_recipes.py`); every argument up to seed that is None is as it says. None:
-            "plain" with `plain`, else "faq-8bit" or "ag" by the method.
+            "plain" where skips are stripped, else "faq-8bit" or "ag" by the method.
         epochs: passes over the images; the recipe's milestones keep their proportions.
         lr, schedule, lr_end, milestones: learning rate at first, how it falls, where to, and at which epochs.
         grow_at: epochs at which the batches of one update double.
@@ -158,9 +158,11 @@ def finetune(
         "ssp_end": ssp_end, "ssp_fragments": ssp_fragments, "ssp_draws": ssp_draws,
         "additional_losses": additional_losses, "joint_distillation": joint_distillation,
     }  # fmt: skip
-    recipe = recipe or default_recipe(method, plain=plain)
-    resolved = resolve(recipe, given)
+    # Before anything that takes time.
+    resolved = resolve(recipe or default_recipe(method, strips=plain), given)
     subject = make_subject(model, data, plain=plain, blocks=blocks, seed=seed, preprocess=preprocess)
+    recipe = recipe or default_recipe(method, strips=subject.is_stripped)
+    resolved = resolve(recipe, given)
     check_subject(subject, resolved, method, batch_norm)
     network = subject.network
     settings = preprocess_of(network, preprocess)

@@ -71,7 +71,9 @@ def make_subject(
 def check_subject(subject: Subject, run: FinetuneRecipe, method: Method, batch_norm: str) -> None:
     """Raise RecipeError for settings that need skips which the network has lost or kept, or statistics of batches."""
     if run.fade and not subject.is_stripped:
-        raise RecipeError(f"fade: {run.fade:g}, expected 0, because no skips are stripped in this run (see plain)")
+        raise RecipeError(
+            f"fade: {run.fade:g}, but no skips are stripped in this run, expected 0, or a network with skips and plain"
+        )
     if run.teacher == FLOAT_TEACHER and not subject.is_stripped and get_json(subject.network, PLAIN):
         raise RecipeError("teacher: 'float', but this plain network holds none, expected the float network's file")
     if run.teacher == FLOAT_TEACHER and binary_blocks(subject.network):

@@ -44,7 +44,7 @@ def test_finetune(words: str, expected: str, refused: Callable[[str], str]) -> N
             "--quantizer dorefa --weight-bits 2 --layer conv2:weight_bits=8",
             "Conv 'conv2': 8-bit weights, expected 2 to",
         ),
-        ("--quantizer lq --weight-bits 2", "'--quantizer'"),
+        ("--quantizer xnor --weight-bits 2", "'--quantizer'"),
         ("--skip-bits 9", "'--skip-bits'"),
         ("--skip-bits 1", "'--skip-bits'"),
     ],

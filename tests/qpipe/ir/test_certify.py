@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from quantized_models import Weights, finalized, float_model, residual_network
+from saturating_kernel import saturating_conv_u8s8
 
 from passes.lower_qoperator import LowerQOperator
 from passes.weights_to_uint8 import WeightsToUint8
@@ -68,6 +69,24 @@ def test_a_depthwise_convolution_is_exempt():
     certificate = certify(read_view(model))
     assert certificate.rows[0].unsafe_pairs > 0
     assert certificate.problems == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "inputs", "outputs"), [(1, 3, 8), (4, 2, 2), (8, 1, 1), (8, 1, 2)], ids=lambda count: str(count)
+)
+def test_what_it_proves_is_exact_on_a_saturating_kernel(groups, inputs, outputs):
+    """Also of one input and several output channels a group, which is no depthwise convolution to onnxruntime."""
+    w = Weights()
+    w.normal("w1", groups * outputs, inputs, 3, 3)
+    w.normal("w2", 5, groups * outputs, 1, 1)
+    nodes = [f"c = Conv<group={groups}>(x, w1)", "r = Relu(c)", "y = Conv(r, w2)"]
+    view = read_view(finalized(float_model("net", (groups * inputs, 5, 5), nodes, **w.constants)))
+    assert certify(view).problems == []
+    x = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (64, groups * inputs, 5, 5))
+    codes = view.layers[0].weight.codes
+    # Products of 0 and 1 never saturate.
+    exact = 255 * saturating_conv_u8s8(x // 255, codes, groups=groups)
+    np.testing.assert_array_equal(saturating_conv_u8s8(x, codes, groups=groups), exact)
 
 
 def test_an_inexact_window_is_refused():

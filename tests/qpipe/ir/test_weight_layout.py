@@ -28,7 +28,14 @@ def test_rows_are_output_channels(node: ir.Node, shape: tuple[int, ...], axis: i
 
 
 @pytest.mark.parametrize(
-    ("shape", "groups", "expected"), [((6, 1, 3, 3), 6, True), ((6, 2, 3, 3), 3, False), ((6, 1, 3, 3), 1, False)]
+    ("shape", "groups", "expected"),
+    [
+        ((6, 1, 3, 3), 6, True),
+        ((6, 1, 3), 6, True),
+        ((6, 2, 3, 3), 3, False),
+        ((6, 1, 3, 3), 1, False),
+        ((12, 1, 3, 3), 6, False),  # two output channels a group: a product of matrices
+    ],
 )
 def test_is_depthwise(shape: tuple[int, ...], groups: int, expected: bool) -> None:
     node = ir.node("Conv", [None, ir.val("w", shape=shape)], {"group": groups})

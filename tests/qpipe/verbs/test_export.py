@@ -106,8 +106,10 @@ def test_unsafe_weights_are_refused_by_name():
     set_json(model, QUANTIZATION, {"weight_clip": None, "cpu": "vnni"})
     with pytest.raises(LoweringError, match=r"^not exact: Conv 'Conv_c1': 7 pairs of .* \(and 1 more such problems\)$"):
         qpipe.export(model)
-    assert get_object(qpipe.export(model, cpu="vnni"), "certificate")["pairs"] == "waived"
-    assert get_object(qpipe.export(model, weights="uint8"), "certificate")["pairs"] == "not needed"
+    for format_ in ("qoperator", "integer", "qdq"):
+        waived, unsigned = (qpipe.export(model, format=format_, **x) for x in ({"cpu": "vnni"}, {"weights": "uint8"}))
+        assert get_object(waived, "certificate")["pairs"] == "waived"
+        assert get_object(unsigned, "certificate")["pairs"] == "not needed"
 
 
 def test_a_qdq_file_with_integer_ends_is_refused(qdq):

@@ -49,7 +49,7 @@ def test_from_a_file_with_skips(stages: Path, plain: Path) -> None:
     model = load_model(plain)
     assert "Add" in ops(load_model(stages / "net.qdq.onnx"))
     assert "Add" not in ops(model)
-    assert phases(model) == ["with its skips", "stripped", "trained"]
+    assert phases(model) == ["quantized, with its skips", "skips stripped", "trained"]
     told = record(model)
     assert told["settings"] | {
         "recipe": "plain", "method": "ag", "fade": 0.6, "teacher": "float", "optimizer": "adam", "lr": 1e-3,
@@ -81,9 +81,10 @@ def test_from_a_plain_file(plain: Path) -> None:
         assert phases(found) == ["before training", "trained"]
         assert get_json(found, PLAIN) == get_json(load_model(plain), PLAIN)
     with pytest.raises(RecipeError, match=r"^fade: 0\.6, but no skips are stripped in this run, expected 0, or a net"):
-        qpipe.finetune(plain, "digits", plain=True, **SHORT)
+        qpipe.finetune(plain, "digits", plain=True, recipe="plain", **SHORT)
     with pytest.raises(RecipeError, match=r"^teacher: 'float', but this plain network holds none, expected the float"):
-        qpipe.finetune(plain, "digits", plain=True, fade=0, **SHORT)
+        qpipe.finetune(plain, "digits", plain=True, recipe="plain", fade=0, **SHORT)
+    assert record(qpipe.finetune(plain, "digits", plain=True, **SHORT))["settings"]["recipe"] == "faq-8bit"
     with pytest.raises(RecipeError, match=r"^teacher: 'float', but this plain network holds none"):
         qpipe.finetune(plain, "digits", teacher="float", **SHORT)
 
@@ -107,7 +108,10 @@ def test_ag_leaves_the_skips_where_they_are(stages: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fade": 0.5}, r"^fade: 0\.5, but no skips are stripped in this run, expected 0, or a network with skips$"),
+        (
+            {"fade": 0.5},
+            r"^fade: 0\.5, but no skips are stripped in this run, expected 0, or a network with skips",
+        ),
         ({"fade": 0.5, "method": "ag"}, r"^fade: 0\.5, but no skips are stripped"),
     ],
 )
