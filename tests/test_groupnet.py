@@ -52,6 +52,8 @@ def test_bases_are_binary_on_one_grid_and_summed_exactly() -> None:
         assert isinstance(weight, TrainableWeight)
         assert isinstance(weight.spec, BinarySpec)
         assert is_sign(layers[name].inputs[0].grid)
+    # Of each block one table for what all its bases read, and one within each.
+    assert sum(node.op_type == "Gather" for node in model.graph) == 2 * (1 + BASES)
     for block in binary_blocks(model):
         sums = [layers[name] for name in block.sums]
         totals = {add.output.output for add in sums if add.output is not None}

@@ -53,11 +53,17 @@ def quantize_binary(model: ir.Model, layer: Layer) -> None:
 def insert_signs(
     graph: ir.Graph, plan: QuantizationPlan, specs: Mapping[ir.Value, QuantSpec], binary: frozenset[str]
 ) -> None:
-    """A table of signs in front of each binary layer, behind the grid of the tensor that it reads."""
+    """A table of signs behind the grid of each tensor that binary layers read, one for all that do."""
+    signs: dict[ir.Value, ir.Value | None] = {}
     for layer in plan.layers:
-        if layer.name in binary:
-            value = layer.inputs[0]
+        if layer.name not in binary:
+            continue
+        value = layer.inputs[0]
+        if value in signs:
+            layer.node.replace_input_with(0, signs[value])
+        else:
             insert_activation_quantizer(graph, value, sign_table(specs[value]), only=layer.node, suffix=layer.name)
+            signs[value] = layer.node.inputs[0]
 
 
 def base_grids(
