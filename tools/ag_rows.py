@@ -23,6 +23,11 @@ DOREFA = {
 }
 
 
+LQ = {**DOREFA, "quantizer": "lq"}
+BIREAL, GROUPNET = {"quantizer": "bireal"}, {"quantizer": "groupnet"}
+BINARY = {"recipe": "ag-binary"}
+
+
 def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
     """All rows at so many epochs."""
 
@@ -58,6 +63,14 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
             row(f"2/2 baseline + SSP, {fragments}, {draws}", SSP, {"ssp_fragments": fragments, "ssp_draws": draws})
             for fragments, draws in (("blocks", "together"), ("layers", "together"), ("layers", "apart"))
         ),
+        row("LQ-Net 2/2 baseline", start=LQ),
+        row("LQ-Net 2/2 baseline + AG", AG, start=LQ),
+        row("LQ-Net 2/2 plain", PLAIN, start=LQ),
+        row("LQ-Net 2/2 plain + AG", PLAIN, AG, start=LQ),
+        row("BiReal-Net", BINARY, start=BIREAL),
+        row("BiReal-Net + AG", BINARY, AG, start=BIREAL),
+        row("GroupNet, 5 bases", BINARY, start=GROUPNET),
+        row("GroupNet, 5 bases + AG", BINARY, AG, start=GROUPNET),
         *(
             line
             for bits, start in fixed.items()

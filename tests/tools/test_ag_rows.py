@@ -1,0 +1,27 @@
+"""The rows of AG's tables are what the verbs take."""
+
+import inspect
+
+from ag_rows import rows_of
+
+import qpipe
+from qpipe.finetune_recipes import FinetuneRecipe, resolve
+from qpipe.settings import CalibrateSettings, FinetuneSettings
+
+ROWS = rows_of(2, 128)
+
+
+def test_names_differ_also_as_file_names() -> None:
+    names = ["".join(c for c in row.name.lower() if c.isalnum()) for row in [*ROWS, *rows_of(10, 128)]]
+    assert len(set(names)) == len(names) - 1, "all but that of the float network, which is no run"
+
+
+def test_rows_are_arguments_of_the_verbs() -> None:
+    for row in ROWS:
+        inspect.signature(qpipe.calibrate).bind("model", "data", **row.calibrate)
+        CalibrateSettings(**row.calibrate)
+        if row.finetune is not None:
+            FinetuneSettings(**row.finetune)
+            known = FinetuneRecipe.__dataclass_fields__
+            run = resolve(row.finetune["recipe"], {k: v for k, v in row.finetune.items() if k in known})
+            assert (run.epochs, run.batch_size, run.optimizer) == (2, 128, "adam")
