@@ -18,6 +18,7 @@ from passes.calibrate_on_signs import CalibrateOnSigns
 from passes.expand_bases import ExpandBases
 from passes.lower_qoperator import LowerQOperator
 from passes.rescale_channels import RescaleChannels
+from passes.strip_skips import StripSkips
 from qpipe.arith.binary import BASES, BinarySpec, is_sign
 from qpipe.errors import RecipeError
 from qpipe.ir.binary_blocks import binary_blocks, binary_layers
@@ -151,3 +152,12 @@ def test_codes_are_signs() -> None:
         if layer.name in names:
             assert layer.weight is not None
             assert set(np.unique(layer.weight.codes)) == {-1, 1}  # type: ignore[union-attr]
+
+
+def test_without_skips_a_block_ends_in_the_sum_of_its_bases() -> None:
+    net, model = groupnet()
+    StripSkips()(model)
+    executor = Executor(model)
+    blocks = blocks_of(model, executor)
+    assert [executor.plan[int(block.end)].name for block in blocks] == ["add1_bases5", "add2_bases5"]
+    assert_exact(model, net.inputs(8, seed=3))

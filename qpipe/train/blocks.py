@@ -23,7 +23,7 @@ from qpipe.train.navigation import key_of
 class Block:
     """layers: keys of the weighted layers of the main path, in order. end: of the layer whose result leaves the block.
 
-    has_skip: whether `end` is the Add; else it is the last layer of the main path.
+    has_skip: whether `end` is an Add; else it is the last layer of the main path.
     """
 
     name: str
@@ -44,13 +44,17 @@ def blocks_of(model: ir.Model, executor: Executor) -> list[Block]:
         for block in find_blocks(model.graph)
     ]
     stripped = stripped_blocks(model)
+    summed = {binary.name: binary.sums for binary in binary_blocks(model)}
     for binary in binary_blocks(model):
         if not stripped:
             keys = _keys(executor, list(binary.layers))
             found.append(Block(binary.name, keys, key_of(executor, binary.end), has_skip=True))
     for name, layers in stripped.items():
         keys = _keys(executor, layers)
-        found.append(Block(name, keys, keys[-1], has_skip=False))
+        # Of bases it is the sum that leaves the block, as with a skip.
+        sums = summed.get(name)
+        end = key_of(executor, sums[-1]) if sums else keys[-1]
+        found.append(Block(name, keys, end, has_skip=bool(sums)))
     if not found:
         raise ModelError("the network has no residual blocks, and none were stripped")
     outer: list[Block] = []
