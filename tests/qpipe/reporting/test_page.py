@@ -153,3 +153,11 @@ def test_where_the_accuracy_stood_is_told_where_there_were_steps_on_the_way():
     text = Page(render([make_run(record=training(phases=phases))], "plain")).text
     assert "Where the accuracy stood phase test top-1, % float 90.00 skips stripped 10.00 trained 80.00" in text
     assert "Where the accuracy stood" not in Page(render([make_run()], "net")).text
+
+
+def test_several_runs_share_the_table_of_phases():
+    stood = {"skips stripped": 0.1, "before": 0.2, "trained": 0.8}
+    phases = [{"phase": phase, "accuracy": top1} for phase, top1 in stood.items()]
+    runs = [make_run("plain", record=training(phases=phases)), make_run("net")]
+    text = Page(render(runs, "both")).text
+    assert "run phase test top-1, % plain skips stripped 10.00 before 20.00 trained 80.00" in text
