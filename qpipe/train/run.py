@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from qpipe.data import Augment
-from qpipe.finetune_recipes import Draws, Fragments, Method, Optimizer, Precision, ScheduleName
+from qpipe.finetune_recipes import FinetuneRecipe, Method, Precision
 from qpipe.train.weighted import BatchNormMode
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """One run, all that its result depends on; the schedule's fields are those of `FinetuneRecipe`."""
+class TrainingSettings(FinetuneRecipe):
+    """One run, all that its result depends on: a recipe's values, and what no recipe says."""
 
-    epochs: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    batch_size: int
     seed: int
     augment: Augment | None
-    batch_norm: BatchNormMode = "batch"
-    schedule: ScheduleName = "constant"
-    lr_end: float | None = None
-    milestones: tuple[Fraction, ...] = ()
-    grow_at: tuple[Fraction, ...] = ()
-    precision: Precision = "fp32"
-    teacher: str | None = None
-    teacher_weight: float = 0.0  # without a teacher neither counts
-    temperature: float = 1.0
     method: Method = "faq"
-    optimizer: Optimizer = "sgd"
-    auxiliary_weight: float = 1.0
-    layerwise: bool = False
-    ssp: bool = False
-    ssp_ratio: float = 0.5
-    ssp_end: Fraction = Fraction(20, 35)
-    ssp_fragments: Fragments = "blocks"
-    ssp_draws: Draws = "apart"
-    fade: float = 0.0
-    additional_losses: float = 0.0
-    joint_distillation: float = 0.0
+    batch_norm: BatchNormMode = "batch"
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True)
