@@ -68,6 +68,12 @@ class QuantSpec:
         return max(self.qmax, -self.qmin)
 
     @property
+    def bound(self) -> float:
+        """Where a ReLU6 cuts: the end of an unsigned range whose top is not all ones; infinite where it is."""
+        is_bound = not self.is_signed and self.qmax & (self.qmax + 1) != 0
+        return self.qmax * self.scale if is_bound else math.inf
+
+    @property
     def stored_min(self) -> int:
         """Smallest uint8 code."""
         return self.qmin + self.zero_point

@@ -6,8 +6,6 @@ a Clip of the integers wherever one quantizer reads another.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx_ir as ir
 
@@ -81,8 +79,7 @@ def inherit_bound(first: ActivationQuantizer, second: ActivationQuantizer) -> No
     """Cut the second's range as the first's was: at 0, and at a ReLU6's bound, which is a top that is not all ones."""
     spec = first.before
     if not spec.is_signed:
-        is_bound = spec.qmax & (spec.qmax + 1) != 0
-        _set_range(second, second.before.clipped(spec.qmax * spec.scale if is_bound else math.inf))
+        _set_range(second, second.before.clipped(spec.bound))
 
 
 def keep_apart(first: ActivationQuantizer, second: ActivationQuantizer) -> None:

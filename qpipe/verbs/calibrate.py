@@ -17,6 +17,7 @@ from passes.fix_ranges import FixRanges
 from passes.insert_quantizers import InsertQuantizers
 from passes.normalize import normalize
 from passes.randomize_weights import RandomizeWeights
+from passes.remove_quantizers import RemoveQuantizers
 from passes.rescale_channels import RescaleChannels
 from passes.restore_batch_norm import RestoreBatchNorm
 from passes.round_ranges import RangeRounding, RoundRanges
@@ -26,9 +27,10 @@ from qpipe.arith.power_of_two import Rounding
 from qpipe.calibration.inputs import CalibrationInputs
 from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
-from qpipe.ir.kind import require_float
+from qpipe.errors import ModelError
+from qpipe.ir.kind import Kind, find_kind, require_float
 from qpipe.ir.layer_options import LayerOptions, LayerTable
-from qpipe.ir.metadata import AppliedPass, add_provenance, set_input_sha256
+from qpipe.ir.metadata import AppliedPass, add_provenance, get_input_sha256, set_input_sha256
 from qpipe.ir.save import check_output, save_model
 from qpipe.ir.torch_import import ModelLike, resolve_model
 from qpipe.settings import BINARY_QUANTIZERS, CalibrateSettings, LayerSettings, validated
@@ -67,7 +69,9 @@ def calibrate(
     the same model, and the main one writes it.
 
     Args:
-        model: an .onnx path, a ModelProto, an onnx_ir.Model, a torch module, or `package.module:factory`.
+        model: an .onnx path, a ModelProto, an onnx_ir.Model, a torch module, or `package.module:factory`. Of a QDQ file
+            that can be trained, the float network that it holds: so a network that was trained at 8 bits is brought
+            to fewer.
         data: a path, "digits", or arrays `[N, C, H, W]`; its training split is used.
         output: where to write the QDQ file; nothing is written without it.
         weight_bits, activation_bits: 2 to 8, of the inner layers. The first and the last layer's weights, the last
@@ -127,12 +131,12 @@ def calibrate(
     if shard.is_main:
         check_output(output)
     network = resolve_model(model, weights, input_shape)
-    require_float(network, model_name(model))
+    _to_float(network, model_name(model))
     normalize(network)
     settings = preprocess_of(network, preprocess)
     source = open_source(network, data, "train", settings)
     store_preprocess(network, settings)
-    if isinstance(model, str | Path) and Path(model).is_file():
+    if get_input_sha256(network) is None and isinstance(model, str | Path) and Path(model).is_file():
         set_input_sha256(network, hashlib.sha256(Path(model).read_bytes()).hexdigest())
     widths: dict[str, Any] = {"activation_bits": activation_bits, "skip_bits": skip_bits, "layers": table}
     draws: dict[str, Any] = {"batches": batches, "batch_size": batch_size, "seed": seed}
@@ -169,6 +173,19 @@ def calibrate(
             save_model(network, output)
         shard.wait()
     return network
+
+
+def _to_float(network: ir.Model, name: str) -> None:
+    """Take the quantizers of an earlier calibration away; ModelError for what holds no float weights any more."""
+    if find_kind(network)[0] is not Kind.TRAINABLE:
+        require_float(network, name)
+        return
+    try:
+        remove = RemoveQuantizers()
+        remove(network)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
+    add_provenance(network, AppliedPass.of(remove))
 
 
 def _as_in_training(source: Source, inputs: CalibrationInputs, draws: Mapping[str, Any]) -> CalibrationInputs:

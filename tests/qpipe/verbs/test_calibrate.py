@@ -8,13 +8,14 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from digits_model import digits_model
+from networks import run
 from onnx import helper
 
 import qpipe
 from qpipe.arith.weights import DEFAULT_CLIP
-from qpipe.errors import DataError, LoweringError, RecipeError
+from qpipe.errors import DataError, LoweringError, ModelError, RecipeError
 from qpipe.ir.attributes import constant_array
-from qpipe.ir.metadata import get_json, get_object
+from qpipe.ir.metadata import get_json, get_object, get_provenance
 from qpipe.ir.view import read_view
 from qpipe.ir.view_weights import TrainableWeight
 
@@ -170,6 +171,26 @@ def test_data_in_any_form_give_the_same_grids(data: object) -> None:
     found = qpipe.calibrate(digits_model(), data, batch_size=40, batches=1)  # type: ignore[arg-type]
     layers = zip(read_view(reference).layers, read_view(found).layers, strict=True)
     assert all(a.output == b.output or a.output.spec == b.output.spec for a, b in layers if a.output and b.output)
+
+
+def test_a_qdq_network_is_brought_to_another_width(stages: Path) -> None:
+    again = qpipe.calibrate(stages / "net.qdq.onnx", "digits", weight_bits=4, batches=1)
+    assert {weight.spec.bits for weight in weights_of(again).values()} == {4, 8}
+    assert get_json(again, "input_sha256") == hashlib.sha256((stages / "net.onnx").read_bytes()).hexdigest()
+    assert get_object(again, "preprocess") == get_object(ir.load(stages / "net.qdq.onnx"), "preprocess")
+    passes = [entry.name for entry in get_provenance(again)]
+    assert passes.index("insert-quantizers") < passes.index("remove-quantizers")
+    assert passes[-1] == "rescale-channels"
+    assert read_view(again).is_final is False
+    # At the same width the same images give it the same grids.
+    eight = qpipe.calibrate(stages / "net.qdq.onnx", "digits", batches=2)
+    np.testing.assert_array_equal(run(eight, IMAGES)[0], run(ir.load(stages / "net.qdq.onnx"), IMAGES)[0])
+
+
+def test_a_qdq_network_whose_weights_are_no_float_network_s(stages: Path, tmp_path: Path) -> None:
+    qpipe.calibrate(stages / "net.onnx", "digits", tmp_path / "q.onnx", quantizer="dorefa", weight_bits=2, batches=1)
+    with pytest.raises(ModelError, match=r"^.*q.onnx: Conv '.*': its weights are on the scale of another quantizer"):
+        qpipe.calibrate(tmp_path / "q.onnx", "digits")
 
 
 def test_a_torch_module_is_taken_as_it_is() -> None:

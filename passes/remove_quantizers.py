@@ -1,0 +1,87 @@
+"""Remove the quantizers of a trainable QDQ graph: the float network that it holds is what is left.
+
+    Conv(x on a grid, w on a grid)   becomes   Conv(x, w)
+
+A ReLU6's bound, which a QDQ graph keeps in the integers' range alone, stands there as a Clip again. So a network that
+was trained at one width can be calibrated to another: at 8 bits it learns to do without its skips, say, and goes down
+to 2 bits from there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from qpipe.arith.weights import WeightSpec
+from qpipe.errors import ModelError
+from qpipe.ir.attributes import describe
+from qpipe.ir.metadata import TRAINING, set_json
+from qpipe.ir.qdq import ActivationQuantizer, initializer, name_value, quantizer_nodes
+from qpipe.ir.view import QuantizedLayer, read_view
+from qpipe.ir.view_weights import QUANTIZATION, TrainableWeight
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveQuantizers(ir.passes.InPlacePass):
+    """QDQ, trainable, becomes float; what the metadata say of its grids and of its last training goes too."""
+
+    name: ClassVar[str] = "remove-quantizers"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Raise ModelError, before anything is changed, where weights are integers, or floats of another meaning."""
+        view = read_view(model)
+        if view.is_final:
+            raise ModelError("its weights are integers, expected the trainable file that they were made from")
+        for layer in view.layers:
+            _refuse_functions(layer)
+        for layer in view.layers:
+            if isinstance(layer.weight, TrainableWeight):
+                layer.node.replace_input_with(1, layer.weight.values)
+        for quantizer in [*view.inputs, *(layer.output for layer in view.layers if layer.output is not None)]:
+            _remove(model.graph, quantizer)
+        common.RemoveUnusedNodesPass()(model)
+        for key in (QUANTIZATION, TRAINING):
+            set_json(model, key, None)
+        return ir.passes.PassResult(model, True)
+
+
+def _refuse_functions(layer: QuantizedLayer) -> None:
+    """Weights behind a quantizer that normalizes them are not on the scale of a float network's."""
+    if isinstance(layer.weight, TrainableWeight) and not isinstance(layer.weight.spec, WeightSpec):
+        raise ModelError(
+            f"{describe(layer.node)}: its weights are on the scale of another quantizer, expected fixed-point ones"
+        )
+
+
+def _remove(graph: ir.Graph, quantizer: ActivationQuantizer) -> None:
+    """Let the quantizer's readers read its source, or a Clip of it."""
+    dequantize = quantizer.output.producer()
+    assert dequantize is not None
+    # A quantizer before it may be gone already.
+    source = quantizer_nodes(dequantize)[0].inputs[0]
+    assert source is not None
+    bound = quantizer.before.bound
+    if math.isfinite(bound):
+        source = _clipped(graph, source, bound)
+    was_output = quantizer.output.is_graph_output()
+    quantizer.output.replace_all_uses_with(source, replace_graph_outputs=True)
+    if was_output:
+        quantizer.output.name, source.name = source.name, quantizer.output.name
+
+
+def _clipped(graph: ir.Graph, source: ir.Value, bound: float) -> ir.Value:
+    """Behind `source`, a Clip to [0, bound]."""
+    limits = [initializer(graph, f"{source.name}_{name}", np.float32(x)) for name, x in (("low", 0.0), ("high", bound))]
+    clip = ir.node("Clip", [source, *limits], name=f"{source.name}_clip")
+    name_value(clip.outputs[0], f"{source.name}_bounded", ir.TensorType(ir.DataType.FLOAT), source.shape)
+    producer = source.producer()
+    if producer is None:
+        graph.insert_before(graph[0], clip)
+    else:
+        graph.insert_after(producer, clip)
+    return clip.outputs[0]
