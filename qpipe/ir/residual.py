@@ -3,7 +3,7 @@
 A value dominates another one if every path from the graph's inputs to it goes through that value. Immediate dominators
 of a graph in topological order are what the dominator chains of a node's inputs first have in common (Cooper, Harvey
 and Kennedy 2001, "A Simple, Fast Dominance Algorithm"; without cycles one pass suffices). The branch with the longer
-chain of convolutions is the main path, the other one is the skip.
+chain of convolutions is the main path, the other one is the skip; of equally long ones, that of 1×1 convolutions.
 
 Constants, and what computes only with them (a weight's quantizer), are no part of any path. Quantizers of activations
 are: a path goes through them, so one finder serves the float graph and the QDQ graph.
@@ -84,8 +84,9 @@ class ResidualBlock:
 def find_blocks(graph: ir.Graph) -> list[ResidualBlock]:
     """All residual blocks of a graph that is sorted, float or QDQ, in topological order of their Adds.
 
-    Where both branches have equally long chains of convolutions, neither is a skip: that is no residual block. Nor is
-    an Add of a constant, nor a Concat. A block that can't be stripped is found all the same; its `obstacle` says why.
+    Where both branches have equally long chains of convolutions, the skip is that one which has nothing but what a skip
+    can have; where both do or neither does, that is no residual block. Nor is an Add of a constant, nor a Concat. A
+    block that can't be stripped is found all the same; its `obstacle` says why.
     """
     dominators = _Dominators(graph)
     found = [block for node in graph if (block := _read_block(node, dominators)) is not None]
@@ -164,9 +165,12 @@ def _read_block(node: ir.Node, dominators: _Dominators) -> ResidualBlock | None:
         return None
     paths = [(operand, dominators.between(start, operand)) for operand in operands]
     lengths = [_longest_chain(path, operand, dominators) for operand, path in paths]
-    if lengths[0] == lengths[1]:
+    can_be_skip = [all(map(_is_skip, path)) for _, path in paths]
+    # Of two equally long chains, a projection beside one larger convolution, say, that which can be a skip is one.
+    first, second = ((length, not projects) for length, projects in zip(lengths, can_be_skip, strict=True))
+    if first == second or not max(lengths):
         return None
-    (main, main_nodes), (skip, skip_nodes) = paths if lengths[0] > lengths[1] else paths[::-1]
+    (main, main_nodes), (skip, skip_nodes) = paths if first > second else paths[::-1]
     return ResidualBlock("", node, start, main, skip, main_nodes, skip_nodes)
 
 

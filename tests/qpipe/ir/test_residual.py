@@ -74,9 +74,21 @@ def test_what_is_no_residual_add() -> None:
     net = Network(3, 8, 8)
     x = stem(net)
     joined = net.op("Concat", x, main_path(net, x), axis=1)
-    tied = net.op("Add", net.conv(joined, 16, 8), net.norm(net.conv(joined, 16, 8, (1, 1)), 8))
-    shifted = net.op("Add", net.op("Sigmoid", tied), net.constant(net.floats(1, 8, 1, 1)))
-    assert blocks(net, net.op("Add", shifted, shifted)) == []
+    tied = net.op("Add", net.conv(joined, 16, 8), net.norm(net.conv(joined, 16, 8), 8))
+    projections = [net.conv(net.op("Sigmoid", tied), 8, 8, (1, 1)) for _ in range(2)]
+    shifted = net.op("Add", net.op("Add", *projections), net.constant(net.floats(1, 8, 1, 1)))
+    pools = [net.op(op, shifted, kernel_shape=[2, 2], strides=[2, 2]) for op in ("MaxPool", "AveragePool")]
+    assert blocks(net, net.op("Add", *pools)) == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_projection_beside_one_larger_convolution(order: int) -> None:
+    """As long as the main path, but what a skip can be: BiReal-Net's downsampling, RepVGG's blocks."""
+    net = Network(3, 8, 8)
+    x = stem(net)
+    paths = [net.norm(net.conv(x, 8, 8), 8), net.norm(net.conv(x, 8, 8, (1, 1)), 8)]
+    block = only(blocks(net, net.op("Add", *paths[::order])))
+    assert (block.main.name, block.skip.name, block.obstacle) == (*paths, None)
 
 
 def test_an_add_of_two_inputs_of_the_graph() -> None:
