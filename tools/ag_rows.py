@@ -26,6 +26,8 @@ DOREFA = {
 LQ = {**DOREFA, "quantizer": "lq"}
 BIREAL, GROUPNET = {"quantizer": "bireal"}, {"quantizer": "groupnet"}
 BINARY = {"recipe": "ag-binary"}
+# Ours, for networks that are to ship: the rate of the recipe is that of batches of 256.
+SHIPPED_PLAIN, SHIPPED = {"recipe": "plain"}, {"recipe": "distilled-4bit"}
 
 
 def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
@@ -35,6 +37,8 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
         arguments: dict[str, Any] = {"recipe": "ag", "epochs": epochs, "batch_size": batch_size}
         for lever in levers:
             arguments |= lever
+        if arguments["recipe"] in {"plain", "distilled-4bit"}:
+            arguments["lr"] = 0.1 * batch_size / 256
         return ExperimentRow(f"{name}, {epochs} epochs, batch {batch_size}", start, arguments, leads=leads)
 
     fixed = {bits: {"weight_bits": bits, "activation_bits": bits, "skip_bits": 8} for bits in (4, 8)}
@@ -47,8 +51,12 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
         row("2/2 plain + fade", PLAIN, FADE),
         row("2/2 plain + fade + AG", PLAIN, FADE, AG),
         row("2/2 plain + fade + AG + SSP", PLAIN, FADE, AG, SSP),
-        row("2/2 plain + fade + teacher", PLAIN, FADE, TAUGHT, leads=True),
+        row("2/2 plain + fade + teacher", PLAIN, FADE, TAUGHT),
         row("2/2 plain + fade + teacher + AG", PLAIN, FADE, TAUGHT, AG),
+        row("2/2 plain, recipe plain", PLAIN, SHIPPED_PLAIN, leads=True),
+        row("2/2 plain, recipe plain + AG", PLAIN, SHIPPED_PLAIN, AG),
+        row("2/2 plain, recipe plain + AG + SSP", PLAIN, SHIPPED_PLAIN, AG, SSP),
+        row("2/2 baseline, recipe distilled-4bit", SHIPPED),
         row("2/2 plain + teacher", PLAIN, TAUGHT),
         row("2/2 baseline + teacher", TAUGHT),
         row("2/2 baseline + AG", AG),
@@ -75,8 +83,9 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
             line
             for bits, start in fixed.items()
             for line in (
-                row(f"{bits}/{bits} residual + teacher", TAUGHT, start=start),
+                row(f"{bits}/{bits} residual, recipe distilled-4bit", SHIPPED, start=start),
                 row(f"{bits}/{bits} plain + fade + teacher", PLAIN, FADE, TAUGHT, start=start),
+                row(f"{bits}/{bits} plain, recipe plain", PLAIN, SHIPPED_PLAIN, start=start),
             )
         ),
     )
