@@ -31,8 +31,8 @@ from qpipe.ir.view import QuantizedLayer, read_final_view, read_view
 from qpipe.ir.view_weights import FinalWeight, TrainableWeight
 from qpipe.ir.weight_layout import to_rows
 from qpipe.runtime.gate import run_gate
-from qpipe.train.auxiliary import AuxiliaryGradient
-from qpipe.train.blocks import blocks_of
+from qpipe.train.companions.auxiliary import AuxiliaryGradient
+from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
 from qpipe.train.teacher import cross_entropy

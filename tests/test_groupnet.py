@@ -27,8 +27,8 @@ from qpipe.ir.quantizer_functions import DOMAIN
 from qpipe.ir.view import read_final_view, read_view
 from qpipe.ir.view_weights import TrainableWeight
 from qpipe.runtime.gate import run_gate
-from qpipe.train.auxiliary import AuxiliaryGradient
-from qpipe.train.blocks import blocks_of
+from qpipe.train.companions.auxiliary import AuxiliaryGradient
+from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.executor import Executor
 from qpipe.train.teacher import cross_entropy
 from qpipe.train.write_back import write_back

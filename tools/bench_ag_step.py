@@ -20,7 +20,7 @@ import qpipe
 from passes.strip_skips import StripSkips
 from qpipe.finetune_recipes import RECIPES
 from qpipe.progress import reporting
-from qpipe.train.companions import make_companions
+from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
 from qpipe.train.run import TrainingSettings
 from qpipe.train.teacher import cross_entropy, distillation, float_teacher

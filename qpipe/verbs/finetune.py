@@ -140,8 +140,8 @@ def finetune(
         'QDQ, trainable'
     """
     from qpipe.train.classes import check_classes
-    from qpipe.train.companions import make_companions
-    from qpipe.train.diagnostics import Diagnostics, diagnostic_images
+    from qpipe.train.companions.make import make_companions
+    from qpipe.train.diagnostics.collect import Diagnostics, diagnostic_images
     from qpipe.train.executor import Executor
     from qpipe.train.faq import default_augment
     from qpipe.train.loop import train

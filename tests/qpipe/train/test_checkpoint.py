@@ -18,7 +18,7 @@ from qpipe.data import Source
 from qpipe.errors import DataError, ModelError, OutputError, QpipeError
 from qpipe.train.checkpoint import Parts, load_checkpoint, remove_remains, save_checkpoint
 from qpipe.train.companion import Companion
-from qpipe.train.companions import make_companions
+from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer

@@ -12,7 +12,7 @@ import qpipe
 from qpipe.errors import LoweringError, ModelError, QpipeError, RecipeError
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import PLAIN, get_json, get_object
-from qpipe.train.diagnostics import Diagnostics
+from qpipe.train.diagnostics.collect import Diagnostics
 from qpipe.train.executor import Executor
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 256, "flip": False, "crop_padding": 0, "evaluate": False}

@@ -15,8 +15,8 @@ from qpipe.ir.binary_blocks import binary_blocks
 from qpipe.ir.layers import Layer
 from qpipe.ir.metadata import PLAIN, get_json
 from qpipe.ir.residual import find_blocks
+from qpipe.train.companions.navigation import key_of
 from qpipe.train.executor import Executor
-from qpipe.train.navigation import key_of
 
 
 @dataclass(frozen=True)

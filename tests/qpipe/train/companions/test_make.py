@@ -17,12 +17,12 @@ import qpipe
 from qpipe.data import Source
 from qpipe.errors import ModelError
 from qpipe.finetune_recipes import resolve
-from qpipe.train.additional_losses import AdditionalLosses
-from qpipe.train.auxiliary import AuxiliaryGradient
 from qpipe.train.companion import Companion
-from qpipe.train.companions import make_companions
+from qpipe.train.companions.additional_losses import AdditionalLosses
+from qpipe.train.companions.auxiliary import AuxiliaryGradient
+from qpipe.train.companions.joint_distillation import JointDistillation
+from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
-from qpipe.train.joint_distillation import JointDistillation
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
 from qpipe.train.run import TrainingSettings

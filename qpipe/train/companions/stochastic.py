@@ -17,10 +17,10 @@ from fractions import Fraction
 import numpy as np
 
 from qpipe.finetune_recipes import Draws, Fragments
-from qpipe.train.blocks import Block
 from qpipe.train.companion import Companion
+from qpipe.train.companions.blocks import Block
+from qpipe.train.companions.navigation import quantizer_before
 from qpipe.train.executor import Executor
-from qpipe.train.navigation import quantizer_before
 from qpipe.train.weighted import WeightedLayer
 
 _WEIGHTS, _ACTIVATIONS = range(2)

@@ -9,8 +9,8 @@ from small_training import two_blocks
 
 from qpipe.errors import ModelError
 from qpipe.ir.residual import ResidualBlock, find_blocks
+from qpipe.train.companions.navigation import key_before, key_giving, key_of, layer_shapes, quantizer_before, section
 from qpipe.train.executor import Executor
-from qpipe.train.navigation import key_before, key_giving, key_of, layer_shapes, quantizer_before, section
 
 
 @pytest.fixture

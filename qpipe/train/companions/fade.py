@@ -22,8 +22,8 @@ from qpipe.errors import ModelError
 from qpipe.ir.layers import Layer
 from qpipe.ir.residual import ResidualBlock, find_blocks, is_quantizer
 from qpipe.train.companion import Companion
+from qpipe.train.companions.navigation import key_before, key_giving, key_of, section
 from qpipe.train.executor import Executor, Values
-from qpipe.train.navigation import key_before, key_giving, key_of, section
 
 
 class FadingSkips(Companion):

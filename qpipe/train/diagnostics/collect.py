@@ -12,12 +12,12 @@ import torch
 from qpipe.data import Source
 from qpipe.errors import DataError
 from qpipe.ir.view import read_view
+from qpipe.train.diagnostics.neuron_cosine import NeuronCosine
+from qpipe.train.diagnostics.noise_ratio import activation_noise, weight_noise
+from qpipe.train.diagnostics.step_cosine import StepCosine
 from qpipe.train.executor import Executor
-from qpipe.train.neuron_cosine import NeuronCosine
-from qpipe.train.noise_ratio import activation_noise, weight_noise
 from qpipe.train.observer import Observer
 from qpipe.train.quantizer import Quantizer
-from qpipe.train.step_cosine import StepCosine
 
 IMAGES, BATCH_SIZE = 256, 64
 """How many images the activations' noise is measured on, and how many at once."""

@@ -25,10 +25,10 @@ import torch
 from torch import nn
 
 from qpipe.errors import ModelError
-from qpipe.train.blocks import Block
 from qpipe.train.companion import Companion, Loss
+from qpipe.train.companions.blocks import Block
+from qpipe.train.companions.navigation import LayerShapes, layer_shapes
 from qpipe.train.executor import Executor
-from qpipe.train.navigation import LayerShapes, layer_shapes
 from qpipe.train.teacher import cross_entropy
 
 _PURPOSE = 0xADD  # so that no other draw of the same seed is this one

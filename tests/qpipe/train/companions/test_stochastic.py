@@ -12,10 +12,10 @@ from networks import assert_exact, evaluated
 from small_residual import batch, in_training, plain_qdq, residual_qdq, weighted
 
 from qpipe.arith.dorefa import DoReFaSpec
-from qpipe.train.blocks import blocks_of
+from qpipe.train.companions.blocks import blocks_of
+from qpipe.train.companions.navigation import quantizer_before
+from qpipe.train.companions.stochastic import StochasticPrecision
 from qpipe.train.executor import Executor
-from qpipe.train.navigation import quantizer_before
-from qpipe.train.stochastic import StochasticPrecision
 from qpipe.train.straight_through import unrounded_weight
 
 END = Fraction(20, 35)

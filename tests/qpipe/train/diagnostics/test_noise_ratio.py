@@ -4,8 +4,8 @@ import pytest
 import torch
 from observed_training import batch_of, run_updates, small_executor
 
-from qpipe.train.noise_ratio import activation_noise, decibels, weight_noise
-from qpipe.train.step_cosine import quantized
+from qpipe.train.diagnostics.noise_ratio import activation_noise, decibels, weight_noise
+from qpipe.train.diagnostics.step_cosine import quantized
 
 INPUTS = [batch_of(step)[0] for step in range(3)]
 

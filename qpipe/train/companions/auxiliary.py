@@ -26,10 +26,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
-from qpipe.train.blocks import Block
 from qpipe.train.companion import Companion, Loss
+from qpipe.train.companions.blocks import Block
+from qpipe.train.companions.navigation import key_before
 from qpipe.train.executor import Executor
-from qpipe.train.navigation import key_before
 from qpipe.train.weighted import WeightedLayer
 
 Shape = tuple[int, int, int]

@@ -12,10 +12,10 @@ from networks import assert_exact
 from residual_networks import stripped
 from small_residual import IMAGE_SHAPE, RUN, batch, images, in_training, plain_qdq, residual_qdq, weighted
 
-from qpipe.train.blocks import stripped_blocks
-from qpipe.train.companions import make_companions
+from qpipe.train.companions.blocks import stripped_blocks
+from qpipe.train.companions.fade import FadingSkips
+from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
-from qpipe.train.fade import FadingSkips
 from qpipe.train.loop import train
 from qpipe.train.write_back import write_back
 

@@ -7,15 +7,15 @@ from fractions import Fraction
 
 import onnx_ir as ir
 
-from qpipe.train.additional_losses import AdditionalLosses
-from qpipe.train.auxiliary import AuxiliaryGradient
-from qpipe.train.blocks import blocks_of, stripped_blocks
 from qpipe.train.companion import Companion
+from qpipe.train.companions.additional_losses import AdditionalLosses
+from qpipe.train.companions.auxiliary import AuxiliaryGradient
+from qpipe.train.companions.blocks import blocks_of, stripped_blocks
+from qpipe.train.companions.fade import FadingSkips
+from qpipe.train.companions.joint_distillation import JointDistillation
+from qpipe.train.companions.stochastic import StochasticPrecision
 from qpipe.train.executor import Executor
-from qpipe.train.fade import FadingSkips
-from qpipe.train.joint_distillation import JointDistillation
 from qpipe.train.run import TrainingSettings
-from qpipe.train.stochastic import StochasticPrecision
 
 
 def make_companions(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from observed_training import run_updates, small_executor
 
-from qpipe.train.step_cosine import SMOOTHING, StepCosine, angle, quantized
+from qpipe.train.diagnostics.step_cosine import SMOOTHING, StepCosine, angle, quantized
 
 
 @pytest.mark.parametrize(

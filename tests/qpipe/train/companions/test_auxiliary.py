@@ -26,9 +26,9 @@ from torch.nn import functional as F
 
 from qpipe.errors import ModelError
 from qpipe.ops import OPS
-from qpipe.train.auxiliary import AuxiliaryGradient
-from qpipe.train.blocks import blocks_of
-from qpipe.train.companions import make_companions
+from qpipe.train.companions.auxiliary import AuxiliaryGradient
+from qpipe.train.companions.blocks import blocks_of
+from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train
 from qpipe.train.straight_through import fake_quantize, straight_through

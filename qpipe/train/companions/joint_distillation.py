@@ -25,8 +25,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from qpipe.train.blocks import Block
 from qpipe.train.companion import Companion, Loss
+from qpipe.train.companions.blocks import Block
 from qpipe.train.executor import Executor
 from qpipe.train.teacher import cross_entropy
 

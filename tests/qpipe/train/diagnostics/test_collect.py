@@ -9,7 +9,7 @@ from quantized_models import quantized, residual_network
 
 from qpipe.data import open_data
 from qpipe.errors import DataError
-from qpipe.train.diagnostics import BATCH_SIZE, IMAGES, Diagnostics, diagnostic_images
+from qpipe.train.diagnostics.collect import BATCH_SIZE, IMAGES, Diagnostics, diagnostic_images
 from qpipe.train.executor import Executor
 
 LAYERS = ["Conv_c1", "Conv_c2", "Gemm_y"]

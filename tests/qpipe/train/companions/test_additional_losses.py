@@ -12,10 +12,10 @@ from small_training import two_blocks, two_plain_blocks
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
-from qpipe.train.additional_losses import AdditionalLosses
-from qpipe.train.blocks import blocks_of, stripped_blocks
+from qpipe.train.companions.additional_losses import AdditionalLosses
+from qpipe.train.companions.blocks import blocks_of, stripped_blocks
+from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.executor import Executor
-from qpipe.train.fade import FadingSkips
 from qpipe.train.teacher import cross_entropy
 
 SHAPE = (3, 8, 8)

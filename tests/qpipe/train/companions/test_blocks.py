@@ -11,7 +11,7 @@ from small_training import two_blocks, two_plain_blocks
 from qpipe.errors import ModelError
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import PLAIN, set_json
-from qpipe.train.blocks import Block, blocks_of, stripped_blocks
+from qpipe.train.companions.blocks import Block, blocks_of, stripped_blocks
 from qpipe.train.executor import Executor
 
 

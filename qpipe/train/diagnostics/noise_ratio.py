@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
+from qpipe.train.diagnostics.step_cosine import quantized
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
-from qpipe.train.step_cosine import quantized
 
 
 @torch.no_grad()

@@ -10,9 +10,9 @@ from residual_networks import made, post_activation, pre_activation
 from small_training import two_blocks, two_plain_blocks
 from torch.nn import functional as F
 
-from qpipe.train.blocks import blocks_of
+from qpipe.train.companions.blocks import blocks_of
+from qpipe.train.companions.joint_distillation import JointDistillation
 from qpipe.train.executor import Executor
-from qpipe.train.joint_distillation import JointDistillation
 from qpipe.train.teacher import cross_entropy
 
 BETA = 0.1

@@ -2,7 +2,7 @@ import pytest
 import torch
 from observed_training import run_updates, small_executor
 
-from qpipe.train.neuron_cosine import BINS, NeuronCosine, row_cosines
+from qpipe.train.diagnostics.neuron_cosine import BINS, NeuronCosine, row_cosines
 
 
 def test_row_cosines() -> None:
