@@ -26,10 +26,11 @@ from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
 from qpipe.calibration.observe import default_percentile
-from qpipe.errors import LoweringError
+from qpipe.errors import LoweringError, RecipeError
+from qpipe.ir.attributes import describe
 from qpipe.ir.binary import base_grids, check_binary, insert_signs, quantize_binary
 from qpipe.ir.binary_blocks import binary_blocks, binary_layers
-from qpipe.ir.dorefa import check_dorefa, quantize_dorefa, takes_dorefa
+from qpipe.ir.dorefa import check_dorefa, quantize_dorefa
 from qpipe.ir.insert_weight import insert_weight_quantizer
 from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.layers import Layer, Role
@@ -42,7 +43,6 @@ from qpipe.ir.lq import (
     learned_values,
     quantize_lq,
     spec_of,
-    takes_lq,
 )
 from qpipe.ir.metadata import set_json
 from qpipe.ir.plan import PlannedQuantizer, QuantizationPlan, plan_quantization
@@ -93,6 +93,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
         binary = binary_layers(model) if is_binary else frozenset()
         if is_binary:
             check_binary(plan, binary)
+        _refuse_clips(plan, self.quantizer, binary)
         learned: set[ir.Value] = set()
         if self.quantizer == "lq":
             check_lq(plan)
@@ -135,10 +136,10 @@ class InsertQuantizers(ir.passes.InPlacePass):
         source = specs[layer.inputs[0]]
         waived = self.cpu == "vnni" or is_depthwise(layer.node)
         is_last = layer.node in plan.last
-        if self.quantizer == "dorefa" and takes_dorefa(layer, plan):
+        if self.quantizer == "dorefa" and plan.is_inner(layer):
             quantize_dorefa(model, layer, bits, source, cpu=self.cpu)
             return
-        if self.quantizer == "lq" and takes_lq(layer, plan):
+        if self.quantizer == "lq" and plan.is_inner(layer):
             quantize_lq(model, layer, bits, source, specs[layer.output], cpu=self.cpu)
             return
         spec = WeightSpec(
@@ -160,6 +161,15 @@ def _refuse_unsupported(plan: QuantizationPlan) -> None:
         raise LoweringError(
             f"no integer form, with layers after it: {names}; `qpipe inspect` says what to do with each"
         )
+
+
+def _refuse_clips(plan: QuantizationPlan, quantizer: WeightQuantizer, binary: Set[str]) -> None:
+    """A clip in standard deviations is of fixed-point weights alone."""
+    for node, clip in plan.weight_clips.items():
+        layer = Layer(node)
+        is_inner = layer.name in binary if quantizer in {"bireal", "groupnet"} else plan.is_inner(layer)
+        if quantizer != "fixed-point" and is_inner:
+            raise RecipeError(f"{describe(node)}: weight_clip {clip:g}, expected none with the quantizer '{quantizer}'")
 
 
 def _observed_grid(planned: PlannedQuantizer, key: str, learned: Set[ir.Value]) -> AnyGrid:

@@ -18,11 +18,6 @@ from qpipe.ir.weight_layout import is_depthwise, to_rows
 MAX_BITS = 7  # codes up to 2**7 - 1 are the last that int8 holds
 
 
-def takes_dorefa(layer: Layer, plan: QuantizationPlan) -> bool:
-    """Whether it is an inner layer of weights: the first and the last keep 8-bit fixed-point ones."""
-    return layer.is_weighted and layer.node not in plan.edges
-
-
 def check_dorefa(plan: QuantizationPlan) -> None:
     """Raise an error that names the first layer that can't have DoReFa-Net's weights.
 
@@ -31,7 +26,7 @@ def check_dorefa(plan: QuantizationPlan) -> None:
         LoweringError: no BatchNormalization follows, whose multiplier could hold the factor 1 / (2**k - 1).
     """
     for layer in plan.layers:
-        if not takes_dorefa(layer, plan):
+        if not plan.is_inner(layer):
             continue
         bits = plan.weight_bits[layer.node]
         if bits > MAX_BITS:

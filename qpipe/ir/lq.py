@@ -55,16 +55,11 @@ def insert_grid(graph: ir.Graph, value: ir.Value, grid: AnyGrid, **options: Any)
         insert_activation_quantizer(graph, value, grid, **options)
 
 
-def takes_lq(layer: Layer, plan: QuantizationPlan) -> bool:
-    """Whether it is an inner layer of weights: the first and the last keep 8-bit fixed-point ones."""
-    return layer.is_weighted and layer.node not in plan.edges
-
-
 def check_lq(plan: QuantizationPlan) -> None:
     """Raise a RecipeError that names the first layer whose weights have a width that LQ-Net's can't have."""
     for layer in plan.layers:
         bits = plan.weight_bits.get(layer.node, MIN_BITS)
-        if takes_lq(layer, plan) and not MIN_BITS <= bits <= MAX_BITS:
+        if plan.is_inner(layer) and not MIN_BITS <= bits <= MAX_BITS:
             raise RecipeError(f"{describe(layer.node)}: {bits}-bit weights, expected {MIN_BITS} to {MAX_BITS} with lq")
 
 

@@ -63,6 +63,10 @@ class QuantizationPlan:
     last: set[ir.Node] = field(default_factory=set)
     """Main nodes of the last layers: one weight scale, int32 outputs."""
 
+    def is_inner(self, layer: Layer) -> bool:
+        """Whether it has weights, and is neither a first nor a last layer: these keep 8-bit fixed-point ones."""
+        return layer.is_weighted and layer.node not in self.edges
+
 
 def plan_quantization(
     graph: ir.Graph,

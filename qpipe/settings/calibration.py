@@ -82,6 +82,13 @@ class CalibrateSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _steps_are_of_fixed_point(self) -> Self:
+        for name in ("weight_clip", "weight_rounding"):
+            if self.quantizer != "fixed-point" and (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name}: {value}, expected none with the quantizer '{self.quantizer}'")
+        return self
+
+    @model_validator(mode="after")
     def _fixed_ranges_have_no_data(self) -> Self:
         if self.ranges == "fixed" and self.activation_rounding != "ceil":
             raise ValueError(f"activation_rounding: '{self.activation_rounding}', expected 'ceil' with fixed ranges")

@@ -86,9 +86,9 @@ def calibrate(
             five binary bases in the place of each block's convolutions.
         batches, batch_size: how many training images are seen, drawn by `seed`.
         percentile: of an activation's range in a batch; None is the width's own (99.99 at 8 bits, 99.9 at 4).
-        weight_clip: in standard deviations; None is the width's own (4.12 at 4 bits).
+        weight_clip: in standard deviations; None is the width's own (4.12 at 4 bits). Of fixed-point weights alone.
         weight_rounding: of log2 of the weights' step to l, "ceil" (FAQ, section 3.1.1) or "nearest"; None is the
-            width's own, nearest below 8 bits.
+            width's own, nearest below 8 bits. Of fixed-point weights alone.
         activation_rounding: of an activation's range to a power of two: "ceil" (FAQ, section 3.2), "nearest", or
             "least-error", the exponent of the least squared error over the same batches.
         per_channel: one weight exponent per output channel.
@@ -121,6 +121,7 @@ def calibrate(
         "activation_bits": activation_bits,
         "skip_bits": skip_bits,
         "quantizer": quantizer,
+        "weight_clip": weight_clip,
         "weight_rounding": weight_rounding,
         "activation_rounding": activation_rounding,
         "start": start,

@@ -132,6 +132,15 @@ def test_the_controls() -> None:
         ({"activation_bits": 1}, "activation_bits: 1, expected 2, 3"),
         ({"start": "scratch"}, "start: 'scratch', expected 'pretrained' or 'random'"),
         ({"ranges": "fixed", "activation_rounding": "nearest"}, "activation_rounding: 'nearest', expected 'ceil'"),
+        (
+            {"quantizer": "dorefa", "weight_bits": 2, "weight_clip": 4.0},
+            "weight_clip: 4.0, expected none with",
+        ),
+        ({"quantizer": "lq", "weight_bits": 2, "weight_rounding": "ceil"}, "weight_rounding: ceil, expected none with"),
+        (
+            {"quantizer": "dorefa", "weight_bits": 2, "layers": [{"match": "conv2", "weight_clip": 3}]},
+            r"Conv 'conv2': weight_clip 3, expected none with the quantizer 'dorefa'",
+        ),
         ({"layers": [{"match": "conv1", "weight_bits": 0}]}, r"layers\[0\] weight_bits: 0, expected 2, 3"),
         ({"layers": [{"match": "conv1", "bits": 4}]}, r"layers\[0\] bits: unknown key, expected one of match, weight"),
         ({"layers": ["conv1"]}, r"layers\[0\]: 'conv1', expected a table"),
