@@ -134,8 +134,12 @@ def run_rows(
     seeds: int,
     run: bool,
     name: str,
+    what: str = "",
 ) -> None:
-    """Run the rows that are not there yet, and print and keep the table of all that are."""
+    """Run the rows that are not there yet, and print and keep the table of all that are.
+
+    what: all rows have in common, for the title. Other tables of the file stay, and rows that another folder counted.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with progress.reporting():
         for row in (row for row in rows if run and _chosen(row, patterns)):
@@ -143,9 +147,11 @@ def run_rows(
                 count = Experiment(row, rows, seed, model, data, folder).count()
                 typer.echo(f"{row.name}, seed {seed}: {count:.2f}")
     counted = [(row, _counted(row, model, data, folder)) for row in rows]
-    results = Results(name)
-    title = f"{model.stem} on CIFAR-10, top-1 of 10,000 test images in percent"
-    results.add(title, [_line(row, counts) for row, counts in counted if counts])
+    results = Results.load(name)
+    title = f"{model.stem} on CIFAR-10, {what}top-1 of 10,000 test images in percent"
+    before = {line["network"]: line for line in results.tables.get(title, ())}
+    lines = [_line(row, counts) if counts else before.get(row.name) for row, counts in counted]
+    results.add(title, [line for line in lines if line is not None])
     results.save()
 
 

@@ -1,6 +1,6 @@
 """AG and SSP on CIFAR-10: the analogue of the paper's Tables 1 to 6 on ResNet-20, and the plain networks that ship.
 
-All rows of one table have the same epochs, `--epochs`; rows of other lengths are kept apart. `--rows` picks some, as in
+All rows of one table have the same epochs, `--epochs`; there is a table for each length. `--rows` picks some, as in
 `--rows "2/2 plain*"`. See `experiments.py`.
 """
 
@@ -36,7 +36,8 @@ def main(
     Example: python tools/reproduce_ag.py resnet20.onnx cifar10.npz artifacts/ag --epochs 10 --rows "2/2 plain*"
     """
     table = rows_of(epochs, batch_size)
-    run_rows(table, model, data, folder, patterns=rows, seeds=seeds, run=run, name=name)
+    what = f"{epochs} epochs in batches of {batch_size}, "
+    run_rows(table, model, data, folder, patterns=rows, seeds=seeds, run=run, name=name, what=what)
 
 
 if __name__ == "__main__":

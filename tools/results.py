@@ -27,6 +27,12 @@ class Results:
     name: str
     tables: dict[str, Sequence[Row]] = field(default_factory=dict)
 
+    @classmethod
+    def load(cls, name: str, folder: Path = RESULTS) -> "Results":
+        """The tables that an earlier run left in NAME.json; none where there is no such file."""
+        path = folder / f"{name}.json"
+        return cls(name, json.loads(path.read_text(encoding="utf-8"))["tables"] if path.exists() else {})
+
     def add(self, title: str, rows: Sequence[Row]) -> None:
         """Keep the table and print it."""
         self.tables[title] = rows
