@@ -144,14 +144,14 @@ class Executor(nn.Module):
         assert y is not None
         return self.quantizer(key).activate(y)
 
-    def tap(self, key: str, record: Callable[[torch.Tensor], None]) -> None:
-        """Let every forward hand over what a layer's op gives, before its BatchNormalization and activation."""
+    def tap(self, key: str, through: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Let what a layer's op gives go through this in every forward, before BatchNormalization and activation."""
         layer = self.layer(key)
         if layer is not None:
-            layer.product = _recording(layer.product, record)
+            layer.product = _tapped(layer.product, through)
             layer.folds = False
         else:
-            self._functions[key] = _recording(self._functions[key], record)
+            self._functions[key] = _tapped(self._functions[key], through)
         self.quantizer(key).owns = False
 
     def finish(self, values: Values, key: str, result: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -221,11 +221,9 @@ class Executor(nn.Module):
         return (layer for layer in self.layers.values() if isinstance(layer, StandaloneBatchNorm))
 
 
-def _recording(function: Function, record: Callable[[torch.Tensor], None]) -> Function:
+def _tapped(function: Function, through: Callable[[torch.Tensor], torch.Tensor]) -> Function:
     def run(*operands: torch.Tensor) -> torch.Tensor:
-        y = function(*operands)
-        record(y)
-        return y
+        return through(function(*operands))
 
     return run
 

@@ -79,7 +79,7 @@ class AuxiliaryGradient(Companion):
         self.twin.keep_unquantized(self._start)
         tapped = [key for block in blocks for key in _branches(block, layerwise)]
         for key in tapped:
-            self.twin.tap(key, self._outputs.append)
+            self.twin.tap(key, self._keep)
         start, *shapes = self._shapes(image_shape)
         self.adaptors = nn.ModuleList()
         for key, source, chain in zip(tapped, shapes, [start, *shapes[:-1]], strict=True):
@@ -96,6 +96,10 @@ class AuxiliaryGradient(Companion):
         """Average the gradients of what F and H share."""
         gradients = [parameter.grad for parameter in self._shared if parameter.grad is not None]
         torch._foreach_div_(gradients, 1 + self.weight)
+
+    def _keep(self, output: torch.Tensor) -> torch.Tensor:
+        self._outputs.append(output)
+        return output
 
     def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
         """H's answer, `[N, classes]`."""

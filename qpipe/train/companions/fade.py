@@ -4,14 +4,16 @@
 
 The network that trains is the plain one all the time; what is added before the activation of a block's last layer is
 the skip of the residual network that it was stripped from, on that network's own grids: the identity, Slice and Pad,
-a pool, or a 1×1 convolution whose weights train along. When s is 0 nothing of it is computed any more.
+a pool, or a 1×1 convolution whose weights train along. In pre-activation order, where the BatchNormalization behind the
+Add is a part of the block's last layer without skips, it is added before that, and the next skip starts there. When s
+is 0 nothing of it is computed any more.
 
 Not in the AG paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import onnx_ir as ir
@@ -19,11 +21,13 @@ import torch
 from torch import nn
 
 from qpipe.errors import ModelError
-from qpipe.ir.layers import Layer
 from qpipe.ir.residual import ResidualBlock, find_blocks, is_quantizer
 from qpipe.train.companion import Companion
 from qpipe.train.companions.navigation import key_before, key_giving, key_of, section
 from qpipe.train.executor import Executor, Values
+
+Stream = Callable[[], torch.Tensor]
+"""What the last forward of training had where a skip starts."""
 
 
 class FadingSkips(Companion):
@@ -36,8 +40,7 @@ class FadingSkips(Companion):
         fraction: of the run, over which s falls to 0.
 
     Raises:
-        ModelError: a skip starts at the network's input, or in pre-activation order, where the plain network has no
-            tensor that it could start or end at.
+        ModelError: a skip starts at the network's input.
     """
 
     def __init__(
@@ -60,15 +63,43 @@ class FadingSkips(Companion):
 
     def _attach(self, network: Executor, skip: _Skip) -> None:
         first, end = key_of(network, skip.first), key_of(network, skip.last)
-        skip.check_ends(network.plan[int(first)].layer, network.plan[int(end)].layer)
-        start = key_before(network, first)
-        network.keep_unquantized(start)
-        network.addends[end] = lambda: self._addend(network, start, skip)
+        start = self._within(network, first) if skip.begins_within(network, first) else self._behind(network, first)
 
-    def _addend(self, network: Executor, start: str, skip: _Skip) -> torch.Tensor | None:
-        y = network.unquantized[start]
-        assert y is not None
-        return self._scale * skip(y) if self._scale else None
+        def addend() -> torch.Tensor | None:
+            return self._scale * skip(start()) if self._scale and network.training else None
+
+        def added(y: torch.Tensor) -> torch.Tensor:
+            more = addend()
+            return y if more is None else y + more
+
+        if skip.ends_within(network, end):
+            network.tap(end, added)
+        else:
+            network.addends[end] = addend
+
+    @staticmethod
+    def _behind(network: Executor, first: str) -> Stream:
+        """What the layer before gives, before its quantizer."""
+        key = key_before(network, first)
+        network.keep_unquantized(key)
+        return lambda: _known(network.unquantized[key])
+
+    @staticmethod
+    def _within(network: Executor, key: str) -> Stream:
+        """What a layer's op gives, before the BatchNormalization that the block begins with."""
+        kept: dict[str, torch.Tensor] = {}
+
+        def keep(y: torch.Tensor) -> torch.Tensor:
+            kept[key] = y
+            return y
+
+        network.tap(key, keep)
+        return lambda: _known(kept.get(key))
+
+
+def _known(y: torch.Tensor | None) -> torch.Tensor:
+    assert y is not None
+    return y
 
 
 class _Skip:
@@ -80,7 +111,7 @@ class _Skip:
     def __init__(self, network: Executor, block: ResidualBlock) -> None:
         main = [node for node in block.main_nodes if not is_quantizer(node)]
         self.first, self.last = str(main[0].name), str(main[-1].name)
-        self._name, self._main = block.name, {node.name for node in main}
+        self._main = {node.name for node in main}
         self._network = network
         self._section = section(network, block.start, block.skip)
         self._start, self._end = block.start, block.skip
@@ -93,14 +124,14 @@ class _Skip:
         inner = [network.quantizers[str(i)] for i in self._section if str(i) in network.quantizers]
         self.quantizers = [self._quantizer, *inner]
 
-    def check_ends(self, first: Layer, last: Layer) -> None:
-        """Raise ModelError where these layers of the plain network are not the main path's alone."""
-        ends = [first.node, *(node for node in last.nodes if node is not last.activation)]
-        if any(node.name not in self._main for node in ends):
-            raise ModelError(
-                f"block '{self._name}': begins with a BatchNormalization that is a part of the layer before it without "
-                "skips, or the block behind it does, so its skip can't fade; expected no fade in pre-activation order"
-            )
+    def begins_within(self, network: Executor, first: str) -> bool:
+        """Whether this layer of the plain network, which has the main path's first node, begins before it."""
+        return network.plan[int(first)].node.name not in self._main
+
+    def ends_within(self, network: Executor, end: str) -> bool:
+        """Whether this layer of the plain network has a BatchNormalization behind the main path's end."""
+        batch_norm = network.plan[int(end)].layer.batch_norm
+        return batch_norm is not None and batch_norm.name not in self._main
 
     def __call__(self, y: torch.Tensor) -> torch.Tensor:
         """What the start's quantizer reads -> the Add's operand."""

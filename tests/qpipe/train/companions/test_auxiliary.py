@@ -194,7 +194,12 @@ def test_a_tap_sees_the_product_before_its_batch_norm(mode: Any) -> None:
     executor = in_training(plain_qdq(), mode)
     layer = weighted(executor)[2]
     seen: list[torch.Tensor] = []
-    executor.tap("2", seen.append)
+
+    def see(y: torch.Tensor) -> torch.Tensor:
+        seen.append(y)
+        return y
+
+    executor.tap("2", see)
     reads: list[torch.Tensor] = []
     layer.register_forward_pre_hook(lambda module, args: reads.append(args[0].detach().clone()))
     x, _ = batch()

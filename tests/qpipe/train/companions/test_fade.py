@@ -8,15 +8,27 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
-from networks import assert_exact
+from networks import Network, assert_exact, quantized
 from residual_networks import stripped
-from small_residual import IMAGE_SHAPE, RUN, batch, images, in_training, plain_qdq, residual_qdq, weighted
+from small_residual import (
+    CLASSES,
+    IMAGE_SHAPE,
+    RUN,
+    SUMMED_OTHERWISE,
+    batch,
+    images,
+    in_training,
+    plain_qdq,
+    residual_qdq,
+    weighted,
+)
 
 from qpipe.train.companions.blocks import stripped_blocks
 from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train
+from qpipe.train.weighted import BatchNormMode
 from qpipe.train.write_back import write_back
 
 FRACTION = Fraction(1, 2)
@@ -62,6 +74,73 @@ def test_at_first_it_is_the_residual_network(options: dict[str, Any]) -> None:
         assert torch.equal(first.mean, second.mean)
     module.begin_update(FRACTION, 0)
     assert (executor(x)[0] - expected(x)[0]).abs().max() > 0.1  # the skips do something
+
+
+def pre_activated(projects: bool) -> ir.Model:
+    """Two blocks in pre-activation order, and a third whose skip is a projection of what is activated already."""
+    net = Network(*IMAGE_SHAPE)
+    x = net.conv("x", 3, 8)
+    for name in ("add1", "add2"):
+        y = net.conv(net.op("Relu", net.norm(x, 8)), 8, 8)
+        x = net.op("Add", x, net.conv(net.op("Relu", net.norm(y, 8)), 8, 8), name=name)
+    if projects:
+        x = net.op("Relu", net.norm(x, 8))
+        y = net.conv(net.op("Relu", net.norm(net.conv(x, 8, 8), 8)), 8, 8)
+        x = net.op("Add", y, net.conv(x, 8, 8, (1, 1)), name="add3")
+    model = net.model(net.head(net.op("Relu", net.norm(x, 8)), 8, CLASSES))
+    return quantized(model, net.inputs(16), weight_bits=8, activation_bits=8)
+
+
+def faded(
+    residual: ir.Model, mode: BatchNormMode = "batch", blocks: str = "*"
+) -> tuple[FadingSkips, Executor, ir.Model]:
+    """The companion, the plain network in training, and its file."""
+    plain = stripped(residual.clone(), blocks)
+    executor = in_training(plain, mode)
+    return FadingSkips([executor], residual, list(stripped_blocks(plain)), fraction=FRACTION), executor, plain
+
+
+@pytest.mark.parametrize(
+    ("projects", "blocks"),
+    [(False, "*"), (True, "*"), (False, "add1"), (False, "add2"), (True, "add2"), (True, "add3")],
+)
+def test_in_pre_activation_order_at_first(projects: bool, blocks: str) -> None:
+    """The float network with its skips, up to the order of float32 sums, and it trains as that does.
+
+    On running statistics: a BatchNormalization that stands alone, as in the residual network, has no others.
+    """
+    residual = pre_activated(projects)
+    module, executor, _ = faded(residual, "running", blocks)
+    expected = in_training(residual, "running")
+    for network in (executor, expected, *(skip._network for skip in module._skips)):
+        network.without_quantizers()
+    x, labels = batch()
+    module.begin_update(Fraction(0), 0)
+    answers = [network(x)[0] for network in (executor, expected)]
+    torch.testing.assert_close(*answers, rtol=SUMMED_OTHERWISE, atol=SUMMED_OTHERWISE)
+    for answer in answers:
+        torch.nn.functional.cross_entropy(answer.flatten(1), labels).backward()
+    main = {layer.layer.name: layer.weight.grad for layer in weighted(expected)}
+    for layer in weighted(executor):
+        grads = layer.weight.grad, main[layer.layer.name]
+        torch.testing.assert_close(*grads, rtol=SUMMED_OTHERWISE, atol=SUMMED_OTHERWISE)
+    skips = [parameter.grad for parameter in module.parameters()]
+    assert len(skips) == (2 if blocks in {"*", "add3"} and projects else 0)  # a weight and its bias, if it trains
+    module.begin_update(FRACTION, 0)
+    assert (executor(x)[0] - answers[0]).abs().max() > 0.1  # the skips do something
+
+
+@pytest.mark.parametrize("projects", [False, True])
+def test_in_pre_activation_order_at_the_end(projects: bool) -> None:
+    module, executor, plain = faded(pre_activated(projects))
+    alone = in_training(plain)
+    x, _ = batch()
+    module.begin_update(FRACTION, 0)
+    assert torch.equal(executor(x)[0], alone(x)[0])
+    module.begin_update(Fraction(0), 0)
+    assert not torch.equal(executor(x)[0], alone(x)[0])
+    write_back(executor)
+    assert_exact(plain, x.numpy(), executor)
 
 
 def addends(module: FadingSkips, executor: Executor, done: Fraction) -> list[torch.Tensor | None]:

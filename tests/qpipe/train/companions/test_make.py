@@ -8,9 +8,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
-from networks import Network, assert_exact, quantized
-from residual_networks import made as made_of
-from residual_networks import pre_activation, stripped
+from networks import Network, assert_exact
 from small_training import SETTINGS, assert_same, bright_images, state_of, two_blocks, two_plain_blocks
 
 import qpipe
@@ -106,16 +104,6 @@ def test_a_network_without_blocks(told: dict[str, Any]) -> None:
     model = without_blocks()
     with pytest.raises(ModelError, match=r"^the network has no residual blocks, and none were stripped$"):
         make_companions(Executor(model), model, model, of(told), SHAPE)
-
-
-@pytest.mark.parametrize("blocks", ["add1", "add2", "*"])
-def test_skips_of_pre_activation_blocks_cannot_fade(blocks: str) -> None:
-    """What they start from is inside of a layer by now; another tensor of the same shape would do without a word."""
-    net, model = made_of(pre_activation)
-    residual = quantized(model, net.inputs())
-    network = stripped(residual.clone(), blocks)
-    with pytest.raises(ModelError, match=r"^block 'add\d': begins with a BatchNormalization .* so its skip can't fade"):
-        make_companions(Executor(network), network, residual, of({"fade": 0.5}), SHAPE)
 
 
 @each
