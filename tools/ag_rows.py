@@ -33,13 +33,15 @@ SHIPPED_PLAIN, SHIPPED = {"recipe": "plain"}, {"recipe": "distilled-4bit"}
 def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
     """All rows at so many epochs."""
 
-    def row(name: str, *levers: dict[str, Any], start: dict[str, Any] = DOREFA, leads: bool = False) -> ExperimentRow:
+    def row(
+        name: str, *levers: dict[str, Any], start: dict[str, Any] = DOREFA, leads: bool = False, **more: bool
+    ) -> ExperimentRow:
         arguments: dict[str, Any] = {"recipe": "ag", "epochs": epochs, "batch_size": batch_size}
         for lever in levers:
             arguments |= lever
         if arguments["recipe"] in {"plain", "distilled-4bit"}:
             arguments["lr"] = 0.1 * batch_size / 256
-        return ExperimentRow(f"{name}, {epochs} epochs, batch {batch_size}", start, arguments, leads=leads)
+        return ExperimentRow(f"{name}, {epochs} epochs, batch {batch_size}", start, arguments, leads=leads, **more)
 
     fixed = {bits: {"weight_bits": bits, "activation_bits": bits, "skip_bits": 8} for bits in (4, 8)}
     return (
@@ -66,6 +68,7 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
         row("2/2 plain + additional losses", PLAIN, LOSSES),
         row("2/2 baseline + KD", KD),
         row("2/2 baseline + additional losses", LOSSES),
+        row("2/2 baseline, float skips, on the executor", float_skips=True),
         row("2/2 plain + AG, layerwise", PLAIN, AG, {"layerwise": True}),
         *(
             row(f"2/2 baseline + SSP, {fragments}, {draws}", SSP, {"ssp_fragments": fragments, "ssp_draws": draws})

@@ -1,0 +1,61 @@
+"""The paper's baseline: skips in floating point. No integer file has such, so the executor trains and counts it.
+
+Of a network whose skips are carried wider than its convolutions read them (`--skip-bits`), nothing is rounded but what
+convolutions read, in training and in evaluation.
+
+Source: Zhuang et al., *Training Quantized Network with Auxiliary Gradient Module*, section 1 and Table 1.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qpipe import progress
+from qpipe.data import Source
+from qpipe.finetune_recipes import resolve
+from qpipe.ir.load import load_model
+from qpipe.train.executor import Executor
+from qpipe.train.faq import default_augment
+from qpipe.train.loop import train
+from qpipe.train.run import TrainingSettings
+from qpipe.verbs.sources import open_source, preprocess_of
+
+BATCH = 256
+
+
+def with_float_skips(executor: Executor) -> Executor:
+    """Let what an Add reads and gives be as it is, but for what convolutions read without a quantizer of their own."""
+    keys = {layer.result: str(index) for index, layer in enumerate(executor.plan)}
+    sums = [layer for layer in executor.plan if layer.op_type == "Add"]
+    joined = {value for layer in sums for value in (layer.result, *(quantizer.output for quantizer in layer.inputs))}
+    multiplied = {quantizer.output for layer in executor.plan if layer.layer.is_weighted for quantizer in layer.inputs}
+    for value in joined - multiplied:
+        executor.quantizer(keys[value]).enabled = False
+    return executor
+
+
+def train_and_count(start: Path, data: Path, checkpoint: Path, finetune: Mapping[str, Any], *, seed: int) -> float:
+    """Top-1, of 1, over the test images, after `finetune`'s recipe; it goes on from the checkpoint if that is there."""
+    network = load_model(start)
+    preprocess = preprocess_of(network, None)
+    source, test = (open_source(network, data, split, preprocess) for split in ("train", "test"))
+    recipe = resolve(finetune["recipe"], {key: value for key, value in finetune.items() if key != "recipe"})
+    augment = default_augment(source, None, None)
+    settings = TrainingSettings(**vars(recipe), seed=seed, augment=augment)
+    executor = with_float_skips(Executor(network, batch_norm=settings.batch_norm))
+    train(executor, source, settings, checkpoint=checkpoint, resume=checkpoint.exists())
+    return count(executor, test)
+
+
+@torch.no_grad()
+def count(executor: Executor, test: Source) -> float:
+    """Top-1, of 1, of the executor in evaluation."""
+    right = total = 0
+    for batch in progress.track(test.batches(BATCH), "evaluating", test.n_batches(BATCH)):
+        assert batch.labels is not None
+        answers = executor(torch.from_numpy(batch.inputs))[0].flatten(1).argmax(1)
+        right += int((answers == torch.from_numpy(batch.labels)).sum())
+        total += len(batch.labels)
+    return right / total
