@@ -2,9 +2,9 @@
 
     Conv(x on a grid, w on a grid)   becomes   Conv(x, w)
 
-A ReLU6's bound, which a QDQ graph keeps in the integers' range alone, stands there as a Clip again. So a network that
-was trained at one width can be calibrated to another: at 8 bits it learns to do without its skips, say, and goes down
-to 2 bits from there.
+A ReLU6, which a QDQ graph keeps in the integers' range alone, stands there as a Clip again. So a network that was
+trained at one width can be calibrated to another: at 8 bits it learns to do without its skips, say, and goes down to
+2 bits from there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qpipe.ir.attributes import describe
 from qpipe.ir.metadata import TRAINING, set_json
 from qpipe.ir.qdq import ActivationQuantizer, initializer, name_value, quantizer_nodes
 from qpipe.ir.view import QuantizedLayer, read_view
-from qpipe.ir.view_weights import QUANTIZATION, TrainableWeight
+from qpipe.ir.view_weights import QUANTIZATION, FinalWeight, TrainableWeight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,53 +35,54 @@ class RemoveQuantizers(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Raise ModelError, before anything is changed, where weights are integers, or floats of another meaning."""
         view = read_view(model)
-        if view.is_final:
-            raise ModelError("its weights are integers, expected the trainable file that they were made from")
         for layer in view.layers:
-            _refuse_functions(layer)
+            _refuse(layer)
         for layer in view.layers:
             if isinstance(layer.weight, TrainableWeight):
                 layer.node.replace_input_with(1, layer.weight.values)
-        for quantizer in [*view.inputs, *(layer.output for layer in view.layers if layer.output is not None)]:
-            _remove(model.graph, quantizer)
+        for quantizer in view.inputs:
+            _remove(model.graph, quantizer, None)
+        for layer in view.layers:
+            if layer.output is not None:
+                _remove(model.graph, layer.output, layer.bound if layer.layer.activation is None else None)
         common.RemoveUnusedNodesPass()(model)
         for key in (QUANTIZATION, TRAINING):
             set_json(model, key, None)
         return ir.passes.PassResult(model, True)
 
 
-def _refuse_functions(layer: QuantizedLayer) -> None:
+def _refuse(layer: QuantizedLayer) -> None:
     """Weights behind a quantizer that normalizes them are not on the scale of a float network's."""
-    if isinstance(layer.weight, TrainableWeight) and not isinstance(layer.weight.spec, WeightSpec):
+    if isinstance(layer.weight, FinalWeight):
+        raise ModelError(f"{describe(layer.node)}: its weights are integers, expected the file that can be trained")
+    if layer.weight is not None and not isinstance(layer.weight.spec, WeightSpec):
         raise ModelError(
             f"{describe(layer.node)}: its weights are on the scale of another quantizer, expected fixed-point ones"
         )
 
 
-def _remove(graph: ir.Graph, quantizer: ActivationQuantizer) -> None:
-    """Let the quantizer's readers read its source, or a Clip of it."""
+def _remove(graph: ir.Graph, quantizer: ActivationQuantizer, bound: float | None) -> None:
+    """Let the quantizer's readers read its source, behind an activation where its range was one."""
     dequantize = quantizer.output.producer()
     assert dequantize is not None
     # A quantizer before it may be gone already.
     source = quantizer_nodes(dequantize)[0].inputs[0]
     assert source is not None
-    bound = quantizer.before.bound
-    if math.isfinite(bound):
-        source = _clipped(graph, source, bound)
+    if bound is not None:
+        source = _activated(graph, source, bound)
     was_output = quantizer.output.is_graph_output()
     quantizer.output.replace_all_uses_with(source, replace_graph_outputs=True)
     if was_output:
         quantizer.output.name, source.name = source.name, quantizer.output.name
 
 
-def _clipped(graph: ir.Graph, source: ir.Value, bound: float) -> ir.Value:
-    """Behind `source`, a Clip to [0, bound]."""
-    limits = [initializer(graph, f"{source.name}_{name}", np.float32(x)) for name, x in (("low", 0.0), ("high", bound))]
-    clip = ir.node("Clip", [source, *limits], name=f"{source.name}_clip")
-    name_value(clip.outputs[0], f"{source.name}_bounded", ir.TensorType(ir.DataType.FLOAT), source.shape)
+def _activated(graph: ir.Graph, source: ir.Value, bound: float) -> ir.Value:
+    """Behind `source`, a Relu, or a Clip to [0, bound]."""
+    limits = [] if math.isinf(bound) else [("low", 0.0), ("high", bound)]
+    inputs = [initializer(graph, f"{source.name}_{name}", np.float32(limit)) for name, limit in limits]
+    node = ir.node("Clip" if limits else "Relu", [source, *inputs], name=f"{source.name}_activation")
+    name_value(node.outputs[0], f"{source.name}_activated", ir.TensorType(ir.DataType.FLOAT), source.shape)
     producer = source.producer()
-    if producer is None:
-        graph.insert_before(graph[0], clip)
-    else:
-        graph.insert_after(producer, clip)
-    return clip.outputs[0]
+    assert producer is not None
+    graph.insert_after(producer, node)
+    return node.outputs[0]

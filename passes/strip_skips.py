@@ -46,14 +46,16 @@ class StripSkips(ir.passes.InPlacePass):
         chosen = [block for block in found if block.matches(self.blocks)]
         self._refuse(found, chosen)
         position = {node: index for index, node in enumerate(model.graph)}
-        stripped: list[JsonValue] = []
         # The last block first: what a block reads is there until it is stripped itself.
-        for block in reversed(chosen):
-            removed = _strip(model.graph, block)
-            known = (node for node in removed if node in position)
+        removed = {block: _strip(model.graph, block) for block in reversed(chosen)}
+        gone = {node for nodes in removed.values() for node in nodes}
+        stripped: list[JsonValue] = []
+        for block in chosen:
+            known = (node for node in removed[block] if node in position)
             names: list[JsonValue] = [node.name for node in sorted(known, key=position.__getitem__)]
-            layers: list[JsonValue] = [Layer(node).name for node in block.layers]
-            stripped.insert(0, {"name": block.name, "layers": layers, "removed": names})
+            # A block within it may have had weights on its skip.
+            layers: list[JsonValue] = [Layer(node).name for node in block.layers if node not in gone]
+            stripped.append({"name": block.name, "layers": layers, "removed": names})
         model.graph.sort()
         set_json(model, PLAIN, [*_stripped_before(model), *stripped])
         return ir.passes.PassResult(model, True)

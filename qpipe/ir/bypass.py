@@ -6,12 +6,15 @@ a Clip of the integers wherever one quantizer reads another.
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.layers import Layer, Role, role
 from qpipe.ir.qdq import (
+    BOUND,
     ActivationQuantizer,
     initializer,
     quantizer_nodes,
@@ -78,6 +81,8 @@ def fuse_batch_norm(product: ir.Value) -> list[ir.Value]:
 def inherit_bound(first: ActivationQuantizer, second: ActivationQuantizer) -> None:
     """Cut the second's range as the first's was: at 0, and at a ReLU6's bound, which is a top that is not all ones."""
     spec = first.before
+    if first.bound is not None and second.bound is None:
+        _quantize_node(second).metadata_props[BOUND] = json.dumps(first.bound)
     if not spec.is_signed:
         _set_range(second, second.before.clipped(spec.bound))
 

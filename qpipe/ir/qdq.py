@@ -20,11 +20,14 @@ from qpipe.arith.spec import SIGNED_ZERO_POINT, STORAGE_MAX, QuantSpec
 from qpipe.arith.table import SIZE, CodeTable, Grid
 from qpipe.errors import ModelError
 from qpipe.ir.attributes import constant_array, constant_input, describe, input_value
+from qpipe.ir.layers import activation_bound
 
 AnyArray = npt.NDArray[np.generic]
 
 BASIS = "qpipe.basis"
 """Metadata of a Gather: the basis that its table is made from, a list of numbers."""
+BOUND = "qpipe.bound"
+"""Metadata of a QuantizeLinear: the upper bound of the float Clip from 0 that its codes' range took the place of."""
 
 _PARTS = frozenset({"QuantizeLinear", "Clip", "Cast", "Gather"})
 _FORM = re.compile("QuantizeLinear( Clip)?( Cast Gather( Clip)?)?")
@@ -45,6 +48,8 @@ class ActivationQuantizer:
     table: CodeTable | None = None
     basis: tuple[float, ...] | None = None
     """What LQ-Net's training goes on from: the table is made from it (see `qpipe.arith.lq`)."""
+    bound: float | None = None
+    """The upper bound of a Clip from 0 that the range took the place of; None where there was none."""
 
     @property
     def grid(self) -> Grid:
@@ -124,6 +129,8 @@ def insert_activation_quantizer(
     before, after = (spec.before, spec.after) if isinstance(spec, CodeTable) else (spec, spec)
     scale, zero_point = _grid(graph, base, before)
     nodes = [ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{base}_quantize")]
+    if replaces is not None:
+        nodes[0].metadata_props[BOUND] = json.dumps(activation_bound(replaces))
     name_value(nodes[-1].outputs[0], f"{base}_codes", _UINT8, shape)
     if before.needs_clip or (only is not None and not meltable):
         nodes.append(_clip(graph, nodes[-1].outputs[0], before, base))
@@ -187,13 +194,15 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
     if codes is None or source is None:
         return None
     gather = next((node for node in nodes if node.op_type == "Gather"), None)
+    stored = nodes[0].metadata_props.get(BOUND)
+    bound = None if stored is None else float(json.loads(stored))
     if gather is None:
-        return ActivationQuantizer(source, codes, dequantize.outputs[0], _read_grid(nodes[0], nodes))
+        return ActivationQuantizer(source, codes, dequantize.outputs[0], _read_grid(nodes[0], nodes), bound=bound)
     at = nodes.index(gather)
     before, after = _read_grid(nodes[0], nodes[:at]), _read_grid(dequantize, nodes[at:])
     table, basis = _read_table(gather, before, after), gather.metadata_props.get(BASIS)
     learned = None if basis is None else tuple(json.loads(basis))
-    return ActivationQuantizer(source, codes, dequantize.outputs[0], after, table, learned)
+    return ActivationQuantizer(source, codes, dequantize.outputs[0], after, table, learned, bound)
 
 
 def write_table(quantizer: ActivationQuantizer, table: CodeTable, basis: Sequence[float] | None = None) -> None:

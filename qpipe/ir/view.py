@@ -52,6 +52,21 @@ class QuantizedLayer:
         return self.layer.output if self.output is None else self.output.output
 
     @property
+    def bound(self) -> float | None:
+        """The upper bound of the layer's activation, infinite for a ReLU; None where it has none.
+
+        A Clip that calibration took away, since the range of the integers cuts as it does, is one. A file of an earlier
+        version does not say so; there it is the grid's end, if what is rounded may be negative and the grid is not.
+        """
+        if self.layer.activation is not None:
+            return activation_bound(self.layer.activation)
+        if self.output is None or self.output.bound is not None:
+            return None if self.output is None else self.output.bound
+        role, spec = self.layer.role, self.output.before
+        is_cut = role is Role.COMPUTE or (role is Role.JOIN and any(q.reach.is_signed for q in self.inputs))
+        return spec.bound if is_cut and not spec.is_signed else None
+
+    @property
     def target(self) -> QuantSpec:
         """The grid that the result is rounded to, cut to what the layer's activation lets through."""
         assert self.output is not None

@@ -69,7 +69,7 @@ class Executor(nn.Module):
             if layer.output is not None:
                 self.quantizers[key] = quantizer_of(
                     layer.output,
-                    activation_bound(layer.layer.activation) if layer.layer.activation is not None else None,
+                    layer.bound,
                     carries=_carries(layer),
                     owns=layer.layer.role in {Role.COMPUTE, Role.JOIN},
                 )
@@ -143,6 +143,16 @@ class Executor(nn.Module):
         y = self.unquantized[key]
         assert y is not None
         return self.quantizer(key).activate(y)
+
+    def add_before_activation(self, key: str, addend: Addend) -> None:
+        """Let a layer's activation get something more in training, and what it got before."""
+        before = self.addends.get(key)
+
+        def both() -> torch.Tensor | None:
+            found = [y for y in (None if before is None else before(), addend()) if y is not None]
+            return sum(found[1:], start=found[0]) if found else None
+
+        self.addends[key] = both
 
     def tap(self, key: str, through: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Let what a layer's op gives go through this in every forward, before BatchNormalization and activation."""

@@ -97,6 +97,12 @@ class WeightedLayer(nn.Module):
             return self._with_batch_statistics(self.product(x, weight.to(x.dtype)), magnitude)
         return self._apply_affine(x, weight, magnitude)
 
+    def with_bias(self, product: torch.Tensor) -> torch.Tensor:
+        """The op's result as the graph has it: of a bias before a BatchNormalization the product knows nothing."""
+        if not self.has_batch_norm or not self.offset.any():
+            return product
+        return product + self._along(self.offset.to(product.dtype), product)
+
     def borrow(self, lender: WeightedLayer) -> None:
         """Train on another layer's weight, as it quantized it in the same step, with an affine map of one's own.
 

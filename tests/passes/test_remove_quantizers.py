@@ -1,7 +1,7 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from executor_networks import NETWORKS, Build, build, lone_activations, residual, separable
+from executor_networks import NETWORKS, Build, build, residual
 from networks import Network, finalized, quantized, run
 from residual_networks import checked, inverted_residuals, made, ops, post_activation, stripped, unused
 
@@ -9,6 +9,7 @@ from passes.remove_quantizers import RemoveQuantizers
 from qpipe.errors import ModelError
 from qpipe.ir.kind import Kind, find_kind
 from qpipe.ir.metadata import PLAIN, get_json
+from qpipe.ir.qdq import BOUND
 from qpipe.ir.view_weights import QUANTIZATION
 
 
@@ -20,8 +21,7 @@ def removed(model: ir.Model) -> ir.Model:
     return checked(model)
 
 
-# Bounds of 0.7 and 1.3 lie on no grid.
-@pytest.mark.parametrize("network", [network for network in NETWORKS if network not in {lone_activations, separable}])
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_float_network_is_there_again(network: Build, bits: int) -> None:
     net, outputs = build(network)
@@ -37,14 +37,30 @@ def test_the_float_network_is_there_again(network: Build, bits: int) -> None:
     assert get_json(model, QUANTIZATION) is None
 
 
-def test_a_bound_is_a_clip_again() -> None:
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("scale", [0.5, 20])
+def test_a_bound_that_the_range_reaches_or_not(bits: int, scale: float) -> None:
     net = Network(3, 8, 8)
-    x = 20 * net.inputs()
+    x = net.inputs(scale=scale)
+    model = net.model(net.head(net.relu6(net.conv("x", 3, 8)), 8))
+    before = run(model, x)[0]
+    quantized(model, x, weight_bits=bits, activation_bits=bits, cpu="vnni")
+    np.testing.assert_array_equal(run(removed(model), x)[0], before)
+    assert ops(model).count("Clip") == 1
+
+
+@pytest.mark.parametrize("scale", [0.5, 20])
+def test_a_file_that_does_not_say_what_bound_there_was(scale: float) -> None:
+    """Of an earlier version: the range tells, whose end is on the grid; where it is longer, the bound cut nothing."""
+    net = Network(3, 8, 8)
+    x = net.inputs(scale=scale)
     model = net.model(net.head(net.relu6(net.conv("x", 3, 8)), 8))
     before = run(model, x)[0]
     quantized(model, x, cpu="vnni")
+    said = [node for node in model.graph if node.metadata_props.pop(BOUND, None) is not None]
+    assert len(said) == 1
     np.testing.assert_array_equal(run(removed(model), x)[0], before)
-    assert ops(model).count("Clip") == 1
+    assert [ops(model).count(op) for op in ("Clip", "Relu")] == ([0, 1] if scale < 1 else [1, 0])
 
 
 def test_a_skip_that_is_carried_wider() -> None:
@@ -78,7 +94,7 @@ def test_a_final_network_is_refused() -> None:
     net, model = made(post_activation)
     final = finalized(quantized(model, net.inputs()))
     nodes = ops(final)
-    with pytest.raises(ModelError, match="its weights are integers, expected the trainable file"):
+    with pytest.raises(ModelError, match="its weights are integers, expected the file that can be trained"):
         RemoveQuantizers()(final)
     assert ops(final) == nodes
 

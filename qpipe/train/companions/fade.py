@@ -62,7 +62,7 @@ class FadingSkips(Companion):
         self._scale = float(max(Fraction(0), 1 - done / self._fraction))
 
     def _attach(self, network: Executor, skip: _Skip) -> None:
-        first, end = key_of(network, skip.first), key_of(network, skip.last)
+        first, end = skip.ends(network)
         start = self._within(network, first) if skip.begins_within(network, first) else self._behind(network, first)
 
         def addend() -> torch.Tensor | None:
@@ -75,7 +75,7 @@ class FadingSkips(Companion):
         if skip.ends_within(network, end):
             network.tap(end, added)
         else:
-            network.addends[end] = addend
+            network.add_before_activation(end, addend)
 
     @staticmethod
     def _behind(network: Executor, first: str) -> Stream:
@@ -87,10 +87,11 @@ class FadingSkips(Companion):
     @staticmethod
     def _within(network: Executor, key: str) -> Stream:
         """What a layer's op gives, before the BatchNormalization that the block begins with."""
+        layer = network.layer(key)
         kept: dict[str, torch.Tensor] = {}
 
         def keep(y: torch.Tensor) -> torch.Tensor:
-            kept[key] = y
+            kept[key] = y if layer is None else layer.with_bias(y)
             return y
 
         network.tap(key, keep)
@@ -103,15 +104,10 @@ def _known(y: torch.Tensor | None) -> torch.Tensor:
 
 
 class _Skip:
-    """One skip of the residual network: from what its start's quantizer reads to what its Add does.
-
-    first, last: names of the main path's first and last node.
-    """
+    """One skip of the residual network: from what its start's quantizer reads to what its Add does."""
 
     def __init__(self, network: Executor, block: ResidualBlock) -> None:
-        main = [node for node in block.main_nodes if not is_quantizer(node)]
-        self.first, self.last = str(main[0].name), str(main[-1].name)
-        self._main = {node.name for node in main}
+        self._main = [str(node.name) for node in block.main_nodes if not is_quantizer(node)]
         self._network = network
         self._section = section(network, block.start, block.skip)
         self._start, self._end = block.start, block.skip
@@ -123,6 +119,15 @@ class _Skip:
         self._quantizer.owns = False
         inner = [network.quantizers[str(i)] for i in self._section if str(i) in network.quantizers]
         self.quantizers = [self._quantizer, *inner]
+
+    def ends(self, network: Executor) -> tuple[str, str]:
+        """The layers of the plain network that have the first and the last node of the main path.
+
+        Of the nodes that it still has: a skip within the main path may be gone too.
+        """
+        left = {node.name for layer in network.plan for node in layer.layer.nodes}
+        main = [name for name in self._main if name in left]
+        return key_of(network, main[0]), key_of(network, main[-1])
 
     def begins_within(self, network: Executor, first: str) -> bool:
         """Whether this layer of the plain network, which has the main path's first node, begins before it."""

@@ -23,7 +23,7 @@ from small_residual import (
     weighted,
 )
 
-from qpipe.train.companions.blocks import stripped_blocks
+from qpipe.train.companions.blocks import blocks_of, stripped_blocks
 from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
@@ -79,10 +79,10 @@ def test_at_first_it_is_the_residual_network(options: dict[str, Any]) -> None:
 def pre_activated(projects: bool) -> ir.Model:
     """Two blocks in pre-activation order, and a third whose skip is a projection of what is activated already."""
     net = Network(*IMAGE_SHAPE)
-    x = net.conv("x", 3, 8)
+    x = net.conv("x", 3, 8, bias=True)
     for name in ("add1", "add2"):
-        y = net.conv(net.op("Relu", net.norm(x, 8)), 8, 8)
-        x = net.op("Add", x, net.conv(net.op("Relu", net.norm(y, 8)), 8, 8), name=name)
+        y = net.conv(net.op("Relu", net.norm(x, 8)), 8, 8, bias=True)
+        x = net.op("Add", x, net.conv(net.op("Relu", net.norm(y, 8)), 8, 8, bias=True), name=name)
     if projects:
         x = net.op("Relu", net.norm(x, 8))
         y = net.conv(net.op("Relu", net.norm(net.conv(x, 8, 8), 8)), 8, 8)
@@ -141,6 +141,29 @@ def test_in_pre_activation_order_at_the_end(projects: bool) -> None:
     assert not torch.equal(executor(x)[0], alone(x)[0])
     write_back(executor)
     assert_exact(plain, x.numpy(), executor)
+
+
+def test_skips_within_a_main_path() -> None:
+    """RepVGG's block: a 3×3 convolution, a projection and a BatchNormalization, added up one after the other."""
+    net = Network(*IMAGE_SHAPE)
+    x = net.op("Relu", net.norm(net.conv("x", 3, 8), 8))
+    for name in ("first", "second"):
+        y = net.op("Add", net.norm(net.conv(x, 8, 8), 8), net.norm(net.conv(x, 8, 8, (1, 1)), 8), name=f"{name}_inner")
+        x = net.op("Relu", net.op("Add", y, net.norm(x, 8), name=f"{name}_outer"))
+    model = net.model(net.head(x, 8, CLASSES))
+    residual = quantized(model, net.inputs(16), weight_bits=8, activation_bits=8)
+    module, executor, plain = faded(residual)
+    assert [(block.name, block.layers) for block in blocks_of(plain, executor)] == [
+        ("first_inner", ("1",)), ("second_inner", ("2",)),
+    ]  # fmt: skip
+    expected = in_training(residual)
+    for network in (executor, expected, *(skip._network for skip in module._skips)):
+        network.without_quantizers()
+    x, _ = batch()
+    module.begin_update(Fraction(0), 0)
+    torch.testing.assert_close(executor(x)[0], expected(x)[0], rtol=SUMMED_OTHERWISE, atol=SUMMED_OTHERWISE)
+    module.begin_update(FRACTION, 0)
+    assert (executor(x)[0] - expected(x)[0]).abs().max() > 0.1
 
 
 def addends(module: FadingSkips, executor: Executor, done: Fraction) -> list[torch.Tensor | None]:
