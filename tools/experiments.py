@@ -1,7 +1,8 @@
 """Rows of a paper's table on CIFAR-10: each is calibrated, fine-tuned, exported and counted, and kept in a folder.
 
-Every row is counted on onnxruntime, on the integer file that `export` writes, over all test images. Networks,
-checkpoints and counts stay in the folder: a command can be given again, and goes on where it was cut off.
+Every row is counted on onnxruntime, on the integer file that `export` writes, over all test images; one whose skips are
+in floating point, which no such file has, on the executor. Networks, checkpoints and counts stay in the folder: a
+command can be given again, and goes on where it was cut off.
 """
 
 import json
@@ -147,7 +148,8 @@ def run_rows(
 ) -> None:
     """Run the rows that are not there yet, and print and keep the table of all that are.
 
-    what: all rows have in common, for the title. Other tables of the file stay, and rows that another folder counted.
+    what: all rows have in common, for the title. Other tables of the file stay, and rows of this one which are not in
+    this folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with progress.reporting():
@@ -160,7 +162,11 @@ def run_rows(
     title = f"{model.stem} on CIFAR-10, {what}top-1 of 10,000 test images in percent"
     before = {line["network"]: line for line in results.tables.get(title, ())}
     lines = [_line(row, counts) if counts else before.get(row.name) for row, counts in counted]
-    results.add(title, [line for line in lines if line is not None])
+    found = [line for line in lines if line is not None]
+    if not found:
+        typer.echo(f"nothing is counted yet: {title}")
+        return
+    results.add(title, found)
     results.save()
 
 

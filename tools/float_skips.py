@@ -1,7 +1,8 @@
 """The paper's baseline: skips in floating point. No integer file has such, so the executor trains and counts it.
 
-Of a network whose skips are carried wider than its convolutions read them (`--skip-bits`), nothing is rounded but what
-convolutions read, in training and in evaluation.
+Of a ResNet-20 for CIFAR-10 whose skips are carried wider than its convolutions read them (`--skip-bits`), nothing on
+the way from Add to Add is rounded but what convolutions read, in training and in evaluation. (A carrier between a
+convolution and an Add, such as ResNet-18's pool behind the stem, keeps what it carries on its grid.)
 
 Source: Zhuang et al., *Training Quantized Network with Auxiliary Gradient Module*, section 1 and Table 1.
 """
@@ -23,6 +24,7 @@ from qpipe.train.run import TrainingSettings
 from qpipe.verbs.sources import open_source, preprocess_of
 
 BATCH = 256
+PLAIN_TRAINING = ("recipe", "epochs", "batch_size", "lr")
 
 
 def with_float_skips(executor: Executor) -> Executor:
@@ -37,7 +39,12 @@ def with_float_skips(executor: Executor) -> Executor:
 
 
 def train_and_count(start: Path, data: Path, checkpoint: Path, finetune: Mapping[str, Any], *, seed: int) -> float:
-    """Top-1, of 1, over the test images, after `finetune`'s recipe; it goes on from the checkpoint if that is there."""
+    """Top-1, of 1, over the test images, after `finetune`'s recipe; it goes on from the checkpoint if that is there.
+
+    finetune: of a recipe without a teacher and without companions; ValueError for anything that would need more.
+    """
+    if more := finetune.keys() - PLAIN_TRAINING:
+        raise ValueError(f"{', '.join(sorted(more))}: expected nothing but {', '.join(PLAIN_TRAINING)}")
     network = load_model(start)
     preprocess = preprocess_of(network, None)
     source, test = (open_source(network, data, split, preprocess) for split in ("train", "test"))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,26 +17,36 @@ from qpipe.ir.save import atomic_path
 from qpipe.runtime.cpu import describe
 
 Row = Mapping[str, str | float | int | None]
+ORIGIN = ("cpu", "command", "versions")
 PACKAGES = ("numpy", "onnx", "onnxruntime", "torch")
 RESULTS = Path("artifacts/results")
 
 
 @dataclass
 class Results:
-    """The tables of one benchmark, by title; each a list of rows with the same columns."""
+    """The tables of one benchmark, by title; each a list of rows with the same columns.
+
+    earlier: of a table that an earlier run left, what made it.
+    """
 
     name: str
     tables: dict[str, Sequence[Row]] = field(default_factory=dict)
+    earlier: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name: str, folder: Path = RESULTS) -> "Results":
-        """The tables that an earlier run left in NAME.json; none where there is no such file."""
+        """With the tables that earlier runs left in NAME.json; none where there is no such file."""
         path = folder / f"{name}.json"
-        return cls(name, json.loads(path.read_text(encoding="utf-8"))["tables"] if path.exists() else {})
+        if not path.exists():
+            return cls(name)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        last = {key: content[key] for key in ORIGIN}
+        return cls(name, content["tables"], dict.fromkeys(content["tables"], last) | content.get("earlier", {}))
 
     def add(self, title: str, rows: Sequence[Row]) -> None:
         """Keep the table and print it."""
         self.tables[title] = rows
+        self.earlier.pop(title, None)
         table = Table(title=title, title_justify="left")
         for index, column in enumerate(rows[0]):
             table.add_column(column, justify="left" if index == 0 else "right")
@@ -52,6 +63,7 @@ class Results:
             "cpu": describe(),
             "command": shlex.join(["python", *sys.argv]),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            **({"earlier": self.earlier} if self.earlier else {}),
             "tables": self.tables,
         }
         with atomic_path(path) as temporary:

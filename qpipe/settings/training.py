@@ -16,7 +16,7 @@ class FinetuneSettings(Settings):
     blocks: str = Field(default="*", description="the residual blocks to strip with --plain, as layer3.*")
     recipe: RecipeName | None = Field(
         default=None,
-        description="the papers' values for every option below: faq-8bit, or ag, or plain, by the two above",
+        description="values for every option below; by default faq-8bit, with --method ag ag, with --plain plain",
     )
     epochs: int | None = Field(
         default=None, ge=1, description="passes over the training images; a recipe's schedule keeps its proportions"

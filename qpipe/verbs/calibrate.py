@@ -70,8 +70,8 @@ def calibrate(
 
     Args:
         model: an .onnx path, a ModelProto, an onnx_ir.Model, a torch module, or `package.module:factory`. Of a QDQ file
-            that can be trained, the float network that it holds: so a network that was trained at 8 bits is brought
-            to fewer.
+            with fixed-point weights that can be trained, the float network that it holds: so a network that was trained
+            at 8 bits is brought to fewer.
         data: a path, "digits", or arrays `[N, C, H, W]`; its training split is used.
         output: where to write the QDQ file; nothing is written without it.
         weight_bits, activation_bits: 2 to 8, of the inner layers. The first and the last layer's weights, the last
@@ -86,9 +86,10 @@ def calibrate(
             five binary bases in the place of each block's convolutions.
         batches, batch_size: how many training images are seen, drawn by `seed`.
         percentile: of an activation's range in a batch; None is the width's own (99.99 at 8 bits, 99.9 at 4).
-        weight_clip: in standard deviations; None is the width's own (4.12 at 4 bits). Of fixed-point weights alone.
+        weight_clip: in standard deviations; None is the width's own (4.12 at 4 bits). With the fixed-point quantizer
+            alone; with another one `layers` can tell it to the first and the last layer.
         weight_rounding: of log2 of the weights' step to l, "ceil" (FAQ, section 3.1.1) or "nearest"; None is the
-            width's own, nearest below 8 bits. Of fixed-point weights alone.
+            width's own, nearest below 8 bits. With the fixed-point quantizer alone.
         activation_rounding: of an activation's range to a power of two: "ceil" (FAQ, section 3.2), "nearest", or
             "least-error", the exponent of the least squared error over the same batches.
         per_channel: one weight exponent per output channel.

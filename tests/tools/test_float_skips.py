@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from float_skips import train_and_count, with_float_skips
-from small_residual import batch, residual_qdq
+from small_residual import CLASSES, batch, residual_qdq
 
 from qpipe.ir.save import save_model
 from qpipe.train.executor import Executor
@@ -32,17 +33,23 @@ def test_what_convolutions_read_is_rounded_and_nothing_else() -> None:
 
 
 def test_it_trains_and_is_counted(tmp_path: Path) -> None:
-    """Half of the images are the test split; a run that is done is only counted again."""
+    """Classes are levels of brightness; a run that is done is only counted again."""
     rng = np.random.default_rng(0)
-    arrays = {f"{kind}_images": rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8) for kind in ("train", "test")}
-    arrays |= {f"{kind}_labels": np.arange(20) % 5 for kind in ("train", "test")}
+    labels = np.arange(60) % CLASSES
+    arrays = {}
+    for kind in ("train", "test"):
+        noise = rng.integers(0, 20, (60, 8, 8, 3))
+        arrays |= {f"{kind}_images": (50 * labels[:, None, None, None] + noise).astype(np.uint8)}
+        arrays |= {f"{kind}_labels": labels}
     np.savez(tmp_path / "data.npz", **arrays)
     save_model(residual_qdq(**OPTIONS), tmp_path / "start.onnx")
-    recipe = {"recipe": "ag", "epochs": 2, "batch_size": 10}
-    counts = [
-        train_and_count(tmp_path / "start.onnx", tmp_path / "data.npz", tmp_path / "checkpoint", recipe, seed=0)
-        for _ in range(2)
-    ]
-    assert counts[0] == counts[1]
-    assert 0 <= counts[0] <= 1
-    assert (tmp_path / "checkpoint").exists()
+    recipe = {"recipe": "ag", "epochs": 10, "batch_size": 10, "lr": 0.01}
+    files = tmp_path / "start.onnx", tmp_path / "data.npz", tmp_path / "checkpoint"
+    first, again = (train_and_count(*files, recipe, seed=0) for _ in range(2))
+    assert first == again
+    assert first > 0.5  # chance is 0.2
+
+
+def test_what_it_cannot_train_with(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^method, teacher: expected nothing but recipe, epochs, batch_size, lr"):
+        train_and_count(tmp_path, tmp_path, tmp_path, {"recipe": "ag", "method": "ag", "teacher": "float"}, seed=0)

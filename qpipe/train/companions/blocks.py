@@ -46,7 +46,7 @@ def blocks_of(model: ir.Model, executor: Executor) -> list[Block]:
     stripped = stripped_blocks(model)
     summed = {binary.name: binary.sums for binary in binary_blocks(model)}
     for binary in binary_blocks(model):
-        if not stripped:
+        if binary.name not in stripped:
             keys = _keys(executor, list(binary.layers))
             found.append(Block(binary.name, keys, key_of(executor, binary.end), has_skip=True))
     for name, layers in stripped.items():
