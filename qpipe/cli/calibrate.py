@@ -28,6 +28,9 @@ def calibrate(
 ) -> None:
     """Give a float network its integer grids, from a few batches.
 
+    A QDQ file that can be trained, with fixed-point weights, is taken as the float network that it holds: so a network
+    that was trained at 8 bits is brought to fewer.
+
     \b
     Example:
       qpipe calibrate resnet20.onnx --data cifar10.npz -o resnet20.qdq.onnx \\
