@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import onnx
 import onnx_ir as ir
@@ -28,6 +29,7 @@ from qpipe.finetune_recipes import (
     default_recipe,
     resolve,
 )
+from qpipe.ir.attributes import static_shape
 from qpipe.ir.kind import Kind, find_kind
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import TRAINING, AppliedPass, add_provenance, set_json
@@ -36,12 +38,15 @@ from qpipe.plain import to_plain
 from qpipe.processes import is_main_process
 from qpipe.runtime.accuracy import measure_accuracy
 from qpipe.verbs.sources import ModelPath, PreprocessLike, open_source, preprocess_of, store_preprocess
-from qpipe.verbs.subject import check_subject, make_subject
+from qpipe.verbs.subject import FLOAT_PHASE, check_subject, make_subject
 
 if TYPE_CHECKING:
     from qpipe.train.companion import Loss
     from qpipe.train.executor import Executor
     from qpipe.train.run import TrainingSettings
+
+NEAR_CHANCE: Final = 1.5
+"""How many times what guessing gives a network must reach that was trained on such images."""
 
 
 def finetune(
@@ -188,6 +193,7 @@ def finetune(
     phases: dict[str, float | None] = {}
     if evaluate and test is not None:
         phases = {phase: _accuracy(at, test) for phase, at in subject.phases.items()}
+        _warn_at_chance(phases.get(FLOAT_PHASE), network)
     history = train(
         executor,
         source,
@@ -263,6 +269,18 @@ def _told(run: TrainingSettings, recipe: str) -> dict[str, JsonValue]:
     }
     del values["augment"]
     return {"recipe": recipe, **{name: to_plain(value) for name, value in values.items()}}
+
+
+def _warn_at_chance(top1: float | None, network: ir.Model) -> None:
+    """A trained network that guesses has most often got pixels of another normalization; and it may be the teacher."""
+    shape = static_shape(network.graph.outputs[0])
+    classes = shape[-1] if shape else None
+    if top1 is not None and classes is not None and top1 < NEAR_CHANCE / classes:
+        warnings.warn(
+            f"the float network's top-1 is {100 * top1:.2f} %, about chance: is the preprocessing that of its training "
+            "(--mean, --std, ...)?",
+            stacklevel=3,
+        )
 
 
 def _accuracy(network: ir.Model, test: Source) -> float | None:

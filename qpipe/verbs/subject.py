@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import onnx
 import onnx_ir as ir
@@ -19,6 +20,7 @@ from qpipe.ir.residual import find_blocks
 from qpipe.verbs.calibrate import calibrate
 from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name
 
+FLOAT_PHASE: Final = "float"
 AnyModel = ModelPath | onnx.ModelProto | ir.Model
 
 
@@ -41,7 +43,7 @@ class Subject:
     @property
     def phases(self) -> dict[str, ir.Model]:
         """The networks on the way here, in order, each by what a report calls it; the last is what trains."""
-        found = {} if self.given is None else {"float": self.given}
+        found = {} if self.given is None else {FLOAT_PHASE: self.given}
         if self.is_stripped:
             return {**found, "quantized, with its skips": self.origin, "skips stripped": self.network}
         return {**found, "before training": self.network}

@@ -13,9 +13,13 @@ from qpipe.cli.main import main
 RUN = "--data digits --epochs 1 --batch-size 64 --no-flip"
 
 
+@pytest.mark.filterwarnings("default:the float network's top-1")
 def test_one_command_makes_a_plain_network(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a network that was never trained: that it guesses is told."""
     assert main(f"finetune net.onnx {RUN} --plain --method ag -o plain.qdq.onnx".split()) == 0
-    line = capsys.readouterr().out.splitlines()[0]
+    out, err = capsys.readouterr()
+    assert "qpipe: warning: the float network's top-1 is " in err
+    line = out.splitlines()[0]
     for part in ("float ", "quantized, with its skips ", "skips stripped ", "trained "):
         assert part in line
     assert main(["export", "plain.qdq.onnx", "--plain", "-o", "plain.int8.onnx"]) == 0

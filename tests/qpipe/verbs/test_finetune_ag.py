@@ -74,6 +74,13 @@ def test_from_a_float_network_in_one_command(stages: Path) -> None:
     assert [entry["name"] for entry in get_json(found, PLAIN)] == ["add"]  # type: ignore[index,union-attr,call-overload]
 
 
+def test_a_float_network_that_guesses() -> None:
+    """Most often its pixels are normalized otherwise than in its training; as a teacher it knows nothing."""
+    message = r"^the float network's top-1 is \d+\.\d\d %, about chance: is the preprocessing that"
+    with pytest.warns(UserWarning, match=message):
+        qpipe.finetune(digits_model(), "digits", plain=True, **{**SHORT, "evaluate": True})
+
+
 def test_from_a_plain_file(plain: Path) -> None:
     """It goes on; what needs skips is refused, and so is the float network that it does not hold any more."""
     for options in ({"plain": True}, {"plain": False, "method": "ag"}):
