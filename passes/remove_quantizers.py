@@ -20,6 +20,7 @@ from onnx_ir.passes import common
 from qpipe.arith.weights import WeightSpec
 from qpipe.errors import ModelError
 from qpipe.ir.attributes import describe
+from qpipe.ir.bypass import replace_value
 from qpipe.ir.metadata import TRAINING, set_json
 from qpipe.ir.qdq import ActivationQuantizer, initializer, name_value, quantizer_nodes
 from qpipe.ir.view import QuantizedLayer, read_view
@@ -70,10 +71,7 @@ def _remove(graph: ir.Graph, quantizer: ActivationQuantizer, bound: float | None
     assert source is not None
     if bound is not None:
         source = _activated(graph, source, bound)
-    was_output = quantizer.output.is_graph_output()
-    quantizer.output.replace_all_uses_with(source, replace_graph_outputs=True)
-    if was_output:
-        quantizer.output.name, source.name = source.name, quantizer.output.name
+    replace_value(quantizer.output, source)
 
 
 def _activated(graph: ir.Graph, source: ir.Value, bound: float) -> ir.Value:

@@ -19,7 +19,15 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from qpipe.errors import LoweringError, ModelError
-from qpipe.ir.bypass import fuse_batch_norm, inherit_bound, keep_apart, narrow, quantizer_before, quantizers_reading
+from qpipe.ir.bypass import (
+    fuse_batch_norm,
+    inherit_bound,
+    keep_apart,
+    narrow,
+    quantizer_before,
+    quantizers_reading,
+    replace_value,
+)
 from qpipe.ir.layer_options import tails
 from qpipe.ir.layers import Layer, Role, activation_bound
 from qpipe.ir.metadata import PLAIN, get_json, set_json
@@ -103,7 +111,7 @@ def _strip(graph: ir.Graph, block: ResidualBlock) -> list[ir.Node]:
             inherit_bound(before, behind)
         elif follower is None:
             keep_apart(before, behind)
-    _replace(total, end)
+    replace_value(total, end)
     removed = _remove_dead(graph, [total])
     if start is not None:
         removed += _remove_dead(graph, narrow(start))
@@ -127,14 +135,6 @@ def _quantizers_around(main: ir.Value, total: ir.Value) -> tuple[ActivationQuant
         return None
     # A source that something else reads too keeps its quantizer.
     return (before, behind[0]) if quantizers_reading(before.source) == [before] else None
-
-
-def _replace(old: ir.Value, new: ir.Value) -> None:
-    """Readers of the one, and the graph's outputs, get the other, under the name that an output has outside."""
-    was_output = old.is_graph_output()
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    if was_output:
-        old.name, new.name = new.name, old.name
 
 
 def _remove_dead(graph: ir.Graph, values: Sequence[ir.Value]) -> list[ir.Node]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from experiments import ExperimentRow
 
+from qpipe.finetune_recipes import RECIPES
+
 AG, SSP = {"method": "ag"}, {"ssp": True}
 PLAIN = {"plain": True}
 TAUGHT = {"teacher": "float"}
@@ -26,7 +28,7 @@ DOREFA = {
 LQ = {**DOREFA, "quantizer": "lq"}
 BIREAL, GROUPNET = {"quantizer": "bireal"}, {"quantizer": "groupnet"}
 BINARY = {"recipe": "ag-binary"}
-# Ours, for networks that are to ship: the rate of the recipe is that of batches of 256.
+# Ours, for networks that are to ship; their rate goes with the batch.
 SHIPPED_PLAIN, SHIPPED = {"recipe": "plain"}, {"recipe": "distilled-4bit"}
 
 
@@ -40,7 +42,8 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
         for lever in levers:
             arguments |= lever
         if arguments["recipe"] in {"plain", "distilled-4bit"}:
-            arguments["lr"] = 0.1 * batch_size / 256
+            own = RECIPES[arguments["recipe"]]
+            arguments["lr"] = own.lr * batch_size / own.batch_size
         return ExperimentRow(f"{name}, {epochs} epochs, batch {batch_size}", start, arguments, leads=leads, **more)
 
     fixed = {bits: {"weight_bits": bits, "activation_bits": bits, "skip_bits": 8} for bits in (4, 8)}

@@ -6,20 +6,18 @@ a Clip of the integers wherever one quantizer reads another.
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.layers import Layer, Role, role
 from qpipe.ir.qdq import (
-    BOUND,
     ActivationQuantizer,
     initializer,
     quantizer_nodes,
     read_activation_quantizer,
     set_constant_input,
+    write_bound,
 )
 
 
@@ -39,6 +37,14 @@ def quantizer_before(value: ir.Value) -> ActivationQuantizer | None:
     """The quantizer that ends in this value, if one does."""
     node = value.producer()
     return read_activation_quantizer(node) if node is not None and node.op_type == "DequantizeLinear" else None
+
+
+def replace_value(old: ir.Value, new: ir.Value) -> None:
+    """Readers of the one, and the graph's outputs, get the other, under the name that an output has outside."""
+    was_output = old.is_graph_output()
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if was_output:
+        old.name, new.name = new.name, old.name
 
 
 def narrow(wide: ActivationQuantizer) -> list[ir.Value]:
@@ -82,7 +88,7 @@ def inherit_bound(first: ActivationQuantizer, second: ActivationQuantizer) -> No
     """Cut the second's range as the first's was: at 0, and at a ReLU6's bound, which is a top that is not all ones."""
     spec = first.before
     if first.bound is not None and second.bound is None:
-        _quantize_node(second).metadata_props[BOUND] = json.dumps(first.bound)
+        write_bound(_quantize_node(second), first.bound)
     if not spec.is_signed:
         _set_range(second, second.before.clipped(spec.bound))
 

@@ -129,8 +129,8 @@ def insert_activation_quantizer(
     before, after = (spec.before, spec.after) if isinstance(spec, CodeTable) else (spec, spec)
     scale, zero_point = _grid(graph, base, before)
     nodes = [ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{base}_quantize")]
-    if replaces is not None:
-        nodes[0].metadata_props[BOUND] = json.dumps(activation_bound(replaces))
+    if (bound := None if replaces is None else activation_bound(replaces)) is not None:
+        write_bound(nodes[0], bound)
     name_value(nodes[-1].outputs[0], f"{base}_codes", _UINT8, shape)
     if before.needs_clip or (only is not None and not meltable):
         nodes.append(_clip(graph, nodes[-1].outputs[0], before, base))
@@ -203,6 +203,11 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
     table, basis = _read_table(gather, before, after), gather.metadata_props.get(BASIS)
     learned = None if basis is None else tuple(json.loads(basis))
     return ActivationQuantizer(source, codes, dequantize.outputs[0], after, table, learned, bound)
+
+
+def write_bound(quantize: ir.Node, bound: float) -> None:
+    """Let a QuantizeLinear say what Clip its codes' range took the place of."""
+    quantize.metadata_props[BOUND] = json.dumps(bound)
 
 
 def write_table(quantizer: ActivationQuantizer, table: CodeTable, basis: Sequence[float] | None = None) -> None:

@@ -165,9 +165,8 @@ def _read_block(node: ir.Node, dominators: _Dominators) -> ResidualBlock | None:
         return None
     paths = [(operand, dominators.between(start, operand)) for operand in operands]
     lengths = [_longest_chain(path, operand, dominators) for operand, path in paths]
-    can_be_skip = [all(map(_is_skip, path)) for _, path in paths]
     # Of two equally long chains, a projection beside one larger convolution, say, that which can be a skip is one.
-    first, second = ((length, not projects) for length, projects in zip(lengths, can_be_skip, strict=True))
+    first, second = ((length, not all(map(_is_skip, path))) for length, (_, path) in zip(lengths, paths, strict=True))
     if first == second or not max(lengths):
         return None
     (main, main_nodes), (skip, skip_nodes) = paths if first > second else paths[::-1]

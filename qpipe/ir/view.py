@@ -60,8 +60,10 @@ class QuantizedLayer:
         """
         if self.layer.activation is not None:
             return activation_bound(self.layer.activation)
-        if self.output is None or self.output.bound is not None:
-            return None if self.output is None else self.output.bound
+        if self.output is None:
+            return None
+        if self.output.bound is not None:
+            return self.output.bound
         role, spec = self.layer.role, self.output.before
         is_cut = role is Role.COMPUTE or (role is Role.JOIN and any(q.reach.is_signed for q in self.inputs))
         return spec.bound if is_cut and not spec.is_signed else None

@@ -6,6 +6,7 @@ file gives on an integer runtime. A float graph, without quantizers, trains on i
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 from qpipe.errors import ModelError
 from qpipe.finetune_recipes import Precision
 from qpipe.ir.attributes import constant_array, describe, require_constant
-from qpipe.ir.layers import ACTIVATIONS, Layer, Role, activation_bound
+from qpipe.ir.layers import ACTIVATIONS, Role
 from qpipe.ir.plan import plan_quantization
 from qpipe.ir.qdq import ActivationQuantizer
 from qpipe.ir.view import QuantizedLayer, View, leading_to, read_view
@@ -74,7 +75,7 @@ class Executor(nn.Module):
                     owns=layer.layer.role in {Role.COMPUTE, Role.JOIN},
                 )
         self.unquantized: dict[str, torch.Tensor | None] = {}
-        self.addends: dict[str, Addend] = {}
+        self.addends: defaultdict[str, list[Addend]] = defaultdict(list)
         # It starts in evaluation, with the exponents that the file says.
         super().train(False)
         self.reads = [_read_values(layer) for layer in self.plan]
@@ -104,16 +105,15 @@ class Executor(nn.Module):
             widen = layer.result in self._results and self.precision == "bf16"
             y = run(*(values[value].float() if widen else values[value] for value in reads))
             y = self._touched(key, y)
-            values[layer.result] = (
-                self._quantized(key, y) if layer.output is not None else _float_result(y, layer.layer)
-            )
+            values[layer.result] = self._quantized(key, y) if layer.output is not None else activate(y, layer.bound)
             for value in reads:
                 if self._last_use[value] == i:
                     values.pop(value, None)
 
     def _touched(self, key: str, y: torch.Tensor) -> torch.Tensor:
-        addend = self.addends[key]() if self.training and key in self.addends else None
-        y = y if addend is None else y + addend
+        for addend in self.addends.get(key, ()) if self.training else ():
+            more = addend()
+            y = y if more is None else y + more
         if key in self.unquantized:
             self.unquantized[key] = y
         return y
@@ -143,16 +143,6 @@ class Executor(nn.Module):
         y = self.unquantized[key]
         assert y is not None
         return self.quantizer(key).activate(y)
-
-    def add_before_activation(self, key: str, addend: Addend) -> None:
-        """Let a layer's activation get something more in training, and what it got before."""
-        before = self.addends.get(key)
-
-        def both() -> torch.Tensor | None:
-            found = [y for y in (None if before is None else before(), addend()) if y is not None]
-            return sum(found[1:], start=found[0]) if found else None
-
-        self.addends[key] = both
 
     def tap(self, key: str, through: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Let what a layer's op gives go through this in every forward, before BatchNormalization and activation."""
@@ -276,7 +266,3 @@ def _weight(layer: QuantizedLayer) -> torch.Tensor:
     else:
         values = require_constant(layer.node, 1, "weight")
     return torch.from_numpy(np.ascontiguousarray(values.astype(np.float32)))
-
-
-def _float_result(y: torch.Tensor, layer: Layer) -> torch.Tensor:
-    return activate(y, activation_bound(layer.activation) if layer.activation is not None else None)

@@ -75,32 +75,35 @@ class FadingSkips(Companion):
         if skip.ends_within(network, end):
             network.tap(end, added)
         else:
-            network.add_before_activation(end, addend)
+            network.addends[end].append(addend)
 
     @staticmethod
     def _behind(network: Executor, first: str) -> Stream:
         """What the layer before gives, before its quantizer."""
         key = key_before(network, first)
         network.keep_unquantized(key)
-        return lambda: _known(network.unquantized[key])
+
+        def stream() -> torch.Tensor:
+            y = network.unquantized[key]
+            assert y is not None
+            return y
+
+        return stream
 
     @staticmethod
     def _within(network: Executor, key: str) -> Stream:
         """What a layer's op gives, before the BatchNormalization that the block begins with."""
         layer = network.layer(key)
-        kept: dict[str, torch.Tensor] = {}
+        assert layer is not None
+        kept: list[torch.Tensor] = []
 
         def keep(y: torch.Tensor) -> torch.Tensor:
-            kept[key] = y if layer is None else layer.with_bias(y)
+            kept[:] = [y]
             return y
 
         network.tap(key, keep)
-        return lambda: _known(kept.get(key))
-
-
-def _known(y: torch.Tensor | None) -> torch.Tensor:
-    assert y is not None
-    return y
+        # Only when it is asked for, so not when s is 0.
+        return lambda: layer.with_bias(kept[0])
 
 
 class _Skip:

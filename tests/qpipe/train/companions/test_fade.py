@@ -168,7 +168,7 @@ def test_skips_within_a_main_path() -> None:
 
 def addends(module: FadingSkips, executor: Executor, done: Fraction) -> list[torch.Tensor | None]:
     module.begin_update(done, 0)
-    return [addend() for addend in executor.addends.values()]
+    return [addend() for at_one_layer in executor.addends.values() for addend in at_one_layer]
 
 
 def test_it_falls_on_a_line() -> None:
