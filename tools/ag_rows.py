@@ -5,7 +5,7 @@ Every row of one width starts from one calibrated file, which holds the pretrain
 
 from typing import Any
 
-from experiments import ExperimentRow
+from experiments import ORIGINAL, ExperimentRow
 
 from qpipe.finetune_recipes import RECIPES
 
@@ -93,5 +93,17 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
                 row(f"{bits}/{bits} plain + fade + teacher", PLAIN, FADE, TAUGHT, start=start),
                 row(f"{bits}/{bits} plain, recipe plain", PLAIN, SHIPPED_PLAIN, start=start),
             )
+        ),
+        ExperimentRow(
+            f"8/8 plain, recipe plain, {epochs} epochs, batch {batch_size}, then {epochs} more from half its rate",
+            fixed[8],
+            {
+                "recipe": "distilled-4bit",
+                "teacher": ORIGINAL,
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "lr": RECIPES["plain"].lr * batch_size / RECIPES["plain"].batch_size / 2,
+            },
+            after=f"8/8 plain, recipe plain, {epochs} epochs, batch {batch_size}",
         ),
     )

@@ -78,6 +78,12 @@ class TrainingRecord(Record):
     settings: dict[str, JsonValue] = {}
     diagnostics: DiagnosticsRecord | None = None
 
+    @property
+    def fade(self) -> float:
+        """The part of the run over which stripped skips faded away."""
+        found = self.settings.get("fade")
+        return float(found) if isinstance(found, int | float) else 0.0
+
 
 class CertificateRecord(Record):
     """The exactness certificate: its CPUs and weights, how pairs are dealt with, and what was run and compared."""

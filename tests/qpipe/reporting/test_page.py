@@ -95,6 +95,13 @@ def test_several_runs_stand_in_one_table() -> None:
     assert html.count("<svg") == 4
 
 
+def test_curves_say_where_skips_faded() -> None:
+    faded = make_run("plain", training(settings={"fade": 0.6}))
+    text = Page(render([faded, make_run("residual")], "a title")).text
+    assert "The skips of plain fade over the first 60 % of its run." in text
+    assert "The skips of residual" not in text
+
+
 def test_what_a_file_lacks_is_said_in_words() -> None:
     html = page_of("bare")
     text = Page(html).text
