@@ -17,7 +17,7 @@ demo: $(STAMP)
 	$(BIN)/qpipe demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -70,12 +70,15 @@ def main(
     batch_size: Annotated[int, typer.Option(help="images in a batch")] = 128,
     rounds: Annotated[int, typer.Option(help="turns of each contestant")] = 10,
     runs: Annotated[int, typer.Option(help="timed steps of a turn")] = 2,
+    threads: Annotated[int | None, typer.Option(help="of torch; all cores by default")] = None,
     name: Annotated[str, typer.Option(help="of the file in artifacts/results")] = "ag_step",
 ) -> None:
     """Measure a step of each method against the plain step.
 
     Example: python tools/bench_ag_step.py --rounds 10
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     inputs = torch.from_numpy(rng.standard_normal((batch_size, 3, 32, 32)).astype(np.float32))
@@ -97,8 +100,10 @@ def main(
         }
         for contestant, median, own in zip(contestants, medians, times, strict=True)
     ]
-    results = Results(name)
-    results.add("Training step of ResNet-20 without its skips, 2-bit DoReFa-Net", rows)
+    results = Results.load(name)
+    count = torch.get_num_threads()
+    what = f"{count} thread" if count == 1 else f"{count} threads"
+    results.add(f"Training step of ResNet-20 without its skips, 2-bit DoReFa-Net, {what}", rows)
     results.save()
 
 

@@ -20,6 +20,7 @@ from qpipe.train.companion import Companion, Loss
 from qpipe.train.executor import Executor
 from qpipe.train.identity import identity_of
 from qpipe.train.keeper import Keeper
+from qpipe.train.learned_quantizer import LearnedQuantizer
 from qpipe.train.observer import Observer
 from qpipe.train.run import Epoch, RunState, TrainingSettings
 from qpipe.train.schedule import batches_per_update, learning_rate, moment
@@ -209,7 +210,8 @@ def _bring_together(run: _Run, sums: torch.Tensor, count: int) -> None:
         return
     layers = [layer for layer in run.executor.weighted() if layer.has_batch_norm and layer.mode == "batch"]
     running = [statistic for layer in layers for statistic in (layer.mean, layer.variance)]
-    running += [learned.basis for _, learned in run.executor.learned_quantizers()]
+    modules = [module for root in (run.executor, *run.companions) for module in root.modules()]
+    running += [module.basis for module in dict.fromkeys(modules) if isinstance(module, LearnedQuantizer)]
     for statistic in running:
         statistic.div_(run.group.count)
     run.group.add_up([*gradients, *running, sums])

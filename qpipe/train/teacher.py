@@ -25,7 +25,8 @@ def float_teacher(model: ir.Model, *, precision: Precision = "fp32") -> Executor
     """The float network that a trainable QDQ model still holds, or a float model, frozen and on running statistics.
 
     The QDQ file keeps the float weights, so it is the network that `calibrate` was given (weights of unsafe pairs lie
-    at their codes), or, of a fine-tuned file, the float copy as it was trained.
+    at their codes), or, of a fine-tuned file with fixed-point weights, the float copy as it was trained, which may know
+    less than the quantized network. Other weights are no float network's any more once they were trained.
     """
     return Executor(model, precision=precision).without_quantizers().requires_grad_(False)
 

@@ -16,7 +16,7 @@ from passes.finalize import Finalize
 from passes.normalize import normalize
 from qpipe import progress
 from qpipe.data import DataLike, Source
-from qpipe.errors import OutputError, QpipeError
+from qpipe.errors import ModelError, OutputError, QpipeError
 from qpipe.finetune_recipes import (
     FLOAT_TEACHER,
     Draws,
@@ -37,8 +37,9 @@ from qpipe.ir.save import check_output, save_model
 from qpipe.plain import to_plain
 from qpipe.processes import is_main_process
 from qpipe.runtime.accuracy import measure_accuracy
+from qpipe.settings import FinetuneSettings, validated
 from qpipe.verbs.sources import ModelPath, PreprocessLike, open_source, preprocess_of, store_preprocess
-from qpipe.verbs.subject import FLOAT_PHASE, check_subject, make_subject
+from qpipe.verbs.subject import FLOAT_PHASE, check_subject, make_subject, why_no_float
 
 if TYPE_CHECKING:
     from qpipe.train.companion import Loss
@@ -164,6 +165,13 @@ def finetune(
         "additional_losses": additional_losses, "joint_distillation": joint_distillation,
     }  # fmt: skip
     # Before anything that takes time.
+    choices = {
+        "method": method, "plain": plain, "blocks": blocks, "recipe": recipe, "optimizer": optimizer,
+        "batch_norm": batch_norm, "precision": precision, "crop_padding": crop_padding, "flip": flip,
+        "evaluate": evaluate, "evaluate_every": evaluate_every, "diagnose": diagnose,
+        "checkpoint_every": checkpoint_every,
+    }  # fmt: skip
+    validated(FinetuneSettings, given | choices, lambda location: str(location[0]))
     resolved = resolve(recipe or default_recipe(method, strips=plain), given)
     subject = make_subject(model, data, plain=plain, blocks=blocks, seed=seed, preprocess=preprocess)
     recipe = recipe or default_recipe(method, strips=subject.is_stripped)
@@ -253,6 +261,9 @@ def _loss(network: ir.Model, run: TrainingSettings) -> Loss:
     source = network
     if run.teacher != FLOAT_TEACHER:
         source = load_model(run.teacher)
+        why = why_no_float(source) if find_kind(source)[0] is Kind.TRAINABLE else None
+        if why is not None:
+            raise ModelError(f"{run.teacher}: {why}, expected a float network to teach")
         normalize(source)
     executor = float_teacher(source, precision=run.precision).to(together().device)
     return distillation(executor, weight=run.teacher_weight, temperature=run.temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,14 +10,17 @@ import onnx
 import onnx_ir as ir
 
 from passes.strip_skips import StripSkips
+from qpipe.arith.weights import WeightSpec
 from qpipe.data import DataLike
 from qpipe.errors import RecipeError
 from qpipe.finetune_recipes import FLOAT_TEACHER, FinetuneRecipe, Method
 from qpipe.ir.binary_blocks import binary_blocks
 from qpipe.ir.kind import Kind, find_kind, require_qdq
 from qpipe.ir.load import load_model
-from qpipe.ir.metadata import PLAIN, AppliedPass, add_provenance, get_json
+from qpipe.ir.metadata import PLAIN, TRAINING, AppliedPass, add_provenance, get_json
 from qpipe.ir.residual import find_blocks
+from qpipe.ir.view import read_view
+from qpipe.ir.view_weights import TrainableWeight
 from qpipe.verbs.calibrate import calibrate
 from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name
 
@@ -70,15 +74,38 @@ def make_subject(
     return Subject(stripped, network, given)
 
 
+def why_no_float(network: ir.Model) -> str | None:
+    """Why a trainable QDQ network holds no float network that could teach; None where it does.
+
+    Weights that another quantizer normalizes change their scale in training, and the statistics behind them follow what
+    they become, so that the float weights are no network any more.
+    """
+    if binary_blocks(network):
+        return "a binary network holds none"
+    weights = [layer.weight for layer in read_view(network).layers if isinstance(layer.weight, TrainableWeight)]
+    if get_json(network, TRAINING) and not all(isinstance(weight.spec, WeightSpec) for weight in weights):
+        return "a network that was trained with another quantizer than fixed-point holds none"
+    return None
+
+
 def check_subject(subject: Subject, run: FinetuneRecipe, method: Method, batch_norm: str) -> None:
-    """Raise RecipeError for settings that need skips which the network has lost or kept, or statistics of batches."""
+    """Raise RecipeError for settings that need skips which the network has lost or kept, or statistics of batches.
+
+    Warn of a teacher that was trained itself.
+    """
     if run.fade and not subject.is_stripped:
         raise RecipeError(
             f"fade: {run.fade:g}, but no skips are stripped in this run, expected 0, or a network with skips and plain"
         )
     if run.teacher == FLOAT_TEACHER and not subject.is_stripped and get_json(subject.network, PLAIN):
         raise RecipeError("teacher: 'float', but this plain network holds none, expected the float network's file")
-    if run.teacher == FLOAT_TEACHER and binary_blocks(subject.network):
-        raise RecipeError("teacher: 'float', but a binary network holds none, expected the float network's file")
+    if run.teacher == FLOAT_TEACHER and (why := why_no_float(subject.network)):
+        raise RecipeError(f"teacher: 'float', but {why}, expected the float network's file")
+    if run.teacher == FLOAT_TEACHER and get_json(subject.network, TRAINING):
+        warnings.warn(
+            "teacher: 'float' is this file's float copy as it was fine-tuned, which may know less than the float "
+            "network: name that one's file",
+            stacklevel=3,
+        )
     if method == "ag" and batch_norm != "batch":
         raise RecipeError(f"batch_norm: '{batch_norm}', expected 'batch' with the method 'ag'")

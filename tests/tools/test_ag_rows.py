@@ -16,6 +16,12 @@ def test_names_differ_also_as_file_names() -> None:
     assert len(set(names)) == len(names) - 1, "all but that of the float network, which is no run"
 
 
+def test_what_a_row_goes_on_from_is_a_row() -> None:
+    names = {row.name for row in ROWS}
+    assert [row.after for row in ROWS if row.after is not None]
+    assert all(row.after in names for row in ROWS if row.after is not None)
+
+
 def test_rows_are_arguments_of_the_verbs() -> None:
     for row in ROWS:
         inspect.signature(qpipe.calibrate).bind("model", "data", **row.calibrate)
@@ -25,7 +31,7 @@ def test_rows_are_arguments_of_the_verbs() -> None:
             known = FinetuneRecipe.__dataclass_fields__
             run = resolve(row.finetune["recipe"], {k: v for k, v in row.finetune.items() if k in known})
             assert (run.epochs, run.batch_size) == (2, 128)
-            papers, ours = ("adam", "step", 1e-3), ("sgd", "linear", 0.05)
+            papers, ours = ("adam", "step", 1e-3), ("sgd", "linear", 0.05 if row.after is None else 0.025)
             binary = row.finetune["recipe"] == "ag-binary"
             expected = ours if "recipe" in row.name else ("adam", "step", 5e-4) if binary else papers
             assert (run.optimizer, run.schedule, run.lr) == expected

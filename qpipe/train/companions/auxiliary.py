@@ -11,8 +11,9 @@ convolution of F. Gradients of what is shared, and only those, are averaged by 1
 
 What the paper leaves open: where shapes change between blocks, g_(p-1) is pooled by the mean and projected by a 1×1
 convolution and a BatchNormalization; all of these convolutions start as the identity of the channels that both sides
-have, and phi_p's BatchNormalization with the block's own gamma and beta, so that the chain starts as the residual
-network's own stream, without the ReLUs in between.
+have, and phi_p's BatchNormalization with the block's own gamma and beta, so that the chain of a stripped
+network starts, block by block and in post-activation order, as the residual network's own stream without the ReLUs in
+between.
 
 Source: Zhuang et al., *Training Quantized Network with Auxiliary Gradient Module*, section 3.1 and Algorithm 1.
 """

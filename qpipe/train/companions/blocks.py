@@ -43,18 +43,16 @@ def blocks_of(model: ir.Model, executor: Executor) -> list[Block]:
         )
         for block in find_blocks(model.graph)
     ]
-    stripped = stripped_blocks(model)
-    summed = {binary.name: binary.sums for binary in binary_blocks(model)}
+    nodes = {node.name for node in model.graph}
     for binary in binary_blocks(model):
-        if binary.name not in stripped:
-            keys = _keys(executor, list(binary.layers))
-            found.append(Block(binary.name, keys, key_of(executor, binary.end), has_skip=True))
-    for name, layers in stripped.items():
+        keys = _keys(executor, list(binary.layers))
+        # Of bases it is the sum that leaves the block where the Add behind it is gone.
+        ends = [name for name in (*binary.sums, binary.end) if name in nodes]
+        end = key_of(executor, ends[-1]) if ends else keys[-1]
+        found.append(Block(binary.name, keys, end, has_skip=bool(ends)))
+    for name, layers in stripped_blocks(model).items():
         keys = _keys(executor, layers)
-        # Of bases it is the sum that leaves the block, as with a skip.
-        sums = summed.get(name)
-        end = key_of(executor, sums[-1]) if sums else keys[-1]
-        found.append(Block(name, keys, end, has_skip=bool(sums)))
+        found.append(Block(name, keys, keys[-1], has_skip=False))
     if not found:
         raise ModelError("the network has no residual blocks, and none were stripped")
     outer: list[Block] = []

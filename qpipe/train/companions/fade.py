@@ -4,9 +4,10 @@
 
 The network that trains is the plain one all the time; what is added before the activation of a block's last layer is
 the skip of the residual network that it was stripped from, on that network's own grids: the identity, Slice and Pad,
-a pool, or a 1×1 convolution whose weights train along. In pre-activation order, where the BatchNormalization behind the
-Add is a part of the block's last layer without skips, it is added before that, and the next skip starts there. When s
-is 0 nothing of it is computed any more.
+a pool, or a 1×1 convolution whose weights train along. Each network, the one that ships, AG's and a float copy,
+has skips of its own. In pre-activation order, where the BatchNormalization behind the Add is a part of the block's last
+layer without skips, it is added before that, and the next skip starts there. When s is 0 nothing of it is computed any
+more. A skip's BatchNormalization is always by the batch's statistics.
 
 Not in the AG paper.
 """
@@ -49,13 +50,17 @@ class FadingSkips(Companion):
         super().__init__()
         self._fraction, self._scale = fraction, 1.0
         self._networks = tuple(networks)
-        source = Executor(residual, batch_norm="batch").train()
-        self._skips = [_Skip(source, block) for block in find_blocks(residual.graph) if block.name in names]
+        blocks = [block for block in find_blocks(residual.graph) if block.name in names]
+        self._skips: list[_Skip] = []
+        for network in self._networks:
+            source = Executor(residual, batch_norm="batch")
+            source = (source if network.is_quantized else source.without_quantizers()).train()
+            own = [_Skip(source, block) for block in blocks]
+            for skip in own:
+                self._attach(network, skip)
+            self._skips += own
         self.layers = nn.ModuleList(layer for skip in self._skips for layer in skip.layers)
         self.quantizers = nn.ModuleList(quantizer for skip in self._skips for quantizer in skip.quantizers)
-        for network in self._networks:
-            for skip in self._skips:
-                self._attach(network, skip)
 
     def begin_update(self, done: Fraction, update: int) -> None:
         """Set s."""

@@ -1,6 +1,7 @@
 """SSP, stochastic structured precision: parts of the network are left unquantized at random, ever fewer of them.
 
-Fragments f_1 .. f_N are residual blocks or single layers, never the first or the last one. At every step each is
+Fragments f_1 .. f_N are residual blocks or single layers, never the network's first or last layer; layers that read the
+signs of one tensor, as GroupNet's bases do, are one fragment. At every step each is
 quantized with probability 1 - delta; delta falls linearly to 0. With `draws` "apart" there is a draw for its weights
 and one for the activations that they multiply (the matrix B, "W/A" in Table 4), else one for both. What is not drawn
 uses its weights before they are rounded and its activations before they are clipped and rounded. Evaluation is always
@@ -11,16 +12,19 @@ Source: Zhuang et al., *Training Quantized Network with Auxiliary Gradient Modul
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
+from qpipe.errors import ModelError
 from qpipe.finetune_recipes import Draws, Fragments
 from qpipe.train.companion import Companion
 from qpipe.train.companions.blocks import Block
 from qpipe.train.companions.navigation import quantizer_before
 from qpipe.train.executor import Executor
+from qpipe.train.quantizer import Quantizer
 from qpipe.train.weighted import WeightedLayer
 
 _WEIGHTS, _ACTIVATIONS = range(2)
@@ -37,6 +41,9 @@ class StochasticPrecision(Companion):
         ratio: delta at first.
         end: the part of the run, of 1, after which it is 0.
         seed: of the draws, which hang on it and the update alone.
+
+    Raises:
+        ModelError: the blocks have no layers but the first and the last one.
     """
 
     def __init__(
@@ -53,8 +60,12 @@ class StochasticPrecision(Companion):
         super().__init__()
         self._networks = tuple(networks)
         self._ratio, self._end, self._seed, self._apart = ratio, end, seed, draws == "apart"
-        layers = [block.layers for block in blocks]
-        self._fragments = layers if fragments == "blocks" else [(key,) for keys in layers for key in keys]
+        layers = [tuple(key for key in block.layers if _is_inner(self._networks[0], key)) for block in blocks]
+        if fragments == "layers":
+            layers = _by_source(self._networks[0], [key for keys in layers for key in keys])
+        self._fragments = [keys for keys in layers if keys]
+        if not self._fragments:
+            raise ModelError("ssp: nothing to draw, all layers of the residual blocks are the network's first or last")
 
     def ratio(self, done: Fraction) -> float:
         """delta when this part of the run is done."""
@@ -78,3 +89,16 @@ class StochasticPrecision(Companion):
             source = quantizer_before(network, key)
             if source is not None:
                 source.rounds = activations
+
+
+def _is_inner(network: Executor, key: str) -> bool:
+    """Whether a layer reads what a layer before it gives, and gives something that is quantized again."""
+    return quantizer_before(network, key) is not None and key in network.quantizers
+
+
+def _by_source(network: Executor, keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """The layers, those together whose input one quantizer rounds: it can do so for all of them or for none."""
+    found: defaultdict[Quantizer | None, list[str]] = defaultdict(list)
+    for key in keys:
+        found[quantizer_before(network, key)].append(key)
+    return [tuple(together) for together in found.values()]

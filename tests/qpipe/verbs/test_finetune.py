@@ -11,7 +11,7 @@ import torch
 import qpipe
 from passes.finalize import Finalize
 from qpipe.data import Preprocess, open_data
-from qpipe.errors import DataError, ModelError, QpipeError
+from qpipe.errors import DataError, ModelError, QpipeError, RecipeError
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import get_json, get_object
 from qpipe.train.executor import Executor
@@ -116,6 +116,39 @@ def test_the_teacher_may_be_a_file(stages: Path) -> None:
     losses = [get_object(tuned, "training")["epochs"][0]["loss"] for tuned in (own, other)]  # type: ignore[index,call-overload]
     # The QDQ file's own float network is the file, but for weights that were kept safe in pairs.
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_what_training_has_normalized_is_no_teacher(stages: Path, tmp_path: Path) -> None:
+    """DoReFa-Net's float weights teach as long as nothing was trained; then the statistics are no longer theirs."""
+    start, tuned, floats = tmp_path / "dorefa.qdq.onnx", tmp_path / "tuned.qdq.onnx", stages / "net.onnx"
+    qpipe.calibrate(floats, "digits", start, quantizer="dorefa", weight_bits=2, activation_bits=2, batches=1)
+    qpipe.finetune(start, "digits", tuned, teacher="float", **SHORT)
+    why = "a network that was trained with another quantizer than fixed-point holds none"
+    with pytest.raises(RecipeError, match=rf"^teacher: 'float', but {why}, expected the float network's file$"):
+        qpipe.finetune(tuned, "digits", teacher="float", **SHORT)
+    with pytest.raises(ModelError, match=rf"tuned.qdq.onnx: {why}, expected a float network to teach$"):
+        qpipe.finetune(start, "digits", teacher=str(tuned), **SHORT)
+    qpipe.finetune(tuned, "digits", teacher=str(floats), **SHORT)
+
+
+def test_a_teacher_that_was_trained_is_warned_of(stages: Path) -> None:
+    with pytest.warns(UserWarning, match=r"^teacher: 'float' is this file's float copy as it was fine-tuned"):
+        qpipe.finetune(stages / "tuned.qdq.onnx", "digits", teacher="float", **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"epochs": 0}, "epochs: 0, expected greater than or equal to 1"),
+        ({"lr": -1.0}, "lr: -1.0, expected greater than 0"),
+        ({"ssp_end": float("nan")}, "ssp_end: nan, expected a finite number"),
+        ({"joint_distillation": -1.0}, "joint_distillation: -1.0, expected greater than or equal to 0"),
+        ({"temperature": 0.0}, "temperature: 0.0, expected greater than 0"),
+    ],
+)
+def test_values_out_of_range(stages: Path, value: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=rf"^{message}$"):
+        qpipe.finetune(stages / "net.qdq.onnx", "digits", **{**SHORT, **value})
 
 
 def test_diagnostics_are_in_the_file(stages: Path) -> None:

@@ -1,5 +1,7 @@
 """Blocks by the keys of layers: with their skips and without, in order, and no block within another."""
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 import pytest
 from digits_model import digits_model
@@ -8,9 +10,11 @@ from pydantic import JsonValue
 from residual_networks import BUILDS, Build, made, norm_conv, post_activation, stripped
 from small_training import two_blocks, two_plain_blocks
 
+from passes.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.errors import ModelError
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import PLAIN, set_json
+from qpipe.ir.residual import find_blocks
 from qpipe.train.companions.blocks import Block, blocks_of, stripped_blocks
 from qpipe.train.executor import Executor
 
@@ -78,6 +82,33 @@ def test_a_block_within_another_is_left_out(strip: str | None) -> None:
     if strip is not None:
         stripped(model, strip)
     assert [(block.name, len(block.layers)) for block in found(model)] == [("outer", 3), ("next", 2)]
+
+
+def named_as_exporters_do(model: ir.Model) -> ir.Model:
+    for number, block in enumerate(find_blocks(model.graph), 1):
+        block.add.name = f"/layer{number}/Add"
+        for index, node in enumerate(block.layers, 1):
+            node.name = f"/layer{number}/conv{index}/Conv"
+    return model
+
+
+@pytest.mark.parametrize("name", [named_as_exporters_do, lambda model: model], ids=["exported", "by hand"])
+@pytest.mark.parametrize(
+    ("strip", "ends"),
+    [(None, ["Add", "Add"]), ("*", ["Conv", "Conv"]), ("*1*", ["Conv", "Add"]), ("*conv1*", ["Add", "Add"])],
+)
+def test_a_network_with_a_shortcut_around_every_convolution(
+    name: Callable[[ir.Model], ir.Model], strip: str | None, ends: list[str]
+) -> None:
+    """The blocks are those that it had before, whichever of the shortcuts are gone."""
+    _, model = made(post_activation)
+    ShortcutEveryConvolution()(name(model))
+    if strip is not None:
+        stripped(model, strip)
+    blocks = found(model)
+    assert [len(block.layers) for block in blocks] == [2, 2]
+    assert op_types(model, tuple(block.end for block in blocks)) == ends
+    assert [block.has_skip for block in blocks] == [end == "Add" for end in ends]
 
 
 def test_no_blocks() -> None:

@@ -1,16 +1,22 @@
 """SSP: delta's line, the draws, what is left unquantized, and evaluation, which never is."""
 
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import assert_exact, evaluated
+from networks import Network, assert_exact, evaluated, quantized
+from residual_networks import made as made_network
+from residual_networks import norm_conv, post_activation
 from small_residual import batch, in_training, plain_qdq, residual_qdq, weighted
 
+from passes.calibrate_on_signs import CalibrateOnSigns
+from passes.expand_bases import ExpandBases
 from qpipe.arith.dorefa import DoReFaSpec
 from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.navigation import quantizer_before
@@ -57,9 +63,14 @@ def test_delta_is_that_of_the_paper() -> None:
     assert module.ratio(Fraction(19, 35)) > 0
 
 
+@cache
+def some_network() -> Executor:
+    return in_training(plain_qdq())
+
+
 @given(ratio=st.floats(0, 1), end=st.fractions(Fraction(1, 100), 1), done=st.fractions(0, 1))
 def test_delta_falls_on_a_line(ratio: float, end: Fraction, done: Fraction) -> None:
-    module = StochasticPrecision([], [], fragments="blocks", draws="apart", ratio=ratio, end=end, seed=0)
+    module, _ = made(some_network(), ratio=ratio, end=end)
     expected = ratio * (1 - done / end) if done < end else 0
     assert module.ratio(done) == pytest.approx(float(expected), abs=1e-12)
 
@@ -101,6 +112,50 @@ def test_the_first_and_the_last_layer_are_never_drawn() -> None:
     keys = [key for key, quantizer in executor.quantizers.items() if quantizer.rounds]
     # The input, what the last block gives, and the pool's.
     assert keys == ["input", "4", "5", "6"]
+
+
+def block_at_the_start(last: bool) -> ir.Model:
+    """Its first convolution reads the network's input, and with `last` there is no layer behind the block."""
+    net = Network(8, 8, 8)
+    y = norm_conv(net, net.op("Relu", norm_conv(net, "x", 8, 8)), 8, 8)
+    skip = norm_conv(net, "x", 8, 8, 1)
+    x = net.op("Add", y, skip, name="add1")
+    model = net.model(x if last else net.head(net.op("Relu", x), 8))
+    return quantized(model, net.inputs(16), weight_bits=4, activation_bits=4)
+
+
+def test_a_block_that_begins_with_the_first_layer() -> None:
+    model = block_at_the_start(last=False)
+    executor = in_training(model)
+    module = StochasticPrecision(
+        [executor], blocks_of(model, executor), fragments="blocks", draws="apart", ratio=1.0, end=END, seed=0
+    )
+    module.begin_update(Fraction(0), 0)
+    left_out = [layer.layer.name for layer in weighted(executor) if not layer.rounds]
+    (block,) = blocks_of(model, executor)
+    assert left_out == [executor.plan[int(block.layers[1])].layer.name]
+
+
+def test_layers_that_read_the_same_signs_are_one_fragment() -> None:
+    """Of a block's bases the first convolutions; drawn apart, the last one would have decided for all."""
+    net, model = made_network(post_activation)
+    ExpandBases()(model)
+    CalibrateOnSigns(inputs=[net.inputs(16)])(model)
+    quantized(model, net.inputs(16), quantizer="groupnet")
+    executor = in_training(model)
+    blocks = blocks_of(model, executor)
+    module = StochasticPrecision([executor], blocks, fragments="layers", draws="together", ratio=0.5, end=END, seed=0)
+    seen = set()
+    for update in range(20):
+        module.begin_update(Fraction(0), update)
+        for block in blocks:
+            for key in block.layers:
+                layer, source = executor.layer(key), quantizer_before(executor, key)
+                assert layer is not None
+                assert source is not None
+                assert layer.rounds == source.rounds
+                seen.add((key, layer.rounds))
+    assert len(seen) == 2 * sum(len(block.layers) for block in blocks)
 
 
 def test_nothing_is_left_out_at_the_end() -> None:
