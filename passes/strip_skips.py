@@ -41,7 +41,7 @@ _NEAR = 3  # names that a message suggests
 class StripSkips(ir.passes.InPlacePass):
     """Strip the residual blocks whose names match; `qpipe.plain` in the metadata lists what was removed.
 
-    blocks: a pattern of names such as `layer3.*`, as of `qpipe.ir.layer_options`.
+    blocks: a pattern of names such as `layer3.*`, as of `qpipe.ir.layer_options`, or several, apart by commas.
     """
 
     name: ClassVar[str] = "strip-skips"
@@ -51,7 +51,8 @@ class StripSkips(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Strip every block that is chosen, or raise LoweringError before anything is changed."""
         found = find_blocks(model.graph)
-        chosen = [block for block in found if block.matches(self.blocks)]
+        patterns = [pattern.strip() for pattern in self.blocks.split(",")]
+        chosen = [block for block in found if any(map(block.matches, patterns))]
         self._refuse(found, chosen)
         position = {node: index for index, node in enumerate(model.graph)}
         # The last block first: what a block reads is there until it is stripped itself.
@@ -83,7 +84,9 @@ class StripSkips(ir.passes.InPlacePass):
         if obstacles:
             block, obstacle = obstacles[0]
             more = f" (and {len(obstacles) - 1} more such blocks)" if len(obstacles) > 1 else ""
-            raise LoweringError(f"block '{block.name}', Add '{Layer(block.add).name}': {obstacle}{more}")
+            able = [f"'{other.name}'" for other in found if other.obstacle is None][:_NEAR]
+            hint = f"; those that can be stripped are blocks such as {', '.join(able)}" if able else ""
+            raise LoweringError(f"block '{block.name}', Add '{Layer(block.add).name}': {obstacle}{more}{hint}")
 
 
 def _stripped_before(model: ir.Model) -> list[JsonValue]:

@@ -166,6 +166,23 @@ def resolve(name: RecipeName, given: Mapping[str, Any]) -> FinetuneRecipe:
     return run
 
 
+def check_used(run: FinetuneRecipe, given: Mapping[str, Any], *, method: Method, blocks: str | None) -> None:
+    """Raise RecipeError for an argument that nothing would read; blocks: where no skips are stripped."""
+    needs = {
+        "method 'ag'": (method == "ag", ("auxiliary_weight", "layerwise")),
+        "ssp": (run.ssp, ("ssp_ratio", "ssp_end", "ssp_fragments", "ssp_draws")),
+        "a teacher": (run.teacher is not None, ("teacher_weight", "temperature")),
+        "the optimizer 'sgd'": (run.optimizer == "sgd", ("momentum",)),
+    }
+    for what, (is_there, names) in needs.items():
+        for name in names:
+            # An argument that says no needs nothing.
+            if not is_there and given[name] is not None and given[name] is not False:
+                raise RecipeError(f"{name}: {given[name]}, but without effect, expected it together with {what}")
+    if blocks not in {None, "*"}:
+        raise RecipeError(f"blocks: '{blocks}', but without effect, expected it together with plain")
+
+
 def _check(run: FinetuneRecipe) -> None:
     """Raise RecipeError where a schedule lacks what it needs, or has what it can't use."""
     if run.schedule == "exponential" and run.lr_end is None:

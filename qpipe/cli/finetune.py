@@ -1,6 +1,6 @@
 """`qpipe finetune`: QDQ network -> trained QDQ network."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import JsonValue
@@ -9,6 +9,9 @@ from qpipe.cli.options import DataOption, JsonOption, OutputOption, QdqArgument,
 from qpipe.cli.output import emit, metadata, print_line, working
 from qpipe.plain import plain_rows
 from qpipe.settings import FinetuneSettings, PreprocessSettings
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 @expand_settings
@@ -54,10 +57,23 @@ def finetune(
     carried = metadata(qdq)
 
     def show() -> None:
+        if (line := stripped_line(qdq)) is not None:
+            print_line(line)
         print_line(phases_line(carried.get("training")))
         print_line(f"wrote {output}")
 
     emit(json, {"output": output, "metadata": carried}, show)
+
+
+def stripped_line(network: "ir.Model") -> str | None:
+    """Whose skips are gone, such as "without the skips of 2 blocks of 3: layer1.0, layer1.1"; None of no block's."""
+    from qpipe.ir.metadata import PLAIN, get_json
+    from qpipe.ir.residual import find_blocks
+
+    entries = get_json(network, PLAIN)
+    names = [str(entry["name"]) for entry in plain_rows(entries)] if isinstance(entries, list) else []
+    total = len(names) + len(find_blocks(network.graph))
+    return f"without the skips of {len(names)} blocks of {total}: {', '.join(names)}" if names else None
 
 
 def phases_line(training: JsonValue) -> str:

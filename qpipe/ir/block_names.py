@@ -16,6 +16,7 @@ import onnx_ir as ir
 from qpipe.ir.layers import Layer
 
 Path = tuple[str, ...]
+_QUANTIZERS = {"QuantizeLinear", "Clip", "DequantizeLinear"}
 _PARAMETERS = {"BatchNormalization": slice(1, 5)}  # of which inputs; of all other nodes from the second on
 
 
@@ -49,15 +50,31 @@ def _by_parameters(main: Sequence[ir.Node], outside: Iterable[ir.Node]) -> str |
 
 
 def _modules(node: ir.Node) -> list[Path]:
-    """The modules of the node's parameters and of a BatchNormalization's behind it, whose names outlive quantizing."""
+    """The modules of the node's own parameters; where these tell none, of a BatchNormalization's behind it.
+
+    In pre-activation order that belongs to the next block.
+    """
     followers = [user for output in node.outputs for user in output.consumers() if user.op_type == "BatchNormalization"]
+    return _named([node]) or _named(followers)
+
+
+def _named(readers: Sequence[ir.Node]) -> list[Path]:
     names = [
-        str(value.name)
-        for reader in (node, *followers)
+        str(parameter.name)
+        for reader in readers
         for value in reader.inputs[_PARAMETERS.get(reader.op_type, slice(1, None))]
-        if value is not None and value.is_initializer()
+        if (parameter := _parameter(value)) is not None
     ]
     return list(dict.fromkeys(tuple(name.split(".")[:-1]) for name in names if "." in name))
+
+
+def _parameter(value: ir.Value | None) -> ir.Value | None:
+    """The initializer that an operand is, or is made of by quantizers, ONNX's or ours."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type not in _QUANTIZERS and node.domain == "":
+            return None
+        value = node.inputs[0]
+    return value if value is not None and value.is_initializer() else None
 
 
 def _own_prefix(inside: Sequence[Path], outside: Iterable[Path]) -> Path:

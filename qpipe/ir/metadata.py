@@ -29,6 +29,8 @@ PROVENANCE: Final = "provenance"
 INPUT_SHA256: Final = "input_sha256"
 CERTIFICATE: Final = "certificate"
 TRAINING: Final = "training"
+FLOAT_PHASE: Final = "float"
+"""What the record of training calls the float network among the phases."""
 PLAIN: Final = "plain"
 BINARY: Final = "binary"
 

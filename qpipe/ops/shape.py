@@ -51,12 +51,13 @@ def _reshape(node: ir.Node) -> TorchFunction:
     target = [int(size) for size in require_constant(node, 1, "shape")]
     keeps_zero = bool(int_attribute(node, "allowzero", 0))
     source = None if node.inputs[0] is None else static_shape(node.inputs[0])
+    copied = {i for i, size in enumerate(target) if size == 0 and not keeps_zero}
     # Where the file fixes the batch and the shape repeats it, any other batch passes as well: rows stay rows.
-    if source and target and source[0] == target[0] and not keeps_zero:
-        target[0] = 0
+    if source and target and source[0] == target[0] != 0:
+        copied.add(0)
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        return x.reshape([x.shape[i] if s == 0 and not keeps_zero else s for i, s in enumerate(target)])
+        return x.reshape([x.shape[i] if i in copied else size for i, size in enumerate(target)])
 
     return run
 

@@ -51,6 +51,7 @@ def _read_file(path: Path, name: str) -> Run:
     if kind is Kind.FLOAT:
         raise ModelError(f"{path}: is a float network, expected what `qpipe finetune`, `export` or `run` wrote")
     certificate = read_certificate(get_object(model, CERTIFICATE))
+    training = read_training(get_object(model, TRAINING))
     weights, activations = widths_of(view) if view is not None else certified_widths(certificate)
     return Run(
         name=name,
@@ -60,13 +61,14 @@ def _read_file(path: Path, name: str) -> Run:
         files=(File(path.name, file_size(path), kind.value),),
         weight_bits=weights,
         activation_bits=activations,
-        training=read_training(get_object(model, TRAINING)),
+        training=training,
         certificate=certificate,
         certificate_source="stored in the file by its export" if certificate else "",
         certificate_problems=tuple(check_certificate(model)) if certificate else (),
         provenance=tuple(get_provenance(model)),
         input_sha256=get_input_sha256(model),
         preprocess=get_object(model, PREPROCESS),
+        float_accuracy=training.float_accuracy,
     )
 
 
@@ -94,7 +96,9 @@ def _read_folder(folder: Path, name: str) -> Run:
         certificate_problems=certified.certificate_problems,
         provenance=certified.provenance,
         rows=rows,
-        float_accuracy=next((row.get("top1") for row in rows if row.get("kind") == Kind.FLOAT.value), None),
+        float_accuracy=next(
+            (row.get("top1") for row in rows if row.get("kind") == Kind.FLOAT.value), run.float_accuracy
+        ),
         stages={key: stage.seconds for key, stage in stages.items()},
     )
 

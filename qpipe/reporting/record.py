@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from qpipe.arith.certificate import CertificateRow
 from qpipe.errors import ModelError
-from qpipe.ir.metadata import CERTIFICATE, TRAINING
+from qpipe.ir.metadata import CERTIFICATE, FLOAT_PHASE, TRAINING
 
 
 class Record(BaseModel):
@@ -77,6 +77,11 @@ class TrainingRecord(Record):
     phases: list[PhaseRecord] = []
     settings: dict[str, JsonValue] = {}
     diagnostics: DiagnosticsRecord | None = None
+
+    @property
+    def float_accuracy(self) -> float | None:
+        """Of the float network, where the run began with one."""
+        return next((phase.accuracy for phase in self.phases if phase.phase == FLOAT_PHASE), None)
 
     @property
     def fade(self) -> float:

@@ -13,12 +13,10 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from passes.finalize import Finalize
-from passes.normalize import normalize
 from qpipe import progress
 from qpipe.data import DataLike, Source
-from qpipe.errors import ModelError, OutputError, QpipeError
+from qpipe.errors import OutputError, QpipeError
 from qpipe.finetune_recipes import (
-    FLOAT_TEACHER,
     Draws,
     Fragments,
     Method,
@@ -26,23 +24,23 @@ from qpipe.finetune_recipes import (
     Precision,
     RecipeName,
     ScheduleName,
+    check_used,
     default_recipe,
     resolve,
 )
 from qpipe.ir.attributes import static_shape
 from qpipe.ir.kind import Kind, find_kind
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import TRAINING, AppliedPass, add_provenance, set_json
+from qpipe.ir.metadata import FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.ir.save import check_output, save_model
 from qpipe.plain import to_plain
 from qpipe.processes import is_main_process
 from qpipe.runtime.accuracy import measure_accuracy
 from qpipe.settings import FinetuneSettings, validated
 from qpipe.verbs.sources import ModelPath, PreprocessLike, open_source, preprocess_of, store_preprocess
-from qpipe.verbs.subject import FLOAT_PHASE, check_subject, make_subject, why_no_float
+from qpipe.verbs.subject import check_subject, make_subject
+from qpipe.verbs.teacher import check_teacher, load_teacher, loss_of
 
 if TYPE_CHECKING:
-    from qpipe.train.companion import Loss
     from qpipe.train.executor import Executor
     from qpipe.train.run import TrainingSettings
 
@@ -173,10 +171,13 @@ def finetune(
     }  # fmt: skip
     validated(FinetuneSettings, given | choices, lambda location: str(location[0]))
     resolved = resolve(recipe or default_recipe(method, strips=plain), given)
+    check_used(resolved, given, method=method, blocks=None if plain else blocks)
+    teaching = load_teacher(resolved)
     subject = make_subject(model, data, plain=plain, blocks=blocks, seed=seed, preprocess=preprocess)
     recipe = recipe or default_recipe(method, strips=subject.is_stripped)
     resolved = resolve(recipe, given)
     check_subject(subject, resolved, method, batch_norm)
+    check_teacher(resolved, teaching, subject.network)
     network = subject.network
     settings = preprocess_of(network, preprocess)
     source = open_source(network, data, "train", settings)
@@ -213,7 +214,7 @@ def finetune(
         companions=companions,
         evaluate=None if evaluate_every is None else count,
         evaluate_every=evaluate_every or 1,
-        loss=_loss(subject.origin, run),
+        loss=loss_of(run, subject.origin, teaching),
     )
     write_back(executor)
     store_preprocess(network, settings)
@@ -245,28 +246,12 @@ def _check_files(output: ModelPath | None, checkpoint: Path | None, *, resume: b
     check_output(checkpoint)
     if checkpoint is None and every is not None:
         raise QpipeError("--checkpoint-every: no checkpoint was named, expected --checkpoint FILE")
+    if checkpoint is not None and not resume and is_main_process() and checkpoint.exists():
+        raise OutputError(f"{checkpoint}: is there already; --resume goes on from it, another name starts anew")
     if checkpoint is not None and output is not None and checkpoint.absolute() == Path(output).absolute():
         raise OutputError(f"{checkpoint}: is the output and the checkpoint, expected two files")
     if resume:
         require_checkpoint(checkpoint)
-
-
-def _loss(network: ir.Model, run: TrainingSettings) -> Loss:
-    """Cross entropy, or distillation from the float network that the file still holds or from one of its own."""
-    from qpipe.train.teacher import cross_entropy, distillation, float_teacher
-    from qpipe.train.together import together
-
-    if run.teacher is None:
-        return cross_entropy
-    source = network
-    if run.teacher != FLOAT_TEACHER:
-        source = load_model(run.teacher)
-        why = why_no_float(source) if find_kind(source)[0] is Kind.TRAINABLE else None
-        if why is not None:
-            raise ModelError(f"{run.teacher}: {why}, expected a float network to teach")
-        normalize(source)
-    executor = float_teacher(source, precision=run.precision).to(together().device)
-    return distillation(executor, weight=run.teacher_weight, temperature=run.temperature)
 
 
 def _told(run: TrainingSettings, recipe: str) -> dict[str, JsonValue]:

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Final
 
 import onnx
 import onnx_ir as ir
 
 from passes.strip_skips import StripSkips
-from qpipe.arith.weights import WeightSpec
 from qpipe.data import DataLike
 from qpipe.errors import RecipeError
 from qpipe.finetune_recipes import FLOAT_TEACHER, FinetuneRecipe, Method
-from qpipe.ir.binary_blocks import binary_blocks
 from qpipe.ir.kind import Kind, find_kind, require_qdq
 from qpipe.ir.load import load_model
-from qpipe.ir.metadata import PLAIN, TRAINING, AppliedPass, add_provenance, get_json
+from qpipe.ir.metadata import FLOAT_PHASE, PLAIN, TRAINING, AppliedPass, add_provenance, get_json
 from qpipe.ir.residual import find_blocks
-from qpipe.ir.view import read_view
-from qpipe.ir.view_weights import TrainableWeight
 from qpipe.verbs.calibrate import calibrate
 from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name
+from qpipe.verbs.teacher import why_no_float
 
-FLOAT_PHASE: Final = "float"
 AnyModel = ModelPath | onnx.ModelProto | ir.Model
 
 
@@ -72,20 +67,6 @@ def make_subject(
     strip(stripped)
     add_provenance(stripped, AppliedPass.of(strip))
     return Subject(stripped, network, given)
-
-
-def why_no_float(network: ir.Model) -> str | None:
-    """Why a trainable QDQ network holds no float network that could teach; None where it does.
-
-    Weights that another quantizer normalizes change their scale in training, and the statistics behind them follow what
-    they become, so that the float weights are no network any more.
-    """
-    if binary_blocks(network):
-        return "a binary network holds none"
-    weights = [layer.weight for layer in read_view(network).layers if isinstance(layer.weight, TrainableWeight)]
-    if get_json(network, TRAINING) and not all(isinstance(weight.spec, WeightSpec) for weight in weights):
-        return "a network that was trained with another quantizer than fixed-point holds none"
-    return None
 
 
 def check_subject(subject: Subject, run: FinetuneRecipe, method: Method, batch_norm: str) -> None:

@@ -125,10 +125,16 @@ def test_a_block_that_can_not_be_stripped_is_refused_before_anything_changes() -
         StripSkips()(model)
     assert str(refusal.value) == (
         "block 'add1', Add 'add1': its skip has Sigmoid 'gate1', expected nothing but Slice, Pad, pooling, 1x1 Conv "
-        "and BatchNormalization (and 1 more such blocks)"
+        "and BatchNormalization (and 1 more such blocks); those that can be stripped are blocks such as 'add0'"
     )
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
     stripped(model, "add0")
+
+
+def test_several_patterns() -> None:
+    _, model = made(post_activation)
+    stripped(model, "add1, *2")
+    assert [entry["name"] for entry in get_json(model, PLAIN)] == ["add1", "add2"]
 
 
 def test_a_list_that_is_none() -> None:

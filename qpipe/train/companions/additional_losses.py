@@ -58,7 +58,7 @@ class AdditionalLosses(Companion):
         shapes = layer_shapes(network, image_shape)
         ends = [block.end for block in blocks if _is_downsampling(block, shapes)]
         if not ends:
-            raise ModelError("no residual block makes its image smaller, expected one whose end a classifier reads")
+            raise ModelError("additional_losses: no residual block makes its image smaller, expected one that does")
         classes = math.prod(shapes[-1].result[1:])
         rng = np.random.default_rng([seed, _PURPOSE])
         self.classifiers = nn.ModuleDict()

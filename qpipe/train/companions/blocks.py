@@ -54,7 +54,10 @@ def blocks_of(model: ir.Model, executor: Executor) -> list[Block]:
         keys = _keys(executor, layers)
         found.append(Block(name, keys, keys[-1], has_skip=False))
     if not found:
-        raise ModelError("the network has no residual blocks, and none were stripped")
+        raise ModelError(
+            "the network has no residual blocks, and none were stripped: expected some for the method 'ag', ssp, "
+            "additional_losses and joint_distillation"
+        )
     outer: list[Block] = []
     for block in sorted(found, key=lambda block: (int(block.layers[0]), -len(block.layers))):
         if not outer or int(block.layers[0]) > int(outer[-1].layers[-1]):

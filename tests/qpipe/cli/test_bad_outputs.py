@@ -65,6 +65,16 @@ def test_training_that_cannot_start(words: str, message: str, refused: Callable[
     assert refused(f"finetune net.qdq.onnx --data digits -o out.onnx --no-evaluate {words}").startswith(message)
 
 
+@pytest.mark.parametrize("name", ["net.qdq.onnx", "net.onnx", "state"])
+def test_a_checkpoint_does_not_take_the_place_of_a_file(name: str, here: Path, refused: Callable[[str], str]) -> None:
+    """Neither of the network that is trained, nor of a run that was begun."""
+    (here / "state").write_bytes(b"hours of training")
+    before = (here / name).read_bytes()
+    found = refused(f"finetune net.qdq.onnx --data digits -o out.onnx --no-evaluate --checkpoint {name}")
+    assert found == f"{name}: is there already; --resume goes on from it, another name starts anew"
+    assert (here / name).read_bytes() == before
+
+
 def test_a_checkpoint_that_is_none(here: Path, refused: Callable[[str], str]) -> None:
     (here / "state").write_bytes(b"no checkpoint")
     found = refused("finetune net.qdq.onnx --data digits -o out.onnx --no-evaluate --checkpoint state --resume")

@@ -19,7 +19,8 @@ def test_one_command_makes_a_plain_network(here: Path, capsys: pytest.CaptureFix
     assert main(f"finetune net.onnx {RUN} --plain --method ag -o plain.qdq.onnx".split()) == 0
     out, err = capsys.readouterr()
     assert "qpipe: warning: the float network's top-1 is " in err
-    line = out.splitlines()[0]
+    assert out.splitlines()[0] == "without the skips of 1 blocks of 1: add"
+    line = out.splitlines()[1]
     for part in ("float ", "quantized, with its skips ", "skips stripped ", "trained "):
         assert part in line
     assert main(["export", "plain.qdq.onnx", "--plain", "-o", "plain.int8.onnx"]) == 0
@@ -49,6 +50,12 @@ def test_what_was_not_counted_is_not_told() -> None:
         ("finetune net.qdq.onnx --ssp --ssp-ratio 2", "--ssp-ratio: 2.0, expected"),
         ("finetune net.qdq.onnx --ssp --ssp-end 0", "--ssp-end: 0.0, expected"),
         ("finetune net.qdq.onnx --method ag --batch-norm running", "batch_norm: 'running', expected"),
+        ("finetune net.qdq.onnx --layerwise", "layerwise: True, but without effect, expected it together with method"),
+        ("finetune net.qdq.onnx --plain --ssp-ratio 0.4", "ssp_ratio: 0.4, but without effect, expected it together"),
+        ("finetune net.qdq.onnx --temperature 2", "temperature: 2.0, but without effect, expected it together with a"),
+        ("finetune net.qdq.onnx --recipe ag --momentum 0.5", "momentum: 0.5, but without effect"),
+        ("finetune net.qdq.onnx --blocks layer1.*", "blocks: 'layer1.*', but without effect"),
+        ("finetune net.qdq.onnx --teacher net.int8.onnx", "teacher 'net.int8.onnx': is qoperator, expected a float"),
         ("calibrate net.onnx --quantizer dorefa", "weight_bits: 8, expected 2 to 7"),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import Network, quantized
+from residual_networks import stripped
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.layers import Layer
@@ -211,6 +212,27 @@ def test_names_of_parameters() -> None:
     assert only(find_blocks(model.graph)).name == "layer1.0"
     quantized(model, net.inputs())
     assert only(find_blocks(model.graph)).name == "layer1.0"
+
+
+def test_in_pre_activation_order_the_next_blocks_parameters_are_not_a_convolutions() -> None:
+    """The BatchNormalization behind the stem, and behind a block without its skip, is the next block's."""
+    net = Network(3, 8, 8)
+    x = net.conv("x", 3, 8)
+    for _ in range(2):
+        y = net.conv(net.op("Relu", net.norm(x, 8)), 8, 8)
+        x = net.op("Add", net.conv(net.op("Relu", net.norm(y, 8)), 8, 8), x)
+    model = net.model(net.head(net.op("Relu", net.norm(x, 8)), 8))
+    modules = iter(["stem", *(f"layer1.{block}.{kind}{i}" for block in "01" for i in "12" for kind in ("bn", "conv"))])
+    for node in model.graph:
+        kind = {"Conv": 1, "BatchNormalization": 4}.get(node.op_type, 0)
+        module = next(modules, "last") if kind else ""
+        for value in node.inputs[1 : kind + 1]:
+            value.name = f"{module}.{value.name}"
+    assert [block.name for block in find_blocks(model.graph)] == ["layer1.0", "layer1.1"]
+    quantized(model, net.inputs())
+    assert [block.name for block in find_blocks(model.graph)] == ["layer1.0", "layer1.1"]
+    stripped(model, "layer1.0")
+    assert [block.name for block in find_blocks(model.graph)] == ["layer1.1"]
 
 
 def test_one_name_for_two_blocks_is_none() -> None:

@@ -218,9 +218,11 @@ def test_batch_norm_of_any_rank() -> None:
         np.testing.assert_array_equal(y.numpy()[:, 2], x[:, 2] * 3 + 2)
 
 
-def test_a_fixed_batch_does_not_bind_reshape() -> None:
+@pytest.mark.parametrize("allowzero", [0, 1])
+def test_a_fixed_batch_does_not_bind_reshape(allowzero: int) -> None:
+    """Also as torch's exporter writes it, which allows zeros."""
     x = whole(np.random.default_rng(0), 1, 3, 4)
-    node = ir.from_proto(node_of("Reshape", [x], [np.array([1, 12])], {})).graph.node(0)
+    node = ir.from_proto(node_of("Reshape", [x], [np.array([1, 12])], {"allowzero": allowzero})).graph.node(0)
     assert OPS["Reshape"].torch(node)(torch.zeros(5, 3, 4)).shape == (5, 12)
 
 

@@ -18,7 +18,12 @@ from qpipe.state import STATE_FILE, State
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = quantized(residual_network(), bits=4)
-    set_json(model, "training", {"epochs": [{"number": 1, "loss": 0.5, "accuracy": 0.9}], "accuracy_after": 0.8})
+    record = {
+        "epochs": [{"number": 1, "loss": 0.5, "accuracy": 0.9}],
+        "accuracy_after": 0.8,
+        "phases": [{"phase": "float", "accuracy": 0.82}, {"phase": "trained", "accuracy": 0.8}],
+    }
+    set_json(model, "training", record)
     path = tmp_path_factory.mktemp("run") / "tuned.qdq.onnx"
     save_model(model, path)
     return path
@@ -38,6 +43,7 @@ def test_a_trainable_file(trained: Path) -> None:
     assert run.weight_bits == {8: 2, 4: 1}
     assert run.activation_bits == {8: 5, 4: 1}
     assert run.training.accuracy_after == 0.8
+    assert run.float_accuracy == 0.82
     assert run.certificate is None
     assert run.shipped.size == trained.stat().st_size
     assert read_run(trained, "mine").name == "mine"
@@ -116,7 +122,7 @@ def test_a_folder_that_is_not_finished(folder: Path) -> None:
     (folder / STATE_FILE).write_text(json.dumps(state))
     run = read_run(folder)
     assert run.rows == ()
-    assert run.float_accuracy is None
+    assert run.float_accuracy == 0.82, "what training counted"
     assert run.certificate is None
     assert run.shipped.name == "finetuned.qdq.onnx"
 

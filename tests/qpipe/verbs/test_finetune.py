@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from networks import Network
 
 import qpipe
 from passes.finalize import Finalize
@@ -126,9 +127,22 @@ def test_what_training_has_normalized_is_no_teacher(stages: Path, tmp_path: Path
     why = "a network that was trained with another quantizer than fixed-point holds none"
     with pytest.raises(RecipeError, match=rf"^teacher: 'float', but {why}, expected the float network's file$"):
         qpipe.finetune(tuned, "digits", teacher="float", **SHORT)
-    with pytest.raises(ModelError, match=rf"tuned.qdq.onnx: {why}, expected a float network to teach$"):
+    with pytest.raises(ModelError, match=rf"^teacher '.*tuned.qdq.onnx': {why}, expected a float network$"):
         qpipe.finetune(start, "digits", teacher=str(tuned), **SHORT)
     qpipe.finetune(tuned, "digits", teacher=str(floats), **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "message"),
+    [((3, 8, 8), 10, r"takes \[3, 8, 8\], expected \[1, 8, 8\]"), ((1, 8, 8), 5, r"gives \[5\], expected \[10\]")],
+)
+def test_a_teacher_of_other_images_or_classes(
+    stages: Path, tmp_path: Path, shape: tuple[int, int, int], classes: int, message: str
+) -> None:
+    net = Network(*shape)
+    onnx.save(net.proto(net.head(net.op("Relu", net.conv("x", shape[0], 8)), 8, classes)), tmp_path / "other.onnx")
+    with pytest.raises(ModelError, match=rf"^teacher '.*other.onnx': {message}$"):
+        qpipe.finetune(stages / "net.qdq.onnx", "digits", teacher=str(tmp_path / "other.onnx"), **SHORT)
 
 
 def test_a_teacher_that_was_trained_is_warned_of(stages: Path) -> None:

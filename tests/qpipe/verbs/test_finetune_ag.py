@@ -150,8 +150,16 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("options", "kind", "message"),
     [
         ({"plain": True}, LoweringError, "^the network has no residual Add, expected one that joins a skip"),
-        ({"method": "ag"}, ModelError, "^the network has no residual blocks, and none were stripped$"),
-        ({"ssp": True}, ModelError, "^the network has no residual blocks, and none were stripped$"),
+        (
+            {"method": "ag"},
+            ModelError,
+            "^the network has no residual blocks, and none were stripped: ",
+        ),
+        (
+            {"ssp": True},
+            ModelError,
+            "^the network has no residual blocks, and none were stripped: ",
+        ),
     ],
 )
 def test_a_network_without_residual_adds(

@@ -1,0 +1,80 @@
+"""The loss of a run: against the labels, or with a teacher, which is looked at before anything that takes time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from passes.normalize import normalize
+from qpipe.arith.weights import WeightSpec
+from qpipe.errors import ModelError
+from qpipe.finetune_recipes import FLOAT_TEACHER, FinetuneRecipe
+from qpipe.ir.attributes import static_shape
+from qpipe.ir.binary_blocks import binary_blocks
+from qpipe.ir.kind import Kind, find_kind
+from qpipe.ir.load import load_model
+from qpipe.ir.metadata import TRAINING, get_json
+from qpipe.ir.view import read_view
+from qpipe.ir.view_weights import TrainableWeight
+
+if TYPE_CHECKING:
+    from qpipe.train.companion import Loss
+    from qpipe.train.run import TrainingSettings
+
+
+def load_teacher(run: FinetuneRecipe) -> ir.Model | None:
+    """The network in the file that a run names as its teacher; None where it names none, or the student's own floats.
+
+    Raises:
+        ModelError: no file, or what it holds is no float network and no QDQ file that still has one.
+    """
+    if run.teacher is None or run.teacher == FLOAT_TEACHER:
+        return None
+    network = load_model(run.teacher)
+    kind, _ = find_kind(network)
+    if kind not in {Kind.FLOAT, Kind.TRAINABLE}:
+        raise ModelError(f"teacher '{run.teacher}': is {kind.value}, expected a float network")
+    if kind is Kind.TRAINABLE and (why := why_no_float(network)):
+        raise ModelError(f"teacher '{run.teacher}': {why}, expected a float network")
+    normalize(network)
+    return network
+
+
+def check_teacher(run: FinetuneRecipe, teacher: ir.Model | None, network: ir.Model) -> None:
+    """Raise ModelError where a teacher takes other images than the network, or tells other classes apart."""
+    if teacher is None:
+        return
+    for what, values in (
+        ("takes", (teacher.graph.inputs[0], network.graph.inputs[0])),
+        ("gives", (teacher.graph.outputs[0], network.graph.outputs[0])),
+    ):
+        # The first dimension is the batch.
+        shapes = [shape[1:] for value in values if (shape := static_shape(value)) is not None]
+        if len(shapes) == len(values) and shapes[0] != shapes[1]:
+            raise ModelError(f"teacher '{run.teacher}': {what} {list(shapes[0])}, expected {list(shapes[1])}")
+
+
+def why_no_float(network: ir.Model) -> str | None:
+    """Why a trainable QDQ network holds no float network that could teach; None where it does.
+
+    Weights that another quantizer normalizes change their scale in training, and the statistics behind them follow what
+    they become, so that the float weights are no network any more.
+    """
+    if binary_blocks(network):
+        return "a binary network holds none"
+    weights = [layer.weight for layer in read_view(network).layers if isinstance(layer.weight, TrainableWeight)]
+    if get_json(network, TRAINING) and not all(isinstance(weight.spec, WeightSpec) for weight in weights):
+        return "a network that was trained with another quantizer than fixed-point holds none"
+    return None
+
+
+def loss_of(run: TrainingSettings, origin: ir.Model, teacher: ir.Model | None) -> Loss:
+    """Cross entropy, or distillation from `teacher`, or from the float network that `origin` still holds."""
+    from qpipe.train.teacher import cross_entropy, distillation, float_teacher
+    from qpipe.train.together import together
+
+    if run.teacher is None:
+        return cross_entropy
+    executor = float_teacher(origin if teacher is None else teacher, precision=run.precision)
+    return distillation(executor.to(together().device), weight=run.teacher_weight, temperature=run.temperature)
