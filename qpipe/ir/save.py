@@ -57,10 +57,16 @@ def save_model(model: ir.Model, path: str | os.PathLike[str], *, external_data: 
             temporary.write_bytes(_proto(model).SerializeToString(deterministic=True))
 
 
-def check_output(path: str | os.PathLike[str] | None) -> None:
-    """OutputError where a file can't be written to `path`, as far as can be told before; None is no file."""
-    if path is not None:
-        _check_target(Path(path))
+def check_output(path: str | os.PathLike[str] | None, *, source: object = None) -> None:
+    """OutputError where a file can't be written to `path`, as far as can be told before; None is no file.
+
+    source: what the command reads, whose file must stay.
+    """
+    if path is None:
+        return
+    _check_target(Path(path))
+    if isinstance(source, str | os.PathLike) and Path(path).exists() and Path(path).resolve() == Path(source).resolve():
+        raise OutputError(f"{os.fspath(path)}: is the input and the output, expected two files")
 
 
 def _proto(model: ir.Model) -> onnx.ModelProto:

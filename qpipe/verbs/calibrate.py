@@ -131,7 +131,7 @@ def calibrate(
     validated(CalibrateSettings, choices, lambda location: str(location[0]))
     shard = current_shard()
     if shard.is_main:
-        check_output(output)
+        check_output(output, source=model)
     network = resolve_model(model, weights, input_shape)
     _to_float(network, model_name(model))
     normalize(network)

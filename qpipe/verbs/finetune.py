@@ -153,7 +153,8 @@ def finetune(
     from qpipe.train.write_back import write_back
 
     kept = None if checkpoint is None else Path(checkpoint)
-    _check_files(output, kept, resume=resume, every=checkpoint_every)
+    check_output(output, source=model)
+    _check_checkpoint(kept, output, resume=resume, every=checkpoint_every)
     given = {
         "epochs": epochs, "lr": lr, "schedule": schedule, "lr_end": lr_end, "milestones": milestones,
         "grow_at": grow_at, "momentum": momentum, "weight_decay": weight_decay, "batch_size": batch_size,
@@ -238,11 +239,10 @@ def finetune(
     return network
 
 
-def _check_files(output: ModelPath | None, checkpoint: Path | None, *, resume: bool, every: int | None) -> None:
-    """Raise OutputError or QpipeError, before any work, where a file can't be written or is not there."""
+def _check_checkpoint(checkpoint: Path | None, output: ModelPath | None, *, resume: bool, every: int | None) -> None:
+    """Raise OutputError or QpipeError, before any work, where it can't be written or is not there."""
     from qpipe.train.checkpoint import require_checkpoint
 
-    check_output(output)
     check_output(checkpoint)
     if checkpoint is None and every is not None:
         raise QpipeError("--checkpoint-every: no checkpoint was named, expected --checkpoint FILE")

@@ -75,6 +75,22 @@ def test_a_checkpoint_does_not_take_the_place_of_a_file(name: str, here: Path, r
     assert (here / name).read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("calibrate net.onnx --data digits", "net.onnx"),
+        ("finetune ./net.qdq.onnx --data digits", "net.qdq.onnx"),
+        ("export net.qdq.onnx", "./net.qdq.onnx"),
+    ],
+)
+def test_an_output_does_not_take_the_place_of_the_input(
+    command: str, name: str, here: Path, refused: Callable[[str], str]
+) -> None:
+    before = (here / name).read_bytes()
+    assert refused(f"{command} -o {name}") == f"{name}: is the input and the output, expected two files"
+    assert (here / name).read_bytes() == before
+
+
 def test_a_checkpoint_that_is_none(here: Path, refused: Callable[[str], str]) -> None:
     (here / "state").write_bytes(b"no checkpoint")
     found = refused("finetune net.qdq.onnx --data digits -o out.onnx --no-evaluate --checkpoint state --resume")
