@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-_TINY = float(np.finfo(np.float32).tiny)
+TINY = float(np.finfo(np.float32).tiny)
+"""What the largest tanh counts as at least: weights of nothing but zeros have codes too."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DoReFaSpec:
 def unrounded(weight: Any, bits: int, xp: Any = np) -> Any:
     """`(2**k - 1) tanh(w) / max |tanh(w)|` in w's type: what is rounded to the nearest odd code."""
     squashed = xp.tanh(weight)
-    return squashed * ((2**bits - 1) / xp.clip(xp.amax(abs(squashed)), _TINY, None))
+    return squashed * ((2**bits - 1) / xp.clip(xp.amax(abs(squashed)), TINY, None))
 
 
 def dorefa_codes(weight: Any, bits: int, xp: Any = np) -> Any:

@@ -16,6 +16,8 @@ from onnxscript import FLOAT, INT8, script
 from onnxscript import opset21 as op
 from onnxscript.values import Opset
 
+from qpipe.arith.dorefa import TINY
+
 DOMAIN: Final = "qpipe"
 DOREFA: Final = "DoReFaCodes"
 LQ: Final = "LQCodes"
@@ -30,7 +32,7 @@ def DoReFaCodes(w: FLOAT[...], bits: int) -> INT8[...]:  # noqa: N802
     width = op.Cast(op.Constant(value_int=bits), to=1)
     n = op.Pow(2.0, width) - 1.0
     squashed = op.Tanh(w)
-    largest = op.Max(op.ReduceMax(op.Abs(squashed), keepdims=0), 1e-30)
+    largest = op.Max(op.ReduceMax(op.Abs(squashed), keepdims=0), TINY)
     return op.Cast(op.Round((squashed / largest * n + n) / 2.0) * 2.0 - n, to=3)
 
 

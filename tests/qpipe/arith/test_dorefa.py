@@ -114,6 +114,7 @@ def function_codes(weight: np.ndarray, bits: int) -> np.ndarray:
 
 
 @example(rows=normal(16, 72), bits=7)
+@example(rows=np.array([[7.9518845e-31]], np.float32), bits=3)
 @given(rows=weight_rows(), bits=BITS)
 def test_the_function_gives_the_same_codes(rows: np.ndarray, bits: int) -> None:
     sure = ~on_an_edge(rows, bits, FLOAT32_EDGE) | (rows == 0)
