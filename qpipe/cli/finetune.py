@@ -67,11 +67,10 @@ def finetune(
 
 def stripped_line(network: "ir.Model") -> str | None:
     """Whose skips are gone, such as "without the skips of 2 blocks of 3: layer1.0, layer1.1"; None of no block's."""
-    from qpipe.ir.metadata import PLAIN, get_json
     from qpipe.ir.residual import find_blocks
+    from qpipe.train.companions.blocks import stripped_blocks
 
-    entries = get_json(network, PLAIN)
-    names = [str(entry["name"]) for entry in plain_rows(entries)] if isinstance(entries, list) else []
+    names = list(stripped_blocks(network))
     total = len(names) + len(find_blocks(network.graph))
     return f"without the skips of {len(names)} blocks of {total}: {', '.join(names)}" if names else None
 

@@ -165,7 +165,7 @@ def finetune(
     }  # fmt: skip
     # Before anything that takes time.
     choices = {
-        "method": method, "plain": plain, "blocks": blocks, "recipe": recipe, "optimizer": optimizer,
+        "method": method, "plain": plain, "blocks": blocks, "recipe": recipe,
         "batch_norm": batch_norm, "precision": precision, "crop_padding": crop_padding, "flip": flip,
         "evaluate": evaluate, "evaluate_every": evaluate_every, "diagnose": diagnose,
         "checkpoint_every": checkpoint_every,

@@ -87,8 +87,8 @@ class StochasticPrecision(Companion):
             assert isinstance(layer, WeightedLayer)
             layer.rounds = weights
             source = quantizer_before(network, key)
-            if source is not None:
-                source.rounds = activations
+            assert source is not None
+            source.rounds = activations
 
 
 def _is_inner(network: Executor, key: str) -> bool:
