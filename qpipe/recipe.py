@@ -76,11 +76,13 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _pairs_agree(self) -> Self:
-        """A file that must be exact without VNNI needs weights that were kept so."""
+        """A file that is exact without VNNI needs weights that were kept so; a plain one, training without skips."""
         if self.calibrate.cpu == "vnni" and self.export.cpu == "portable" and self.export.weights == "int8":
             raise ValueError(
                 "[export] cpu: 'portable', expected 'vnni' as in [calibrate] (or weights = 'uint8', exact everywhere)"
             )
+        if self.export.plain and not (self.finetune and self.finetune.plain):
+            raise ValueError("[export] plain: true, expected [finetune] plain = true, which trains the skips away")
         return self
 
     def relative_to(self, folder: Path) -> Self:

@@ -67,5 +67,8 @@ def gate_line(certificate: JsonValue) -> str:
     gate = certificate.get("gate") if isinstance(certificate, dict) else None
     if not isinstance(gate, dict):
         return "nothing was compared"
-    what = "{integers:,} integers of {tensors} tensors equal the QDQ file's".format(**gate)
-    return what + ": on {images} images, {extreme_rows} random and extreme inputs, and layer by layer".format(**gate)
+    images = f"{gate['images']} images, " if gate["images"] else ""
+    return (
+        f"{gate['integers']:,} integers of {gate['tensors']} tensors equal the QDQ file's: on {images}"
+        f"{gate['extreme_rows']} random and extreme inputs, and layer by layer"
+    )

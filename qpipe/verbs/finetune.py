@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import onnx
 import onnx_ir as ir
 from pydantic import JsonValue
 
-from passes.finalize import Finalize
-from qpipe import progress
-from qpipe.data import DataLike, Source
+from qpipe.data import DataLike
 from qpipe.errors import OutputError, QpipeError
 from qpipe.finetune_recipes import (
     Draws,
@@ -28,14 +25,12 @@ from qpipe.finetune_recipes import (
     default_recipe,
     resolve,
 )
-from qpipe.ir.attributes import static_shape
-from qpipe.ir.kind import Kind, find_kind
 from qpipe.ir.metadata import FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.ir.save import check_output, save_model
 from qpipe.plain import to_plain
 from qpipe.processes import is_main_process
-from qpipe.runtime.accuracy import measure_accuracy
 from qpipe.settings import FinetuneSettings, validated
+from qpipe.verbs.phases import accuracy_of, warn_of_float, warn_of_training
 from qpipe.verbs.sources import ModelPath, PreprocessLike, open_source, preprocess_of, store_preprocess
 from qpipe.verbs.subject import check_subject, make_subject
 from qpipe.verbs.teacher import check_teacher, load_teacher, loss_of
@@ -43,9 +38,6 @@ from qpipe.verbs.teacher import check_teacher, load_teacher, loss_of
 if TYPE_CHECKING:
     from qpipe.train.executor import Executor
     from qpipe.train.run import TrainingSettings
-
-NEAR_CHANCE: Final = 1.5
-"""How many times what guessing gives a network must reach that was trained on such images."""
 
 
 def finetune(
@@ -178,7 +170,7 @@ def finetune(
     recipe = recipe or default_recipe(method, strips=subject.is_stripped)
     resolved = resolve(recipe, given)
     check_subject(subject, resolved, method, batch_norm)
-    check_teacher(resolved, teaching, subject.network)
+    check_teacher(resolved, teaching, subject.network, is_stripped=subject.is_stripped)
     network = subject.network
     settings = preprocess_of(network, preprocess)
     source = open_source(network, data, "train", settings)
@@ -198,12 +190,12 @@ def finetune(
 
     def count(trained: Executor) -> float | None:
         write_back(trained)
-        return None if test is None else _accuracy(network, test)
+        return None if test is None else accuracy_of(network, test)
 
     phases: dict[str, float | None] = {}
     if evaluate and test is not None:
-        phases = {phase: _accuracy(at, test) for phase, at in subject.phases.items()}
-        _warn_at_chance(phases.get(FLOAT_PHASE), network)
+        phases = {phase: accuracy_of(at, test) for phase, at in subject.phases.items()}
+        warn_of_float(phases.get(FLOAT_PHASE), network)
     history = train(
         executor,
         source,
@@ -221,7 +213,8 @@ def finetune(
     store_preprocess(network, settings)
     after = history[-1].test_accuracy
     if evaluate and test is not None and after is None:
-        after = _accuracy(network, test)
+        after = accuracy_of(network, test)
+    warn_of_training(phases.values(), after, network)
     told_settings = _told(run, recipe)
     add_provenance(network, AppliedPass(name="finetune", arguments=told_settings))
     record: dict[str, JsonValue] = {
@@ -265,26 +258,3 @@ def _told(run: TrainingSettings, recipe: str) -> dict[str, JsonValue]:
     }
     del values["augment"]
     return {"recipe": recipe, **{name: to_plain(value) for name, value in values.items()}}
-
-
-def _warn_at_chance(top1: float | None, network: ir.Model) -> None:
-    """A trained network that guesses has most often got pixels of another normalization; and it may be the teacher."""
-    shape = static_shape(network.graph.outputs[0])
-    classes = shape[-1] if shape else None
-    if top1 is not None and classes is not None and top1 < NEAR_CHANCE / classes:
-        warnings.warn(
-            f"the float network's top-1 is {100 * top1:.2f} %, about chance: is the preprocessing that of its training "
-            "(--mean, --std, ...)?",
-            stacklevel=3,
-        )
-
-
-def _accuracy(network: ir.Model, test: Source) -> float | None:
-    """Top-1 of what would ship, of 1; the main process counts."""
-    if not is_main_process():
-        return None
-    final = network.clone()
-    if find_kind(final)[0] is not Kind.FLOAT:
-        Finalize()(final)
-    batches = progress.track(test.batches(256), "evaluating", test.n_batches(256))
-    return measure_accuracy([final], batches).models[0].top1

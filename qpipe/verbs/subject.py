@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
 
+from passes.normalize import normalize
 from passes.strip_skips import StripSkips
 from qpipe.data import DataLike
 from qpipe.errors import RecipeError
-from qpipe.finetune_recipes import FLOAT_TEACHER, FinetuneRecipe, Method
+from qpipe.finetune_recipes import FinetuneRecipe, Method
 from qpipe.ir.kind import Kind, find_kind, require_qdq
 from qpipe.ir.load import load_model
-from qpipe.ir.metadata import FLOAT_PHASE, PLAIN, TRAINING, AppliedPass, add_provenance, get_json
+from qpipe.ir.metadata import FLOAT_PHASE, PLAIN, AppliedPass, add_provenance, get_json
 from qpipe.ir.residual import find_blocks
 from qpipe.verbs.calibrate import calibrate
 from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name
-from qpipe.verbs.teacher import why_no_float
 
 AnyModel = ModelPath | onnx.ModelProto | ir.Model
 
@@ -58,6 +57,7 @@ def make_subject(
     network, given = load_model(model), None
     if plain and find_kind(network)[0] is Kind.FLOAT:
         given = network
+        _check_blocks(given, blocks)
         network = calibrate(given, data, seed=seed, preprocess=preprocess)
     require_qdq(network, model_name(model))
     if not plain or (get_json(network, PLAIN) and not find_blocks(network.graph)):
@@ -69,24 +69,18 @@ def make_subject(
     return Subject(stripped, network, given)
 
 
-def check_subject(subject: Subject, run: FinetuneRecipe, method: Method, batch_norm: str) -> None:
-    """Raise RecipeError for settings that need skips which the network has lost or kept, or statistics of batches.
+def _check_blocks(given: ir.Model, blocks: str) -> None:
+    """Raise LoweringError, before the calibration, for blocks that can't be stripped."""
+    trial = given.clone()
+    normalize(trial)
+    StripSkips(blocks=blocks)(trial)
 
-    Warn of a teacher that was trained itself.
-    """
+
+def check_subject(subject: Subject, run: FinetuneRecipe, method: Method, batch_norm: str) -> None:
+    """Raise RecipeError for settings that need skips which this run doesn't strip, or statistics of batches."""
     if run.fade and not subject.is_stripped:
         raise RecipeError(
             f"fade: {run.fade:g}, but no skips are stripped in this run, expected 0, or a network with skips and plain"
-        )
-    if run.teacher == FLOAT_TEACHER and not subject.is_stripped and get_json(subject.network, PLAIN):
-        raise RecipeError("teacher: 'float', but this plain network holds none, expected the float network's file")
-    if run.teacher == FLOAT_TEACHER and (why := why_no_float(subject.network)):
-        raise RecipeError(f"teacher: 'float', but {why}, expected the float network's file")
-    if run.teacher == FLOAT_TEACHER and get_json(subject.network, TRAINING):
-        warnings.warn(
-            "teacher: 'float' is this file's float copy as it was fine-tuned, which may know less than the float "
-            "network: name that one's file",
-            stacklevel=3,
         )
     if method == "ag" and batch_norm != "batch":
         raise RecipeError(f"batch_norm: '{batch_norm}', expected 'batch' with the method 'ag'")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from passes.normalize import normalize
 from qpipe.arith.weights import WeightSpec
-from qpipe.errors import ModelError
+from qpipe.errors import ModelError, RecipeError
 from qpipe.finetune_recipes import FLOAT_TEACHER, FinetuneRecipe
 from qpipe.ir.attributes import static_shape
 from qpipe.ir.binary_blocks import binary_blocks
 from qpipe.ir.kind import Kind, find_kind
 from qpipe.ir.load import load_model
-from qpipe.ir.metadata import TRAINING, get_json
+from qpipe.ir.metadata import PLAIN, TRAINING, get_json
 from qpipe.ir.view import read_view
 from qpipe.ir.view_weights import TrainableWeight
 
@@ -41,10 +42,35 @@ def load_teacher(run: FinetuneRecipe) -> ir.Model | None:
     return network
 
 
-def check_teacher(run: FinetuneRecipe, teacher: ir.Model | None, network: ir.Model) -> None:
-    """Raise ModelError where a teacher takes other images than the network, or tells other classes apart."""
-    if teacher is None:
-        return
+def check_teacher(run: FinetuneRecipe, teacher: ir.Model | None, network: ir.Model, *, is_stripped: bool) -> None:
+    """Look at the network that is to teach `network`: `teacher`, or with "float" the network's own floats.
+
+    is_stripped: whether this run stripped the network's skips; it still knows the network that had them.
+
+    Raises:
+        RecipeError: there are no floats that could teach. They are warned of where they were trained themselves.
+        ModelError: the teacher takes other images than the network, or tells other classes apart.
+    """
+    if run.teacher == FLOAT_TEACHER:
+        _check_own_floats(network, is_stripped)
+    elif teacher is not None:
+        _check_shapes(str(run.teacher), teacher, network)
+
+
+def _check_own_floats(network: ir.Model, is_stripped: bool) -> None:
+    if not is_stripped and get_json(network, PLAIN):
+        raise RecipeError("teacher: 'float', but this plain network holds none, expected the float network's file")
+    if why := why_no_float(network):
+        raise RecipeError(f"teacher: 'float', but {why}, expected the float network's file")
+    if get_json(network, TRAINING):
+        warnings.warn(
+            "teacher: 'float' is this file's float copy as it was fine-tuned, which may know less than the float "
+            "network: name that one's file",
+            stacklevel=4,
+        )
+
+
+def _check_shapes(name: str, teacher: ir.Model, network: ir.Model) -> None:
     for what, values in (
         ("takes", (teacher.graph.inputs[0], network.graph.inputs[0])),
         ("gives", (teacher.graph.outputs[0], network.graph.outputs[0])),
@@ -52,7 +78,7 @@ def check_teacher(run: FinetuneRecipe, teacher: ir.Model | None, network: ir.Mod
         # The first dimension is the batch.
         shapes = [shape[1:] for value in values if (shape := static_shape(value)) is not None]
         if len(shapes) == len(values) and shapes[0] != shapes[1]:
-            raise ModelError(f"teacher '{run.teacher}': {what} {list(shapes[0])}, expected {list(shapes[1])}")
+            raise ModelError(f"teacher '{name}': {what} {list(shapes[0])}, expected {list(shapes[1])}")
 
 
 def why_no_float(network: ir.Model) -> str | None:

@@ -179,3 +179,11 @@ def test_the_example_recipes_are_valid(path: Path) -> None:
     assert isinstance(recipe, Recipe)
     assert recipe.export.formats == ("qoperator", "integer", "qdq")
     assert recipe.finetune is not None
+
+
+def test_a_plain_export_of_a_network_that_keeps_its_skips_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    plain_export = MINIMAL + "[export]\nplain = true\n"
+    for unsafe in (plain_export, plain_export + "[finetune]\nepochs = 1\n"):
+        message = message_of(written(tmp_path, unsafe))
+        assert message == "[export] plain: true, expected [finetune] plain = true, which trains the skips away"
+    assert load_recipe(written(tmp_path, plain_export + "[finetune]\nplain = true\n")).export.plain

@@ -58,12 +58,11 @@ class StochasticPrecision(Companion):
         seed: int,
     ) -> None:
         super().__init__()
-        self._networks = tuple(networks)
         self._ratio, self._end, self._seed, self._apart = ratio, end, seed, draws == "apart"
-        layers = [tuple(key for key in block.layers if _is_inner(self._networks[0], key)) for block in blocks]
+        layers = [tuple(key for key in block.layers if _is_inner(networks[0], key)) for block in blocks]
         if fragments == "layers":
-            layers = _by_source(self._networks[0], [key for keys in layers for key in keys])
-        self._fragments = [keys for keys in layers if keys]
+            layers = _by_source(networks[0], [key for keys in layers for key in keys])
+        self._fragments = [[_part(network, key) for network in networks for key in keys] for keys in layers if keys]
         if not self._fragments:
             raise ModelError("ssp: nothing to draw, all layers of the residual blocks are the network's first or last")
 
@@ -75,20 +74,18 @@ class StochasticPrecision(Companion):
         """Draw B, and let each fragment be as it says."""
         ratio = self.ratio(done)
         drawn = np.random.default_rng([self._seed, _PURPOSE, update]).random((len(self._fragments), 2)) >= ratio
-        for keys, quantized in zip(self._fragments, drawn, strict=True):
-            weights, activations = bool(quantized[_WEIGHTS]), bool(quantized[_ACTIVATIONS if self._apart else _WEIGHTS])
-            for network in self._networks:
-                self._set(network, keys, weights, activations)
+        for parts, quantized in zip(self._fragments, drawn, strict=True):
+            for weights, activations in parts:
+                weights.rounds = bool(quantized[_WEIGHTS])
+                activations.rounds = bool(quantized[_ACTIVATIONS if self._apart else _WEIGHTS])
 
-    @staticmethod
-    def _set(network: Executor, keys: Sequence[str], weights: bool, activations: bool) -> None:
-        for key in keys:
-            layer = network.layers[key]
-            assert isinstance(layer, WeightedLayer)
-            layer.rounds = weights
-            source = quantizer_before(network, key)
-            assert source is not None
-            source.rounds = activations
+
+def _part(network: Executor, key: str) -> tuple[WeightedLayer, Quantizer]:
+    """A layer, which rounds its weights, and what rounds its input."""
+    layer, source = network.layers[key], quantizer_before(network, key)
+    assert isinstance(layer, WeightedLayer)
+    assert source is not None
+    return layer, source
 
 
 def _is_inner(network: Executor, key: str) -> bool:

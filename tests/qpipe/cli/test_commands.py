@@ -6,11 +6,13 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
+from pydantic import JsonValue
 
 import qpipe
+from qpipe.cli.export import gate_line
 from qpipe.cli.main import main
 
-GATE = {"tensors": 2, "images": 64, "extreme_rows": 16, "layer_rounds": 6, "integers": 54321}
+GATE: dict[str, JsonValue] = {"tensors": 2, "images": 64, "extreme_rows": 16, "layer_rounds": 6, "integers": 54321}
 CERTIFICATE = {"cpu": "portable", "layers": [{"layer": "conv1", "largest_accumulator": 123456}], "gate": GATE}
 NODES = [
     {"name": "conv1", "op": "Conv", "role": "quantized", "note": "8-bit weights", "advice": ""},
@@ -221,3 +223,11 @@ def test_run_and_demo_report_stages_and_rows(
         payload = json.loads(capsys.readouterr().out)
         assert payload["rows"] == report.rows
         assert payload["stages"][0]["kept"] is True
+
+
+def test_what_the_gate_compared() -> None:
+    """Without data there were no images, and none are told of."""
+    told = "54,321 integers of 2 tensors equal the QDQ file's: on {}16 random and extreme inputs, and layer by layer"
+    assert gate_line({"gate": GATE}) == told.format("64 images, ")
+    assert gate_line({"gate": GATE | {"images": 0}}) == told.format("")
+    assert gate_line({}) == "nothing was compared"

@@ -14,6 +14,7 @@ from qpipe.ir.load import load_model
 from qpipe.ir.metadata import PLAIN, get_json, get_object
 from qpipe.train.diagnostics.collect import Diagnostics
 from qpipe.train.executor import Executor
+from qpipe.verbs import subject
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 256, "flip": False, "crop_padding": 0, "evaluate": False}
 """Of 1,000 or so digits: a handful of updates."""
@@ -127,9 +128,12 @@ def test_a_fade_without_stripping(stages: Path, options: dict[str, Any], message
         qpipe.finetune(stages / "net.qdq.onnx", "digits", **options, **SHORT)
 
 
-def test_blocks_that_there_are_not(stages: Path) -> None:
+@pytest.mark.parametrize("name", ["net.qdq.onnx", "net.onnx"])
+def test_blocks_that_there_are_not(stages: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are refused before anything that takes time: a float network is not calibrated."""
+    monkeypatch.delattr(subject, "calibrate")
     with pytest.raises(LoweringError, match=r"^blocks 'layer9\.\*': matches no residual block, expected .* 'add'$"):
-        qpipe.finetune(stages / "net.qdq.onnx", "digits", plain=True, blocks="layer9.*", **SHORT)
+        qpipe.finetune(stages / name, "digits", plain=True, blocks="layer9.*", **SHORT)
 
 
 @pytest.fixture(scope="module")

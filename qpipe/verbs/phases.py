@@ -1,0 +1,59 @@
+"""Where a network's accuracy stands, on its way from the float file to the trained one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Final
+
+import onnx_ir as ir
+
+from passes.finalize import Finalize
+from qpipe import progress
+from qpipe.data import Source
+from qpipe.ir.attributes import static_shape
+from qpipe.ir.kind import Kind, find_kind
+from qpipe.processes import is_main_process
+from qpipe.runtime.accuracy import measure_accuracy
+
+NEAR_CHANCE: Final = 1.5
+"""How many times what guessing gives a network must reach that was trained on such images."""
+
+
+def accuracy_of(network: ir.Model, test: Source) -> float | None:
+    """Top-1 of what would ship, of 1; the main process counts."""
+    if not is_main_process():
+        return None
+    final = network.clone()
+    if find_kind(final)[0] is not Kind.FLOAT:
+        Finalize()(final)
+    batches = progress.track(test.batches(256), "evaluating", test.n_batches(256))
+    return measure_accuracy([final], batches).models[0].top1
+
+
+def warn_of_float(top1: float | None, network: ir.Model) -> None:
+    """Warn of a float network that guesses: most often it got pixels of another normalization, and it may teach."""
+    if top1 is not None and top1 < _near_chance(network):
+        warnings.warn(
+            f"the float network's top-1 is {100 * top1:.2f} %, about chance: is the preprocessing that of its training "
+            "(--mean, --std, ...)?",
+            stacklevel=3,
+        )
+
+
+def warn_of_training(before: Iterable[float | None], after: float | None, network: ir.Model) -> None:
+    """Warn of training that has lost what the network knew in one of the phases before."""
+    limit = _near_chance(network)
+    if after is not None and after < limit and any(top1 is not None and top1 >= limit for top1 in before):
+        warnings.warn(
+            f"the trained network's top-1 is {100 * after:.2f} %, about chance: training has lost what it knew, "
+            "expected a lower --lr, or another --recipe",
+            stacklevel=3,
+        )
+
+
+def _near_chance(network: ir.Model) -> float:
+    """Below this top-1, of 1, a network guesses; 0 where the number of classes is not known."""
+    shape = static_shape(network.graph.outputs[0])
+    classes = shape[-1] if shape else None
+    return NEAR_CHANCE / classes if classes else 0.0

@@ -1,0 +1,44 @@
+"""A network that guesses is told of: at first, or where training has lost what it knew."""
+
+import warnings
+from collections.abc import Sequence
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from qpipe.verbs.phases import warn_of_float, warn_of_training
+
+
+def network(classes: int | str) -> ir.Model:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", classes])
+    return ir.from_proto(onnx.helper.make_model(onnx.helper.make_graph([], "g", [value], [value])))
+
+
+def test_a_float_network_of_ten_classes_guesses_up_to_fifteen_percent() -> None:
+    with pytest.warns(UserWarning, match=r"^the float network's top-1 is 14\.90 %, about chance: is the preprocessing"):
+        warn_of_float(0.149, network(10))
+
+
+def test_training_that_lost_what_the_network_knew() -> None:
+    message = r"^the trained network's top-1 is 10\.00 %, about chance: training has lost what it knew, expected a low"
+    with pytest.warns(UserWarning, match=message):
+        warn_of_training([0.9, 0.1], 0.1, network(10))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "classes"),
+    [
+        ([0.9], 0.151, 10),
+        ([0.9], None, 10),
+        ([0.9], 0.1, "classes"),
+        # What never knew anything lost nothing; of a float network it was said before.
+        ([0.1, None], 0.1, 10),
+        ([], 0.1, 10),
+    ],
+)
+def test_nothing_is_told(before: Sequence[float | None], after: float | None, classes: int | str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_training(before, after, network(classes))
+        warn_of_float(after if classes != 10 else 0.151, network(classes))
