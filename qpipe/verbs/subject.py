@@ -60,8 +60,12 @@ def make_subject(
         _check_blocks(given, blocks)
         network = calibrate(given, data, seed=seed, preprocess=preprocess)
     require_qdq(network, model_name(model))
-    if not plain or (get_json(network, PLAIN) and not find_blocks(network.graph)):
-        return Subject(network, network, given)
+    if not plain:
+        return Subject(network, network)
+    if get_json(network, PLAIN) and not find_blocks(network.graph):
+        if blocks != "*":
+            raise RecipeError(f"blocks: '{blocks}', but the network is plain already, expected none")
+        return Subject(network, network)
     stripped = network.clone()
     strip = StripSkips(blocks=blocks)
     strip(stripped)

@@ -92,6 +92,8 @@ def test_from_a_plain_file(plain: Path) -> None:
         qpipe.finetune(plain, "digits", plain=True, recipe="plain", **SHORT)
     with pytest.raises(RecipeError, match=r"^teacher: 'float', but this plain network holds none, expected the float"):
         qpipe.finetune(plain, "digits", plain=True, recipe="plain", fade=0, **SHORT)
+    with pytest.raises(RecipeError, match=r"^blocks: 'layer1\.\*', but the network is plain already, expected none$"):
+        qpipe.finetune(plain, "digits", plain=True, blocks="layer1.*", **SHORT)
     assert record(qpipe.finetune(plain, "digits", plain=True, **SHORT))["settings"]["recipe"] == "faq-8bit"
     with pytest.raises(RecipeError, match=r"^teacher: 'float', but this plain network holds none"):
         qpipe.finetune(plain, "digits", teacher="float", **SHORT)
