@@ -21,9 +21,9 @@ from pydantic import JsonValue
 
 from passes.calibrate_percentile import NARROW_KEY, RANGE_KEY, take_range
 from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE
-from qpipe.arith.codes import WeightQuantizer
 from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.spec import QuantSpec
+from qpipe.arith.weight_quantizer import BINARY_QUANTIZERS, WeightQuantizer
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
 from qpipe.calibration.observe import default_percentile
 from qpipe.errors import LoweringError, RecipeError
@@ -63,6 +63,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
     weight_rounding: of log2 of the weights' step, "ceil" | "nearest"; None is the width's own.
     cpu: "portable" keeps weights exact on x86 without VNNI, "vnni" waives that.
     skip_bits: what a skip connection is carried at. layers: what single layers are told.
+    percentile: at which the ranges were observed; None is each width's own.
     """
 
     name: ClassVar[str] = "insert-quantizers"
@@ -76,6 +77,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
     per_channel: bool = True
     cpu: str = "portable"
     layers: LayerTable = NO_OPTIONS
+    percentile: float | None = None
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Quantize every planned tensor and weight; raise LoweringError that lists what has no integer form."""
@@ -89,7 +91,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
         _refuse_unsupported(plan)
         if self.quantizer == "dorefa":
             check_dorefa(plan)
-        is_binary = self.quantizer in {"bireal", "groupnet"}
+        is_binary = self.quantizer in BINARY_QUANTIZERS
         binary = binary_layers(model) if is_binary else frozenset()
         if is_binary:
             check_binary(plan, binary)
@@ -98,8 +100,8 @@ class InsertQuantizers(ir.passes.InPlacePass):
         if self.quantizer == "lq":
             check_lq(plan)
             learned = learned_values(plan)
-        narrow_grids = {v: _observed_grid(planned, NARROW_KEY, learned) for v, planned in plan.narrowed.items()}
-        grids = {v: _observed_grid(planned, RANGE_KEY, learned) for v, planned in plan.quantizers.items()}
+        narrow_grids = {v: self._observed_grid(p, NARROW_KEY, learned) for v, p in plan.narrowed.items()}
+        grids = {v: self._observed_grid(p, RANGE_KEY, learned) for v, p in plan.quantizers.items()}
         if is_binary:
             grids |= base_grids(plan, {v: spec_of(grid) for v, grid in grids.items()}, binary_blocks(model))
         narrow, specs = ({value: spec_of(grid) for value, grid in some.items()} for some in (narrow_grids, grids))
@@ -128,6 +130,16 @@ class InsertQuantizers(ir.passes.InPlacePass):
             options["weight_clips"] = {Layer(node).name: clip for node, clip in plan.weight_clips.items()}
         set_json(model, QUANTIZATION, options)
         return ir.passes.PassResult(model, bool(specs))
+
+    def _observed_grid(self, planned: PlannedQuantizer, key: str, learned: Set[ir.Value]) -> AnyGrid:
+        observed = take_range(planned.value, key)
+        log2_ymax = observed.log2_ymax()
+        if log2_ymax is None:
+            warnings.warn(f"tensor '{planned.value.name}' was zero in all of the calibration data", stacklevel=2)
+            log2_ymax = 0
+        if planned.value in learned:
+            return first_table(planned, observed.ymax, log2_ymax, self.percentile or default_percentile(planned.bits))
+        return planned.grid(log2_ymax, is_negative=observed.is_negative)
 
     def _quantize_weight(
         self, model: ir.Model, layer: Layer, plan: QuantizationPlan, specs: dict[ir.Value, QuantSpec]
@@ -167,20 +179,9 @@ def _refuse_clips(plan: QuantizationPlan, quantizer: WeightQuantizer, binary: Se
     """A clip in standard deviations is of fixed-point weights alone."""
     for node, clip in plan.weight_clips.items():
         layer = Layer(node)
-        is_inner = layer.name in binary if quantizer in {"bireal", "groupnet"} else plan.is_inner(layer)
+        is_inner = layer.name in binary if quantizer in BINARY_QUANTIZERS else plan.is_inner(layer)
         if quantizer != "fixed-point" and is_inner:
             raise RecipeError(f"{describe(node)}: weight_clip {clip:g}, expected none with the quantizer '{quantizer}'")
-
-
-def _observed_grid(planned: PlannedQuantizer, key: str, learned: Set[ir.Value]) -> AnyGrid:
-    observed = take_range(planned.value, key)
-    log2_ymax = observed.log2_ymax()
-    if log2_ymax is None:
-        warnings.warn(f"tensor '{planned.value.name}' was zero in all of the calibration data", stacklevel=2)
-        log2_ymax = 0
-    if planned.value in learned:
-        return first_table(planned, observed.ymax, log2_ymax, default_percentile(planned.bits))
-    return planned.grid(log2_ymax, is_negative=observed.is_negative)
 
 
 def _check_distance(layer: Layer, specs: dict[ir.Value, QuantSpec]) -> None:

@@ -25,6 +25,7 @@ from passes.remove_dead_code import RemoveDeadCode
 from qpipe.errors import LoweringError
 from qpipe.ir.attributes import describe, static_shape
 from qpipe.ir.binary_blocks import BinaryBlock, binary_blocks, write_binary_blocks
+from qpipe.ir.bypass import replace_value
 from qpipe.ir.layers import Layer, Role, activation_bound, role
 from qpipe.ir.plan import plan_quantization
 from qpipe.ir.residual import ResidualBlock, find_blocks
@@ -76,7 +77,7 @@ def remove_activations(graph: ir.Graph, block: ResidualBlock) -> None:
     for node in [*block.main_nodes, *([] if before is None else [before])]:
         source = node.inputs[0]
         if activation_bound(node) is not None and node.graph is graph and source is not None:
-            _replace(node.outputs[0], source)
+            replace_value(node.outputs[0], source)
             graph.remove(node, safe=True)
 
 
@@ -147,11 +148,3 @@ def _shape(value: ir.Value) -> tuple[int | None, ...] | None:
     """The shape without the batch; None where a size is unknown."""
     shape = static_shape(value)
     return None if shape is None or None in shape[1:] else shape[1:]
-
-
-def _replace(old: ir.Value, new: ir.Value) -> None:
-    """Readers of the one, and the graph's outputs, get the other, under the name that an output has outside."""
-    was_output = old.is_graph_output()
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    if was_output:
-        old.name, new.name = new.name, old.name

@@ -16,9 +16,8 @@ from difflib import get_close_matches
 from typing import ClassVar
 
 import onnx_ir as ir
-from pydantic import JsonValue
 
-from qpipe.errors import LoweringError, ModelError
+from qpipe.errors import LoweringError
 from qpipe.ir.bypass import (
     fuse_batch_norm,
     inherit_bound,
@@ -30,9 +29,9 @@ from qpipe.ir.bypass import (
 )
 from qpipe.ir.layer_options import tails
 from qpipe.ir.layers import Layer, Role, activation_bound
-from qpipe.ir.metadata import PLAIN, get_json, set_json
 from qpipe.ir.qdq import ActivationQuantizer
 from qpipe.ir.residual import ResidualBlock, find_blocks
+from qpipe.ir.stripped_blocks import StrippedBlock, add_stripped_blocks
 
 _NEAR = 3  # names that a message suggests
 
@@ -52,48 +51,49 @@ class StripSkips(ir.passes.InPlacePass):
         """Strip every block that is chosen, or raise LoweringError before anything is changed."""
         found = find_blocks(model.graph)
         patterns = [pattern.strip() for pattern in self.blocks.split(",")]
+        for pattern in patterns:
+            _require_match(pattern, found)
         chosen = [block for block in found if any(map(block.matches, patterns))]
-        self._refuse(found, chosen)
+        _refuse_obstacles(found, chosen)
         position = {node: index for index, node in enumerate(model.graph)}
         # The last block first: what a block reads is there until it is stripped itself.
         removed = {block: _strip(model.graph, block) for block in reversed(chosen)}
         gone = {node for nodes in removed.values() for node in nodes}
-        stripped: list[JsonValue] = []
+        stripped = []
         for block in chosen:
             known = (node for node in removed[block] if node in position)
-            names: list[JsonValue] = [node.name for node in sorted(known, key=position.__getitem__)]
+            names = tuple(str(node.name) for node in sorted(known, key=position.__getitem__))
             # A block within it may have had weights on its skip.
-            layers: list[JsonValue] = [Layer(node).name for node in block.layers if node not in gone]
-            stripped.append({"name": block.name, "layers": layers, "removed": names})
+            layers = tuple(Layer(node).name for node in block.layers if node not in gone)
+            stripped.append(StrippedBlock(block.name, layers, names))
         model.graph.sort()
-        set_json(model, PLAIN, [*_stripped_before(model), *stripped])
+        add_stripped_blocks(model, stripped)
         return ir.passes.PassResult(model, True)
 
-    def _refuse(self, found: Sequence[ResidualBlock], chosen: Sequence[ResidualBlock]) -> None:
-        if not found:
-            raise LoweringError("the network has no residual Add, expected one that joins a skip with a longer path")
-        if not chosen:
-            by_tail = {tail: block.name for block in found for tail in tails(block.name)}
-            near = [by_tail[tail] for tail in get_close_matches(self.blocks, by_tail, n=2 * _NEAR, cutoff=0.3)]
-            some = list(dict.fromkeys([*near, *(block.name for block in found)]))[:_NEAR]
-            names = ", ".join(map(repr, some))
-            raise LoweringError(
-                f"blocks '{self.blocks}': matches no residual block, expected a pattern of names such as {names}"
-            )
-        obstacles = [(block, obstacle) for block in chosen if (obstacle := block.obstacle) is not None]
-        if obstacles:
-            block, obstacle = obstacles[0]
-            more = f" (and {len(obstacles) - 1} more such blocks)" if len(obstacles) > 1 else ""
-            able = [f"'{other.name}'" for other in found if other.obstacle is None][:_NEAR]
-            hint = f"; those that can be stripped are blocks such as {', '.join(able)}" if able else ""
-            raise LoweringError(f"block '{block.name}', Add '{Layer(block.add).name}': {obstacle}{more}{hint}")
+
+def _require_match(pattern: str, found: Sequence[ResidualBlock]) -> None:
+    """Raise LoweringError where no block has such a name."""
+    if not found:
+        raise LoweringError("the network has no residual Add, expected one that joins a skip with a longer path")
+    if not any(block.matches(pattern) for block in found):
+        by_tail = {tail: block.name for block in found for tail in tails(block.name)}
+        near = [by_tail[tail] for tail in get_close_matches(pattern, by_tail, n=2 * _NEAR, cutoff=0.3)]
+        some = list(dict.fromkeys([*near, *(block.name for block in found)]))[:_NEAR]
+        names = ", ".join(map(repr, some))
+        raise LoweringError(
+            f"blocks '{pattern}': matches no residual block, expected a pattern of names such as {names}"
+        )
 
 
-def _stripped_before(model: ir.Model) -> list[JsonValue]:
-    before = get_json(model, PLAIN)
-    if before is not None and not isinstance(before, list):
-        raise ModelError(f"metadata 'qpipe.{PLAIN}': is a JSON {type(before).__name__}, expected a list")
-    return before or []
+def _refuse_obstacles(found: Sequence[ResidualBlock], chosen: Sequence[ResidualBlock]) -> None:
+    """Raise LoweringError where a chosen block can't be stripped."""
+    obstacles = [(block, obstacle) for block in chosen if (obstacle := block.obstacle) is not None]
+    if obstacles:
+        block, obstacle = obstacles[0]
+        more = f" (and {len(obstacles) - 1} more such blocks)" if len(obstacles) > 1 else ""
+        able = [f"'{other.name}'" for other in found if other.obstacle is None][:_NEAR]
+        hint = f"; those that can be stripped are blocks such as {', '.join(able)}" if able else ""
+        raise LoweringError(f"block '{block.name}', Add '{Layer(block.add).name}': {obstacle}{more}{hint}")
 
 
 def _strip(graph: ir.Graph, block: ResidualBlock) -> list[ir.Node]:

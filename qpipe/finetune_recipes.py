@@ -9,7 +9,6 @@ Source: FAQ, sections 3.3, 4.3, 4.4, 4.5 and 4.9, and Table 2; AG, section 4.1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -62,6 +61,7 @@ class FinetuneRecipe:
         grow_at: epochs after which the gradients of twice as many batches are averaged for one update.
         optimizer, momentum, weight_decay: Adam has no momentum of ours, but its own defaults.
         batch_size: images in a batch.
+        gradient_clip: lambda, the longest gradient of a channel's weights in lengths of these weights; 0: any.
         teacher: what to distil from: "float", the network before it was quantized, or an .onnx file; None: nothing.
         teacher_weight, temperature: the teacher's part of the loss, and what both networks' logits are divided by.
         auxiliary_weight, layerwise: lambda, the loss of the auxiliary gradient module's network, and whether it has a
@@ -78,6 +78,7 @@ class FinetuneRecipe:
     lr: float
     weight_decay: float
     batch_size: int
+    gradient_clip: float = 0.0
     schedule: ScheduleName = "constant"
     lr_end: float | None = None
     milestones: tuple[Fraction, ...] = ()
@@ -195,13 +196,6 @@ def _check(run: FinetuneRecipe) -> None:
         raise RecipeError(f"milestones: given, expected none in a schedule that is {run.schedule}")
     if run.lr_end is not None and run.lr_end > run.lr:
         raise RecipeError(f"lr_end: {run.lr_end:g}, expected at most lr, which is {run.lr:g}")
-    for key, least, most in (("ssp_ratio", 0, 1), ("fade", 0, 1), ("teacher_weight", 0, 1)):
-        if not least <= getattr(run, key) <= most:
-            raise RecipeError(f"{key}: {getattr(run, key):g}, expected {least} to {most}")
-    if not 0 < run.auxiliary_weight < math.inf:
-        raise RecipeError(f"auxiliary_weight: {run.auxiliary_weight:g}, expected more than 0")
-    if not 0 < run.ssp_end <= 1:
-        raise RecipeError(f"ssp_end: {float(run.ssp_end):g}, expected more than 0, and at most 1, the whole run")
     for key, epochs in (("milestones", run.milestones), ("grow_at", run.grow_at)):
         late = [float(epoch) for epoch in epochs if epoch >= run.epochs]
         if late:

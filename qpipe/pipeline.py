@@ -22,7 +22,7 @@ from pydantic import JsonValue
 
 import qpipe
 from qpipe.errors import OutputError, ParityError
-from qpipe.plain import plain_rows, to_plain
+from qpipe.json_values import plain_rows, to_plain
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.progress import step
 from qpipe.recipe import Recipe, names_code

@@ -148,10 +148,11 @@ def test_the_verbs(tmp_path: Path) -> None:
 def test_codes_are_signs() -> None:
     _, model = groupnet()
     names = binary_layers(model)
-    for layer in read_final_view(finalized(model)).layers:
-        if layer.name in names:
-            assert layer.weight is not None
-            assert set(np.unique(layer.weight.codes)) == {-1, 1}  # type: ignore[union-attr]
+    layers = [layer for layer in read_final_view(finalized(model)).layers if layer.name in names]
+    assert {layer.name for layer in layers} == names
+    for layer in layers:
+        assert layer.weight is not None
+        assert set(np.unique(layer.weight.codes)) == {-1, 1}  # type: ignore[union-attr]
 
 
 def test_without_skips_a_block_ends_in_the_sum_of_its_bases() -> None:

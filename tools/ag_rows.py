@@ -59,6 +59,15 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
         row("2/2 plain + fade + teacher", PLAIN, FADE, TAUGHT),
         row("2/2 plain + fade + teacher + AG", PLAIN, FADE, TAUGHT, AG),
         row("2/2 plain, recipe plain", PLAIN, SHIPPED_PLAIN, leads=True),
+        *(
+            row(
+                f"2/2 plain, recipe plain, gradients clipped at {limit:g}",
+                PLAIN,
+                SHIPPED_PLAIN,
+                {"gradient_clip": limit},
+            )
+            for limit in (0.02, 0.05, 0.1)
+        ),
         row("2/2 plain, recipe plain + AG", PLAIN, SHIPPED_PLAIN, AG),
         row("2/2 plain, recipe plain + AG + SSP", PLAIN, SHIPPED_PLAIN, AG, SSP),
         row("2/2 baseline, recipe distilled-4bit", SHIPPED),

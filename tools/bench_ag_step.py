@@ -5,6 +5,7 @@ Every contestant makes a whole step of Adam on one batch: forward, loss, backwar
 
 from collections.abc import Mapping
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,14 +49,18 @@ def step_of(residual: ir.Model, plain: ir.Model, inputs: torch.Tensor, labels: t
     modules = [executor, *companions]
     optimizer = torch.optim.Adam(dict.fromkeys(p for module in modules for p in module.parameters()), settings.lr)
     executor.train()
+    updates = count()
 
     def step() -> None:
+        # Another tensor each time, as in training: a teacher answers once for each.
+        batch = inputs.clone()
         optimizer.zero_grad(set_to_none=True)
+        update = next(updates)
         for companion in companions:
-            companion.begin_update(Fraction(1, 4), 0)
-        total = loss(executor(inputs)[0], labels, inputs)
+            companion.begin_update(Fraction(1, 4), update)
+        total = loss(executor(batch)[0], labels, batch)
         for companion in companions:
-            extra = companion.extra_loss(loss, labels, inputs)
+            extra = companion.extra_loss(loss, labels, batch)
             total = total if extra is None else total + extra
         torch.autograd.backward(total)
         for companion in companions:
@@ -101,8 +106,8 @@ def main(
         for contestant, median, own in zip(contestants, medians, times, strict=True)
     ]
     results = Results.load(name)
-    count = torch.get_num_threads()
-    what = f"{count} thread" if count == 1 else f"{count} threads"
+    threads = torch.get_num_threads()
+    what = f"{threads} thread" if threads == 1 else f"{threads} threads"
     results.add(f"Training step of ResNet-20 without its skips, 2-bit DoReFa-Net, {what}", rows)
     results.save()
 

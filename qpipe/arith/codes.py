@@ -7,7 +7,7 @@ codes at exponents that are given; `stored_codes` what a file says, where unsafe
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,6 @@ NominalSpec = DoReFaSpec | BinarySpec
 """Those whose scale is nominal: one exponent a layer, which stays."""
 
 AnyWeightSpec = WeightSpec | NominalSpec | LQSpec
-WeightQuantizer = Literal["fixed-point", "dorefa", "lq", "bireal", "groupnet"]
 
 
 def quantize(

@@ -30,10 +30,11 @@ import numpy.typing as npt
 from qpipe.arith.power_of_two import rounded_log2
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.arith.table import SIZE, CodeTable
+from qpipe.arith.weight_quantizer import WEIGHT_BITS
 from qpipe.arith.weights import ZERO_EXPONENT
 
 MOMENTUM = 0.9  # of the moving average (section 3.2)
-MIN_BITS, MAX_BITS = 2, 4
+MIN_BITS, MAX_BITS = WEIGHT_BITS["lq"][0], WEIGHT_BITS["lq"][-1]
 INT8_MAX = 127
 _DELTA = 1e-4
 _FIRST_ITERATIONS = 20

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from qpipe.cli.options import JsonOption, OutputOption, QdqArgument, SeedOption, expand_settings
 from qpipe.cli.output import emit, metadata, print_line, print_table, size_text, working
-from qpipe.plain import plain_rows
+from qpipe.json_values import plain_rows
 from qpipe.settings import ExportSettings, Format
 
 DATA_HELP = "data whose images join the random and extreme inputs of the gate"

@@ -1,13 +1,13 @@
-"""`qpipe finetune`: QDQ network -> trained QDQ network."""
+"""`qpipe finetune`: QDQ network, or with --plain a float one -> trained QDQ network."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import JsonValue
 
-from qpipe.cli.options import DataOption, JsonOption, OutputOption, QdqArgument, SeedOption, expand_settings
+from qpipe.cli.options import DataOption, JsonOption, OutputOption, SeedOption, expand_settings
 from qpipe.cli.output import emit, metadata, print_line, working
-from qpipe.plain import plain_rows
+from qpipe.json_values import plain_rows
 from qpipe.settings import FinetuneSettings, PreprocessSettings
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @expand_settings
 def finetune(
-    model: QdqArgument,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a QDQ .onnx file; with --plain a float one too")],
     data: DataOption,
     output: OutputOption,
     settings: FinetuneSettings,
@@ -68,9 +68,9 @@ def finetune(
 def stripped_line(network: "ir.Model") -> str | None:
     """Whose skips are gone, such as "without the skips of 2 blocks of 3: layer1.0, layer1.1"; None of no block's."""
     from qpipe.ir.residual import find_blocks
-    from qpipe.train.companions.blocks import stripped_blocks
+    from qpipe.ir.stripped_blocks import stripped_blocks
 
-    names = list(stripped_blocks(network))
+    names = [block.name for block in stripped_blocks(network)]
     total = len(names) + len(find_blocks(network.graph))
     return f"without the skips of {len(names)} blocks of {total}: {', '.join(names)}" if names else None
 

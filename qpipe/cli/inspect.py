@@ -5,7 +5,7 @@ from typing import Any
 
 from qpipe.cli.options import JsonOption, ModelArgument, expand_settings
 from qpipe.cli.output import cell, emit, print_line, print_table, working
-from qpipe.plain import to_plain
+from qpipe.json_values import to_plain
 from qpipe.settings import TorchSettings
 
 _TABLES = ("inputs", "outputs", "ops", "roles", "nodes", "problems", "ready")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from qpipe.plain import to_plain
+from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process
 from qpipe.progress import reporting
 

@@ -6,7 +6,7 @@ import typer
 
 from qpipe.cli.options import JsonOption
 from qpipe.cli.output import emit, print_line, print_table, working
-from qpipe.plain import plain_rows, to_plain
+from qpipe.json_values import plain_rows, to_plain
 
 if TYPE_CHECKING:
     from qpipe.pipeline import PipelineReport

@@ -5,7 +5,7 @@ import typer
 from qpipe.cli.options import DataOption, JsonOption, ModelsArgument, expand_settings
 from qpipe.cli.output import emit, print_line, print_table, working
 from qpipe.errors import ParityError
-from qpipe.plain import plain_rows
+from qpipe.json_values import plain_rows
 from qpipe.settings import PreprocessSettings, ValidateSettings
 
 

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from qpipe.arith.dorefa import DoReFaSpec, dorefa_codes, nominal_exponent
 from qpipe.arith.spec import QuantSpec
+from qpipe.arith.weight_quantizer import WEIGHT_BITS
 from qpipe.arith.weights import pair_limit
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.ir.attributes import describe, require_constant
@@ -15,7 +16,7 @@ from qpipe.ir.layers import Layer
 from qpipe.ir.plan import QuantizationPlan
 from qpipe.ir.weight_layout import is_depthwise, to_rows
 
-MAX_BITS = 7  # codes up to 2**7 - 1 are the last that int8 holds
+MAX_BITS = WEIGHT_BITS["dorefa"][-1]
 
 
 def check_dorefa(plan: QuantizationPlan) -> None:

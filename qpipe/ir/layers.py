@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from qpipe.ir.attributes import constant_array, constant_input, float_attribute, input_value, int_attribute, rank
+from qpipe.ir.quantizer_functions import DOMAIN
 
 
 class Role(enum.Enum):
@@ -43,6 +44,7 @@ CARRY = frozenset(
     }
 )
 ACTIVATIONS = frozenset({"Relu", "Clip"})
+QUANTIZING = frozenset({"DequantizeLinear", "QuantizeLinear", "Clip", "Cast"})
 RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout"})
 """Carriers that move nothing but the shape: between a last layer and an output they stay with the output."""
 
@@ -159,9 +161,11 @@ def _has_weight(node: ir.Node) -> bool:
 
 def _is_constant(value: ir.Value | None) -> bool:
     """Whether it is a constant, or the DequantizeLinear of one."""
-    while value is not None and (producer := value.producer()) is not None and producer.op_type in {
-        "DequantizeLinear", "QuantizeLinear", "Clip", "Cast", "DoReFaCodes", "LQCodes", "SignCodes",
-    }:  # fmt: skip
+    while (
+        value is not None
+        and (producer := value.producer()) is not None
+        and (producer.domain == DOMAIN or producer.op_type in QUANTIZING)
+    ):
         value = producer.inputs[0]
     return constant_array(value) is not None
 

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,15 +57,16 @@ def save_model(model: ir.Model, path: str | os.PathLike[str], *, external_data: 
             temporary.write_bytes(_proto(model).SerializeToString(deterministic=True))
 
 
-def check_output(path: str | os.PathLike[str] | None, *, source: object = None) -> None:
+def check_output(path: str | os.PathLike[str] | None, *, sources: Iterable[object] = ()) -> None:
     """OutputError where a file can't be written to `path`, as far as can be told before; None is no file.
 
-    source: what the command reads, whose file must stay.
+    sources: what the command reads; those that are paths must stay.
     """
     if path is None:
         return
     _check_target(Path(path))
-    if isinstance(source, str | os.PathLike) and Path(path).exists() and Path(path).resolve() == Path(source).resolve():
+    read = [Path(source) for source in sources if isinstance(source, str | os.PathLike)]
+    if Path(path).exists() and any(Path(path).resolve() == source.resolve() for source in read):
         raise OutputError(f"{os.fspath(path)}: is the input and the output, expected two files")
 
 

@@ -4,14 +4,13 @@ A recipe's tables and the command line's options are both made from these models
 `qpipe/cli/options.py`); the verbs in `qpipe/verbs/` take the same names. Types are strict: `"5"` is no integer.
 """
 
-from qpipe.settings.base import BINARY_QUANTIZERS, Bits, Cpu, Format, Settings, WeightQuantizer, validated
+from qpipe.settings.base import Bits, Cpu, Format, Settings, validated
 from qpipe.settings.calibration import CalibrateSettings, LayerSettings
 from qpipe.settings.inputs import DataSettings, ModelSettings, PreprocessSettings, TorchSettings
 from qpipe.settings.shipping import BenchSettings, ExportSettings, ValidateSettings
 from qpipe.settings.training import FinetuneSettings
 
 __all__ = [
-    "BINARY_QUANTIZERS",
     "BenchSettings",
     "Bits",
     "CalibrateSettings",
@@ -26,6 +25,5 @@ __all__ = [
     "Settings",
     "TorchSettings",
     "ValidateSettings",
-    "WeightQuantizer",
     "validated",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
@@ -11,8 +11,6 @@ from qpipe.errors import RecipeError
 Cpu = Literal["portable", "vnni"]
 Format = Literal["qoperator", "integer", "qdq"]
 Bits = Literal[2, 3, 4, 5, 6, 7, 8]
-WeightQuantizer = Literal["fixed-point", "dorefa", "lq", "bireal", "groupnet"]
-BINARY_QUANTIZERS: Final = frozenset({"bireal", "groupnet"})  # of weights and of what they multiply: one bit each
 Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
 Epochs = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Strict(False), Field(min_length=1)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(min_length=1)]

@@ -4,7 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from qpipe.settings.base import BINARY_QUANTIZERS, Bits, Cpu, Settings, WeightQuantizer
+from qpipe.arith.weight_quantizer import BINARY_QUANTIZERS, WEIGHT_BITS, WeightQuantizer
+from qpipe.settings.base import Bits, Cpu, Settings
 
 
 class CalibrateSettings(Settings):
@@ -54,15 +55,13 @@ class CalibrateSettings(Settings):
     cpu: Cpu = Field(default="portable", description="keep weights exact on x86 without VNNI too, or waive that")
 
     @model_validator(mode="after")
-    def _dorefa_has_seven_bits(self) -> Self:
-        if self.quantizer == "dorefa" and self.weight_bits == 8:
-            raise ValueError("weight_bits: 8, expected 2 to 7 with the quantizer 'dorefa'")
-        return self
-
-    @model_validator(mode="after")
-    def _lq_has_four_bits(self) -> Self:
-        if self.quantizer == "lq" and self.weight_bits > 4:
-            raise ValueError(f"weight_bits: {self.weight_bits}, expected 2 to 4 with the quantizer 'lq'")
+    def _width_is_the_quantizers(self) -> Self:
+        widths = WEIGHT_BITS.get(self.quantizer)
+        if widths and self.weight_bits not in widths:
+            raise ValueError(
+                f"weight_bits: {self.weight_bits}, expected {widths[0]} to {widths[-1]} with the quantizer "
+                f"'{self.quantizer}'"
+            )
         return self
 
     @model_validator(mode="after")
@@ -86,6 +85,8 @@ class CalibrateSettings(Settings):
         for name in ("weight_clip", "weight_rounding"):
             if self.quantizer != "fixed-point" and (value := getattr(self, name)) is not None:
                 raise ValueError(f"{name}: {value}, expected none with the quantizer '{self.quantizer}'")
+        if self.quantizer != "fixed-point" and not self.per_channel:
+            raise ValueError(f"per_channel: false, expected true with the quantizer '{self.quantizer}'")
         return self
 
     @model_validator(mode="after")

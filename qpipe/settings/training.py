@@ -9,7 +9,7 @@ from qpipe.settings.base import Epochs, Settings
 
 
 class FinetuneSettings(Settings):
-    """QDQ network -> trained QDQ network. What is not given is what the training recipe says."""
+    """QDQ network (or float, with plain) -> trained QDQ network. What is not given is what the training recipe says."""
 
     method: Method = Field(default="faq", description="the training method: FAQ's, or with AG's auxiliary gradients")
     plain: bool = Field(default=False, description="strip the skip connections, and train without them")
@@ -34,6 +34,9 @@ class FinetuneSettings(Settings):
     momentum: float | None = Field(default=None, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float | None = Field(default=None, ge=0, description="weight decay of the optimizer")
     batch_size: int | None = Field(default=None, ge=1, description="images in a batch, over all processes together")
+    gradient_clip: float | None = Field(
+        default=None, ge=0, description="the longest gradient of a channel's weights, in their own length; 0: any"
+    )
     teacher: str | None = Field(
         default=None, description="distil from 'float', the network before it was quantized, or an .onnx; or 'none'"
     )

@@ -1,4 +1,4 @@
-"""The training loop: epochs of SGD with momentum on a labelled source, alone or together with other processes."""
+"""The training loop: epochs of SGD or Adam on a labelled source, alone or together with other processes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from qpipe.train.checkpoint import Parts
 from qpipe.train.classes import check_classes, check_label
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.executor import Executor
+from qpipe.train.gradient_clip import clip_gradients
 from qpipe.train.identity import identity_of
 from qpipe.train.keeper import Keeper
 from qpipe.train.learned_quantizer import LearnedQuantizer
@@ -26,6 +27,7 @@ from qpipe.train.run import Epoch, RunState, TrainingSettings
 from qpipe.train.schedule import batches_per_update, learning_rate, moment
 from qpipe.train.teacher import cross_entropy
 from qpipe.train.together import Together, together
+from qpipe.train.weighted import WeightedLayer
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
@@ -163,6 +165,7 @@ def _update(run: _Run, state: RunState, batches: Batches, at: Fraction) -> bool:
     for companion in run.companions:
         companion.end_backward()
     _bring_together(run, sums, count)
+    clip_gradients(run.executor.weighted(), run.settings.gradient_clip)
     value, correct, images = sums.tolist()
     state.updates += 1
     state.batches += count
@@ -208,10 +211,11 @@ def _bring_together(run: _Run, sums: torch.Tensor, count: int) -> None:
         torch._foreach_div_(gradients, count)
     if run.group.count == 1:
         return
-    layers = [layer for layer in run.executor.weighted() if layer.has_batch_norm and layer.mode == "batch"]
-    running = [statistic for layer in layers for statistic in (layer.mean, layer.variance)]
-    modules = [module for root in (run.executor, *run.companions) for module in root.modules()]
-    running += [module.basis for module in dict.fromkeys(modules) if isinstance(module, LearnedQuantizer)]
+    modules = list(dict.fromkeys(module for root in (run.executor, *run.companions) for module in root.modules()))
+    layers = [module for module in modules if isinstance(module, WeightedLayer)]
+    normalized = [layer for layer in layers if layer.has_batch_norm and layer.mode == "batch"]
+    running = [statistic for layer in normalized for statistic in (layer.mean, layer.variance)]
+    running += [module.basis for module in modules if isinstance(module, LearnedQuantizer)]
     for statistic in running:
         statistic.div_(run.group.count)
     run.group.add_up([*gradients, *running, sums])

@@ -41,9 +41,7 @@ class Quantizer(nn.Module):
             # The clip to an unsigned grid is the ReLU.
             return self._fake(x)
         x = self.activate(x)
-        if self.training and self.enabled:
-            return x
-        if not self.enabled:
+        if self.training or not self.enabled:
             return x
         levels = self.current_levels()
         if levels is not None:

@@ -8,8 +8,11 @@ Source: FAQ, sections 3.3 (exponential), 4.5 (step) and 4.4 with footnote 6 (gro
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
+from qpipe.errors import RecipeError
+from qpipe.finetune_recipes import FinetuneRecipe
 from qpipe.train.run import TrainingSettings
 
 FALL = 10
@@ -21,6 +24,21 @@ GROWTH = 2
 def moment(epochs_done: int, batches_done: int, batches: int | None) -> Fraction:
     """The moment after that many of an epoch's batches; its start where their number is not known (a stream)."""
     return Fraction(epochs_done) + (Fraction(batches_done, batches) if batches else 0)
+
+
+def check_stream(recipe: FinetuneRecipe, size: int | None) -> None:
+    """Raise RecipeError for what falls over a part of the run, where it would not have fallen at the last update.
+
+    A run on a stream, whose size is None, moves on from epoch to epoch alone.
+    """
+    parts = {"fade": Fraction(recipe.fade), **({"ssp_end": recipe.ssp_end} if recipe.ssp else {})}
+    for name, part in parts.items():
+        if size is None and part > 1 - Fraction(1, recipe.epochs):
+            enough = f", or at least {math.ceil(1 / (1 - part))} epochs" if part < 1 else ""
+            raise RecipeError(
+                f"{name}: {float(part):g} of {recipe.epochs} epochs of a stream, which moves on from epoch to epoch "
+                f"alone, expected a smaller part{enough}"
+            )
 
 
 def learning_rate(settings: TrainingSettings, at: Fraction) -> float:

@@ -89,7 +89,7 @@ class WeightedLayer(nn.Module):
         """`x` on its grid -> the affine map's output, before activation and quantizer."""
         if not self.training:
             return self._exact(x) if self.spec is not None else self._apply_affine(x, self.weight, None)
-        weight, magnitude = self._on_grid() if self._lender is None else (self._lender(), None)
+        weight, magnitude = self._own_weight() if self._lender is None else (self._lender(), None)
         self._in_use = (weight,)
         if self._lender is None:
             self._learn()
@@ -127,12 +127,16 @@ class WeightedLayer(nn.Module):
         """The weight on its grid, exponents computed anew (FAQ, section 3.1.1); the gradient is the float weight's."""
         return self._on_grid()[0]
 
+    def _own_weight(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What training multiplies by: `_on_grid`, or where it does not round, the weight alone."""
+        if self.spec is not None and not self.rounds:
+            return unrounded_weight(self.weight, self.spec), None
+        return self._on_grid()
+
     def _on_grid(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The quantized weight, and the sum of each channel's codes' magnitudes, float64 `[C]`."""
         if self.spec is None:
             return self.weight, None
-        if not self.rounds:
-            return unrounded_weight(self.weight, self.spec), None
         with torch.no_grad():
             codes, self.exponent = self._quantize(self.spec)
             on_grid = torch.ldexp(codes, self.exponent[:, None])

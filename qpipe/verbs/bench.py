@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -108,7 +108,7 @@ def bench(
         >>> [row.batch_size for row in report.rows], report.rows[0].speedup, report.images
         ([1, 1], 1.0, 100)
     """
-    _check_picture(picture)
+    _check_picture(picture, (*models, data))
     if limit is not None and data is None:
         raise RecipeError(f"limit: {limit}, but no data were given; expected data to count top-1 on")
     runnables = open_all(models)
@@ -134,10 +134,10 @@ def bench(
     return report
 
 
-def _check_picture(path: ModelPath | None) -> None:
+def _check_picture(path: ModelPath | None, sources: Iterable[object]) -> None:
     if path is not None and Path(path).suffix.lower() not in PICTURES:
         raise OutputError(f"{Path(path)}: a picture, expected the name of a {' or '.join(PICTURES)} file")
-    check_output(path)
+    check_output(path, sources=sources)
 
 
 def _memories(runnables: Sequence[Runnable], batch_sizes: Sequence[int], threads: int | None) -> list[PeakMemory]:

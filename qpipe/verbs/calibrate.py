@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import onnx_ir as ir
@@ -22,19 +20,27 @@ from passes.rescale_channels import RescaleChannels
 from passes.restore_batch_norm import RestoreBatchNorm
 from passes.round_ranges import RangeRounding, RoundRanges
 from passes.shortcut_every_convolution import ShortcutEveryConvolution
-from qpipe.arith.codes import WeightQuantizer
 from qpipe.arith.power_of_two import Rounding
+from qpipe.arith.weight_quantizer import BINARY_QUANTIZERS, WeightQuantizer
 from qpipe.calibration.inputs import CalibrationInputs
 from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
 from qpipe.errors import ModelError
 from qpipe.ir.kind import Kind, find_kind, require_float
 from qpipe.ir.layer_options import LayerOptions, LayerTable
-from qpipe.ir.metadata import AppliedPass, add_provenance, get_input_sha256, set_input_sha256
+from qpipe.ir.metadata import AppliedPass, add_provenance
 from qpipe.ir.save import check_output, save_model
 from qpipe.ir.torch_import import ModelLike, resolve_model
-from qpipe.settings import BINARY_QUANTIZERS, CalibrateSettings, LayerSettings, validated
-from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name, open_source, preprocess_of, store_preprocess
+from qpipe.settings import CalibrateSettings, LayerSettings, validated
+from qpipe.verbs.sources import (
+    ModelPath,
+    PreprocessLike,
+    model_name,
+    open_source,
+    preprocess_of,
+    store_origin_file,
+    store_preprocess,
+)
 
 
 def calibrate(
@@ -131,15 +137,14 @@ def calibrate(
     validated(CalibrateSettings, choices, lambda location: str(location[0]))
     shard = current_shard()
     if shard.is_main:
-        check_output(output, source=model)
+        check_output(output, sources=(model, data, weights))
     network = resolve_model(model, weights, input_shape)
     _to_float(network, model_name(model))
     normalize(network)
     settings = preprocess_of(network, preprocess)
     source = open_source(network, data, "train", settings)
     store_preprocess(network, settings)
-    if get_input_sha256(network) is None and isinstance(model, str | Path) and Path(model).is_file():
-        set_input_sha256(network, hashlib.sha256(Path(model).read_bytes()).hexdigest())
+    store_origin_file(network, model)
     widths: dict[str, Any] = {"activation_bits": activation_bits, "skip_bits": skip_bits, "layers": table}
     draws: dict[str, Any] = {"batches": batches, "batch_size": batch_size, "seed": seed}
     inputs = CalibrationInputs(source, **draws)
@@ -166,6 +171,7 @@ def calibrate(
             weight_rounding=weight_rounding,
             per_channel=per_channel,
             cpu=cpu,
+            percentile=percentile,
         )
     )
     passes.append(RescaleChannels())

@@ -79,7 +79,7 @@ def export(
     """
     if io == "integer" and format == "qdq":
         raise LoweringError("a qdq file has float inputs and outputs; export qoperator or integer with io integer")
-    check_output(output, source=model)
+    check_output(output, sources=(model, data))
     spec = load_model(model)
     require_qdq(spec, model_name(model))
     if plain:

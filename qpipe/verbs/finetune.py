@@ -27,7 +27,7 @@ from qpipe.finetune_recipes import (
 )
 from qpipe.ir.metadata import FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.ir.save import check_output, save_model
-from qpipe.plain import to_plain
+from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process
 from qpipe.settings import FinetuneSettings, validated
 from qpipe.verbs.phases import accuracy_of, warn_of_float, warn_of_training
@@ -59,6 +59,7 @@ def finetune(
     momentum: float | None = None,
     weight_decay: float | None = None,
     batch_size: int | None = None,
+    gradient_clip: float | None = None,
     teacher: str | None = None,
     teacher_weight: float | None = None,
     temperature: float | None = None,
@@ -103,6 +104,7 @@ def finetune(
         lr, schedule, lr_end, milestones: learning rate at first, how it falls, where to, and at which epochs.
         grow_at: epochs at which the batches of one update double.
         optimizer, momentum, weight_decay, batch_size: "sgd" or "adam" (which ignores momentum).
+        gradient_clip: lambda of adaptive gradient clipping (`qpipe/train/gradient_clip.py`); 0 is none.
         teacher, teacher_weight, temperature: distil from "float" (the network before it was quantized), from an .onnx;
             "none" turns a recipe's teacher off.
         auxiliary_weight, layerwise: lambda of AG, and whether it has a branch at every convolution.
@@ -142,14 +144,17 @@ def finetune(
     from qpipe.train.faq import default_augment
     from qpipe.train.loop import train
     from qpipe.train.run import TrainingSettings
+    from qpipe.train.schedule import check_stream
     from qpipe.train.write_back import write_back
 
     kept = None if checkpoint is None else Path(checkpoint)
-    check_output(output, source=model)
-    _check_checkpoint(kept, output, resume=resume, every=checkpoint_every)
+    read = (model, data, teacher)
+    check_output(output, sources=read)
+    _check_checkpoint(kept, output, read, resume=resume, every=checkpoint_every)
     given = {
         "epochs": epochs, "lr": lr, "schedule": schedule, "lr_end": lr_end, "milestones": milestones,
         "grow_at": grow_at, "momentum": momentum, "weight_decay": weight_decay, "batch_size": batch_size,
+        "gradient_clip": gradient_clip,
         "teacher": teacher, "teacher_weight": teacher_weight, "temperature": temperature, "optimizer": optimizer,
         "auxiliary_weight": auxiliary_weight, "layerwise": layerwise, "fade": fade, "ssp": ssp, "ssp_ratio": ssp_ratio,
         "ssp_end": ssp_end, "ssp_fragments": ssp_fragments, "ssp_draws": ssp_draws,
@@ -169,10 +174,11 @@ def finetune(
     subject = make_subject(model, data, plain=plain, blocks=blocks, seed=seed, preprocess=preprocess)
     recipe = recipe or default_recipe(method, strips=subject.is_stripped)
     resolved = resolve(recipe, given)
+    check_used(resolved, given, method=method, blocks=None if plain else blocks)
     check_subject(subject, resolved, method, batch_norm)
-    check_teacher(resolved, teaching, subject.network, is_stripped=subject.is_stripped)
     network = subject.network
     settings = preprocess_of(network, preprocess)
+    check_teacher(resolved, teaching, network, settings, is_stripped=subject.is_stripped)
     source = open_source(network, data, "train", settings)
     test = open_source(network, data, "test", settings) if evaluate or evaluate_every else None
     run = TrainingSettings(
@@ -185,6 +191,7 @@ def finetune(
     )
     executor = Executor(network, batch_norm=batch_norm, precision=precision)
     check_classes(executor, source)
+    check_stream(run, source.size)
     companions = make_companions(executor, network, subject.origin, run, source.image_shape)
     observers = [Diagnostics(network, diagnostic_images(source))] if diagnose else []
 
@@ -232,11 +239,13 @@ def finetune(
     return network
 
 
-def _check_checkpoint(checkpoint: Path | None, output: ModelPath | None, *, resume: bool, every: int | None) -> None:
+def _check_checkpoint(
+    checkpoint: Path | None, output: ModelPath | None, read: Sequence[object], *, resume: bool, every: int | None
+) -> None:
     """Raise OutputError or QpipeError, before any work, where it can't be written or is not there."""
     from qpipe.train.checkpoint import require_checkpoint
 
-    check_output(checkpoint)
+    check_output(checkpoint, sources=read)
     if checkpoint is None and every is not None:
         raise QpipeError("--checkpoint-every: no checkpoint was named, expected --checkpoint FILE")
     if checkpoint is not None and not resume and is_main_process() and checkpoint.exists():

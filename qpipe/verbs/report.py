@@ -64,8 +64,8 @@ def report(
         >>> [run.name for run in page.runs], page.html.startswith("<!DOCTYPE html>")
         (['tuned'], True)
     """
-    check_output(output)
     paths = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
+    check_output(output, sources=paths)
     if not paths:
         raise ModelError("no runs were given, expected one or more")
     if names is not None and len(names) != len(paths):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
 from qpipe.ir.attributes import static_shape
-from qpipe.ir.metadata import PREPROCESS, get_object, set_json
+from qpipe.ir.metadata import PREPROCESS, get_input_sha256, get_object, set_input_sha256, set_json
 
 PreprocessLike = Preprocess | Mapping[str, Any] | None
 ModelPath = str | os.PathLike[str]
@@ -34,6 +36,12 @@ def preprocess_of(model: ir.Model, overrides: PreprocessLike) -> Preprocess:
 def store_preprocess(model: ir.Model, preprocess: Preprocess) -> None:
     """Let the model carry its preprocessing, for every later command."""
     set_json(model, PREPROCESS, preprocess.model_dump(mode="json"))
+
+
+def store_origin_file(model: ir.Model, path: object) -> None:
+    """Let the model carry the hash of the file that everything started from, unless it knows one already."""
+    if get_input_sha256(model) is None and isinstance(path, str | os.PathLike) and Path(path).is_file():
+        set_input_sha256(model, hashlib.sha256(Path(path).read_bytes()).hexdigest())
 
 
 def open_source(model: ir.Model, data: DataLike, split: Split, preprocess: Preprocess) -> Source:

@@ -17,7 +17,7 @@ from qpipe.ir.load import load_model
 from qpipe.ir.metadata import FLOAT_PHASE, PLAIN, AppliedPass, add_provenance, get_json
 from qpipe.ir.residual import find_blocks
 from qpipe.verbs.calibrate import calibrate
-from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name
+from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name, store_origin_file
 
 AnyModel = ModelPath | onnx.ModelProto | ir.Model
 
@@ -57,6 +57,7 @@ def make_subject(
     network, given = load_model(model), None
     if plain and find_kind(network)[0] is Kind.FLOAT:
         given = network
+        store_origin_file(given, model)
         _check_blocks(given, blocks)
         network = calibrate(given, data, seed=seed, preprocess=preprocess)
     require_qdq(network, model_name(model))

@@ -9,15 +9,17 @@ import onnx_ir as ir
 
 from passes.normalize import normalize
 from qpipe.arith.weights import WeightSpec
+from qpipe.data import Preprocess
 from qpipe.errors import ModelError, RecipeError
 from qpipe.finetune_recipes import FLOAT_TEACHER, FinetuneRecipe
 from qpipe.ir.attributes import static_shape
 from qpipe.ir.binary_blocks import binary_blocks
 from qpipe.ir.kind import Kind, find_kind
 from qpipe.ir.load import load_model
-from qpipe.ir.metadata import PLAIN, TRAINING, get_json
+from qpipe.ir.metadata import PLAIN, PREPROCESS, TRAINING, get_json, get_object
 from qpipe.ir.view import read_view
 from qpipe.ir.view_weights import TrainableWeight
+from qpipe.verbs.sources import preprocess_of
 
 if TYPE_CHECKING:
     from qpipe.train.companion import Loss
@@ -42,10 +44,13 @@ def load_teacher(run: FinetuneRecipe) -> ir.Model | None:
     return network
 
 
-def check_teacher(run: FinetuneRecipe, teacher: ir.Model | None, network: ir.Model, *, is_stripped: bool) -> None:
+def check_teacher(
+    run: FinetuneRecipe, teacher: ir.Model | None, network: ir.Model, preprocess: Preprocess, *, is_stripped: bool
+) -> None:
     """Look at the network that is to teach `network`: `teacher`, or with "float" the network's own floats.
 
-    is_stripped: whether this run stripped the network's skips; it still knows the network that had them.
+    preprocess: what the images of both go through. is_stripped: whether this run stripped the network's skips; it still
+    knows the network that had them.
 
     Raises:
         RecipeError: there are no floats that could teach. They are warned of where they were trained themselves.
@@ -55,6 +60,10 @@ def check_teacher(run: FinetuneRecipe, teacher: ir.Model | None, network: ir.Mod
         _check_own_floats(network, is_stripped)
     elif teacher is not None:
         _check_shapes(str(run.teacher), teacher, network)
+        if get_object(teacher, PREPROCESS) is not None and preprocess_of(teacher, None) != preprocess:
+            raise ModelError(
+                f"teacher '{run.teacher}': carries another preprocessing than the network, expected one for both"
+            )
 
 
 def _check_own_floats(network: ir.Model, is_stripped: bool) -> None:

@@ -13,6 +13,7 @@ from qpipe.ir.metadata import get_object
 from qpipe.ir.view import read_view
 from qpipe.ir.view_weights import QUANTIZATION, TrainableWeight
 from qpipe.ir.weight_layout import to_rows
+from qpipe.train.executor import Executor
 
 
 def specs(model: ir.Model) -> dict[str, QuantSpec]:
@@ -129,3 +130,22 @@ def test_operands_too_far_apart_for_an_exact_sum() -> None:
     CalibratePercentile(inputs=[net.inputs()])(model)
     with pytest.raises(LoweringError, match="Add 'sum': its operands' exponents are"):
         InsertQuantizers()(model)
+
+
+SAMPLED = 0.3
+"""Relative: a normal distribution's sigma, from two percentiles of a few thousand values that are nearly normal."""
+
+
+def test_learned_levels_know_at_which_percentile_the_range_was_observed() -> None:
+    """LQ-Net's first levels are those of a normal distribution, whichever of its percentiles the range is."""
+    largest = []
+    for percentile in (90.0, 99.9):
+        net = Network(3, 8, 8)
+        x = net.op("Relu", net.conv("x", 3, 16))
+        model = net.model(net.head(net.op("Relu", net.conv(x, 16, 16)), 16))
+        widths: dict[str, int] = {"activation_bits": 2}
+        CalibratePercentile(inputs=[net.inputs(64)], percentile=percentile, **widths)(model)
+        InsertQuantizers(weight_bits=2, quantizer="lq", percentile=percentile, **widths)(model)
+        ((_, levels),) = Executor(model).learned_quantizers()
+        largest.append(float(levels.basis.sum()))
+    assert largest[0] == pytest.approx(largest[1], rel=SAMPLED)

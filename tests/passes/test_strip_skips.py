@@ -89,6 +89,10 @@ def test_an_add_at_the_output(activation: str | None, is_quantized: bool) -> Non
     ("blocks", "message"),
     [
         ("layer*", "blocks 'layer*': matches no residual block, expected a pattern of names such as 'add1', 'add2'"),
+        (
+            "add1,layer*",
+            "blocks 'layer*': matches no residual block, expected a pattern of names such as 'add1', 'add2'",
+        ),
         ("ad2", "blocks 'ad2': matches no residual block, expected a pattern of names such as 'add2', 'add1'"),
     ],
 )

@@ -28,6 +28,7 @@ def test_rows_are_arguments_of_the_verbs() -> None:
         CalibrateSettings(**row.calibrate)
         if row.finetune is not None:
             FinetuneSettings(**row.finetune)
+            inspect.signature(qpipe.finetune).bind("model", "data", **row.finetune)
             known = FinetuneRecipe.__dataclass_fields__
             run = resolve(row.finetune["recipe"], {k: v for k, v in row.finetune.items() if k in known})
             assert (run.epochs, run.batch_size) == (2, 128)

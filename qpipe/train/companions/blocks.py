@@ -5,16 +5,16 @@ A binary network's are those that it had before each convolution got a shortcut.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from pydantic import JsonValue
 
 from qpipe.errors import ModelError
 from qpipe.ir.binary_blocks import binary_blocks
 from qpipe.ir.layers import Layer
-from qpipe.ir.metadata import PLAIN, get_json
 from qpipe.ir.residual import find_blocks
+from qpipe.ir.stripped_blocks import stripped_blocks
 from qpipe.train.companions.navigation import key_of
 from qpipe.train.executor import Executor
 
@@ -45,14 +45,14 @@ def blocks_of(model: ir.Model, executor: Executor) -> list[Block]:
     ]
     nodes = {node.name for node in model.graph}
     for binary in binary_blocks(model):
-        keys = _keys(executor, list(binary.layers))
+        keys = _keys(executor, binary.layers)
         # Of bases it is the sum that leaves the block where the Add behind it is gone.
         ends = [name for name in (*binary.sums, binary.end) if name in nodes]
         end = key_of(executor, ends[-1]) if ends else keys[-1]
         found.append(Block(binary.name, keys, end, has_skip=bool(ends)))
-    for name, layers in stripped_blocks(model).items():
-        keys = _keys(executor, layers)
-        found.append(Block(name, keys, keys[-1], has_skip=False))
+    for stripped in stripped_blocks(model):
+        keys = _keys(executor, stripped.layers)
+        found.append(Block(stripped.name, keys, keys[-1], has_skip=False))
     if not found:
         raise ModelError(
             "the network has no residual blocks, and none were stripped: expected some for the method 'ag', ssp, "
@@ -65,23 +65,5 @@ def blocks_of(model: ir.Model, executor: Executor) -> list[Block]:
     return outer
 
 
-def stripped_blocks(model: ir.Model) -> dict[str, list[str]]:
-    """Names of the blocks that `strip-skips` stripped, and of the weighted nodes of each.
-
-    ModelError where the metadata are not as it writes them.
-    """
-    stored = get_json(model, PLAIN)
-    if not isinstance(stored, list | None):
-        raise ModelError(f"metadata 'qpipe.{PLAIN}': is a JSON {type(stored).__name__}, expected a list")
-    return dict(_stripped(entry) for entry in stored or [])
-
-
-def _stripped(entry: JsonValue) -> tuple[str, list[str]]:
-    name, layers = (entry.get("name"), entry.get("layers")) if isinstance(entry, dict) else (None, None)
-    if not isinstance(name, str) or not isinstance(layers, list) or not layers:
-        raise ModelError(f"metadata 'qpipe.{PLAIN}': has {entry!r}, expected a block's name and its layers")
-    return name, [str(layer) for layer in layers]
-
-
-def _keys(executor: Executor, names: list[str]) -> tuple[str, ...]:
+def _keys(executor: Executor, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(key_of(executor, name) for name in names)

@@ -35,7 +35,7 @@ class FadingSkips(Companion):
     """The skips of stripped blocks.
 
     Args:
-        networks: the plain one, and H where there is one.
+        networks: the plain one, and those that train along: H, and the full-precision copy of joint distillation.
         residual: the quantized network that it was stripped from.
         names: of the blocks that were stripped.
         fraction: of the run, over which s falls to 0.

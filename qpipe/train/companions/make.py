@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 
 import onnx_ir as ir
 
+from qpipe.ir.stripped_blocks import stripped_blocks
 from qpipe.train.companion import Companion
 from qpipe.train.companions.additional_losses import AdditionalLosses
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
-from qpipe.train.companions.blocks import blocks_of, stripped_blocks
+from qpipe.train.companions.blocks import Block, blocks_of
 from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.joint_distillation import JointDistillation
 from qpipe.train.companions.stochastic import StochasticPrecision
@@ -31,12 +33,17 @@ def make_companions(
     Raises:
         ModelError: no residual blocks where they are needed.
     """
+
+    @cache
+    def blocks() -> list[Block]:
+        return blocks_of(network, executor)
+
     made: list[Companion] = []
     networks = [executor]
     if settings.method == "ag":
         auxiliary = AuxiliaryGradient(
             executor,
-            blocks_of(network, executor),
+            blocks(),
             weight=settings.auxiliary_weight,
             layerwise=settings.layerwise,
             image_shape=image_shape,
@@ -47,7 +54,7 @@ def make_companions(
         made.append(
             AdditionalLosses(
                 executor,
-                blocks_of(network, executor),
+                blocks(),
                 weight=settings.additional_losses,
                 image_shape=image_shape,
                 seed=settings.seed,
@@ -55,18 +62,18 @@ def make_companions(
         )
     fading = [*networks]
     if settings.joint_distillation:
-        joint = JointDistillation(executor, blocks_of(network, executor), weight=settings.joint_distillation)
+        joint = JointDistillation(executor, blocks(), weight=settings.joint_distillation)
         # What its blocks give is compared with what the network's do, skips that still fade among them.
         fading.append(joint.teacher)
         made.append(joint)
     if settings.fade:
-        names = list(stripped_blocks(network))
+        names = [block.name for block in stripped_blocks(network)]
         made.append(FadingSkips(fading, residual, names, fraction=Fraction(settings.fade)))
     if settings.ssp:
         made.append(
             StochasticPrecision(
                 networks,
-                blocks_of(network, executor),
+                blocks(),
                 fragments=settings.ssp_fragments,
                 draws=settings.ssp_draws,
                 ratio=settings.ssp_ratio,

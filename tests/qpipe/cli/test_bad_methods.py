@@ -44,6 +44,11 @@ def test_finetune(words: str, expected: str, refused: Callable[[str], str]) -> N
             "--quantizer dorefa --weight-bits 2 --layer conv2:weight_bits=8",
             "Conv 'conv2': 8-bit weights, expected 2 to",
         ),
+        (
+            "--quantizer lq --weight-bits 2 --per-tensor",
+            "per_channel: false, expected true with the quantizer 'lq'",
+        ),
+        ("--quantizer lq --weight-bits 5", "weight_bits: 5, expected 2 to 4 with the quantizer 'lq'"),
         ("--quantizer xnor --weight-bits 2", "'--quantizer'"),
         ("--skip-bits 9", "'--skip-bits'"),
         ("--skip-bits 1", "'--skip-bits'"),

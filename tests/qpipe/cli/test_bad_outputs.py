@@ -33,6 +33,12 @@ def test_outputs_that_cannot_be_written(
     assert refused(f"{words} -o out.onnx") == "out.onnx: can't be written: No space left on device"
 
 
+def test_a_picture_does_not_take_the_place_of_the_data(here: Path, refused: Callable[[str], str]) -> None:
+    (here / "images.svg").write_bytes(b"pixels")
+    found = refused("bench net.onnx --data images.svg --picture images.svg")
+    assert found == "images.svg: is the input and the output, expected two files"
+
+
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
@@ -80,12 +86,18 @@ def test_a_checkpoint_does_not_take_the_place_of_a_file(name: str, here: Path, r
     [
         ("calibrate net.onnx --data digits", "net.onnx"),
         ("finetune ./net.qdq.onnx --data digits", "net.qdq.onnx"),
+        ("finetune net.qdq.onnx --data digits --teacher net.onnx", "net.onnx"),
         ("export net.qdq.onnx", "./net.qdq.onnx"),
+        ("report net.qdq.onnx", "net.qdq.onnx"),
+        ("calibrate net.onnx --data images.npz", "images.npz"),
+        ("finetune net.qdq.onnx --data images.npz", "images.npz"),
+        ("export net.qdq.onnx --data images.npz", "images.npz"),
     ],
 )
-def test_an_output_does_not_take_the_place_of_the_input(
+def test_an_output_does_not_take_the_place_of_what_is_read(
     command: str, name: str, here: Path, refused: Callable[[str], str]
 ) -> None:
+    (here / "images.npz").write_bytes(b"said before they are read")
     before = (here / name).read_bytes()
     assert refused(f"{command} -o {name}") == f"{name}: is the input and the output, expected two files"
     assert (here / name).read_bytes() == before

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qpipe.errors import RecipeError
 from qpipe.finetune_recipes import resolve
 from qpipe.train.run import TrainingSettings
-from qpipe.train.schedule import batches_per_update, learning_rate, moment
+from qpipe.train.schedule import batches_per_update, check_stream, learning_rate, moment
 
 LAST_DIGIT = 1e-12  # relative: a power with a fractional exponent, against a product of factors
 
@@ -84,3 +85,33 @@ def test_batches_grow() -> None:
 def test_a_stream_changes_at_the_start_of_an_epoch() -> None:
     assert moment(3, 7, None) == 3
     assert moment(3, 7, 14) == Fraction(7, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"fade": 0.6, "epochs": 2},
+            r"^fade: 0\.6 of 2 epochs of a stream, which .*, expected .*, or at least 3 epochs$",
+        ),
+        ({"fade": 1.0, "epochs": 30}, r"^fade: 1 of 30 epochs of a stream, which moves .*, expected a smaller part$"),
+        ({"ssp": True, "epochs": 2}, r"^ssp_end: 0\.571429 of 2 epochs of a stream, .*, or at least 3 epochs$"),
+    ],
+)
+def test_what_would_not_have_fallen_at_the_end_of_a_stream(options: dict[str, Any], message: str) -> None:
+    run = settings("ag", **options)
+    with pytest.raises(RecipeError, match=message):
+        check_stream(run, None)
+    check_stream(run, 1000)
+
+
+@given(epochs=st.integers(1, 60), fade=st.floats(0, 1))
+def test_a_stream_has_enough_epochs_where_the_last_one_begins_behind_the_fade(epochs: int, fade: float) -> None:
+    run = settings("ag", epochs=epochs, fade=fade)
+    last = moment(epochs - 1, 0, None) / epochs
+    try:
+        check_stream(run, None)
+    except RecipeError:
+        assert last < Fraction(fade)
+    else:
+        assert last >= Fraction(fade)

@@ -11,7 +11,9 @@ import torch
 from digits_model import write_quantized_digits
 from onnx import numpy_helper
 from several_processes import run_together
+from small_residual import plain_qdq
 
+from qpipe.train.executor import Executor
 from qpipe.train.together import Together
 
 SUMMED_OTHERWISE = 5e-4
@@ -85,6 +87,41 @@ def test_resumed_together_it_ends_with_the_same_bytes(folder: Path) -> None:
     train(folder, "first.onnx", "--epochs", "1", "--checkpoint", "state")
     train(folder, "resumed.onnx", "--epochs", "2", "--checkpoint", "state", "--resume")
     assert (folder / "resumed.onnx").read_bytes() == (folder / "whole.onnx").read_bytes()
+
+
+FADING = """
+import os
+from dataclasses import replace
+
+import torch
+from small_residual import IMAGE_SHAPE, RUN, images, plain_qdq, residual_qdq
+
+from qpipe.train.companions.make import make_companions
+from qpipe.train.executor import Executor
+from qpipe.train.loop import train
+
+residual, plain = residual_qdq(), plain_qdq()
+executor = Executor(plain, batch_norm="batch")
+settings = replace(RUN, fade=1.0, method="ag")
+companions = make_companions(executor, plain, residual, settings, IMAGE_SHAPE)
+train(executor, images(), settings, companions=companions)
+torch.save([module.state_dict() for module in (executor, *companions)], f"rank{os.environ['RANK']}.pt")
+"""
+OF_ADAPTORS = "running_"
+"""Statistics of an adaptor's BatchNormalization, by which nothing is ever normalized."""
+
+
+@pytest.mark.slow
+def test_what_trains_beside_the_network_is_one_in_all_processes(tmp_path: Path) -> None:
+    """Each process normalizes H and a skip's convolution by its share of the batch; the running statistics are one."""
+    (tmp_path / "fading.py").write_text(FADING)
+    done = run_together("fading.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    names = [(i, name) for i, state in enumerate(one) for name in state if OF_ADAPTORS not in name]
+    assert sum(name.endswith("variance") for _, name in names) > len(list(Executor(plain_qdq()).weighted()))
+    for i, name in names:
+        assert torch.equal(one[i][name], two[i][name]), name
 
 
 @pytest.mark.slow

@@ -145,6 +145,14 @@ def test_a_teacher_of_other_images_or_classes(
         qpipe.finetune(stages / "net.qdq.onnx", "digits", teacher=str(tmp_path / "other.onnx"), **SHORT)
 
 
+def test_a_teacher_of_other_preprocessing(stages: Path, tmp_path: Path) -> None:
+    teacher, other = tmp_path / "teacher.qdq.onnx", {"mean": (0.9,), "std": (0.01,)}
+    qpipe.calibrate(stages / "net.onnx", "digits", teacher, preprocess=other, batches=1)
+    with pytest.raises(ModelError, match=r"^teacher '.*teacher.qdq.onnx': carries another preprocessing than the net"):
+        qpipe.finetune(stages / "net.qdq.onnx", "digits", teacher=str(teacher), **SHORT)
+    qpipe.finetune(stages / "net.qdq.onnx", "digits", teacher=str(teacher), preprocess=other, **SHORT)
+
+
 def test_a_teacher_that_was_trained_is_warned_of(stages: Path) -> None:
     with pytest.warns(UserWarning, match=r"^teacher: 'float' is this file's float copy as it was fine-tuned"):
         qpipe.finetune(stages / "tuned.qdq.onnx", "digits", teacher="float", **SHORT)

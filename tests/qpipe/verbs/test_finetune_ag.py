@@ -1,5 +1,6 @@
 """finetune with AG, and without skips: from a float network, a QDQ file and one that is plain already."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def test_from_a_float_network_in_one_command(stages: Path) -> None:
     assert "Add" not in ops(found)
     names = [entry["pass"] for entry in get_json(found, "provenance")]  # type: ignore[index,union-attr,call-overload]
     assert names[0] == "restore-batch-norm"
+    assert get_json(found, "input_sha256") == hashlib.sha256((stages / "net.onnx").read_bytes()).hexdigest()
     assert names[-2:] == ["strip-skips", "finetune"]
     assert [entry["name"] for entry in get_json(found, PLAIN)] == ["add"]  # type: ignore[index,union-attr,call-overload]
 
@@ -94,6 +96,9 @@ def test_from_a_plain_file(plain: Path) -> None:
         qpipe.finetune(plain, "digits", plain=True, recipe="plain", fade=0, **SHORT)
     with pytest.raises(RecipeError, match=r"^blocks: 'layer1\.\*', but the network is plain already, expected none$"):
         qpipe.finetune(plain, "digits", plain=True, blocks="layer1.*", **SHORT)
+    # Not the recipe `plain`, which has a teacher.
+    with pytest.raises(RecipeError, match=r"^temperature: 9\.0, but without effect, expected it together with a teach"):
+        qpipe.finetune(plain, "digits", plain=True, temperature=9.0, **SHORT)
     assert record(qpipe.finetune(plain, "digits", plain=True, **SHORT))["settings"]["recipe"] == "faq-8bit"
     with pytest.raises(RecipeError, match=r"^teacher: 'float', but this plain network holds none"):
         qpipe.finetune(plain, "digits", teacher="float", **SHORT)
@@ -176,7 +181,7 @@ def test_a_network_without_residual_adds(
 
 
 def test_a_float_network_that_is_not_to_be_plain(stages: Path) -> None:
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match=r"net\.onnx: not a quantized model"):
         qpipe.finetune(stages / "net.onnx", "digits", method="ag", **SHORT)
 
 

@@ -10,8 +10,8 @@ import pytest
 from qpipe.verbs.phases import warn_of_float, warn_of_training
 
 
-def network(classes: int | str) -> ir.Model:
-    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", classes])
+def network(classes: int | str, *behind: int) -> ir.Model:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", classes, *behind])
     return ir.from_proto(onnx.helper.make_model(onnx.helper.make_graph([], "g", [value], [value])))
 
 
@@ -42,3 +42,13 @@ def test_nothing_is_told(before: Sequence[float | None], after: float | None, cl
         warnings.simplefilter("error")
         warn_of_training(before, after, network(classes))
         warn_of_float(after if classes != 10 else 0.151, network(classes))
+
+
+@pytest.mark.parametrize(("classes", "limit"), [(2, 0.5278), (10, 0.15), (1000, 0.0565)])
+def test_of_few_classes_a_network_that_knows_little_is_not_near_chance(classes: int, limit: float) -> None:
+    for behind in ((), (1, 1)):
+        with pytest.warns(UserWarning, match="about chance"):
+            warn_of_float(limit - 0.001, network(classes, *behind))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warn_of_float(limit + 0.001, network(classes, *behind))

@@ -12,8 +12,9 @@ from small_training import two_blocks, two_plain_blocks
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
+from qpipe.ir.stripped_blocks import stripped_blocks
 from qpipe.train.companions.additional_losses import AdditionalLosses
-from qpipe.train.companions.blocks import blocks_of, stripped_blocks
+from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.executor import Executor
 from qpipe.train.teacher import cross_entropy
@@ -124,7 +125,7 @@ def test_it_goes_together_with_fading_skips(fades_first: bool) -> None:
     residual = two_blocks()
     plain = stripped(residual.clone())
     network = Executor(plain, batch_norm="batch")
-    blocks, names = blocks_of(plain, network), list(stripped_blocks(plain))
+    blocks, names = blocks_of(plain, network), [block.name for block in stripped_blocks(plain)]
 
     def fade() -> FadingSkips:
         return FadingSkips([network], residual, names, fraction=Fraction(1))

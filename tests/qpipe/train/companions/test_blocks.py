@@ -15,7 +15,8 @@ from qpipe.errors import ModelError
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import PLAIN, set_json
 from qpipe.ir.residual import find_blocks
-from qpipe.train.companions.blocks import Block, blocks_of, stripped_blocks
+from qpipe.ir.stripped_blocks import stripped_blocks
+from qpipe.train.companions.blocks import Block, blocks_of
 from qpipe.train.executor import Executor
 
 
@@ -120,10 +121,10 @@ def test_no_blocks() -> None:
 
 def test_what_was_stripped_is_in_the_metadata() -> None:
     model = two_blocks()
-    assert stripped_blocks(model) == {}
-    names = stripped_blocks(stripped(model))
-    assert list(names) == ["add1", "add2"]
-    assert [len(layers) for layers in names.values()] == [2, 2]
+    assert stripped_blocks(model) == []
+    blocks = stripped_blocks(stripped(model))
+    assert [block.name for block in blocks] == ["add1", "add2"]
+    assert [len(block.layers) for block in blocks] == [2, 2]
 
 
 @pytest.mark.parametrize(

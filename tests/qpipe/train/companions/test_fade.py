@@ -23,7 +23,8 @@ from small_residual import (
     weighted,
 )
 
-from qpipe.train.companions.blocks import blocks_of, stripped_blocks
+from qpipe.ir.stripped_blocks import stripped_blocks
+from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
@@ -40,7 +41,11 @@ def made(*more: Callable[[Executor], Executor], **options: Any) -> tuple[FadingS
     plain = stripped(residual.clone())
     executor = in_training(plain)
     networks = [executor, *(make(executor) for make in more)]
-    return FadingSkips(networks, residual, list(stripped_blocks(plain)), fraction=FRACTION), executor, residual
+    return (
+        FadingSkips(networks, residual, [block.name for block in stripped_blocks(plain)], fraction=FRACTION),
+        executor,
+        residual,
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"activation_bits": 8, "weight_bits": 8}, {"skip_bits": 8}])
@@ -97,7 +102,11 @@ def faded(
     """The companion, the plain network in training, and its file."""
     plain = stripped(residual.clone(), blocks)
     executor = in_training(plain, mode)
-    return FadingSkips([executor], residual, list(stripped_blocks(plain)), fraction=FRACTION), executor, plain
+    return (
+        FadingSkips([executor], residual, [block.name for block in stripped_blocks(plain)], fraction=FRACTION),
+        executor,
+        plain,
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,7 +244,7 @@ def test_only_what_was_stripped_fades() -> None:
     residual = residual_qdq()
     plain = stripped(residual.clone(), "add1")
     executor = in_training(plain)
-    FadingSkips([executor], residual, list(stripped_blocks(plain)), fraction=FRACTION)
+    FadingSkips([executor], residual, [block.name for block in stripped_blocks(plain)], fraction=FRACTION)
     assert list(executor.addends) == ["2"]
 
 

@@ -97,3 +97,12 @@ def test_looking_leaves_the_exponents() -> None:
     assert layer.exponent is kept
     assert not on_grid.requires_grad
     assert torch.equal(on_grid, layer.quantized_weight())
+
+
+def test_what_ssp_does_not_round_is_looked_at_on_its_grid() -> None:
+    """Or a step would have in it the way from the rounded weight to the raw one."""
+    layer = next(small_executor().weighted())
+    on_grid = quantized(layer)
+    layer.rounds = False
+    assert torch.equal(quantized(layer), on_grid)
+    assert not torch.equal(on_grid, layer.weight)

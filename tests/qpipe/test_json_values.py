@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from qpipe.plain import plain_rows, to_plain
+from qpipe.json_values import plain_rows, to_plain
 
 
 @dataclasses.dataclass

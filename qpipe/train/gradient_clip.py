@@ -1,0 +1,42 @@
+"""Adaptive gradient clipping: how far an update may turn a channel's weights.
+
+Behind a normalization only the direction of a channel's weights W counts, and a gradient G turns them by about
+lr |G| / |W|. A network whose weights are short for their gradients is torn apart within a few updates at a rate that
+trains others well. With the limit lambda, for each channel of a layer that a normalization follows:
+
+    G <- lambda max(|W|, 1e-3) G / |G|   where   |G| > lambda max(|W|, 1e-3)
+
+Source: Brock, De, Smith and Simonyan 2021, *High-Performance Large-Scale Image Recognition Without Normalization*,
+section 4, equation 3, which leaves the last layer out too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import torch
+
+from qpipe.ir.weight_layout import output_axis
+from qpipe.train.weighted import WeightedLayer
+
+SHORTEST: Final = 1e-3
+"""The norm that weights are taken to have at least, or those that are 0 could never change."""
+
+
+@torch.no_grad()
+def clip_gradients(layers: Iterable[WeightedLayer], limit: float) -> None:
+    """Shorten the gradients of the layers' weights in place; `limit` is lambda, and 0 is none."""
+    for layer in layers if limit else ():
+        gradient = layer.weight.grad
+        if layer.has_batch_norm and gradient is not None:
+            axis = output_axis(layer.layer.node)
+            longest = limit * _norms(layer.weight, axis).clamp_min(SHORTEST)
+            gradient.mul_((longest / _norms(gradient, axis)).clamp_max(1.0).nan_to_num(1.0))
+
+
+def _norms(values: torch.Tensor, axis: int) -> torch.Tensor:
+    """Of each channel, in a shape that multiplies `values`."""
+    others = [d for d in range(values.ndim) if d != axis]
+    norms: torch.Tensor = torch.linalg.vector_norm(values, dim=others, keepdim=True)
+    return norms
