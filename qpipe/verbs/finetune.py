@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import onnx
 import onnx_ir as ir
-from pydantic import JsonValue
 
 from qpipe.data import DataLike
 from qpipe.errors import OutputError, QpipeError
-from qpipe.finetune_recipes import (
-    Draws,
-    Fragments,
-    Method,
-    Optimizer,
-    Precision,
-    RecipeName,
-    ScheduleName,
-    check_used,
-    default_recipe,
-    resolve,
-)
-from qpipe.ir.metadata import FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
+from qpipe.finetune_recipes import Draws, Fragments, Method, Optimizer, Precision, RecipeName, ScheduleName
 from qpipe.ir.save import check_output, save_model
-from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process
 from qpipe.settings import FinetuneSettings, validated
-from qpipe.verbs.phases import accuracy_of, warn_of_float, warn_of_training
-from qpipe.verbs.sources import ModelPath, PreprocessLike, open_source, preprocess_of, store_preprocess
-from qpipe.verbs.subject import check_subject, make_subject
-from qpipe.verbs.teacher import check_teacher, load_teacher, loss_of
-
-if TYPE_CHECKING:
-    from qpipe.train.executor import Executor
-    from qpipe.train.run import TrainingSettings
+from qpipe.verbs.sources import ModelPath, PreprocessLike
 
 
 def finetune(
@@ -137,115 +115,25 @@ def finetune(
         >>> qpipe.inspect("tuned.qdq.onnx").kind
         'QDQ, trainable'
     """
-    from qpipe.train.classes import check_classes
-    from qpipe.train.companions.make import make_companions
-    from qpipe.train.diagnostics.collect import Diagnostics, diagnostic_images
-    from qpipe.train.executor import Executor
-    from qpipe.train.faq import default_augment
-    from qpipe.train.loop import train
-    from qpipe.train.run import TrainingSettings
-    from qpipe.train.schedule import check_stream
-    from qpipe.train.write_back import write_back
+    arguments = {name: value for name, value in locals().items() if name in FinetuneSettings.model_fields}
+    from qpipe.verbs.training_run import prepare
 
     kept = None if checkpoint is None else Path(checkpoint)
-    read = (model, data, teacher)
-    check_output(output, sources=read)
-    _check_checkpoint(kept, output, read, resume=resume, every=checkpoint_every)
-    given = {
-        "epochs": epochs, "lr": lr, "schedule": schedule, "lr_end": lr_end, "milestones": milestones,
-        "grow_at": grow_at, "momentum": momentum, "weight_decay": weight_decay, "batch_size": batch_size,
-        "gradient_clip": gradient_clip,
-        "teacher": teacher, "teacher_weight": teacher_weight, "temperature": temperature, "optimizer": optimizer,
-        "auxiliary_weight": auxiliary_weight, "layerwise": layerwise, "fade": fade, "ssp": ssp, "ssp_ratio": ssp_ratio,
-        "ssp_end": ssp_end, "ssp_fragments": ssp_fragments, "ssp_draws": ssp_draws,
-        "additional_losses": additional_losses, "joint_distillation": joint_distillation,
-    }  # fmt: skip
-    # Before anything that takes time.
-    choices = {
-        "method": method, "plain": plain, "blocks": blocks, "recipe": recipe,
-        "batch_norm": batch_norm, "precision": precision, "crop_padding": crop_padding, "flip": flip,
-        "evaluate": evaluate, "evaluate_every": evaluate_every, "diagnose": diagnose,
-        "checkpoint_every": checkpoint_every,
-    }  # fmt: skip
-    validated(FinetuneSettings, given | choices, lambda location: str(location[0]))
-    resolved = resolve(recipe or default_recipe(method, strips=plain), given)
-    check_used(resolved, given, method=method, blocks=None if plain else blocks)
-    teaching = load_teacher(resolved)
-    subject = make_subject(model, data, plain=plain, blocks=blocks, seed=seed, preprocess=preprocess)
-    recipe = recipe or default_recipe(method, strips=subject.is_stripped)
-    resolved = resolve(recipe, given)
-    check_used(resolved, given, method=method, blocks=None if plain else blocks)
-    check_subject(subject, resolved, method, batch_norm)
-    network = subject.network
-    settings = preprocess_of(network, preprocess)
-    check_teacher(resolved, teaching, network, settings, is_stripped=subject.is_stripped)
-    source = open_source(network, data, "train", settings)
-    test = open_source(network, data, "test", settings) if evaluate or evaluate_every else None
-    run = TrainingSettings(
-        **vars(resolved),
-        method=method,
-        seed=seed,
-        augment=default_augment(source, crop_padding, flip),
-        batch_norm=batch_norm,
-        precision=precision,
-    )
-    executor = Executor(network, batch_norm=batch_norm, precision=precision)
-    check_classes(executor, source)
-    check_stream(run, source.size)
-    companions = make_companions(executor, network, subject.origin, run, source.image_shape)
-    observers = [Diagnostics(network, diagnostic_images(source))] if diagnose else []
-
-    def count(trained: Executor) -> float | None:
-        write_back(trained)
-        return None if test is None else accuracy_of(network, test)
-
-    phases: dict[str, float | None] = {}
-    if evaluate and test is not None:
-        phases = {phase: accuracy_of(at, test) for phase, at in subject.phases.items()}
-        warn_of_float(phases.get(FLOAT_PHASE), network)
-    history = train(
-        executor,
-        source,
-        run,
-        checkpoint=kept,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        observers=observers,
-        companions=companions,
-        evaluate=None if evaluate_every is None else count,
-        evaluate_every=evaluate_every or 1,
-        loss=loss_of(run, subject.origin, teaching),
-    )
-    write_back(executor)
-    store_preprocess(network, settings)
-    after = history[-1].test_accuracy
-    if evaluate and test is not None and after is None:
-        after = accuracy_of(network, test)
-    warn_of_training(phases.values(), after, network)
-    told_settings = _told(run, recipe)
-    add_provenance(network, AppliedPass(name="finetune", arguments=told_settings))
-    record: dict[str, JsonValue] = {
-        "epochs": [asdict(epoch) for epoch in history],
-        "accuracy_before": next(reversed(phases.values()), None),
-        "accuracy_after": after,
-        "phases": [{"phase": phase, "accuracy": top1} for phase, top1 in {**phases, "trained": after}.items()],
-        "settings": told_settings,
-    }
-    if observers and is_main_process():
-        record["diagnostics"] = to_plain(observers[0].result())
-    set_json(network, TRAINING, record)
+    check_output(output, sources=(model, data, teacher))
+    _check_checkpoint(kept, output, resume=resume, every=checkpoint_every)
+    asked = validated(FinetuneSettings, arguments, lambda location: str(location[0]))
+    training = prepare(asked, model, data, seed=seed, preprocess=preprocess)
+    network = training.carry_out(checkpoint=kept, resume=resume)
     if output is not None and is_main_process():
         save_model(network, output)
     return network
 
 
-def _check_checkpoint(
-    checkpoint: Path | None, output: ModelPath | None, read: Sequence[object], *, resume: bool, every: int | None
-) -> None:
+def _check_checkpoint(checkpoint: Path | None, output: ModelPath | None, *, resume: bool, every: int | None) -> None:
     """Raise OutputError or QpipeError, before any work, where it can't be written or is not there."""
     from qpipe.train.checkpoint import require_checkpoint
 
-    check_output(checkpoint, sources=read)
+    check_output(checkpoint)
     if checkpoint is None and every is not None:
         raise QpipeError("--checkpoint-every: no checkpoint was named, expected --checkpoint FILE")
     if checkpoint is not None and not resume and is_main_process() and checkpoint.exists():
@@ -254,16 +142,3 @@ def _check_checkpoint(
         raise OutputError(f"{checkpoint}: is the output and the checkpoint, expected two files")
     if resume:
         require_checkpoint(checkpoint)
-
-
-def _told(run: TrainingSettings, recipe: str) -> dict[str, JsonValue]:
-    """The run's values as they were used, for the file."""
-    values = vars(run) | {
-        "milestones": [float(epoch) for epoch in run.milestones],
-        "grow_at": [float(epoch) for epoch in run.grow_at],
-        "ssp_end": float(run.ssp_end),
-        "crop_padding": run.augment.pad if run.augment else 0,
-        "flip": bool(run.augment and run.augment.flip),
-    }
-    del values["augment"]
-    return {"recipe": recipe, **{name: to_plain(value) for name, value in values.items()}}
