@@ -19,10 +19,10 @@ NUMBERS = FOUNDATION | {"arith", "ir", "ops"}
 MAY_IMPORT: dict[str, frozenset[str] | None] = {
     "errors": frozenset(),
     "progress": frozenset({"errors"}),
-    "plain": FOUNDATION,
+    "json_values": FOUNDATION,
     "processes": FOUNDATION,
     "finetune_recipes": FOUNDATION,
-    "settings": FOUNDATION | {"finetune_recipes"},
+    "settings": FOUNDATION | {"arith", "finetune_recipes"},
     "recipe": FOUNDATION | {"finetune_recipes", "settings"},
     "arith": FOUNDATION,
     "ir": FOUNDATION | {"arith"},
@@ -32,12 +32,12 @@ MAY_IMPORT: dict[str, frozenset[str] | None] = {
     "train": NUMBERS | {"data", "finetune_recipes", "processes"},
     "runtime": NUMBERS | {"data"},
     "passes": NUMBERS | {"data", "calibration", "train", "runtime"},
-    "reporting": NUMBERS | {"plain", "state"},
+    "reporting": NUMBERS | {"json_values", "state"},
     "verbs": NUMBERS
-    | {"data", "calibration", "train", "runtime", "passes", "plain", "processes", "reporting"}
+    | {"data", "calibration", "train", "runtime", "passes", "json_values", "processes", "reporting"}
     | {"finetune_recipes", "settings"},
     "state": FOUNDATION | {"ir", "qpipe"},
-    "pipeline": FOUNDATION | {"ir", "plain", "processes", "qpipe", "recipe", "settings", "state", "verbs"},
+    "pipeline": FOUNDATION | {"ir", "json_values", "processes", "qpipe", "recipe", "settings", "state", "verbs"},
     "demo": None,
     "cli": None,
     # The package itself names the verbs, and imports them when they are asked for.
