@@ -21,7 +21,7 @@ TEACHER = {"teacher": "float", "teacher_weight": 0.7, "temperature": 4.0}
 
 def distilled(epochs: int, **others: Any) -> dict[str, Any]:
     """qpipe's own 4-bit recipe."""
-    return {"recipe": "distilled-4bit", "epochs": epochs, "precision": "bf16", **others}
+    return {"recipe": "distilled-4bit", "gradient_clip": 0.0, "epochs": epochs, "precision": "bf16", **others}
 
 
 SHORT = 2  # epochs of the rows that compare one change at a time
