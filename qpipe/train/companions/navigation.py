@@ -40,14 +40,14 @@ def key_before(network: Executor, key: str) -> str:
     return key_before(network, found) if network.plan[int(found)].op_type == "QuantizeLinear" else found
 
 
-def quantizer_before(network: Executor, key: str) -> Quantizer | None:
+def input_quantizer(network: Executor, key: str) -> Quantizer | None:
     """What rounds a layer's first input; None where that is the quantizer of the network's input."""
     found = key_giving(network, network.reads[int(key)][0])
     if found is None:
         return None
     layer = network.plan[int(found)]
     carries = layer.layer.role is Role.CARRY and layer.layer.activation is None
-    return quantizer_before(network, found) if carries else network.quantizer(found)
+    return input_quantizer(network, found) if carries else network.quantizer(found)
 
 
 def section(network: Executor, start: ir.Value, end: ir.Value) -> list[int]:

@@ -22,7 +22,7 @@ from qpipe.errors import ModelError
 from qpipe.finetune_recipes import Draws, Fragments
 from qpipe.train.companion import Companion
 from qpipe.train.companions.blocks import Block
-from qpipe.train.companions.navigation import quantizer_before
+from qpipe.train.companions.navigation import input_quantizer
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
 from qpipe.train.weighted import WeightedLayer
@@ -82,7 +82,7 @@ class StochasticPrecision(Companion):
 
 def _part(network: Executor, key: str) -> tuple[WeightedLayer, Quantizer]:
     """A layer, which rounds its weights, and what rounds its input."""
-    layer, source = network.layers[key], quantizer_before(network, key)
+    layer, source = network.layers[key], input_quantizer(network, key)
     assert isinstance(layer, WeightedLayer)
     assert source is not None
     return layer, source
@@ -90,12 +90,12 @@ def _part(network: Executor, key: str) -> tuple[WeightedLayer, Quantizer]:
 
 def _is_inner(network: Executor, key: str) -> bool:
     """Whether a layer reads what a layer before it gives, and gives something that is quantized again."""
-    return quantizer_before(network, key) is not None and key in network.quantizers
+    return input_quantizer(network, key) is not None and key in network.quantizers
 
 
 def _by_source(network: Executor, keys: Sequence[str]) -> list[tuple[str, ...]]:
     """The layers, those together whose input one quantizer rounds: it can do so for all of them or for none."""
     found: defaultdict[Quantizer | None, list[str]] = defaultdict(list)
     for key in keys:
-        found[quantizer_before(network, key)].append(key)
+        found[input_quantizer(network, key)].append(key)
     return [tuple(together) for together in found.values()]

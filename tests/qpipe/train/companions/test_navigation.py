@@ -9,7 +9,7 @@ from small_training import two_blocks
 
 from qpipe.errors import ModelError
 from qpipe.ir.residual import ResidualBlock, find_blocks
-from qpipe.train.companions.navigation import key_before, key_giving, key_of, layer_shapes, quantizer_before, section
+from qpipe.train.companions.navigation import input_quantizer, key_before, key_giving, key_of, layer_shapes, section
 from qpipe.train.executor import Executor
 
 
@@ -64,16 +64,16 @@ def test_the_layer_before_a_requantization() -> None:
 
 
 def test_the_quantizer_before(executor: Executor) -> None:
-    assert quantizer_before(executor, "2") is executor.quantizer("1")
-    assert quantizer_before(executor, "4") is executor.quantizer("3")
-    assert quantizer_before(executor, "0") is None
+    assert input_quantizer(executor, "2") is executor.quantizer("1")
+    assert input_quantizer(executor, "4") is executor.quantizer("3")
+    assert input_quantizer(executor, "0") is None
 
 
 def test_the_quantizer_before_is_a_requantization() -> None:
     """What rounds to the 4 bits that the main path reads, not to the 8 of the skip."""
     network, blocks = wide_skips()
     first = key_of(network, str(blocks[0].layers[0].name))
-    found = quantizer_before(network, first)
+    found = input_quantizer(network, first)
     assert found is not None
     assert found.spec.bits == 4
     assert network.quantizer("0").spec.bits == 8
@@ -87,9 +87,9 @@ def test_the_quantizer_before_what_carries() -> None:
     y = net.gemm(net.op("Flatten", norm_conv(net, x, 8, 8)), 8 * 4 * 4, 5)
     network = Executor(quantized(net.model(y), net.inputs()))
     assert [layer.op_type for layer in network.plan] == ["MaxPool", "Conv", "MaxPool", "Conv", "Flatten", "Gemm"]
-    assert quantizer_before(network, "1") is None
-    assert quantizer_before(network, "3") is network.quantizer("1")
-    assert quantizer_before(network, "5") is network.quantizer("3")
+    assert input_quantizer(network, "1") is None
+    assert input_quantizer(network, "3") is network.quantizer("1")
+    assert input_quantizer(network, "5") is network.quantizer("3")
 
 
 def names(network: Executor, layers: list[int]) -> list[str]:

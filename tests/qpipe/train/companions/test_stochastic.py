@@ -19,7 +19,7 @@ from passes.calibrate_on_signs import CalibrateOnSigns
 from passes.expand_bases import ExpandBases
 from qpipe.arith.dorefa import DoReFaSpec
 from qpipe.train.companions.blocks import blocks_of
-from qpipe.train.companions.navigation import quantizer_before
+from qpipe.train.companions.navigation import input_quantizer
 from qpipe.train.companions.stochastic import StochasticPrecision
 from qpipe.train.executor import Executor
 from qpipe.train.straight_through import unrounded_weight
@@ -40,7 +40,7 @@ def drawn(executor: Executor) -> list[tuple[bool, bool]]:
     """Whether weights and activations are quantized, layer by layer."""
     found = []
     for key in INNER:
-        layer, source = executor.layer(key), quantizer_before(executor, key)
+        layer, source = executor.layer(key), input_quantizer(executor, key)
         assert layer is not None
         assert source is not None
         found.append((layer.rounds, source.rounds))
@@ -150,7 +150,7 @@ def test_layers_that_read_the_same_signs_are_one_fragment() -> None:
         module.begin_update(Fraction(0), update)
         for block in blocks:
             for key in block.layers:
-                layer, source = executor.layer(key), quantizer_before(executor, key)
+                layer, source = executor.layer(key), input_quantizer(executor, key)
                 assert layer is not None
                 assert source is not None
                 assert layer.rounds == source.rounds
@@ -207,7 +207,7 @@ def test_what_is_not_drawn_is_before_its_rounding(quantizer: str) -> None:
         module.begin_update(Fraction(0) if ratio else END, update)
         executor(x)
         for key in INNER:
-            layer, source = executor.layer(key), quantizer_before(executor, key)
+            layer, source = executor.layer(key), input_quantizer(executor, key)
             assert layer is not None
             assert layer.spec is not None
             assert source is not None
