@@ -6,7 +6,6 @@ import onnx_ir as ir
 import pytest
 from digits_model import digits_model
 from networks import Network, quantized
-from pydantic import JsonValue
 from residual_networks import BUILDS, Build, made, norm_conv, post_activation, stripped
 from small_training import two_blocks, two_plain_blocks
 
@@ -15,7 +14,6 @@ from qpipe.errors import ModelError
 from qpipe.ir.load import load_model
 from qpipe.ir.metadata import PLAIN, set_json
 from qpipe.ir.residual import find_blocks
-from qpipe.ir.stripped_blocks import stripped_blocks
 from qpipe.train.companions.blocks import Block, blocks_of
 from qpipe.train.executor import Executor
 
@@ -116,30 +114,6 @@ def test_no_blocks() -> None:
     net = Network(3, 8, 8)
     model = net.model(net.head(net.op("Relu", net.conv("x", 3, 8)), 8))
     with pytest.raises(ModelError, match=r"^the network has no residual blocks, and none were stripped: "):
-        found(model)
-
-
-def test_what_was_stripped_is_in_the_metadata() -> None:
-    model = two_blocks()
-    assert stripped_blocks(model) == []
-    blocks = stripped_blocks(stripped(model))
-    assert [block.name for block in blocks] == ["add1", "add2"]
-    assert [len(block.layers) for block in blocks] == [2, 2]
-
-
-@pytest.mark.parametrize(
-    ("stored", "message"),
-    [
-        ({"name": "add1"}, "is a JSON dict, expected a list"),
-        (["add1"], "has 'add1', expected a block's name and its layers"),
-        ([{"name": "add1", "layers": []}], "expected a block's name and its layers"),
-        ([{"layers": ["conv1"]}], "expected a block's name and its layers"),
-    ],
-)
-def test_metadata_of_another_form(stored: JsonValue, message: str) -> None:
-    model = two_blocks()
-    set_json(model, PLAIN, stored)
-    with pytest.raises(ModelError, match=rf"^metadata 'qpipe.plain': .*{message}$"):
         found(model)
 
 
