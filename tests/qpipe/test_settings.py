@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 from collections.abc import Sequence
 
@@ -5,6 +6,7 @@ import pytest
 
 import qpipe
 from qpipe.errors import RecipeError
+from qpipe.finetune_recipes import FinetuneRecipe
 from qpipe.settings import (
     BenchSettings,
     CalibrateSettings,
@@ -89,3 +91,7 @@ def test_a_key_far_from_all_others_lists_them() -> None:
         RecipeError, match=r"^zzz: unknown key, expected one of batch_sizes, repeats, threads, split, limit$"
     ):
         validated(BenchSettings, {"zzz": 1}, dotted)
+
+
+def test_every_value_of_a_training_recipe_can_be_given() -> None:
+    assert {field.name for field in dataclasses.fields(FinetuneRecipe)} <= set(FinetuneSettings.model_fields)
