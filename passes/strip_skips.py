@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -27,7 +26,7 @@ from qpipe.ir.bypass import (
     quantizers_reading,
     replace_value,
 )
-from qpipe.ir.layer_options import tails
+from qpipe.ir.layer_options import names_like
 from qpipe.ir.layers import Layer, Role, activation_bound
 from qpipe.ir.qdq import ActivationQuantizer
 from qpipe.ir.residual import ResidualBlock, find_blocks
@@ -76,10 +75,7 @@ def _require_match(pattern: str, found: Sequence[ResidualBlock]) -> None:
     if not found:
         raise LoweringError("the network has no residual Add, expected one that joins a skip with a longer path")
     if not any(block.matches(pattern) for block in found):
-        by_tail = {tail: block.name for block in found for tail in tails(block.name)}
-        near = [by_tail[tail] for tail in get_close_matches(pattern, by_tail, n=2 * _NEAR, cutoff=0.3)]
-        some = list(dict.fromkeys([*near, *(block.name for block in found)]))[:_NEAR]
-        names = ", ".join(map(repr, some))
+        names = names_like(pattern, [(block.name, block.name) for block in found])
         raise LoweringError(
             f"blocks '{pattern}': matches no residual block, expected a pattern of names such as {names}"
         )

@@ -7,7 +7,7 @@ of any of its nodes. Of several entries that hit a layer each later one has the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -83,6 +83,13 @@ def tails(name: str) -> list[str]:
     return [name, *(name[i + 1 :] for i, letter in enumerate(name) if letter == "/")]
 
 
+def names_like(pattern: str, named: Sequence[tuple[str, str]]) -> str:
+    """A few names for a message, those first that look like the pattern; named: what it may match, and what to tell."""
+    by_tail = {tail: told for name, told in named for tail in tails(name)}
+    near = [by_tail[tail] for tail in get_close_matches(pattern, by_tail, n=2 * _NEAR, cutoff=0.3)]
+    return ", ".join(map(repr, list(dict.fromkeys([*near, *(told for _, told in named)]))[:_NEAR]))
+
+
 def _names(layer: Layer) -> list[str]:
     return [Layer(node).name for node in layer.nodes]
 
@@ -90,9 +97,7 @@ def _names(layer: Layer) -> list[str]:
 def _check_hits(entry: LayerOptions, hit: list[Layer], able: list[Layer], last: set[ir.Node]) -> None:
     """Refuse an entry that hits no layer, or none that has what it speaks of."""
     if not hit:
-        by_tail = {tail: layer.name for layer in able for name in _names(layer) for tail in tails(name)}
-        near = dict.fromkeys(by_tail[tail] for tail in get_close_matches(entry.match, by_tail, n=2 * _NEAR, cutoff=0.3))
-        names = ", ".join(repr(name) for name in [*near, *(layer.name for layer in able)][:_NEAR])
+        names = names_like(entry.match, [(name, layer.name) for layer in able for name in _names(layer)])
         raise RecipeError(f"layer '{entry.match}': matches no layer, expected a pattern of names such as {names}")
     has_weights = any(layer.is_weighted for layer in hit)
     if not has_weights and (entry.weight_bits or entry.weight_clip) is not None:
