@@ -81,28 +81,12 @@ class InsertQuantizers(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Quantize every planned tensor and weight; raise LoweringError that lists what has no integer form."""
-        plan = plan_quantization(
-            model.graph,
-            weight_bits=self.weight_bits,
-            activation_bits=self.activation_bits,
-            skip_bits=self.skip_bits,
-            layers=self.layers,
-        )
-        _refuse_unsupported(plan)
-        if self.quantizer == "dorefa":
-            check_dorefa(plan)
-        is_binary = self.quantizer in BINARY_QUANTIZERS
-        binary = binary_layers(model) if is_binary else frozenset()
-        if is_binary:
-            check_binary(plan, binary)
-        _refuse_clips(plan, self.quantizer, binary)
-        learned: set[ir.Value] = set()
-        if self.quantizer == "lq":
-            check_lq(plan)
-            learned = learned_values(plan)
+        plan = self.check(model)
+        binary = self._binary_layers(model)
+        learned = learned_values(plan) if self.quantizer == "lq" else set()
         narrow_grids = {v: self._observed_grid(p, NARROW_KEY, learned) for v, p in plan.narrowed.items()}
         grids = {v: self._observed_grid(p, RANGE_KEY, learned) for v, p in plan.quantizers.items()}
-        if is_binary:
+        if self.quantizer in BINARY_QUANTIZERS:
             grids |= base_grids(plan, {v: spec_of(grid) for v, grid in grids.items()}, binary_blocks(model))
         narrow, specs = ({value: spec_of(grid) for value, grid in some.items()} for some in (narrow_grids, grids))
         for layer in plan.layers:
@@ -130,6 +114,29 @@ class InsertQuantizers(ir.passes.InPlacePass):
             options["weight_clips"] = {Layer(node).name: clip for node, clip in plan.weight_clips.items()}
         set_json(model, QUANTIZATION, options)
         return ir.passes.PassResult(model, bool(specs))
+
+    def check(self, model: ir.Model) -> QuantizationPlan:
+        """The plan of the network; LoweringError or RecipeError for what can't be so, before anything is observed."""
+        plan = plan_quantization(
+            model.graph,
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+            skip_bits=self.skip_bits,
+            layers=self.layers,
+        )
+        _refuse_unsupported(plan)
+        binary = self._binary_layers(model)
+        if self.quantizer == "dorefa":
+            check_dorefa(plan)
+        elif self.quantizer == "lq":
+            check_lq(plan)
+        elif self.quantizer in BINARY_QUANTIZERS:
+            check_binary(plan, binary)
+        _refuse_clips(plan, self.quantizer, binary)
+        return plan
+
+    def _binary_layers(self, model: ir.Model) -> frozenset[str]:
+        return binary_layers(model) if self.quantizer in BINARY_QUANTIZERS else frozenset()
 
     def _observed_grid(self, planned: PlannedQuantizer, key: str, learned: Set[ir.Value]) -> AnyGrid:
         observed = take_range(planned.value, key)

@@ -91,6 +91,8 @@ class CalibrateSettings(Settings):
 
     @model_validator(mode="after")
     def _fixed_ranges_have_no_data(self) -> Self:
+        if self.ranges == "fixed" and self.quantizer == "lq":
+            raise ValueError("ranges: 'fixed', expected 'data' with the quantizer 'lq'")
         if self.ranges == "fixed" and self.activation_rounding != "ceil":
             raise ValueError(f"activation_rounding: '{self.activation_rounding}', expected 'ceil' with fixed ranges")
         return self

@@ -148,34 +148,35 @@ def calibrate(
     widths: dict[str, Any] = {"activation_bits": activation_bits, "skip_bits": skip_bits, "layers": table}
     draws: dict[str, Any] = {"batches": batches, "batch_size": batch_size, "seed": seed}
     inputs = CalibrationInputs(source, **draws)
-    passes: list[ir.passes.InPlacePass] = []
+    is_binary = quantizer in BINARY_QUANTIZERS
+    rebuild: list[ir.passes.InPlacePass] = []
     if restore_batch_norm:
-        passes.append(RestoreBatchNorm(inputs=_as_in_training(source, inputs, draws), shard=shard))
+        rebuild.append(RestoreBatchNorm(inputs=_as_in_training(source, inputs, draws), shard=shard))
     if start == "random":
-        passes.append(RandomizeWeights(seed=seed))
-    if quantizer in BINARY_QUANTIZERS:
-        passes.append(ShortcutEveryConvolution() if quantizer == "bireal" else ExpandBases())
+        rebuild.append(RandomizeWeights(seed=seed))
+    if is_binary:
+        rebuild.append(ShortcutEveryConvolution() if quantizer == "bireal" else ExpandBases())
+    observe: list[ir.passes.InPlacePass] = []
     if ranges == "fixed":
-        passes.append(FixRanges(**widths))
-    if quantizer in BINARY_QUANTIZERS:
-        passes.append(CalibrateOnSigns(percentile=percentile, inputs=inputs, shard=shard))
-    passes.append(CalibratePercentile(percentile=percentile, **widths, inputs=inputs, shard=shard))
+        observe.append(FixRanges(**widths))
+    if is_binary:
+        observe.append(CalibrateOnSigns(percentile=percentile, inputs=inputs, shard=shard))
+    observe.append(CalibratePercentile(percentile=percentile, **widths, inputs=inputs, shard=shard))
     if activation_rounding != "ceil":
-        passes.append(RoundRanges(rounding=activation_rounding, **widths, inputs=inputs, shard=shard))
-    passes.append(
-        InsertQuantizers(
-            weight_bits=weight_bits,
-            **widths,
-            quantizer=quantizer,
-            weight_clip=weight_clip,
-            weight_rounding=weight_rounding,
-            per_channel=per_channel,
-            cpu=cpu,
-            percentile=percentile,
-        )
+        observe.append(RoundRanges(rounding=activation_rounding, **widths, inputs=inputs, shard=shard))
+    insert = InsertQuantizers(
+        weight_bits=weight_bits,
+        **widths,
+        quantizer=quantizer,
+        weight_clip=weight_clip,
+        weight_rounding=weight_rounding,
+        per_channel=per_channel,
+        cpu=cpu,
+        percentile=percentile,
     )
-    passes.append(RescaleChannels())
-    _apply(passes, network, draws)
+    _apply(rebuild, network, draws)
+    insert.check(network)
+    _apply([*observe, insert, RescaleChannels()], network, draws)
     if output is not None:
         if shard.is_main:
             save_model(network, output)

@@ -14,8 +14,9 @@ from qpipe.errors import RecipeError
 from qpipe.finetune_recipes import FinetuneRecipe, Method
 from qpipe.ir.kind import Kind, find_kind, require_qdq
 from qpipe.ir.load import load_model
-from qpipe.ir.metadata import FLOAT_PHASE, PLAIN, AppliedPass, add_provenance, get_json
+from qpipe.ir.metadata import FLOAT_PHASE, AppliedPass, add_provenance
 from qpipe.ir.residual import find_blocks
+from qpipe.ir.stripped_blocks import stripped_blocks
 from qpipe.verbs.calibrate import calibrate
 from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name, store_origin_file
 
@@ -63,7 +64,7 @@ def make_subject(
     require_qdq(network, model_name(model))
     if not plain:
         return Subject(network, network)
-    if get_json(network, PLAIN) and not find_blocks(network.graph):
+    if stripped_blocks(network) and not find_blocks(network.graph):
         if blocks != "*":
             raise RecipeError(f"blocks: '{blocks}', but the network is plain already, expected none")
         return Subject(network, network)

@@ -16,7 +16,8 @@ from qpipe.ir.attributes import static_shape
 from qpipe.ir.binary_blocks import binary_blocks
 from qpipe.ir.kind import Kind, find_kind
 from qpipe.ir.load import load_model
-from qpipe.ir.metadata import PLAIN, PREPROCESS, TRAINING, get_json, get_object
+from qpipe.ir.metadata import PREPROCESS, TRAINING, get_json, get_object
+from qpipe.ir.stripped_blocks import stripped_blocks
 from qpipe.ir.view import read_view
 from qpipe.ir.view_weights import TrainableWeight
 from qpipe.verbs.sources import preprocess_of
@@ -67,7 +68,7 @@ def check_teacher(
 
 
 def _check_own_floats(network: ir.Model, is_stripped: bool) -> None:
-    if not is_stripped and get_json(network, PLAIN):
+    if not is_stripped and stripped_blocks(network):
         raise RecipeError("teacher: 'float', but this plain network holds none, expected the float network's file")
     if why := why_no_float(network):
         raise RecipeError(f"teacher: 'float', but {why}, expected the float network's file")

@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,6 +134,10 @@ def test_the_controls() -> None:
         ({"start": "scratch"}, "start: 'scratch', expected 'pretrained' or 'random'"),
         ({"ranges": "fixed", "activation_rounding": "nearest"}, "activation_rounding: 'nearest', expected 'ceil'"),
         (
+            {"quantizer": "lq", "weight_bits": 2, "activation_bits": 2, "ranges": "fixed"},
+            "ranges: 'fixed', expected 'data'",
+        ),
+        (
             {"quantizer": "dorefa", "weight_bits": 2, "weight_clip": 4.0},
             "weight_clip: 4.0, expected none with",
         ),
@@ -151,6 +156,27 @@ def test_choices_that_there_are_not(options: dict[str, Any], message: str, tmp_p
     with pytest.raises(RecipeError, match=message):
         qpipe.calibrate(digits_model(), IMAGES, tmp_path / "q.onnx", **options)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantizer": "dorefa"}, "'conv3'.*BatchNormalization"),
+        ({"quantizer": "lq", "layers": [{"match": "conv2", "weight_clip": 3}]}, "'conv2': weight_clip 3"),
+    ],
+)
+def test_what_cannot_be_so_is_refused_before_images_are_run(options: dict[str, Any], message: str) -> None:
+    read: list[int] = []
+
+    def batches() -> Iterator[np.ndarray]:
+        for number in range(5):
+            read.append(number)
+            yield IMAGES
+
+    with pytest.raises((LoweringError, RecipeError), match=message):
+        qpipe.calibrate(digits_model(), batches(), weight_bits=2, restore_batch_norm=False, **options)
+    # The first tells the images' shape.
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize("restore", [True, False])
