@@ -65,7 +65,7 @@ def inner_blocks(graph: ir.Graph) -> list[ResidualBlock]:
     edges = plan_quantization(graph).edges
     blocks = [block for block in find_blocks(graph) if edges.isdisjoint(block.layers)]
     if not blocks:
-        raise LoweringError("the network has no inner residual blocks, expected some: their convolutions become binary")
+        raise LoweringError("no inner residual blocks, expected some: their convolutions become binary")
     for block in blocks:
         _check(block)
     return blocks

@@ -73,7 +73,7 @@ class StripSkips(ir.passes.InPlacePass):
 def _require_match(pattern: str, found: Sequence[ResidualBlock]) -> None:
     """Raise LoweringError where no block has such a name."""
     if not found:
-        raise LoweringError("the network has no residual Add, expected one that joins a skip with a longer path")
+        raise LoweringError("no residual Add, expected one that joins a skip with a longer path")
     if not any(block.matches(pattern) for block in found):
         names = names_like(pattern, [(block.name, block.name) for block in found])
         raise LoweringError(

@@ -25,7 +25,6 @@ from qpipe.arith.weight_quantizer import BINARY_QUANTIZERS, WeightQuantizer
 from qpipe.calibration.inputs import CalibrationInputs
 from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
-from qpipe.errors import ModelError
 from qpipe.ir.kind import Kind, find_kind, require_float
 from qpipe.ir.layer_options import LayerOptions, LayerTable
 from qpipe.ir.metadata import AppliedPass, add_provenance
@@ -35,6 +34,7 @@ from qpipe.settings import CalibrateSettings, LayerSettings, validated
 from qpipe.verbs.sources import (
     ModelPath,
     PreprocessLike,
+    about,
     model_name,
     open_source,
     preprocess_of,
@@ -139,7 +139,8 @@ def calibrate(
     if shard.is_main:
         check_output(output, sources=(model, data, weights))
     network = resolve_model(model, weights, input_shape)
-    _to_float(network, model_name(model))
+    name = model_name(model)
+    _to_float(network, name)
     normalize(network)
     settings = preprocess_of(network, preprocess)
     source = open_source(network, data, "train", settings)
@@ -174,8 +175,9 @@ def calibrate(
         cpu=cpu,
         percentile=percentile,
     )
-    _apply(rebuild, network, draws)
-    insert.check(network)
+    with about(name):
+        _apply(rebuild, network, draws)
+        insert.check(network)
     _apply([*observe, insert, RescaleChannels()], network, draws)
     if output is not None:
         if shard.is_main:
@@ -189,11 +191,9 @@ def _to_float(network: ir.Model, name: str) -> None:
     if find_kind(network)[0] is not Kind.TRAINABLE:
         require_float(network, name)
         return
-    try:
-        remove = RemoveQuantizers()
+    remove = RemoveQuantizers()
+    with about(name):
         remove(network)
-    except ModelError as error:
-        raise ModelError(f"{name}: {error}") from error
     add_provenance(network, AppliedPass.of(remove))
 
 

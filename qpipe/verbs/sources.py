@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
+from qpipe.errors import LoweringError, ModelError
 from qpipe.ir.attributes import static_shape
 from qpipe.ir.metadata import PREPROCESS, get_input_sha256, get_object, set_input_sha256, set_json
 
@@ -22,6 +24,15 @@ ModelPath = str | os.PathLike[str]
 def model_name(model: object) -> str:
     """What messages call a model: its path, or "the model"."""
     return os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
+
+
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Let a ModelError or LoweringError about something in a graph name the file as well."""
+    try:
+        yield
+    except (ModelError, LoweringError) as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def preprocess_of(model: ir.Model, overrides: PreprocessLike) -> Preprocess:

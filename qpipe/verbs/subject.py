@@ -18,7 +18,7 @@ from qpipe.ir.metadata import FLOAT_PHASE, AppliedPass, add_provenance
 from qpipe.ir.residual import find_blocks
 from qpipe.ir.stripped_blocks import stripped_blocks
 from qpipe.verbs.calibrate import calibrate
-from qpipe.verbs.sources import ModelPath, PreprocessLike, model_name, store_origin_file
+from qpipe.verbs.sources import ModelPath, PreprocessLike, about, model_name, store_origin_file
 
 AnyModel = ModelPath | onnx.ModelProto | ir.Model
 
@@ -55,13 +55,15 @@ def make_subject(
 
     A network without residual Adds whose skips an earlier run stripped is plain already, and trained on.
     """
+    name = model_name(model)
     network, given = load_model(model), None
     if plain and find_kind(network)[0] is Kind.FLOAT:
         given = network
         store_origin_file(given, model)
-        _check_blocks(given, blocks)
+        with about(name):
+            _check_blocks(given, blocks)
         network = calibrate(given, data, seed=seed, preprocess=preprocess)
-    require_qdq(network, model_name(model))
+    require_qdq(network, name)
     if not plain:
         return Subject(network, network)
     if stripped_blocks(network) and not find_blocks(network.graph):
@@ -70,7 +72,8 @@ def make_subject(
         return Subject(network, network)
     stripped = network.clone()
     strip = StripSkips(blocks=blocks)
-    strip(stripped)
+    with about(name):
+        strip(stripped)
     add_provenance(stripped, AppliedPass.of(strip))
     return Subject(stripped, network, given)
 

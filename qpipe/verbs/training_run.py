@@ -26,7 +26,7 @@ from qpipe.train.run import Epoch, TrainingSettings
 from qpipe.train.schedule import check_stream
 from qpipe.train.write_back import write_back
 from qpipe.verbs.phases import accuracy_of, warn_of_float, warn_of_training
-from qpipe.verbs.sources import PreprocessLike, open_source, preprocess_of, store_preprocess
+from qpipe.verbs.sources import PreprocessLike, about, model_name, open_source, preprocess_of, store_preprocess
 from qpipe.verbs.subject import AnyModel, Subject, check_subject, make_subject
 from qpipe.verbs.teacher import check_teacher, load_teacher, loss_of
 
@@ -130,6 +130,8 @@ def prepare(
     check_classes(executor, source)
     check_stream(run, source.size)
     store_preprocess(network, pixels)
+    with about(model_name(model)):
+        companions = make_companions(executor, network, subject.origin, settings, source.image_shape)
     return TrainingRun(
         asked=asked,
         recipe=recipe,
@@ -138,7 +140,7 @@ def prepare(
         source=source,
         test=open_source(network, data, "test", pixels) if counts else None,
         executor=executor,
-        companions=make_companions(executor, network, subject.origin, settings, source.image_shape),
+        companions=companions,
         observers=[Diagnostics(network, diagnostic_images(source))] if asked.diagnose else [],
         loss=loss_of(settings, subject.origin, teacher),
     )

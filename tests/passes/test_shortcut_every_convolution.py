@@ -132,7 +132,7 @@ def wide(net: Network) -> str:
     ("model", "message"),
     [
         (lambda: made(pre_activation)[1], r"^block 'add1': no BatchNormalization follows Conv 'conv6', expected one$"),
-        (lambda: (net := Network(3, 8, 8)).model(plain(net)), r"^the network has no inner residual blocks, expected"),
+        (lambda: (net := Network(3, 8, 8)).model(plain(net)), r"^no inner residual blocks, expected"),
         (lambda: (net := Network(3, 8, 8)).model(wide(net)), r"^block '[a-z0-9]+': '.*' is read more than once"),
     ],
     ids=["pre-activation", "no blocks", "read twice"],

@@ -104,7 +104,7 @@ def test_a_pattern_that_matches_nothing(blocks: str, message: str) -> None:
 
 
 def test_a_plain_network_is_refused_and_so_is_a_second_run() -> None:
-    message = "the network has no residual Add, expected one that joins a skip with a longer path"
+    message = "no residual Add, expected one that joins a skip with a longer path"
     _, model = made(post_activation)
     _, plain = made(post_activation, skips=False)
     stripped(model)

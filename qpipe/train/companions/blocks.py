@@ -55,8 +55,8 @@ def blocks_of(model: ir.Model, executor: Executor) -> list[Block]:
         found.append(Block(stripped.name, keys, keys[-1], has_skip=False))
     if not found:
         raise ModelError(
-            "the network has no residual blocks, and none were stripped: expected some for the method 'ag', ssp, "
-            "additional_losses and joint_distillation"
+            "no residual blocks, and none were stripped, expected some for the method 'ag', additional_losses, "
+            "joint_distillation, and ssp, unless its fragments are layers"
         )
     outer: list[Block] = []
     for block in sorted(found, key=lambda block: (int(block.layers[0]), -len(block.layers))):

@@ -15,7 +15,7 @@ from qpipe.train.companions.auxiliary import AuxiliaryGradient
 from qpipe.train.companions.blocks import Block, blocks_of
 from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.joint_distillation import JointDistillation
-from qpipe.train.companions.stochastic import StochasticPrecision
+from qpipe.train.companions.stochastic import StochasticPrecision, block_fragments, layer_fragments
 from qpipe.train.executor import Executor
 from qpipe.train.run import TrainingSettings
 
@@ -73,8 +73,9 @@ def make_companions(
         made.append(
             StochasticPrecision(
                 networks,
-                blocks(),
-                fragments=settings.ssp_fragments,
+                layer_fragments(executor)
+                if settings.ssp_fragments == "layers"
+                else block_fragments(executor, blocks()),
                 draws=settings.ssp_draws,
                 ratio=settings.ssp_ratio,
                 end=settings.ssp_end,

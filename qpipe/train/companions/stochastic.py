@@ -1,11 +1,11 @@
 """SSP, stochastic structured precision: parts of the network are left unquantized at random, ever fewer of them.
 
-Fragments f_1 .. f_N are residual blocks or single layers, never the network's first or last layer; layers that read the
-signs of one tensor, as GroupNet's bases do, are one fragment. At every step each is
-quantized with probability 1 - delta; delta falls linearly to 0. With `draws` "apart" there is a draw for its weights
-and one for the activations that they multiply (the matrix B, "W/A" in Table 4), else one for both. What is not drawn
-uses its weights before they are rounded and its activations before they are clipped and rounded. Evaluation is always
-quantized throughout.
+Fragments f_1 .. f_N are residual blocks or single layers, never the network's first or last layer; layers whose input
+one quantizer rounds, as it does for GroupNet's bases, are one fragment. At every step each is quantized with
+probability 1 - delta; delta falls linearly to 0. With `draws` "apart" there is a draw for its weights and one for the
+activations that they multiply (the matrix B, "W/A" in Table 4), else one for both. What is not drawn uses its weights
+before they are rounded and its activations before they are clipped and rounded. Evaluation is always quantized
+throughout.
 
 Source: Zhuang et al., *Training Quantized Network with Auxiliary Gradient Module*, section 3.2 and Algorithm 2.
 """
@@ -19,7 +19,7 @@ from fractions import Fraction
 import numpy as np
 
 from qpipe.errors import ModelError
-from qpipe.finetune_recipes import Draws, Fragments
+from qpipe.finetune_recipes import Draws
 from qpipe.train.companion import Companion
 from qpipe.train.companions.blocks import Block
 from qpipe.train.companions.navigation import input_quantizer
@@ -36,22 +36,21 @@ class StochasticPrecision(Companion):
 
     Args:
         networks: F, and H where there is one: one draw serves both.
-        blocks: whose layers are the fragments.
-        fragments, draws: the policy of Table 4; blocks and apart are its best.
+        fragments: the keys of each one's layers, as `block_fragments` and `layer_fragments` give them.
+        draws: the policy of Table 4; "apart" is best with blocks.
         ratio: delta at first.
         end: the part of the run, of 1, after which it is 0.
         seed: of the draws, which hang on it and the update alone.
 
     Raises:
-        ModelError: the blocks have no layers but the first and the last one.
+        ModelError: there are no fragments.
     """
 
     def __init__(
         self,
         networks: Sequence[Executor],
-        blocks: Sequence[Block],
+        fragments: Sequence[Sequence[str]],
         *,
-        fragments: Fragments,
         draws: Draws,
         ratio: float,
         end: Fraction,
@@ -59,12 +58,9 @@ class StochasticPrecision(Companion):
     ) -> None:
         super().__init__()
         self._ratio, self._end, self._seed, self._apart = ratio, end, seed, draws == "apart"
-        layers = [tuple(key for key in block.layers if _is_inner(networks[0], key)) for block in blocks]
-        if fragments == "layers":
-            layers = _by_source(networks[0], [key for keys in layers for key in keys])
-        self._fragments = [[_part(network, key) for network in networks for key in keys] for keys in layers if keys]
-        if not self._fragments:
-            raise ModelError("ssp: nothing to draw, all layers of the residual blocks are the network's first or last")
+        if not fragments:
+            raise ModelError("ssp: nothing to draw, expected layers of weights between the first and the last one")
+        self._fragments = [[_part(network, key) for network in networks for key in keys] for keys in fragments]
 
     def ratio(self, done: Fraction) -> float:
         """delta when this part of the run is done."""
@@ -80,6 +76,21 @@ class StochasticPrecision(Companion):
                 activations.rounds = bool(quantized[_ACTIVATIONS if self._apart else _WEIGHTS])
 
 
+def block_fragments(network: Executor, blocks: Sequence[Block]) -> list[tuple[str, ...]]:
+    """A block's layers, without the network's first and last one."""
+    inner = [tuple(key for key in block.layers if _is_inner(network, key)) for block in blocks]
+    return [keys for keys in inner if keys]
+
+
+def layer_fragments(network: Executor) -> list[tuple[str, ...]]:
+    """Each layer but the first and the last, with those whose input is rounded with its own: all of them or none."""
+    found: defaultdict[Quantizer | None, list[str]] = defaultdict(list)
+    for key, layer in network.layers.items():
+        if isinstance(layer, WeightedLayer) and _is_inner(network, key):
+            found[input_quantizer(network, key)].append(key)
+    return [tuple(together) for together in found.values()]
+
+
 def _part(network: Executor, key: str) -> tuple[WeightedLayer, Quantizer]:
     """A layer, which rounds its weights, and what rounds its input."""
     layer, source = network.layers[key], input_quantizer(network, key)
@@ -91,11 +102,3 @@ def _part(network: Executor, key: str) -> tuple[WeightedLayer, Quantizer]:
 def _is_inner(network: Executor, key: str) -> bool:
     """Whether a layer reads what a layer before it gives, and gives something that is quantized again."""
     return input_quantizer(network, key) is not None and key in network.quantizers
-
-
-def _by_source(network: Executor, keys: Sequence[str]) -> list[tuple[str, ...]]:
-    """The layers, those together whose input one quantizer rounds: it can do so for all of them or for none."""
-    found: defaultdict[Quantizer | None, list[str]] = defaultdict(list)
-    for key in keys:
-        found[input_quantizer(network, key)].append(key)
-    return [tuple(together) for together in found.values()]

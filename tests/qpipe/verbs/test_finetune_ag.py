@@ -139,7 +139,9 @@ def test_a_fade_without_stripping(stages: Path, options: dict[str, Any], message
 def test_blocks_that_there_are_not(stages: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are refused before anything that takes time: a float network is not calibrated."""
     monkeypatch.delattr(subject, "calibrate")
-    with pytest.raises(LoweringError, match=r"^blocks 'layer9\.\*': matches no residual block, expected .* 'add'$"):
+    with pytest.raises(
+        LoweringError, match=r"\.onnx: blocks 'layer9\.\*': matches no residual block, expected .* 'add'$"
+    ):
         qpipe.finetune(stages / name, "digits", plain=True, blocks="layer9.*", **SHORT)
 
 
@@ -160,16 +162,16 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"plain": True}, LoweringError, "^the network has no residual Add, expected one that joins a skip"),
+        ({"plain": True}, LoweringError, r"net\.qdq\.onnx: no residual Add, expected one that joins a skip"),
         (
             {"method": "ag"},
             ModelError,
-            "^the network has no residual blocks, and none were stripped: ",
+            r"net\.qdq\.onnx: no residual blocks, and none were stripped, ",
         ),
         (
             {"ssp": True},
             ModelError,
-            "^the network has no residual blocks, and none were stripped: ",
+            r"net\.qdq\.onnx: no residual blocks, and none were stripped, ",
         ),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_network_with_a_shortcut_around_every_convolution(
 def test_no_blocks() -> None:
     net = Network(3, 8, 8)
     model = net.model(net.head(net.op("Relu", net.conv("x", 3, 8)), 8))
-    with pytest.raises(ModelError, match=r"^the network has no residual blocks, and none were stripped: "):
+    with pytest.raises(ModelError, match=r"^no residual blocks, and none were stripped, "):
         found(model)
 
 

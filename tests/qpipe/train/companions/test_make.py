@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
-from networks import Network, assert_exact
+from networks import Network, assert_exact, quantized
 from small_training import SETTINGS, assert_same, bright_images, state_of, two_blocks, two_plain_blocks
 
 import qpipe
@@ -102,8 +102,29 @@ def test_skips_fade_in_all_networks_and_precision_in_those_that_have_one() -> No
 )
 def test_a_network_without_blocks(told: dict[str, Any]) -> None:
     model = without_blocks()
-    with pytest.raises(ModelError, match=r"^the network has no residual blocks, and none were stripped: "):
+    with pytest.raises(ModelError, match=r"^no residual blocks, and none were stripped, "):
         make_companions(Executor(model), model, model, of(told), SHAPE)
+
+
+def test_ssp_on_layers_needs_no_blocks() -> None:
+    net = Network(*SHAPE)
+    x = net.conv(net.op("Relu", net.conv(net.op("Relu", net.conv("x", 3, 8)), 8, 8)), 8, 8)
+    model = net.model(net.head(net.op("Relu", x), 8))
+    quantized(model, net.inputs(16))
+    executor = Executor(model, batch_norm="batch")
+    (ssp,) = make_companions(
+        executor, model, model, of({"ssp": True, "ssp_fragments": "layers", "ssp_ratio": 1.0}), SHAPE
+    )
+    ssp.begin_update(Fraction(0), 0)
+    assert [layer.rounds for layer in executor.weighted()] == [True, False, False, True]
+
+
+def test_ssp_with_nothing_to_draw() -> None:
+    net = Network(*SHAPE)
+    model = quantized(net.model(net.head(net.op("Relu", net.conv("x", 3, 8)), 8)), net.inputs(16))
+    told = of({"ssp": True, "ssp_fragments": "layers"})
+    with pytest.raises(ModelError, match=r"^ssp: nothing to draw, expected layers of weights between"):
+        make_companions(Executor(model), model, model, told, SHAPE)
 
 
 @each

@@ -20,7 +20,7 @@ from passes.expand_bases import ExpandBases
 from qpipe.arith.dorefa import DoReFaSpec
 from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.navigation import input_quantizer
-from qpipe.train.companions.stochastic import StochasticPrecision
+from qpipe.train.companions.stochastic import StochasticPrecision, block_fragments, layer_fragments
 from qpipe.train.executor import Executor
 from qpipe.train.straight_through import unrounded_weight
 
@@ -29,11 +29,16 @@ INNER = ("1", "2", "3", "4")
 """Of the plain network: between the first convolution and the Gemm."""
 
 
-def made(executor: Executor | None = None, *more: Executor, **options: Any) -> tuple[StochasticPrecision, Executor]:
+def made(
+    executor: Executor | None = None, *more: Executor, fragments: str = "layers", **options: Any
+) -> tuple[StochasticPrecision, Executor]:
     model = plain_qdq()
     executor = executor or in_training(model)
-    policy = {"fragments": "layers", "draws": "apart", "ratio": 0.5, "end": END, "seed": 3, **options}
-    return StochasticPrecision([executor, *more], blocks_of(model, executor), **policy), executor
+    policy = {"draws": "apart", "ratio": 0.5, "end": END, "seed": 3, **options}
+    parts = (
+        block_fragments(executor, blocks_of(model, executor)) if fragments == "blocks" else layer_fragments(executor)
+    )
+    return StochasticPrecision([executor, *more], parts, **policy), executor
 
 
 def drawn(executor: Executor) -> list[tuple[bool, bool]]:
@@ -128,7 +133,7 @@ def test_a_block_that_begins_with_the_first_layer() -> None:
     model = block_at_the_start(last=False)
     executor = in_training(model)
     module = StochasticPrecision(
-        [executor], blocks_of(model, executor), fragments="blocks", draws="apart", ratio=1.0, end=END, seed=0
+        [executor], block_fragments(executor, blocks_of(model, executor)), draws="apart", ratio=1.0, end=END, seed=0
     )
     module.begin_update(Fraction(0), 0)
     left_out = [layer.layer.name for layer in weighted(executor) if not layer.rounds]
@@ -143,19 +148,18 @@ def test_layers_that_read_the_same_signs_are_one_fragment() -> None:
     CalibrateOnSigns(inputs=[net.inputs(16)])(model)
     quantized(model, net.inputs(16), quantizer="groupnet")
     executor = in_training(model)
-    blocks = blocks_of(model, executor)
-    module = StochasticPrecision([executor], blocks, fragments="layers", draws="together", ratio=0.5, end=END, seed=0)
+    module = StochasticPrecision([executor], layer_fragments(executor), draws="together", ratio=0.5, end=END, seed=0)
     seen = set()
     for update in range(20):
         module.begin_update(Fraction(0), update)
-        for block in blocks:
+        for block in blocks_of(model, executor):
             for key in block.layers:
                 layer, source = executor.layer(key), input_quantizer(executor, key)
                 assert layer is not None
                 assert source is not None
                 assert layer.rounds == source.rounds
                 seen.add((key, layer.rounds))
-    assert len(seen) == 2 * sum(len(block.layers) for block in blocks)
+    assert len(seen) == 2 * sum(len(block.layers) for block in blocks_of(model, executor))
 
 
 def test_nothing_is_left_out_at_the_end() -> None:
@@ -230,7 +234,7 @@ def test_evaluation_is_always_quantized(make: Any) -> None:
     x = batch()[0].numpy()
     expected = evaluated(executor, x)[0]
     module = StochasticPrecision(
-        [executor], blocks_of(model, executor), fragments="blocks", draws="apart", ratio=1.0, end=END, seed=0
+        [executor], block_fragments(executor, blocks_of(model, executor)), draws="apart", ratio=1.0, end=END, seed=0
     )
     module.begin_update(Fraction(0), 0)
     np.testing.assert_array_equal(evaluated(executor, x)[0], expected)
