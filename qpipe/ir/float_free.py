@@ -15,8 +15,8 @@ def float_tensors(model: ir.Model) -> list[str]:
     """What is float, or of unknown type, strictly between the first integer tensor and the last.
 
     Names of values and initializers, and `node.attribute` for attributes, tensors and subgraphs in them included. A
-    QuantizeLinear of a graph input is the begin and a DequantizeLinear whose result nothing quantizes again is the end:
-    they and the float tail behind them are not part of it, nor are their own scales.
+    QuantizeLinear of a graph input is the begin; the end is a DequantizeLinear or a Cast whose floats nothing quantizes
+    again: they and the float tail behind them are not part of it, nor are their own scales.
     """
     outside = _outside(model.graph)
     inside = [node for node in model.graph if node not in outside]
@@ -31,7 +31,7 @@ def float_tensors(model: ir.Model) -> list[str]:
 
 
 def _outside(graph: ir.Graph) -> set[ir.Node]:
-    """The QuantizeLinear of each float input, and each last DequantizeLinear with all that follows it."""
+    """The QuantizeLinear of each float input, and each last node that makes floats, with all that follows it."""
     outside = {
         node
         for value in graph.inputs
@@ -40,7 +40,8 @@ def _outside(graph: ir.Graph) -> set[ir.Node]:
         if node.op_type == "QuantizeLinear" and node.inputs[0] is value
     }
     for node in graph:
-        if node.op_type == "DequantizeLinear" and not _leads_to_integers(node):
+        makes_floats = node.op_type in {"DequantizeLinear", "Cast"} and node.outputs[0].dtype in _FLOATS
+        if makes_floats and not _leads_to_integers(node):
             outside.add(node)
             outside.update(_after(node))
     return outside

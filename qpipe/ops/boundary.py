@@ -25,7 +25,7 @@ def add_nodes(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
 
 
 def dequantize_results(model: ir.Model, view: View, b: Builder) -> None:
-    """One DequantizeLinear behind every tensor that leaves the quantized part, for the float tail and the outputs."""
+    """Real numbers of every tensor that leaves the quantized part, for the float tail and the outputs."""
     for layer in view.layers:
         if layer.result not in view.results:
             continue
@@ -48,7 +48,15 @@ def _dequantize(layer: QuantizedLayer, b: Builder) -> ir.Value:
     if layer.output is not None:
         inputs = [value, *b.grid(layer.output.spec)]
         return b.emit("DequantizeLinear", inputs, name=name, dtype=ir.DataType.FLOAT)
+    assert isinstance(layer.weight, FinalWeight)
     scales = result_scales(layer)
+    if layer.result.uses():
+        # onnxruntime pushes a DequantizeLinear of one scale through a Reshape, and then can't open what it made.
+        spatial = [1] * (layer.weight.codes.ndim - 2)
+        scale = b.constant(f"{layer.name}_scale", scales.reshape(-1, *spatial) if len(scales) > 1 else scales[0])
+        to_float = {"to": ir.DataType.FLOAT}
+        steps = b.emit("Cast", [value], name=f"{layer.name}_cast", attributes=to_float, dtype=ir.DataType.FLOAT)
+        return b.emit("Mul", [steps, scale], name=name, dtype=ir.DataType.FLOAT)
     attributes = {"axis": 1} if len(scales) > 1 else {}
     scale = b.constant(f"{layer.name}_scale", scales if len(scales) > 1 else scales[0])
     return b.emit("DequantizeLinear", [value, scale], name=name, attributes=attributes, dtype=ir.DataType.FLOAT)
