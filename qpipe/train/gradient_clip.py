@@ -6,6 +6,9 @@ trains others well. With the limit lambda, for each channel of a layer that a no
 
     G <- lambda max(|W|, 1e-3) G / |G|   where   |G| > lambda max(|W|, 1e-3)
 
+So are those of what trains along with the network, a full-precision copy and skips that fade; AG's adaptors, which are
+no layers of a network, are left as they are.
+
 Source: Brock, De, Smith and Simonyan 2021, *High-Performance Large-Scale Image Recognition Without Normalization*,
 section 4, equation 3, which leaves the last layer out too.
 """
@@ -16,12 +19,23 @@ from collections.abc import Iterable
 from typing import Final
 
 import torch
+from torch import nn
 
 from qpipe.ir.weight_layout import output_axis
 from qpipe.train.weighted import WeightedLayer
 
 SHORTEST: Final = 1e-3
 """The norm that weights are taken to have at least, or those that are 0 could never change."""
+
+
+def weighted_layers(modules: Iterable[nn.Module]) -> list[WeightedLayer]:
+    """All layers of the modules that have weights; of those that share them the first."""
+    found: dict[nn.Parameter, WeightedLayer] = {}
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, WeightedLayer):
+                found.setdefault(layer.weight, layer)
+    return list(found.values())
 
 
 @torch.no_grad()

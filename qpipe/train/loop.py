@@ -18,7 +18,7 @@ from qpipe.train.checkpoint import Parts
 from qpipe.train.classes import check_classes, check_label
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.executor import Executor
-from qpipe.train.gradient_clip import clip_gradients
+from qpipe.train.gradient_clip import clip_gradients, weighted_layers
 from qpipe.train.identity import identity_of
 from qpipe.train.keeper import Keeper
 from qpipe.train.learned_quantizer import LearnedQuantizer
@@ -34,9 +34,10 @@ Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class _Run:
-    """What stays the same from update to update."""
+    """What stays the same from update to update. layers: all that train, the companions' too."""
 
     executor: Executor
+    layers: Sequence[WeightedLayer]
     optimizer: torch.optim.Optimizer
     source: Source
     settings: TrainingSettings
@@ -111,7 +112,9 @@ def train(
     optimizer = _optimizer(trained, settings)
     parts = Parts(executor, optimizer, watching, companions, identity)
     keeper = Keeper(checkpoint, checkpoint_every, parts, group.is_main)
-    run = _Run(executor, optimizer, source, settings, loss, watching, companions, group, keeper)
+    run = _Run(
+        executor, weighted_layers(modules), optimizer, source, settings, loss, watching, companions, group, keeper
+    )
     state = keeper.resume() if resume else RunState()
     if len(state.epochs) > settings.epochs:
         raise QpipeError(f"{checkpoint}: {len(state.epochs)} epochs are done, expected at most {settings.epochs}")
@@ -165,7 +168,7 @@ def _update(run: _Run, state: RunState, batches: Batches, at: Fraction) -> bool:
     for companion in run.companions:
         companion.end_backward()
     _bring_together(run, sums, count)
-    clip_gradients(run.executor.weighted(), run.settings.gradient_clip)
+    clip_gradients(run.layers, run.settings.gradient_clip)
     value, correct, images = sums.tolist()
     state.updates += 1
     state.batches += count

@@ -18,12 +18,15 @@ from qpipe.finetune_recipes import resolve
 from qpipe.train.companion import Companion
 from qpipe.train.companions.additional_losses import AdditionalLosses
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
+from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.joint_distillation import JointDistillation
 from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
+from qpipe.train.gradient_clip import weighted_layers
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
 from qpipe.train.run import TrainingSettings
+from qpipe.train.weighted import WeightedLayer
 from qpipe.train.write_back import write_back
 
 SHAPE = (3, 8, 8)
@@ -81,6 +84,25 @@ def test_they_are_told_what_the_settings_say() -> None:
     assert losses.weight == 0.01
     assert isinstance(joint, JointDistillation)
     assert joint.weight == 0.1
+
+
+def test_their_gradients_are_clipped_as_the_network_s(source: Source) -> None:
+    """Of what has weights of its own: a copy that falls to chance would draw the network there."""
+    limit = 1e-6
+    settings = of(ALL, epochs=1, gradient_clip=limit, lr=1.0, weight_decay=0.0, momentum=0.0, schedule="step")
+    executor, companions = plain_run(settings)
+    _, _, joint, fading, _ = companions
+    assert isinstance(joint, JointDistillation)
+    assert isinstance(fading, FadingSkips)
+    layers = weighted_layers([executor, *companions])
+    skips = [layer for layer in fading.layers if isinstance(layer, WeightedLayer)]
+    assert skips
+    assert layers == [*executor.weighted(), *joint.teacher.weighted(), *skips]
+    before = [layer.weight.detach().clone() for layer in layers]
+    train(executor, source, settings, companions=companions)
+    for layer, old in zip(layers, before, strict=True):
+        moved = float((layer.weight.detach() - old).norm() / old.norm())
+        assert (moved < 100 * limit) == layer.has_batch_norm  # in so few updates; the last layers go far
 
 
 def test_skips_fade_in_all_networks_and_precision_in_those_that_have_one() -> None:
