@@ -83,6 +83,8 @@ class Recipe(Settings):
             )
         if self.export.plain and not (self.finetune and self.finetune.plain):
             raise ValueError("[export] plain: true, expected [finetune] plain = true, which trains the skips away")
+        if self.export.plain and self.finetune and self.finetune.blocks != "*":
+            raise ValueError(f"[export] plain: true, but [finetune] blocks is '{self.finetune.blocks}', expected '*'")
         return self
 
     def relative_to(self, folder: Path) -> Self:

@@ -59,6 +59,7 @@ def finetune(
     def show() -> None:
         if (line := stripped_line(qdq)) is not None:
             print_line(line)
+        print_line(recipe_line(carried.get("training")))
         print_line(phases_line(carried.get("training")))
         print_line(f"wrote {output}")
 
@@ -73,6 +74,14 @@ def stripped_line(network: "ir.Model") -> str | None:
     names = [block.name for block in stripped_blocks(network)]
     total = len(names) + len(find_blocks(network.graph))
     return f"without the skips of {len(names)} blocks of {total}: {', '.join(names)}" if names else None
+
+
+def recipe_line(training: JsonValue) -> str:
+    """By which recipe it trained for how long, such as "trained by the recipe plain, 30 epochs"."""
+    settings = training.get("settings") if isinstance(training, dict) else None
+    assert isinstance(settings, dict)
+    epochs = settings["epochs"]
+    return f"trained by the recipe {settings['recipe']}, {epochs} epoch{'s' if epochs != 1 else ''}"
 
 
 def phases_line(training: JsonValue) -> str:

@@ -14,7 +14,8 @@ class CalibrateSettings(Settings):
     weight_bits: Bits = Field(default=8, description="bits of the weights; the first and the last layer keep 8")
     activation_bits: Bits = Field(default=8, description="bits of the activations")
     skip_bits: Bits | None = Field(
-        default=None, description="bits at which a skip connection is carried; by default those of the activations"
+        default=None,
+        description="bits at which a skip connection is carried; by default those of the activations, and no fewer",
     )
     quantizer: WeightQuantizer = Field(
         default="fixed-point",
@@ -87,6 +88,12 @@ class CalibrateSettings(Settings):
                 raise ValueError(f"{name}: {value}, expected none with the quantizer '{self.quantizer}'")
         if self.quantizer != "fixed-point" and not self.per_channel:
             raise ValueError(f"per_channel: false, expected true with the quantizer '{self.quantizer}'")
+        return self
+
+    @model_validator(mode="after")
+    def _skips_are_no_narrower(self) -> Self:
+        if self.skip_bits is not None and self.skip_bits < self.activation_bits:
+            raise ValueError(f"skip_bits: {self.skip_bits}, expected activation_bits, {self.activation_bits}, or more")
         return self
 
     @model_validator(mode="after")

@@ -13,10 +13,11 @@ class FinetuneSettings(Settings):
 
     method: Method = Field(default="faq", description="the training method: FAQ's, or with AG's auxiliary gradients")
     plain: bool = Field(default=False, description="strip the skip connections, and train without them")
-    blocks: str = Field(default="*", description="the residual blocks to strip with --plain, as layer3.*")
+    blocks: str = Field(default="*", description="the residual blocks to strip with --plain, as layer3.*,layer4.0")
     recipe: RecipeName | None = Field(
         default=None,
-        description="values for every option below; by default faq-8bit, with --method ag ag, with --plain plain",
+        description="values for every option below; by default plain where skips are stripped, else faq-8bit, "
+        "or ag with --method ag",
     )
     epochs: int | None = Field(
         default=None, ge=1, description="passes over the training images; a recipe's schedule keeps its proportions"

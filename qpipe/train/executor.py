@@ -235,7 +235,7 @@ def _plan(
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
         view: View = read_view(model)
         if view.is_final:
-            raise ModelError("the model is final (its weights are integers); train the file that calibrate wrote")
+            raise ModelError("final already (its weights are integers), expected the file that calibrate wrote")
         if len(view.inputs) != 1:
             raise ModelError(f"the model has {len(view.inputs)} quantized inputs, expected 1")
         return view.layers, view.results, (view.inputs[0].output, view.inputs[0])

@@ -79,6 +79,8 @@ def export(
     """
     if io == "integer" and format == "qdq":
         raise LoweringError("a qdq file has float inputs and outputs; export qoperator or integer with io integer")
+    if io == "float" and layout != "NCHW":
+        raise LoweringError(f"layout: '{layout}', but without effect, expected io 'integer' with it")
     check_output(output, sources=(model, data))
     spec = load_model(model)
     require_qdq(spec, model_name(model))
@@ -114,7 +116,7 @@ def _refuse_skips(model: ir.Model, name: str) -> None:
     blocks = find_blocks(model.graph)
     if not blocks:
         return
-    more = f" and {len(blocks) - 1} more blocks" if len(blocks) > 1 else ""
+    more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
     training = get_object(model, TRAINING) or {}
     top1 = training.get("accuracy_after")
     stake = f"its top-1 of {100 * top1:.2f} %" if isinstance(top1, float) else "its accuracy"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -38,7 +39,7 @@ def finetune(
     weight_decay: float | None = None,
     batch_size: int | None = None,
     gradient_clip: float | None = None,
-    teacher: str | None = None,
+    teacher: ModelPath | None = None,
     teacher_weight: float | None = None,
     temperature: float | None = None,
     auxiliary_weight: float | None = None,
@@ -115,6 +116,7 @@ def finetune(
         >>> qpipe.inspect("tuned.qdq.onnx").kind
         'QDQ, trainable'
     """
+    teacher = str(teacher) if isinstance(teacher, os.PathLike) else teacher
     arguments = {name: value for name, value in locals().items() if name in FinetuneSettings.model_fields}
     from qpipe.verbs.training_run import prepare
 

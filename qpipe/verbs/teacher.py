@@ -61,6 +61,7 @@ def check_teacher(
         _check_own_floats(network, is_stripped)
     elif teacher is not None:
         _check_shapes(str(run.teacher), teacher, network)
+        _warn_of_training(f"'{run.teacher}' is a", teacher)
         if get_object(teacher, PREPROCESS) is not None and preprocess_of(teacher, None) != preprocess:
             raise ModelError(
                 f"teacher '{run.teacher}': carries another preprocessing than the network, expected one for both"
@@ -72,11 +73,15 @@ def _check_own_floats(network: ir.Model, is_stripped: bool) -> None:
         raise RecipeError("teacher: 'float', but this plain network holds none, expected the float network's file")
     if why := why_no_float(network):
         raise RecipeError(f"teacher: 'float', but {why}, expected the float network's file")
+    _warn_of_training("'float' is this", network)
+
+
+def _warn_of_training(what: str, network: ir.Model) -> None:
     if get_json(network, TRAINING):
         warnings.warn(
-            "teacher: 'float' is this file's float copy as it was fine-tuned, which may know less than the float "
-            "network: name that one's file",
-            stacklevel=4,
+            f"teacher: {what} file's float copy as it was fine-tuned, which may know less than the float network: name "
+            "that one's file",
+            stacklevel=5,
         )
 
 

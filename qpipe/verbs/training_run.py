@@ -126,11 +126,11 @@ def prepare(
         batch_norm=asked.batch_norm,
         precision=asked.precision,
     )
-    executor = Executor(network, batch_norm=asked.batch_norm, precision=asked.precision)
-    check_classes(executor, source)
-    check_stream(run, source.size)
     store_preprocess(network, pixels)
     with about(model_name(model)):
+        executor = Executor(network, batch_norm=asked.batch_norm, precision=asked.precision)
+        check_classes(executor, source)
+        check_stream(run, source.size)
         companions = make_companions(executor, network, subject.origin, settings, source.image_shape)
     return TrainingRun(
         asked=asked,

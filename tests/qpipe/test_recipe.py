@@ -186,4 +186,7 @@ def test_a_plain_export_of_a_network_that_keeps_its_skips_is_refused_before_anyt
     for unsafe in (plain_export, plain_export + "[finetune]\nepochs = 1\n"):
         message = message_of(written(tmp_path, unsafe))
         assert message == "[export] plain: true, expected [finetune] plain = true, which trains the skips away"
-    assert load_recipe(written(tmp_path, plain_export + "[finetune]\nplain = true\n")).export.plain
+    plain = plain_export + "[finetune]\nplain = true\n"
+    message = message_of(written(tmp_path, plain + "blocks = 'layer1.*'\n"))
+    assert message == "[export] plain: true, but [finetune] blocks is 'layer1.*', expected '*'"
+    assert load_recipe(written(tmp_path, plain)).export.plain

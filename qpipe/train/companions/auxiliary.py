@@ -21,15 +21,17 @@ Source: Zhuang et al., *Training Quantized Network with Auxiliary Gradient Modul
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import dropwhile
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
+from qpipe.ir.attributes import describe
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.companions.blocks import Block
-from qpipe.train.companions.navigation import key_before
+from qpipe.train.companions.navigation import key_before, reads_the_input
 from qpipe.train.executor import Executor
 from qpipe.train.weighted import WeightedLayer
 
@@ -63,10 +65,13 @@ class AuxiliaryGradient(Companion):
 
     Args:
         network: F.
-        blocks: of F, in order.
+        blocks: of F, in order. The chain starts at the first one that has a layer before it.
         weight: lambda.
         layerwise: a branch at every convolution of a block, not only at its last one.
         image_shape: of one input, without the batch.
+
+    Raises:
+        ModelError: no block has a layer before it, or what a branch would start at is no image.
     """
 
     def __init__(
@@ -75,13 +80,16 @@ class AuxiliaryGradient(Companion):
         super().__init__()
         self.weight = weight
         self.twin = network.twin()
+        blocks = list(dropwhile(lambda block: reads_the_input(network, block.layers[0]), blocks))
+        if not blocks:
+            raise ModelError("method: 'ag', but no block has a layer before it, expected one behind the first layer")
         self._start, self._end = key_before(self.twin, blocks[0].layers[0]), blocks[-1].end
         self._outputs: list[torch.Tensor] = []
         self.twin.keep_unquantized(self._start)
         tapped = [key for block in blocks for key in _branches(block, layerwise)]
         for key in tapped:
             self.twin.tap(key, self._keep)
-        start, *shapes = self._shapes(image_shape)
+        start, *shapes = self._shapes(image_shape, [self._start, *tapped])
         self.adaptors = nn.ModuleList()
         for key, source, chain in zip(tapped, shapes, [start, *shapes[:-1]], strict=True):
             layer = self.twin.layer(key)
@@ -113,14 +121,16 @@ class AuxiliaryGradient(Companion):
         return self.twin.finish(values, self._end, F.relu(self.norm(chain)))[0].flatten(1)
 
     @torch.no_grad()
-    def _shapes(self, image_shape: Sequence[int]) -> list[Shape]:
-        """Of what the chain starts from, and of each tapped output."""
+    def _shapes(self, image_shape: Sequence[int], keys: Sequence[str]) -> list[Shape]:
+        """Of what the chain starts from, and of each tapped output; `keys` are of the layers that give them."""
         self.twin.eval()(torch.zeros(1, *image_shape))
         found = [self.twin.activated(self._start), *self._outputs]
         self._outputs.clear()
         self.twin.train()
-        if any(tensor.ndim != 4 for tensor in found):
-            raise ModelError("the auxiliary gradient module needs images [N, C, H, W] between the blocks")
+        for key, tensor in zip(keys, found, strict=True):
+            if tensor.ndim != 4:
+                layer = describe(self.twin.plan[int(key)].node)
+                raise ModelError(f"method: 'ag', but {layer} gives {tensor.ndim} dimensions, expected [N, C, H, W]")
         return [(tensor.shape[1], tensor.shape[2], tensor.shape[3]) for tensor in found]
 
 

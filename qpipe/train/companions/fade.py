@@ -55,7 +55,7 @@ class FadingSkips(Companion):
         for network in self._networks:
             source = Executor(residual, batch_norm="batch")
             source = (source if network.is_quantized else source.without_quantizers()).train()
-            own = [_Skip(source, block) for block in blocks]
+            own = [self._skip(source, block) for block in blocks]
             for skip in own:
                 self._attach(network, skip)
             self._skips += own
@@ -65,6 +65,12 @@ class FadingSkips(Companion):
     def begin_update(self, done: Fraction, update: int) -> None:
         """Set s."""
         self._scale = float(max(Fraction(0), 1 - done / self._fraction))
+
+    def _skip(self, source: Executor, block: ResidualBlock) -> _Skip:
+        if key_giving(source, block.start) is None:
+            what = f"fade: {float(self._fraction):g}, but block '{block.name}' starts at the network's input"
+            raise ModelError(f"{what}, expected 0, or blocks without it")
+        return _Skip(source, block)
 
     def _attach(self, network: Executor, skip: _Skip) -> None:
         first, end = skip.ends(network)
@@ -121,8 +127,7 @@ class _Skip:
         self._start, self._end = block.start, block.skip
         self.layers = [network.layers[str(i)] for i in self._section if str(i) in network.layers]
         start = key_giving(network, block.start)
-        if start is None:
-            raise ModelError(f"block '{block.name}': starts at the network's input, expected a layer before it")
+        assert start is not None
         self._quantizer = network.quantizer(start)
         self._quantizer.owns = False
         inner = [network.quantizers[str(i)] for i in self._section if str(i) in network.quantizers]

@@ -29,15 +29,24 @@ def key_giving(network: Executor, value: ir.Value) -> str | None:
 
 
 def key_before(network: Executor, key: str) -> str:
-    """The key of the layer whose result this one reads first, looking through requantizations.
-
-    ModelError where that is the network's input.
-    """
-    found = key_giving(network, network.reads[int(key)][0])
+    """The key of the layer whose result this one reads first; ModelError where that is the network's input."""
+    found = _key_before(network, key)
     if found is None:
         node = network.plan[int(key)].node
         raise ModelError(f"{describe(node)}: reads the network's input, expected a layer before it")
-    return key_before(network, found) if network.plan[int(found)].op_type == "QuantizeLinear" else found
+    return found
+
+
+def reads_the_input(network: Executor, key: str) -> bool:
+    """Whether there is no layer before this one."""
+    return _key_before(network, key) is None
+
+
+def _key_before(network: Executor, key: str) -> str | None:
+    """Looking through requantizations."""
+    found = key_giving(network, network.reads[int(key)][0])
+    looks_through = found is not None and network.plan[int(found)].op_type == "QuantizeLinear"
+    return _key_before(network, str(found)) if looks_through else found
 
 
 def input_quantizer(network: Executor, key: str) -> Quantizer | None:

@@ -20,7 +20,8 @@ def test_one_command_makes_a_plain_network(here: Path, capsys: pytest.CaptureFix
     out, err = capsys.readouterr()
     assert "qpipe: warning: the float network's top-1 is " in err
     assert out.splitlines()[0] == "without the skips of 1 blocks of 1: add"
-    line = out.splitlines()[1]
+    assert out.splitlines()[1].startswith("trained by the recipe ")
+    line = out.splitlines()[2]
     for part in ("float ", "quantized, with its skips ", "skips stripped ", "trained "):
         assert part in line
     assert main(["export", "plain.qdq.onnx", "--plain", "-o", "plain.int8.onnx"]) == 0

@@ -194,7 +194,7 @@ def test_a_weight_that_is_no_number_is_not_kept(source: Source, tmp_path: Path) 
 
 
 def test_a_final_model_is_refused() -> None:
-    with pytest.raises(ModelError, match="the model is final"):
+    with pytest.raises(ModelError, match="final already"):
         Executor(finalized(qdq()))
 
 

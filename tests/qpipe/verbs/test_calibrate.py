@@ -131,6 +131,7 @@ def test_the_controls() -> None:
     [
         ({"weight_bits": 9}, "weight_bits: 9, expected 2, 3, 4, 5, 6, 7 or 8"),
         ({"activation_bits": 1}, "activation_bits: 1, expected 2, 3"),
+        ({"skip_bits": 4}, "skip_bits: 4, expected activation_bits, 8, or more"),
         ({"start": "scratch"}, "start: 'scratch', expected 'pretrained' or 'random'"),
         ({"ranges": "fixed", "activation_rounding": "nearest"}, "activation_rounding: 'nearest', expected 'ceil'"),
         (

@@ -117,6 +117,11 @@ def test_a_qdq_file_with_integer_ends_is_refused(qdq):
         qpipe.export(qdq, format="qdq", io="integer")
 
 
+def test_a_layout_without_integer_ends_is_refused(qdq):
+    with pytest.raises(LoweringError, match=r"^layout: 'NHWC', but without effect, expected io 'integer' with it$"):
+        qpipe.export(qdq, layout="NHWC")
+
+
 def test_a_float_model_is_refused():
     with pytest.raises(ModelError, match="run `qpipe calibrate` first"):
         qpipe.export(residual_network())

@@ -156,6 +156,8 @@ def test_a_teacher_of_other_preprocessing(stages: Path, tmp_path: Path) -> None:
 def test_a_teacher_that_was_trained_is_warned_of(stages: Path) -> None:
     with pytest.warns(UserWarning, match=r"^teacher: 'float' is this file's float copy as it was fine-tuned"):
         qpipe.finetune(stages / "tuned.qdq.onnx", "digits", teacher="float", **SHORT)
+    with pytest.warns(UserWarning, match=r"^teacher: '.*tuned.qdq.onnx' is a file's float copy as it was fine-tuned"):
+        qpipe.finetune(stages / "net.qdq.onnx", "digits", teacher=stages / "tuned.qdq.onnx", **SHORT)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_what_cannot_be_trained(stages: Path) -> None:
     with pytest.raises(ModelError, match="run `qpipe calibrate` first"):
         qpipe.finetune(stages / "net.onnx", "digits")
     final = qpipe.export(stages / "tuned.qdq.onnx", format="qdq")
-    with pytest.raises(ModelError, match="the model is final"):
+    with pytest.raises(ModelError, match=r"^the model: final already"):
         qpipe.finetune(final, "digits", evaluate=False)
     images = np.zeros((4, 8, 8, 1), np.uint8)
     with pytest.raises(DataError, match="no labels"):

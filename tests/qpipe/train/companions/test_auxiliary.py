@@ -239,11 +239,33 @@ def test_nothing_of_it_is_in_the_file(make: Any, layerwise: bool) -> None:
     assert_exact(found, batch()[0].numpy())
 
 
-def test_a_block_that_reads_the_input_is_refused() -> None:
+def from_the_input(blocks: int) -> ir.Model:
+    """The first block reads the network's input."""
+    net, x = Network(3, 8, 8), "x"
+    for _ in range(blocks):
+        x = net.op("Relu", net.op("Add", net.conv(net.op("Relu", net.conv(x, 3, 8)), 8, 3), x))
+    return quantized(net.model(net.head(x, 3)), net.inputs())
+
+
+def test_blocks_that_read_the_input_alone_are_refused() -> None:
+    model = from_the_input(1)
+    with pytest.raises(ModelError, match=r"^method: 'ag', but no block has a layer before it, expected"):
+        auxiliary(model, in_training(model))
+
+
+def test_the_chain_starts_at_the_first_block_that_has_a_layer_before_it() -> None:
+    model = from_the_input(3)
+    module = auxiliary(model, in_training(model))
+    assert len(module.adaptors) == 2
+
+
+def test_what_a_branch_would_start_at_is_an_image() -> None:
     net = Network(3, 8, 8)
-    x = net.op("Relu", net.op("Add", net.conv(net.op("Relu", net.conv("x", 3, 8)), 8, 3), "x"))
-    model = quantized(net.model(net.head(x, 3)), net.inputs())
-    with pytest.raises(ModelError, match="reads the network's input, expected a layer before it"):
+    x = net.op("Flatten", net.op("GlobalAveragePool", net.op("Relu", net.conv("x", 3, 8))))
+    y = net.op("Relu", net.gemm(x, 8, 8))
+    x = net.op("Relu", net.op("Add", net.gemm(y, 8, 8), x))
+    model = quantized(net.model(net.gemm(x, 8, 4)), net.inputs())
+    with pytest.raises(ModelError, match=r"^method: 'ag', but .* gives 2 dimensions, expected \[N, C, H, W\]$"):
         auxiliary(model, in_training(model))
 
 
