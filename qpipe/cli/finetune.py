@@ -59,7 +59,8 @@ def finetune(
     def show() -> None:
         if (line := stripped_line(qdq)) is not None:
             print_line(line)
-        print_line(recipe_line(carried.get("training")))
+        if (line := recipe_line(carried.get("training"))) is not None:
+            print_line(line)
         print_line(phases_line(carried.get("training")))
         print_line(f"wrote {output}")
 
@@ -76,10 +77,11 @@ def stripped_line(network: "ir.Model") -> str | None:
     return f"without the skips of {len(names)} blocks of {total}: {', '.join(names)}" if names else None
 
 
-def recipe_line(training: JsonValue) -> str:
-    """By which recipe it trained for how long, such as "trained by the recipe plain, 30 epochs"."""
+def recipe_line(training: JsonValue) -> str | None:
+    """By which recipe it trained for how long, such as "trained by the recipe plain, 30 epochs"; None if untold."""
     settings = training.get("settings") if isinstance(training, dict) else None
-    assert isinstance(settings, dict)
+    if not isinstance(settings, dict):
+        return None
     epochs = settings["epochs"]
     return f"trained by the recipe {settings['recipe']}, {epochs} epoch{'s' if epochs != 1 else ''}"
 

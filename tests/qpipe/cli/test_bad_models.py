@@ -110,7 +110,9 @@ def test_nodes_without_integer_form_are_named_all_at_once(refused: Callable[[str
     ]
     save(digits_model(between=nodes))
     message = refused(CALIBRATE.format(model="bad.onnx"))
-    assert message.startswith("no integer form, with layers after it: Sigmoid 'squash', Mul 'gate'; `qpipe inspect`")
+    assert message.startswith(
+        "bad.onnx: no integer form, with layers after it: Sigmoid 'squash', Mul 'gate'; `qpipe inspect`"
+    )
 
 
 def test_two_inputs(refused: Callable[[str], str]) -> None:
