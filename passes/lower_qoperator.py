@@ -3,9 +3,10 @@
     Q -> DQ -> Conv(DQ(w), DQ(b)) -> Relu -> Q     becomes     QuantizeLinear -> QLinearConv
     last Gemm                                      becomes     MatMulInteger + bias (int32) -> DequantizeLinear
 
-Each op's own part is `lower_qoperator` in `qpipe/ops/`. All tensors between are uint8; a range narrower than uint8 is a
-Clip of the integers. What onnxruntime computes with these operators is exactly the integer arithmetic, because the
-certificate's conditions hold (see `qpipe.arith.certificate`), and the gate checks it.
+Before a float tail the last step is a Cast and a Mul (see `qpipe.ops.boundary`). Each op's own part is
+`lower_qoperator` in `qpipe/ops/`. All tensors between are uint8; a range narrower than uint8 is a Clip of the integers.
+What onnxruntime computes with these operators is exactly the integer arithmetic, because the certificate's conditions
+hold (see `qpipe.arith.certificate`), and the gate checks it.
 """
 
 from __future__ import annotations
