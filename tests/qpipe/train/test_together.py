@@ -38,7 +38,8 @@ def launch(folder: Path, *words: str, processes: int = 2) -> subprocess.Complete
 def train(folder: Path, output: str, *options: str, processes: int = 2) -> onnx.ModelProto:
     done = launch(folder, *RUN, "--no-flip", "-o", output, *options, processes=processes)
     assert done.returncode == 0, done.stderr
-    told = done.stdout.splitlines()
+    recipe, *told = done.stdout.splitlines()
+    assert recipe.startswith("trained by the recipe ")
     assert [line.split(":")[0] for line in told] == ["top-1", f"wrote {output}"]  # once, not by each
     return onnx.load(folder / output)
 
