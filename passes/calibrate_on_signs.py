@@ -26,12 +26,11 @@ from qpipe.calibration.moments import measure_moments
 from qpipe.calibration.observe import default_percentile, observe
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.errors import ModelError
-from qpipe.ir.attributes import float_attribute, rank, require_constant
-from qpipe.ir.binary_blocks import binary_layers
-from qpipe.ir.layers import Layer, group_layers
-from qpipe.ir.plan import plan_quantization
-from qpipe.ir.qdq import initializer, set_constant_input
-from qpipe.ir.weight_layout import to_rows, to_weight
+from qpipe.ir.graph.binary_blocks import binary_layers
+from qpipe.ir.graph.layers import Layer, group_layers
+from qpipe.ir.quantized.plan import plan_quantization
+from qpipe.ir.quantized.weight_layout import to_rows, to_weight
+from qpipe.nodes import float_attribute, initializer, rank, require_constant, set_constant_input
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ import onnx_ir as ir
 from qpipe.calibration.observe import ObservedRange, default_percentile, observe
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.errors import ModelError
-from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
-from qpipe.ir.plan import PlannedQuantizer, plan_quantization
+from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable
+from qpipe.ir.quantized.plan import PlannedQuantizer, plan_quantization
 
 RANGE_KEY = "qpipe.range"
 NARROW_KEY = "qpipe.range.narrow"  # of a value that is carried wider for a skip: at its readers' width

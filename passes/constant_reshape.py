@@ -13,8 +13,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.ir.attributes import constant_input, input_value, static_shape
-from qpipe.ir.qdq import initializer
+from qpipe.nodes import constant_input, initializer, input_value, static_shape
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.certificate import reciprocal_is_exact
-from qpipe.ir.attributes import static_shape, window
-from qpipe.ir.qdq import initializer
+from qpipe.nodes import initializer, static_shape, window
 
 
 @dataclass(frozen=True, kw_only=True)

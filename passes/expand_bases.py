@@ -31,12 +31,11 @@ import onnx_ir as ir
 from passes.remove_dead_code import RemoveDeadCode
 from passes.shortcut_every_convolution import inner_blocks, remove_activations
 from qpipe.arith.binary import BASES, magnitudes, sign_codes
-from qpipe.ir.attributes import require_constant
-from qpipe.ir.binary_blocks import BinaryBlock, binary_blocks, write_binary_blocks
-from qpipe.ir.layers import Layer
-from qpipe.ir.qdq import initializer, name_value, set_constant_input
-from qpipe.ir.residual import ResidualBlock, find_blocks
-from qpipe.ir.weight_layout import to_rows, to_weight
+from qpipe.ir.graph.binary_blocks import BinaryBlock, binary_blocks, write_binary_blocks
+from qpipe.ir.graph.layers import Layer
+from qpipe.ir.graph.residual import ResidualBlock, find_blocks
+from qpipe.ir.quantized.weight_layout import to_rows, to_weight
+from qpipe.nodes import initializer, name_value, require_constant, set_constant_input
 
 
 @dataclass(frozen=True, kw_only=True)

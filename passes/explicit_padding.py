@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from qpipe.ir.attributes import ints_attribute, kernel_shape, static_shape, string_attribute
+from qpipe.nodes import ints_attribute, kernel_shape, static_shape, string_attribute
 
 _OPS = frozenset({"Conv", "MaxPool", "AveragePool"})
 

@@ -16,14 +16,13 @@ import onnx_ir as ir
 from passes.exact_average_pool import ExactAveragePool
 from passes.remove_dead_code import RemoveDeadCode
 from qpipe.errors import LoweringError
-from qpipe.ir.attributes import rank
-from qpipe.ir.final_weights import final_weight, standalone_batch_norm
-from qpipe.ir.qdq import initializer
-from qpipe.ir.upgrade import label_opset
-from qpipe.ir.view import QuantizedLayer, read_view
-from qpipe.ir.view_weights import FinalWeight
-from qpipe.ir.weight_codes import PACKED, stored_weight
-from qpipe.ir.weight_layout import output_axis
+from qpipe.ir.files.upgrade import label_opset
+from qpipe.ir.quantized.final_weights import final_weight, standalone_batch_norm
+from qpipe.ir.quantized.view import QuantizedLayer, read_view
+from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
+from qpipe.ir.quantized.weight_layout import output_axis
+from qpipe.nodes import initializer, rank
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ import onnx_ir as ir
 
 from passes.calibrate_percentile import NARROW_KEY, RANGE_KEY, write_range
 from qpipe.calibration.observe import ObservedRange
-from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
-from qpipe.ir.plan import plan_quantization
+from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable
+from qpipe.ir.quantized.plan import plan_quantization
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import FOLDED_FROM_KEY, fold_constants_ir
 
-from qpipe.ir.quiet import quiet
+from qpipe.ir.files.quiet import quiet
 
 _QUANTIZATION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _PACKED = frozenset({ir.DataType.INT2, ir.DataType.UINT2, ir.DataType.INT4, ir.DataType.UINT4})

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.ir.attributes import AnyArray, constant_array, constant_input, input_value, rank
+from qpipe.nodes import AnyArray, constant_array, constant_input, input_value, rank
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,14 +27,14 @@ from qpipe.arith.weight_quantizer import BINARY_QUANTIZERS, WeightQuantizer
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
 from qpipe.calibration.observe import default_percentile
 from qpipe.errors import LoweringError, RecipeError
-from qpipe.ir.attributes import describe
-from qpipe.ir.binary import base_grids, check_binary, insert_signs, quantize_binary
-from qpipe.ir.binary_blocks import binary_blocks, binary_layers
-from qpipe.ir.dorefa import check_dorefa, quantize_dorefa
-from qpipe.ir.insert_weight import insert_weight_quantizer
-from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
-from qpipe.ir.layers import Layer, Role
-from qpipe.ir.lq import (
+from qpipe.ir.files.metadata import set_json
+from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
+from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable
+from qpipe.ir.graph.layers import Layer, Role
+from qpipe.ir.quantized.binary import base_grids, check_binary, insert_signs, quantize_binary
+from qpipe.ir.quantized.dorefa import check_dorefa, quantize_dorefa
+from qpipe.ir.quantized.insert_weight import insert_weight_quantizer
+from qpipe.ir.quantized.lq import (
     AnyGrid,
     LearnedTable,
     check_lq,
@@ -44,12 +44,12 @@ from qpipe.ir.lq import (
     quantize_lq,
     spec_of,
 )
-from qpipe.ir.metadata import set_json
-from qpipe.ir.plan import PlannedQuantizer, QuantizationPlan, plan_quantization
-from qpipe.ir.qdq import insert_activation_quantizer
-from qpipe.ir.view_weights import QUANTIZATION
-from qpipe.ir.weight_layout import is_depthwise
-from qpipe.ir.weights import initial_weight
+from qpipe.ir.quantized.plan import PlannedQuantizer, QuantizationPlan, plan_quantization
+from qpipe.ir.quantized.qdq import insert_activation_quantizer
+from qpipe.ir.quantized.view_weights import QUANTIZATION
+from qpipe.ir.quantized.weight_layout import is_depthwise
+from qpipe.ir.quantized.weights import initial_weight
+from qpipe.nodes import describe
 from qpipe.ops import OPS
 
 

@@ -18,13 +18,13 @@ import onnx_ir as ir
 
 from qpipe.data import Preprocess
 from qpipe.errors import LoweringError
-from qpipe.ir.metadata import PREPROCESS, get_object, set_json
-from qpipe.ir.qdq import ActivationQuantizer
-from qpipe.ir.view import View, read_final_view
+from qpipe.ir.files.metadata import PREPROCESS, get_object, set_json
+from qpipe.ir.quantized.qdq import ActivationQuantizer
+from qpipe.ir.quantized.view import View, read_final_view
+from qpipe.lowering.ends import add_nodes, dequantize_results
+from qpipe.lowering.integer_builder import IntegerBuilder, Layout
+from qpipe.lowering.integer_ends import Floats, give_integers, take_pixels
 from qpipe.ops import OPS
-from qpipe.ops.boundary import add_nodes, dequantize_results
-from qpipe.ops.integer_builder import IntegerBuilder, Layout
-from qpipe.ops.integer_io import Floats, give_integers, take_pixels
 
 CUT_TAIL = "cut_tail"
 """Metadata: the names of the float nodes behind the last layers that an integer interface left out."""

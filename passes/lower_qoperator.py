@@ -3,7 +3,7 @@
     Q -> DQ -> Conv(DQ(w), DQ(b)) -> Relu -> Q     becomes     QuantizeLinear -> QLinearConv
     last Gemm                                      becomes     MatMulInteger + bias (int32) -> DequantizeLinear
 
-Before a float tail the last step is a Cast and a Mul (see `qpipe.ops.boundary`). Each op's own part is
+Before a float tail the last step is a Cast and a Mul (see `qpipe.lowering.ends`). Each op's own part is
 `lower_qoperator` in `qpipe/ops/`. All tensors between are uint8; a range narrower than uint8 is a Clip of the integers.
 What onnxruntime computes with these operators is exactly the integer arithmetic, because the certificate's conditions
 hold (see `qpipe.arith.certificate`), and the gate checks it.
@@ -17,13 +17,13 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from passes.lower_integer import CUT_TAIL, pixel_values
-from qpipe.ir.metadata import set_json
-from qpipe.ir.view import View, read_final_view
+from qpipe.ir.files.metadata import set_json
+from qpipe.ir.quantized.view import View, read_final_view
+from qpipe.lowering.ends import add_nodes, dequantize_results
+from qpipe.lowering.integer_builder import IntegerBuilder, Layout
+from qpipe.lowering.integer_ends import give_integers, take_pixels
+from qpipe.lowering.qoperator_builder import MICROSOFT, QOperatorBuilder
 from qpipe.ops import OPS
-from qpipe.ops.boundary import add_nodes, dequantize_results
-from qpipe.ops.integer_builder import IntegerBuilder, Layout
-from qpipe.ops.integer_io import give_integers, take_pixels
-from qpipe.ops.qoperator_builder import MICROSOFT, QOperatorBuilder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.ir.attributes import constant_input, require_constant
-from qpipe.ir.layers import Role, group_layers
-from qpipe.ir.qdq import set_constant_input
-from qpipe.ir.weight_layout import output_axis
+from qpipe.ir.graph.layers import Role, group_layers
+from qpipe.ir.quantized.weight_layout import output_axis
+from qpipe.nodes import constant_input, require_constant, set_constant_input
 
 
 @dataclass(frozen=True, kw_only=True)

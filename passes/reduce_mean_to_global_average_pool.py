@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from qpipe.ir.attributes import constant_input, int_attribute, rank
+from qpipe.nodes import constant_input, int_attribute, rank
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qpipe.errors import ModelError
-from qpipe.ir.attributes import constant_input, describe, input_value
+from qpipe.nodes import constant_input, describe, input_value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,12 +19,12 @@ from onnx_ir.passes import common
 
 from qpipe.arith.weights import WeightSpec
 from qpipe.errors import ModelError
-from qpipe.ir.attributes import describe
-from qpipe.ir.bypass import replace_value
-from qpipe.ir.metadata import TRAINING, set_json
-from qpipe.ir.qdq import ActivationQuantizer, initializer, name_value, quantizer_nodes
-from qpipe.ir.view import QuantizedLayer, read_view
-from qpipe.ir.view_weights import QUANTIZATION, FinalWeight, TrainableWeight
+from qpipe.ir.files.metadata import TRAINING, set_json
+from qpipe.ir.quantized.bypass import replace_value
+from qpipe.ir.quantized.qdq import ActivationQuantizer, quantizer_nodes
+from qpipe.ir.quantized.view import QuantizedLayer, read_view
+from qpipe.ir.quantized.view_weights import QUANTIZATION, FinalWeight, TrainableWeight
+from qpipe.nodes import describe, initializer, name_value
 
 
 @dataclass(frozen=True, kw_only=True)

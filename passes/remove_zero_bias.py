@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from qpipe.ir.attributes import constant_input
+from qpipe.nodes import constant_input
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,14 +22,13 @@ import onnx_ir as ir
 from qpipe.arith.binary import BinarySpec, magnitudes
 from qpipe.arith.rescale import channel_ratio
 from qpipe.arith.weights import WeightSpec
-from qpipe.ir.affine import Float64Array, read_affine
-from qpipe.ir.attributes import float_attribute, input_value, require_constant
-from qpipe.ir.final_weights import float_rows
-from qpipe.ir.qdq import set_constant_input
-from qpipe.ir.view import QuantizedLayer, read_view
-from qpipe.ir.view_weights import TrainableWeight
-from qpipe.ir.weights import FloatArray, rows_on_grid
-from qpipe.ir.write_weight import write_weight
+from qpipe.ir.graph.affine import Float64Array, read_affine
+from qpipe.ir.quantized.final_weights import float_rows
+from qpipe.ir.quantized.view import QuantizedLayer, read_view
+from qpipe.ir.quantized.view_weights import TrainableWeight
+from qpipe.ir.quantized.weights import FloatArray, rows_on_grid
+from qpipe.ir.quantized.write_weight import write_weight
+from qpipe.nodes import float_attribute, input_value, require_constant, set_constant_input
 
 _NEXT_TO_ONE = 1e-6  # a few units in the last place of float32
 

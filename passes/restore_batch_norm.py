@@ -29,12 +29,11 @@ import onnx_ir as ir
 from qpipe.calibration.moments import Moments, measure_moments
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.errors import ModelError
-from qpipe.ir.affine import Float64Array, read_affine
-from qpipe.ir.attributes import input_value, require_constant
-from qpipe.ir.layers import Layer
-from qpipe.ir.plan import plan_quantization
-from qpipe.ir.qdq import initializer, set_constant_input
-from qpipe.ir.weight_layout import output_axis, to_rows, to_weight
+from qpipe.ir.graph.affine import Float64Array, read_affine
+from qpipe.ir.graph.layers import Layer
+from qpipe.ir.quantized.plan import plan_quantization
+from qpipe.ir.quantized.weight_layout import output_axis, to_rows, to_weight
+from qpipe.nodes import initializer, input_value, require_constant, set_constant_input
 
 EPSILON = float(np.float32(1e-5))  # what a file can hold of ONNX's default
 

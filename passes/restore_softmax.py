@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from qpipe.ir.attributes import int_attribute, rank
+from qpipe.nodes import int_attribute, rank
 
 _OPS = frozenset({"Softmax", "LogSoftmax"})
 

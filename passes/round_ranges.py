@@ -22,8 +22,8 @@ from qpipe.arith.power_of_two import Rounding
 from qpipe.calibration.observe import ObservedRange
 from qpipe.calibration.rounding_error import least_error
 from qpipe.calibration.shard import ALONE, Shard
-from qpipe.ir.layer_options import NO_OPTIONS, LayerTable
-from qpipe.ir.plan import QuantizationPlan, plan_quantization
+from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable
+from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
 
 RangeRounding = Literal["ceil", "nearest", "least-error"]
 

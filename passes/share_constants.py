@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.ir.attributes import constant_array
-from qpipe.ir.qdq import initializer
+from qpipe.nodes import constant_array, initializer
 
 
 @dataclass(frozen=True, kw_only=True)

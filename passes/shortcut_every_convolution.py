@@ -23,12 +23,12 @@ import onnx_ir as ir
 
 from passes.remove_dead_code import RemoveDeadCode
 from qpipe.errors import LoweringError
-from qpipe.ir.attributes import describe, static_shape
-from qpipe.ir.binary_blocks import BinaryBlock, binary_blocks, write_binary_blocks
-from qpipe.ir.bypass import replace_value
-from qpipe.ir.layers import Layer, Role, activation_bound, role
-from qpipe.ir.plan import plan_quantization
-from qpipe.ir.residual import ResidualBlock, find_blocks
+from qpipe.ir.graph.binary_blocks import BinaryBlock, binary_blocks, write_binary_blocks
+from qpipe.ir.graph.layers import Layer, Role, activation_bound, role
+from qpipe.ir.graph.residual import ResidualBlock, find_blocks
+from qpipe.ir.quantized.bypass import replace_value
+from qpipe.ir.quantized.plan import plan_quantization
+from qpipe.nodes import describe, static_shape
 
 _ON_MAIN_PATH = frozenset({"Conv", "BatchNormalization", "Relu", "Clip"})
 

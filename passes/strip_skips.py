@@ -5,7 +5,8 @@
 The Add goes, and what fed nothing but the Add. Conv -> BatchNormalization -> Add -> Relu becomes Conv ->
 BatchNormalization -> Relu; in a QDQ graph the quantizer between the main path and the Add goes too, so that the layer
 has the one that was the Add's. A tensor that was carried wider for the skip alone gets the grid of its other reader.
-Source of the blocks: `qpipe.ir.residual`. The function changes; training the skips away before is somebody else's part.
+Source of the blocks: `qpipe.ir.graph.residual`. The function changes; training the skips away before is somebody
+else's part.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from qpipe.errors import LoweringError
-from qpipe.ir.bypass import (
+from qpipe.ir.graph.layer_options import names_like
+from qpipe.ir.graph.layers import Layer, Role, activation_bound
+from qpipe.ir.graph.residual import ResidualBlock, find_blocks
+from qpipe.ir.graph.stripped_blocks import StrippedBlock, add_stripped_blocks
+from qpipe.ir.quantized.bypass import (
     fuse_batch_norm,
     inherit_bound,
     keep_apart,
@@ -26,11 +31,7 @@ from qpipe.ir.bypass import (
     quantizers_reading,
     replace_value,
 )
-from qpipe.ir.layer_options import names_like
-from qpipe.ir.layers import Layer, Role, activation_bound
-from qpipe.ir.qdq import ActivationQuantizer
-from qpipe.ir.residual import ResidualBlock, find_blocks
-from qpipe.ir.stripped_blocks import StrippedBlock, add_stripped_blocks
+from qpipe.ir.quantized.qdq import ActivationQuantizer
 
 _NEAR = 3  # names that a message suggests
 
@@ -39,7 +40,7 @@ _NEAR = 3  # names that a message suggests
 class StripSkips(ir.passes.InPlacePass):
     """Strip the residual blocks whose names match; `qpipe.plain` in the metadata lists what was removed.
 
-    blocks: a pattern of names such as `layer3.*`, as of `qpipe.ir.layer_options`, or several, apart by commas.
+    blocks: a pattern of names such as `layer3.*`, as of `qpipe.ir.graph.layer_options`, or several, apart by commas.
     """
 
     name: ClassVar[str] = "strip-skips"

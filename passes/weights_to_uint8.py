@@ -12,10 +12,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.ir.qdq import initializer
-from qpipe.ir.view import read_final_view
-from qpipe.ir.view_weights import FinalWeight
-from qpipe.ir.weight_codes import stored_weight
+from qpipe.ir.quantized.view import read_final_view
+from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.ir.quantized.weight_codes import stored_weight
+from qpipe.nodes import initializer
 
 
 @dataclass(frozen=True, kw_only=True)

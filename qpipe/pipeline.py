@@ -174,8 +174,8 @@ def _import_stage(recipe: Recipe, folder: Path) -> Stage:
     output, model = folder / FLOAT_FILE, recipe.model
 
     def run(_: Resumption) -> None:
-        from qpipe.ir.save import save_model
-        from qpipe.ir.torch_import import resolve_model
+        from qpipe.ir.files.save import save_model
+        from qpipe.ir.files.torch_import import resolve_model
 
         save_model(resolve_model(model.path, model.weights, model.input_shape), output)
 

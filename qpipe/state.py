@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 import qpipe
-from qpipe.ir.save import atomic_path
+from qpipe.ir.files.save import atomic_path
 
 STATE_FILE: Final = "state.json"
 

@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable
-from qpipe.ir.qdq import ActivationQuantizer, insert_activation_quantizer, quantizer_nodes
-from qpipe.ir.view import read_view
+from qpipe.ir.quantized.qdq import ActivationQuantizer, insert_activation_quantizer, quantizer_nodes
+from qpipe.ir.quantized.view import read_view
 
 
 def random_table(

@@ -19,11 +19,11 @@ from passes.normalize import normalize
 from qpipe.arith.quantize import quantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.calibration.observe import ObservedRange
-from qpipe.ir.layers import activation_bound
-from qpipe.ir.plan import plan_quantization
-from qpipe.ir.qdq import ActivationQuantizer
-from qpipe.ir.view import QuantizedLayer, read_view
-from qpipe.ir.view_weights import FinalWeight
+from qpipe.ir.graph.layers import activation_bound
+from qpipe.ir.quantized.plan import plan_quantization
+from qpipe.ir.quantized.qdq import ActivationQuantizer
+from qpipe.ir.quantized.view import QuantizedLayer, read_view
+from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ops import OPS
 from qpipe.runtime.cut import lowered_tensors, spec_tensors, with_outputs
 

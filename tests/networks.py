@@ -13,9 +13,9 @@ from passes.calibrate_percentile import CalibratePercentile
 from passes.finalize import Finalize
 from passes.insert_quantizers import InsertQuantizers
 from passes.normalize import normalize
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import get_object
-from qpipe.ir.view_weights import QUANTIZATION
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import get_object
+from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.runtime.exact_pairs import open_exact
 from qpipe.runtime.session import open_session
 from qpipe.train.executor import Executor

@@ -5,7 +5,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from qpipe.ir.metadata import AppliedPass
+from qpipe.ir.files.metadata import AppliedPass
 from qpipe.reporting.record import TrainingRecord, read_certificate, read_training
 from qpipe.reporting.run import File, Run
 

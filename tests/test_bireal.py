@@ -21,15 +21,15 @@ from passes.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.arith.binary import SIGNS, BinarySpec, is_sign, magnitudes
 from qpipe.arith.weights import WeightSpec
 from qpipe.errors import LoweringError, RecipeError
-from qpipe.ir.attributes import constant_array
-from qpipe.ir.binary_blocks import binary_layers
-from qpipe.ir.certify import certify
-from qpipe.ir.layer_options import LayerOptions, LayerTable
-from qpipe.ir.macs import count_parameters, total_macs
-from qpipe.ir.quantizer_functions import DOMAIN, SIGN
-from qpipe.ir.view import QuantizedLayer, read_final_view, read_view
-from qpipe.ir.view_weights import FinalWeight, TrainableWeight
-from qpipe.ir.weight_layout import to_rows
+from qpipe.ir.cost.macs import count_parameters, total_macs
+from qpipe.ir.graph.binary_blocks import binary_layers
+from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
+from qpipe.ir.quantized.certify import certify
+from qpipe.ir.quantized.quantizer_functions import DOMAIN, SIGN
+from qpipe.ir.quantized.view import QuantizedLayer, read_final_view, read_view
+from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight
+from qpipe.ir.quantized.weight_layout import to_rows
+from qpipe.nodes import constant_array
 from qpipe.runtime.gate import run_gate
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
 from qpipe.train.companions.blocks import blocks_of

@@ -21,12 +21,12 @@ from passes.rescale_channels import RescaleChannels
 from qpipe.arith.dorefa import DoReFaSpec, dorefa_codes
 from qpipe.arith.weights import WeightSpec
 from qpipe.errors import LoweringError, RecipeError
-from qpipe.ir.attributes import constant_array
-from qpipe.ir.layer_options import LayerOptions, LayerTable
-from qpipe.ir.quantizer_functions import DOMAIN, DOREFA
-from qpipe.ir.view import read_final_view, read_view
-from qpipe.ir.view_weights import FinalWeight, TrainableWeight
-from qpipe.ir.weight_layout import to_rows
+from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
+from qpipe.ir.quantized.quantizer_functions import DOMAIN, DOREFA
+from qpipe.ir.quantized.view import read_final_view, read_view
+from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight
+from qpipe.ir.quantized.weight_layout import to_rows
+from qpipe.nodes import constant_array
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.teacher import float_teacher

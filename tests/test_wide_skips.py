@@ -30,9 +30,9 @@ from passes.round_ranges import RoundRanges
 from qpipe.arith.spec import QuantSpec
 from qpipe.calibration.observe import ObservedRange
 from qpipe.errors import RecipeError
-from qpipe.ir.layer_options import LayerOptions, LayerTable
-from qpipe.ir.plan import QuantizationPlan, plan_quantization
-from qpipe.ir.view import QuantizedLayer, read_view
+from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
+from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
+from qpipe.ir.quantized.view import QuantizedLayer, read_view
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from passes.normalize import normalize
-from qpipe.ir.load import load_model
-from qpipe.ir.quiet import quiet
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.quiet import quiet
 
 SHAPE = (3, 32, 32)
 

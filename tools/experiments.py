@@ -19,7 +19,7 @@ from results import Results, Row
 
 import qpipe
 from qpipe import progress
-from qpipe.ir.save import atomic_path
+from qpipe.ir.files.save import atomic_path
 
 PREPROCESS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 ORIGINAL = "the float network"  # as a teacher: the file itself, where training has changed what the QDQ file holds

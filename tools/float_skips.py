@@ -16,7 +16,7 @@ import torch
 from qpipe import progress
 from qpipe.data import Source
 from qpipe.finetune_recipes import resolve
-from qpipe.ir.load import load_model
+from qpipe.ir.files.load import load_model
 from qpipe.train.executor import Executor
 from qpipe.train.faq import default_augment
 from qpipe.train.loop import train

@@ -34,7 +34,7 @@ def export(
       qpipe export resnet20.qdq.onnx --format integer --io integer -o resnet20.integer.onnx
     """
     import qpipe
-    from qpipe.ir.file_size import file_size
+    from qpipe.ir.cost.file_size import file_size
 
     with working():
         exported = qpipe.export(model, output, format=format, **settings.arguments(), data=data, seed=seed)

@@ -69,8 +69,8 @@ def finetune(
 
 def stripped_line(network: "ir.Model") -> str | None:
     """Whose skips are gone, such as "without the skips of 2 blocks of 3: layer1.0, layer1.1"; None of no block's."""
-    from qpipe.ir.residual import find_blocks
-    from qpipe.ir.stripped_blocks import stripped_blocks
+    from qpipe.ir.graph.residual import find_blocks
+    from qpipe.ir.graph.stripped_blocks import stripped_blocks
 
     names = [block.name for block in stripped_blocks(network)]
     total = len(names) + len(find_blocks(network.graph))

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Final
 
-from qpipe.ir.save import save_model
-from qpipe.ir.torch_import import resolve_model
+from qpipe.ir.files.save import save_model
+from qpipe.ir.files.torch_import import resolve_model
 from qpipe.pipeline import FLOAT_FILE, PipelineReport, Resumption, Stage, finish, make_folder, stages_of
 from qpipe.recipe import Recipe
 

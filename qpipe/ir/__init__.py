@@ -1,0 +1,1 @@
+"""ONNX models, from files to quantized layers."""

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.layers import activation_bound
+from qpipe.ir.graph.layers import activation_bound
 from qpipe.ops.base import Op
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.view import QuantizedLayer
+    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
+    from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
-    from qpipe.ops.integer_builder import IntegerBuilder
-    from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 class Activation(Op):

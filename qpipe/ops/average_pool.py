@@ -12,17 +12,17 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.errors import LoweringError
-from qpipe.ir.attributes import describe, int_attribute, window
+from qpipe.nodes import describe, int_attribute, window
 from qpipe.ops.base import Op
 from qpipe.ops.conv import symmetric_pads, torch_pads
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.view import QuantizedLayer
+    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
+    from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
-    from qpipe.ops.integer_builder import IntegerBuilder
-    from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 class AveragePool(Op):
@@ -52,7 +52,7 @@ class AveragePool(Op):
 
     def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
         """Sums of codes, divided by the count: a shift where it is a power of two."""
-        from qpipe.ops.integer_pool import average
+        from qpipe.lowering.integer_pool import average
 
         average(layer, b)
 

@@ -13,9 +13,9 @@ from qpipe.arith.spec import QuantSpec
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.view import QuantizedLayer
-    from qpipe.ops.integer_builder import IntegerBuilder
-    from qpipe.ops.qoperator_builder import QOperatorBuilder
+    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
+    from qpipe.lowering.qoperator_builder import QOperatorBuilder
 
     TorchFunction = Callable[..., torch.Tensor]
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.attributes import int_attribute
+from qpipe.nodes import int_attribute
 from qpipe.ops.base import Op
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.view import QuantizedLayer
+    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
-    from qpipe.ops.integer_builder import IntegerBuilder
 
 
 class Concat(Op):

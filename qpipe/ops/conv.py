@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from qpipe.arith.weights import as_rows, pair_excess, pair_limit
 from qpipe.errors import LoweringError
-from qpipe.ir.attributes import Window, describe, int_attribute, static_shape, window
-from qpipe.ir.view_weights import FinalWeight
+from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.nodes import Window, describe, int_attribute, static_shape, window
 from qpipe.ops.base import Op
 
 CHANNEL_BLOCK = 4
@@ -21,10 +21,10 @@ MIN_OUTPUTS = 16
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.view import QuantizedLayer
+    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
+    from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
-    from qpipe.ops.integer_builder import IntegerBuilder
-    from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 class Conv(Op):
@@ -68,8 +68,8 @@ class Conv(Op):
 
     def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
         """Patches of the codes times the weights, channels last; one spatial dimension is an image of one line."""
-        from qpipe.ops.integer_conv import convolve, finish_weighted
-        from qpipe.ops.integer_stem import fold_stride
+        from qpipe.lowering.im2col import convolve, finish_weighted
+        from qpipe.lowering.stem import fold_stride
 
         assert isinstance(layer.weight, FinalWeight)
         weight, shape = layer.weight.codes, window(layer.node)

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.ir.view_weights import FinalWeight
-from qpipe.ir.weight_layout import output_axis
+from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.ir.quantized.weight_layout import output_axis
 from qpipe.ops.base import Op
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.view import QuantizedLayer
+    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
+    from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
-    from qpipe.ops.integer_builder import IntegerBuilder
-    from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 class Gemm(Op):
@@ -59,7 +59,7 @@ class Gemm(Op):
 
     def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
         """MatMulInteger."""
-        from qpipe.ops.integer_conv import finish_weighted, multiply, weight_matrix
+        from qpipe.lowering.im2col import finish_weighted, multiply, weight_matrix
 
         assert isinstance(layer.weight, FinalWeight)
         codes = layer.weight.codes if output_axis(layer.node) == 0 else layer.weight.codes.T

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qpipe.errors import LoweringError
-from qpipe.ir.attributes import describe, int_attribute, window
+from qpipe.nodes import describe, int_attribute, window
 from qpipe.ops.base import Op
 from qpipe.ops.conv import torch_pads
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.view import QuantizedLayer
+    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
-    from qpipe.ops.integer_builder import IntegerBuilder
 
 _LOWEST = -3.4028234663852886e38  # of float32: what onnxruntime gives where a window sees nothing but padding
 
@@ -44,7 +44,7 @@ class MaxPool(Op):
 
     def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
         """The node itself on codes: on channels first, which is faster than slices and Max on channels last."""
-        from qpipe.ops.integer_pool import check_windows
+        from qpipe.lowering.integer_pool import check_windows
 
         check_windows(layer)
         super().lower_integer(layer, b)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.ir.attributes import constant_input, rank, require_constant
+from qpipe.nodes import constant_input, rank, require_constant
 from qpipe.ops.base import Op
 from qpipe.ops.conv import torch_pads
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.view import QuantizedLayer
+    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
+    from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
-    from qpipe.ops.integer_builder import IntegerBuilder
-    from qpipe.ops.qoperator_builder import QOperatorBuilder
 
 
 class Pad(Op):

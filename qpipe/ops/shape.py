@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.ir.attributes import int_attribute, ints_attribute, rank, require_constant, static_shape
+from qpipe.nodes import int_attribute, ints_attribute, rank, require_constant, static_shape
 from qpipe.ops.base import Op
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.view import QuantizedLayer
+    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
-    from qpipe.ops.integer_builder import IntegerBuilder
 
 
 class Shape(Op):

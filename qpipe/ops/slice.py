@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.ir.attributes import constant_input, require_constant
+from qpipe.nodes import constant_input, require_constant
 from qpipe.ops.base import Op
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.view import QuantizedLayer
+    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
-    from qpipe.ops.integer_builder import IntegerBuilder
 
 
 class Slice(Op):

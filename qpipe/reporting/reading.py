@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from qpipe.errors import ModelError
-from qpipe.ir.certify import check_certificate
-from qpipe.ir.file_size import file_size
-from qpipe.ir.kind import Kind, find_kind
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import (
+from qpipe.ir.cost.file_size import file_size
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import (
     CERTIFICATE,
     PREPROCESS,
     TRAINING,
@@ -21,6 +19,8 @@ from qpipe.ir.metadata import (
     get_object,
     get_provenance,
 )
+from qpipe.ir.quantized.certify import check_certificate
+from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.reporting.record import read_certificate, read_training
 from qpipe.reporting.run import EXPORT, File, Run
 from qpipe.reporting.widths import certified_widths, widths_of

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from qpipe.arith.certificate import CertificateRow
 from qpipe.errors import ModelError
-from qpipe.ir.metadata import CERTIFICATE, FLOAT_PHASE, TRAINING
+from qpipe.ir.files.metadata import CERTIFICATE, FLOAT_PHASE, TRAINING
 
 
 class Record(BaseModel):

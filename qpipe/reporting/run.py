@@ -10,7 +10,7 @@ from typing import Any, Final
 import onnx_ir as ir
 from pydantic import JsonValue
 
-from qpipe.ir.metadata import AppliedPass
+from qpipe.ir.files.metadata import AppliedPass
 from qpipe.reporting.record import CertificateRecord, TrainingRecord
 
 EXPORT: Final = "export-"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from qpipe.ir.view import View
-from qpipe.ir.view_weights import FinalWeight, TrainableWeight
+from qpipe.ir.quantized.view import View
+from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight
 from qpipe.reporting.record import CertificateRecord
 
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.errors import ModelError
-from qpipe.ir.view import View, read_view
-from qpipe.ops.marks import CODES_OF, LAYOUT
+from qpipe.ir.quantized.view import View, read_view
+from qpipe.lowering.marks import CODES_OF, LAYOUT
 
 Array = npt.NDArray[Any]
 

@@ -10,9 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from qpipe.ir.attributes import constant_input
-from qpipe.ir.qdq import initializer
-from qpipe.ir.weight_codes import stored_weight
+from qpipe.ir.quantized.weight_codes import stored_weight
+from qpipe.nodes import constant_input, initializer
 from qpipe.runtime.cpu import has_vnni
 from qpipe.runtime.session import open_session
 

@@ -24,9 +24,9 @@ import onnxruntime as ort
 from qpipe.arith.spec import QuantSpec
 from qpipe.data import Preprocess
 from qpipe.errors import LoweringError, ParityError
-from qpipe.ir.metadata import PREPROCESS, get_object
-from qpipe.ir.view import QuantizedLayer, View, read_view
-from qpipe.ops.boundary import result_scales
+from qpipe.ir.files.metadata import PREPROCESS, get_object
+from qpipe.ir.quantized.view import QuantizedLayer, View, read_view
+from qpipe.lowering.ends import result_scales
 from qpipe.progress import track
 from qpipe.runtime.cut import Tensor, cut_apart, ending_at, input_name, spec_tensors, tensors_of, with_outputs
 from qpipe.runtime.exact_pairs import open_exact

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.attributes import int_attribute, window
-from qpipe.ir.view import QuantizedLayer
-from qpipe.ir.view_weights import FinalWeight
-from qpipe.ir.weight_layout import output_axis, to_rows
+from qpipe.ir.quantized.view import QuantizedLayer
+from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.ir.quantized.weight_layout import output_axis, to_rows
+from qpipe.nodes import int_attribute, window
 
 Codes = npt.NDArray[np.uint8]
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from qpipe.arith.multiplier import fit_alone
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.affine import normalization_factor
-from qpipe.ir.attributes import float_attribute, require_constant
-from qpipe.ir.view import QuantizedLayer
+from qpipe.ir.graph.affine import normalization_factor
+from qpipe.ir.quantized.view import QuantizedLayer
+from qpipe.nodes import float_attribute, require_constant
 from qpipe.ops import OPS
 from qpipe.train.straight_through import straight_through
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from qpipe.errors import ModelError, QpipeError
-from qpipe.ir.save import atomic_path
+from qpipe.ir.files.save import atomic_path
 from qpipe.train.companion import Companion
 from qpipe.train.executor import Executor
 from qpipe.train.identity import Identity, check_identity

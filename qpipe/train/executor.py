@@ -16,12 +16,12 @@ from torch import nn
 
 from qpipe.errors import ModelError
 from qpipe.finetune_recipes import Precision
-from qpipe.ir.attributes import constant_array, describe, require_constant
-from qpipe.ir.layers import ACTIVATIONS, Role
-from qpipe.ir.plan import plan_quantization
-from qpipe.ir.qdq import ActivationQuantizer
-from qpipe.ir.view import QuantizedLayer, View, leading_to, read_view
-from qpipe.ir.view_weights import TrainableWeight
+from qpipe.ir.graph.layers import ACTIVATIONS, Role
+from qpipe.ir.quantized.plan import plan_quantization
+from qpipe.ir.quantized.qdq import ActivationQuantizer
+from qpipe.ir.quantized.view import QuantizedLayer, View, leading_to, read_view
+from qpipe.ir.quantized.view_weights import TrainableWeight
+from qpipe.nodes import constant_array, describe, require_constant
 from qpipe.ops import OPS
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.learned_quantizer import LearnedQuantizer, quantizer_of

@@ -21,11 +21,11 @@ from qpipe.arith.codes import AnyWeightSpec, codes_at, quantize
 from qpipe.arith.lq import averaged, solve
 from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.affine import normalization_factor
-from qpipe.ir.attributes import constant_input, float_attribute
-from qpipe.ir.view import QuantizedLayer
-from qpipe.ir.view_weights import TrainableWeight
-from qpipe.ir.weight_layout import output_axis, to_rows, to_weight
+from qpipe.ir.graph.affine import normalization_factor
+from qpipe.ir.quantized.view import QuantizedLayer
+from qpipe.ir.quantized.view_weights import TrainableWeight
+from qpipe.ir.quantized.weight_layout import output_axis, to_rows, to_weight
+from qpipe.nodes import constant_input, float_attribute
 from qpipe.ops import OPS
 from qpipe.train.batch_norm import batch_norm_tensors
 from qpipe.train.straight_through import channels_last, magnitude_aware, straight_through, unrounded_weight

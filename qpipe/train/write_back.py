@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from qpipe.ir.layers import Layer
-from qpipe.ir.qdq import set_constant_input, write_table
-from qpipe.ir.view_weights import TrainableWeight
-from qpipe.ir.weight_layout import to_rows
-from qpipe.ir.weights import storable
-from qpipe.ir.write_weight import write_weight
+from qpipe.ir.graph.layers import Layer
+from qpipe.ir.quantized.qdq import write_table
+from qpipe.ir.quantized.view_weights import TrainableWeight
+from qpipe.ir.quantized.weight_layout import to_rows
+from qpipe.ir.quantized.weights import storable
+from qpipe.ir.quantized.write_weight import write_weight
+from qpipe.nodes import set_constant_input
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.executor import Executor
 from qpipe.train.weighted import WeightedLayer

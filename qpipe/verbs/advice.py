@@ -7,7 +7,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from qpipe.ir.attributes import constant_array, constant_input, float_attribute, input_value, int_attribute, rank
+from qpipe.nodes import constant_array, constant_input, float_attribute, input_value, int_attribute, rank
 
 BEHIND: Final = "or keep it behind the last layer, where it stays float"
 _ACTIVATION: Final = f"replace it by Relu or Clip(0, 6) and train on, {BEHIND}"

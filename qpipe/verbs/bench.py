@@ -10,8 +10,8 @@ from typing import Any, Final
 from qpipe import progress
 from qpipe.data import DataLike, Split
 from qpipe.errors import OutputError, RecipeError
-from qpipe.ir.liveness import ActivationPeak, activation_peak
-from qpipe.ir.save import check_output
+from qpipe.ir.cost.liveness import ActivationPeak, activation_peak
+from qpipe.ir.files.save import check_output
 from qpipe.runtime import cpu
 from qpipe.runtime.latency import Latency, measure_latency
 from qpipe.runtime.memory import PeakMemory, measure_memory
@@ -35,7 +35,7 @@ class BenchRow:
     size: bytes of the file and its external data, None for a model in memory. median_ms, minimum_ms: of one run.
     speedup: how many times as fast as the first model, by the medians. peak_mib: resident memory of a process that runs
     it, over what the process had before; memory_ratio: to the first's. activation_kib: the most that activations take
-    at once, by which of them are alive together (see `qpipe.ir.liveness`), None where a size is unknown;
+    at once, by which of them are alive together (see `qpipe.ir.cost.liveness`), None where a size is unknown;
     activation_ratio: to the first's; activation_node: where. top1: a fraction of 1, None without labelled data.
     """
 

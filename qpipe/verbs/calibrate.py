@@ -25,11 +25,11 @@ from qpipe.arith.weight_quantizer import BINARY_QUANTIZERS, WeightQuantizer
 from qpipe.calibration.inputs import CalibrationInputs
 from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
-from qpipe.ir.kind import Kind, find_kind, require_float
-from qpipe.ir.layer_options import LayerOptions, LayerTable
-from qpipe.ir.metadata import AppliedPass, add_provenance
-from qpipe.ir.save import check_output, save_model
-from qpipe.ir.torch_import import ModelLike, resolve_model
+from qpipe.ir.files.metadata import AppliedPass, add_provenance
+from qpipe.ir.files.save import check_output, save_model
+from qpipe.ir.files.torch_import import ModelLike, resolve_model
+from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
+from qpipe.ir.quantized.kind import Kind, find_kind, require_float
 from qpipe.settings import CalibrateSettings, LayerSettings, validated
 from qpipe.verbs.sources import (
     ModelPath,

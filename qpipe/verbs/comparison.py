@@ -11,8 +11,8 @@ from passes.lower_integer import CUT_TAIL
 from qpipe import progress
 from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
 from qpipe.errors import DataError, ModelError
-from qpipe.ir.attributes import static_shape
-from qpipe.ir.metadata import PREPROCESS, get_json, get_object
+from qpipe.ir.files.metadata import PREPROCESS, get_json, get_object
+from qpipe.nodes import static_shape
 from qpipe.runtime.accuracy import AccuracyReport, ModelAccuracy, measure_accuracy
 from qpipe.runtime.session import AnyModel, open_session
 from qpipe.verbs.runnable import Runnable

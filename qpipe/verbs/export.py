@@ -15,15 +15,15 @@ from passes.weights_to_uint8 import WeightsToUint8
 from qpipe.arith.certificate import Certificate
 from qpipe.data import Batch, DataLike
 from qpipe.errors import DataError, LoweringError
-from qpipe.ir.certify import certify, store_certificate
-from qpipe.ir.kind import require_qdq
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import TRAINING, AppliedPass, add_provenance, get_object
-from qpipe.ir.origin import store_origin
-from qpipe.ir.residual import find_blocks
-from qpipe.ir.save import check_output, save_model
-from qpipe.ir.view import read_view
-from qpipe.ops.integer_builder import Layout
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import TRAINING, AppliedPass, add_provenance, get_object
+from qpipe.ir.files.save import check_output, save_model
+from qpipe.ir.graph.residual import find_blocks
+from qpipe.ir.quantized.certify import certify, store_certificate
+from qpipe.ir.quantized.kind import require_qdq
+from qpipe.ir.quantized.origin import store_origin
+from qpipe.ir.quantized.view import read_view
+from qpipe.lowering.integer_builder import Layout
 from qpipe.runtime.gate import run_gate
 from qpipe.verbs.sources import ModelPath, model_name, open_source, preprocess_of
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from qpipe.data import DataLike
 from qpipe.errors import OutputError, QpipeError
 from qpipe.finetune_recipes import Draws, Fragments, Method, Optimizer, Precision, RecipeName, ScheduleName
-from qpipe.ir.save import check_output, save_model
+from qpipe.ir.files.save import check_output, save_model
 from qpipe.processes import is_main_process
 from qpipe.settings import FinetuneSettings, validated
 from qpipe.verbs.sources import ModelPath, PreprocessLike

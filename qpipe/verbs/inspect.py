@@ -11,17 +11,17 @@ from onnx_ir.passes import common
 
 from passes.normalize import normalize
 from qpipe.errors import ModelError
-from qpipe.ir.kind import Kind, find_kind
-from qpipe.ir.layers import Layer, Role
-from qpipe.ir.macs import count_parameters, total_macs
-from qpipe.ir.opset import original_opset
-from qpipe.ir.plan import QuantizationPlan, plan_quantization
-from qpipe.ir.qdq import ActivationQuantizer
-from qpipe.ir.quiet import quiet
-from qpipe.ir.residual import find_blocks
-from qpipe.ir.torch_import import ModelLike, resolve_model
-from qpipe.ir.view import QuantizedLayer, View, read_view
-from qpipe.ir.view_weights import FinalWeight, TrainableWeight
+from qpipe.ir.cost.macs import count_parameters, total_macs
+from qpipe.ir.files.opset import original_opset
+from qpipe.ir.files.quiet import quiet
+from qpipe.ir.files.torch_import import ModelLike, resolve_model
+from qpipe.ir.graph.layers import Layer, Role
+from qpipe.ir.graph.residual import find_blocks
+from qpipe.ir.quantized.kind import Kind, find_kind
+from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
+from qpipe.ir.quantized.qdq import ActivationQuantizer
+from qpipe.ir.quantized.view import QuantizedLayer, View, read_view
+from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight
 from qpipe.verbs.advice import advise
 from qpipe.verbs.sources import ModelPath
 

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from passes.finalize import Finalize
 from qpipe import progress
 from qpipe.data import Source
-from qpipe.ir.attributes import static_shape
-from qpipe.ir.kind import Kind, find_kind
+from qpipe.ir.quantized.kind import Kind, find_kind
+from qpipe.nodes import static_shape
 from qpipe.processes import is_main_process
 from qpipe.runtime.accuracy import measure_accuracy
 

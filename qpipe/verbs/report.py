@@ -10,10 +10,10 @@ from typing import Any
 
 from passes.finalize import Finalize
 from qpipe.errors import ModelError, OutputError, QpipeError
-from qpipe.ir.certify import certify
-from qpipe.ir.kind import Kind
-from qpipe.ir.save import atomic_path, check_output
-from qpipe.ir.view import read_view
+from qpipe.ir.files.save import atomic_path, check_output
+from qpipe.ir.quantized.certify import certify
+from qpipe.ir.quantized.kind import Kind
+from qpipe.ir.quantized.view import read_view
 from qpipe.reporting.missing import missing
 from qpipe.reporting.page import render
 from qpipe.reporting.reading import read_run

@@ -14,14 +14,14 @@ import onnx_ir as ir
 
 from passes.finalize import Finalize
 from qpipe.errors import ModelError
-from qpipe.ir.file_size import file_size
-from qpipe.ir.kind import Kind, find_kind
-from qpipe.ir.load import load_model
-from qpipe.ir.opset import original_opset
-from qpipe.ir.origin import origin_of, stored_origin
-from qpipe.ir.save import save_model
-from qpipe.ir.upgrade import OPSET
-from qpipe.ir.view import View, read_view
+from qpipe.ir.cost.file_size import file_size
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.opset import original_opset
+from qpipe.ir.files.save import save_model
+from qpipe.ir.files.upgrade import OPSET
+from qpipe.ir.quantized.kind import Kind, find_kind
+from qpipe.ir.quantized.origin import origin_of, stored_origin
+from qpipe.ir.quantized.view import View, read_view
 from qpipe.verbs.sources import ModelPath
 
 OnnxModel = ModelPath | onnx.ModelProto | ir.Model

@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
 from qpipe.errors import LoweringError, ModelError
-from qpipe.ir.attributes import static_shape
-from qpipe.ir.metadata import PREPROCESS, get_input_sha256, get_object, set_input_sha256, set_json
+from qpipe.ir.files.metadata import PREPROCESS, get_input_sha256, get_object, set_input_sha256, set_json
+from qpipe.nodes import static_shape
 
 PreprocessLike = Preprocess | Mapping[str, Any] | None
 ModelPath = str | os.PathLike[str]

@@ -12,11 +12,11 @@ from passes.strip_skips import StripSkips
 from qpipe.data import DataLike
 from qpipe.errors import RecipeError
 from qpipe.finetune_recipes import FinetuneRecipe, Method
-from qpipe.ir.kind import Kind, find_kind, require_qdq
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import FLOAT_PHASE, AppliedPass, add_provenance
-from qpipe.ir.residual import find_blocks
-from qpipe.ir.stripped_blocks import stripped_blocks
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import FLOAT_PHASE, AppliedPass, add_provenance
+from qpipe.ir.graph.residual import find_blocks
+from qpipe.ir.graph.stripped_blocks import stripped_blocks
+from qpipe.ir.quantized.kind import Kind, find_kind, require_qdq
 from qpipe.verbs.calibrate import calibrate
 from qpipe.verbs.sources import ModelPath, PreprocessLike, about, model_name, store_origin_file
 

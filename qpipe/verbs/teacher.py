@@ -12,14 +12,14 @@ from qpipe.arith.weights import WeightSpec
 from qpipe.data import Preprocess
 from qpipe.errors import ModelError, RecipeError
 from qpipe.finetune_recipes import FLOAT_TEACHER, FinetuneRecipe
-from qpipe.ir.attributes import static_shape
-from qpipe.ir.binary_blocks import binary_blocks
-from qpipe.ir.kind import Kind, find_kind
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import PREPROCESS, TRAINING, get_json, get_object
-from qpipe.ir.stripped_blocks import stripped_blocks
-from qpipe.ir.view import read_view
-from qpipe.ir.view_weights import TrainableWeight
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import PREPROCESS, TRAINING, get_json, get_object
+from qpipe.ir.graph.binary_blocks import binary_blocks
+from qpipe.ir.graph.stripped_blocks import stripped_blocks
+from qpipe.ir.quantized.kind import Kind, find_kind
+from qpipe.ir.quantized.view import read_view
+from qpipe.ir.quantized.view_weights import TrainableWeight
+from qpipe.nodes import static_shape
 from qpipe.verbs.sources import preprocess_of
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from qpipe.data import DataLike, Source
 from qpipe.finetune_recipes import FinetuneRecipe, check_used, default_recipe, resolve
-from qpipe.ir.metadata import FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
+from qpipe.ir.files.metadata import FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process
 from qpipe.settings import FinetuneSettings

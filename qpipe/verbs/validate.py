@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qpipe.data import DataLike, Split
-from qpipe.ir.certify import certify, check_certificate
-from qpipe.ir.kind import Kind
-from qpipe.ir.metadata import CERTIFICATE, get_json, get_object
-from qpipe.ir.view_weights import QUANTIZATION
+from qpipe.ir.files.metadata import CERTIFICATE, get_json, get_object
+from qpipe.ir.quantized.certify import certify, check_certificate
+from qpipe.ir.quantized.kind import Kind
+from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.verbs.comparison import Comparison, compare, open_common
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
 from qpipe.verbs.sources import PreprocessLike

@@ -6,7 +6,7 @@ import pytest
 
 from passes.constant_reshape import ConstantReshape
 from passes.normalize import normalize
-from qpipe.ir.attributes import constant_input
+from qpipe.nodes import constant_input
 
 FLATTEN = """(float[N,4,6,6] x) => (float[N,144] y) {
     shape = Shape <start = 0, end = 1> (x)

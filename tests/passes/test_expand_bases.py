@@ -10,8 +10,8 @@ from passes.expand_bases import ExpandBases
 from qpipe.arith.binary import BASES, base_grid
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError
-from qpipe.ir.attributes import require_constant
-from qpipe.ir.binary_blocks import BinaryBlock, binary_blocks
+from qpipe.ir.graph.binary_blocks import BinaryBlock, binary_blocks
+from qpipe.nodes import require_constant
 
 SUMMED_OTHERWISE = 1e-5
 """Of values of size 1: float32 sums in another order."""

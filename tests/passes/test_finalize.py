@@ -5,9 +5,9 @@ from networks import Network, finalized, quantized, run
 
 from passes.finalize import Finalize
 from qpipe.errors import ModelError
-from qpipe.ir.attributes import constant_input
-from qpipe.ir.view import read_view
-from qpipe.ir.view_weights import FinalWeight
+from qpipe.ir.quantized.view import read_view
+from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.nodes import constant_input
 
 
 def network(**options: object) -> tuple[Network, ir.Model]:

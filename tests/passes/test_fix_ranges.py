@@ -5,9 +5,9 @@ from networks import Network
 from passes.calibrate_percentile import RANGE_KEY, CalibratePercentile, take_range
 from passes.fix_ranges import FixRanges, fixed_range
 from passes.insert_quantizers import InsertQuantizers
-from qpipe.ir.layer_options import LayerOptions, LayerTable
-from qpipe.ir.plan import plan_quantization
-from qpipe.ir.view import read_view
+from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
+from qpipe.ir.quantized.plan import plan_quantization
+from qpipe.ir.quantized.view import read_view
 
 
 def network() -> tuple[Network, str]:

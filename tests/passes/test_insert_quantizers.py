@@ -8,11 +8,11 @@ from passes.insert_quantizers import InsertQuantizers
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import pair_excess
 from qpipe.errors import LoweringError, RecipeError
-from qpipe.ir.attributes import constant_array
-from qpipe.ir.metadata import get_object
-from qpipe.ir.view import read_view
-from qpipe.ir.view_weights import QUANTIZATION, TrainableWeight
-from qpipe.ir.weight_layout import to_rows
+from qpipe.ir.files.metadata import get_object
+from qpipe.ir.quantized.view import read_view
+from qpipe.ir.quantized.view_weights import QUANTIZATION, TrainableWeight
+from qpipe.ir.quantized.weight_layout import to_rows
+from qpipe.nodes import constant_array
 from qpipe.train.executor import Executor
 
 

@@ -18,11 +18,11 @@ from passes.normalize import normalize
 from qpipe.arith.weights import pair_excess, pair_limit
 from qpipe.data import Preprocess
 from qpipe.errors import LoweringError
-from qpipe.ir.float_free import float_tensors
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import PREPROCESS, get_json, set_json
-from qpipe.ir.view import read_view
-from qpipe.ops.integer_io import code_tables, find_line
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import PREPROCESS, get_json, set_json
+from qpipe.ir.quantized.float_free import float_tensors
+from qpipe.ir.quantized.view import read_view
+from qpipe.lowering.integer_ends import code_tables, find_line
 from qpipe.runtime.gate import Inputs, run_gate
 
 IMAGE = (3, 8, 8)
@@ -121,7 +121,7 @@ PREPROCESSING = [
 @pytest.mark.parametrize("table", [False, True])
 def test_pixels_give_what_preprocessed_floats_give(settings, layout, table, monkeypatch):
     if table:
-        monkeypatch.setattr("qpipe.ops.integer_io.find_line", lambda *_: None)
+        monkeypatch.setattr("qpipe.lowering.integer_ends.find_line", lambda *_: None)
     spec = finalized_on_grids(residual_network(), lambda: 2)
     preprocess = with_preprocess(spec, **settings)
     model = lower(spec, io="integer", layout=layout)

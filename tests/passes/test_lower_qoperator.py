@@ -13,8 +13,8 @@ from passes.lower_qoperator import LowerQOperator
 from passes.weights_to_uint8 import WeightsToUint8
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError
-from qpipe.ir.qdq import insert_activation_quantizer
-from qpipe.ir.view import read_view
+from qpipe.ir.quantized.qdq import insert_activation_quantizer
+from qpipe.ir.quantized.view import read_view
 from qpipe.runtime.gate import run_gate
 
 

@@ -7,7 +7,7 @@ from quantized_models import Weights, finalized, float_model
 
 from passes.lower_integer import LowerInteger
 from passes.lower_qoperator import LowerQOperator
-from qpipe.ir.float_free import float_tensors
+from qpipe.ir.quantized.float_free import float_tensors
 from qpipe.runtime.gate import run_gate
 
 IMAGE = (3, 8, 8)

@@ -13,9 +13,9 @@ import pytest
 from passes import PASSES
 from passes.normalize import NORMALIZE, normalize
 from qpipe.errors import ModelError
-from qpipe.ir.attributes import constant_input
-from qpipe.ir.load import load_model
-from qpipe.ir.save import save_model
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.save import save_model
+from qpipe.nodes import constant_input
 
 MODELS = [
     "mnist8_cntk",
@@ -103,8 +103,8 @@ def test_errors_come_out_as_they_are(build):
 SAVE = """
 import sys
 from passes.normalize import normalize
-from qpipe.ir.load import load_model
-from qpipe.ir.save import save_model
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.save import save_model
 model = load_model(sys.argv[1])
 normalize(model)
 save_model(model, sys.argv[2])

@@ -4,9 +4,9 @@ import pytest
 from networks import Network
 
 from passes.randomize_weights import RandomizeWeights
-from qpipe.ir.affine import batch_norm_parameters
-from qpipe.ir.attributes import constant_input
-from qpipe.ir.layers import group_layers
+from qpipe.ir.graph.affine import batch_norm_parameters
+from qpipe.ir.graph.layers import group_layers
+from qpipe.nodes import constant_input
 
 
 def network() -> ir.Model:

@@ -7,10 +7,10 @@ from residual_networks import checked, inverted_residuals, made, ops, post_activ
 
 from passes.remove_quantizers import RemoveQuantizers
 from qpipe.errors import ModelError
-from qpipe.ir.kind import Kind, find_kind
-from qpipe.ir.metadata import PLAIN, get_json
-from qpipe.ir.qdq import BOUND
-from qpipe.ir.view_weights import QUANTIZATION
+from qpipe.ir.files.metadata import PLAIN, get_json
+from qpipe.ir.quantized.kind import Kind, find_kind
+from qpipe.ir.quantized.qdq import BOUND
+from qpipe.ir.quantized.view_weights import QUANTIZATION
 
 
 def removed(model: ir.Model) -> ir.Model:

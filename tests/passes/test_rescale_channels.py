@@ -7,10 +7,10 @@ from quantized_models import Weights, float_model, quantized, residual_network
 
 from passes.finalize import Finalize
 from passes.rescale_channels import RescaleChannels
-from qpipe.ir.affine import read_affine
-from qpipe.ir.final_weights import fit_layer, float_rows
-from qpipe.ir.view import read_view
-from qpipe.ir.view_weights import TrainableWeight
+from qpipe.ir.graph.affine import read_affine
+from qpipe.ir.quantized.final_weights import fit_layer, float_rows
+from qpipe.ir.quantized.view import read_view
+from qpipe.ir.quantized.view_weights import TrainableWeight
 from qpipe.runtime.session import open_session
 
 FLOAT32 = 2e-6  # a product of a few numbers rounded to float32

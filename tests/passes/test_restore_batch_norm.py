@@ -13,10 +13,9 @@ from passes.normalize import normalize
 from passes.rescale_channels import RescaleChannels
 from passes.restore_batch_norm import EPSILON, RestoreBatchNorm
 from qpipe.errors import DataError, ModelError
-from qpipe.ir.attributes import require_constant
-from qpipe.ir.load import load_model
-from qpipe.ir.plan import plan_quantization
-from qpipe.ir.qdq import set_constant_input
+from qpipe.ir.files.load import load_model
+from qpipe.ir.quantized.plan import plan_quantization
+from qpipe.nodes import require_constant, set_constant_input
 from qpipe.train.executor import Executor
 
 # Of the largest output: each layer rounds its product, k, mean and beta to float32, a few times 2**-24 each.

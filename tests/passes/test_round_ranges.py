@@ -7,7 +7,7 @@ from passes.calibrate_percentile import CalibratePercentile, take_range
 from passes.round_ranges import TRIED, RangeRounding, RoundRanges
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.errors import DataError, ModelError
-from qpipe.ir.plan import plan_quantization
+from qpipe.ir.quantized.plan import plan_quantization
 
 
 def network() -> tuple[Network, str]:

@@ -4,7 +4,7 @@ import pytest
 from quantized_models import finalized, residual_network
 
 from passes.share_constants import ShareConstants
-from qpipe.ir.view import read_view
+from qpipe.ir.quantized.view import read_view
 from qpipe.runtime.gate import run_gate
 
 

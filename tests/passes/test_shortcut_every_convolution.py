@@ -18,7 +18,7 @@ from residual_networks import (
 
 from passes.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.errors import LoweringError
-from qpipe.ir.binary_blocks import binary_blocks, binary_layers
+from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
 
 SUMMED_OTHERWISE = 1e-5
 """Of values of size 1: float32 sums in another order."""

@@ -6,8 +6,8 @@ from residual_networks import BUILDS, Build, activated_branch, made, ops, post_a
 
 from passes.strip_skips import StripSkips
 from qpipe.errors import LoweringError, ModelError
-from qpipe.ir.metadata import PLAIN, get_json, set_json
-from qpipe.ir.residual import find_blocks
+from qpipe.ir.files.metadata import PLAIN, get_json, set_json
+from qpipe.ir.graph.residual import find_blocks
 
 builds = pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
 

@@ -13,11 +13,11 @@ from torch_networks import Basic, Bottleneck, MobileNetV2, PreActivation, ResNet
 import qpipe
 from passes.normalize import normalize
 from passes.restore_batch_norm import RestoreBatchNorm
-from qpipe.ir.attributes import constant_input
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import PLAIN, get_json
-from qpipe.ir.residual import find_blocks
-from qpipe.ir.view import read_view
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import PLAIN, get_json
+from qpipe.ir.graph.residual import find_blocks
+from qpipe.ir.quantized.view import read_view
+from qpipe.nodes import constant_input
 
 NETWORKS = {
     "resnet18": (lambda: ResNet(Basic, (2, 2, 2, 2)), 8, 3),

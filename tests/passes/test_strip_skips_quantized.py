@@ -9,10 +9,10 @@ from residual_networks import BUILDS, Build, checked, made, norm_conv, ops, post
 import qpipe
 from passes.finalize import Finalize
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.metadata import PLAIN, get_json
-from qpipe.ir.qdq import ActivationQuantizer, insert_activation_quantizer
-from qpipe.ir.residual import find_blocks
-from qpipe.ir.view import QuantizedLayer, read_view
+from qpipe.ir.files.metadata import PLAIN, get_json
+from qpipe.ir.graph.residual import find_blocks
+from qpipe.ir.quantized.qdq import ActivationQuantizer, insert_activation_quantizer
+from qpipe.ir.quantized.view import QuantizedLayer, read_view
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back
 

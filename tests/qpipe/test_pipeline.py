@@ -226,11 +226,11 @@ def test_integers_that_differ_end_in_a_parity_error_each_time(tmp_path: Path, ve
 
 
 def test_a_pytorch_model_is_imported_first(tmp_path: Path, verbs: Verbs, monkeypatch: pytest.MonkeyPatch) -> None:
-    import qpipe.ir.save
-    import qpipe.ir.torch_import
+    import qpipe.ir.files.save
+    import qpipe.ir.files.torch_import
 
-    monkeypatch.setattr(qpipe.ir.torch_import, "resolve_model", lambda *arguments: arguments)
-    monkeypatch.setattr(qpipe.ir.save, "save_model", lambda model, path: path.write_text(str(model)))
+    monkeypatch.setattr(qpipe.ir.files.torch_import, "resolve_model", lambda *arguments: arguments)
+    monkeypatch.setattr(qpipe.ir.files.save, "save_model", lambda model, path: path.write_text(str(model)))
     recipe = recipe_in(tmp_path, model={"path": "package.module:factory", "input_shape": [3, 8, 8]})
     report = run_recipe(recipe)
     assert [stage.name for stage in report.stages] == ["import", *ALL]

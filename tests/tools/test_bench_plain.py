@@ -7,7 +7,7 @@ import onnx_ir as ir
 from quantized_models import residual_network
 
 import qpipe
-from qpipe.ir.save import save_model
+from qpipe.ir.files.save import save_model
 
 
 def test_both_exports_and_their_rows(tmp_path: Path) -> None:

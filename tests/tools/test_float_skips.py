@@ -8,7 +8,7 @@ import torch
 from float_skips import train_and_count, with_float_skips
 from small_residual import CLASSES, batch, residual_qdq
 
-from qpipe.ir.save import save_model
+from qpipe.ir.files.save import save_model
 from qpipe.train.executor import Executor
 
 OPTIONS = {"weight_bits": 2, "activation_bits": 2, "skip_bits": 8}

@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
-from qpipe.ir.attributes import describe
+from qpipe.nodes import describe
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.companions.blocks import Block
 from qpipe.train.companions.navigation import key_before, reads_the_input

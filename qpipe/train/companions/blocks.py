@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from qpipe.errors import ModelError
-from qpipe.ir.binary_blocks import binary_blocks
-from qpipe.ir.layers import Layer
-from qpipe.ir.residual import find_blocks
-from qpipe.ir.stripped_blocks import stripped_blocks
+from qpipe.ir.graph.binary_blocks import binary_blocks
+from qpipe.ir.graph.layers import Layer
+from qpipe.ir.graph.residual import find_blocks
+from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.train.companions.navigation import key_of
 from qpipe.train.executor import Executor
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from qpipe.errors import ModelError
-from qpipe.ir.residual import ResidualBlock, find_blocks, is_quantizer
+from qpipe.ir.graph.residual import ResidualBlock, find_blocks, is_quantizer
 from qpipe.train.companion import Companion
 from qpipe.train.companions.navigation import key_before, key_giving, key_of, section
 from qpipe.train.executor import Executor, Values

@@ -8,7 +8,7 @@ from functools import cache
 
 import onnx_ir as ir
 
-from qpipe.ir.stripped_blocks import stripped_blocks
+from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.train.companion import Companion
 from qpipe.train.companions.additional_losses import AdditionalLosses
 from qpipe.train.companions.auxiliary import AuxiliaryGradient

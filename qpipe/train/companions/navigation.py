@@ -9,8 +9,8 @@ import onnx_ir as ir
 import torch
 
 from qpipe.errors import ModelError
-from qpipe.ir.attributes import describe
-from qpipe.ir.layers import Role
+from qpipe.ir.graph.layers import Role
+from qpipe.nodes import describe
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
 

@@ -11,7 +11,7 @@ import torch
 
 from qpipe.data import Source
 from qpipe.errors import DataError
-from qpipe.ir.view import read_view
+from qpipe.ir.quantized.view import read_view
 from qpipe.train.diagnostics.neuron_cosine import NeuronCosine
 from qpipe.train.diagnostics.noise_ratio import activation_noise, weight_noise
 from qpipe.train.diagnostics.step_cosine import StepCosine

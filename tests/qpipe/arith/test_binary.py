@@ -14,7 +14,7 @@ from qpipe.arith.binary import SIGNS, BinarySpec, is_sign, magnitudes, nominal_e
 from qpipe.arith.codes import codes_at, quantize, stored_codes
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable
-from qpipe.ir.quantizer_functions import DOMAIN, SIGN, SignCodes
+from qpipe.ir.quantized.quantizer_functions import DOMAIN, SIGN, SignCodes
 
 ROWS = arrays(np.float32, (3, 8), elements=st.one_of(st.floats(-4, 4, width=32), st.just(0.0), st.just(-0.0)))
 

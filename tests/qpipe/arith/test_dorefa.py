@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from qpipe.arith.codes import codes_at, quantize, stored_codes
 from qpipe.arith.dorefa import DoReFaSpec, dorefa_codes, nominal_exponent, unrounded
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.quantizer_functions import DOMAIN, DOREFA, DoReFaCodes
+from qpipe.ir.quantized.quantizer_functions import DOMAIN, DOREFA, DoReFaCodes
 
 BITS = st.integers(2, 7)
 FLOAT64_EDGE = 1e-12

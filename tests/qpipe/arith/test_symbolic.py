@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qpipe.arith.quantize import MAX_SHIFT, divide_half_even, requantization, requantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.symbolic import SYMBOLIC, UINT8, Symbol
-from qpipe.ops.integer_builder import IntegerBuilder
+from qpipe.lowering.integer_builder import IntegerBuilder
 
 
 class Graph:

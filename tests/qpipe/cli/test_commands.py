@@ -80,7 +80,7 @@ class Calls:
         }
         for name in self.answers:
             monkeypatch.setitem(vars(qpipe), name, self.verb(name))
-        monkeypatch.setattr("qpipe.ir.file_size.file_size", lambda path: SIZES[path])
+        monkeypatch.setattr("qpipe.ir.cost.file_size.file_size", lambda path: SIZES[path])
 
     def verb(self, name: str) -> Any:
         def verb(*positional: Any, **keywords: Any) -> Any:

@@ -8,7 +8,7 @@ from qpipe.demo import run as demo
 from qpipe.demo.network import PREPROCESS, DigitsResNet
 from qpipe.demo.run import demo_recipe, run_demo
 from qpipe.errors import OutputError
-from qpipe.ir.load import load_model
+from qpipe.ir.files.load import load_model
 from qpipe.pipeline import PipelineReport, Stage, stages_of
 
 # The promise, on two cores.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from qpipe.errors import LoweringError, ModelError
-from qpipe.ir.attributes import window as read_window
+from qpipe.nodes import window as read_window
 from qpipe.ops import OPS
 
 FLOAT = onnx.TensorProto.FLOAT

@@ -9,8 +9,8 @@ from quantized_models import finalized, quantized, residual_network
 
 import qpipe
 from qpipe.errors import ModelError
-from qpipe.ir.metadata import set_json
-from qpipe.ir.save import save_model
+from qpipe.ir.files.metadata import set_json
+from qpipe.ir.files.save import save_model
 from qpipe.reporting.reading import read_run, stem
 from qpipe.state import STATE_FILE, State
 

@@ -9,8 +9,8 @@ from quantized_models import Weights, finalized, float_model
 from passes.lower_integer import LowerInteger
 from passes.lower_qoperator import LowerQOperator
 from qpipe.errors import ParityError
-from qpipe.ir.certify import certify
-from qpipe.ir.view import read_view
+from qpipe.ir.quantized.certify import certify
+from qpipe.ir.quantized.view import read_view
 from qpipe.runtime import exact_pairs
 from qpipe.runtime.exact_pairs import open_exact
 from qpipe.runtime.gate import run_gate

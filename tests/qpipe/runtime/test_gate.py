@@ -8,8 +8,8 @@ from quantized_models import finalized, residual_network
 from passes.lower_qoperator import LowerQOperator
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError, ModelError, ParityError
-from qpipe.ir.view import read_view
-from qpipe.ops.marks import CODES_OF
+from qpipe.ir.quantized.view import read_view
+from qpipe.lowering.marks import CODES_OF
 from qpipe.runtime.cut import with_outputs
 from qpipe.runtime.gate import Inputs, check_fused, run_gate
 from qpipe.runtime.probes import draw_patterns, extremes, layer_probe

@@ -12,7 +12,7 @@ from saturating_kernel import exact_matmul, saturating_matmul_u8s8
 from small_models import MICROSOFT, build_model, dequantize, quantize, scale_constants
 
 from qpipe.errors import ModelError
-from qpipe.ir.upgrade import IR_VERSIONS, OPSET, TWO_BIT_OPSET
+from qpipe.ir.files.upgrade import IR_VERSIONS, OPSET, TWO_BIT_OPSET
 from qpipe.runtime.cpu import describe, has_vnni
 from qpipe.runtime.session import open_session
 

@@ -9,7 +9,7 @@ import torch
 from networks import Network, assert_exact, finalized, quantized, run, train_steps
 from onnx import numpy_helper
 
-from qpipe.ir.view import read_view
+from qpipe.ir.quantized.view import read_view
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back
 

@@ -47,8 +47,8 @@ def test_the_same_is_the_same() -> None:
 
 
 def test_the_file_it_came_from_does_not_count(tmp_path: Path) -> None:
-    from qpipe.ir.load import load_model
-    from qpipe.ir.save import save_model
+    from qpipe.ir.files.load import load_model
+    from qpipe.ir.files.save import save_model
 
     save_model(qdq(), tmp_path / "net.onnx")
     check_identity(FILE, identity(), identity(executor=Executor(load_model(tmp_path / "net.onnx"))))

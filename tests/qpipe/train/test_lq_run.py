@@ -12,9 +12,9 @@ from small_training import SETTINGS, assert_same, bright_images, network, state_
 
 import qpipe
 from qpipe.errors import ModelError, RecipeError
-from qpipe.ir.load import load_model
-from qpipe.ir.quantizer_functions import DOMAIN
-from qpipe.ir.view import read_view
+from qpipe.ir.files.load import load_model
+from qpipe.ir.quantized.quantizer_functions import DOMAIN
+from qpipe.ir.quantized.view import read_view
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train
 from qpipe.train.write_back import write_back

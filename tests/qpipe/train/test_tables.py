@@ -11,8 +11,8 @@ from networks import evaluated, finalized, quantized, run, train_steps
 
 from passes.lower_qoperator import LowerQOperator
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.certify import certify
-from qpipe.ir.view import read_final_view, read_view
+from qpipe.ir.quantized.certify import certify
+from qpipe.ir.quantized.view import read_final_view, read_view
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer

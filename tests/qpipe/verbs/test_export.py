@@ -11,10 +11,10 @@ from passes.finalize import Finalize
 from passes.strip_skips import StripSkips
 from qpipe.data import Preprocess
 from qpipe.errors import LoweringError, ModelError
-from qpipe.ir.certify import check_certificate
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import PREPROCESS, TRAINING, get_object, get_provenance, set_json
-from qpipe.ir.view_weights import QUANTIZATION
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import PREPROCESS, TRAINING, get_object, get_provenance, set_json
+from qpipe.ir.quantized.certify import check_certificate
+from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.runtime.session import open_session, run_all
 
 IMAGES = np.random.default_rng(1).standard_normal((8, 3, 8, 8)).astype(np.float32)

@@ -18,9 +18,9 @@ from quantized_models import Weights, finalized, float_model, quantized, residua
 
 import qpipe
 from qpipe.data import Preprocess
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import PREPROCESS, get_object, set_json
-from qpipe.ir.view import read_view
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import PREPROCESS, get_object, set_json
+from qpipe.ir.quantized.view import read_view
 from qpipe.runtime.session import open_session, run_all
 
 IMAGES = np.random.default_rng(1).standard_normal((8, 3, 8, 8)).astype(np.float32)

@@ -13,8 +13,8 @@ import qpipe
 from passes.finalize import Finalize
 from qpipe.data import Preprocess, open_data
 from qpipe.errors import DataError, ModelError, QpipeError, RecipeError
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import get_json, get_object
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import get_json, get_object
 from qpipe.train.executor import Executor
 
 # Enough to see a change, small enough to be quick.

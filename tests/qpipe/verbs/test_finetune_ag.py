@@ -11,8 +11,8 @@ from digits_model import digits_model
 
 import qpipe
 from qpipe.errors import LoweringError, ModelError, QpipeError, RecipeError
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import PLAIN, get_json, get_object
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import PLAIN, get_json, get_object
 from qpipe.train.diagnostics.collect import Diagnostics
 from qpipe.train.executor import Executor
 from qpipe.verbs import subject

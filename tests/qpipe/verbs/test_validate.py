@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 import qpipe
 from qpipe.data import Preprocess
 from qpipe.errors import DataError, ModelError
-from qpipe.ir.save import save_model
+from qpipe.ir.files.save import save_model
 from qpipe.verbs.validate import ValidationReport, ValidationRow
 
 TEST_IMAGES = 360

@@ -12,7 +12,7 @@ from small_training import two_blocks, two_plain_blocks
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
-from qpipe.ir.stripped_blocks import stripped_blocks
+from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.train.companions.additional_losses import AdditionalLosses
 from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.fade import FadingSkips

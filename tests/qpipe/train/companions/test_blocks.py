@@ -11,9 +11,9 @@ from small_training import two_blocks, two_plain_blocks
 
 from passes.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.errors import ModelError
-from qpipe.ir.load import load_model
-from qpipe.ir.metadata import PLAIN, set_json
-from qpipe.ir.residual import find_blocks
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import PLAIN, set_json
+from qpipe.ir.graph.residual import find_blocks
 from qpipe.train.companions.blocks import Block, blocks_of
 from qpipe.train.executor import Executor
 

@@ -23,7 +23,7 @@ from small_residual import (
     weighted,
 )
 
-from qpipe.ir.stripped_blocks import stripped_blocks
+from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.make import make_companions

@@ -8,7 +8,7 @@ from residual_networks import made, norm_conv, post_activation
 from small_training import two_blocks
 
 from qpipe.errors import ModelError
-from qpipe.ir.residual import ResidualBlock, find_blocks
+from qpipe.ir.graph.residual import ResidualBlock, find_blocks
 from qpipe.train.companions.navigation import input_quantizer, key_before, key_giving, key_of, layer_shapes, section
 from qpipe.train.executor import Executor
 

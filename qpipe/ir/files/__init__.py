@@ -1,0 +1,1 @@
+"""ONNX files: read, checked, upgraded, written; what a model carries about itself."""

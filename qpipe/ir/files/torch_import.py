@@ -1,0 +1,218 @@
+"""Models that are not ONNX files yet: PyTorch modules, exported as float with BatchNormalization kept as a node.
+
+Only floats pass through `torch.onnx`; what is quantized is written by qpipe itself. Nothing is unpickled: a ``.pth``
+file is read with ``weights_only=True``.
+"""
+
+import copy
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from qpipe.errors import ModelError
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.quiet import quiet
+from qpipe.ir.files.upgrade import OPSET
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | nn.Module"
+
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# Where training scripts put the weights inside a checkpoint.
+_CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")
+_ZOO_INPUT_SHAPE = (3, 224, 224)
+
+
+def resolve_model(
+    spec: ModelLike,
+    weights: str | os.PathLike[str] | None = None,
+    input_shape: Sequence[int] | None = None,
+) -> ir.Model:
+    """The ONNX model that `spec` means.
+
+    spec: a path to an ``.onnx`` file, a loaded ONNX model, an `nn.Module`, or a text: ``package.module:factory``,
+    ``torchvision:NAME``, ``timm:NAME``. weights: a ``.safetensors`` or ``.pth`` file for a PyTorch model.
+    input_shape: [C, H, W] of a PyTorch model's input, without the batch, which becomes dynamic.
+
+    Raises ModelError for whatever can't be found, imported, loaded or exported.
+    """
+    module = find_module(spec)
+    if module is None:
+        if weights is not None:
+            raise ModelError(f"{weights}: weights go with a PyTorch model (package.module:factory), not with '{spec}'")
+        return load_model(spec)  # type: ignore[arg-type]  # find_module returns None for no nn.Module
+    if weights is not None:
+        load_weights(module, weights)
+    name = spec if isinstance(spec, str) else type(module).__name__
+    if input_shape is None:
+        input_shape = _default_input_shape(module, name)
+    return export_module(module, input_shape, name=name)
+
+
+def find_module(spec: ModelLike) -> "nn.Module | None":
+    """The PyTorch module that `spec` is or names; None where it means an ONNX model."""
+    if _is_module(spec):
+        return spec  # type: ignore[return-value]
+    if not isinstance(spec, str) or not _FACTORY.fullmatch(spec) or Path(spec).exists():
+        return None
+    package, name = spec.split(":")
+    if package == "torchvision":
+        return _call(_zoo("torchvision", "torchvision.models").get_model, spec, name, weights=None)
+    if package == "timm":
+        return _call(_zoo("timm", "timm").create_model, spec, name, pretrained=False)
+    factory = _import_factory(spec, package, name)
+    return factory if _is_module(factory) else _call(factory, spec)
+
+
+def load_weights(module: "nn.Module", path: str | os.PathLike[str]) -> None:
+    """Load a ``.safetensors`` file or a ``.pth`` of tensors; ModelError names the first key that differs."""
+    found = _strip_prefix(_read_weights(Path(path)))
+    expected = module.state_dict()
+    # The counter of batches is no weight, and checkpoints from before it existed are fine.
+    missing = [key for key in expected if key not in found and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in found if key not in expected]
+    if missing:
+        raise ModelError(f"{path}: no weight '{missing[0]}' ({len(missing)} missing, {len(unexpected)} unexpected)")
+    if unexpected:
+        raise ModelError(f"{path}: the model has no weight '{unexpected[0]}' ({len(unexpected)} unexpected)")
+    for key, tensor in found.items():
+        if tensor.shape != expected[key].shape:
+            raise ModelError(
+                f"{path}: weight '{key}' has shape {list(tensor.shape)}, expected {list(expected[key].shape)}"
+            )
+    module.load_state_dict(dict(found), strict=False)
+
+
+def export_module(module: "nn.Module", input_shape: Sequence[int], *, name: str) -> ir.Model:
+    """Export a copy of the module in evaluation mode, float32, with inputs [batch, *input_shape].
+
+    `name` stands for it in messages. Raises ModelError where the input doesn't fit or an operation can't be exported.
+    """
+    import torch
+
+    module = copy.deepcopy(module).eval().cpu().float()
+    # torch.export takes a batch of one for a constant.
+    example = torch.zeros(2, *input_shape)
+    try:
+        with torch.no_grad():
+            output = module(example)
+    except Exception as error:
+        raise ModelError(
+            f"{name}: input [batch, {', '.join(map(str, input_shape))}] does not fit: {_one_line(error)}"
+        ) from error
+    try:
+        with quiet("torch.onnx"):
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                # onnxscript's optimizer would fuse BatchNormalization into Conv; it has to stay a node.
+                optimize=False,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["output"] if isinstance(output, torch.Tensor) else None,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except Exception as error:
+        raise ModelError(f"{name}: can't be exported to ONNX: {_one_line(error)}") from error
+    assert program is not None
+    model = load_model(program.model_proto)
+    # Stack traces, with the paths of this machine.
+    common.ClearMetadataAndDocStringPass()(model)
+    return model
+
+
+def _is_module(spec: object) -> bool:
+    """Whether it is an `nn.Module`; without importing torch, which nobody has who made none."""
+    torch_nn = sys.modules.get("torch.nn")
+    return torch_nn is not None and isinstance(spec, torch_nn.Module)
+
+
+def _import_factory(spec: str, package: str, name: str) -> Any:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        # Installed commands don't look into the current folder by themselves. Last, so that it shadows nothing.
+        sys.path.append(os.getcwd())
+    try:
+        imported = importlib.import_module(package)
+    except Exception as error:
+        raise ModelError(f"{spec}: module '{package}' can't be imported: {_one_line(error)}") from error
+    if not hasattr(imported, name):
+        near = difflib.get_close_matches(name, dir(imported), n=1)
+        raise ModelError(f"{spec}: '{package}' has no '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+    factory = getattr(imported, name)
+    if not callable(factory):
+        raise ModelError(f"{spec}: '{name}' is {type(factory).__name__}, expected a function that returns an nn.Module")
+    return factory
+
+
+def _zoo(extra: str, package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ModelError(f"{extra} is not installed; install the extra with: pip install 'qpipe[{extra}]'") from error
+
+
+def _call(factory: Any, spec: str, *arguments: Any, **keywords: Any) -> "nn.Module":
+    import torch
+
+    try:
+        made = factory(*arguments, **keywords)
+    except Exception as error:
+        raise ModelError(f"{spec}: the factory failed: {_one_line(error)}") from error
+    if not isinstance(made, torch.nn.Module):
+        raise ModelError(f"{spec}: the factory returned {type(made).__name__}, expected an nn.Module")
+    return made
+
+
+def _read_weights(path: Path) -> Mapping[str, Any]:
+    import torch
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(f"{path}: not a file of weights only (safetensors or .pth): {_one_line(error)}") from error
+    for key in _CHECKPOINT_KEYS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise ModelError(f"{path}: holds {type(loaded).__name__}, expected names with tensors (a state_dict)")
+    return loaded
+
+
+def _strip_prefix(weights: "Mapping[str, torch.Tensor]") -> "Mapping[str, torch.Tensor]":
+    """Without the ``module.`` that DataParallel puts before every name."""
+    if weights and all(key.startswith("module.") for key in weights):
+        return {key.removeprefix("module."): value for key, value in weights.items()}
+    return weights
+
+
+def _default_input_shape(module: "nn.Module", name: str) -> Sequence[int]:
+    if name.startswith("torchvision:"):
+        return _ZOO_INPUT_SHAPE
+    if name.startswith("timm:"):
+        shape: Sequence[int] = getattr(module, "default_cfg", {}).get("input_size", _ZOO_INPUT_SHAPE)
+        return shape
+    raise ModelError(f"{name}: a PyTorch model needs its input shape, such as 3,224,224 (--input-shape)")
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -1,0 +1,84 @@
+"""Bring a model of any opset from 7 on to opset 21 and IR version 10.
+
+Opsets 18 to 20 go through onnxscript's converter. It only relabels below 18, so older models, and newer ones (down),
+go through onnx's own. A model with tensors of 2 bits is of opset 25 and IR version 13, the first that have the type.
+"""
+
+import onnx
+import onnx_ir as ir
+from onnx import version_converter
+from onnx_ir.passes import common
+from onnxscript.version_converter import ConvertVersionPass
+
+from qpipe.errors import ModelError
+from qpipe.ir.files.quiet import quiet
+
+OPSET = 21
+TWO_BIT_OPSET = 25
+IR_VERSIONS = {OPSET: 10, TWO_BIT_OPSET: 13}
+TWO_BIT_TYPES = frozenset({ir.DataType.INT2, ir.DataType.UINT2})
+OLDEST_OPSET = 7
+OLDEST_IR_VERSION = 3
+# onnxscript's converter has real adapters from here on.
+_OLDEST_ONNXSCRIPT_OPSET = 18
+
+
+def upgrade(model: ir.Model, source: str) -> ir.Model:
+    """The model at opset 21 (25 with tensors of 2 bits), in place or as a new one. `source` names it in messages.
+
+    Initializers that are also graph inputs (IR version 3 demands it) are taken out of the inputs first: nothing that
+    can be fed from outside is a constant to a converter. Raises ModelError where the opset is too old or can't be
+    converted.
+    """
+    if (model.ir_version or 0) < OLDEST_IR_VERSION:
+        raise ModelError(f"{source}: IR version is {model.ir_version}, expected {OLDEST_IR_VERSION} or newer")
+    if "ai.onnx" in model.opset_imports:
+        # The standard domain's long name; onnx_ir shortens it on the nodes only.
+        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
+    common.RemoveInitializersFromInputsPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    opset = model.opset_imports.get("")
+    if opset is None or opset < OLDEST_OPSET:
+        raise ModelError(f"{source}: opset is {opset}, expected {OLDEST_OPSET} or newer")
+    # Initializers beside the inputs need IR version 4.
+    model.ir_version = max(model.ir_version, 4)
+    target = needed_opset(model)
+    if opset != target:
+        model = _convert(model, opset, target, source)
+    model.ir_version = IR_VERSIONS[target]
+    return model
+
+
+def needed_opset(model: ir.Model) -> int:
+    """25 where an initializer has 2 bits, else 21."""
+    values = (value for graph in model.graphs() for value in graph.initializers.values())
+    return TWO_BIT_OPSET if any(value.dtype in TWO_BIT_TYPES for value in values) else OPSET
+
+
+def label_opset(model: ir.Model) -> None:
+    """Let a model of opset 21 say the opset and IR version that its tensors need.
+
+    A label is enough: from 21 to 25 operators gained types only, and onnx's own converter changes no node.
+    """
+    opset = needed_opset(model)
+    model.opset_imports[""], model.ir_version = opset, IR_VERSIONS[opset]
+
+
+def _convert(model: ir.Model, opset: int, target: int, source: str) -> ir.Model:
+    # Neither converter looks into functions. At opset 21 they stay: training's quantizers are functions.
+    common.InlinePass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    try:
+        if _OLDEST_ONNXSCRIPT_OPSET <= opset < target == OPSET:
+            with quiet("onnx_ir", "onnxscript"):
+                ConvertVersionPass(target_version=target)(model)
+            return model
+        proto = ir.to_proto(model)
+        # The converter's adapters ask for shapes (Softmax's meaning changed with opset 13).
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        return ir.from_proto(version_converter.convert_version(proto, target))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{source}: opset {opset} can't be converted to {target}: {reason}; export the model with opset {target}"
+        ) from error

@@ -1,0 +1,1 @@
+"""A float or quantized graph as layers, residual blocks, and what single layers are told."""

@@ -1,0 +1,1 @@
+"""The QDQ graph: its quantizers, its weights, the plan that makes it, the view that reads it, the proof of it."""

@@ -1,0 +1,254 @@
+"""Which tensors of a float graph get a quantizer, of which width: the plan that `inspect` shows and calibration fills.
+
+Source: FAQ, section 3.1: in a network of fewer than 8 bits the first and the last layer's weights and the last layer's
+input keep 8 bits, the last ReLU makes the transition (a last layer is one behind which no other has weights); a branch
+that comes straight from a convolution is 8-bit signed before the Add; the last layer's output is int32 fixed point and
+gets no quantizer. What a layer's own options say (`qpipe.ir.graph.layer_options`) goes before all of this.
+
+With `skip_bits` a tensor that a skip connection carries to an Add keeps that width, where its own is less, and each
+layer of weights that reads it requantizes it to its own. (Zhuang et al., *Training Quantized Network with Auxiliary
+Gradient Module*, section 1: a skip at few bits costs accuracy, and theirs stays float; here it has integers as well.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import onnx_ir as ir
+
+from qpipe.arith.spec import QuantSpec
+from qpipe.arith.weights import DEFAULT_CLIP
+from qpipe.errors import RecipeError
+from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerOptions, LayerTable
+from qpipe.ir.graph.layers import RESHAPING, Layer, Role, activation_bound, group_layers
+
+EDGE_BITS = 8  # first and last layer's weights, last layer's input, the graph's input, a branch before an Add
+
+
+@dataclass(frozen=True)
+class PlannedQuantizer:
+    """A quantizer on `value`: signed is None where only the data can tell; bound is a Clip's upper bound, or inf."""
+
+    value: ir.Value
+    bits: int
+    signed: bool | None
+    bound: float = math.inf
+
+    def grid(self, log2_ymax: int, *, is_negative: bool) -> QuantSpec:
+        """The grid for values up to `2**log2_ymax`, cut at the bound; is_negative: whether the data had a sign."""
+        signed = is_negative if self.signed is None else self.signed
+        spec = QuantSpec.for_range(self.bits, log2_ymax, signed=signed)
+        if math.isinf(self.bound):
+            return spec
+        return replace(spec, qmax=min(spec.qmax, max(round(self.bound / spec.scale), 1)))
+
+
+@dataclass
+class QuantizationPlan:
+    """The layers up to the last that has integers, and what each tensor and weight becomes."""
+
+    layers: list[Layer] = field(default_factory=list)
+    tail: list[Layer] = field(default_factory=list)
+    unsupported: list[Layer] = field(default_factory=list)
+    quantizers: dict[ir.Value, PlannedQuantizer] = field(default_factory=dict)
+    narrowed: dict[ir.Value, PlannedQuantizer] = field(default_factory=dict)
+    """Of values that are carried wider for a skip, from where they start or through carriers: what weights read."""
+    weight_bits: dict[ir.Node, int] = field(default_factory=dict)
+    weight_clips: dict[ir.Node, float] = field(default_factory=dict)
+    """Only of layers that have a clip of their own."""
+    edges: set[ir.Node] = field(default_factory=set)
+    """Main nodes of the first and the last layers."""
+    last: set[ir.Node] = field(default_factory=set)
+    """Main nodes of the last layers: one weight scale, int32 outputs."""
+
+    def is_inner(self, layer: Layer) -> bool:
+        """Whether it has weights, and is neither a first nor a last layer: these keep 8-bit fixed-point ones."""
+        return layer.is_weighted and layer.node not in self.edges
+
+
+def plan_quantization(
+    graph: ir.Graph,
+    *,
+    weight_bits: int = 8,
+    activation_bits: int = 8,
+    skip_bits: int | None = None,
+    layers: LayerTable = NO_OPTIONS,
+) -> QuantizationPlan:
+    """Plan a normalized float graph; nodes without an integer form are in `unsupported`.
+
+    Raises:
+        RecipeError: a width that there is not, or an entry of `layers` that matches nothing.
+    """
+    _check_bits("weight_bits", weight_bits)
+    _check_bits("activation_bits", activation_bits)
+    _check_bits("skip_bits", skip_bits or activation_bits)
+    plan = QuantizationPlan()
+    _split_tail(graph, plan)
+    _find_last(graph, plan)
+    options = layers.of_layers(plan.layers, plan.last)
+    feeding = _feeding_weights(plan)
+    ends = {layer.node for layer in plan.layers if layer.is_weighted and layer.output not in feeding}
+    reached = _before_weights(graph, plan)
+    wide = _edge_tensors(plan, ends)
+    on_skips = _on_skips(plan) if skip_bits is not None else set()
+    for value in graph.inputs:
+        if any(value in layer.inputs for layer in plan.layers):
+            plan.quantizers[value] = PlannedQuantizer(value, EDGE_BITS, None)
+    signed: dict[ir.Value, bool | None] = dict.fromkeys(plan.quantizers)
+    unwidened: dict[ir.Value, PlannedQuantizer] = {}
+    for layer in plan.layers:
+        own = options.get(layer.node, LayerOptions(layer.name))
+        if layer.role is Role.COMPUTE:
+            edge = layer.node in ends or layer.inputs[0] in reached
+            plan.edges |= {layer.node} if edge else set()
+            plan.weight_bits[layer.node] = own.weight_bits or (EDGE_BITS if edge else weight_bits)
+        if own.weight_clip is not None:
+            plan.weight_clips[layer.node] = own.weight_clip
+        signed[layer.output] = _is_signed(layer, signed)
+        bound = math.inf if (found := _bound(layer)) is None else found
+        if layer.role is Role.CARRY and layer.op_type != "Concat" and layer.inputs[0] in unwidened:
+            planned = unwidened[layer.inputs[0]]
+            unwidened[layer.output] = PlannedQuantizer(
+                layer.output, planned.bits, signed[layer.output], min(bound, planned.bound)
+            )
+        if layer.role is Role.CARRY or layer.node in plan.last:
+            continue
+        branch = layer.role is Role.COMPUTE and layer.activation is None and _feeds_add(layer.output, plan)
+        edge = layer.output in wide or layer.output in reached or layer.output not in feeding
+        bits = own.activation_bits or (EDGE_BITS if edge or branch else activation_bits)
+        planned = PlannedQuantizer(layer.output, bits, signed[layer.output], bound)
+        if skip_bits is not None and layer.output in on_skips and not own.activation_bits and bits < skip_bits:
+            unwidened[layer.output] = planned
+            planned = replace(planned, bits=skip_bits)
+        plan.quantizers[layer.output] = planned
+    read = {layer.inputs[0] for layer in plan.layers if layer.is_weighted}
+    plan.narrowed = {value: planned for value, planned in unwidened.items() if value in read}
+    return plan
+
+
+def _bound(layer: Layer) -> float | None:
+    """The upper bound of the layer's activation, also where that stands alone; None without one."""
+    return activation_bound(layer.node if layer.activation is None else layer.activation)
+
+
+def _check_bits(name: str, bits: int) -> None:
+    if bits not in DEFAULT_CLIP:
+        raise RecipeError(f"{name} is {bits}, expected {min(DEFAULT_CLIP)} to {max(DEFAULT_CLIP)}")
+
+
+def _split_tail(graph: ir.Graph, plan: QuantizationPlan) -> None:
+    """Layers without integer form, and what depends on them, are a float tail; or an error, if weights come after."""
+    tainted: set[ir.Value] = set()
+    for layer in group_layers(graph):
+        has_form = layer.role is not Role.NONE
+        data = layer.inputs if has_form else [value for value in layer.node.inputs if value is not None]
+        if has_form and not any(value in tainted for value in data):
+            plan.layers.append(layer)
+            continue
+        plan.tail.append(layer)
+        tainted.update(value for node in layer.nodes for value in node.outputs)
+    feeding = {value for layer in plan.tail if layer.role is Role.COMPUTE for value in _ancestors(layer.node.inputs)}
+    plan.unsupported = [
+        layer for layer in plan.tail if layer.role is Role.NONE and not feeding.isdisjoint(layer.node.outputs)
+    ]
+
+
+def _ancestors(values: Iterable[ir.Value | None]) -> set[ir.Value]:
+    found: set[ir.Value] = set()
+    stack = [value for value in values if value is not None]
+    while stack:
+        value = stack.pop()
+        producer = value.producer()
+        if value not in found and producer is not None:
+            stack.extend(v for v in producer.inputs if v is not None)
+        found.add(value)
+    return found
+
+
+def _find_last(graph: ir.Graph, plan: QuantizationPlan) -> None:
+    """Last layers: weighted, no activation, before nothing but outputs or the tail; reshaping behind joins the tail."""
+    inner = {value for layer in plan.layers for value in layer.inputs}
+    for layer in reversed(list(plan.layers)):
+        if layer.output in inner:
+            continue
+        if layer.op_type in RESHAPING and _comes_from_weights(layer, plan):
+            plan.layers.remove(layer)
+            plan.tail.insert(0, layer)
+            inner = {value for other in plan.layers for value in other.inputs}
+        elif layer.is_weighted and layer.activation is None and layer.batch_norm is None:
+            plan.last.add(layer.node)
+
+
+def _comes_from_weights(layer: Layer, plan: QuantizationPlan) -> bool:
+    by_output = {other.output: other for other in plan.layers}
+    source = by_output.get(layer.inputs[0])
+    while source is not None and source.op_type in RESHAPING:
+        source = by_output.get(source.inputs[0])
+    return (
+        source is not None and source.role is Role.COMPUTE and source.activation is None and source.batch_norm is None
+    )
+
+
+def _edge_tensors(plan: QuantizationPlan, ends: set[ir.Node]) -> set[ir.Value]:
+    """What reaches a layer of `ends` through carriers and pools, up to and including the activation that starts it."""
+    by_output = {layer.output: layer for layer in plan.layers}
+    wide: set[ir.Value] = set()
+    stack = [layer.inputs[0] for layer in plan.layers if layer.node in ends]
+    while stack:
+        value = stack.pop()
+        wide.add(value)
+        layer = by_output.get(value)
+        if layer is not None and layer.role in {Role.CARRY, Role.POOL}:
+            stack.extend(layer.inputs)
+    return wide
+
+
+def _on_skips(plan: QuantizationPlan) -> set[ir.Value]:
+    """What reaches an Add without passing weights, up to and including the activation or Add that it starts from."""
+    by_output = {layer.output: layer for layer in plan.layers}
+    found: set[ir.Value] = set()
+    stack = [value for layer in plan.layers if layer.role is Role.JOIN for value in layer.inputs]
+    while stack:
+        layer = by_output.get(stack.pop())
+        if layer is None or (layer.role is Role.COMPUTE and layer.activation is None):
+            continue
+        found.add(layer.output)
+        if layer.role in {Role.CARRY, Role.POOL}:
+            stack.extend(layer.inputs)
+    return found
+
+
+def _before_weights(graph: ir.Graph, plan: QuantizationPlan) -> set[ir.Value]:
+    """What the graph's inputs reach without passing weights: what a first layer reads."""
+    reached = set(graph.inputs)
+    for layer in plan.layers:
+        if not layer.is_weighted and any(value in reached for value in layer.inputs):
+            reached.add(layer.output)
+    return reached
+
+
+def _feeding_weights(plan: QuantizationPlan) -> set[ir.Value]:
+    """What leads to weights: nothing behind a last layer does, be it followed by an activation or a pool or not."""
+    feeding: set[ir.Value] = set()
+    for layer in reversed(plan.layers):
+        if layer.is_weighted or layer.output in feeding:
+            feeding.update(layer.inputs)
+    return feeding
+
+
+def _is_signed(layer: Layer, signed: dict[ir.Value, bool | None]) -> bool | None:
+    """Unsigned after an activation and where all inputs are; None where it hangs on the graph's input."""
+    if layer.activation is not None or layer.node.op_type in {"Relu", "Clip"}:
+        return False
+    if layer.role is Role.COMPUTE:
+        return True
+    of_inputs = [signed.get(value, True) for value in layer.inputs]
+    if any(of_inputs):
+        return True
+    return None if None in of_inputs else False
+
+
+def _feeds_add(value: ir.Value, plan: QuantizationPlan) -> bool:
+    return any(layer.role is Role.JOIN and value in layer.inputs for layer in plan.layers)

@@ -1,0 +1,256 @@
+"""Write and read quantizers of a QDQ graph: QuantizeLinear, a Clip where the range is narrower, DequantizeLinear.
+
+They are an activation's, which is uint8. Its codes may pass a table (see `qpipe.arith.table`): Cast to int32, Gather,
+and a Clip where what it gives has a narrower range. Weights' are in `insert_weight` and `view_weights`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.arith.spec import SIGNED_ZERO_POINT, STORAGE_MAX, QuantSpec
+from qpipe.arith.table import SIZE, CodeTable, Grid
+from qpipe.errors import ModelError
+from qpipe.ir.graph.layers import activation_bound
+from qpipe.nodes import (
+    constant_array,
+    constant_input,
+    describe,
+    initializer,
+    input_value,
+    name_value,
+    set_constant_input,
+)
+
+BASIS = "qpipe.basis"
+"""Metadata of a Gather: the basis that its table is made from, a list of numbers."""
+BOUND = "qpipe.bound"
+"""Metadata of a QuantizeLinear: the upper bound of the float Clip from 0 that its codes' range took the place of."""
+
+_PARTS = frozenset({"QuantizeLinear", "Clip", "Cast", "Gather"})
+_FORM = re.compile("QuantizeLinear( Clip)?( Cast Gather( Clip)?)?")
+_UINT8 = ir.TensorType(ir.DataType.UINT8)
+
+
+@dataclass(frozen=True)
+class ActivationQuantizer:
+    """`source` (float) becomes `codes` (uint8, all done) on `spec`; `output` is what float consumers read.
+
+    table: what the codes that `source` is rounded to pass through, where there is one; its `after` is `spec`.
+    """
+
+    source: ir.Value
+    codes: ir.Value
+    output: ir.Value
+    spec: QuantSpec
+    table: CodeTable | None = None
+    basis: tuple[float, ...] | None = None
+    """What LQ-Net's training goes on from: the table is made from it (see `qpipe.arith.lq`)."""
+    bound: float | None = None
+    """The upper bound of a Clip from 0 that the range took the place of; None where there was none."""
+
+    @property
+    def grid(self) -> Grid:
+        """`spec`, or the table before it."""
+        return self.table or self.spec
+
+    @property
+    def before(self) -> QuantSpec:
+        """The grid that `source` is rounded to: `spec`, or what the table takes."""
+        return self.spec if self.table is None else self.table.before
+
+    @property
+    def reach(self) -> QuantSpec:
+        """`spec` with the range that the codes can have."""
+        return self.spec if self.table is None else self.table.reach
+
+    @property
+    def bits(self) -> int:
+        """The width of the range, or of an index into the table's levels."""
+        return self.spec.bits if self.table is None else self.table.bits
+
+
+def insert_activation_quantizer(
+    graph: ir.Graph,
+    value: ir.Value,
+    spec: Grid,
+    *,
+    only: ir.Node | None = None,
+    replaces: ir.Node | None = None,
+    suffix: str = "",
+    meltable: bool = False,
+    basis: Sequence[float] | None = None,
+) -> None:
+    """Put a quantizer behind `value`, for all its readers or for the node `only`; `replaces` is a float Clip to drop.
+
+    spec: its grid, or the table behind it; basis: what that is made from.
+
+    onnxruntime melts two quantizers in a row into one, which rounds otherwise. A Clip of the integers, though it cuts
+    nothing, keeps one that is meant for `only` apart; `meltable` says that this one may go.
+    """
+    base = f"{value.name}/{suffix}" if suffix else f"{value.name}"
+    uses = [(node, index) for node, index in value.uses() if only is None or node is only]
+    source = value if replaces is None else replaces.inputs[0]
+    assert source is not None
+    shape = value.shape
+    before, after = (spec.before, spec.after) if isinstance(spec, CodeTable) else (spec, spec)
+    scale, zero_point = _grid(graph, base, before)
+    nodes = [ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{base}_quantize")]
+    if (bound := None if replaces is None else activation_bound(replaces)) is not None:
+        write_bound(nodes[0], bound)
+    name_value(nodes[-1].outputs[0], f"{base}_codes", _UINT8, shape)
+    if before.needs_clip or (only is not None and not meltable):
+        nodes.append(_clip(graph, nodes[-1].outputs[0], before, base))
+    if isinstance(spec, CodeTable):
+        nodes += _look_up(graph, nodes[-1].outputs[0], spec, base, basis)
+        scale, zero_point = _grid(graph, f"{base}_level", after)
+    nodes.append(ir.node("DequantizeLinear", [nodes[-1].outputs[0], scale, zero_point], name=f"{base}_dequantize"))
+    output = nodes[-1].outputs[0]
+    name_value(output, f"{base}_dequantized", ir.TensorType(ir.DataType.FLOAT), shape)
+    producer = source.producer()
+    if producer is None:
+        graph.insert_before(graph[0], nodes)
+    else:
+        graph.insert_after(producer, nodes)
+    for node, index in uses:
+        node.replace_input_with(index, output)
+    if value.is_graph_output() and only is None:
+        _move_graph_output(graph, value, output)
+    if replaces is not None:
+        graph.remove(replaces, safe=True)
+
+
+def _grid(graph: ir.Graph, base: str, spec: QuantSpec) -> tuple[ir.Value, ir.Value]:
+    """Scale and zero point."""
+    scale = initializer(graph, f"{base}_scale", np.float32(spec.scale))
+    return scale, initializer(graph, f"{base}_zero_point", np.uint8(spec.zero_point))
+
+
+def _clip(graph: ir.Graph, codes: ir.Value, spec: QuantSpec, base: str) -> ir.Node:
+    """The Clip that says a range."""
+    low = initializer(graph, f"{base}_min", np.uint8(spec.stored_min))
+    high = initializer(graph, f"{base}_max", np.uint8(spec.stored_max))
+    node = ir.node("Clip", [codes, low, high], name=f"{base}_clip")
+    name_value(node.outputs[0], f"{base}_clipped", _UINT8, codes.shape)
+    return node
+
+
+def _look_up(
+    graph: ir.Graph, codes: ir.Value, table: CodeTable, base: str, basis: Sequence[float] | None
+) -> list[ir.Node]:
+    """The nodes that take codes through a table; a Clip, which cuts nothing, says what range its readers count on."""
+    entries = initializer(graph, f"{base}_table", table.array())
+    index = ir.node("Cast", [codes], {"to": ir.DataType.INT32}, name=f"{base}_index")
+    name_value(index.outputs[0], f"{base}_indices", ir.TensorType(ir.DataType.INT32), codes.shape)
+    gather = ir.node("Gather", [entries, index.outputs[0]], name=f"{base}_look_up")
+    if basis is not None:
+        gather.metadata_props[BASIS] = json.dumps(list(basis))
+    name_value(gather.outputs[0], f"{base}_looked_up", _UINT8, codes.shape)
+    if not table.after.needs_clip:
+        return [index, gather]
+    return [index, gather, _clip(graph, gather.outputs[0], table.after, f"{base}_level")]
+
+
+def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None:
+    """The quantizer that ends in this DequantizeLinear; None if it is a weight's or a bias's.
+
+    ModelError names the node whose scale is no power of two, or whose form is another.
+    """
+    nodes, codes = quantizer_nodes(dequantize), dequantize.inputs[0]
+    source = nodes[0].inputs[0] if nodes else None
+    if codes is None or source is None:
+        return None
+    gather = next((node for node in nodes if node.op_type == "Gather"), None)
+    stored = nodes[0].metadata_props.get(BOUND)
+    bound = None if stored is None else float(json.loads(stored))
+    if gather is None:
+        return ActivationQuantizer(source, codes, dequantize.outputs[0], _read_grid(nodes[0], nodes), bound=bound)
+    at = nodes.index(gather)
+    before, after = _read_grid(nodes[0], nodes[:at]), _read_grid(dequantize, nodes[at:])
+    table, basis = _read_table(gather, before, after), gather.metadata_props.get(BASIS)
+    learned = None if basis is None else tuple(json.loads(basis))
+    return ActivationQuantizer(source, codes, dequantize.outputs[0], after, table, learned, bound)
+
+
+def write_bound(quantize: ir.Node, bound: float) -> None:
+    """Let a QuantizeLinear say what Clip its codes' range took the place of."""
+    quantize.metadata_props[BOUND] = json.dumps(bound)
+
+
+def write_table(quantizer: ActivationQuantizer, table: CodeTable, basis: Sequence[float] | None = None) -> None:
+    """Replace the quantizer's table, whose grids stay, and the basis that it is made from."""
+    dequantize = quantizer.output.producer()
+    assert dequantize is not None
+    gather = next(node for node in quantizer_nodes(dequantize) if node.op_type == "Gather")
+    set_constant_input(gather, 0, table.array())
+    if basis is not None:
+        gather.metadata_props[BASIS] = json.dumps(list(basis))
+
+
+def quantizer_nodes(dequantize: ir.Node) -> list[ir.Node]:
+    """The nodes of an activation's quantizer, from QuantizeLinear to before this node; none if it is a weight's."""
+    found: list[ir.Node] = []
+    value = dequantize.inputs[0]
+    while value is not None and (node := value.producer()) is not None and node.op_type in _PARTS:
+        found.insert(0, node)
+        value = data_input(node)
+        if node.op_type == "QuantizeLinear":
+            is_known = _FORM.fullmatch(" ".join(part.op_type for part in found)) is not None
+            return found if is_known and constant_array(value) is None else []
+    return []
+
+
+def data_input(node: ir.Node) -> ir.Value | None:
+    """What a node of a quantizer works on: of a Gather the indices."""
+    return input_value(node, 1 if node.op_type == "Gather" else 0)
+
+
+def _read_grid(node: ir.Node, behind: list[ir.Node]) -> QuantSpec:
+    """The grid of a QuantizeLinear or DequantizeLinear, its range as a Clip among the nodes says it."""
+    scale, zero_point = constant_input(node, 1), constant_input(node, 2)
+    if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.uint8:
+        raise ModelError(f"{describe(node)}: expected one constant scale and a uint8 zero point")
+    zero = int(zero_point.reshape(-1)[0])
+    if zero not in {0, SIGNED_ZERO_POINT}:
+        raise ModelError(f"{describe(node)}: zero point {zero}, expected 0 or {SIGNED_ZERO_POINT}")
+    bounds = [(_scalar(clip, 1), _scalar(clip, 2)) for clip in behind if clip.op_type == "Clip"]
+    low, high = bounds[0] if bounds else (0, STORAGE_MAX)
+    return QuantSpec(exponent_of(node, float(scale.reshape(-1)[0])), low - zero, high - zero, zero)
+
+
+def _read_table(gather: ir.Node, before: QuantSpec, after: QuantSpec) -> CodeTable:
+    entries = constant_input(gather, 0)
+    if entries is None or entries.dtype != np.uint8 or entries.shape != (SIZE,):
+        raise ModelError(f"{describe(gather)}: expected a constant table of {SIZE} uint8 codes")
+    try:
+        return CodeTable(before, after, tuple(entries.tolist()))
+    except ValueError as error:
+        raise ModelError(f"{describe(gather)}: {error}") from None
+
+
+def exponent_of(node: ir.Node, scale: float) -> int:
+    """log2 of a power-of-two scale; ModelError that names the node for any other."""
+    mantissa, exponent = math.frexp(scale)
+    if mantissa != 0.5:
+        raise ModelError(f"{describe(node)}: scale {scale:g}, expected a power of two")
+    return exponent - 1
+
+
+def _scalar(node: ir.Node, index: int) -> int:
+    array = constant_input(node, index)
+    if array is None or array.size != 1:
+        raise ModelError(f"{describe(node)}: expected constant bounds")
+    return int(array.reshape(-1)[0])
+
+
+def _move_graph_output(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Let `new` be the graph output, under the name that it has outside."""
+    graph.outputs[list(graph.outputs).index(old)] = new
+    old.name, new.name = f"{old.name}/float", old.name

@@ -1,0 +1,196 @@
+"""The quantized view of a QDQ graph: its layers between their quantizers.
+
+Everything that reads a QDQ file (training, finalizing, the lowerings, the certificate) reads it through this view. A
+file is *trainable* while its weights are floats behind QuantizeLinear, *final* once they are integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from qpipe.arith.spec import QuantSpec
+from qpipe.errors import LoweringError, ModelError
+from qpipe.ir.graph.layers import Layer, Role, activation_bound, group_layers
+from qpipe.ir.quantized.qdq import ActivationQuantizer, data_input, quantizer_nodes, read_activation_quantizer
+from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight, read_weight
+from qpipe.nodes import describe
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """A layer between quantizers. `output` is None for a last layer, whose int32 sums leave as they are.
+
+    op_type "QuantizeLinear" is a requantization: a quantizer that reads another one.
+    """
+
+    layer: Layer
+    inputs: tuple[ActivationQuantizer, ...]
+    output: ActivationQuantizer | None
+    weight: TrainableWeight | FinalWeight | None = None
+
+    @property
+    def name(self) -> str:
+        """The main node's name."""
+        return self.layer.name
+
+    @property
+    def op_type(self) -> str:
+        """ONNX op of the main node."""
+        return self.layer.op_type
+
+    @property
+    def node(self) -> ir.Node:
+        """The main node."""
+        return self.layer.node
+
+    @property
+    def result(self) -> ir.Value:
+        """What the next layers read: the dequantized output, or a last layer's float output."""
+        return self.layer.output if self.output is None else self.output.output
+
+    @property
+    def bound(self) -> float | None:
+        """The upper bound of the layer's activation, infinite for a ReLU; None where it has none.
+
+        A Clip that calibration took away, since the range of the integers cuts as it does, is one. A file of an earlier
+        version does not say so; there it is the grid's end, if what is rounded may be negative and the grid is not.
+        """
+        if self.layer.activation is not None:
+            return activation_bound(self.layer.activation)
+        if self.output is None:
+            return None
+        if self.output.bound is not None:
+            return self.output.bound
+        role, spec = self.layer.role, self.output.before
+        is_cut = role is Role.COMPUTE or (role is Role.JOIN and any(q.reach.is_signed for q in self.inputs))
+        return spec.bound if is_cut and not spec.is_signed else None
+
+    @property
+    def target(self) -> QuantSpec:
+        """The grid that the result is rounded to, cut to what the layer's activation lets through."""
+        assert self.output is not None
+        activation = self.layer.activation
+        bound = None if activation is None else activation_bound(activation)
+        return self.output.before if bound is None else self.output.before.clipped(bound)
+
+
+@dataclass
+class View:
+    """The quantized part of the graph in topological order, and the float tail behind it."""
+
+    graph: ir.Graph
+    inputs: list[ActivationQuantizer] = field(default_factory=list)
+    layers: list[QuantizedLayer] = field(default_factory=list)
+    tail: list[Layer] = field(default_factory=list)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no layer can be trained any more."""
+        return all(
+            not isinstance(layer.weight, TrainableWeight) and layer.layer.batch_norm is None
+            and layer.op_type != "BatchNormalization" for layer in self.layers
+        )  # fmt: skip
+
+    @property
+    def results(self) -> list[ir.Value]:
+        """What leaves the quantized part, in the order of the graph outputs that it is or leads to."""
+        return leading_to(self.graph.outputs, {layer.result for layer in self.layers})
+
+
+def leading_to(outputs: Iterable[ir.Value], candidates: Set[ir.Value]) -> list[ir.Value]:
+    """Going back from each output in turn, the first of the candidates on every path."""
+    found: dict[ir.Value, None] = {}
+    stack, seen = list(outputs)[::-1], set()
+    while stack:
+        value = stack.pop()
+        producer = value.producer()
+        if value in candidates:
+            found[value] = None
+        elif value not in seen and producer is not None:
+            stack.extend(v for v in reversed(producer.inputs) if v is not None)
+        seen.add(value)
+    return list(found)
+
+
+def read_view(model: ir.Model) -> View:
+    """Read a QDQ graph; ModelError names what is not of the form that calibration writes."""
+    graph = model.graph
+    quantizers, skip = _read_quantizers(graph)
+    by_output = {quantizer.output: quantizer for quantizer in quantizers}
+    by_source: dict[ir.Value, list[ActivationQuantizer]] = {}
+    for quantizer in quantizers:
+        by_source.setdefault(quantizer.source, []).append(quantizer)
+    view = View(graph, inputs=[q for q in quantizers if q.source.is_graph_input()])
+    if not view.inputs:
+        raise ModelError(
+            "not a quantized model: no QuantizeLinear reads the graph's input; run `qpipe calibrate` first"
+        )
+    for layer in group_layers(graph, skip):
+        inputs = [by_output.get(value) for value in layer.inputs]
+        outputs = by_source.get(layer.output, [])
+        is_quantized = all(inputs) and (outputs or (layer.role is Role.COMPUTE and layer.activation is None))
+        if not is_quantized or layer.role is Role.NONE:
+            if outputs:
+                raise ModelError(f"{describe(layer.node)}: float between quantizers, and it has no integer form")
+            view.tail.append(layer)
+            continue
+        _check_output(layer, outputs)
+        known = tuple(q for q in inputs if q is not None)
+        weight = read_weight(model, layer, known[0]) if layer.role is Role.COMPUTE else None
+        view.layers.append(QuantizedLayer(layer, known, outputs[0] if outputs else None, weight))
+        view.layers.extend(_requantizations(outputs, by_source))
+    view.layers[:0] = _requantizations(view.inputs, by_source)
+    return view
+
+
+def read_final_view(model: ir.Model) -> View:
+    """Read a QDQ graph that is finalized; LoweringError on another."""
+    view = read_view(model)
+    if not view.is_final:
+        raise LoweringError("the model is not finalized; run finalize first")
+    return view
+
+
+def _read_quantizers(graph: ir.Graph) -> tuple[list[ActivationQuantizer], frozenset[ir.Node]]:
+    """All activation quantizers in order, and all nodes that quantizers (of weights too) are made of."""
+    quantizers, skip = [], set()
+    for node in graph:
+        if node.op_type != "DequantizeLinear":
+            continue
+        quantizer = read_activation_quantizer(node)
+        if quantizer is not None:
+            quantizers.append(quantizer)
+        skip.add(node)
+        value = node.inputs[0]
+        while value is not None and (producer := value.producer()) is not None:
+            skip.add(producer)
+            if producer.op_type == "QuantizeLinear":
+                break
+            value = data_input(producer)
+    return quantizers, frozenset(skip)
+
+
+def _check_output(layer: Layer, outputs: list[ActivationQuantizer]) -> None:
+    if len(outputs) > 1:
+        raise ModelError(f"{describe(layer.node)}: {len(outputs)} quantizers read its output, expected one")
+    if not outputs and (layer.batch_norm is not None or layer.op_type == "BatchNormalization"):
+        raise ModelError(f"{describe(layer.node)}: no quantizer after its BatchNormalization, expected one")
+
+
+def _requantizations(
+    quantizers: list[ActivationQuantizer], by_source: dict[ir.Value, list[ActivationQuantizer]]
+) -> Iterator[QuantizedLayer]:
+    """Quantizers that read one of these, directly or through another one."""
+    for first in quantizers:
+        for second in by_source.get(first.output, []):
+            yield QuantizedLayer(Layer(_quantize_node(second)), (first,), second)
+            yield from _requantizations([second], by_source)
+
+
+def _quantize_node(quantizer: ActivationQuantizer) -> ir.Node:
+    dequantize = quantizer.output.producer()
+    assert dequantize is not None
+    return quantizer_nodes(dequantize)[0]

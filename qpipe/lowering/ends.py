@@ -1,0 +1,70 @@
+"""The ends of a lowered graph: its results leave as floats, the float tail reads them, the QDQ nodes go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from qpipe.ir.quantized.qdq import ActivationQuantizer
+from qpipe.ir.quantized.view import QuantizedLayer, View
+from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.lowering.integer_builder import IntegerBuilder
+from qpipe.lowering.qoperator_builder import QOperatorBuilder
+
+Builder = QOperatorBuilder | IntegerBuilder
+
+
+def add_nodes(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
+    """Put the new nodes into the graph and drop those that nothing reads any more."""
+    model.graph.extend(nodes)
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    model.graph.sort()
+
+
+def dequantize_results(model: ir.Model, view: View, b: Builder) -> None:
+    """Real numbers of every tensor that leaves the quantized part, for the float tail and the outputs."""
+    for layer in view.layers:
+        if layer.result not in view.results:
+            continue
+        old = layer.result
+        real = _dequantize(layer, b)
+        real.shape = None if old.shape is None else old.shape.copy()
+        for tail in view.tail:
+            for node in tail.nodes:
+                for index in [i for i, value in enumerate(node.inputs) if value is old]:
+                    node.replace_input_with(index, real)
+        if old.is_graph_output():
+            outputs = model.graph.outputs
+            outputs[list(outputs).index(old)] = real
+        real.name = old.name
+
+
+def _dequantize(layer: QuantizedLayer, b: Builder) -> ir.Value:
+    """The layer's result in real numbers."""
+    name, value = f"{layer.name}_dequantize", b.result(layer.result)
+    if layer.output is not None:
+        inputs = [value, *b.grid(layer.output.spec)]
+        return b.emit("DequantizeLinear", inputs, name=name, dtype=ir.DataType.FLOAT)
+    assert isinstance(layer.weight, FinalWeight)
+    scales = result_scales(layer)
+    if layer.result.uses():
+        # onnxruntime pushes a DequantizeLinear of one scale through a Reshape, and then can't open what it made.
+        spatial = [1] * (layer.weight.codes.ndim - 2)
+        scale = b.constant(f"{layer.name}_scale", scales.reshape(-1, *spatial) if len(scales) > 1 else scales[0])
+        to_float = {"to": ir.DataType.FLOAT}
+        steps = b.emit("Cast", [value], name=f"{layer.name}_cast", attributes=to_float, dtype=ir.DataType.FLOAT)
+        return b.emit("Mul", [steps, scale], name=name, dtype=ir.DataType.FLOAT)
+    attributes = {"axis": 1} if len(scales) > 1 else {}
+    scale = b.constant(f"{layer.name}_scale", scales if len(scales) > 1 else scales[0])
+    return b.emit("DequantizeLinear", [value, scale], name=name, attributes=attributes, dtype=ir.DataType.FLOAT)
+
+
+def result_scales(layer: QuantizedLayer) -> npt.NDArray[np.float32]:
+    """Real units per step of a last layer's int32: float32, `[1]` where all channels have one, else `[C]`."""
+    assert isinstance(layer.weight, FinalWeight)
+    source: ActivationQuantizer = layer.inputs[0]
+    scales = layer.weight.scales * np.float32(source.spec.scale)
+    return scales[:1] if np.all(scales == scales[0]) else scales

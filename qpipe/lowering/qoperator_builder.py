@@ -1,0 +1,216 @@
+"""Write a qoperator graph: uint8 tensors between onnxruntime's integer operators, each on its quantizer's grid.
+
+Every requantized value says which tensor of the QDQ graph it equals (metadata `qpipe.codes_of`), so that the gate can
+compare the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from qpipe.arith.spec import STORAGE_MAX, QuantSpec
+from qpipe.ir.quantized.qdq import ActivationQuantizer
+from qpipe.ir.quantized.view import QuantizedLayer
+from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
+from qpipe.lowering.marks import mark
+from qpipe.nodes import initializer
+
+MICROSOFT = "com.microsoft"
+
+Attributes = Mapping[str, Any]
+
+
+class QOperatorBuilder:
+    """Collects `nodes`; `weights` is "int8", or "uint8" (zero point 128: exact also where int16 pairs would saturate).
+
+    portable: whether int8 weights must stay safe for kernels that add two products in a saturating int16.
+    """
+
+    def __init__(self, graph: ir.Graph, *, weights: str = "int8", portable: bool = True) -> None:
+        """The constants go to `graph` at once, the nodes when the caller adds them."""
+        self.graph = graph
+        self.weights = weights
+        self.portable = portable
+        self.nodes: list[ir.Node] = []
+        self._codes: dict[ir.Value, ir.Value] = {}
+        self._scalars: dict[str, ir.Value] = {}
+
+    def codes(self, quantizer: ActivationQuantizer) -> ir.Value:
+        """The uint8 value that the quantizer's readers read."""
+        return self._codes[quantizer.output]
+
+    def emit(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        *,
+        name: str,
+        attributes: Attributes | None = None,
+        domain: str = "",
+        dtype: ir.DataType = ir.DataType.UINT8,
+        shape: ir.Shape | None = None,
+    ) -> ir.Value:
+        """Add a node; its output has the node's name with `_output` added."""
+        node = ir.node(op_type, inputs, dict(attributes or {}), domain=domain, name=name)
+        output = node.outputs[0]
+        output.name, output.type = f"{name}_output", ir.TensorType(dtype)
+        output.shape = None if shape is None else shape.copy()
+        self.nodes.append(node)
+        return output
+
+    def emit_copy(self, node: ir.Node, inputs: Sequence[ir.Value]) -> ir.Value:
+        """The node itself on other data; its constant arguments stay."""
+        if node.op_type == "Dropout":
+            return self.emit("Identity", inputs, name=str(node.name))
+        arguments = [*inputs, *node.inputs[len(inputs) :]]
+        return self.emit(node.op_type, arguments, name=str(node.name), attributes=node.attributes)
+
+    def constant(self, name: str, array: npt.NDArray[Any] | ir.TensorProtocol) -> ir.Value:
+        """An initializer of its own."""
+        return initializer(self.graph, name, array)
+
+    def scalar(self, name: str, value: np.generic) -> ir.Value:
+        """An initializer that all who ask for this name share."""
+        if name not in self._scalars:
+            self._scalars[name] = initializer(self.graph, name, np.asarray(value))
+        return self._scalars[name]
+
+    def scale(self, spec: QuantSpec) -> ir.Value:
+        """float32 scalar."""
+        return self.scalar(f"scale_2^{spec.exponent}", np.float32(spec.scale))
+
+    def zero_point(self, spec: QuantSpec) -> ir.Value:
+        """uint8 scalar."""
+        return self.code(spec.zero_point)
+
+    def code(self, value: int) -> ir.Value:
+        """A uint8 scalar."""
+        return self.scalar(f"uint8_{value}", np.uint8(value))
+
+    def grid(self, spec: QuantSpec) -> tuple[ir.Value, ir.Value]:
+        """Scale and zero point, as the operators take them."""
+        return self.scale(spec), self.zero_point(spec)
+
+    def quantized_inputs(self, layer: QuantizedLayer) -> list[ir.Value]:
+        """Codes, scale and zero point of each of the layer's inputs, one after the other."""
+        return [value for q in layer.inputs for value in (self.codes(q), *self.grid(q.spec))]
+
+    def weight(self, layer: QuantizedLayer, codes: npt.NDArray[np.int8] | None = None) -> tuple[ir.Value, ir.Value]:
+        """Codes (the layer's, or these in another order) and zero point of the layer's weight.
+
+        int8 or uint8; one of 4 bits or fewer is packed, behind a Cast to int8, and pair-safe as it is.
+        """
+        final = layer.weight
+        assert isinstance(final, FinalWeight)
+        codes = final.codes if codes is None else codes
+        tensor, zero_point = stored_weight(codes, final.bits, self.weights)
+        value = self.constant(f"{layer.name}_weight", tensor)
+        if tensor.dtype in PACKED:
+            cast = {"to": ir.DataType.INT8}
+            value = self.emit(
+                "Cast", [value], name=f"{layer.name}_weight_cast", attributes=cast, dtype=ir.DataType.INT8
+            )
+            value.shape = ir.Shape(codes.shape)
+        return value, self.scalar(f"{zero_point.dtype}_{zero_point}", zero_point)
+
+    def weight_scale(self, layer: QuantizedLayer) -> ir.Value:
+        """float32 `[C]`: `multiplier * 2**exponent`."""
+        assert isinstance(layer.weight, FinalWeight)
+        return self.constant(f"{layer.name}_weight_scale", layer.weight.scales)
+
+    def bias(self, layer: QuantizedLayer) -> ir.Value | None:
+        """int32 `[C]`, None where it is zero."""
+        assert isinstance(layer.weight, FinalWeight)
+        bias = layer.weight.bias.astype(np.int32)
+        return self.constant(f"{layer.name}_bias", bias) if bias.any() else None
+
+    def spread(self, layer: QuantizedLayer, zero_point: ir.Value) -> ir.Value:
+        """A weight's zero point as one for each channel, beside as many scales."""
+        assert isinstance(layer.weight, FinalWeight)
+        assert zero_point.const_value is not None
+        repeated = np.repeat(zero_point.const_value.numpy(), len(layer.weight.bias))
+        return self.constant(f"{layer.name}_weight_zero_point", repeated)
+
+    def add_bias(self, layer: QuantizedLayer, value: ir.Value, *, spatial: int = 0) -> ir.Value:
+        """An int32 accumulator with its bias, which goes to axis 1 where there are `spatial` axes behind it."""
+        assert isinstance(layer.weight, FinalWeight)
+        bias = layer.weight.bias.astype(np.int32)
+        if not bias.any():
+            return value
+        shaped = self.constant(f"{layer.name}_bias", bias.reshape(-1, *[1] * spatial))
+        return self.emit("Add", [value, shaped], name=f"{layer.name}_add_bias", dtype=ir.DataType.INT32)
+
+    def define_input(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
+        """`value` saturates to the whole of uint8 and is the quantizer's, but for its narrower range and its table."""
+        name = str(quantizer.codes.name)
+        self._define(quantizer, self._look_up(quantizer, self._clip(value, (0, STORAGE_MAX), quantizer.before, name)))
+
+    def adopt_input(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
+        """`value` holds the quantizer's codes; another builder made it."""
+        self._codes[quantizer.output] = value
+
+    def finish(self, layer: QuantizedLayer, value: ir.Value) -> None:
+        """`value` is the layer's result on its target, within uint8; activation, range and table follow."""
+        assert layer.output is not None
+        clipped = self._clip(value, (0, STORAGE_MAX), layer.target, layer.name)
+        self._define(layer.output, self._look_up(layer.output, clipped))
+
+    def carry(self, layer: QuantizedLayer, value: ir.Value, carried: QuantSpec) -> None:
+        """`value` holds codes of the inputs' grid, within `carried` or to be cut to it."""
+        assert layer.output is not None
+        spec, source = layer.output.before, layer.inputs[0].spec
+        held = (min(q.spec.stored_min for q in layer.inputs), max(q.spec.stored_max for q in layer.inputs))
+        if (spec.exponent, spec.zero_point) == (source.exponent, source.zero_point):
+            both = QuantSpec(spec.exponent, max(spec.qmin, carried.qmin), min(spec.qmax, carried.qmax), spec.zero_point)
+            value = self._clip(value, held, both, layer.name)
+        else:
+            value = self._clip(value, held, carried, f"{layer.name}_carried")
+            moved = self.move(value, carried, spec, layer.name)
+            value = self._clip(moved, (0, STORAGE_MAX), spec, layer.name)
+        self._define(layer.output, self._look_up(layer.output, value))
+
+    def move(self, value: ir.Value, source: QuantSpec, target: QuantSpec, name: str) -> ir.Value:
+        """Codes on another grid, rounded half to even: a QLinearConcat of one, which onnxruntime does by table."""
+        inputs = [*self.grid(target), value, *self.grid(source)]
+        return self.emit("QLinearConcat", inputs, name=f"{name}_requantize", attributes={"axis": 0}, domain=MICROSOFT)
+
+    def finish_last(self, layer: QuantizedLayer, value: ir.Value) -> None:
+        """`value` is a last layer's int32 accumulator, bias included."""
+        value.shape = None if layer.result.shape is None else layer.result.shape.copy()
+        mark(value, layer.result.name)
+        self._codes[layer.result] = value
+
+    def result(self, value: ir.Value) -> ir.Value:
+        """The integers of a dequantized value, or a last layer's int32."""
+        return self._codes[value]
+
+    def _clip(self, value: ir.Value, held: tuple[int, int], spec: QuantSpec, name: str) -> ir.Value:
+        """Cut codes that lie in `held` to the spec's range."""
+        if spec.stored_min <= held[0] and held[1] <= spec.stored_max:
+            return value
+        bounds = [self.code(max(spec.stored_min, held[0])), self.code(min(spec.stored_max, held[1]))]
+        return self.emit("Clip", [value, *bounds], name=f"{name}_clip")
+
+    def _look_up(self, quantizer: ActivationQuantizer, value: ir.Value) -> ir.Value:
+        """The quantizer's codes, where it has a table; those that it is looked up at elsewhere."""
+        if quantizer.table is None:
+            return value
+        name, to_int32 = str(quantizer.codes.name), {"to": ir.DataType.INT32}
+        index = self.emit("Cast", [value], name=f"{name}_index", attributes=to_int32, dtype=ir.DataType.INT32)
+        table = self.constant(f"{name}_table", quantizer.table.array())
+        return self.emit("Gather", [table, index], name=f"{name}_look_up")
+
+    def _define(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
+        if value in self._codes.values():
+            # Two tensors of the QDQ graph hold the same integers, and each is compared.
+            value = self.emit("Identity", [value], name=f"{quantizer.codes.name}_identity")
+        value.name = quantizer.codes.name
+        value.shape = None if quantizer.codes.shape is None else quantizer.codes.shape.copy()
+        mark(value, quantizer.codes.name)
+        self._codes[quantizer.output] = value

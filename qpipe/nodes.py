@@ -1,0 +1,213 @@
+"""What a node says, its attributes and its constant inputs, read with types; and constants, written.
+
+A reader returns the value with the ONNX default filled in, and raises ModelError with the node's name where the file
+says something that can't be used.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from qpipe.errors import ModelError
+
+AnyArray = npt.NDArray[Any]
+
+
+def describe(node: ir.Node) -> str:
+    """The node as messages name it, such as ``Conv 'layer1/conv'``; by its first output where it has no name."""
+    name = node.name or (node.outputs[0].name if node.outputs else "") or "without a name"
+    return f"{node.op_type} '{name}'"
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """The integer attribute, or `default` where the node doesn't have it."""
+    attribute = _attribute(node, name, ir.AttributeType.INT)
+    return default if attribute is None else attribute.as_int()
+
+
+def ints_attribute(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
+    """The list-of-integers attribute, or `default` where the node doesn't have it."""
+    attribute = _attribute(node, name, ir.AttributeType.INTS)
+    return tuple(default) if attribute is None else tuple(attribute.as_ints())
+
+
+def float_attribute(node: ir.Node, name: str, default: float) -> float:
+    """The float attribute, or `default` where the node doesn't have it."""
+    attribute = _attribute(node, name, ir.AttributeType.FLOAT)
+    return default if attribute is None else attribute.as_float()
+
+
+def string_attribute(node: ir.Node, name: str, default: str) -> str:
+    """The string attribute, or `default` where the node doesn't have it."""
+    attribute = _attribute(node, name, ir.AttributeType.STRING)
+    return default if attribute is None else attribute.as_string()
+
+
+def constant_array(value: ir.Value | None) -> AnyArray | None:
+    """The array behind an initializer or a Constant node; None for every other value, graph inputs included."""
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def input_value(node: ir.Node, index: int) -> ir.Value | None:
+    """The input at `index`; None where it is left out, at the end or by an empty name."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def constant_input(node: ir.Node, index: int) -> AnyArray | None:
+    """The array of a constant input; None where the input is left out or is computed."""
+    return constant_array(input_value(node, index))
+
+
+def require_input(node: ir.Node, index: int, what: str) -> ir.Value:
+    """The input at `index`, called `what` in the message of the ModelError that a missing one raises."""
+    value = input_value(node, index)
+    if value is None:
+        raise ModelError(f"{describe(node)}: input {index} ({what}) is missing")
+    return value
+
+
+def require_constant(node: ir.Node, index: int, what: str) -> AnyArray:
+    """The array of the input at `index`; ModelError where it is missing or computed by the graph."""
+    array = constant_array(require_input(node, index, what))
+    if array is None:
+        raise ModelError(
+            f"{describe(node)}: its {what} '{node.inputs[index].name}' is computed by the graph, "  # type: ignore[union-attr]
+            "expected a constant"
+        )
+    return array
+
+
+def static_shape(value: ir.Value) -> tuple[int | None, ...] | None:
+    """The shape with None for every dimension that is not a fixed number; None where the rank is unknown."""
+    if value.shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+
+
+def rank(value: ir.Value | None) -> int | None:
+    """The number of dimensions, or None where it is unknown."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """The sliding window of a Conv or a pooling over D spatial dimensions.
+
+    kernel, strides, dilations: D integers each. pads: the 2·D integers of ONNX, all begins, then all ends; explicit,
+    because `auto_pad` must have been resolved (pass `explicit-padding`).
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Pixels from the window's first to its last tap, per dimension: ``(kernel - 1) * dilation + 1``."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    def padded(self, sizes: Sequence[int], *, ceil_mode: bool) -> tuple[int, ...]:
+        """The pads with which rounding down gives as many windows on an image of these `sizes` as `ceil_mode` does.
+
+        Rounding up adds a window that hangs over the end, unless it would begin behind the image.
+        """
+        dims = len(self.kernel)
+        ends = list(self.pads[dims:])
+        for i in range(dims if ceil_mode else 0):
+            begin, extent, stride = self.pads[i], self.extent[i], self.strides[i]
+            steps = -(-(sizes[i] + begin + ends[i] - extent) // stride)
+            steps -= steps * stride >= sizes[i] + begin
+            ends[i] = steps * stride + extent - sizes[i] - begin
+        return (*self.pads[:dims], *ends)
+
+
+def window(node: ir.Node) -> Window:
+    """The window of a Conv, MaxPool or AveragePool; ModelError where it is inconsistent or `auto_pad` is unresolved."""
+    auto_pad = string_attribute(node, "auto_pad", "NOTSET")
+    if auto_pad != "NOTSET":
+        raise ModelError(
+            f"{describe(node)}: auto_pad is '{auto_pad}', expected explicit pads (they follow from a fixed image size, "
+            "where no stride is over the kernel + 1)"
+        )
+    kernel = kernel_shape(node)
+    ones = (1,) * len(kernel)
+    found = Window(
+        kernel=kernel,
+        strides=ints_attribute(node, "strides", ones),
+        dilations=ints_attribute(node, "dilations", ones),
+        pads=ints_attribute(node, "pads", (0, 0) * len(kernel)),
+    )
+    for name, values, length in (
+        ("strides", found.strides, len(kernel)),
+        ("dilations", found.dilations, len(kernel)),
+        ("pads", found.pads, 2 * len(kernel)),
+    ):
+        if len(values) != length:
+            raise ModelError(f"{describe(node)}: {name} has {len(values)} values, expected {length}")
+    return found
+
+
+def kernel_shape(node: ir.Node) -> tuple[int, ...]:
+    """The spatial kernel: the attribute, or for Conv the weight's shape after [C_out, C_in / groups]."""
+    kernel = ints_attribute(node, "kernel_shape", ())
+    if kernel:
+        return kernel
+    shape = static_shape(require_input(node, 1, "weight")) if node.op_type == "Conv" else None
+    if shape is None or len(shape) < 3 or None in shape[2:]:
+        raise ModelError(f"{describe(node)}: the kernel's shape is unknown; expected the attribute kernel_shape")
+    return tuple(dim for dim in shape[2:] if dim is not None)
+
+
+def initializer(graph: ir.Graph, name: str, array: AnyArray | np.generic | ir.TensorProtocol) -> ir.Value:
+    """Register a constant under a name that is made unique."""
+    unique, count = name, 0
+    while unique in graph.initializers:
+        count += 1
+        unique = f"{name}_{count}"
+    tensor = ir.tensor(array, name=unique) if isinstance(array, np.ndarray | np.generic) else array
+    value = ir.Value(
+        name=unique, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )  # fmt: skip
+    tensor.name = unique
+    graph.register_initializer(value)
+    return value
+
+
+def replace_constant(value: ir.Value, array: AnyArray) -> None:
+    """Give an initializer another tensor."""
+    value.const_value = ir.tensor(np.array(array, order="C"), name=value.name)
+    value.shape = ir.Shape(array.shape)
+
+
+def set_constant_input(node: ir.Node, index: int, array: AnyArray) -> None:
+    """Replace a node's constant; where others read it too (exporters share equal ones), by one of its own."""
+    value = input_value(node, index)
+    assert value is not None
+    if len(value.uses()) > 1 and isinstance(node.graph, ir.Graph):
+        node.replace_input_with(index, initializer(node.graph, f"{node.name}_{value.name}", np.array(array)))
+    else:
+        replace_constant(value, array)
+
+
+def name_value(value: ir.Value, name: str, dtype: ir.TypeProtocol, shape: ir.Shape | None) -> None:
+    """Say of a new value what it is called and what it holds."""
+    value.name, value.type = name, dtype
+    value.shape = None if shape is None else shape.copy()
+
+
+def _attribute(node: ir.Node, name: str, expected: ir.AttributeType) -> ir.Attr | None:
+    attribute = node.attributes.get(name)
+    if attribute is None:
+        return None
+    if attribute.is_ref() or attribute.type != expected:
+        found = "a reference" if attribute.is_ref() else attribute.type.name
+        raise ModelError(f"{describe(node)}: attribute {name} is {found}, expected {expected.name}")
+    return attribute

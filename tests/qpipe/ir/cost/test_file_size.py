@@ -1,0 +1,27 @@
+import numpy as np
+import onnx_ir as ir
+from onnx import numpy_helper, parser
+
+from qpipe.ir.cost.file_size import file_size
+from qpipe.ir.files.save import save_model
+
+
+def model() -> ir.Model:
+    proto = parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> graph (float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }'
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((64, 8), np.float32), "w"))
+    return ir.from_proto(proto)
+
+
+def test_of_one_file(tmp_path):
+    save_model(model(), tmp_path / "net.onnx")
+    assert file_size(tmp_path / "net.onnx") == (tmp_path / "net.onnx").stat().st_size > 64 * 8 * 4
+
+
+def test_external_data_count(tmp_path, monkeypatch):
+    save_model(model(), tmp_path / "net.onnx", external_data="net.data")
+    alone = (tmp_path / "net.onnx").stat().st_size
+    assert alone < 64 * 8 * 4
+    monkeypatch.chdir(tmp_path)
+    assert file_size("net.onnx") == alone + 64 * 8 * 4
