@@ -18,7 +18,7 @@ from passes.remove_dead_code import RemoveDeadCode
 from qpipe.errors import LoweringError
 from qpipe.ir.files.upgrade import label_opset
 from qpipe.ir.quantized.final_weights import final_weight, standalone_batch_norm
-from qpipe.ir.quantized.view import QuantizedLayer, read_view
+from qpipe.ir.quantized.view import QuantizedLayer, RequantizedLayer, is_trainable, read_view
 from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
 from qpipe.ir.quantized.weight_layout import output_axis
@@ -38,9 +38,9 @@ class Finalize(ir.passes.InPlacePass):
         if view.is_final:
             return ir.passes.PassResult(model, pools)
         for layer in view.layers:
-            if layer.op_type == "BatchNormalization":
+            if isinstance(layer, RequantizedLayer) and layer.op_type == "BatchNormalization":
                 _replace_batch_norm(model.graph, layer)
-            elif layer.weight is not None and not isinstance(layer.weight, FinalWeight):
+            elif is_trainable(layer):
                 _write(model.graph, layer, final_weight(layer))
         RemoveDeadCode()(model)
         label_opset(model)
@@ -60,8 +60,8 @@ def _write(graph: ir.Graph, layer: QuantizedLayer, final: FinalWeight) -> None:
     if node.op_type != "MatMul":
         node.resize_inputs(3)
         node.replace_input_with(2, bias)
-    if layer.layer.batch_norm is not None:
-        batch_norm = layer.layer.batch_norm
+    if layer.batch_norm is not None:
+        batch_norm = layer.batch_norm
         batch_norm.outputs[0].replace_all_uses_with(node.outputs[0], replace_graph_outputs=True)
         graph.remove(batch_norm, safe=True)
 
@@ -71,7 +71,7 @@ def _dequantized(
 ) -> tuple[ir.Value, ir.Value]:
     """The DequantizeLinear of the weight (through a Cast where it is packed) and of the bias."""
     base = f"{layer.name}_final"
-    per_channel = layer.output is not None
+    per_channel = layer.quantizer is not None
     scales = final.scales if per_channel else final.scales[0]
     scale = initializer(graph, f"{base}_weight_scale", scales)
     codes = _codes(graph, node, base, final)
@@ -79,7 +79,7 @@ def _dequantized(
     # Without zero points onnxruntime leaves a Gemm in float.
     zero_point = initializer(graph, f"{base}_weight_zero_point", np.zeros(scales.shape, np.int8))
     weight = ir.node("DequantizeLinear", [codes, scale, zero_point], axis, name=f"{base}_weight_dequantize")
-    bias_scale = initializer(graph, f"{base}_bias_scale", scales * np.float32(layer.inputs[0].spec.scale))
+    bias_scale = initializer(graph, f"{base}_bias_scale", scales * np.float32(layer.sources[0].spec.scale))
     bias_codes = initializer(graph, f"{base}_bias", final.bias.astype(np.int32))
     bias = ir.node(
         "DequantizeLinear", [bias_codes, bias_scale], {"axis": 0} if per_channel else {}, name=f"{base}_bias_dequantize"
@@ -105,7 +105,7 @@ def _codes(graph: ir.Graph, node: ir.Node, base: str, final: FinalWeight) -> ir.
     return cast.outputs[0]
 
 
-def _replace_batch_norm(graph: ir.Graph, layer: QuantizedLayer) -> None:
+def _replace_batch_norm(graph: ir.Graph, layer: RequantizedLayer) -> None:
     """BatchNormalization alone -> depthwise Conv of kernel 1, in two dimensions a Gemm."""
     node = layer.node
     final = standalone_batch_norm(layer)

@@ -20,11 +20,11 @@ from qpipe.data import Preprocess
 from qpipe.errors import LoweringError
 from qpipe.ir.files.metadata import PREPROCESS, get_object, set_json
 from qpipe.ir.quantized.qdq import ActivationQuantizer
-from qpipe.ir.quantized.view import View, read_final_view
+from qpipe.ir.quantized.view import LastLayer, View, read_final_view
 from qpipe.lowering.ends import add_nodes, dequantize_results
 from qpipe.lowering.integer_builder import IntegerBuilder, Layout
 from qpipe.lowering.integer_ends import Floats, give_integers, take_pixels
-from qpipe.ops import OPS
+from qpipe.ops import OPS, PRODUCTS
 
 CUT_TAIL = "cut_tail"
 """Metadata: the names of the float nodes behind the last layers that an integer interface left out."""
@@ -59,7 +59,10 @@ class LowerInteger(ir.passes.InPlacePass):
                 b.define_clipped(quantizer, value)
         for layer in view.layers:
             b.start(layer.name)
-            OPS[layer.op_type].lower_integer(layer, b)
+            if isinstance(layer, LastLayer):
+                PRODUCTS[layer.op_type].lower_integer_last(layer, b)
+            else:
+                OPS[layer.op_type].lower_integer(layer, b)
         self._finish(model, view, b)
         add_nodes(model, b.nodes)
         return ir.passes.PassResult(model, True)

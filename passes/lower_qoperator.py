@@ -18,12 +18,12 @@ import onnx_ir as ir
 
 from passes.lower_integer import CUT_TAIL, pixel_values
 from qpipe.ir.files.metadata import set_json
-from qpipe.ir.quantized.view import View, read_final_view
+from qpipe.ir.quantized.view import LastLayer, View, read_final_view
 from qpipe.lowering.ends import add_nodes, dequantize_results
 from qpipe.lowering.integer_builder import IntegerBuilder, Layout
 from qpipe.lowering.integer_ends import give_integers, take_pixels
 from qpipe.lowering.qoperator_builder import MICROSOFT, QOperatorBuilder
-from qpipe.ops import OPS
+from qpipe.ops import OPS, PRODUCTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,10 @@ class LowerQOperator(ir.passes.InPlacePass):
                 inputs = [quantizer.source, *b.grid(quantizer.before)]
                 b.define_input(quantizer, b.emit("QuantizeLinear", inputs, name=f"{quantizer.source.name}_quantize"))
         for layer in view.layers:
-            OPS[layer.op_type].lower_qoperator(layer, b)
+            if isinstance(layer, LastLayer):
+                PRODUCTS[layer.op_type].lower_qoperator_last(layer, b)
+            else:
+                OPS[layer.op_type].lower_qoperator(layer, b)
         self._finish(model, view, b, ends)
         add_nodes(model, [*ends.nodes, *b.nodes])
         model.opset_imports[MICROSOFT] = 1

@@ -22,8 +22,8 @@ from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import TRAINING, set_json
 from qpipe.ir.quantized.bypass import replace_value
 from qpipe.ir.quantized.qdq import ActivationQuantizer, quantizer_nodes
-from qpipe.ir.quantized.view import QuantizedLayer, read_view
-from qpipe.ir.quantized.view_weights import QUANTIZATION, FinalWeight, TrainableWeight
+from qpipe.ir.quantized.view import QuantizedLayer, is_final, is_trainable, read_view
+from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.nodes import describe, initializer, name_value
 
 
@@ -39,13 +39,13 @@ class RemoveQuantizers(ir.passes.InPlacePass):
         for layer in view.layers:
             _refuse(layer)
         for layer in view.layers:
-            if isinstance(layer.weight, TrainableWeight):
+            if is_trainable(layer):
                 layer.node.replace_input_with(1, layer.weight.values)
         for quantizer in view.inputs:
             _remove(model.graph, quantizer, None)
         for layer in view.layers:
-            if layer.output is not None:
-                _remove(model.graph, layer.output, layer.bound if layer.layer.activation is None else None)
+            if layer.quantizer is not None:
+                _remove(model.graph, layer.quantizer, layer.bound if layer.activation is None else None)
         common.RemoveUnusedNodesPass()(model)
         for key in (QUANTIZATION, TRAINING):
             set_json(model, key, None)
@@ -54,9 +54,9 @@ class RemoveQuantizers(ir.passes.InPlacePass):
 
 def _refuse(layer: QuantizedLayer) -> None:
     """Weights behind a quantizer that normalizes them are not on the scale of a float network's."""
-    if isinstance(layer.weight, FinalWeight):
+    if is_final(layer):
         raise ModelError(f"{describe(layer.node)}: its weights are integers, expected the file that can be trained")
-    if layer.weight is not None and not isinstance(layer.weight.spec, WeightSpec):
+    if is_trainable(layer) and not isinstance(layer.weight.spec, WeightSpec):
         raise ModelError(
             f"{describe(layer.node)}: its weights are on the scale of another quantizer, expected fixed-point ones"
         )

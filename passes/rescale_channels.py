@@ -24,8 +24,7 @@ from qpipe.arith.rescale import channel_ratio
 from qpipe.arith.weights import WeightSpec
 from qpipe.ir.graph.affine import Float64Array, read_affine
 from qpipe.ir.quantized.final_weights import float_rows
-from qpipe.ir.quantized.view import QuantizedLayer, read_view
-from qpipe.ir.quantized.view_weights import TrainableWeight
+from qpipe.ir.quantized.view import QuantizedLayer, is_trainable, read_view
 from qpipe.ir.quantized.weights import FloatArray, rows_on_grid
 from qpipe.ir.quantized.write_weight import write_weight
 from qpipe.nodes import float_attribute, input_value, require_constant, set_constant_input
@@ -48,12 +47,13 @@ class RescaleChannels(ir.passes.InPlacePass):
 
 
 def _try_rescale(layer: QuantizedLayer) -> bool:
-    weight, batch_norm = layer.weight, layer.layer.batch_norm
-    if not isinstance(weight, TrainableWeight) or batch_norm is None or layer.output is None:
+    batch_norm = layer.batch_norm
+    if not is_trainable(layer) or batch_norm is None or layer.quantizer is None:
         return False
-    rows = float_rows(layer, weight)
-    affine = read_affine(layer.layer, len(rows))
-    source, output = layer.inputs[0].spec, layer.output.before
+    weight = layer.weight
+    rows = float_rows(layer)
+    affine = read_affine(layer, len(rows))
+    source, output = layer.sources[0].spec, layer.quantizer.before
     if isinstance(weight.spec, BinarySpec):
         ratio = _to_nominal(rows, weight.spec)
     elif isinstance(weight.spec, WeightSpec) and weight.spec.per_channel:

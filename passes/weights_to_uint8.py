@@ -12,10 +12,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.ir.quantized.view import read_final_view
-from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.ir.quantized.view import is_final, read_final_view
 from qpipe.ir.quantized.weight_codes import stored_weight
-from qpipe.nodes import initializer
+from qpipe.nodes import initializer, require_input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +28,8 @@ class WeightsToUint8(ir.passes.InPlacePass):
         view = read_final_view(model)
         modified = False
         for layer in view.layers:
-            dequantize = layer.node.inputs[1].producer() if layer.weight is not None else None  # type: ignore[union-attr]
-            if dequantize is None or not isinstance(layer.weight, FinalWeight):
+            dequantize = require_input(layer.node, 1, "weight").producer() if is_final(layer) else None
+            if dequantize is None or not is_final(layer):
                 continue
             codes, scale = dequantize.inputs[0], dequantize.inputs[1]
             # A packed weight comes from a Cast.

@@ -46,7 +46,7 @@ def put_table(graph: ir.Graph, quantizer: ActivationQuantizer, table: CodeTable)
 def put_tables(model: ir.Model, *, seed: int = 0) -> int:
     """Behind every quantizer of what is no carrier; unsigned, signed, and narrow ones by turns. How many there are."""
     rng, view = np.random.default_rng(seed), read_view(model)
-    quantizers = [*view.inputs, *(layer.output for layer in view.layers if layer.output is not None)]
+    quantizers = [*view.inputs, *(layer.quantizer for layer in view.layers if layer.quantizer is not None)]
     chosen = [q for q in quantizers if q.source.producer() is None or q.source.producer().op_type not in CARRIERS]
     for index, quantizer in enumerate(chosen):
         signed = quantizer.spec.is_signed or index % 3 == 1

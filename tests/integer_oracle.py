@@ -22,8 +22,7 @@ from qpipe.calibration.observe import ObservedRange
 from qpipe.ir.graph.layers import activation_bound
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
-from qpipe.ir.quantized.view import QuantizedLayer, read_view
-from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.ir.quantized.view import QuantizedLayer, is_final, read_view
 from qpipe.ops import OPS
 from qpipe.runtime.cut import lowered_tensors, spec_tensors, with_outputs
 
@@ -58,9 +57,9 @@ def exact_codes(model: ir.Model, inputs: np.ndarray) -> Codes:
     for quantizer in view.inputs:
         store(quantizer, torch.from_numpy(inputs).double())
     for layer in view.layers:
-        y = _run(layer, [real[q.output] for q in layer.inputs])
-        if layer.output is not None:
-            store(layer.output, y)
+        y = _run(layer, [real[q.output] for q in layer.sources])
+        if layer.quantizer is not None:
+            store(layer.quantizer, y)
         else:
             found[str(layer.result.name)], real[layer.result] = y.numpy(), y
     return found
@@ -68,14 +67,14 @@ def exact_codes(model: ir.Model, inputs: np.ndarray) -> Codes:
 
 def _run(layer: QuantizedLayer, inputs: list[torch.Tensor]) -> torch.Tensor:
     run = OPS[layer.op_type].torch(layer.node)
-    if isinstance(layer.weight, FinalWeight):
+    if is_final(layer):
         scale = layer.weight.multiplier * np.exp2(layer.weight.exponent.astype(np.float64))
         axis = 0 if layer.op_type == "Conv" or layer.node.attributes.get_int("transB", 0) else 1
         shape = [-1 if i == axis else 1 for i in range(layer.weight.codes.ndim)]
-        bias = torch.from_numpy(layer.weight.bias * scale * layer.inputs[0].spec.scale)
+        bias = torch.from_numpy(layer.weight.bias * scale * layer.sources[0].spec.scale)
         inputs = [*inputs, torch.from_numpy(layer.weight.codes * scale.reshape(shape)), bias]
     y = run(*inputs)
-    activation = layer.layer.activation
+    activation = layer.activation
     return y if activation is None else y.clamp(0.0, activation_bound(activation))
 
 
@@ -113,8 +112,8 @@ def units(spec: ir.Model) -> Mapping[str, float]:
     """Real units per int32 step of each last layer."""
     scales = {}
     for layer in read_view(spec).layers:
-        if layer.output is None and isinstance(layer.weight, FinalWeight):
-            scales[str(layer.result.name)] = float(layer.weight.scales[0] * layer.inputs[0].spec.scale)
+        if layer.quantizer is None and is_final(layer):
+            scales[str(layer.result.name)] = float(layer.weight.scales[0] * layer.sources[0].spec.scale)
     return scales
 
 
@@ -139,6 +138,6 @@ def real_output(spec: ir.Model, expected: Codes, value: ir.Value) -> np.ndarray:
     """What the oracle says of a graph output."""
     if str(value.name) in expected:
         return expected[str(value.name)].astype(np.float32)
-    quantizer = next(q.output for q in read_view(spec).layers if q.result is value)
+    quantizer = next(q.quantizer for q in read_view(spec).layers if q.result is value)
     grid: QuantSpec = quantizer.spec
     return ((expected[str(quantizer.codes.name)].astype(np.float64) - grid.zero_point) * grid.scale).astype(np.float32)

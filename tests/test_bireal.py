@@ -26,8 +26,7 @@ from qpipe.ir.graph.binary_blocks import binary_layers
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.quantizer_functions import DOMAIN, SIGN
-from qpipe.ir.quantized.view import QuantizedLayer, read_final_view, read_view
-from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight
+from qpipe.ir.quantized.view import QuantizedLayer, Weighted, is_final, is_trainable, read_final_view, read_view
 from qpipe.ir.quantized.weight_layout import to_rows
 from qpipe.nodes import constant_array
 from qpipe.runtime.gate import run_gate
@@ -57,7 +56,7 @@ def binary(model: ir.Model) -> list[QuantizedLayer]:
 
 
 def rows_of(layer: QuantizedLayer) -> np.ndarray:
-    assert isinstance(layer.weight, TrainableWeight)
+    assert is_trainable(layer)
     values = constant_array(layer.weight.values)
     assert values is not None
     return to_rows(layer.node, values)
@@ -73,11 +72,11 @@ def test_blocks_are_binary_and_nothing_else() -> None:
     """Stem, projection and head keep 8 bits; the stream between the signs has 8 bits and a sign."""
     _, model = bireal()
     layers = read_view(model).layers
-    weighted = [layer for layer in layers if layer.weight is not None]
-    kinds = [type(layer.weight.spec) for layer in weighted if isinstance(layer.weight, TrainableWeight)]
+    weighted = [layer for layer in layers if isinstance(layer, Weighted)]
+    kinds = [type(layer.weight.spec) for layer in weighted if is_trainable(layer)]
     assert kinds == [WeightSpec, *[BinarySpec] * 3, WeightSpec, BinarySpec, WeightSpec]
     for layer in weighted:
-        source = layer.inputs[0]
+        source = layer.sources[0]
         assert (source.spec == SIGNS and is_sign(source.grid)) == (layer.name in binary_layers(model))
     adds = [layer for layer in layers if layer.op_type == "Add"]
     assert len(adds) == 4
@@ -91,7 +90,7 @@ def test_blocks_are_binary_and_nothing_else() -> None:
 def test_every_channel_has_the_nominal_magnitude() -> None:
     _, model = bireal()
     for layer in binary(model):
-        assert isinstance(layer.weight, TrainableWeight)
+        assert is_trainable(layer)
         np.testing.assert_allclose(magnitudes(rows_of(layer)), 2.0**layer.weight.spec.exponent, rtol=TO_FLOAT32)
     assert not RescaleChannels()(model).modified
 
@@ -108,7 +107,7 @@ def test_what_is_final_holds_two_bit_integers() -> None:
         kinds = [value.dtype for value in exported.graph.initializers.values()]
         assert kinds.count(ir.DataType.INT2) == 4
     for layer in binary(final):
-        assert isinstance(layer.weight, FinalWeight)
+        assert is_final(layer)
         assert layer.weight.bits == 2
         np.testing.assert_array_equal(to_rows(layer.node, layer.weight.codes), expected[layer.name])
 

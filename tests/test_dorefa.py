@@ -23,8 +23,8 @@ from qpipe.arith.weights import WeightSpec
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.quantizer_functions import DOMAIN, DOREFA
-from qpipe.ir.quantized.view import read_final_view, read_view
-from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight
+from qpipe.ir.quantized.view import is_final, is_trainable, read_final_view, read_view
+from qpipe.ir.quantized.view_weights import TrainableWeight
 from qpipe.ir.quantized.weight_layout import to_rows
 from qpipe.nodes import constant_array
 from qpipe.runtime.gate import run_gate
@@ -47,7 +47,7 @@ def dorefa(build: Build = post_activation, bits: int = 2, **options: Any) -> tup
 
 
 def weights(model: ir.Model) -> dict[str, TrainableWeight]:
-    return {layer.name: layer.weight for layer in read_view(model).layers if isinstance(layer.weight, TrainableWeight)}
+    return {layer.name: layer.weight for layer in read_view(model).layers if is_trainable(layer)}
 
 
 def functions(model: ir.Model) -> list[str]:
@@ -90,7 +90,7 @@ def test_what_is_final_holds_integers_only(bits: int) -> None:
     assert packed == (3 * 5 if bits <= 3 else 0)
     for layer in read_final_view(final).layers:
         if layer.name in expected:
-            assert isinstance(layer.weight, FinalWeight)
+            assert is_final(layer)
             assert layer.weight.bits == (4 if bits <= 3 else 8)
             # A negative multiplier has its sign in the codes; here all are positive.
             np.testing.assert_array_equal(to_rows(layer.node, layer.weight.codes), expected[layer.name])
@@ -102,7 +102,7 @@ def _is_dorefa(weight: TrainableWeight) -> bool:
 
 def _codes(model: ir.Model, name: str) -> np.ndarray:
     layer = next(layer for layer in read_view(model).layers if layer.name == name)
-    assert isinstance(layer.weight, TrainableWeight)
+    assert is_trainable(layer)
     values = constant_array(layer.weight.values)
     assert values is not None
     return dorefa_codes(to_rows(layer.node, values), layer.weight.spec.bits)

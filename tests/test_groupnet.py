@@ -24,7 +24,7 @@ from qpipe.errors import RecipeError
 from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.quantizer_functions import DOMAIN
-from qpipe.ir.quantized.view import read_final_view, read_view
+from qpipe.ir.quantized.view import Weighted, read_final_view, read_view
 from qpipe.ir.quantized.view_weights import TrainableWeight
 from qpipe.runtime.gate import run_gate
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
@@ -151,7 +151,7 @@ def test_codes_are_signs() -> None:
     layers = [layer for layer in read_final_view(finalized(model)).layers if layer.name in names]
     assert {layer.name for layer in layers} == names
     for layer in layers:
-        assert layer.weight is not None
+        assert isinstance(layer, Weighted)
         assert set(np.unique(layer.weight.codes)) == {-1, 1}  # type: ignore[union-attr]
 
 

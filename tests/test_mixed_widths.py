@@ -12,7 +12,7 @@ from passes.lower_qoperator import LowerQOperator
 from passes.rescale_channels import RescaleChannels
 from qpipe.arith.power_of_two import Rounding
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
-from qpipe.ir.quantized.view import read_view
+from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.ir.quantized.view_weights import TrainableWeight
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
@@ -80,7 +80,7 @@ def test_training_is_exact(layers: LayerTable, rounding: Rounding, rescaled: boo
 
 
 def specs(model: ir.Model) -> list[object]:
-    return [layer.weight.spec for layer in read_view(model).layers if isinstance(layer.weight, TrainableWeight)]
+    return [layer.weight.spec for layer in read_view(model).layers if is_trainable(layer)]
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

@@ -157,8 +157,8 @@ def assert_widths(model: ir.Model, narrow: int, wide: int) -> None:
     """Every convolution but the first reads `narrow` bits; every operand of an Add has at least `wide`."""
     first, *inner = convolutions(model)
     assert first.inputs[0].spec.bits == 8
-    assert {layer.inputs[0].spec.bits for layer in inner} == {narrow}
-    assert min(source.spec.bits for layer in adds(model) for source in layer.inputs) == wide
+    assert {layer.sources[0].spec.bits for layer in inner} == {narrow}
+    assert min(source.spec.bits for layer in adds(model) for source in layer.sources) == wide
 
 
 ALL = [*EXPECTED, *(lambda net, build=build: build(net, True) for build in BUILDS)]
@@ -205,7 +205,7 @@ def test_stripped_it_is_as_if_there_had_been_no_skip(build: Build) -> None:
     for skip_bits in (None, 8):
         net, model = made(build)
         stripped(quantized(model, net.inputs(16), **W4A4, skip_bits=skip_bits))
-        widths.append([layer.inputs[0].spec.bits for layer in convolutions(model)])
+        widths.append([layer.sources[0].spec.bits for layer in convolutions(model)])
     assert widths[0] == widths[1]
     assert all(layer.op_type != "QuantizeLinear" for layer in read_view(model).layers)
     executor = Executor(model)

@@ -31,8 +31,8 @@ def with_float_skips(executor: Executor) -> Executor:
     """Let what an Add reads and gives be as it is, but for what convolutions read without a quantizer of their own."""
     keys = {layer.result: str(index) for index, layer in enumerate(executor.plan)}
     sums = [layer for layer in executor.plan if layer.op_type == "Add"]
-    joined = {value for layer in sums for value in (layer.result, *(quantizer.output for quantizer in layer.inputs))}
-    multiplied = {quantizer.output for layer in executor.plan if layer.layer.is_weighted for quantizer in layer.inputs}
+    joined = {value for layer in sums for value in (layer.result, *(quantizer.output for quantizer in layer.sources))}
+    multiplied = {quantizer.output for layer in executor.plan if layer.is_weighted for quantizer in layer.sources}
     for value in joined - multiplied:
         executor.quantizer(keys[value]).enabled = False
     return executor

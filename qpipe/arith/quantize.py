@@ -116,3 +116,10 @@ def divide_half_even(numerator: Any, denominator: Any) -> Any:
     # Up where the remainder is over a half, or is the half and the quotient is odd.
     twice = (numerator - quotient * denominator) * np.int64(2) + (quotient & np.int64(1))
     return quotient + twice // (denominator + np.int64(1))
+
+
+def accumulator_range(rows: IntArray, qmin: int, qmax: int) -> tuple[IntArray, IntArray]:
+    """The smallest and the largest sum `[C]` of weights `[C, K]` times integers between qmin and qmax, 0 included."""
+    positive, negative = np.maximum(rows, 0).sum(axis=1), np.minimum(rows, 0).sum(axis=1)
+    low, high = min(qmin, 0), max(qmax, 0)
+    return positive * low + negative * high, positive * high + negative * low

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.ir.quantized.qdq import ActivationQuantizer
-from qpipe.ir.quantized.view import QuantizedLayer, View
-from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.errors import LoweringError
+from qpipe.ir.quantized.view import QuantizedLayer, View, is_final
 from qpipe.lowering.integer_builder import IntegerBuilder
 from qpipe.lowering.qoperator_builder import QOperatorBuilder
+from qpipe.nodes import kernel_shape
 
 Builder = QOperatorBuilder | IntegerBuilder
 
@@ -45,14 +45,13 @@ def dequantize_results(model: ir.Model, view: View, b: Builder) -> None:
 def _dequantize(layer: QuantizedLayer, b: Builder) -> ir.Value:
     """The layer's result in real numbers."""
     name, value = f"{layer.name}_dequantize", b.result(layer.result)
-    if layer.output is not None:
-        inputs = [value, *b.grid(layer.output.spec)]
+    if layer.quantizer is not None:
+        inputs = [value, *b.grid(layer.quantizer.spec)]
         return b.emit("DequantizeLinear", inputs, name=name, dtype=ir.DataType.FLOAT)
-    assert isinstance(layer.weight, FinalWeight)
     scales = result_scales(layer)
     if layer.result.uses():
         # onnxruntime pushes a DequantizeLinear of one scale through a Reshape, and then can't open what it made.
-        spatial = [1] * (layer.weight.codes.ndim - 2)
+        spatial = [1] * len(kernel_shape(layer.node)) if layer.op_type == "Conv" else []
         scale = b.constant(f"{layer.name}_scale", scales.reshape(-1, *spatial) if len(scales) > 1 else scales[0])
         to_float = {"to": ir.DataType.FLOAT}
         steps = b.emit("Cast", [value], name=f"{layer.name}_cast", attributes=to_float, dtype=ir.DataType.FLOAT)
@@ -63,8 +62,10 @@ def _dequantize(layer: QuantizedLayer, b: Builder) -> ir.Value:
 
 
 def result_scales(layer: QuantizedLayer) -> npt.NDArray[np.float32]:
-    """Real units per step of a last layer's int32: float32, `[1]` where all channels have one, else `[C]`."""
-    assert isinstance(layer.weight, FinalWeight)
-    source: ActivationQuantizer = layer.inputs[0]
-    scales = layer.weight.scales * np.float32(source.spec.scale)
+    """Real units per step of what a layer gives: float32, `[1]` where all channels have one, else `[C]`."""
+    if layer.quantizer is not None:
+        return np.array([layer.quantizer.spec.scale], np.float32)
+    if not is_final(layer):
+        raise LoweringError(f"{layer.op_type} '{layer.name}': its weights are floats, expected a finalized layer")
+    scales = layer.weight.scales * np.float32(layer.sources[0].spec.scale)
     return scales[:1] if np.all(scales == scales[0]) else scales

@@ -16,11 +16,8 @@ import onnx_ir as ir
 
 from qpipe.arith.symbolic import INT32, UINT8, DType
 from qpipe.arith.weights import pair_excess
-from qpipe.ir.quantized.view import QuantizedLayer
-from qpipe.ir.quantized.view_weights import FinalWeight, IntArray
 from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
-from qpipe.ir.quantized.weight_layout import to_rows
-from qpipe.lowering.integer_builder import Array, IntegerBuilder, Layout
+from qpipe.lowering.integer_builder import Array, IntegerBuilder
 from qpipe.nodes import Window
 
 HEIGHT, WIDTH, CHANNELS = 1, 2, 3
@@ -139,29 +136,3 @@ def _stays_safe(codes: Array, groups: int, together: int) -> bool:
     shifted = np.pad(rows, ((0, 0), (0, 0), (1, 0)))
     both = (np.pad(rows, ((0, 0), (0, 0), (0, 1))), shifted)
     return not any(pair_excess(x.reshape(len(codes), -1), PAIR_LIMIT).any() for x in both)
-
-
-def finish_weighted(b: IntegerBuilder, layer: QuantizedLayer, accumulator: ir.Value, layout: Layout) -> None:
-    """Bias and requantization of a weighted layer's int32 sums, channels last."""
-    final, source = layer.weight, layer.inputs[0].spec
-    assert isinstance(final, FinalWeight)
-    symbol = b.symbol(accumulator, layer.layer.output, layout)
-    if layer.output is None:
-        b.finish_last(layer, symbol, final.bias, layout)
-        return
-    b.finish(
-        layer,
-        symbol,
-        layout,
-        multiplier=final.multiplier,
-        shift=layer.output.before.exponent - source.exponent - final.exponent,
-        bias=final.bias,
-        accumulators=accumulator_range(to_rows(layer.node, final.codes.astype(np.int64)), source.qmin, source.qmax),
-    )
-
-
-def accumulator_range(rows: IntArray, qmin: int, qmax: int) -> tuple[IntArray, IntArray]:
-    """The smallest and the largest sum `[C]` of weights `[C, K]` times integers between qmin and qmax, 0 included."""
-    positive, negative = np.maximum(rows, 0).sum(axis=1), np.minimum(rows, 0).sum(axis=1)
-    low, high = min(qmin, 0), max(qmax, 0)
-    return positive * low + negative * high, positive * high + negative * low

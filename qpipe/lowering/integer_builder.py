@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.quantize import requantization, requantize
+from qpipe.arith.quantize import accumulator_range, requantization, requantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.symbolic import INT32, SYMBOLIC, UINT8, Symbol
 from qpipe.ir.quantized.qdq import ActivationQuantizer
-from qpipe.ir.quantized.view import QuantizedLayer
+from qpipe.ir.quantized.view import InnerWeighted, LastLayer, RequantizedLayer
+from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.ir.quantized.weight_layout import to_rows
 from qpipe.lowering.marks import mark
 from qpipe.nodes import initializer, static_shape
 
@@ -209,7 +211,7 @@ class IntegerBuilder:
 
     def finish(
         self,
-        layer: QuantizedLayer,
+        layer: RequantizedLayer,
         accumulator: Symbol,
         layout: Layout,
         *,
@@ -222,22 +224,34 @@ class IntegerBuilder:
         constants = requantization(multiplier, shift, layer.target, bias, accumulators)
         self.define_symbol(layer, requantize(accumulator, constants, SYMBOLIC), layout)
 
-    def define_symbol(self, layer: QuantizedLayer, codes: Symbol, layout: Layout) -> None:
+    def define_symbol(self, layer: RequantizedLayer, codes: Symbol, layout: Layout) -> None:
         """The layer's output."""
-        assert layer.output is not None
-        self.define_rounded(layer.output, codes.astype(UINT8).handle, layout)
+        self.define_rounded(layer.quantizer, codes.astype(UINT8).handle, layout)
 
-    def finish_last(self, layer: QuantizedLayer, accumulator: Symbol, bias: Array, layout: Layout) -> None:
+    def finish_weighted(self, layer: InnerWeighted[FinalWeight], sums: ir.Value, layout: Layout) -> None:
+        """Bias and requantization of a weighted layer's int32 sums."""
+        final, source = layer.weight, layer.sources[0].spec
+        rows = to_rows(layer.node, final.codes.astype(np.int64))
+        self.finish(
+            layer,
+            self.symbol(sums, layer.output, layout),
+            layout,
+            multiplier=final.multiplier,
+            shift=layer.quantizer.before.exponent - source.exponent - final.exponent,
+            bias=final.bias,
+            accumulators=accumulator_range(rows, source.qmin, source.qmax),
+        )
+
+    def finish_last(self, layer: LastLayer[FinalWeight], sums: ir.Value, layout: Layout) -> None:
         """A last layer's int32, bias included, leaves as it is."""
-        value = (accumulator + bias.astype(np.int32)).handle
+        value = (self.symbol(sums, layer.output, layout) + layer.weight.bias.astype(np.int32)).handle
         value.name = f"{layer.name}_int32"
         self._register(layer.result, value, str(layer.result.name), layer.result.shape, layout)
 
-    def carry(self, layer: QuantizedLayer, value: ir.Value, layout: Layout, carried: QuantSpec) -> None:
+    def carry(self, layer: RequantizedLayer, value: ir.Value, layout: Layout, carried: QuantSpec) -> None:
         """`value` holds codes of the inputs' grid, within `carried` or to be cut to it."""
-        assert layer.output is not None
-        source, spec = layer.inputs[0].spec, layer.target
-        held = (min(q.spec.stored_min for q in layer.inputs), max(q.spec.stored_max for q in layer.inputs))
+        source, spec = layer.sources[0].spec, layer.target
+        held = (min(q.spec.stored_min for q in layer.sources), max(q.spec.stored_max for q in layer.sources))
         low, high = max(held[0], carried.stored_min), min(held[1], carried.stored_max)
         same = (spec.exponent, spec.zero_point) == (source.exponent, source.zero_point)
         if same:
@@ -245,11 +259,11 @@ class IntegerBuilder:
         if (low, high) != held:
             value = self.node("Clip", [value, self.shared(np.uint8(low)), self.shared(np.uint8(high))])
         if same:
-            self.define_rounded(layer.output, value, layout)
+            self.define_rounded(layer.quantizer, value, layout)
             return
-        self.move(layer, self.symbol(value, layer.output.codes, layout, UINT8), source, layout)
+        self.move(layer, self.symbol(value, layer.quantizer.codes, layout, UINT8), source, layout)
 
-    def move(self, layer: QuantizedLayer, codes: Symbol, source: QuantSpec, layout: Layout) -> None:
+    def move(self, layer: RequantizedLayer, codes: Symbol, source: QuantSpec, layout: Layout) -> None:
         """Codes of `source` on the layer's target, rounded half to even."""
         self.finish(
             layer,

@@ -123,16 +123,13 @@ def give_integers(model: ir.Model, view: View, b: IntegerBuilder, layout: Layout
         if layer.result not in results:
             continue
         value = b.result(layer.result)
-        if layer.output is not None:
-            value = (Symbol(b, value, UINT8).astype(INT32) + -layer.output.spec.zero_point).handle
-            scale = layer.output.spec.scale
-        else:
-            units = result_scales(layer)
-            if len(units) > 1:
-                raise LoweringError(f"{layer.op_type} '{layer.name}': its channels have different units, expected one")
-            scale = float(units[0])
+        if layer.quantizer is not None:
+            value = (Symbol(b, value, UINT8).astype(INT32) + -layer.quantizer.spec.zero_point).handle
+        units = result_scales(layer)
+        if len(units) > 1:
+            raise LoweringError(f"{layer.op_type} '{layer.name}': its channels have different units, expected one")
         value.name, value.shape = layer.result.name, None if layer.result.shape is None else layer.result.shape.copy()
         model.graph.outputs.append(value)
-        scales[str(value.name)] = scale
+        scales[str(value.name)] = float(units[0])
     set_json(model, IO, {"layout": layout, "scales": scales})
     return [str(node.name) for layer in view.tail for node in layer.nodes]

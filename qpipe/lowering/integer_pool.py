@@ -10,7 +10,7 @@ import onnx_ir as ir
 from qpipe.arith.quantize import divide_half_even
 from qpipe.arith.symbolic import INT32, UINT8, Symbol
 from qpipe.errors import LoweringError
-from qpipe.ir.quantized.view import QuantizedLayer
+from qpipe.ir.quantized.view import RequantizedLayer
 from qpipe.lowering.im2col import HEIGHT, WIDTH, pad, taps
 from qpipe.lowering.integer_builder import Array, IntegerBuilder, Layout
 from qpipe.nodes import Window, describe, int_attribute, static_shape, window
@@ -18,12 +18,12 @@ from qpipe.nodes import Window, describe, int_attribute, static_shape, window
 _INT32_MAX = 2**31 - 1
 
 
-def average(layer: QuantizedLayer, b: IntegerBuilder) -> None:
+def average(layer: RequantizedLayer, b: IntegerBuilder) -> None:
     """Write an AveragePool, GlobalAveragePool or spatial ReduceMean."""
     sizes = _spatial_sizes(layer)
-    x = b.codes(layer.inputs[0], "NHWC")
+    x = b.codes(layer.sources[0], "NHWC")
     if layer.op_type != "AveragePool":
-        whole = b.symbol(b.cast(x, INT32), layer.layer.output, "NHWC")
+        whole = b.symbol(b.cast(x, INT32), layer.output, "NHWC")
         total = whole.sum((HEIGHT, WIDTH))
         _divide(layer, b, total, math.prod(sizes), np.array(math.prod(sizes)))
         return
@@ -33,18 +33,18 @@ def average(layer: QuantizedLayer, b: IntegerBuilder) -> None:
     check_windows(layer)
     include = bool(int_attribute(layer.node, "count_include_pad", 0))
     pads = shape.padded(sizes, ceil_mode=bool(int_attribute(layer.node, "ceil_mode", 0)))
-    total = _windowed(layer, b, pad(b, x, pads, layer.inputs[0].spec.zero_point), shape)
+    total = _windowed(layer, b, pad(b, x, pads, layer.sources[0].spec.zero_point), shape)
     # [H', W', 1]: so many real pixels are under each position of the window.
     rows, columns = (_counts(shape, pads, i, size, include) for i, size in enumerate(sizes))
     _divide(layer, b, total, math.prod(shape.kernel), np.multiply.outer(rows, columns)[..., None])
 
 
-def check_windows(layer: QuantizedLayer) -> None:
+def check_windows(layer: RequantizedLayer) -> None:
     """LoweringError where the file's sizes count a window that lies in the padding alone, which runtimes leave out."""
     shape, ceil_mode = window(layer.node), bool(int_attribute(layer.node, "ceil_mode", 0))
-    sizes = (static_shape(layer.inputs[0].codes) or ())[2:]
+    sizes = (static_shape(layer.sources[0].codes) or ())[2:]
     known = [size for size in sizes if size is not None]
-    said = static_shape(layer.layer.output) or ()
+    said = static_shape(layer.output) or ()
     if not ceil_mode or len(known) != len(shape.kernel) or len(said) != len(sizes) + 2:
         return
     pads = shape.padded(known, ceil_mode=True)
@@ -57,8 +57,8 @@ def check_windows(layer: QuantizedLayer) -> None:
             )
 
 
-def _spatial_sizes(layer: QuantizedLayer) -> list[int]:
-    shape = static_shape(layer.inputs[0].codes) or ()
+def _spatial_sizes(layer: RequantizedLayer) -> list[int]:
+    shape = static_shape(layer.sources[0].codes) or ()
     sizes = [size for size in shape[2:] if size is not None]
     if not sizes or len(sizes) != len(shape) - 2:
         raise LoweringError(f"{describe(layer.node)}: the image's size is unknown, expected a fixed one to divide by")
@@ -76,11 +76,11 @@ def _counts(shape: Window, pads: tuple[int, ...], i: int, size: int, include: bo
     return np.asarray(np.minimum(first + shape.kernel[i], high) - np.maximum(first, low))
 
 
-def _windowed(layer: QuantizedLayer, b: IntegerBuilder, x: ir.Value, shape: Window) -> Symbol:
+def _windowed(layer: RequantizedLayer, b: IntegerBuilder, x: ir.Value, shape: Window) -> Symbol:
     """Sums of codes under the window, first along the row."""
     value = b.cast(x, INT32)
     for axis in (WIDTH, HEIGHT):
-        terms = [b.symbol(tap, layer.layer.output, "NHWC") for tap in taps(b, value, shape, axis, INT32)]
+        terms = [b.symbol(tap, layer.output, "NHWC") for tap in taps(b, value, shape, axis, INT32)]
         total = terms[0]
         for term in terms[1:]:
             total = total + term
@@ -88,11 +88,10 @@ def _windowed(layer: QuantizedLayer, b: IntegerBuilder, x: ir.Value, shape: Wind
     return total
 
 
-def _divide(layer: QuantizedLayer, b: IntegerBuilder, total: Symbol, pixels: int, counts: Array) -> None:
+def _divide(layer: RequantizedLayer, b: IntegerBuilder, total: Symbol, pixels: int, counts: Array) -> None:
     """`total` sums the codes of `pixels` pixels, `counts` of which are real; the others hold the zero point."""
-    assert layer.output is not None
     layout: Layout = "NHWC"
-    source, spec = layer.inputs[0].spec, layer.target
+    source, spec = layer.sources[0].spec, layer.target
     bias, finer = -source.zero_point * pixels, source.exponent - spec.exponent
     low, high = source.stored_min * pixels, source.stored_max * pixels
     count = int(counts.flat[0])

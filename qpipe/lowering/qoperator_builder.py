@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.ir.quantized.qdq import ActivationQuantizer
-from qpipe.ir.quantized.view import QuantizedLayer
+from qpipe.ir.quantized.view import LastLayer, QuantizedLayer, RequantizedLayer, Weighted
 from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
 from qpipe.lowering.marks import mark
@@ -99,15 +99,16 @@ class QOperatorBuilder:
 
     def quantized_inputs(self, layer: QuantizedLayer) -> list[ir.Value]:
         """Codes, scale and zero point of each of the layer's inputs, one after the other."""
-        return [value for q in layer.inputs for value in (self.codes(q), *self.grid(q.spec))]
+        return [value for q in layer.sources for value in (self.codes(q), *self.grid(q.spec))]
 
-    def weight(self, layer: QuantizedLayer, codes: npt.NDArray[np.int8] | None = None) -> tuple[ir.Value, ir.Value]:
+    def weight(
+        self, layer: Weighted[FinalWeight], codes: npt.NDArray[np.int8] | None = None
+    ) -> tuple[ir.Value, ir.Value]:
         """Codes (the layer's, or these in another order) and zero point of the layer's weight.
 
         int8 or uint8; one of 4 bits or fewer is packed, behind a Cast to int8, and pair-safe as it is.
         """
         final = layer.weight
-        assert isinstance(final, FinalWeight)
         codes = final.codes if codes is None else codes
         tensor, zero_point = stored_weight(codes, final.bits, self.weights)
         value = self.constant(f"{layer.name}_weight", tensor)
@@ -119,27 +120,23 @@ class QOperatorBuilder:
             value.shape = ir.Shape(codes.shape)
         return value, self.scalar(f"{zero_point.dtype}_{zero_point}", zero_point)
 
-    def weight_scale(self, layer: QuantizedLayer) -> ir.Value:
+    def weight_scale(self, layer: Weighted[FinalWeight]) -> ir.Value:
         """float32 `[C]`: `multiplier * 2**exponent`."""
-        assert isinstance(layer.weight, FinalWeight)
         return self.constant(f"{layer.name}_weight_scale", layer.weight.scales)
 
-    def bias(self, layer: QuantizedLayer) -> ir.Value | None:
+    def bias(self, layer: Weighted[FinalWeight]) -> ir.Value | None:
         """int32 `[C]`, None where it is zero."""
-        assert isinstance(layer.weight, FinalWeight)
         bias = layer.weight.bias.astype(np.int32)
         return self.constant(f"{layer.name}_bias", bias) if bias.any() else None
 
-    def spread(self, layer: QuantizedLayer, zero_point: ir.Value) -> ir.Value:
+    def spread(self, layer: Weighted[FinalWeight], zero_point: ir.Value) -> ir.Value:
         """A weight's zero point as one for each channel, beside as many scales."""
-        assert isinstance(layer.weight, FinalWeight)
         assert zero_point.const_value is not None
         repeated = np.repeat(zero_point.const_value.numpy(), len(layer.weight.bias))
         return self.constant(f"{layer.name}_weight_zero_point", repeated)
 
-    def add_bias(self, layer: QuantizedLayer, value: ir.Value, *, spatial: int = 0) -> ir.Value:
+    def add_bias(self, layer: Weighted[FinalWeight], value: ir.Value, *, spatial: int = 0) -> ir.Value:
         """An int32 accumulator with its bias, which goes to axis 1 where there are `spatial` axes behind it."""
-        assert isinstance(layer.weight, FinalWeight)
         bias = layer.weight.bias.astype(np.int32)
         if not bias.any():
             return value
@@ -155,17 +152,15 @@ class QOperatorBuilder:
         """`value` holds the quantizer's codes; another builder made it."""
         self._codes[quantizer.output] = value
 
-    def finish(self, layer: QuantizedLayer, value: ir.Value) -> None:
+    def finish(self, layer: RequantizedLayer, value: ir.Value) -> None:
         """`value` is the layer's result on its target, within uint8; activation, range and table follow."""
-        assert layer.output is not None
         clipped = self._clip(value, (0, STORAGE_MAX), layer.target, layer.name)
-        self._define(layer.output, self._look_up(layer.output, clipped))
+        self._define(layer.quantizer, self._look_up(layer.quantizer, clipped))
 
-    def carry(self, layer: QuantizedLayer, value: ir.Value, carried: QuantSpec) -> None:
+    def carry(self, layer: RequantizedLayer, value: ir.Value, carried: QuantSpec) -> None:
         """`value` holds codes of the inputs' grid, within `carried` or to be cut to it."""
-        assert layer.output is not None
-        spec, source = layer.output.before, layer.inputs[0].spec
-        held = (min(q.spec.stored_min for q in layer.inputs), max(q.spec.stored_max for q in layer.inputs))
+        spec, source = layer.quantizer.before, layer.sources[0].spec
+        held = (min(q.spec.stored_min for q in layer.sources), max(q.spec.stored_max for q in layer.sources))
         if (spec.exponent, spec.zero_point) == (source.exponent, source.zero_point):
             both = QuantSpec(spec.exponent, max(spec.qmin, carried.qmin), min(spec.qmax, carried.qmax), spec.zero_point)
             value = self._clip(value, held, both, layer.name)
@@ -173,14 +168,14 @@ class QOperatorBuilder:
             value = self._clip(value, held, carried, f"{layer.name}_carried")
             moved = self.move(value, carried, spec, layer.name)
             value = self._clip(moved, (0, STORAGE_MAX), spec, layer.name)
-        self._define(layer.output, self._look_up(layer.output, value))
+        self._define(layer.quantizer, self._look_up(layer.quantizer, value))
 
     def move(self, value: ir.Value, source: QuantSpec, target: QuantSpec, name: str) -> ir.Value:
         """Codes on another grid, rounded half to even: a QLinearConcat of one, which onnxruntime does by table."""
         inputs = [*self.grid(target), value, *self.grid(source)]
         return self.emit("QLinearConcat", inputs, name=f"{name}_requantize", attributes={"axis": 0}, domain=MICROSOFT)
 
-    def finish_last(self, layer: QuantizedLayer, value: ir.Value) -> None:
+    def finish_last(self, layer: LastLayer[FinalWeight], value: ir.Value) -> None:
         """`value` is a last layer's int32 accumulator, bias included."""
         value.shape = None if layer.result.shape is None else layer.result.shape.copy()
         mark(value, layer.result.name)

@@ -10,18 +10,18 @@ import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.graph.layers import activation_bound
-from qpipe.ops.base import Op
+from qpipe.ops.base import Unweighted
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.ir.quantized.view import RequantizedLayer
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
 
 
-class Activation(Op):
+class Activation(Unweighted):
     """`min(max(x, 0), bound)`; the bound is rounded to the grid."""
 
     op_types = ("Relu", "Clip")
@@ -42,12 +42,12 @@ class Activation(Op):
         assert bound is not None
         return sources[0].clipped(bound)
 
-    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+    def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """A Clip of the codes."""
-        b.carry(layer, b.codes(layer.inputs[0]), self.carried(layer.node, [layer.inputs[0].spec]))
+        b.carry(layer, b.codes(layer.sources[0]), self.carried(layer.node, [layer.sources[0].spec]))
 
-    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """A Clip of the codes."""
-        source = layer.inputs[0]
+        source = layer.sources[0]
         layout = b.layout(source)
         b.carry(layer, b.codes(source, layout), layout, self.carried(layer.node, [source.spec]))

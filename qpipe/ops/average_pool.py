@@ -13,19 +13,19 @@ import onnx_ir as ir
 
 from qpipe.errors import LoweringError
 from qpipe.nodes import describe, int_attribute, window
-from qpipe.ops.base import Op
+from qpipe.ops.base import Unweighted
 from qpipe.ops.conv import symmetric_pads, torch_pads
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.ir.quantized.view import RequantizedLayer
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
 
 
-class AveragePool(Op):
+class AveragePool(Unweighted):
     """A window's sum divided by the count of each position."""
 
     op_types = ("AveragePool", "GlobalAveragePool", "ReduceMean")
@@ -36,10 +36,9 @@ class AveragePool(Op):
             return _global_mean
         return _windowed(node)
 
-    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+    def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """QLinearAveragePool, QLinearGlobalAveragePool; ReduceMean stays a float island, whose division is exact."""
-        assert layer.output is not None
-        inputs, output = b.quantized_inputs(layer), b.grid(layer.output.before)
+        inputs, output = b.quantized_inputs(layer), b.grid(layer.quantizer.before)
         node, name, float32 = layer.node, layer.name, ir.DataType.FLOAT
         if layer.op_type == "ReduceMean":
             real = b.emit("DequantizeLinear", inputs, name=f"{name}_dequantize", dtype=float32)
@@ -50,7 +49,7 @@ class AveragePool(Op):
             value = b.emit(f"QLinear{node.op_type}", inputs, name=name, attributes=attributes, domain="com.microsoft")
         b.finish(layer, value)
 
-    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """Sums of codes, divided by the count: a shift where it is a power of two."""
         from qpipe.lowering.integer_pool import average
 

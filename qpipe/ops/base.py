@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import onnx_ir as ir
 
@@ -13,14 +13,18 @@ from qpipe.arith.spec import QuantSpec
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.ir.quantized.view import InnerWeighted, LastLayer, RequantizedLayer  # noqa: F401, in the bases' text
+    from qpipe.ir.quantized.view_weights import FinalWeight
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
 
     TorchFunction = Callable[..., torch.Tensor]
 
 
-class Op(ABC):
+L = TypeVar("L", bound="RequantizedLayer")
+
+
+class Op(ABC, Generic[L]):
     """One ONNX op, or a few that differ only in how their arguments are written.
 
     The torch semantics are those of real numbers. Values on a power-of-two grid are exact in float32 or float64, so the
@@ -37,12 +41,31 @@ class Op(ABC):
         """A carrier's output grid, from its inputs'."""
         return sources[0]
 
-    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+    def lower_qoperator(self, layer: L, b: QOperatorBuilder) -> None:
         """Write the finalized layer with onnxruntime's integer operators; by default the node itself, on codes."""
-        codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.inputs])
-        b.carry(layer, codes, self.carried(layer.node, [q.spec for q in layer.inputs]))
+        codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.sources])
+        b.carry(layer, codes, self.carried(layer.node, [q.spec for q in layer.sources]))
 
-    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+    def lower_integer(self, layer: L, b: IntegerBuilder) -> None:
         """Write the finalized layer with standard operators on integers; by default the node itself, on codes."""
-        codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.inputs])
-        b.carry(layer, codes, "NCHW", self.carried(layer.node, [q.spec for q in layer.inputs]))
+        codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.sources])
+        b.carry(layer, codes, "NCHW", self.carried(layer.node, [q.spec for q in layer.sources]))
+
+
+class Unweighted(Op["RequantizedLayer"]):
+    """An op without a tensor of weights: it carries integers, adds or averages them."""
+
+
+class Product(Op["InnerWeighted[FinalWeight]"]):
+    """An op that multiplies by a tensor of weights; a last layer's int32 sums leave as they are."""
+
+    @abstractmethod
+    def lower_qoperator_last(self, layer: LastLayer[FinalWeight], b: QOperatorBuilder) -> None:
+        """`lower_qoperator` of a last layer."""
+
+    @abstractmethod
+    def lower_integer_last(self, layer: LastLayer[FinalWeight], b: IntegerBuilder) -> None:
+        """`lower_integer` of a last layer."""
+
+
+AnyOp = Op[Any]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.ops.base import Op
+from qpipe.ops.base import Unweighted
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qpipe.ops.base import TorchFunction
 
 
-class BatchNormalization(Op):
+class BatchNormalization(Unweighted):
     """`y[c] = k[c] * x[c] + b[c]`."""
 
     op_types = ("BatchNormalization",)

@@ -9,17 +9,17 @@ import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import int_attribute
-from qpipe.ops.base import Op
+from qpipe.ops.base import Unweighted
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.ir.quantized.view import RequantizedLayer
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
 
 
-class Concat(Op):
+class Concat(Unweighted):
     """Joins tensors along an axis."""
 
     op_types = ("Concat",)
@@ -41,10 +41,10 @@ class Concat(Op):
         log2_ymax = max(spec.exponent + spec.bits - spec.is_signed for spec in sources)
         return QuantSpec.for_range(bits, log2_ymax, signed=any(spec.is_signed for spec in sources))
 
-    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """Concat of codes, in the layout that all of them have."""
-        layout = b.common_layout(layer.inputs)
-        dims = len(layer.inputs[0].codes.shape or ())
+        layout = b.common_layout(layer.sources)
+        dims = len(layer.sources[0].codes.shape or ())
         axis = int_attribute(layer.node, "axis", 0)
-        value = b.concat([b.codes(q, layout) for q in layer.inputs], b.axis(axis, dims, layout))
-        b.carry(layer, value, layout, self.carried(layer.node, [q.spec for q in layer.inputs]))
+        value = b.concat([b.codes(q, layout) for q in layer.sources], b.axis(axis, dims, layout))
+        b.carry(layer, value, layout, self.carried(layer.node, [q.spec for q in layer.sources]))

@@ -8,20 +8,20 @@ import onnx_ir as ir
 
 from qpipe.errors import LoweringError
 from qpipe.nodes import describe, int_attribute, window
-from qpipe.ops.base import Op
+from qpipe.ops.base import Unweighted
 from qpipe.ops.conv import torch_pads
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.ir.quantized.view import RequantizedLayer
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
 
 _LOWEST = -3.4028234663852886e38  # of float32: what onnxruntime gives where a window sees nothing but padding
 
 
-class MaxPool(Op):
+class MaxPool(Unweighted):
     """Any kernel, stride, dilation, pads and ceil_mode, two spatial dimensions."""
 
     op_types = ("MaxPool",)
@@ -42,7 +42,7 @@ class MaxPool(Op):
 
         return run
 
-    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The node itself on codes: on channels first, which is faster than slices and Max on channels last."""
         from qpipe.lowering.integer_pool import check_windows
 

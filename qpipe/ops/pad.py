@@ -8,19 +8,19 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.nodes import constant_input, rank, require_constant
-from qpipe.ops.base import Op
+from qpipe.ops.base import Unweighted
 from qpipe.ops.conv import torch_pads
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.ir.quantized.view import RequantizedLayer
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
 
 
-class Pad(Op):
+class Pad(Unweighted):
     """Constant mode; negative pads crop."""
 
     op_types = ("Pad",)
@@ -36,15 +36,15 @@ class Pad(Op):
 
         return run
 
-    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+    def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """Pad with the zero point."""
-        source = layer.inputs[0]
+        source = layer.sources[0]
         inputs = [b.codes(source), layer.node.inputs[1], b.zero_point(source.spec), *layer.node.inputs[3:]]
         b.carry(layer, b.emit("Pad", inputs, name=layer.name), source.spec)
 
-    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """Pad with the zero point, in the layout that the tensor has."""
-        source = layer.inputs[0]
+        source = layer.sources[0]
         layout, pads = b.layout(source), all_pads(layer.node)
         half = len(pads) // 2
         arranged = [*b.arranged(pads[:half], layout), *b.arranged(pads[half:], layout)]

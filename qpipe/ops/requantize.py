@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.ops.base import Op
+from qpipe.ops.base import Unweighted
 
 if TYPE_CHECKING:
-    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.ir.quantized.view import RequantizedLayer
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
 
 
-class Requantize(Op):
+class Requantize(Unweighted):
     """Real values stay until the quantizer behind rounds them."""
 
     op_types = ("QuantizeLinear",)
@@ -24,11 +24,11 @@ class Requantize(Op):
         """`x -> x`."""
         return lambda x: x
 
-    def lower_qoperator(self, layer: QuantizedLayer, b: QOperatorBuilder) -> None:
+    def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """The codes themselves, moved to the other grid."""
-        b.carry(layer, b.codes(layer.inputs[0]), layer.inputs[0].spec)
+        b.carry(layer, b.codes(layer.sources[0]), layer.sources[0].spec)
 
-    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The codes themselves, moved to the other grid."""
-        layout = b.layout(layer.inputs[0])
-        b.carry(layer, b.codes(layer.inputs[0], layout), layout, layer.inputs[0].spec)
+        layout = b.layout(layer.sources[0])
+        b.carry(layer, b.codes(layer.sources[0], layout), layout, layer.sources[0].spec)

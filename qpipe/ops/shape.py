@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qpipe.nodes import int_attribute, ints_attribute, rank, require_constant, static_shape
-from qpipe.ops.base import Op
+from qpipe.ops.base import Unweighted
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.ir.quantized.view import RequantizedLayer
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
 
 
-class Shape(Op):
+class Shape(Unweighted):
     """What changes only the shape."""
 
     op_types = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout")
@@ -27,12 +27,12 @@ class Shape(Op):
         """`x -> x` in the new shape."""
         return _BUILDERS[node.op_type](node)
 
-    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The node itself on codes; what does nothing keeps the layout."""
         if layer.op_type not in {"Identity", "Dropout"}:
             super().lower_integer(layer, b)
             return
-        source = layer.inputs[0]
+        source = layer.sources[0]
         layout = b.layout(source)
         b.carry(layer, b.codes(source, layout), layout, source.spec)
 

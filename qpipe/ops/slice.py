@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qpipe.nodes import constant_input, require_constant
-from qpipe.ops.base import Op
+from qpipe.ops.base import Unweighted
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.quantized.view import QuantizedLayer
+    from qpipe.ir.quantized.view import RequantizedLayer
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
 
 
-class Slice(Op):
+class Slice(Unweighted):
     """Takes a part of a tensor."""
 
     op_types = ("Slice",)
@@ -44,9 +44,9 @@ class Slice(Op):
 
         return run
 
-    def lower_integer(self, layer: QuantizedLayer, b: IntegerBuilder) -> None:
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """Slice of the codes, in the layout that the tensor has."""
-        source = layer.inputs[0]
+        source = layer.sources[0]
         layout, dims = b.layout(source), len(source.codes.shape or ())
         node = layer.node
         starts, ends = (b.integers(require_constant(node, i, "bounds").tolist()) for i in (1, 2))

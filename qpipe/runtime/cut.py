@@ -40,7 +40,7 @@ class Tensor:
 def spec_tensors(view: View) -> dict[str, Tensor]:
     """The QDQ graph's own quantized tensors in topological order, then what a last layer gives (float)."""
     values = [quantizer.codes for quantizer in view.inputs]
-    values += [layer.result if layer.output is None else layer.output.codes for layer in view.layers]
+    values += [layer.result if layer.quantizer is None else layer.quantizer.codes for layer in view.layers]
     return {str(value.name): Tensor(str(value.name), value) for value in values}
 
 

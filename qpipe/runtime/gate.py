@@ -25,7 +25,7 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.data import Preprocess
 from qpipe.errors import LoweringError, ParityError
 from qpipe.ir.files.metadata import PREPROCESS, get_object
-from qpipe.ir.quantized.view import QuantizedLayer, View, read_view
+from qpipe.ir.quantized.view import InnerWeighted, QuantizedLayer, View, read_view
 from qpipe.lowering.ends import result_scales
 from qpipe.progress import track
 from qpipe.runtime.cut import Tensor, cut_apart, ending_at, input_name, spec_tensors, tensors_of, with_outputs
@@ -91,14 +91,14 @@ def check_fused(spec: ir.Model, view: View) -> None:
         open_session(spec, optimized_path=path)
         nodes = onnx.load(path, load_external_data=False).graph.node
     floats = [node.name.removeprefix("fused ") for node in nodes if node.op_type in FLOAT_OPS]
-    inner = {layer.name for layer in view.layers if layer.weight is not None and layer.output is not None}
+    inner = {layer.name for layer in view.layers if isinstance(layer, InnerWeighted)}
     for name in floats:
         if name in inner:
             raise LoweringError(
                 f"layer '{name}': onnxruntime does not fuse it to an integer kernel, and runs it in float"
             )
     # A last Conv has no integer kernel with a wide output; the certificate demands that its sums are exact in float32.
-    last = [layer.op_type for layer in view.layers if layer.output is None and layer.op_type == "Conv"]
+    last = [layer.op_type for layer in view.layers if layer.quantizer is None and layer.op_type == "Conv"]
     if len(floats) > sum(op_type in FLOAT_OPS for op_type in [*last, *(layer.op_type for layer in view.tail)]):
         raise LoweringError(f"onnxruntime runs in float: {', '.join(floats)}; expected integer kernels")
 
@@ -113,7 +113,7 @@ class _Gate:
         self.targets = list(spec_tensors(self.view))
         self.owner = _owners(self.view)
         self.scales = {
-            str(layer.result.name): result_scales(layer) for layer in self.view.layers if layer.output is None
+            str(layer.result.name): result_scales(layer) for layer in self.view.layers if layer.quantizer is None
         }
         self.lowered_tensors = tensors_of(lowered)
         names = [str(value.name) for value in lowered.graph.outputs]
@@ -161,11 +161,11 @@ class _Gate:
     def compare_layers(self) -> None:
         """Each layer alone on random integers, on extremes, and on its weights' own patterns."""
         quantizers = {
-            str(q.codes.name): q for q in (*self.view.inputs, *(x.output for x in self.view.layers if x.output))
+            str(q.codes.name): q for q in (*self.view.inputs, *(x.quantizer for x in self.view.layers if x.quantizer))
         }
         readers: dict[str, list[QuantizedLayer]] = {name: [] for name in quantizers}
         for layer in self.view.layers:
-            for quantizer in layer.inputs:
+            for quantizer in layer.sources:
                 readers[str(quantizer.codes.name)].append(layer)
         size = self.batch_size()
         shapes = {name: (size, *self.shapes[name][1:]) for name in quantizers if readers[name]}
@@ -234,7 +234,7 @@ def _owners(view: View) -> dict[str, str]:
     """Whose each tensor is, as messages say it."""
     owners = {str(q.codes.name): f"input '{q.source.name}'" for q in view.inputs}
     for layer in view.layers:
-        value = layer.result if layer.output is None else layer.output.codes
+        value = layer.result if layer.quantizer is None else layer.quantizer.codes
         owners[str(value.name)] = f"{layer.op_type} '{layer.name}'"
     return owners
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.quantized.view import QuantizedLayer
+from qpipe.ir.quantized.view import QuantizedLayer, Weighted, is_final
 from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ir.quantized.weight_layout import output_axis, to_rows
 from qpipe.nodes import int_attribute, window
@@ -58,17 +58,18 @@ def layer_probe(
     if round_ == 0:
         return rng.integers(spec.stored_min, spec.stored_max + 1, shape).astype(np.uint8)
     codes = extremes(shape, spec, rng)
-    weighted = [layer for layer in readers if isinstance(layer.weight, FinalWeight)]
+    weighted = [layer for layer in readers if is_final(layer)]
     if round_ > 1 and weighted:
         sign = 1 if round_ % 2 else -1
         draw_patterns(codes, weighted[round_ // 2 % len(weighted)], spec, sign, rng)
     return codes
 
 
-def draw_patterns(codes: Codes, layer: QuantizedLayer, spec: QuantSpec, sign: int, rng: np.random.Generator) -> None:
+def draw_patterns(
+    codes: Codes, layer: Weighted[FinalWeight], spec: QuantSpec, sign: int, rng: np.random.Generator
+) -> None:
     """Write the layer's patterns into `codes` `[N, C, *S]` (or `[N, ..., K]`), in place."""
     weight = layer.weight
-    assert isinstance(weight, FinalWeight)
     channels = worst_channels(layer, rng)
     ends = np.where(sign * weight.codes > 0, spec.stored_max, spec.stored_min).astype(np.uint8)
     if layer.op_type != "Conv":
@@ -95,9 +96,8 @@ def draw_patterns(codes: Codes, layer: QuantizedLayer, spec: QuantSpec, sign: in
             _draw(row[first : first + inputs], ends[channel], place, found.dilations)
 
 
-def worst_channels(layer: QuantizedLayer, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def worst_channels(layer: Weighted[FinalWeight], rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Output channels: by turns those of the largest pairs, and random ones."""
-    assert isinstance(layer.weight, FinalWeight)
     rows = to_rows(layer.node, layer.weight.codes.astype(np.int64))
     paired = rows[:, : rows.shape[1] // 2 * 2].reshape(len(rows), -1, 2)
     largest = np.abs(paired.sum(axis=2)).max(axis=1, initial=0)

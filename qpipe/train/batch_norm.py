@@ -32,8 +32,8 @@ class StandaloneBatchNorm(nn.Module):
     def __init__(self, layer: QuantizedLayer) -> None:
         super().__init__()
         self.layer = layer
-        self.source: QuantSpec | None = layer.inputs[0].spec if layer.inputs else None
-        self.target: QuantSpec | None = layer.output.before if layer.output is not None else None
+        self.source: QuantSpec | None = layer.sources[0].spec if layer.sources else None
+        self.target: QuantSpec | None = layer.quantizer.before if layer.quantizer is not None else None
         gamma, beta, mean, variance = batch_norm_tensors(layer.node)
         self.epsilon = float_attribute(layer.node, "epsilon", 1e-5)
         self.gamma, self.beta = nn.Parameter(gamma), nn.Parameter(beta)

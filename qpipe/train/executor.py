@@ -19,8 +19,7 @@ from qpipe.finetune_recipes import Precision
 from qpipe.ir.graph.layers import ACTIVATIONS, Role
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
-from qpipe.ir.quantized.view import QuantizedLayer, View, leading_to, read_view
-from qpipe.ir.quantized.view_weights import TrainableWeight
+from qpipe.ir.quantized.view import QuantizedLayer, View, is_trainable, leading_to, read_view
 from qpipe.nodes import constant_array, describe, require_constant
 from qpipe.ops import OPS
 from qpipe.train.batch_norm import StandaloneBatchNorm
@@ -63,16 +62,16 @@ class Executor(nn.Module):
             key = str(index)
             if layer.op_type == "BatchNormalization":
                 self.layers[key] = StandaloneBatchNorm(layer)
-            elif layer.layer.role is Role.COMPUTE:
+            elif layer.role is Role.COMPUTE:
                 self.layers[key] = WeightedLayer(layer, _weight(layer), batch_norm=batch_norm)
             else:
                 self._functions[key] = OPS[layer.op_type].torch(layer.node)
-            if layer.output is not None:
+            if layer.quantizer is not None:
                 self.quantizers[key] = quantizer_of(
-                    layer.output,
+                    layer.quantizer,
                     layer.bound,
                     carries=_carries(layer),
-                    owns=layer.layer.role in {Role.COMPUTE, Role.JOIN},
+                    owns=layer.role in {Role.COMPUTE, Role.JOIN},
                 )
         self.unquantized: dict[str, torch.Tensor | None] = {}
         self.addends: defaultdict[str, list[Addend]] = defaultdict(list)
@@ -105,7 +104,7 @@ class Executor(nn.Module):
             widen = layer.result in self._results and self.precision == "bf16"
             y = run(*(values[value].float() if widen else values[value] for value in reads))
             y = self._touched(key, y)
-            values[layer.result] = self._quantized(key, y) if layer.output is not None else activate(y, layer.bound)
+            values[layer.result] = self._quantized(key, y) if layer.quantizer is not None else activate(y, layer.bound)
             for value in reads:
                 if self._last_use[value] == i:
                     values.pop(value, None)
@@ -213,8 +212,8 @@ class Executor(nn.Module):
         """What the file says, and what trains, of activations whose levels are learned."""
         for key, module in self.quantizers.items():
             layer = self.plan[int(key)] if key != "input" else None
-            if isinstance(module, LearnedQuantizer) and layer is not None and layer.output is not None:
-                yield layer.output, module
+            if isinstance(module, LearnedQuantizer) and layer is not None and layer.quantizer is not None:
+                yield layer.quantizer, module
 
     def batch_norms(self) -> Iterator[StandaloneBatchNorm]:
         """The BatchNormalizations that stand alone."""
@@ -242,25 +241,25 @@ def _plan(
     plan = plan_quantization(model.graph)
     if plan.unsupported:
         raise ModelError(f"{describe(plan.unsupported[0].node)}: can't be trained, no torch semantics for it")
-    layers = [QuantizedLayer(layer, (), None) for layer in plan.layers]
+    layers = [QuantizedLayer(layer.node, layer.batch_norm, layer.activation, sources=()) for layer in plan.layers]
     results = leading_to(model.graph.outputs, {layer.result for layer in layers})
     return layers, results, (model.graph.inputs[0], None)
 
 
 def _carries(layer: QuantizedLayer) -> bool:
     """Whether the layer's output is on its quantizer's grid already."""
-    assert layer.output is not None
-    if layer.layer.role is not Role.CARRY or layer.output.table is not None or layer.op_type in ACTIVATIONS:
+    assert layer.quantizer is not None
+    if layer.role is not Role.CARRY or layer.quantizer.table is not None or layer.op_type in ACTIVATIONS:
         return False
-    return OPS[layer.op_type].carried(layer.node, [q.spec for q in layer.inputs]) == layer.output.spec
+    return OPS[layer.op_type].carried(layer.node, [q.spec for q in layer.sources]) == layer.quantizer.spec
 
 
 def _read_values(layer: QuantizedLayer) -> tuple[ir.Value, ...]:
-    return tuple(q.output for q in layer.inputs) or layer.layer.inputs
+    return tuple(q.output for q in layer.sources) or layer.inputs
 
 
 def _weight(layer: QuantizedLayer) -> torch.Tensor:
-    if isinstance(layer.weight, TrainableWeight):
+    if is_trainable(layer):
         values = constant_array(layer.weight.values)
         assert values is not None
     else:

@@ -22,8 +22,7 @@ from qpipe.arith.lq import averaged, solve
 from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.graph.affine import normalization_factor
-from qpipe.ir.quantized.view import QuantizedLayer
-from qpipe.ir.quantized.view_weights import TrainableWeight
+from qpipe.ir.quantized.view import QuantizedLayer, is_trainable
 from qpipe.ir.quantized.weight_layout import output_axis, to_rows, to_weight
 from qpipe.nodes import constant_input, float_attribute
 from qpipe.ops import OPS
@@ -54,8 +53,8 @@ class WeightedLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.spec: AnyWeightSpec | None = None
-        self.source: QuantSpec | None = layer.inputs[0].spec if layer.inputs else None
-        self.target: QuantSpec | None = layer.output.before if layer.output is not None else None
+        self.source: QuantSpec | None = layer.sources[0].spec if layer.sources else None
+        self.target: QuantSpec | None = layer.quantizer.before if layer.quantizer is not None else None
         self.product: Product = OPS[layer.op_type].torch(layer.node)
         self.mode = batch_norm
         self.folds = True
@@ -65,14 +64,15 @@ class WeightedLayer(nn.Module):
         self._in_use: tuple[torch.Tensor, ...] = ()
         self.weight = nn.Parameter(values.clone())
         channels = values.shape[output_axis(layer.node)]
-        if isinstance(layer.weight, TrainableWeight):
+        basis = None
+        if is_trainable(layer):
             self.spec = layer.weight.spec
             self.register_buffer("exponent", torch.from_numpy(layer.weight.exponents.copy()))
-        basis = layer.weight.basis_array if isinstance(layer.weight, TrainableWeight) else None
+            basis = layer.weight.basis_array
         self.register_buffer("basis", None if basis is None else torch.from_numpy(basis.copy()))
         bias = constant_input(layer.node, 2)
         offset = torch.zeros(channels) if bias is None else torch.from_numpy(bias.copy()).reshape(-1).expand(channels)
-        node = layer.layer.batch_norm
+        node = layer.batch_norm
         self.has_batch_norm = node is not None
         if node is None:
             self.beta = nn.Parameter(offset.clone(), requires_grad=bias is not None)

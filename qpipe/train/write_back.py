@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.qdq import write_table
-from qpipe.ir.quantized.view_weights import TrainableWeight
+from qpipe.ir.quantized.view import is_trainable
 from qpipe.ir.quantized.weight_layout import to_rows
 from qpipe.ir.quantized.weights import storable
 from qpipe.ir.quantized.write_weight import write_weight
@@ -23,7 +23,7 @@ def write_back(executor: Executor) -> None:
     """
     for layer in executor.weighted():
         _write_weight(layer)
-        _write_affine(layer, layer.layer.layer)
+        _write_affine(layer, layer.layer)
     for alone in executor.batch_norms():
         _write_batch_norm(alone, alone.layer.node)
     for quantizer, learned in executor.learned_quantizers():
@@ -31,15 +31,14 @@ def write_back(executor: Executor) -> None:
 
 
 def _write_weight(layer: WeightedLayer) -> None:
-    weight = layer.layer.weight
-    values = layer.weight.detach().numpy()
-    if not isinstance(weight, TrainableWeight):
-        set_constant_input(layer.layer.node, 1, values)
+    quantized, values = layer.layer, layer.weight.detach().numpy()
+    if not is_trainable(quantized):
+        set_constant_input(quantized.node, 1, values)
         return
-    rows = to_rows(layer.layer.node, values)
+    rows = to_rows(quantized.node, values)
     exponent = layer.exponent.numpy()
     basis = None if layer.basis is None else layer.basis.numpy()
-    write_weight(layer.layer, storable(rows, exponent, weight.spec), exponent, basis)
+    write_weight(quantized, storable(rows, exponent, quantized.weight.spec), exponent, basis)
 
 
 def _write_affine(module: WeightedLayer, layer: Layer) -> None:

@@ -20,8 +20,7 @@ from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
-from qpipe.ir.quantized.view import QuantizedLayer, View, read_view
-from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight
+from qpipe.ir.quantized.view import QuantizedLayer, Requantization, View, Weighted, read_view
 from qpipe.verbs.advice import advise
 from qpipe.verbs.sources import ModelPath
 
@@ -191,23 +190,20 @@ def _planned_note(layer: Layer, plan: QuantizationPlan) -> str:
 def _view_nodes(view: View) -> list[NodeInfo]:
     found: dict[ir.Node, NodeInfo] = {}
     for layer in view.layers:
-        _add_layer(found, layer.layer, _FORMS.get(layer.layer.role, QUANTIZED), _quantized_note(layer))
-        if layer.op_type == "QuantizeLinear":
+        if isinstance(layer, Requantization):
             found[layer.node] = NodeInfo(layer.name, layer.op_type, QUANTIZED, f"requantizes {_quantized_note(layer)}")
+        else:
+            _add_layer(found, layer, _FORMS.get(layer.role, QUANTIZED), _quantized_note(layer))
     for tail in view.tail:
         _add_layer(found, tail, FLOAT_TAIL, "stays float behind the integers")
     return [found[node] for node in view.graph if node in found]
 
 
 def _quantized_note(layer: QuantizedLayer) -> str:
-    inputs = ", ".join(_grid(quantizer) for quantizer in layer.inputs)
-    output = "int32" if layer.output is None else _grid(layer.output)
-    bits = None
-    if isinstance(layer.weight, TrainableWeight):
-        bits = layer.weight.spec.bits
-    elif isinstance(layer.weight, FinalWeight):
-        bits = layer.weight.bits
-    return (f"{bits}-bit weights, " if bits else "") + f"{inputs} -> {output}"
+    inputs = ", ".join(_grid(quantizer) for quantizer in layer.sources)
+    output = "int32" if layer.quantizer is None else _grid(layer.quantizer)
+    weights = f"{layer.weight.bits}-bit weights, " if isinstance(layer, Weighted) else ""
+    return f"{weights}{inputs} -> {output}"
 
 
 def _grid(quantizer: ActivationQuantizer) -> str:

@@ -17,8 +17,7 @@ from qpipe.ir.files.metadata import PREPROCESS, TRAINING, get_json, get_object
 from qpipe.ir.graph.binary_blocks import binary_blocks
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.ir.quantized.kind import Kind, find_kind
-from qpipe.ir.quantized.view import read_view
-from qpipe.ir.quantized.view_weights import TrainableWeight
+from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.nodes import static_shape
 from qpipe.verbs.sources import preprocess_of
 
@@ -104,7 +103,7 @@ def why_no_float(network: ir.Model) -> str | None:
     """
     if binary_blocks(network):
         return "a binary network holds none"
-    weights = [layer.weight for layer in read_view(network).layers if isinstance(layer.weight, TrainableWeight)]
+    weights = [layer.weight for layer in read_view(network).layers if is_trainable(layer)]
     if get_json(network, TRAINING) and not all(isinstance(weight.spec, WeightSpec) for weight in weights):
         return "a network that was trained with another quantizer than fixed-point holds none"
     return None

@@ -5,8 +5,7 @@ from networks import Network, finalized, quantized, run
 
 from passes.finalize import Finalize
 from qpipe.errors import ModelError
-from qpipe.ir.quantized.view import read_view
-from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.ir.quantized.view import is_final, read_view
 from qpipe.nodes import constant_input
 
 
@@ -49,7 +48,7 @@ def test_signs_zeros_and_biases() -> None:
     _, model = network()
     first = read_view(finalized(model)).layers[0]
     trainable = read_view(model).layers[0]
-    assert isinstance(first.weight, FinalWeight)
+    assert is_final(first)
     assert not first.weight.codes[2].any()
     assert first.weight.multiplier[2] == 1
     values = trainable.weight.values.const_value.numpy()  # type: ignore[union-attr]

@@ -38,7 +38,7 @@ def test_every_tensor_behind_the_first_weights_has_its_widths_range(bits: int) -
         model
     )
     InsertQuantizers(activation_bits=bits, layers=layers)(model)
-    for quantizer in [layer.output for layer in read_view(model).layers if layer.output is not None]:
+    for quantizer in [layer.quantizer for layer in read_view(model).layers if layer.quantizer is not None]:
         width = fixed.get(str(quantizer.source.name))
         if width is not None and quantizer.spec.needs_clip:
             top = quantizer.spec.exponent + width - quantizer.spec.is_signed

@@ -9,8 +9,8 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import pair_excess
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.ir.files.metadata import get_object
-from qpipe.ir.quantized.view import read_view
-from qpipe.ir.quantized.view_weights import QUANTIZATION, TrainableWeight
+from qpipe.ir.quantized.view import is_trainable, read_view
+from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.ir.quantized.weight_layout import to_rows
 from qpipe.nodes import constant_array
 from qpipe.train.executor import Executor
@@ -18,7 +18,7 @@ from qpipe.train.executor import Executor
 
 def specs(model: ir.Model) -> dict[str, QuantSpec]:
     view = read_view(model)
-    quantizers = [*view.inputs, *(layer.output for layer in view.layers if layer.output is not None)]
+    quantizers = [*view.inputs, *(layer.quantizer for layer in view.layers if layer.quantizer is not None)]
     return {str(q.source.name): q.spec for q in quantizers}
 
 
@@ -52,11 +52,11 @@ def test_the_written_weights_are_pair_safe(per_channel: bool) -> None:
     for which in (model, free):
         total = 0
         for layer in read_view(which).layers:
-            if isinstance(layer.weight, TrainableWeight):
+            if is_trainable(layer):
                 values = constant_array(layer.weight.values)
                 rows = to_rows(layer.node, values)
                 codes = np.clip(np.round(rows / np.exp2(layer.weight.exponents[:, None])), -127, 127)
-                total += np.count_nonzero(pair_excess(codes, 2**15 // layer.inputs[0].spec.stored_max))
+                total += np.count_nonzero(pair_excess(codes, 2**15 // layer.sources[0].spec.stored_max))
         unsafe.append(total)
     assert unsafe[0] == 0
     assert unsafe[1] > 0

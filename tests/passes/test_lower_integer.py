@@ -210,7 +210,7 @@ def test_every_quantized_tensor_says_what_it_equals():
     model = lower(spec)
     view = read_view(spec)
     expected = {q.codes.name for q in view.inputs}
-    expected |= {layer.result.name if layer.output is None else layer.output.codes.name for layer in view.layers}
+    expected |= {layer.result.name if layer.quantizer is None else layer.quantizer.codes.name for layer in view.layers}
     marked = {value.metadata_props.get("qpipe.codes_of"): value for node in model.graph for value in node.outputs}
     assert set(marked) - {None} == expected
     for value in marked.values():

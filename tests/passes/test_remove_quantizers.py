@@ -9,7 +9,6 @@ from passes.remove_quantizers import RemoveQuantizers
 from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import PLAIN, get_json
 from qpipe.ir.quantized.kind import Kind, find_kind
-from qpipe.ir.quantized.qdq import BOUND
 from qpipe.ir.quantized.view_weights import QUANTIZATION
 
 
@@ -47,20 +46,6 @@ def test_a_bound_that_the_range_reaches_or_not(bits: int, scale: float) -> None:
     quantized(model, x, weight_bits=bits, activation_bits=bits, cpu="vnni")
     np.testing.assert_array_equal(run(removed(model), x)[0], before)
     assert ops(model).count("Clip") == 1
-
-
-@pytest.mark.parametrize("scale", [0.5, 20])
-def test_a_file_that_does_not_say_what_bound_there_was(scale: float) -> None:
-    """Of an earlier version: the range tells, whose end is on the grid; where it is longer, the bound cut nothing."""
-    net = Network(3, 8, 8)
-    x = net.inputs(scale=scale)
-    model = net.model(net.head(net.relu6(net.conv("x", 3, 8)), 8))
-    before = run(model, x)[0]
-    quantized(model, x, cpu="vnni")
-    said = [node for node in model.graph if node.metadata_props.pop(BOUND, None) is not None]
-    assert len(said) == 1
-    np.testing.assert_array_equal(run(removed(model), x)[0], before)
-    assert [ops(model).count(op) for op in ("Clip", "Relu")] == ([0, 1] if scale < 1 else [1, 0])
 
 
 def test_a_skip_that_is_carried_wider() -> None:

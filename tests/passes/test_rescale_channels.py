@@ -9,8 +9,7 @@ from passes.finalize import Finalize
 from passes.rescale_channels import RescaleChannels
 from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.quantized.final_weights import fit_layer, float_rows
-from qpipe.ir.quantized.view import read_view
-from qpipe.ir.quantized.view_weights import TrainableWeight
+from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.runtime.session import open_session
 
 FLOAT32 = 2e-6  # a product of a few numbers rounded to float32
@@ -20,9 +19,9 @@ def folded(model: ir.Model) -> list[tuple[np.ndarray, np.ndarray]]:
     """Each layer as one linear map: k w, and what is added."""
     maps = []
     for layer in read_view(model).layers:
-        if isinstance(layer.weight, TrainableWeight):
-            rows = float_rows(layer, layer.weight).astype(np.float64)
-            affine = read_affine(layer.layer, len(rows))
+        if is_trainable(layer):
+            rows = float_rows(layer).astype(np.float64)
+            affine = read_affine(layer, len(rows))
             maps.append((affine.k[:, None] * rows, affine.beta - affine.k * affine.mean))
     return maps
 
@@ -40,12 +39,12 @@ def test_multipliers_become_exact() -> None:
     model = quantized(residual_network())
     RescaleChannels()(model)
     for layer in read_view(model).layers:
-        if isinstance(layer.weight, TrainableWeight) and layer.layer.batch_norm is not None:
-            rows = float_rows(layer, layer.weight)
+        if is_trainable(layer) and layer.batch_norm is not None:
+            rows = float_rows(layer)
             codes = np.round(rows / np.exp2(layer.weight.exponents)[:, None])
             integers = fit_layer(layer, layer.weight, codes)
             rounded = integers.sign * integers.multiplier * np.exp2(integers.exponent)
-            assert rounded == pytest.approx(read_affine(layer.layer, len(rows)).k, rel=FLOAT32)
+            assert rounded == pytest.approx(read_affine(layer, len(rows)).k, rel=FLOAT32)
 
 
 def test_the_integer_network_comes_nearer_to_the_float_one() -> None:

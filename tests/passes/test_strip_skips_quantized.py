@@ -20,8 +20,8 @@ builds = pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name
 
 
 def form(layer: QuantizedLayer) -> tuple[object, ...]:
-    nodes = tuple(node.op_type for node in layer.layer.nodes)
-    return (*nodes, len(layer.inputs), layer.output is not None and layer.output.spec.is_signed)
+    nodes = tuple(node.op_type for node in layer.nodes)
+    return (*nodes, len(layer.sources), layer.quantizer is not None and layer.quantizer.spec.is_signed)
 
 
 @builds
@@ -88,7 +88,7 @@ def requantize(model: ir.Model, value: ir.Value, reader: ir.Node, bits: int) -> 
 
 def quantizers(model: ir.Model) -> list[ActivationQuantizer]:
     view = read_view(model)
-    return [*view.inputs, *(layer.output for layer in view.layers if layer.output is not None)]
+    return [*view.inputs, *(layer.quantizer for layer in view.layers if layer.quantizer is not None)]
 
 
 def requantizations(model: ir.Model) -> int:
@@ -101,7 +101,7 @@ def test_a_value_that_was_wider_for_the_skip_is_not_any_more() -> None:
     assert_exact(model, net.inputs())
     stripped(model)
     layers = [layer for layer in read_view(model).layers if layer.op_type == "Conv"]
-    assert [layer.inputs[0].spec.bits for layer in layers] == [8, 4, 8, 4, 8]
+    assert [layer.sources[0].spec.bits for layer in layers] == [8, 4, 8, 4, 8]
     assert requantizations(model) == 0
     assert_exact(model, net.inputs())
     qpipe.export(model)
@@ -148,7 +148,7 @@ def test_a_bound_outlives_its_quantizer() -> None:
     y = net.relu6(norm_conv(net, net.op("Relu", norm_conv(net, x, 8, 8)), 8, 8), 0.75)
     model = quantized(net.model(net.head(net.op("Add", y, x), 8)), net.inputs())
     stripped(model)
-    *_, spec = (layer.output.spec for layer in read_view(model).layers if layer.op_type == "Conv")
+    *_, spec = (layer.quantizer.spec for layer in read_view(model).layers if layer.op_type == "Conv")
     assert (spec.qmin, spec.qmax * spec.scale) == (0, 0.75)
     assert_exact(model, net.inputs())
 

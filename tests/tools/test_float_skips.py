@@ -22,9 +22,9 @@ def test_what_convolutions_read_is_rounded_and_nothing_else() -> None:
         for index, layer in enumerate(executor.plan):
             reads = [values[value] for value in executor.reads[index]]
             executor.run(values, [index])
-            for quantizer, x in zip(layer.inputs, reads, strict=True):
+            for quantizer, x in zip(layer.sources, reads, strict=True):
                 on_grid = torch.equal(x, torch.round(x / quantizer.spec.scale) * quantizer.spec.scale)
-                if layer.layer.is_weighted:
+                if layer.is_weighted:
                     assert on_grid, layer.name
                 elif layer.op_type == "Add":
                     assert not on_grid, layer.name

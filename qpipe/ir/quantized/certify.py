@@ -19,7 +19,7 @@ from qpipe.arith.certificate import Certificate, CertificateRow, add_row, pool_r
 from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import CERTIFICATE, get_object, set_json
 from qpipe.ir.graph.layers import Role
-from qpipe.ir.quantized.view import QuantizedLayer, View, read_view
+from qpipe.ir.quantized.view import QuantizedLayer, View, Weighted, is_final, read_view
 from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ir.quantized.weight_layout import has_single_channels, to_rows
 from qpipe.nodes import int_attribute, static_shape, window
@@ -95,19 +95,18 @@ def _is_final_qdq(model: ir.Model) -> bool:
 
 
 def _rows(layer: QuantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRow]:
-    if isinstance(layer.weight, FinalWeight):
-        yield _weighted(layer, layer.weight, check_pairs=check_pairs)
-    elif layer.layer.role is Role.JOIN:
-        assert layer.output is not None
-        yield add_row(layer.name, [q.reach for q in layer.inputs], layer.output.before)
-    elif layer.layer.role is Role.POOL:
-        assert layer.output is not None
-        source, output = layer.inputs[0].reach, layer.output.before
+    if is_final(layer):
+        yield _weighted(layer, check_pairs=check_pairs)
+    elif layer.quantizer is not None and layer.role is Role.JOIN:
+        yield add_row(layer.name, [q.reach for q in layer.sources], layer.quantizer.before)
+    elif layer.quantizer is not None and layer.role is Role.POOL:
+        source, output = layer.sources[0].reach, layer.quantizer.before
         yield pool_row(layer.name, layer.op_type, source, output, counts=pool_counts(layer.node))
 
 
-def _weighted(layer: QuantizedLayer, weight: FinalWeight, *, check_pairs: bool) -> CertificateRow:
-    source, output = layer.inputs[0].reach, None if layer.output is None else layer.output.before
+def _weighted(layer: Weighted[FinalWeight], *, check_pairs: bool) -> CertificateRow:
+    weight = layer.weight
+    source, output = layer.sources[0].reach, None if layer.quantizer is None else layer.quantizer.before
     depthwise = layer.op_type == "Conv" and has_single_channels(layer.node, weight.codes.shape)
     rows = to_rows(layer.node, weight.codes.astype(np.int64))
     return weighted_row(

@@ -8,56 +8,54 @@ from qpipe.arith.codes import stored_codes
 from qpipe.arith.multiplier import MULTIPLIER_BITS, IntegerAffine, fit, fit_alone
 from qpipe.arith.quantize import IntArray
 from qpipe.ir.graph.affine import batch_norm_parameters, read_affine
-from qpipe.ir.quantized.view import QuantizedLayer
+from qpipe.ir.quantized.view import RequantizedLayer, Weighted
 from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight
 from qpipe.ir.quantized.weight_layout import to_rows, to_weight
 from qpipe.ir.quantized.weights import FloatArray
 from qpipe.nodes import AnyArray, constant_array, rank
 
 
-def final_weight(layer: QuantizedLayer) -> FinalWeight:
+def final_weight(layer: Weighted[TrainableWeight]) -> FinalWeight:
     """Codes, multiplier, exponent and bias of a Conv, Gemm or MatMul; a negative k has its sign in the codes."""
     weight = layer.weight
-    assert isinstance(weight, TrainableWeight)
-    rows = float_rows(layer, weight)
+    rows = float_rows(layer)
     codes = stored_codes(rows, weight.exponents, weight.spec, weight.basis_array)
-    integers = fit_layer(layer, weight, codes)
+    integers = fit_layer(layer, codes)
     signed = codes * integers.sign[:, None]
     shape = tuple(weight.values.shape.numpy()) if weight.values.shape is not None else ()
     return _final(to_weight(layer.node, signed, shape), weight.spec.code_bits, weight.exponents, integers)
 
 
-def float_rows(layer: QuantizedLayer, weight: TrainableWeight) -> FloatArray:
+def float_rows(layer: Weighted[TrainableWeight]) -> FloatArray:
     """The float weights as `[C, K]`."""
-    values = constant_array(weight.values)
+    values = constant_array(layer.weight.values)
     assert values is not None
     rows: FloatArray = to_rows(layer.node, values.astype(np.float32))
     return rows
 
 
-def fit_layer(layer: QuantizedLayer, weight: TrainableWeight, codes: FloatArray) -> IntegerAffine:
+def fit_layer(layer: Weighted[TrainableWeight], codes: FloatArray) -> IntegerAffine:
     """The integers of the affine map behind these codes `[C, K]`."""
-    affine = read_affine(layer.layer, len(codes))
-    source = layer.inputs[0].spec
+    affine = read_affine(layer, len(codes))
+    source = layer.sources[0].spec
     return fit(
         affine.k,
         affine.beta,
         affine.mean,
-        weight_exponent=weight.exponents,
+        weight_exponent=layer.weight.exponents,
         input_exponent=source.exponent,
-        output=None if layer.output is None else layer.output.before,
+        output=None if layer.quantizer is None else layer.quantizer.before,
         weight_sum=np.abs(codes).sum(axis=1, dtype=np.float64) * source.largest,
     )
 
 
-def standalone_batch_norm(layer: QuantizedLayer) -> FinalWeight:
+def standalone_batch_norm(layer: RequantizedLayer) -> FinalWeight:
     """A BatchNormalization after a quantizer, as a depthwise Conv of kernel 1: weight `[C, 1, ...]`.
 
     In two dimensions, where there is no Conv, as a Gemm: a diagonal `[C, C]`.
     """
-    assert layer.output is not None
-    k, beta, mean = batch_norm_parameters(layer.layer)
-    codes, exponent, integers = fit_alone(k, beta, mean, source=layer.inputs[0].spec, output=layer.output.before)
+    k, beta, mean = batch_norm_parameters(layer)
+    codes, exponent, integers = fit_alone(k, beta, mean, source=layer.sources[0].spec, output=layer.quantizer.before)
     dims = rank(layer.node.inputs[0]) or 4
     weight = np.diag(codes) if dims == 2 else codes.reshape(-1, *([1] * (dims - 1)))
     return _final(weight, MULTIPLIER_BITS, exponent.astype(np.int64), integers)

@@ -8,8 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.ir.files.metadata import get_json, set_json
-from qpipe.ir.quantized.view import View
-from qpipe.ir.quantized.view_weights import FinalWeight
+from qpipe.ir.quantized.view import View, is_final
 
 ORIGIN = "origin"
 """Metadata of an export: the origin of the QDQ network that it was lowered from."""
@@ -19,11 +18,11 @@ def origin_of(view: View) -> str:
     """SHA-256 (hexadecimal) of a final graph's grids, weights, multipliers and biases, layer by layer."""
     digest = hashlib.sha256()
     for layer in view.layers:
-        grids = [quantizer.spec for quantizer in (*layer.inputs, layer.output) if quantizer is not None]
+        grids = [quantizer.spec for quantizer in (*layer.sources, layer.quantizer) if quantizer is not None]
         digest.update(f"{layer.op_type} {grids}\n".encode())
-        if layer.output is not None and layer.output.table is not None:
-            digest.update(f"{layer.output.table}\n".encode())
-        if isinstance(layer.weight, FinalWeight):
+        if layer.quantizer is not None and layer.quantizer.table is not None:
+            digest.update(f"{layer.quantizer.table}\n".encode())
+        if is_final(layer):
             weight = layer.weight
             for array in (weight.codes, weight.multiplier, weight.exponent, weight.bias):
                 # Of one width, so that it does not matter how a file stores them.

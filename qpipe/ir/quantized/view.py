@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
+from typing import Generic, TypeGuard, TypeVar
 
 import onnx_ir as ir
 
@@ -18,63 +19,68 @@ from qpipe.ir.quantized.qdq import ActivationQuantizer, data_input, quantizer_no
 from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight, read_weight
 from qpipe.nodes import describe
 
+W = TypeVar("W", bound=TrainableWeight | FinalWeight, covariant=True)
 
-@dataclass(frozen=True)
-class QuantizedLayer:
-    """A layer between quantizers. `output` is None for a last layer, whose int32 sums leave as they are.
 
-    op_type "QuantizeLinear" is a requantization: a quantizer that reads another one.
+@dataclass(frozen=True, kw_only=True)
+class QuantizedLayer(Layer):
+    """A layer between quantizers: `sources` are those that its inputs come from, `quantizer` the one behind its output.
+
+    Its subclasses say what it has: see `RequantizedLayer`, `LastLayer` and `Weighted`.
     """
 
-    layer: Layer
-    inputs: tuple[ActivationQuantizer, ...]
-    output: ActivationQuantizer | None
-    weight: TrainableWeight | FinalWeight | None = None
-
-    @property
-    def name(self) -> str:
-        """The main node's name."""
-        return self.layer.name
-
-    @property
-    def op_type(self) -> str:
-        """ONNX op of the main node."""
-        return self.layer.op_type
-
-    @property
-    def node(self) -> ir.Node:
-        """The main node."""
-        return self.layer.node
+    sources: tuple[ActivationQuantizer, ...]
+    quantizer: ActivationQuantizer | None = None
 
     @property
     def result(self) -> ir.Value:
         """What the next layers read: the dequantized output, or a last layer's float output."""
-        return self.layer.output if self.output is None else self.output.output
+        return self.output if self.quantizer is None else self.quantizer.output
 
     @property
     def bound(self) -> float | None:
         """The upper bound of the layer's activation, infinite for a ReLU; None where it has none.
 
-        A Clip that calibration took away, since the range of the integers cuts as it does, is one. A file of an earlier
-        version does not say so; there it is the grid's end, if what is rounded may be negative and the grid is not.
+        A Clip that calibration took away, since the range of the integers cuts as it does, is one.
         """
-        if self.layer.activation is not None:
-            return activation_bound(self.layer.activation)
-        if self.output is None:
-            return None
-        if self.output.bound is not None:
-            return self.output.bound
-        role, spec = self.layer.role, self.output.before
-        is_cut = role is Role.COMPUTE or (role is Role.JOIN and any(q.reach.is_signed for q in self.inputs))
-        return spec.bound if is_cut and not spec.is_signed else None
+        if self.activation is not None:
+            return activation_bound(self.activation)
+        return None if self.quantizer is None else self.quantizer.bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequantizedLayer(QuantizedLayer):
+    """One whose result is rounded to a grid of its own: every layer but a last one."""
+
+    quantizer: ActivationQuantizer
 
     @property
     def target(self) -> QuantSpec:
         """The grid that the result is rounded to, cut to what the layer's activation lets through."""
-        assert self.output is not None
-        activation = self.layer.activation
-        bound = None if activation is None else activation_bound(activation)
-        return self.output.before if bound is None else self.output.before.clipped(bound)
+        bound = None if self.activation is None else activation_bound(self.activation)
+        return self.quantizer.before if bound is None else self.quantizer.before.clipped(bound)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requantization(RequantizedLayer):
+    """A quantizer that reads another one: `node` is its QuantizeLinear."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted(QuantizedLayer, Generic[W]):
+    """A Conv, Gemm or MatMul: floats that are trained, or the integers that ship."""
+
+    weight: W
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerWeighted(RequantizedLayer, Weighted[W]):
+    """One whose sums are requantized."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastLayer(Weighted[W]):
+    """One whose int32 sums leave as they are."""
 
 
 @dataclass
@@ -90,9 +96,9 @@ class View:
     def is_final(self) -> bool:
         """Whether no layer can be trained any more."""
         return all(
-            not isinstance(layer.weight, TrainableWeight) and layer.layer.batch_norm is None
-            and layer.op_type != "BatchNormalization" for layer in self.layers
-        )  # fmt: skip
+            layer.batch_norm is None and layer.op_type != "BatchNormalization" and not is_trainable(layer)
+            for layer in self.layers
+        )
 
     @property
     def results(self) -> list[ir.Value]:
@@ -139,11 +145,20 @@ def read_view(model: ir.Model) -> View:
             continue
         _check_output(layer, outputs)
         known = tuple(q for q in inputs if q is not None)
-        weight = read_weight(model, layer, known[0]) if layer.role is Role.COMPUTE else None
-        view.layers.append(QuantizedLayer(layer, known, outputs[0] if outputs else None, weight))
+        view.layers.append(_quantized(model, layer, known, outputs[0] if outputs else None))
         view.layers.extend(_requantizations(outputs, by_source))
     view.layers[:0] = _requantizations(view.inputs, by_source)
     return view
+
+
+def is_trainable(layer: QuantizedLayer) -> TypeGuard[Weighted[TrainableWeight]]:
+    """Whether its weights are floats."""
+    return isinstance(layer, Weighted) and isinstance(layer.weight, TrainableWeight)
+
+
+def is_final(layer: QuantizedLayer) -> TypeGuard[Weighted[FinalWeight]]:
+    """Whether its weights are integers."""
+    return isinstance(layer, Weighted) and isinstance(layer.weight, FinalWeight)
 
 
 def read_final_view(model: ir.Model) -> View:
@@ -173,6 +188,20 @@ def _read_quantizers(graph: ir.Graph) -> tuple[list[ActivationQuantizer], frozen
     return quantizers, frozenset(skip)
 
 
+def _quantized(
+    model: ir.Model, layer: Layer, sources: tuple[ActivationQuantizer, ...], quantizer: ActivationQuantizer | None
+) -> QuantizedLayer:
+    nodes = (layer.node, layer.batch_norm, layer.activation)
+    weight = read_weight(model, layer, sources[0]) if layer.is_weighted else None
+    if weight is not None:
+        if quantizer is None:
+            return LastLayer(*nodes, sources=sources, weight=weight)
+        return InnerWeighted(*nodes, sources=sources, quantizer=quantizer, weight=weight)
+    if quantizer is None:
+        raise ModelError(f"{describe(layer.node)}: no quantizer behind it, expected one")
+    return RequantizedLayer(*nodes, sources=sources, quantizer=quantizer)
+
+
 def _check_output(layer: Layer, outputs: list[ActivationQuantizer]) -> None:
     if len(outputs) > 1:
         raise ModelError(f"{describe(layer.node)}: {len(outputs)} quantizers read its output, expected one")
@@ -186,7 +215,7 @@ def _requantizations(
     """Quantizers that read one of these, directly or through another one."""
     for first in quantizers:
         for second in by_source.get(first.output, []):
-            yield QuantizedLayer(Layer(_quantize_node(second)), (first,), second)
+            yield Requantization(_quantize_node(second), sources=(first,), quantizer=second)
             yield from _requantizations([second], by_source)
 
 

@@ -44,6 +44,11 @@ class TrainableWeight:
     """Of LQ-Net's weights: an initializer `[C, K]`."""
 
     @property
+    def bits(self) -> int:
+        """The width."""
+        return self.spec.bits
+
+    @property
     def basis_array(self) -> npt.NDArray[np.float32] | None:
         """The basis as it is now."""
         array = constant_array(self.basis)
@@ -69,13 +74,11 @@ class FinalWeight:
         return (self.multiplier * np.exp2(self.exponent.astype(np.float64))).astype(np.float32)
 
 
-def read_weight(model: ir.Model, layer: Layer, source: ActivationQuantizer) -> TrainableWeight | FinalWeight | None:
-    """The weight of a layer that reads `source`; None for a BatchNormalization, which has no tensor of weights.
+def read_weight(model: ir.Model, layer: Layer, source: ActivationQuantizer) -> TrainableWeight | FinalWeight:
+    """The weight of a Conv, Gemm or MatMul that reads `source`.
 
     ModelError names the node whose weight is not of the form that calibration or finalizing writes.
     """
-    if layer.op_type == "BatchNormalization":
-        return None
     dequantize = layer.node.inputs[1].producer() if layer.node.inputs[1] is not None else None
     if dequantize is None or dequantize.op_type != "DequantizeLinear":
         raise ModelError(f"{describe(layer.node)}: its weight is not quantized, expected a DequantizeLinear")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qpipe.arith.quantize import IntArray
-from qpipe.ir.quantized.view import QuantizedLayer
+from qpipe.ir.quantized.view import Weighted
 from qpipe.ir.quantized.view_weights import TrainableWeight
 from qpipe.ir.quantized.weight_layout import to_weight
 from qpipe.ir.quantized.weights import FloatArray
@@ -13,11 +13,10 @@ from qpipe.nodes import replace_constant
 
 
 def write_weight(
-    layer: QuantizedLayer, stored: FloatArray, exponents: IntArray, basis: FloatArray | None = None
+    layer: Weighted[TrainableWeight], stored: FloatArray, exponents: IntArray, basis: FloatArray | None = None
 ) -> None:
     """stored: rows `[C, K]` as `rows_on_grid` or `storable` gives them; exponents: `[C]`; basis: of LQ-Net's."""
     weight = layer.weight
-    assert isinstance(weight, TrainableWeight)
     shape = weight.values.shape
     assert shape is not None
     replace_constant(weight.values, to_weight(layer.node, stored, tuple(shape.numpy())))

@@ -138,7 +138,7 @@ class _Skip:
 
         Of the nodes that it still has: a skip within the main path may be gone too.
         """
-        left = {node.name for layer in network.plan for node in layer.layer.nodes}
+        left = {node.name for layer in network.plan for node in layer.nodes}
         main = [name for name in self._main if name in left]
         return key_of(network, main[0]), key_of(network, main[-1])
 
@@ -148,7 +148,7 @@ class _Skip:
 
     def ends_within(self, network: Executor, end: str) -> bool:
         """Whether this layer of the plain network has a BatchNormalization behind the main path's end."""
-        batch_norm = network.plan[int(end)].layer.batch_norm
+        batch_norm = network.plan[int(end)].batch_norm
         return batch_norm is not None and batch_norm.name not in self._main
 
     def __call__(self, y: torch.Tensor) -> torch.Tensor:

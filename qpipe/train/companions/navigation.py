@@ -18,7 +18,7 @@ from qpipe.train.quantizer import Quantizer
 def key_of(network: Executor, name: str) -> str:
     """The key of the layer that has a node of this name; ModelError where there is none."""
     for index, layer in enumerate(network.plan):
-        if any(node.name == name for node in layer.layer.nodes):
+        if any(node.name == name for node in layer.nodes):
             return str(index)
     raise ModelError(f"no layer has a node '{name}'")
 
@@ -55,7 +55,7 @@ def input_quantizer(network: Executor, key: str) -> Quantizer | None:
     if found is None:
         return None
     layer = network.plan[int(found)]
-    carries = layer.layer.role is Role.CARRY and layer.layer.activation is None
+    carries = layer.role is Role.CARRY and layer.activation is None
     return input_quantizer(network, found) if carries else network.quantizer(found)
 
 

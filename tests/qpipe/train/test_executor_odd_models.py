@@ -114,7 +114,7 @@ def test_dead_channels(options: dict[str, object]) -> None:
     model = check(net, net.head("constants_y", 8), "constants_y", **options)
     # A channel that is constant is what its beta says, to half a step.
     alone = quantized(net.model("constants_y"), net.inputs(16), **options)
-    output = read_view(alone).layers[0].output
+    output = read_view(alone).layers[0].quantizer
     assert output is not None
     values = run(finalized(alone), net.inputs(16))[0]
     np.testing.assert_allclose(values[:, 1], 0.77, atol=output.spec.scale / 2)

@@ -11,7 +11,7 @@ from networks import evaluated, finalized, quantized, run, train_steps
 from passes.lower_qoperator import LowerQOperator
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.quantizer_functions import DOMAIN
-from qpipe.ir.quantized.view import read_final_view, read_view
+from qpipe.ir.quantized.view import Weighted, read_final_view, read_view
 from qpipe.ir.quantized.view_weights import TrainableWeight
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
@@ -67,10 +67,10 @@ def test_the_trainable_file_has_the_same_codes() -> None:
     exposed.graph.outputs.clear()
     exposed.graph.outputs.extend(codes)
     found = run(exposed, images)
-    weights = [layer.weight for layer in read_view(model).layers if layer.weight is not None]
+    weights = [layer.weight for layer in read_view(model).layers if isinstance(layer, Weighted)]
     bases = [weight for weight in weights if isinstance(weight, TrainableWeight) and weight.basis is not None]
     assert len(found) == len(bases) > 2
-    final = [layer.weight.codes for layer in read_view(finalized(model)).layers if layer.weight is not None]
+    final = [layer.weight.codes for layer in read_view(finalized(model)).layers if isinstance(layer, Weighted)]
     inner = [abs(array) for array in final if any(array.shape == other.shape for other in found)]
     for array in found:
         assert any(np.array_equal(abs(array), other) for other in inner if other.shape == array.shape)

@@ -54,9 +54,9 @@ def test_the_verbs(tmp_path: Path) -> None:
         quantizer="lq",
     )  # fmt: skip
     qpipe.finetune(file, "digits", trained, epochs=1)
-    bases = [q.basis for layer in read_view(load_model(trained)).layers for q in layer.inputs if q.basis is not None]
+    bases = [q.basis for layer in read_view(load_model(trained)).layers for q in layer.sources if q.basis is not None]
     assert len(bases) > 1
-    assert bases != [q.basis for layer in read_view(load_model(file)).layers for q in layer.inputs if q.basis]
+    assert bases != [q.basis for layer in read_view(load_model(file)).layers for q in layer.sources if q.basis]
     for form in ("qoperator", "integer", "qdq"):
         qpipe.export(trained, tmp_path / f"{form}.onnx", format=form, data="digits")
         exported = onnx.load(tmp_path / f"{form}.onnx")

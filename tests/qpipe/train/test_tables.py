@@ -86,9 +86,9 @@ def test_a_checkpoint_of_another_table_is_another_network() -> None:
 def test_the_view_keeps_both_grids() -> None:
     net, outputs = build(residual)
     model = quantized(net.model(*outputs), net.inputs())
-    before = [q.spec for layer in read_view(model).layers for q in layer.inputs]
+    before = [q.spec for layer in read_view(model).layers for q in layer.sources]
     count = put_tables(model)
-    found = [q for layer in read_view(model).layers for q in layer.inputs]
+    found = [q for layer in read_view(model).layers for q in layer.sources]
     assert [q.before for q in found] == before
     tables = {q.output: q.table for q in found if q.table is not None}
     assert len(tables) == count

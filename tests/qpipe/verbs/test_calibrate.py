@@ -16,7 +16,7 @@ import qpipe
 from qpipe.arith.weights import DEFAULT_CLIP
 from qpipe.errors import DataError, LoweringError, ModelError, RecipeError
 from qpipe.ir.files.metadata import get_json, get_object, get_provenance
-from qpipe.ir.quantized.view import read_view
+from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.ir.quantized.view_weights import TrainableWeight
 from qpipe.nodes import constant_array
 
@@ -25,7 +25,7 @@ IMAGES = np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype(np.float32)
 
 def weights_of(model: ir.Model) -> dict[str, TrainableWeight]:
     view = read_view(model)
-    return {layer.name: layer.weight for layer in view.layers if isinstance(layer.weight, TrainableWeight)}
+    return {layer.name: layer.weight for layer in view.layers if is_trainable(layer)}
 
 
 def bytes_of(model: ir.Model) -> bytes:
@@ -74,7 +74,7 @@ def test_widths_and_granularity() -> None:
     }
     assert all(len(set(weight.exponents.tolist())) == 1 for weight in weights.values())
     view = read_view(model)
-    bits = {layer.name: layer.output.spec.bits for layer in view.layers if layer.output is not None}
+    bits = {layer.name: layer.quantizer.spec.bits for layer in view.layers if layer.quantizer is not None}
     assert bits["conv1"] == 4
     assert bits["conv2"] == 8, "a branch before an Add"
     assert bits["conv3"] == 8, "the last layer's input"
@@ -91,7 +91,7 @@ def test_single_layers_have_widths_and_clips_of_their_own() -> None:
         "conv1": 3, "conv2": 6, "conv3": 3, "linear": 8,
     }  # fmt: skip
     assert (weights["conv1"].spec.clip, weights["conv2"].spec.clip) == (DEFAULT_CLIP[3], 3.0)
-    bits = {layer.name: layer.output.spec.bits for layer in read_view(model).layers if layer.output is not None}
+    bits = {layer.name: layer.quantizer.spec.bits for layer in read_view(model).layers if layer.quantizer is not None}
     assert (bits["conv1"], bits["conv2"]) == (4, 5)
     entries = get_json(model, "provenance")
     assert "conv*:weight_bits=3; conv2:weight_bits=6,activation_bits=5,weight_clip=3" in str(entries)
@@ -118,7 +118,7 @@ def test_the_controls() -> None:
     assert not np.array_equal(values[0], values[1])
     assert not np.array_equal(values[0], values[2])
     view = read_view(first)
-    exponents = {layer.name: layer.output.spec.exponent for layer in view.layers if layer.output is not None}
+    exponents = {layer.name: layer.quantizer.spec.exponent for layer in view.layers if layer.quantizer is not None}
     assert (exponents["conv1"], exponents["conv2"], exponents["add"]) == (4 - 8, 4 - 7, 4 - 8)
     assert view.inputs[0].spec == read_view(learned).inputs[0].spec
     passes = [entry["pass"] for entry in get_json(first, "provenance")]  # type: ignore[index,call-overload,union-attr]

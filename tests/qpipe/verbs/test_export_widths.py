@@ -20,7 +20,7 @@ import qpipe
 from qpipe.data import Preprocess
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import PREPROCESS, get_object, set_json
-from qpipe.ir.quantized.view import read_view
+from qpipe.ir.quantized.view import Weighted, read_view
 from qpipe.runtime.session import open_session, run_all
 
 IMAGES = np.random.default_rng(1).standard_normal((8, 3, 8, 8)).astype(np.float32)
@@ -137,7 +137,7 @@ def test_any_mixture_of_widths(data: st.DataObject) -> None:
         for name, keys in LAYERS.items()
     }
     qdq = calibrated([{"match": name, **own} for name, own in widths.items()], data.draw(st.integers(0, 3)))
-    bits = {layer.name: layer.weight.spec.bits for layer in read_view(qdq).layers if layer.weight is not None}
+    bits = {layer.name: layer.weight.spec.bits for layer in read_view(qdq).layers if isinstance(layer, Weighted)}
     assert bits == {name: own["weight_bits"] for name, own in widths.items() if "weight_bits" in own}
     assert_exact(qdq, IMAGES)
     expected = run_all(open_session(final_copy(qdq)), IMAGES)[0]

@@ -12,8 +12,7 @@ from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from qpipe.ir.quantized.qdq import insert_activation_quantizer
-from qpipe.ir.quantized.view import leading_to, read_view
-from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight
+from qpipe.ir.quantized.view import is_final, is_trainable, leading_to, read_view
 
 
 def network(**options: object) -> tuple[Network, ir.Model]:
@@ -38,9 +37,9 @@ def test_layers_between_their_quantizers() -> None:
     widths = {name: by_name[name].weight.spec.bits for name in ("first", "depthwise", "branch")}  # type: ignore[union-attr]
     assert widths == {"first": 8, "depthwise": 4, "branch": 4}
     last = view.layers[-1]
-    assert last.output is None
+    assert last.quantizer is None
     assert view.results == [last.result]
-    assert isinstance(last.weight, TrainableWeight)
+    assert is_trainable(last)
     assert not last.weight.spec.per_channel
     assert len(set(last.weight.exponents.tolist())) == 1
 
@@ -48,12 +47,12 @@ def test_layers_between_their_quantizers() -> None:
 def test_the_pair_condition_is_the_inputs_and_not_a_depthwise_layers() -> None:
     limits = {
         layer.name: layer.weight.spec.pair_limit
-        for layer in read_view(network()[1]).layers if isinstance(layer.weight, TrainableWeight)
+        for layer in read_view(network()[1]).layers if is_trainable(layer)
     }  # fmt: skip
     assert limits["first"] == (2**15 - 1) // 255
     assert limits["depthwise"] is None
     free = read_view(network(cpu="vnni")[1])
-    assert [q.weight.spec.pair_limit for q in free.layers if isinstance(q.weight, TrainableWeight)] == [None] * 4
+    assert [q.weight.spec.pair_limit for q in free.layers if is_trainable(q)] == [None] * 4
 
 
 @pytest.mark.parametrize("final", [False, True])
@@ -65,11 +64,11 @@ def test_a_saved_file_reads_back_the_same(tmp_path: Path, final: bool) -> None:
     assert ours.is_final == theirs.is_final == final
     assert [layer.name for layer in ours.layers] == [layer.name for layer in theirs.layers]
     for a, b in zip(ours.layers, theirs.layers, strict=True):
-        assert [q.spec for q in a.inputs] == [q.spec for q in b.inputs]
-        if isinstance(a.weight, TrainableWeight) and isinstance(b.weight, TrainableWeight):
+        assert [q.spec for q in a.sources] == [q.spec for q in b.sources]
+        if is_trainable(a) and is_trainable(b):
             assert a.weight.spec == b.weight.spec
             np.testing.assert_array_equal(a.weight.exponents, b.weight.exponents)
-        if isinstance(a.weight, FinalWeight) and isinstance(b.weight, FinalWeight):
+        if is_final(a) and is_final(b):
             assert a.weight.bits == b.weight.bits
             for name in ("codes", "multiplier", "exponent", "bias"):
                 np.testing.assert_array_equal(getattr(a.weight, name), getattr(b.weight, name))
@@ -115,7 +114,7 @@ def test_a_float_node_between_quantizers() -> None:
 def test_two_quantizers_of_one_tensor() -> None:
     _, model = network()
     layer = read_view(model).layers[0]
-    quantize = next(node for node, _ in layer.layer.output.uses())
+    quantize = next(node for node, _ in layer.output.uses())
     again = ir.node("QuantizeLinear", quantize.inputs, name="again")
     back = ir.node("DequantizeLinear", [again.outputs[0], *quantize.inputs[1:]], name="back")
     model.graph.insert_after(quantize, [again, back])

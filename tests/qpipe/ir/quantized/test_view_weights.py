@@ -13,8 +13,8 @@ from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
-from qpipe.ir.quantized.view import read_view
-from qpipe.ir.quantized.view_weights import QUANTIZATION, FinalWeight, TrainableWeight, split_scale
+from qpipe.ir.quantized.view import is_final, is_trainable, read_view
+from qpipe.ir.quantized.view_weights import QUANTIZATION, split_scale
 
 
 def network(**options: object) -> ir.Model:
@@ -27,7 +27,7 @@ def network(**options: object) -> ir.Model:
 
 def specs(model: ir.Model) -> dict[str, WeightSpec]:
     layers = read_view(model).layers
-    return {layer.name: layer.weight.spec for layer in layers if isinstance(layer.weight, TrainableWeight)}
+    return {layer.name: layer.weight.spec for layer in layers if is_trainable(layer)}
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -59,8 +59,8 @@ def test_a_file_from_before_there_was_a_choice_is_rounded_up() -> None:
 
 def test_final_weights_are_the_layers_integers() -> None:
     for layer in read_view(finalized(network(weight_bits=4))).layers:
-        if isinstance(layer.weight, FinalWeight):
-            assert layer.layer.batch_norm is None
+        if is_final(layer):
+            assert layer.batch_norm is None
             assert np.all(layer.weight.multiplier % 2 == 1)
             assert np.abs(layer.weight.codes).max() <= 2 ** (layer.weight.bits - 1) - 1
             np.testing.assert_array_equal(

@@ -60,10 +60,10 @@ def test_at_first_it_is_the_residual_network(options: dict[str, Any]) -> None:
     # The companion has a residual network of its own.
     for network in {expected, *(skip._network for skip in module._skips)}:
         for key, layer in enumerate(network.plan):
-            is_branch = layer.op_type == "Conv" and layer.layer.activation is None
+            is_branch = layer.op_type == "Conv" and layer.activation is None
             # A wide skip is rounded twice on the way to the convolution that reads it.
             is_wide = "skip_bits" in options and key == 0
-            if layer.output is not None:
+            if layer.quantizer is not None:
                 network.quantizer(str(key)).rounds = not is_branch and not is_wide
     for layer in (*weighted(executor), *weighted(expected), *module.layers):
         layer.rounds = False

@@ -32,8 +32,8 @@ def requantizations(network: Executor) -> list[str]:
 
 def test_any_node_of_a_layer_has_its_key(executor: Executor) -> None:
     for index, layer in enumerate(executor.plan):
-        assert {key_of(executor, str(node.name)) for node in layer.layer.nodes} == {str(index)}
-    assert [node.op_type for node in executor.plan[0].layer.nodes] == ["Conv", "BatchNormalization", "Relu"]
+        assert {key_of(executor, str(node.name)) for node in layer.nodes} == {str(index)}
+    assert [node.op_type for node in executor.plan[0].nodes] == ["Conv", "BatchNormalization", "Relu"]
 
 
 def test_a_name_that_no_layer_has(executor: Executor) -> None:

@@ -138,7 +138,7 @@ def test_a_block_that_begins_with_the_first_layer() -> None:
     module.begin_update(Fraction(0), 0)
     left_out = [layer.layer.name for layer in weighted(executor) if not layer.rounds]
     (block,) = blocks_of(model, executor)
-    assert left_out == [executor.plan[int(block.layers[1])].layer.name]
+    assert left_out == [executor.plan[int(block.layers[1])].name]
 
 
 def test_layers_that_read_the_same_signs_are_one_fragment() -> None:
