@@ -42,7 +42,7 @@ def test_multipliers_become_exact() -> None:
         if is_trainable(layer) and layer.batch_norm is not None:
             rows = float_rows(layer)
             codes = np.round(rows / np.exp2(layer.weight.exponents)[:, None])
-            integers = fit_layer(layer, layer.weight, codes)
+            integers = fit_layer(layer, codes)
             rounded = integers.sign * integers.multiplier * np.exp2(integers.exponent)
             assert rounded == pytest.approx(read_affine(layer, len(rows)).k, rel=FLOAT32)
 
