@@ -1,4 +1,4 @@
-"""What an x86 CPU without VNNI makes of uint8 x int8 products (design, section 3: "Pairs").
+"""What an x86 CPU without VNNI makes of uint8 x int8 products (see "Pairs" in docs/numbers.md).
 
 `vpmaddubsw` multiplies uint8 by int8 and adds two neighbouring products along K in a *saturating* int16; `vpmaddwd` and
 `vpaddd` then accumulate in int32 without loss. A kernel built of them is exact only where no pair leaves int16. With

@@ -46,7 +46,7 @@ class IntegerAffine:
 def shift_bound(output: QuantSpec) -> int:
     """The largest n at which float32 requantization is exact for any int32 accumulator: 24 - b, signed 25 - b.
 
-    Every product whose result does not saturate is then below 2**24 (design of the exactness condition, part 2). Of the
+    Every product whose result does not saturate is then below 2**24 (docs/numbers.md, exactness, part 2). Of the
     narrowest outputs it is `MAX_SHIFT`, where int32 ends.
     """
     return min(24 - output.bits + output.is_signed, MAX_SHIFT)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 # Flags as Linux and macOS spell them, the first that is found names the instruction set. True: products accumulate in
-# int32 at once; False: pairs go through a saturating int16 (design: "Pairs").
+# int32 at once; False: pairs go through a saturating int16 ("Pairs" in docs/numbers.md).
 _INSTRUCTION_SETS: Final = (
     ("avx512_vnni", "AVX512-VNNI", True),
     ("avx512vnni", "AVX512-VNNI", True),

@@ -1,4 +1,4 @@
-"""Run weights whose pairs are not safe as a CPU with VNNI does, on every CPU (design, section 3: "Pairs").
+"""Run weights whose pairs are not safe as a CPU with VNNI does, on every CPU (see "Pairs" in docs/numbers.md).
 
 x86 without VNNI adds two uint8 x int8 products in a saturating int16, so a file that waives the pair condition gives
 other integers there. To compare such a file with another, both must run on kernels that don't saturate.
