@@ -1,7 +1,8 @@
 """A trained network as ONNX becomes a proven integer-only ONNX network.
 
 The verbs of the command line are functions here: `calibrate`, `finetune`, `export`, `validate`, `bench`, `report` and
-`inspect`. Each is imported when it is first asked for, so that `import qpipe` itself loads neither torch nor onnx.
+`inspect`. Each is imported when it is first asked for, so that `import qpipe` itself loads neither torch nor onnx; what
+type checkers and editors know of them is in `__init__.pyi`.
 
     import qpipe
 
@@ -10,18 +11,9 @@ The verbs of the command line are functions here: `calibrate`, `finetune`, `expo
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qpipe.errors import DataError, LoweringError, ModelError, OutputError, ParityError, QpipeError, RecipeError
-
-if TYPE_CHECKING:
-    from qpipe.verbs.bench import bench
-    from qpipe.verbs.calibrate import calibrate
-    from qpipe.verbs.export import export
-    from qpipe.verbs.finetune import finetune
-    from qpipe.verbs.inspect import inspect
-    from qpipe.verbs.report import report
-    from qpipe.verbs.validate import validate
 
 __all__ = [
     "DataError",

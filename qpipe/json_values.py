@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence, Set
+from fractions import Fraction
 from pathlib import PurePath
 from typing import Any
 
@@ -13,10 +14,13 @@ def to_plain(value: Any) -> JsonValue:
     """`value` as what JSON can hold.
 
     Objects with `to_json()` say it themselves; dataclasses, pydantic models and named tuples become objects, arrays
-    and numbers of numpy lists and numbers; a float that is not finite becomes None, because JSON has no word for it.
+    and numbers of numpy lists and numbers, fractions floats; a float that is not finite becomes None, because JSON has
+    no word for it.
     """
     if value is None or isinstance(value, str | bool | int):
         return value
+    if isinstance(value, Fraction):
+        return float(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, PurePath):

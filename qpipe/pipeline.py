@@ -26,6 +26,7 @@ from qpipe.json_values import plain_rows, to_plain
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.progress import step
 from qpipe.recipe import Recipe, names_code
+from qpipe.settings import ExportSettings
 from qpipe.state import STATE_FILE, State, fingerprint, stage_key, write_json
 
 FLOAT_FILE: Final = "float.onnx"
@@ -134,7 +135,7 @@ def stages_of(recipe: Recipe, folder: Path) -> list[Stage]:
     if recipe.finetune is not None:
         stages.append(_finetune_stage(recipe, stages[-1].output, folder))
     qdq = stages[-1].output
-    exports = [_export_stage(recipe, format_, qdq, folder) for format_ in dict.fromkeys(recipe.export.formats)]
+    exports = [_export_stage(recipe, settings, qdq, folder) for settings in recipe.export.each()]
     models = [model, *dict.fromkeys(str(stage.output) for stage in stages if stage.output.name.endswith(".qdq.onnx"))]
     models += [str(stage.output) for stage in exports]
     return [*stages, *exports, _validate_stage(recipe, models, folder)]
@@ -214,20 +215,15 @@ def _finetune_stage(recipe: Recipe, qdq: Path, folder: Path) -> Stage:
     return Stage(name="finetune", inputs=inputs, arguments=arguments, output=output, run=run, shared=True)
 
 
-def _export_stage(recipe: Recipe, format_: str, qdq: Path, folder: Path) -> Stage:
-    output = folder / f"model.{format_}.onnx"
-    arguments = {
-        **recipe.export.arguments(),
-        "format": format_,
-        "seed": recipe.seed,
-    }
-    del arguments["formats"]
+def _export_stage(recipe: Recipe, settings: ExportSettings, qdq: Path, folder: Path) -> Stage:
+    output = folder / f"model.{settings.format}.onnx"
+    arguments = {**settings.arguments(), "seed": recipe.seed}
 
     def run(_: Resumption) -> None:
         qpipe.export(qdq, output, **arguments, data=recipe.data.path)
 
     inputs = {"model": str(qdq), "data": recipe.data.path}
-    return Stage(name=f"export-{format_}", inputs=inputs, arguments=arguments, output=output, run=run)
+    return Stage(name=f"export-{settings.format}", inputs=inputs, arguments=arguments, output=output, run=run)
 
 
 def _validate_stage(recipe: Recipe, models: list[str], folder: Path) -> Stage:

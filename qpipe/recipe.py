@@ -34,49 +34,44 @@ from typing import Annotated, Self
 from pydantic import Field, Strict, model_validator
 
 from qpipe.errors import RecipeError
-from qpipe.finetune_recipes import FLOAT_TEACHER, NO_TEACHER
 from qpipe.settings import (
     CalibrateSettings,
     DataSettings,
-    ExportSettings,
+    ExportsSettings,
     FinetuneSettings,
-    Format,
     LayerSettings,
     ModelSettings,
     PreprocessSettings,
-    Settings,
+    SeedSettings,
     ValidateSettings,
     validated,
 )
+from qpipe.settings.recipes import resolve
+from qpipe.settings.training import FLOAT_TEACHER, NO_TEACHER
 
 # digits, package.module:factory, torchvision:NAME and timm:NAME name code, not a file.
 _CODE = re.compile(r"digits|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-class ExportTable(ExportSettings):
-    """[export]: the command's options, and the formats to write."""
-
-    formats: Annotated[tuple[Format, ...], Strict(False), Field(min_length=1)] = ("qoperator",)
-
-
-class Recipe(Settings):
+class Recipe(SeedSettings):
     """A pipeline: float model, data, and the arguments of each stage."""
 
     output: str
-    seed: int = Field(default=0, ge=0)
     model: ModelSettings
     data: DataSettings
     preprocess: PreprocessSettings = PreprocessSettings()
     calibrate: CalibrateSettings = CalibrateSettings()
     layers: Annotated[tuple[LayerSettings, ...], Strict(False), Field(alias="layer")] = ()
     finetune: FinetuneSettings | None = None
-    export: ExportTable = ExportTable()
+    export: ExportsSettings = ExportsSettings()
     # pydantic's models have a method named validate, so the field has another name than the table.
     validation: Annotated[ValidateSettings, Field(alias="validate")] = ValidateSettings()
 
     @model_validator(mode="after")
     def _pairs_agree(self) -> Self:
         """A file that is exact without VNNI needs weights that were kept so; a plain one, training without skips."""
+        if self.finetune is not None:
+            resolve(self.finetune, strips=self.finetune.plain)
         if self.calibrate.cpu == "vnni" and self.export.cpu == "portable" and self.export.weights == "int8":
             raise ValueError(
                 "[export] cpu: 'portable', expected 'vnni' as in [calibrate] (or weights = 'uint8', exact everywhere)"

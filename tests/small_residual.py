@@ -1,7 +1,6 @@
 """Two residual blocks, an identity and a convolution as skip, quantized, with their plain counterpart; and a run."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,17 +8,16 @@ import onnx_ir as ir
 import torch
 from networks import Network, quantized
 from residual_networks import post_activation, stripped
-from small_training import SETTINGS
+from small_training import SETTINGS, replace
 
 from qpipe.data import Preprocess, Source, open_data
 from qpipe.train.companion import Companion
 from qpipe.train.executor import Executor
-from qpipe.train.run import TrainingSettings
 from qpipe.train.weighted import BatchNormMode, WeightedLayer
 
 CLASSES, IMAGES = 5, 48
 IMAGE_SHAPE = (3, 8, 8)
-RUN: TrainingSettings = replace(SETTINGS, optimizer="adam", lr=1e-3, weight_decay=0.0, augment=None)
+RUN = replace(SETTINGS, optimizer="adam", lr=1e-3, weight_decay=0.0, crop_padding=0, flip=False)
 """Two epochs of three updates."""
 SUMMED_OTHERWISE = 1e-4
 """Relative, of gradients: float32 sums of a few thousand products in another order."""

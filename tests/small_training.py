@@ -1,6 +1,7 @@
 """A network and data on which the loop runs in a moment."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -8,14 +9,19 @@ import torch
 from networks import Network, quantized
 from residual_networks import made, post_activation, stripped
 
-from qpipe.data import Augment, Preprocess, Source, open_data
+from qpipe.data import Preprocess, Source, open_data
+from qpipe.settings import FinetuneSettings
 from qpipe.train.executor import Executor
-from qpipe.train.run import TrainingSettings
 
-SETTINGS = TrainingSettings(
-    epochs=2, lr=0.02, momentum=0.9, weight_decay=1e-4, batch_size=16, seed=3, augment=Augment(pad=1)
+SETTINGS = FinetuneSettings(
+    epochs=2, lr=0.02, momentum=0.9, weight_decay=1e-4, batch_size=16, crop_padding=1, flip=True
 )
 IMAGES, BATCHES = 72, 4  # four whole batches in an epoch
+
+
+def replace(settings: FinetuneSettings, **values: Any) -> FinetuneSettings:
+    """Settings with other values, together or not."""
+    return settings.model_copy(update=values)
 
 
 def network(out: int = 8, classes: int = 4) -> tuple[Network, str]:

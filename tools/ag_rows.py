@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments import ORIGINAL, ExperimentRow
 
-from qpipe.finetune_recipes import RECIPES
+from qpipe.settings.recipes import RECIPES
 
 AG, SSP = {"method": "ag"}, {"ssp": True}
 PLAIN = {"plain": True}

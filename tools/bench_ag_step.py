@@ -19,11 +19,10 @@ from results import Results, rounded
 
 import qpipe
 from passes.strip_skips import StripSkips
-from qpipe.finetune_recipes import RECIPES
 from qpipe.progress import reporting
+from qpipe.settings.recipes import RECIPES
 from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
-from qpipe.train.run import TrainingSettings
 from qpipe.train.teacher import cross_entropy, distillation, float_teacher
 
 LEVERS: Mapping[str, Mapping[str, Any]] = {
@@ -39,8 +38,7 @@ LEVERS: Mapping[str, Mapping[str, Any]] = {
 
 def step_of(residual: ir.Model, plain: ir.Model, inputs: torch.Tensor, labels: torch.Tensor, name: str) -> Contestant:
     """A contestant with the companions that its levers make."""
-    recipe = vars(RECIPES["ag"]) | dict(LEVERS[name])
-    settings = TrainingSettings(**recipe, seed=0, augment=None)
+    settings = RECIPES["ag"].model_copy(update=LEVERS[name])
     executor = Executor(plain, batch_norm="batch")
     companions = make_companions(executor, plain, residual, settings, inputs.shape[1:])
     loss = cross_entropy

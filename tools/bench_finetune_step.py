@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from torch_resnet20 import ResNet20
 
 import qpipe
-from qpipe.finetune_recipes import Precision
 from qpipe.progress import reporting, track
+from qpipe.settings.training import Precision
 from qpipe.train.executor import Executor
 from qpipe.train.weighted import BatchNormMode
 

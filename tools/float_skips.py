@@ -15,12 +15,12 @@ import torch
 
 from qpipe import progress
 from qpipe.data import Source
-from qpipe.finetune_recipes import resolve
 from qpipe.ir.files.load import load_model
+from qpipe.settings import FinetuneSettings
+from qpipe.settings.recipes import resolve
 from qpipe.train.executor import Executor
-from qpipe.train.faq import default_augment
+from qpipe.train.faq import with_augmentation
 from qpipe.train.loop import train
-from qpipe.train.run import TrainingSettings
 from qpipe.verbs.sources import open_source, preprocess_of
 
 BATCH = 256
@@ -48,11 +48,9 @@ def train_and_count(start: Path, data: Path, checkpoint: Path, finetune: Mapping
     network = load_model(start)
     preprocess = preprocess_of(network, None)
     source, test = (open_source(network, data, split, preprocess) for split in ("train", "test"))
-    recipe = resolve(finetune["recipe"], {key: value for key, value in finetune.items() if key != "recipe"})
-    augment = default_augment(source, None, None)
-    settings = TrainingSettings(**vars(recipe), seed=seed, augment=augment)
+    settings = with_augmentation(resolve(FinetuneSettings(**finetune)), source)
     executor = with_float_skips(Executor(network, batch_norm=settings.batch_norm))
-    train(executor, source, settings, checkpoint=checkpoint, resume=checkpoint.exists())
+    train(executor, source, settings, seed=seed, checkpoint=checkpoint, resume=checkpoint.exists())
     return count(executor, test)
 
 

@@ -6,12 +6,11 @@ from qpipe.cli.options import (
     LayerOption,
     ModelArgument,
     OutputOption,
-    SeedOption,
     expand_settings,
     parse_layers,
 )
 from qpipe.cli.output import emit, metadata, print_line, working
-from qpipe.settings import CalibrateSettings, PreprocessSettings, TorchSettings
+from qpipe.settings import CalibrateSettings, PreprocessSettings, SeedSettings, TorchSettings
 
 
 @expand_settings
@@ -22,8 +21,8 @@ def calibrate(
     settings: CalibrateSettings,
     preprocess: PreprocessSettings,
     source: TorchSettings,
+    seed: SeedSettings,
     layer: LayerOption = None,
-    seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Give a float network its integer grids, from a few batches.
@@ -48,8 +47,8 @@ def calibrate(
             output,
             **settings.arguments(),
             **source.arguments(),
+            **seed.arguments(),
             layers=layers,
-            seed=seed,
             preprocess=preprocess.overrides(),
         )
     emit(json, {"output": output, "metadata": metadata(qdq)}, lambda: print_line(f"wrote {output}"))

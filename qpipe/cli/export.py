@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 from pydantic import JsonValue
 
-from qpipe.cli.options import JsonOption, OutputOption, QdqArgument, SeedOption, expand_settings
+from qpipe.cli.options import JsonOption, OutputOption, QdqArgument, expand_settings
 from qpipe.cli.output import emit, metadata, print_line, print_table, size_text, working
 from qpipe.json_values import plain_rows
-from qpipe.settings import ExportSettings, Format
+from qpipe.settings import ExportSettings, SeedSettings
 
 DATA_HELP = "data whose images join the random and extreme inputs of the gate"
 
@@ -18,9 +18,8 @@ def export(
     model: QdqArgument,
     output: OutputOption,
     settings: ExportSettings,
-    format: Annotated[Format, typer.Option("--format", help="the form of the exported graph")] = "qoperator",
+    seed: SeedSettings,
     data: Annotated[str | None, typer.Option("--data", help=DATA_HELP)] = None,
-    seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Lower a QDQ network to integers, and prove it equal.
@@ -37,7 +36,7 @@ def export(
     from qpipe.ir.cost.file_size import file_size
 
     with working():
-        exported = qpipe.export(model, output, format=format, **settings.arguments(), data=data, seed=seed)
+        exported = qpipe.export(model, output, **settings.arguments(), **seed.arguments(), data=data)
     carried, size = metadata(exported), file_size(output)
 
     def show() -> None:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import JsonValue
 
-from qpipe.cli.options import DataOption, JsonOption, OutputOption, SeedOption, expand_settings
+from qpipe.cli.options import DataOption, JsonOption, OutputOption, expand_settings
 from qpipe.cli.output import emit, metadata, print_line, working
 from qpipe.json_values import plain_rows
-from qpipe.settings import FinetuneSettings, PreprocessSettings
+from qpipe.settings import CheckpointSettings, FinetuneSettings, PreprocessSettings, SeedSettings
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -21,9 +21,8 @@ def finetune(
     output: OutputOption,
     settings: FinetuneSettings,
     preprocess: PreprocessSettings,
-    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="file that keeps the state of the run")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint")] = False,
-    seed: SeedOption = 0,
+    checkpoint: CheckpointSettings,
+    seed: SeedSettings,
     json: JsonOption = False,
 ) -> None:
     """Train a quantized network, straight from its file.
@@ -49,9 +48,8 @@ def finetune(
             data,
             output,
             **settings.arguments(),
-            seed=seed,
-            checkpoint=checkpoint,
-            resume=resume,
+            **checkpoint.arguments(),
+            **seed.arguments(),
             preprocess=preprocess.overrides(),
         )
     carried = metadata(qdq)

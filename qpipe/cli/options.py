@@ -1,7 +1,6 @@
 """Options that commands share, and options made from the settings models.
 
-A command's parameter whose type is a `Settings` model becomes one option per field, so that a name, a default, a limit
-and a line of help are written down once for the recipe and for the command line:
+A command's parameter whose type is a `Settings` model becomes one option per field:
 
     @expand_settings
     def calibrate(model: ModelArgument, settings: CalibrateSettings, json: JsonOption = False) -> None: ...
@@ -9,14 +8,15 @@ and a line of help are written down once for the recipe and for the command line
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Union, get_origin
 
 import typer
-from pydantic.fields import FieldInfo
 
 from qpipe.errors import RecipeError
-from qpipe.settings import DataSettings, LayerSettings, ModelSettings, Settings, validated
+from qpipe.settings import DataSettings, LayerSettings, ModelSettings, validated
+from qpipe.settings.options import Option, expanded, options_of, settings_of
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=ModelSettings.model_fields["path"].description)]
 ModelsArgument = Annotated[list[str], typer.Argument(metavar="MODEL...", help="models: float, QDQ or exported")]
@@ -31,7 +31,6 @@ LayerOption = Annotated[
         help="what some layers are told, as layer3.*:weight_bits=4,activation_bits=4; may be given again",
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="one seed, one result on one machine")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
 
 
@@ -40,25 +39,14 @@ def expand_settings(command: Callable[..., None]) -> Callable[..., None]:
 
     The options' values are validated as the recipe's are; a wrong one is a RecipeError that names the option.
     """
-    signature = inspect.signature(command)
-    groups = {p.name: p.annotation for p in signature.parameters.values() if _is_settings(p.annotation)}
-    parameters: list[inspect.Parameter] = []
-    for parameter in signature.parameters.values():
-        if parameter.name in groups:
-            fields = groups[parameter.name].model_fields
-            parameters += [_option(name, field) for name, field in fields.items()]
-        else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    lists = {o.name for model in settings_of(command).values() for o in options_of(model) if o.is_list}
+    call = expanded(command, _parameter, _flag_at)
 
-    @functools.wraps(command)
-    def expanded(**values: Any) -> None:
-        for group, model in groups.items():
-            given = {name: _parsed(field, values.pop(name)) for name, field in model.model_fields.items()}
-            values[group] = validated(model, given, _flag_at)
-        command(**values)
+    @functools.wraps(call)
+    def read(**words: Any) -> None:
+        call(**{name: _numbers(word) if name in lists else word for name, word in words.items()})
 
-    expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return expanded
+    return read
 
 
 def parse_layers(words: Sequence[str] | None) -> list[LayerSettings]:
@@ -84,40 +72,27 @@ def _flag_at(location: Sequence[int | str]) -> str:
     return flag(str(location[0]))
 
 
-def _is_settings(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Settings)
+def _parameter(option: Option) -> inspect.Parameter:
+    """An option as a parameter that typer reads: its flag, type, default and help."""
+    declaration, default, metavar = flag(option.name), option.default, None
+    kinds = [_word_type(kind) for kind in option.types]
+    if bool in kinds and option.off != "":
+        declaration += f"/--{option.off or 'no-' + declaration.removeprefix('--')}"
+    if option.is_list:
+        default, metavar = None if default is None else ",".join(map(str, default)), "A,B,..."
+    info = typer.Option(declaration, help=option.help, metavar=metavar)
+    annotation: Any = Annotated[Union[tuple(kinds)], info]  # noqa: UP007 - known here alone
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
-    """A field as a parameter that typer reads: its flag, type, default and help."""
-    declaration, default = flag(name), field.default
-    annotation: Any = _without_annotated(field.annotation)
-    if bool in (annotation, *get_args(annotation)):
-        extra = field.json_schema_extra
-        off = extra.get("off") if isinstance(extra, dict) else None
-        declaration += f"/--{off or 'no-' + declaration.removeprefix('--')}"
-    if _is_list(field):
-        annotation = str | None
-        default = None if default is None else ",".join(map(str, default))
-    info = typer.Option(declaration, help=field.description, metavar="A,B,..." if _is_list(field) else None)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]
-    )
+def _word_type(kind: Any) -> Any:
+    """What a word of the command line is read as: a list of numbers and a path stay words at first."""
+    return str if get_origin(kind) in {Sequence, os.PathLike} else kind
 
 
-def _without_annotated(annotation: Any) -> Any:
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-
-
-def _is_list(field: FieldInfo) -> bool:
-    """Whether the field holds several numbers; on the command line they are one word with commas."""
-    candidates = (field.annotation, *get_args(field.annotation))
-    return any(get_origin(_without_annotated(candidate)) is tuple for candidate in candidates)
-
-
-def _parsed(field: FieldInfo, value: Any) -> Any:
+def _numbers(words: Any) -> Any:
     """The words of a list as numbers; what is no number stays a word, for the model to refuse."""
-    return tuple(map(_number, value.split(","))) if _is_list(field) and isinstance(value, str) else value
+    return tuple(map(_number, words.split(","))) if isinstance(words, str) else words
 
 
 def _number(word: str) -> int | float | str:

@@ -4,22 +4,20 @@ from typing import Annotated
 
 import typer
 
-from qpipe.cli.options import JsonOption
+from qpipe.cli.options import JsonOption, expand_settings
 from qpipe.cli.output import emit, print_line, working
+from qpipe.settings import ReportSettings
 
 
+@expand_settings
 def report(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN...", help="files of finetune or export, or folders of `qpipe run`")
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="the page to write")],
+    settings: ReportSettings,
     name: Annotated[
         list[str] | None, typer.Option("--name", help="what the page calls a run; repeat it, in the runs' order")
-    ] = None,
-    title: Annotated[str | None, typer.Option("--title", help="the page's title")] = None,
-    float_accuracy: Annotated[
-        float | None,
-        typer.Option("--float-accuracy", min=0, max=1, help="top-1 of the float network, of 1, where no file tells it"),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -35,7 +33,7 @@ def report(
     import qpipe
 
     with working():
-        page = qpipe.report(runs, output, names=name or None, title=title, float_accuracy=float_accuracy)
+        page = qpipe.report(runs, output, names=name or None, **settings.arguments())
 
     def show() -> None:
         for sentence in page.missing:

@@ -1,18 +1,55 @@
 """What all settings are: strict pydantic models, and their errors in the user's words."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
+from fractions import Fraction
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    Strict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from qpipe.errors import RecipeError
 
+
+@dataclass(frozen=True)
+class Accepts:
+    """A note in a type's `Annotated`: the type of what may be given for it, where that is another one."""
+
+    type: Any
+
+
+def _exact(value: Any, as_float: ValidatorFunctionWrapHandler) -> Fraction:
+    return value if isinstance(value, Fraction) else Fraction(as_float(value))
+
+
 Cpu = Literal["portable", "vnni"]
 Format = Literal["qoperator", "integer", "qdq"]
+Split = Literal["train", "val", "test"]
 Bits = Literal[2, 3, 4, 5, 6, 7, 8]
 Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
-Epochs = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Strict(False), Field(min_length=1)]
+Exact = Annotated[
+    Fraction,
+    GetPydanticSchema(lambda _, schema_of: schema_of(Annotated[float, WrapValidator(_exact)])),
+    Accepts(float),
+]
+"""A number as a fraction: what changes at epoch 30 of 110 does so at an update, not near one."""
+Epochs = Annotated[tuple[Annotated[Exact, Field(gt=0)], ...], Strict(False), Field(min_length=1)]
+FilePath = Annotated[
+    str,
+    BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value),
+    Accepts(str | os.PathLike[str]),
+]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(min_length=1)]
 
 
@@ -41,14 +78,19 @@ def validated(model: type[S], values: object, describe: Callable[[Sequence[int |
         raise RecipeError("; ".join(_explain(model, problem, describe) for problem in news)) from None
 
 
+def near(name: str, known: Iterable[str]) -> str:
+    """What to write in the place of an unknown name."""
+    known = list(known)
+    found = get_close_matches(name, known, n=1)
+    return f"did you mean '{found[0]}'?" if found else f"expected one of {', '.join(known)}"
+
+
 def _explain(model: type[BaseModel], problem: Any, describe: Callable[[Sequence[int | str]], str]) -> str:
     """One problem in the user's words: the key, what was found, what was expected."""
     location: tuple[int | str, ...] = problem["loc"]
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
-        near = get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
-        return f"{describe(location)}: unknown key, {hint}"
+        return f"{describe(location)}: unknown key, {near(str(location[-1]), known)}"
     if problem["type"] == "missing":
         return f"{describe(location)}: missing, but required"
     if problem["type"] == "value_error":

@@ -1,8 +1,8 @@
 """How a float network becomes a QDQ network."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 
 from qpipe.arith.weight_quantizer import BINARY_QUANTIZERS, WEIGHT_BITS, WeightQuantizer
 from qpipe.settings.base import Bits, Cpu, Settings
@@ -119,3 +119,14 @@ class LayerSettings(Settings):
             options = ", ".join(name for name in type(self).model_fields if name != "match")
             raise ValueError(f"layer '{self.match}': nothing given, expected at least one of {options}")
         return self
+
+
+class LayersSettings(Settings):
+    """What some layers are told."""
+
+    layers: Annotated[tuple[LayerSettings, ...], Strict(False)] = Field(
+        default=(),
+        description="what some layers are told, as {'match': 'layer3.*', 'weight_bits': 4}, with activation_bits (of "
+        "the layer's output) and weight_clip too; match is a pattern of the names that `inspect` shows, or of what "
+        "follows a '/' in them; it goes before the widths of all, also for what keeps 8 bits otherwise",
+    )

@@ -1,16 +1,18 @@
-"""Where networks and images come from, and what makes an image the network's input."""
+"""Where networks and images come from, what makes an image the network's input, and what a run starts from."""
 
 from typing import Any, Literal
 
 from pydantic import Field
 
-from qpipe.settings.base import Floats, Settings, Sizes
+from qpipe.settings.base import FilePath, Floats, Settings, Sizes
 
 
 class TorchSettings(Settings):
     """What a PyTorch model needs besides its name."""
 
-    weights: str | None = Field(default=None, description="weights of a PyTorch model: a .safetensors, or a .pth file")
+    weights: FilePath | None = Field(
+        default=None, description="weights of a PyTorch model: a .safetensors, or a .pth file"
+    )
     input_shape: Sizes | None = Field(default=None, description="a PyTorch model's input without the batch: 3,32,32")
 
 
@@ -43,3 +45,16 @@ class PreprocessSettings(Settings):
         if "pixel_range" in given:
             given["pixel_max"] = given.pop("pixel_range")
         return given or None
+
+
+class SeedSettings(Settings):
+    """What random draws depend on."""
+
+    seed: int = Field(default=0, ge=0, description="one seed, one result on one machine")
+
+
+class CheckpointSettings(Settings):
+    """Where a long run may go on."""
+
+    checkpoint: FilePath | None = Field(default=None, description="file that keeps the state of the run")
+    resume: bool = Field(default=False, description="go on from the checkpoint", json_schema_extra={"off": ""})

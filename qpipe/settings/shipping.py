@@ -1,31 +1,71 @@
-"""How a QDQ network is exported, and how models are compared and timed."""
+"""How a QDQ network is exported, and how models are compared, timed and reported."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, Strict, model_validator
 
-from qpipe.settings.base import Cpu, Settings, Sizes
+from qpipe.settings.base import Cpu, Format, Settings, Sizes, Split
 
 
-class ExportSettings(Settings):
-    """QDQ network -> what ships; the formats are a recipe's list and the command's option."""
+class ShippingSettings(Settings):
+    """What an export is told, whatever its format."""
 
     plain: bool = Field(default=False, description="refuse a network that still has its skip connections")
-    cpu: Cpu = Field(default="portable", description="the CPUs on which the file must be exact")
+    cpu: Cpu = Field(default="portable", description="where the file must be exact: on every CPU, or with VNNI")
     weights: Literal["int8", "uint8"] = Field(
-        default="int8", description="how weights are stored; uint8 is exact everywhere"
+        default="int8", description="how weights are stored; uint8 is exact everywhere, and slower without VNNI"
     )
     io: Literal["float", "integer"] = Field(
         default="float", description="float: in the place of the original; integer: uint8 pixels to int32 logits"
     )
     layout: Literal["NCHW", "NHWC"] = Field(default="NCHW", description="the axes of an integer input")
 
+    @model_validator(mode="after")
+    def _layout_is_of_integers(self) -> Self:
+        if self.layout != "NCHW" and self.io == "float":
+            raise ValueError(f"layout: '{self.layout}', but without effect, expected io 'integer' with it")
+        return self
+
+
+class ExportSettings(ShippingSettings):
+    """QDQ network -> what ships."""
+
+    format: Format = Field(default="qoperator", description="the form of the exported graph")
+
+    @model_validator(mode="after")
+    def _ends_are_of_the_format(self) -> Self:
+        _check_ends(self.io, (self.format,))
+        return self
+
+
+class ExportsSettings(ShippingSettings):
+    """A recipe's [export]: one file for each of the formats."""
+
+    formats: Annotated[tuple[Format, ...], Strict(False), Field(min_length=1)] = ("qoperator",)
+
+    @model_validator(mode="after")
+    def _ends_are_of_every_format(self) -> Self:
+        _check_ends(self.io, self.formats)
+        return self
+
+    def each(self) -> tuple[ExportSettings, ...]:
+        """The settings of each file."""
+        shared = {name: getattr(self, name) for name in ShippingSettings.model_fields}
+        return tuple(ExportSettings(format=format_, **shared) for format_ in dict.fromkeys(self.formats))
+
+
+def _check_ends(io: str, formats: tuple[Format, ...]) -> None:
+    if io == "integer" and "qdq" in formats:
+        raise ValueError(
+            "io: 'integer', but a qdq file has float inputs and outputs, expected the format qoperator or integer"
+        )
+
 
 class ValidateSettings(Settings):
     """How models are compared."""
 
     batch_size: int = Field(default=256, ge=1, description="images in a batch")
-    split: Literal["train", "val", "test"] = Field(default="test", description="the part of the data")
+    split: Split = Field(default="test", description="the part of the data")
     limit: int | None = Field(default=None, ge=1, description="compare on the first images only")
 
 
@@ -35,5 +75,14 @@ class BenchSettings(Settings):
     batch_sizes: Sizes = Field(default=(1,), description="batch sizes, as in 1,8,32")
     repeats: int = Field(default=50, ge=1, description="timed runs of each model and batch size")
     threads: int | None = Field(default=None, ge=1, description="threads of a session; by default the runtime's choice")
-    split: Literal["train", "val", "test"] = Field(default="test", description="the part of the data")
+    split: Split = Field(default="test", description="the part of the data")
     limit: int | None = Field(default=None, ge=1, description="count top-1 on the first images only")
+
+
+class ReportSettings(Settings):
+    """What a page of runs says besides them."""
+
+    title: str | None = Field(default=None, description="the page's title")
+    float_accuracy: float | None = Field(
+        default=None, ge=0, le=1, description="top-1 of the float network, of 1, where no file tells it"
+    )

@@ -1,80 +1,150 @@
 """How a QDQ network is trained."""
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from qpipe.finetune_recipes import Draws, Fragments, Method, Optimizer, Precision, RecipeName, ScheduleName
-from qpipe.settings.base import Epochs, Settings
+from qpipe.settings.base import Epochs, Exact, FilePath, Settings
+
+Precision = Literal["fp32", "bf16"]
+Method = Literal["faq", "ag"]
+BatchNormMode = Literal["running", "batch"]
+Optimizer = Literal["sgd", "adam"]
+Fragments = Literal["blocks", "layers"]
+Draws = Literal["apart", "together"]
+Schedule = Literal["constant", "exponential", "step", "linear"]
+RecipeName = Literal[
+    "faq-8bit",
+    "faq-4bit",
+    "faq-4bit-step",
+    "faq-4bit-growing",
+    "faq-cifar-8bit",
+    "faq-cifar-4bit",
+    "faq-scratch-exp",
+    "faq-scratch-step",
+    "distilled-4bit",
+    "ag",
+    "ag-binary",
+    "plain",
+]
+
+FLOAT_TEACHER: Final = "float"
+"""The teacher that the QDQ file itself still holds."""
+NO_TEACHER: Final = "none"
+"""What turns a recipe's teacher off."""
+# What chooses the network, looks on, or names the values: the weights depend on all the others.
+_BESIDE_THE_TRAINING: Final = frozenset(
+    {"plain", "blocks", "recipe", "evaluate", "evaluate_every", "diagnose", "checkpoint_every"}
+)
+
+
+@dataclass(frozen=True)
+class OfRecipe:
+    """A note on a field: a training recipe says it where nothing is given. needs: without what it has no effect."""
+
+    needs: Literal["method 'ag'", "ssp", "a teacher", "the optimizer 'sgd'"] | None = None
 
 
 class FinetuneSettings(Settings):
-    """QDQ network (or float, with plain) -> trained QDQ network. What is not given is what the training recipe says."""
+    """QDQ network (or float, with plain) -> trained QDQ network.
+
+    A training recipe is a value of this, and so is a run that was completed from one (`qpipe/settings/recipes.py`); the
+    defaults of what recipes say are those of the recipe faq-8bit.
+    """
 
     method: Method = Field(default="faq", description="the training method: FAQ's, or with AG's auxiliary gradients")
     plain: bool = Field(default=False, description="strip the skip connections, and train without them")
-    blocks: str = Field(default="*", description="the residual blocks to strip with --plain, as layer3.*,layer4.0")
+    blocks: str = Field(default="*", description="the residual blocks to strip with plain, as layer3.*,layer4.0")
     recipe: RecipeName | None = Field(
         default=None,
-        description="values for every option below; by default plain where skips are stripped, else faq-8bit, "
-        "or ag with --method ag",
+        description="values for every option from epochs to joint distillation; by default plain where skips are "
+        "stripped, else faq-8bit, or ag with the method ag",
     )
-    epochs: int | None = Field(
-        default=None, ge=1, description="passes over the training images; a recipe's schedule keeps its proportions"
+    epochs: Annotated[int, OfRecipe()] = Field(
+        default=1, ge=1, description="passes over the training images; a recipe's schedule keeps its proportions"
     )
-    lr: float | None = Field(default=None, gt=0, description="learning rate, at first")
-    schedule: ScheduleName | None = Field(default=None, description="how the learning rate falls")
-    lr_end: float | None = Field(default=None, gt=0, description="the rate at the end of the schedule")
-    milestones: Epochs | None = Field(
-        default=None, description="epochs at which a step schedule divides the rate by 10, as in 30,60,90"
+    lr: Annotated[float, OfRecipe()] = Field(default=1e-4, gt=0, description="learning rate, at first")
+    schedule: Annotated[Schedule, OfRecipe()] = Field(
+        default="constant",
+        description="how the learning rate falls: by one factor an epoch from lr to lr_end, by 10 at each milestone, "
+        "or linearly at every update",
     )
-    grow_at: Epochs | None = Field(
-        default=None, description="epochs at which batches double, by averaging gradients over twice as many"
+    lr_end: Annotated[float | None, OfRecipe()] = Field(
+        default=None, gt=0, description="the rate at the end of the schedule; a linear one ends at 0 by default"
     )
-    optimizer: Optimizer | None = Field(default=None, description="what applies the gradients")
-    momentum: float | None = Field(default=None, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float | None = Field(default=None, ge=0, description="weight decay of the optimizer")
-    batch_size: int | None = Field(default=None, ge=1, description="images in a batch, over all processes together")
-    gradient_clip: float | None = Field(
-        default=None, ge=0, description="the longest gradient of a channel's weights, in their own length; 0: any"
+    milestones: Annotated[Epochs, OfRecipe()] = Field(
+        default=(), description="epochs at which a step schedule divides the rate by 10, as in 30,60,90"
     )
-    teacher: str | None = Field(
+    grow_at: Annotated[Epochs, OfRecipe()] = Field(
+        default=(), description="epochs at which batches double, by averaging gradients over twice as many"
+    )
+    optimizer: Annotated[Optimizer, OfRecipe()] = Field(default="sgd", description="what applies the gradients")
+    momentum: Annotated[float, OfRecipe("the optimizer 'sgd'")] = Field(
+        default=0.9, ge=0, lt=1, description="momentum of SGD"
+    )
+    weight_decay: Annotated[float, OfRecipe()] = Field(default=1e-4, ge=0, description="weight decay of the optimizer")
+    batch_size: Annotated[int, OfRecipe()] = Field(
+        default=256, ge=1, description="images in a batch, over all processes together"
+    )
+    gradient_clip: Annotated[float, OfRecipe()] = Field(
+        default=0.0, ge=0, description="the longest gradient of a channel's weights, in their own length; 0: any"
+    )
+    teacher: Annotated[FilePath | None, OfRecipe()] = Field(
         default=None, description="distil from 'float', the network before it was quantized, or an .onnx; or 'none'"
     )
-    teacher_weight: float | None = Field(default=None, ge=0, le=1, description="the teacher's part of the loss")
-    temperature: float | None = Field(default=None, gt=0, description="what distillation divides the logits by")
-    auxiliary_weight: float | None = Field(
-        default=None, gt=0, description="lambda of AG: the weight of its auxiliary network's loss"
+    teacher_weight: Annotated[float, OfRecipe("a teacher")] = Field(
+        default=0.7, ge=0, le=1, description="the teacher's part of the loss"
     )
-    layerwise: bool | None = Field(default=None, description="AG: a branch at every convolution of a block")
-    ssp: bool | None = Field(default=None, description="stochastic structured precision")
-    ssp_ratio: float | None = Field(
-        default=None, ge=0, le=1, description="delta of SSP at first: how much is left unquantized"
+    temperature: Annotated[float, OfRecipe("a teacher")] = Field(
+        default=4.0, gt=0, description="what distillation divides the logits by"
     )
-    ssp_end: float | None = Field(default=None, gt=0, le=1, description="the part of the run after which delta is 0")
-    ssp_fragments: Fragments | None = Field(default=None, description="what SSP draws: residual blocks, or layers")
-    ssp_draws: Draws | None = Field(
-        default=None, description="SSP: draws for weights and activations apart, or one for both"
+    auxiliary_weight: Annotated[float, OfRecipe("method 'ag'")] = Field(
+        default=1.0, gt=0, description="lambda of AG: the weight of its auxiliary network's loss"
     )
-    fade: float | None = Field(
-        default=None, ge=0, le=1, description="the part of the run over which stripped skips fade away, with --plain"
+    layerwise: Annotated[bool, OfRecipe("method 'ag'")] = Field(
+        default=False, description="AG: a branch at every convolution of a block"
     )
-    additional_losses: float | None = Field(
-        default=None, ge=0, description="alpha: the weight of losses at the end of each downsampling block; 0: none"
+    ssp: Annotated[bool, OfRecipe()] = Field(default=False, description="stochastic structured precision")
+    ssp_ratio: Annotated[float, OfRecipe("ssp")] = Field(
+        default=0.5, ge=0, le=1, description="delta of SSP at first: how much is left unquantized"
     )
-    joint_distillation: float | None = Field(
-        default=None, ge=0, description="beta: how much a full-precision copy that trains along guides; 0: no copy"
+    ssp_end: Annotated[Exact, OfRecipe("ssp")] = Field(
+        default=Fraction(20, 35), gt=0, le=1, description="the part of the run after which delta is 0"
     )
-    batch_norm: Literal["running", "batch"] = Field(
-        default="batch", description="the statistics that training normalizes by"
+    ssp_fragments: Annotated[Fragments, OfRecipe("ssp")] = Field(
+        default="blocks", description="what SSP draws: residual blocks, or layers"
     )
+    ssp_draws: Annotated[Draws, OfRecipe("ssp")] = Field(
+        default="apart", description="SSP: draws for weights and activations apart, or one for both"
+    )
+    fade: Annotated[float, OfRecipe()] = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="the part of the run over which stripped skips fade away, with plain; 0: they are gone at once",
+    )
+    additional_losses: Annotated[float, OfRecipe()] = Field(
+        default=0.0,
+        ge=0,
+        description="alpha: the weight of losses at the end of each downsampling block, the paper's is 0.01; 0: none",
+    )
+    joint_distillation: Annotated[float, OfRecipe()] = Field(
+        default=0.0,
+        ge=0,
+        description="beta: how much a full-precision copy that trains along guides, 0.1 is a start; 0: no copy",
+    )
+    batch_norm: BatchNormMode = Field(default="batch", description="the statistics that training normalizes by")
     precision: Precision = Field(
         default="fp32", description="of training's float tensors; evaluation and export are exact in both"
     )
     crop_padding: int | None = Field(
         default=None,
         ge=0,
-        description="black pixels around an image before the random crop; by default where data are images",
+        description="black pixels around an image before the random crop; by default an eighth of the side, where data "
+        "are images",
     )
     flip: bool | None = Field(default=None, description="random horizontal flip; by default where data are images")
     evaluate: bool = Field(default=True, description="count the accuracy before and after")
@@ -83,3 +153,35 @@ class FinetuneSettings(Settings):
     checkpoint_every: int | None = Field(
         default=None, ge=1, description="updates between checkpoints; there is one after every epoch anyway"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_the_recipes(cls, values: Any) -> Any:
+        """What a recipe says may also be given as None, which gives nothing."""
+        if not isinstance(values, Mapping):
+            return values
+        said = cls.said_by_recipes()
+        return {name: value for name, value in values.items() if value is not None or name not in said}
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.blocks != "*" and not self.plain:
+            raise ValueError(f"blocks: '{self.blocks}', but without effect, expected it together with plain")
+        if self.method == "ag" and self.batch_norm != "batch":
+            raise ValueError(f"batch_norm: '{self.batch_norm}', expected 'batch' with the method 'ag'")
+        return self
+
+    @classmethod
+    def said_by_recipes(cls) -> dict[str, OfRecipe]:
+        """The names of what a recipe says where nothing is given."""
+        notes = ((name, note) for name, field in cls.model_fields.items() for note in field.metadata)
+        return {name: note for name, note in notes if isinstance(note, OfRecipe)}
+
+    def arguments(self) -> dict[str, Any]:
+        """The fields by name; of those that a recipe says only what was given."""
+        unsaid = self.said_by_recipes().keys() - self.model_fields_set
+        return {name: value for name, value in super().arguments().items() if name not in unsaid}
+
+    def of_training(self) -> dict[str, Any]:
+        """The fields by name that trained weights depend on, besides the network."""
+        return {name: value for name, value in super().arguments().items() if name not in _BESIDE_THE_TRAINING}

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from qpipe.errors import ModelError
-from qpipe.finetune_recipes import Precision
 from qpipe.ir.graph.layers import ACTIVATIONS, Role
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, View, is_trainable, leading_to, read_view
 from qpipe.nodes import constant_array, describe, require_constant
 from qpipe.ops import OPS
+from qpipe.settings.training import Precision
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.learned_quantizer import LearnedQuantizer, quantizer_of
 from qpipe.train.quantizer import Quantizer, activate

@@ -2,7 +2,7 @@
 
 The float weights are kept and updated; the forward pass sees quantized weights, whose exponents are computed anew at
 every step, and activations on fixed, calibrated ranges; gradients go straight through. At 8 bits one epoch suffices, at
-4 bits a long run with a falling rate (`qpipe/finetune_recipes.py` has the paper's values).
+4 bits a long run with a falling rate (`qpipe/settings/recipes.py` has the paper's values).
 
 Where the arithmetic departs from the paper, on purpose; `tools/faq_rows.py` has a row that measures each:
 
@@ -21,6 +21,7 @@ Source: FAQ, sections 3.1.1, 3.2 and 3.3.
 from __future__ import annotations
 
 from qpipe.data import Augment, Source
+from qpipe.settings import FinetuneSettings
 
 CIFAR_PADDING = 4  # pixels, the usual for images of 32
 
@@ -33,3 +34,11 @@ def default_augment(source: Source, crop_padding: int | None, flip: bool | None)
     padding = round(CIFAR_PADDING * side / 32) if crop_padding is None else crop_padding
     is_flipped = True if flip is None else flip
     return Augment(pad=padding, flip=is_flipped) if padding or is_flipped else None
+
+
+def with_augmentation(settings: FinetuneSettings, source: Source) -> FinetuneSettings:
+    """The settings with the crop and the flip that these data take, where they don't say."""
+    augment = default_augment(source, settings.crop_padding, settings.flip)
+    return settings.model_copy(
+        update={"crop_padding": augment.pad if augment else 0, "flip": augment is not None and augment.flip}
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -15,10 +14,10 @@ from pydantic import JsonValue
 
 from qpipe.data import Source
 from qpipe.errors import DataError, ModelError, QpipeError
+from qpipe.settings import FinetuneSettings
 from qpipe.train.executor import Executor
 from qpipe.train.observer import Observer
 from qpipe.train.quantizer import Quantizer
-from qpipe.train.run import TrainingSettings
 
 Identity = Mapping[str, Mapping[str, JsonValue]]
 """What a checkpoint must agree on, by what it is about: `network`, `run`, `data`. Equal values, equal results."""
@@ -34,13 +33,13 @@ _ANOTHER: Mapping[str, tuple[type[QpipeError], str]] = {
 
 
 def identity_of(
-    executor: Executor, settings: TrainingSettings, source: Source, observers: Sequence[Observer] = ()
+    executor: Executor, settings: FinetuneSettings, seed: int, source: Source, observers: Sequence[Observer] = ()
 ) -> Identity:
     """The identity of a run that is about to start on this executor, as its weights are now."""
     watching: JsonValue = [type(observer).__name__ for observer in observers]
     return {
         "network": _network(executor),
-        "run": {**_settings(settings), "observers": watching},
+        "run": {**_settings(settings), "seed": seed, "observers": watching},
         "data": _data(source),
     }
 
@@ -95,9 +94,9 @@ def _tensors(state: Mapping[str, torch.Tensor]) -> Iterable[bytes]:
         yield tensor.detach().cpu().contiguous().numpy().tobytes()
 
 
-def _settings(settings: TrainingSettings) -> dict[str, JsonValue]:
+def _settings(settings: FinetuneSettings) -> dict[str, JsonValue]:
     """Every value that changes the result; a constant rate alone does not depend on how long the run will be."""
-    facts = {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+    facts = {name: _plain(value) for name, value in settings.of_training().items()}
     epochs = facts.pop("epochs")
     if settings.schedule != "constant" or settings.grow_at or settings.ssp or settings.fade:
         # Last, because it may be there only for what is told before it.

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from qpipe import progress
-from qpipe.data import Portion, Source
+from qpipe.data import Augment, Portion, Source
 from qpipe.errors import DataError, QpipeError
+from qpipe.settings import FinetuneSettings
 from qpipe.train.checkpoint import Parts
 from qpipe.train.classes import check_classes, check_label
 from qpipe.train.companion import Companion, Loss
@@ -23,7 +24,7 @@ from qpipe.train.identity import identity_of
 from qpipe.train.keeper import Keeper
 from qpipe.train.learned_quantizer import LearnedQuantizer
 from qpipe.train.observer import Observer
-from qpipe.train.run import Epoch, RunState, TrainingSettings
+from qpipe.train.run import Epoch, RunState
 from qpipe.train.schedule import batches_per_update, learning_rate, moment
 from qpipe.train.teacher import cross_entropy
 from qpipe.train.together import Together, together
@@ -40,7 +41,8 @@ class _Run:
     layers: Sequence[WeightedLayer]
     optimizer: torch.optim.Optimizer
     source: Source
-    settings: TrainingSettings
+    settings: FinetuneSettings
+    seed: int
     loss: Loss
     observers: Sequence[Observer]
     companions: Sequence[Companion]
@@ -65,8 +67,9 @@ class _Run:
 def train(
     executor: Executor,
     source: Source,
-    settings: TrainingSettings,
+    settings: FinetuneSettings,
     *,
+    seed: int = 0,
     checkpoint: Path | None = None,
     resume: bool = False,
     checkpoint_every: int | None = None,
@@ -85,7 +88,8 @@ def train(
     Args:
         executor: of a trainable graph.
         source: labelled; a stream keeps its own order.
-        settings: what the result depends on.
+        settings: what the result depends on, whole: `resolve` says what its recipe does, and None is no augmentation.
+        seed: of the order of the images, and of their augmentation.
         checkpoint, resume: a file that keeps the run's state after every epoch; go on from it.
         checkpoint_every: updates after which it is written within an epoch.
         observers: look on in the main process.
@@ -102,7 +106,7 @@ def train(
     if group.count > min(settings.batch_size, source.size or settings.batch_size):
         raise QpipeError(f"{group.count} processes share a batch of {settings.batch_size}: expected an image for each")
     watching = observers if group.is_main else ()
-    identity = identity_of(executor, settings, source, observers)
+    identity = identity_of(executor, settings, seed, source, observers)
     executor.to(group.device)
     for companion in companions:
         companion.to(group.device)
@@ -113,7 +117,7 @@ def train(
     parts = Parts(executor, optimizer, watching, companions, identity)
     keeper = Keeper(checkpoint, checkpoint_every, parts, group.is_main)
     run = _Run(
-        executor, weighted_layers(modules), optimizer, source, settings, loss, watching, companions, group, keeper
+        executor, weighted_layers(modules), optimizer, source, settings, seed, loss, watching, companions, group, keeper
     )
     state = keeper.resume() if resume else RunState()
     if len(state.epochs) > settings.epochs:
@@ -224,7 +228,7 @@ def _bring_together(run: _Run, sums: torch.Tensor, count: int) -> None:
     run.group.add_up([*gradients, *running, sums])
 
 
-def _optimizer(parameters: Sequence[torch.nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+def _optimizer(parameters: Sequence[torch.nn.Parameter], settings: FinetuneSettings) -> torch.optim.Optimizer:
     if settings.optimizer == "adam":
         return torch.optim.Adam(parameters, settings.lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay)
@@ -242,12 +246,13 @@ def _evaluate(run: _Run, evaluate: Callable[[Executor], float | None]) -> float 
 def _batches(run: _Run, state: RunState) -> Batches:
     """What is left of the epoch, as much of each batch as this process has."""
     settings, source = run.settings, run.source
+    moves = settings.crop_padding or settings.flip
     batches = source.batches(
         settings.batch_size,
         shuffle=source.size is not None,
-        seed=settings.seed,
+        seed=run.seed,
         epoch=state.number,
-        augment=settings.augment,
+        augment=Augment(pad=settings.crop_padding or 0, flip=bool(settings.flip)) if moves else None,
         drop_last=run.drops_last,
         portion=Portion(run.group.index, run.group.count, state.batches),
     )

@@ -1,23 +1,8 @@
-"""What a run is told, where it stands, and what it tells."""
+"""Where a run stands, and what it tells."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-from qpipe.data import Augment
-from qpipe.finetune_recipes import FinetuneRecipe, Method, Precision
-from qpipe.train.weighted import BatchNormMode
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings(FinetuneRecipe):
-    """One run, all that its result depends on: a recipe's values, and what no recipe says."""
-
-    seed: int
-    augment: Augment | None
-    method: Method = "faq"
-    batch_norm: BatchNormMode = "batch"
-    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True)

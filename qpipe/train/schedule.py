@@ -12,8 +12,7 @@ import math
 from fractions import Fraction
 
 from qpipe.errors import RecipeError
-from qpipe.finetune_recipes import FinetuneRecipe
-from qpipe.train.run import TrainingSettings
+from qpipe.settings import FinetuneSettings
 
 FALL = 10
 """What a step schedule divides by."""
@@ -26,22 +25,22 @@ def moment(epochs_done: int, batches_done: int, batches: int | None) -> Fraction
     return Fraction(epochs_done) + (Fraction(batches_done, batches) if batches else 0)
 
 
-def check_stream(recipe: FinetuneRecipe, size: int | None) -> None:
+def check_stream(run: FinetuneSettings, size: int | None) -> None:
     """Raise RecipeError for what falls over a part of the run, where it would not have fallen at the last update.
 
     A run on a stream, whose size is None, moves on from epoch to epoch alone.
     """
-    parts = {"fade": Fraction(recipe.fade), **({"ssp_end": recipe.ssp_end} if recipe.ssp else {})}
+    parts = {"fade": Fraction(run.fade), **({"ssp_end": run.ssp_end} if run.ssp else {})}
     for name, part in parts.items():
-        if size is None and part > 1 - Fraction(1, recipe.epochs):
+        if size is None and part > 1 - Fraction(1, run.epochs):
             enough = f", or at least {math.ceil(1 / (1 - part))} epochs" if part < 1 else ""
             raise RecipeError(
-                f"{name}: {float(part):g} of {recipe.epochs} epochs of a stream, which moves on from epoch to epoch "
+                f"{name}: {float(part):g} of {run.epochs} epochs of a stream, which moves on from epoch to epoch "
                 f"alone, expected a smaller part{enough}"
             )
 
 
-def learning_rate(settings: TrainingSettings, at: Fraction) -> float:
+def learning_rate(settings: FinetuneSettings, at: Fraction) -> float:
     """The rate of an update that begins at this moment.
 
     exponential: `lr (lr_end / lr) ** (e / N)` in epoch e of N, counted from 0, so any length has the same two ends.
@@ -62,6 +61,6 @@ def learning_rate(settings: TrainingSettings, at: Fraction) -> float:
     return settings.lr
 
 
-def batches_per_update(settings: TrainingSettings, at: Fraction) -> int:
+def batches_per_update(settings: FinetuneSettings, at: Fraction) -> int:
     """n, the real batches whose gradients one update averages, if it begins at this moment."""
     return int(GROWTH ** sum(epoch <= at for epoch in settings.grow_at))

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
-from qpipe.finetune_recipes import Precision
+from qpipe.settings.training import Precision
 from qpipe.train.companion import Loss
 from qpipe.train.executor import Executor
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qpipe import progress
-from qpipe.data import DataLike, Split
+from qpipe.data import DataLike
 from qpipe.errors import OutputError, RecipeError
 from qpipe.ir.cost.liveness import ActivationPeak, activation_peak
 from qpipe.ir.files.save import check_output
@@ -16,8 +16,10 @@ from qpipe.runtime import cpu
 from qpipe.runtime.latency import Latency, measure_latency
 from qpipe.runtime.memory import PeakMemory, measure_memory
 from qpipe.runtime.session import open_session
+from qpipe.settings import BenchSettings
 from qpipe.verbs.comparison import Comparison, compare, open_common
 from qpipe.verbs.names import told_apart
+from qpipe.verbs.options import takes_options
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
 from qpipe.verbs.sources import ModelPath, PreprocessLike
 
@@ -72,15 +74,12 @@ class BenchReport:
         return asdict(self)
 
 
+@takes_options
 def bench(
     models: Sequence[OnnxModel],
     data: DataLike | None = None,
     *,
-    batch_sizes: Sequence[int] = (1,),
-    repeats: int = 50,
-    threads: int | None = None,
-    split: Split = "test",
-    limit: int | None = None,
+    settings: BenchSettings,
     preprocess: PreprocessLike = None,
     picture: ModelPath | None = None,
 ) -> BenchReport:
@@ -89,11 +88,7 @@ def bench(
     Args:
         models: float, QDQ or exported. A trainable QDQ model is finalized in memory.
         data: with labels; None measures no accuracy.
-        batch_sizes: images in a run.
-        repeats: timed runs of each model at each batch size.
-        threads: of each session whose latency or memory is measured.
-        split, limit: what of the data is run.
-        preprocess: what its pixels go through; None is what the models carry.
+        preprocess: what the data's pixels go through; None is what the models carry.
         picture: where to draw the models side by side, at the first batch size: a .png or an .svg.
 
     Returns:
@@ -109,17 +104,18 @@ def bench(
         ([1, 1], 1.0, 100)
     """
     _check_picture(picture, (*models, data))
-    if limit is not None and data is None:
-        raise RecipeError(f"limit: {limit}, but no data were given; expected data to count top-1 on")
+    sizes, threads = settings.batch_sizes, settings.threads
+    if settings.limit is not None and data is None:
+        raise RecipeError(f"limit: {settings.limit}, but no data were given; expected data to count top-1 on")
     runnables = open_all(models)
-    source = None if data is None else open_common(runnables, data, split, preprocess)
+    source = None if data is None else open_common(runnables, data, settings.split, preprocess)
     sessions = [open_session(runnable.source, threads=threads, name=runnable.name) for runnable in runnables]
-    latencies = measure_latency(sessions, batch_sizes, repeats=repeats, threads=threads)
+    latencies = measure_latency(sessions, sizes, repeats=settings.repeats, threads=threads)
     # They hold memory and threads that the processes which measure memory are to have.
     del sessions
-    memories = _memories(runnables, batch_sizes, threads)
-    peaks = [activation_peak(runnable.network, size) for size in batch_sizes for runnable in runnables]
-    comparison = None if source is None else compare(runnables, source, _BATCH_SIZE, limit)
+    memories = _memories(runnables, sizes, threads)
+    peaks = [activation_peak(runnable.network, size) for size in sizes for runnable in runnables]
+    comparison = None if source is None else compare(runnables, source, _BATCH_SIZE, settings.limit)
     rows = []
     for index, latency in enumerate(latencies):
         position = index % len(runnables)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -23,45 +23,41 @@ from qpipe.ir.quantized.certify import certify, store_certificate
 from qpipe.ir.quantized.kind import require_qdq
 from qpipe.ir.quantized.origin import store_origin
 from qpipe.ir.quantized.view import read_view
-from qpipe.lowering.integer_builder import Layout
 from qpipe.runtime.gate import run_gate
+from qpipe.settings import ExportSettings, SeedSettings
+from qpipe.verbs.options import takes_options
 from qpipe.verbs.sources import ModelPath, model_name, open_source, preprocess_of
 
 GATE_IMAGES = 64  # of the calibration data that the gate compares, besides random and extreme inputs
 
 
+@takes_options
 def export(
     model: ModelPath | onnx.ModelProto | ir.Model,
     output: ModelPath | None = None,
     *,
-    format: Literal["qoperator", "integer", "qdq"] = "qoperator",
-    plain: bool = False,
-    cpu: Literal["portable", "vnni"] = "portable",
-    weights: Literal["int8", "uint8"] = "int8",
-    io: Literal["float", "integer"] = "float",
-    layout: Layout = "NCHW",
+    settings: ExportSettings,
     data: DataLike | None = None,
-    seed: int = 0,
+    draw: SeedSettings,
 ) -> ir.Model:
     """Finalize a QDQ model, prove its integers, lower it, and compare every integer with the QDQ file's.
+
+    The format "qoperator" is onnxruntime's integer operators, "integer" has no float tensor at all and standard
+    operators only, "qdq" is the finalized QDQ graph itself. Skip connections can be trained away, not taken out:
+    `plain` refuses a network that has them.
+
+    The CPUs "portable" demand weights that are exact on x86 without VNNI, "vnni" waives that: the file is compared as a
+    CPU with VNNI computes it, whatever this one is. Weights as "uint8" (zero point 128) are exact everywhere, whatever
+    they are. Those of 4 bits and fewer are exact everywhere as they are, and stored as INT4 or INT2 in any case. A file
+    with INT2 is of opset 25, the first that has it; every other one is of opset 21.
+
+    With integer io the scale of the int32 outputs is in the metadata.
 
     Args:
         model: a QDQ model, trainable or finalized.
         output: where to write the file; nothing is written without it.
-        format: "qoperator" is onnxruntime's integer operators, "integer" has no float tensor at all and standard
-            operators only, "qdq" is the finalized QDQ graph itself.
-        plain: refuse a network that has skip connections: they can be trained away, not taken out.
-        cpu: "portable" demands weights that are exact on x86 without VNNI, "vnni" waives that: the file is compared as
-            a CPU with VNNI computes it, whatever this one is.
-        weights: "uint8" (zero point 128) is exact everywhere whatever the weights, and slower without VNNI. Weights of
-            4 bits and fewer are exact everywhere as they are, and stored as INT4 or INT2 in any case. A file with INT2
-            is of opset 25, the first that has it; every other one is of opset 21.
-        io: "float" keeps the original's inputs and outputs; "integer" takes uint8 pixels and gives int32, whose scale
-            is in the metadata.
-        layout: of the pixels, where io is "integer".
         data: a path, "digits" or arrays, from which the gate draws images; without it, it compares random and extreme
             integers only, and the certificate says so.
-        seed: of the gate's draws.
 
     Returns:
         The exported model, with preprocessing, provenance and certificate in its metadata.
@@ -69,7 +65,7 @@ def export(
     Raises:
         LoweringError: a layer has no exact integer form; its name and the condition that fails.
         ParityError: an integer differs from the QDQ file's; the first layer where one does.
-        ModelError, DataError, OutputError: in one line, naming what is wrong.
+        ModelError, DataError, OutputError, RecipeError: in one line, naming what is wrong.
 
     Example:
         >>> import qpipe
@@ -77,31 +73,27 @@ def export(
         >>> qpipe.inspect("net.int8.onnx").kind
         'qoperator'
     """
-    if io == "integer" and format == "qdq":
-        raise LoweringError("a qdq file has float inputs and outputs; export qoperator or integer with io integer")
-    if io == "float" and layout != "NCHW":
-        raise LoweringError(f"layout: '{layout}', but without effect, expected io 'integer' with it")
     check_output(output, sources=(model, data))
     spec = load_model(model)
     require_qdq(spec, model_name(model))
-    if plain:
+    if settings.plain:
         _refuse_skips(spec, model_name(model))
     Finalize()(spec)
     add_provenance(spec, AppliedPass.of(Finalize()))
-    certificate = certify(read_view(spec), cpu=cpu, weights=weights)
+    certificate = certify(read_view(spec), cpu=settings.cpu, weights=settings.weights)
     _refuse(certificate)
     lowered = spec.clone()
-    for pass_ in _lowering(format, cpu, weights, io, layout):
+    for pass_ in _lowering(settings):
         pass_(lowered)
         add_provenance(lowered, AppliedPass.of(pass_))
-    if format == "qdq":
+    if settings.format == "qdq":
         # The file is the specification; what it computes is compared with the integer operators.
         other = lowered.clone()
-        LowerQOperator(weights=weights, cpu=cpu)(other)
+        LowerQOperator(weights=settings.weights, cpu=settings.cpu)(other)
         compared = lowered, other
     else:
         compared = spec, lowered
-    report = run_gate(*compared, batches=_images(spec, data, seed), seed=seed, pairs=certificate.pairs)
+    report = run_gate(*compared, batches=_images(spec, data, draw.seed), seed=draw.seed, pairs=certificate.pairs)
     certificate.gate.update(report.to_json())
     store_certificate(lowered, certificate)
     # `validate` compares the integers of all that was made from one QDQ file.
@@ -133,15 +125,16 @@ def _refuse(certificate: Certificate) -> None:
         raise LoweringError(f"not exact: {problems[0]}{more}")
 
 
-def _lowering(format_: str, cpu: str, weights: str, io: str, layout: Layout) -> list[ir.passes.InPlacePass]:
+def _lowering(settings: ExportSettings) -> list[ir.passes.InPlacePass]:
     """The passes that make the format of a finalized graph."""
-    if format_ == "qoperator":
-        return [LowerQOperator(weights=weights, cpu=cpu, io=io, layout=layout)]
-    if format_ == "integer":
+    ends: dict[str, Any] = {"weights": settings.weights, "io": settings.io, "layout": settings.layout}
+    if settings.format == "qoperator":
+        return [LowerQOperator(cpu=settings.cpu, **ends)]
+    if settings.format == "integer":
         from passes.lower_integer import LowerInteger
 
-        return [LowerInteger(weights=weights, io=io, layout=layout)]
-    return [*([WeightsToUint8()] if weights == "uint8" else []), ShareConstants()]
+        return [LowerInteger(**ends)]
+    return [*([WeightsToUint8()] if settings.weights == "uint8" else []), ShareConstants()]
 
 
 def _images(model: ir.Model, data: DataLike | None, seed: int) -> Iterator[Batch]:

@@ -21,8 +21,9 @@ from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, Requantization, View, Weighted, read_view
+from qpipe.settings import TorchSettings
 from qpipe.verbs.advice import advise
-from qpipe.verbs.sources import ModelPath
+from qpipe.verbs.options import takes_options
 
 QUANTIZED: Final = "quantized"
 CARRIES: Final = "carries integers"
@@ -89,18 +90,16 @@ class Inspection:
         return {**asdict(self), "ready": self.ready}
 
 
-def inspect(
-    model: ModelLike, *, weights: ModelPath | None = None, input_shape: tuple[int, ...] | None = None
-) -> Inspection:
+@takes_options
+def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
     """Say what a model is made of, and which nodes have no integer form: all of them, each with what to do.
 
     Args:
         model: float, QDQ or exported: an .onnx path, a ModelProto, an onnx_ir.Model, a torch module, or
             `package.module:factory`.
-        weights, input_shape: of a PyTorch model, the shape without the batch.
 
     Raises:
-        ModelError: in one line, where the model can't be read.
+        ModelError, RecipeError: in one line, naming what is wrong.
 
     Example:
         >>> import qpipe
@@ -108,7 +107,7 @@ def inspect(
         >>> report.kind, report.ready, report.ops["Conv"]
         ('float', True, 3)
     """
-    network = resolve_model(model, weights, input_shape)
+    network = resolve_model(model, source.weights, source.input_shape)
     ops = Counter(node.op_type for node in network.graph)
     kind, view = find_kind(network)
     problems: list[str] = []

@@ -19,7 +19,9 @@ from qpipe.reporting.page import render
 from qpipe.reporting.reading import read_run
 from qpipe.reporting.record import read_certificate
 from qpipe.reporting.run import Run
+from qpipe.settings import ReportSettings
 from qpipe.verbs.names import told_apart
+from qpipe.verbs.options import takes_options
 from qpipe.verbs.sources import ModelPath
 
 
@@ -36,13 +38,13 @@ class Report:
         return {"runs": [_facts(run) for run in self.runs], "missing": list(self.missing)}
 
 
+@takes_options
 def report(
     runs: ModelPath | Sequence[ModelPath],
     output: ModelPath | None = None,
     *,
     names: Sequence[str] | None = None,
-    title: str | None = None,
-    float_accuracy: float | None = None,
+    settings: ReportSettings,
 ) -> Report:
     """Draw finished runs: curves, the FAQ paper's figures, certificate and provenance, on one page of HTML.
 
@@ -52,11 +54,9 @@ def report(
         runs: files that `finetune` or `export` wrote, or folders of `qpipe run`.
         output: where to write the page.
         names: what the page calls the runs, in their order; by default the names of files and folders.
-        title: of the page.
-        float_accuracy: top-1 (of 1) of the float network, where no file tells it; folders of `qpipe run` do.
 
     Raises:
-        ModelError, OutputError: in one line, naming what is wrong.
+        ModelError, OutputError, RecipeError: in one line, naming what is wrong.
 
     Example:
         >>> import qpipe
@@ -70,11 +70,9 @@ def report(
         raise ModelError("no runs were given, expected one or more")
     if names is not None and len(names) != len(paths):
         raise QpipeError(f"{len(names)} names for {len(paths)} runs, expected one for each")
-    if float_accuracy is not None and not 0 <= float_accuracy <= 1:
-        raise QpipeError(f"float_accuracy is {float_accuracy}, expected a fraction of 1")
     found = [read_run(path, None if names is None else names[index]) for index, path in enumerate(paths)]
-    found = [_proven(_with_float(run, float_accuracy)) for run in _told_apart(found)]
-    html = render(found, title or " · ".join(run.name for run in found))
+    found = [_proven(_with_float(run, settings.float_accuracy)) for run in _told_apart(found)]
+    html = render(found, settings.title or " · ".join(run.name for run in found))
     if output is not None:
         _write(html, output)
     sentences = dict.fromkeys(sentence for part in missing(found).values() for sentence in part)

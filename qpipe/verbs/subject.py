@@ -11,12 +11,12 @@ from passes.normalize import normalize
 from passes.strip_skips import StripSkips
 from qpipe.data import DataLike
 from qpipe.errors import RecipeError
-from qpipe.finetune_recipes import FinetuneRecipe, Method
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import FLOAT_PHASE, AppliedPass, add_provenance
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.ir.quantized.kind import Kind, find_kind, require_qdq
+from qpipe.settings import FinetuneSettings
 from qpipe.verbs.calibrate import calibrate
 from qpipe.verbs.sources import ModelPath, PreprocessLike, about, model_name, store_origin_file
 
@@ -85,11 +85,9 @@ def _check_blocks(given: ir.Model, blocks: str) -> None:
     StripSkips(blocks=blocks)(trial)
 
 
-def check_subject(subject: Subject, run: FinetuneRecipe, method: Method, batch_norm: str) -> None:
-    """Raise RecipeError for settings that need skips which this run doesn't strip, or statistics of batches."""
+def check_subject(subject: Subject, run: FinetuneSettings) -> None:
+    """Raise RecipeError for settings that need skips which this run doesn't strip."""
     if run.fade and not subject.is_stripped:
         raise RecipeError(
             f"fade: {run.fade:g}, but no skips are stripped in this run, expected 0, or a network with skips and plain"
         )
-    if method == "ag" and batch_norm != "batch":
-        raise RecipeError(f"batch_norm: '{batch_norm}', expected 'batch' with the method 'ag'")

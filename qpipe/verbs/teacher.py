@@ -11,7 +11,6 @@ from passes.normalize import normalize
 from qpipe.arith.weights import WeightSpec
 from qpipe.data import Preprocess
 from qpipe.errors import ModelError, RecipeError
-from qpipe.finetune_recipes import FLOAT_TEACHER, FinetuneRecipe
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import PREPROCESS, TRAINING, get_json, get_object
 from qpipe.ir.graph.binary_blocks import binary_blocks
@@ -19,14 +18,14 @@ from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.nodes import static_shape
+from qpipe.settings.training import FLOAT_TEACHER, FinetuneSettings
 from qpipe.verbs.sources import preprocess_of
 
 if TYPE_CHECKING:
     from qpipe.train.companion import Loss
-    from qpipe.train.run import TrainingSettings
 
 
-def load_teacher(run: FinetuneRecipe) -> ir.Model | None:
+def load_teacher(run: FinetuneSettings) -> ir.Model | None:
     """The network in the file that a run names as its teacher; None where it names none, or the student's own floats.
 
     Raises:
@@ -45,7 +44,7 @@ def load_teacher(run: FinetuneRecipe) -> ir.Model | None:
 
 
 def check_teacher(
-    run: FinetuneRecipe, teacher: ir.Model | None, network: ir.Model, preprocess: Preprocess, *, is_stripped: bool
+    run: FinetuneSettings, teacher: ir.Model | None, network: ir.Model, preprocess: Preprocess, *, is_stripped: bool
 ) -> None:
     """Look at the network that is to teach `network`: `teacher`, or with "float" the network's own floats.
 
@@ -109,7 +108,7 @@ def why_no_float(network: ir.Model) -> str | None:
     return None
 
 
-def loss_of(run: TrainingSettings, origin: ir.Model, teacher: ir.Model | None) -> Loss:
+def loss_of(run: FinetuneSettings, origin: ir.Model, teacher: ir.Model | None) -> Loss:
     """Cross entropy, or distillation from `teacher`, or from the float network that `origin` still holds."""
     from qpipe.train.teacher import cross_entropy, distillation, float_teacher
     from qpipe.train.together import together

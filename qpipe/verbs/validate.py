@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qpipe.data import DataLike, Split
+from qpipe.data import DataLike
 from qpipe.ir.files.metadata import CERTIFICATE, get_json, get_object
 from qpipe.ir.quantized.certify import certify, check_certificate
 from qpipe.ir.quantized.kind import Kind
 from qpipe.ir.quantized.view_weights import QUANTIZATION
+from qpipe.settings import ValidateSettings
 from qpipe.verbs.comparison import Comparison, compare, open_common
+from qpipe.verbs.options import takes_options
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
 from qpipe.verbs.sources import PreprocessLike
 
@@ -57,13 +59,12 @@ class ValidationReport:
         return {"ok": self.ok, **asdict(self)}
 
 
+@takes_options
 def validate(
     models: Sequence[OnnxModel],
     data: DataLike,
     *,
-    batch_size: int = 256,
-    split: Split = "test",
-    limit: int | None = None,
+    settings: ValidateSettings,
     preprocess: PreprocessLike = None,
 ) -> ValidationReport:
     """Run models on the same images and compare: accuracy, outputs, integers, certificates.
@@ -71,7 +72,6 @@ def validate(
     Args:
         models: float, QDQ or exported, with float or integer inputs. A trainable QDQ model is finalized in memory.
         data: with labels, or without; then there are no accuracies.
-        batch_size, split, limit: what of the data is run, and how much at once.
         preprocess: what pixels go through; None is what the models carry.
 
     Returns:
@@ -79,7 +79,7 @@ def validate(
         where a certificate does not hold.
 
     Raises:
-        ModelError, DataError: in one line, naming what is wrong.
+        ModelError, DataError, RecipeError: in one line, naming what is wrong.
 
     Example:
         >>> import qpipe
@@ -88,8 +88,8 @@ def validate(
         (True, 100, ['float', 'QDQ, trainable'])
     """
     runnables = open_all(models)
-    source = open_common(runnables, data, split, preprocess)
-    comparison = compare(runnables, source, batch_size, limit)
+    source = open_common(runnables, data, settings.split, preprocess)
+    comparison = compare(runnables, source, settings.batch_size, settings.limit)
     failures = [_certificate_problems(runnable) for runnable in runnables]
     rows = []
     problems = _differences(runnables, comparison)

@@ -77,7 +77,7 @@ weight_clip = 3
 epochs = 3
 flip = false
 [export]
-formats = ["integer", "qdq"]
+formats = ["integer", "qoperator"]
 io = "integer"
 [validate]
 limit = 100
@@ -94,7 +94,7 @@ limit = 100
     assert recipe.finetune is not None
     assert recipe.finetune.epochs == 3
     assert recipe.finetune.flip is False
-    assert recipe.export.formats == ("integer", "qdq")
+    assert recipe.export.formats == ("integer", "qoperator")
     assert recipe.validation.limit == 100
 
 
@@ -129,6 +129,26 @@ limit = 100
         (
             MINIMAL + "[calibrate]\nranges = 'fixed'\nactivation_rounding = 'nearest'\n",
             "activation_rounding: 'nearest', expected 'ceil' with fixed ranges",
+        ),
+        (
+            MINIMAL + "[export]\nlayout = 'NHWC'\n",
+            "layout: 'NHWC', but without effect, expected io 'integer' with it",
+        ),
+        (
+            MINIMAL + "[export]\nformats = ['integer', 'qdq']\nio = 'integer'\n",
+            "io: 'integer', but a qdq file has float inputs and outputs, expected the format qoperator or integer",
+        ),
+        (
+            MINIMAL + "[export]\nformat = 'qdq'\n",
+            "[export] format: unknown key, did you mean 'formats'?",
+        ),
+        (
+            MINIMAL + "[finetune]\nrecipe = 'faq-4bit'\nschedule = 'step'\n",
+            "milestones: missing, but a step schedule needs the epochs at which it falls",
+        ),
+        (
+            MINIMAL + "[finetune]\nssp_ratio = 0.25\n",
+            "ssp_ratio: 0.25, but without effect, expected it together with ssp",
         ),
         (MINIMAL + "[[export]]\n", "export: [{}], expected a table"),
         ("[model]\npath = 'a'\n[data]\npath = 'b'\n", "output: missing, but required"),

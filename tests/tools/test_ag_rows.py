@@ -5,8 +5,8 @@ import inspect
 from ag_rows import rows_of
 
 import qpipe
-from qpipe.finetune_recipes import FinetuneRecipe, resolve
 from qpipe.settings import CalibrateSettings, FinetuneSettings
+from qpipe.settings.recipes import resolve
 
 ROWS = rows_of(2, 128)
 
@@ -27,10 +27,8 @@ def test_rows_are_arguments_of_the_verbs() -> None:
         inspect.signature(qpipe.calibrate).bind("model", "data", **row.calibrate)
         CalibrateSettings(**row.calibrate)
         if row.finetune is not None:
-            FinetuneSettings(**row.finetune)
             inspect.signature(qpipe.finetune).bind("model", "data", **row.finetune)
-            known = FinetuneRecipe.__dataclass_fields__
-            run = resolve(row.finetune["recipe"], {k: v for k, v in row.finetune.items() if k in known})
+            run = resolve(FinetuneSettings(**row.finetune))
             assert (run.epochs, run.batch_size) == (2, 128)
             papers, ours = ("adam", "step", 1e-3), ("sgd", "linear", 0.05 if row.after is None else 0.025)
             binary = row.finetune["recipe"] == "ag-binary"

@@ -11,7 +11,8 @@ from onnx import numpy_helper
 from paper_batch_norm import round_batch_norms
 
 import qpipe
-from qpipe.finetune_recipes import FinetuneRecipe, resolve
+from qpipe.settings import FinetuneSettings
+from qpipe.settings.recipes import resolve
 
 
 def test_names_differ_also_as_file_names() -> None:
@@ -23,8 +24,7 @@ def test_rows_are_arguments_of_the_verbs() -> None:
         inspect.signature(qpipe.calibrate).bind("model", "data", **row.calibrate)
         if row.finetune is not None:
             inspect.signature(qpipe.finetune).bind("model", "data", **row.finetune)
-            known = FinetuneRecipe.__dataclass_fields__
-            run = resolve(row.finetune["recipe"], {k: v for k, v in row.finetune.items() if k in known})
+            run = resolve(FinetuneSettings(**row.finetune))
             assert run.epochs == row.finetune.get("epochs", run.epochs)
 
 

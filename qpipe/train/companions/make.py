@@ -9,6 +9,7 @@ from functools import cache
 import onnx_ir as ir
 
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
+from qpipe.settings import FinetuneSettings
 from qpipe.train.companion import Companion
 from qpipe.train.companions.additional_losses import AdditionalLosses
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
@@ -17,11 +18,15 @@ from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.joint_distillation import JointDistillation
 from qpipe.train.companions.stochastic import StochasticPrecision, block_fragments, layer_fragments
 from qpipe.train.executor import Executor
-from qpipe.train.run import TrainingSettings
 
 
 def make_companions(
-    executor: Executor, network: ir.Model, residual: ir.Model, settings: TrainingSettings, image_shape: Sequence[int]
+    executor: Executor,
+    network: ir.Model,
+    residual: ir.Model,
+    settings: FinetuneSettings,
+    image_shape: Sequence[int],
+    seed: int = 0,
 ) -> list[Companion]:
     """In the order in which they act.
 
@@ -29,6 +34,7 @@ def make_companions(
         executor: of `network`.
         residual: the network that `network` was stripped from, for skips that fade.
         image_shape: of one input, without the batch.
+        seed: of what they draw.
 
     Raises:
         ModelError: no residual blocks where they are needed.
@@ -57,7 +63,7 @@ def make_companions(
                 blocks(),
                 weight=settings.additional_losses,
                 image_shape=image_shape,
-                seed=settings.seed,
+                seed=seed,
             )
         )
     fading = [*networks]
@@ -79,7 +85,7 @@ def make_companions(
                 draws=settings.ssp_draws,
                 ratio=settings.ssp_ratio,
                 end=settings.ssp_end,
-                seed=settings.seed,
+                seed=seed,
             )
         )
     return made

@@ -19,7 +19,7 @@ from fractions import Fraction
 import numpy as np
 
 from qpipe.errors import ModelError
-from qpipe.finetune_recipes import Draws
+from qpipe.settings.training import Draws
 from qpipe.train.companion import Companion
 from qpipe.train.companions.blocks import Block
 from qpipe.train.companions.navigation import input_quantizer

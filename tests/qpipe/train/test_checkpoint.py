@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,18 @@ import torch
 from residual_networks import stripped
 from safetensors.torch import load_file, save_file
 from small_residual import IMAGE_SHAPE, RUN, images, residual_qdq, state
-from small_training import SETTINGS, assert_same, bright_images, qdq, state_of
+from small_training import SETTINGS, assert_same, bright_images, qdq, replace, state_of
 
 from qpipe.data import Source
 from qpipe.errors import DataError, ModelError, OutputError, QpipeError
+from qpipe.settings import FinetuneSettings
 from qpipe.train.checkpoint import Parts, load_checkpoint, remove_remains, save_checkpoint
 from qpipe.train.companion import Companion
 from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
-from qpipe.train.run import Epoch, RunState, TrainingSettings
+from qpipe.train.run import Epoch, RunState
 from qpipe.train.weighted import BatchNormMode
 
 GROWING = replace(
@@ -168,7 +168,7 @@ def resumed(source: Source, path: Path) -> Run:
     before = path.read_bytes()
 
     def run(
-        settings: TrainingSettings = SETTINGS, executor: Executor | None = None, data: Source = source, **options: Any
+        settings: FinetuneSettings = SETTINGS, executor: Executor | None = None, data: Source = source, **options: Any
     ) -> None:
         try:
             train(executor or Executor(qdq()), data, settings, checkpoint=path, resume=True, **options)
@@ -189,8 +189,8 @@ def test_nothing_to_resume(source: Source, path: Path) -> None:
     ("change", "message"),
     [
         ({"lr": 0.1}, r"lr was 0\.02, now 0\.1"),
-        ({"seed": 4}, "seed was 3, now 4"),
-        ({"augment": None}, "augment was pad 1, flip True, now none"),
+        ({"crop_padding": 0}, "crop_padding was 1, now 0"),
+        ({"flip": False}, "flip was True, now False"),
         ({"batch_norm": "running"}, "batch_norm was batch, now running"),
         ({"grow_at": (Fraction(1), Fraction(3, 2))}, "grow_at was none, now 1, 3/2"),
         ({"teacher": "float"}, "teacher was none, now float"),
@@ -199,6 +199,11 @@ def test_nothing_to_resume(source: Source, path: Path) -> None:
 def test_another_run(resumed: Run, change: dict[str, Any], message: str) -> None:
     with pytest.raises(QpipeError, match=rf"run.safetensors: a checkpoint of another run: {message}$"):
         resumed(replace(SETTINGS, **change))
+
+
+def test_another_seed(resumed: Run) -> None:
+    with pytest.raises(QpipeError, match=r"run.safetensors: a checkpoint of another run: seed was 0, now 4$"):
+        resumed(seed=4)
 
 
 def test_a_schedule_depends_on_the_number_of_epochs(source: Source, path: Path) -> None:
@@ -221,7 +226,7 @@ def test_what_changes_over_the_run_depends_on_the_number_of_epochs(
 EVERYTHING = replace(RUN, method="ag", ssp=True, fade=0.75, layerwise=True)
 
 
-def companions_of(settings: TrainingSettings) -> tuple[Executor, list[Companion]]:
+def companions_of(settings: FinetuneSettings) -> tuple[Executor, list[Companion]]:
     """Of a network whose first block lost its skip; the other one has it still."""
     residual = residual_qdq()
     plain = stripped(residual.clone(), "add1")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from networks import Network, quantized
 from small_training import SETTINGS, bright_images, network, qdq
+from small_training import replace as changed
 
 from qpipe.data import Preprocess, Source, open_data
 from qpipe.errors import DataError, ModelError, QpipeError
@@ -18,7 +19,7 @@ FILE = Path("run.checkpoint")
 
 
 def identity(**changes: Any) -> Identity:
-    given = {"executor": Executor(qdq()), "settings": SETTINGS, "source": bright_images()} | changes
+    given = {"executor": Executor(qdq()), "settings": SETTINGS, "seed": 0, "source": bright_images()} | changes
     return identity_of(**given)
 
 
@@ -102,7 +103,7 @@ def test_a_stream_is_known_by_its_name() -> None:
 def test_the_content_of_a_teachers_file(tmp_path: Path) -> None:
     teacher = tmp_path / "teacher.onnx"
     teacher.write_bytes(b"one")
-    settings = replace(SETTINGS, teacher=str(teacher))
+    settings = changed(SETTINGS, teacher=str(teacher))
     before = identity(settings=settings)
     teacher.write_bytes(b"other")
     with pytest.raises(QpipeError, match="another run: the teacher's file differs"):
@@ -110,4 +111,4 @@ def test_the_content_of_a_teachers_file(tmp_path: Path) -> None:
 
 
 def test_what_does_not_count_without_a_teacher() -> None:
-    check_identity(FILE, identity(), identity(settings=replace(SETTINGS, temperature=2.0, teacher_weight=0.3)))
+    check_identity(FILE, identity(), identity(settings=changed(SETTINGS, temperature=2.0, teacher_weight=0.3)))

@@ -1,6 +1,5 @@
 """The loop: one seed, one result; schedules, virtual batches, and who looks on."""
 
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 from networks import finalized
-from small_training import BATCHES, SETTINGS, assert_same, bright_images, network, qdq, state_of
+from small_training import BATCHES, SETTINGS, assert_same, bright_images, network, qdq, replace, state_of
 
 from qpipe.data import Preprocess, Source, open_data
 from qpipe.errors import DataError, ModelError
+from qpipe.settings import FinetuneSettings
 from qpipe.train import loop
 from qpipe.train.executor import Executor
 from qpipe.train.keeper import DivergedError
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
-from qpipe.train.run import TrainingSettings
 from qpipe.train.weighted import BatchNormMode
 
 SUMMED_OTHERWISE = 1e-5
@@ -30,7 +29,7 @@ def source() -> Source:
     return bright_images()
 
 
-def trained(source: Source, settings: TrainingSettings, mode: BatchNormMode = "batch") -> dict[str, torch.Tensor]:
+def trained(source: Source, settings: FinetuneSettings, mode: BatchNormMode = "batch") -> dict[str, torch.Tensor]:
     executor = Executor(qdq(), batch_norm=mode)
     train(executor, source, settings)
     return state_of(executor)
@@ -41,7 +40,7 @@ def test_one_seed_one_result(source: Source, mode: BatchNormMode) -> None:
     runs = []
     for seed in (3, 3, 4):
         executor = Executor(qdq(), batch_norm=mode)
-        history = train(executor, source, replace(SETTINGS, seed=seed))
+        history = train(executor, source, SETTINGS, seed=seed)
         assert not executor.training
         runs.append((state_of(executor), history))
     assert_same(runs[0][0], runs[1][0])
@@ -51,7 +50,7 @@ def test_one_seed_one_result(source: Source, mode: BatchNormMode) -> None:
 
 @pytest.mark.parametrize("mode", ["running", "batch"])
 def test_it_learns(source: Source, mode: BatchNormMode) -> None:
-    history = train(Executor(qdq(), batch_norm=mode), source, replace(SETTINGS, epochs=8, augment=None))
+    history = train(Executor(qdq(), batch_norm=mode), source, replace(SETTINGS, epochs=8, crop_padding=0, flip=False))
     assert [epoch.number for epoch in history] == list(range(1, 9))
     assert history[-1].loss < 0.7 * history[0].loss
     assert history[-1].accuracy > history[0].accuracy
@@ -104,7 +103,7 @@ def test_the_last_virtual_batch_of_an_epoch_has_what_is_left(source: Source) -> 
 def test_the_rate_falls_within_an_epoch(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     moments = []
 
-    def noted(settings: TrainingSettings, at: Fraction) -> float:
+    def noted(settings: FinetuneSettings, at: Fraction) -> float:
         moments.append(at)
         return settings.lr
 
@@ -203,7 +202,7 @@ def test_labels_beyond_the_classes(source: Source) -> None:
         train(Executor(qdq(classes=3)), source, SETTINGS)
     stream = [(np.zeros((16, 3, 8, 8), np.float32), np.full(16, 3))]
     with pytest.raises(DataError, match="label 3, but the network has 3 classes"):
-        train(Executor(qdq(classes=3)), open_data(iter(stream), "train"), replace(SETTINGS, augment=None))
+        train(Executor(qdq(classes=3)), open_data(iter(stream), "train"), replace(SETTINGS, crop_padding=0, flip=False))
 
 
 def test_no_labels() -> None:

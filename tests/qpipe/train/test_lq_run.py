@@ -1,6 +1,5 @@
 """LQ-Net from end to end: a run that goes on to the bit, and the verbs from the float file to both exports."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -8,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from digits_model import digits_model
 from networks import quantized
-from small_training import SETTINGS, assert_same, bright_images, network, state_of
+from small_training import SETTINGS, assert_same, bright_images, network, replace, state_of
 
 import qpipe
 from qpipe.errors import ModelError, RecipeError

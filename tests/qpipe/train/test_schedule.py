@@ -1,4 +1,3 @@
-import dataclasses
 from fractions import Fraction
 from typing import Any
 
@@ -7,18 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qpipe.errors import RecipeError
-from qpipe.finetune_recipes import resolve
-from qpipe.train.run import TrainingSettings
+from qpipe.settings import FinetuneSettings
+from qpipe.settings.recipes import resolve
 from qpipe.train.schedule import batches_per_update, check_stream, learning_rate, moment
 
 LAST_DIGIT = 1e-12  # relative: a power with a fractional exponent, against a product of factors
 
 
-def settings(name: Any, **given_values: Any) -> TrainingSettings:
-    return TrainingSettings(**dataclasses.asdict(resolve(name, given_values)), seed=0, augment=None)
+def settings(name: Any, **given_values: Any) -> FinetuneSettings:
+    return resolve(FinetuneSettings(recipe=name, **given_values))
 
 
-def rates(run: TrainingSettings) -> list[float]:
+def rates(run: FinetuneSettings) -> list[float]:
     return [learning_rate(run, Fraction(epoch)) for epoch in range(run.epochs)]
 
 

@@ -92,10 +92,10 @@ def test_resumed_together_it_ends_with_the_same_bytes(folder: Path) -> None:
 
 FADING = """
 import os
-from dataclasses import replace
 
 import torch
 from small_residual import IMAGE_SHAPE, RUN, images, plain_qdq, residual_qdq
+from small_training import replace
 
 from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor

@@ -117,7 +117,7 @@ def test_models_in_memory(stages: Path) -> None:
 def test_what_cannot_be_measured(stages: Path) -> None:
     with pytest.raises(ModelError, match="no models were given"):
         qpipe.bench([])
-    with pytest.raises(RecipeError, match="expected numbers from 1"):
+    with pytest.raises(RecipeError, match="batch_sizes: 0, expected greater than or equal to 1"):
         qpipe.bench([stages / "net.onnx"], batch_sizes=(0,))
     with pytest.raises(RecipeError, match="limit: 5, but no data were given"):
         qpipe.bench([stages / "net.onnx"], limit=5)

@@ -10,7 +10,7 @@ import qpipe
 from passes.finalize import Finalize
 from passes.strip_skips import StripSkips
 from qpipe.data import Preprocess
-from qpipe.errors import LoweringError, ModelError
+from qpipe.errors import LoweringError, ModelError, RecipeError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import PREPROCESS, TRAINING, get_object, get_provenance, set_json
 from qpipe.ir.quantized.certify import check_certificate
@@ -113,12 +113,12 @@ def test_unsafe_weights_are_refused_by_name():
 
 
 def test_a_qdq_file_with_integer_ends_is_refused(qdq):
-    with pytest.raises(LoweringError, match="qdq file has float inputs"):
+    with pytest.raises(RecipeError, match="qdq file has float inputs"):
         qpipe.export(qdq, format="qdq", io="integer")
 
 
 def test_a_layout_without_integer_ends_is_refused(qdq):
-    with pytest.raises(LoweringError, match=r"^layout: 'NHWC', but without effect, expected io 'integer' with it$"):
+    with pytest.raises(RecipeError, match=r"^layout: 'NHWC', but without effect, expected io 'integer' with it$"):
         qpipe.export(qdq, layout="NHWC")
 
 

@@ -54,7 +54,7 @@ def test_the_float_accuracy_may_be_told(stages: Path) -> None:
     ("arguments", "words"),
     [
         ({"names": ["a", "b"]}, "2 names for 1 runs, expected one for each"),
-        ({"float_accuracy": 91.7}, "float_accuracy is 91.7, expected a fraction of 1"),
+        ({"float_accuracy": 91.7}, "float_accuracy: 91.7, expected less than or equal to 1"),
     ],
 )
 def test_wrong_arguments(stages: Path, arguments: dict[str, Any], words: str) -> None:

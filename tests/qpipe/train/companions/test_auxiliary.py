@@ -1,7 +1,6 @@
 """AG: H by hand, its gradients in the shared weights, and nothing of it in the network or its file."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from small_residual import (
     residual_qdq,
     weighted,
 )
+from small_training import replace
 from torch import nn
 from torch.nn import functional as F
 

@@ -1,7 +1,6 @@
 """Skips that fade: the residual network at first, the plain one at the end, and nothing of them in the file."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -22,6 +21,7 @@ from small_residual import (
     residual_qdq,
     weighted,
 )
+from small_training import replace
 
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.train.companions.blocks import blocks_of

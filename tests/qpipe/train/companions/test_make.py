@@ -1,6 +1,5 @@
 """The companions of a run: which, in which order, and that nothing of them is left in what is evaluated and written."""
 
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,13 @@ import onnx_ir as ir
 import pytest
 import torch
 from networks import Network, assert_exact, quantized
-from small_training import SETTINGS, assert_same, bright_images, state_of, two_blocks, two_plain_blocks
+from small_training import SETTINGS, assert_same, bright_images, replace, state_of, two_blocks, two_plain_blocks
 
 import qpipe
 from qpipe.data import Source
 from qpipe.errors import ModelError
-from qpipe.finetune_recipes import resolve
+from qpipe.settings import FinetuneSettings
+from qpipe.settings.recipes import resolve
 from qpipe.train.companion import Companion
 from qpipe.train.companions.additional_losses import AdditionalLosses
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
@@ -25,7 +25,6 @@ from qpipe.train.executor import Executor
 from qpipe.train.gradient_clip import weighted_layers
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
-from qpipe.train.run import TrainingSettings
 from qpipe.train.weighted import WeightedLayer
 from qpipe.train.write_back import write_back
 
@@ -45,11 +44,11 @@ def source() -> Source:
     return bright_images()
 
 
-def of(told: dict[str, Any], **more: Any) -> TrainingSettings:
+def of(told: dict[str, Any], **more: Any) -> FinetuneSettings:
     return replace(SETTINGS, **{**told, **more})
 
 
-def plain_run(settings: TrainingSettings, model: ir.Model | None = None) -> tuple[Executor, list[Companion]]:
+def plain_run(settings: FinetuneSettings, model: ir.Model | None = None) -> tuple[Executor, list[Companion]]:
     """The plain network, with companions as the settings say."""
     network = two_plain_blocks() if model is None else model
     executor = Executor(network, batch_norm="batch")
@@ -245,4 +244,4 @@ def names(model: ir.Model) -> tuple[list[tuple[str | None, str]], dict[str, Any]
 @pytest.mark.parametrize("key", ["additional_losses", "joint_distillation"])
 def test_recipes_have_none(key: str) -> None:
     for given, expected in (({}, 0.0), ({key: None}, 0.0), ({key: 0.25}, 0.25)):
-        assert getattr(resolve("ag", given), key) == expected
+        assert getattr(resolve(FinetuneSettings(recipe="ag", **given)), key) == expected

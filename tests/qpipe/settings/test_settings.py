@@ -1,45 +1,13 @@
-import dataclasses
-import inspect
 from collections.abc import Sequence
 
 import pytest
 
-import qpipe
 from qpipe.errors import RecipeError
-from qpipe.finetune_recipes import FinetuneRecipe
-from qpipe.settings import (
-    BenchSettings,
-    CalibrateSettings,
-    ExportSettings,
-    FinetuneSettings,
-    PreprocessSettings,
-    Settings,
-    TorchSettings,
-    ValidateSettings,
-    validated,
-)
+from qpipe.settings import BenchSettings, CalibrateSettings, PreprocessSettings, validated
 
 
 def dotted(location: Sequence[int | str]) -> str:
     return ".".join(map(str, location))
-
-
-@pytest.mark.parametrize(
-    ("verb", "settings"),
-    [
-        ("calibrate", CalibrateSettings),
-        ("calibrate", TorchSettings),
-        ("finetune", FinetuneSettings),
-        ("export", ExportSettings),
-        ("validate", ValidateSettings),
-        ("bench", BenchSettings),
-        ("inspect", TorchSettings),
-    ],
-)
-def test_verbs_have_the_same_arguments_and_defaults(verb: str, settings: type[Settings]) -> None:
-    parameters = inspect.signature(getattr(qpipe, verb)).parameters
-    theirs = {name: parameters[name].default for name in settings.model_fields}
-    assert theirs == settings().arguments()
 
 
 def test_preprocess_settings_have_the_keys_of_preprocess() -> None:
@@ -91,7 +59,3 @@ def test_a_key_far_from_all_others_lists_them() -> None:
         RecipeError, match=r"^zzz: unknown key, expected one of batch_sizes, repeats, threads, split, limit$"
     ):
         validated(BenchSettings, {"zzz": 1}, dotted)
-
-
-def test_every_value_of_a_training_recipe_can_be_given() -> None:
-    assert {field.name for field in dataclasses.fields(FinetuneRecipe)} <= set(FinetuneSettings.model_fields)

@@ -1,0 +1,412 @@
+"""Written by `tools/stub.py`, which reads the verbs and their settings; change those, and write it anew."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+from qpipe.data import DataLike
+from qpipe.errors import DataError as DataError
+from qpipe.errors import LoweringError as LoweringError
+from qpipe.errors import ModelError as ModelError
+from qpipe.errors import OutputError as OutputError
+from qpipe.errors import ParityError as ParityError
+from qpipe.errors import QpipeError as QpipeError
+from qpipe.errors import RecipeError as RecipeError
+from qpipe.ir.files.torch_import import ModelLike
+from qpipe.verbs.bench import BenchReport
+from qpipe.verbs.inspect import Inspection
+from qpipe.verbs.report import Report
+from qpipe.verbs.runnable import OnnxModel
+from qpipe.verbs.sources import ModelPath
+from qpipe.verbs.sources import PreprocessLike
+from qpipe.verbs.validate import ValidationReport
+import onnx
+import onnx_ir as ir
+
+__version__: str
+
+def bench(
+    models: Sequence[OnnxModel],
+    data: DataLike | None = None,
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    repeats: int = 50,
+    threads: int | None = None,
+    split: Literal['train', 'val', 'test'] = 'test',
+    limit: int | None = None,
+    preprocess: PreprocessLike = None,
+    picture: ModelPath | None = None,
+) -> BenchReport:
+    """Measure latency, memory and, on data, top-1, the models in turn, each as a ratio to the first.
+
+    Args:
+        models: float, QDQ or exported. A trainable QDQ model is finalized in memory.
+        data: with labels; None measures no accuracy.
+        preprocess: what the data's pixels go through; None is what the models carry.
+        picture: where to draw the models side by side, at the first batch size: a .png or an .svg.
+        batch_sizes: batch sizes, as in 1,8,32.
+        repeats: timed runs of each model and batch size.
+        threads: threads of a session; by default the runtime's choice.
+        split: the part of the data.
+        limit: count top-1 on the first images only.
+
+    Returns:
+        One row for each batch size and model, and the CPU that it was measured on.
+
+    Raises:
+        ModelError, DataError, RecipeError, OutputError: in one line, naming what is wrong.
+
+    Example:
+        >>> import qpipe
+        >>> report = qpipe.bench(["net.onnx", "net.qdq.onnx"], "digits", repeats=5, limit=100)
+        >>> [row.batch_size for row in report.rows], report.rows[0].speedup, report.images
+        ([1, 1], 1.0, 100)
+    """
+
+def calibrate(
+    model: ModelLike,
+    data: DataLike,
+    output: ModelPath | None = None,
+    *,
+    weight_bits: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
+    activation_bits: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
+    skip_bits: Literal[2, 3, 4, 5, 6, 7, 8] | None = None,
+    quantizer: Literal['fixed-point', 'dorefa', 'lq', 'bireal', 'groupnet'] = 'fixed-point',
+    batches: int = 5,
+    batch_size: int = 256,
+    percentile: float | None = None,
+    weight_clip: float | None = None,
+    weight_rounding: Literal['ceil', 'nearest'] | None = None,
+    activation_rounding: Literal['ceil', 'nearest', 'least-error'] = 'ceil',
+    per_channel: bool = True,
+    restore_batch_norm: bool = True,
+    start: Literal['pretrained', 'random'] = 'pretrained',
+    ranges: Literal['data', 'fixed'] = 'data',
+    cpu: Literal['portable', 'vnni'] = 'portable',
+    layers: Sequence[Mapping[str, Any]] = (),
+    seed: int = 0,
+    preprocess: PreprocessLike = None,
+    weights: str | os.PathLike[str] | None = None,
+    input_shape: Sequence[int] | None = None,
+) -> ir.Model:
+    """Give every tensor and weight a power-of-two grid, from training batches and the weights themselves.
+
+    Source: FAQ, sections 3.1 and 3.2. Of several processes (torchrun) each runs its share of the batches, all return
+    the same model, and the main one writes it.
+
+    The widths are those of the inner layers: the first and the last layer's weights, the last layer's input and a
+    branch that a convolution gives to an Add keep 8 bits. A skip that is wider than its own tensor is read by layers of
+    weights at the tensor's width.
+
+    Of the quantizers "fixed-point" is FAQ's (section 3.1.1). "dorefa" is DoReFa-Net's, 2 to 7 bits; each layer needs a
+    BatchNormalization behind it. "lq" is LQ-Net's learned levels, 2 to 4 bits; of unsigned activations as well, where
+    they have 4 bits or fewer. "bireal" (BiReal-Net) makes the residual blocks binary, weights and what they multiply,
+    on a stream of 8 bits with a shortcut around every convolution; no bits may be given, and what it gives is to be
+    trained. "groupnet" (GroupNet) likewise, with five binary bases in the place of each block's convolutions. Clip and
+    rounding of the weights, and one scale a tensor, are the fixed-point quantizer's alone; with another one `layers`
+    can tell a clip to the first and the last layer.
+
+    Random weights and fixed ranges, `2**(p / 2) - 1` for p bits, are the paper's controls (FAQ, section 3.2 and Table
+    2); the network's input keeps the range of its data.
+
+    Args:
+        model: an .onnx path, a ModelProto, an onnx_ir.Model, a torch module, or `package.module:factory`. Of a QDQ file
+            with fixed-point weights that can be trained, the float network that it holds: so a network that was trained
+            at 8 bits is brought to fewer.
+        data: a path, "digits", or arrays `[N, C, H, W]`; its training split is used.
+        output: where to write the QDQ file; nothing is written without it.
+        preprocess: what pixels go through; None is what the model carries.
+        weight_bits: bits of the weights; the first and the last layer keep 8.
+        activation_bits: bits of the activations.
+        skip_bits: bits at which a skip connection is carried; by default those of the activations, and no fewer.
+        quantizer: of the inner layers' weights: power-of-two steps (FAQ), DoReFa-Net's, LQ-Net's; bireal, groupnet:
+            signs, of a residual network's activations too.
+        batches: training batches to run; the maximum over them counts.
+        batch_size: images in a batch.
+        percentile: percentile of an activation's range; by default the width's own: 99.99 for 8 bits, 99.9 for 4.
+        weight_clip: clip of the weights in standard deviations; by default the width's own.
+        weight_rounding: the weights' power of two: that above their step, or the nearest; by default nearest below 8
+            bits.
+        activation_rounding: the activations' power of two: above the percentile, the nearest, or that of the least
+            error.
+        per_channel: one weight scale for each output channel.
+        restore_batch_norm: a BatchNormalization, from measured statistics, where one was folded before export.
+        start: random: forget the network's weights, a control experiment.
+        ranges: fixed: an activation's range is that of its width, without calibration, a control.
+        cpu: keep weights exact on x86 without VNNI too, or waive that.
+        layers: what some layers are told, as {'match': 'layer3.*', 'weight_bits': 4}, with activation_bits (of the
+            layer's output) and weight_clip too; match is a pattern of the names that `inspect` shows, or of what
+            follows a '/' in them; it goes before the widths of all, also for what keeps 8 bits otherwise.
+        seed: one seed, one result on one machine.
+        weights: weights of a PyTorch model: a .safetensors, or a .pth file.
+        input_shape: a PyTorch model's input without the batch: 3,32,32.
+
+    Returns:
+        The QDQ model, which onnxruntime runs.
+
+    Raises:
+        ModelError, DataError, LoweringError, OutputError, RecipeError: in one line, naming what is wrong.
+
+    Example:
+        >>> import qpipe
+        >>> qdq = qpipe.calibrate("net.onnx", "digits", "net.qdq.onnx", preprocess={"mean": (0.3,), "std": (0.38,)})
+        >>> qpipe.inspect("net.qdq.onnx").kind
+        'QDQ, trainable'
+    """
+
+def export(
+    model: ModelPath | onnx.ModelProto | ir.Model,
+    output: ModelPath | None = None,
+    *,
+    plain: bool = False,
+    cpu: Literal['portable', 'vnni'] = 'portable',
+    weights: Literal['int8', 'uint8'] = 'int8',
+    io: Literal['float', 'integer'] = 'float',
+    layout: Literal['NCHW', 'NHWC'] = 'NCHW',
+    format: Literal['qoperator', 'integer', 'qdq'] = 'qoperator',
+    data: DataLike | None = None,
+    seed: int = 0,
+) -> ir.Model:
+    """Finalize a QDQ model, prove its integers, lower it, and compare every integer with the QDQ file's.
+
+    The format "qoperator" is onnxruntime's integer operators, "integer" has no float tensor at all and standard
+    operators only, "qdq" is the finalized QDQ graph itself. Skip connections can be trained away, not taken out:
+    `plain` refuses a network that has them.
+
+    The CPUs "portable" demand weights that are exact on x86 without VNNI, "vnni" waives that: the file is compared as a
+    CPU with VNNI computes it, whatever this one is. Weights as "uint8" (zero point 128) are exact everywhere, whatever
+    they are. Those of 4 bits and fewer are exact everywhere as they are, and stored as INT4 or INT2 in any case. A file
+    with INT2 is of opset 25, the first that has it; every other one is of opset 21.
+
+    With integer io the scale of the int32 outputs is in the metadata.
+
+    Args:
+        model: a QDQ model, trainable or finalized.
+        output: where to write the file; nothing is written without it.
+        data: a path, "digits" or arrays, from which the gate draws images; without it, it compares random and extreme
+            integers only, and the certificate says so.
+        plain: refuse a network that still has its skip connections.
+        cpu: where the file must be exact: on every CPU, or with VNNI.
+        weights: how weights are stored; uint8 is exact everywhere, and slower without VNNI.
+        io: float: in the place of the original; integer: uint8 pixels to int32 logits.
+        layout: the axes of an integer input.
+        format: the form of the exported graph.
+        seed: one seed, one result on one machine.
+
+    Returns:
+        The exported model, with preprocessing, provenance and certificate in its metadata.
+
+    Raises:
+        LoweringError: a layer has no exact integer form; its name and the condition that fails.
+        ParityError: an integer differs from the QDQ file's; the first layer where one does.
+        ModelError, DataError, OutputError, RecipeError: in one line, naming what is wrong.
+
+    Example:
+        >>> import qpipe
+        >>> exported = qpipe.export("tuned.qdq.onnx", "net.int8.onnx", format="qoperator", data="digits")
+        >>> qpipe.inspect("net.int8.onnx").kind
+        'qoperator'
+    """
+
+def finetune(
+    model: ModelPath | onnx.ModelProto | ir.Model,
+    data: DataLike,
+    output: ModelPath | None = None,
+    *,
+    method: Literal['faq', 'ag'] = 'faq',
+    plain: bool = False,
+    blocks: str = '*',
+    recipe: Literal['faq-8bit', 'faq-4bit', 'faq-4bit-step', 'faq-4bit-growing', 'faq-cifar-8bit', 'faq-cifar-4bit', 'faq-scratch-exp', 'faq-scratch-step', 'distilled-4bit', 'ag', 'ag-binary', 'plain'] | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    schedule: Literal['constant', 'exponential', 'step', 'linear'] | None = None,
+    lr_end: float | None = None,
+    milestones: Sequence[float] | None = None,
+    grow_at: Sequence[float] | None = None,
+    optimizer: Literal['sgd', 'adam'] | None = None,
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    batch_size: int | None = None,
+    gradient_clip: float | None = None,
+    teacher: str | os.PathLike[str] | None = None,
+    teacher_weight: float | None = None,
+    temperature: float | None = None,
+    auxiliary_weight: float | None = None,
+    layerwise: bool | None = None,
+    ssp: bool | None = None,
+    ssp_ratio: float | None = None,
+    ssp_end: float | None = None,
+    ssp_fragments: Literal['blocks', 'layers'] | None = None,
+    ssp_draws: Literal['apart', 'together'] | None = None,
+    fade: float | None = None,
+    additional_losses: float | None = None,
+    joint_distillation: float | None = None,
+    batch_norm: Literal['running', 'batch'] = 'batch',
+    precision: Literal['fp32', 'bf16'] = 'fp32',
+    crop_padding: int | None = None,
+    flip: bool | None = None,
+    evaluate: bool = True,
+    evaluate_every: int | None = None,
+    diagnose: bool = False,
+    checkpoint_every: int | None = None,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    preprocess: PreprocessLike = None,
+) -> ir.Model:
+    """Train a quantized network straight from its QDQ file. Source: FAQ, section 3.3.
+
+    Of several processes (torchrun, accelerate launch) each computes its share of every batch; the main one evaluates
+    and writes.
+
+    A recipe (`qpipe/settings/recipes.py`) is a whole run; what is given goes before what it says, and None gives
+    nothing. The method "ag" is the auxiliary gradient module (AG, section 3.1), ssp AG's section 3.2, additional_losses
+    its equation 3 and joint_distillation its equation 4. Accuracies are counted on onnxruntime.
+
+    Args:
+        model: what `calibrate` or an earlier `finetune` wrote; with `plain` a float network too, which is calibrated to
+            8 bits first.
+        data: labelled; the training split is trained on, the test split evaluated.
+        output: where to write the trained QDQ file.
+        preprocess: what pixels go through; None is what the model carries.
+        method: the training method: FAQ's, or with AG's auxiliary gradients.
+        plain: strip the skip connections, and train without them.
+        blocks: the residual blocks to strip with plain, as layer3.*,layer4.0.
+        recipe: values for every option from epochs to joint distillation; by default plain where skips are stripped,
+            else faq-8bit, or ag with the method ag.
+        epochs: passes over the training images; a recipe's schedule keeps its proportions.
+        lr: learning rate, at first.
+        schedule: how the learning rate falls: by one factor an epoch from lr to lr_end, by 10 at each milestone, or
+            linearly at every update.
+        lr_end: the rate at the end of the schedule; a linear one ends at 0 by default.
+        milestones: epochs at which a step schedule divides the rate by 10, as in 30,60,90.
+        grow_at: epochs at which batches double, by averaging gradients over twice as many.
+        optimizer: what applies the gradients.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of the optimizer.
+        batch_size: images in a batch, over all processes together.
+        gradient_clip: the longest gradient of a channel's weights, in their own length; 0: any.
+        teacher: distil from 'float', the network before it was quantized, or an .onnx; or 'none'.
+        teacher_weight: the teacher's part of the loss.
+        temperature: what distillation divides the logits by.
+        auxiliary_weight: lambda of AG: the weight of its auxiliary network's loss.
+        layerwise: AG: a branch at every convolution of a block.
+        ssp: stochastic structured precision.
+        ssp_ratio: delta of SSP at first: how much is left unquantized.
+        ssp_end: the part of the run after which delta is 0.
+        ssp_fragments: what SSP draws: residual blocks, or layers.
+        ssp_draws: SSP: draws for weights and activations apart, or one for both.
+        fade: the part of the run over which stripped skips fade away, with plain; 0: they are gone at once.
+        additional_losses: alpha: the weight of losses at the end of each downsampling block, the paper's is 0.01; 0:
+            none.
+        joint_distillation: beta: how much a full-precision copy that trains along guides, 0.1 is a start; 0: no copy.
+        batch_norm: the statistics that training normalizes by.
+        precision: of training's float tensors; evaluation and export are exact in both.
+        crop_padding: black pixels around an image before the random crop; by default an eighth of the side, where data
+            are images.
+        flip: random horizontal flip; by default where data are images.
+        evaluate: count the accuracy before and after.
+        evaluate_every: count the accuracy after every so many epochs.
+        diagnose: measure the noise of quantization, for `qpipe report`.
+        checkpoint_every: updates between checkpoints; there is one after every epoch anyway.
+        seed: one seed, one result on one machine.
+        checkpoint: file that keeps the state of the run.
+        resume: go on from the checkpoint.
+
+    Returns:
+        The trained QDQ model; its metadata `qpipe.training` hold losses and accuracies.
+
+    Raises:
+        ModelError, DataError, RecipeError, OutputError: in one line, naming what is wrong.
+
+    Example:
+        >>> import qpipe
+        >>> tuned = qpipe.finetune("net.qdq.onnx", "digits", "tuned.qdq.onnx", epochs=1, flip=False)
+        >>> qpipe.inspect("tuned.qdq.onnx").kind
+        'QDQ, trainable'
+    """
+
+def inspect(
+    model: ModelLike,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    input_shape: Sequence[int] | None = None,
+) -> Inspection:
+    """Say what a model is made of, and which nodes have no integer form: all of them, each with what to do.
+
+    Args:
+        model: float, QDQ or exported: an .onnx path, a ModelProto, an onnx_ir.Model, a torch module, or
+            `package.module:factory`.
+        weights: weights of a PyTorch model: a .safetensors, or a .pth file.
+        input_shape: a PyTorch model's input without the batch: 3,32,32.
+
+    Raises:
+        ModelError, RecipeError: in one line, naming what is wrong.
+
+    Example:
+        >>> import qpipe
+        >>> report = qpipe.inspect("net.onnx")
+        >>> report.kind, report.ready, report.ops["Conv"]
+        ('float', True, 3)
+    """
+
+def report(
+    runs: ModelPath | Sequence[ModelPath],
+    output: ModelPath | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+    float_accuracy: float | None = None,
+) -> Report:
+    """Draw finished runs: curves, the FAQ paper's figures, certificate and provenance, on one page of HTML.
+
+    Several runs are drawn over each other. The page needs no network, and no other file.
+
+    Args:
+        runs: files that `finetune` or `export` wrote, or folders of `qpipe run`.
+        output: where to write the page.
+        names: what the page calls the runs, in their order; by default the names of files and folders.
+        title: the page's title.
+        float_accuracy: top-1 of the float network, of 1, where no file tells it.
+
+    Raises:
+        ModelError, OutputError, RecipeError: in one line, naming what is wrong.
+
+    Example:
+        >>> import qpipe
+        >>> page = qpipe.report("tuned.qdq.onnx", "report.html")
+        >>> [run.name for run in page.runs], page.html.startswith("<!DOCTYPE html>")
+        (['tuned'], True)
+    """
+
+def validate(
+    models: Sequence[OnnxModel],
+    data: DataLike,
+    *,
+    batch_size: int = 256,
+    split: Literal['train', 'val', 'test'] = 'test',
+    limit: int | None = None,
+    preprocess: PreprocessLike = None,
+) -> ValidationReport:
+    """Run models on the same images and compare: accuracy, outputs, integers, certificates.
+
+    Args:
+        models: float, QDQ or exported, with float or integer inputs. A trainable QDQ model is finalized in memory.
+        data: with labels, or without; then there are no accuracies.
+        preprocess: what pixels go through; None is what the models carry.
+        batch_size: images in a batch.
+        split: the part of the data.
+        limit: compare on the first images only.
+
+    Returns:
+        One row for each model; `ok` is False where integers differ between models that were made from one QDQ file, or
+        where a certificate does not hold.
+
+    Raises:
+        ModelError, DataError, RecipeError: in one line, naming what is wrong.
+
+    Example:
+        >>> import qpipe
+        >>> report = qpipe.validate(["net.onnx", "net.qdq.onnx"], "digits", limit=100)
+        >>> report.ok, report.images, [row.kind for row in report.rows]
+        (True, 100, ['float', 'QDQ, trainable'])
+    """
