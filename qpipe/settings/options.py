@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeGuard, TypeVar, Union, get_args, get_orig
 
 from qpipe.errors import RecipeError
 from qpipe.settings.base import Accepts, Settings, near, validated
-from qpipe.settings.training import OfRecipe
+from qpipe.settings.training import SaidByRecipe
 
 R = TypeVar("R")
 _UNIONS = (Union, types.UnionType)
@@ -48,7 +48,7 @@ def options_of(model: type[Settings]) -> list[Option]:
     options = []
     for name, field in model.model_fields.items():
         type_, default = accepted(field.rebuild_annotation()), field.default
-        if any(isinstance(note, OfRecipe) for note in field.metadata):
+        if any(isinstance(note, SaidByRecipe) for note in field.metadata):
             type_, default = type_ | None, None
         extra = field.json_schema_extra
         off = extra.get("off") if isinstance(extra, dict) else None

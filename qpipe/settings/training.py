@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -42,10 +42,18 @@ _BESIDE_THE_TRAINING: Final = frozenset(
 
 
 @dataclass(frozen=True)
-class OfRecipe:
+class SaidByRecipe:
     """A note on a field: a training recipe says it where nothing is given. needs: without what it has no effect."""
 
     needs: Literal["method 'ag'", "ssp", "a teacher", "the optimizer 'sgd'"] | None = None
+
+
+T = TypeVar("T")
+OfRecipe = Annotated[T, SaidByRecipe()]
+OfSgd = Annotated[T, SaidByRecipe("the optimizer 'sgd'")]
+OfTeacher = Annotated[T, SaidByRecipe("a teacher")]
+OfAg = Annotated[T, SaidByRecipe("method 'ag'")]
+OfSsp = Annotated[T, SaidByRecipe("ssp")]
 
 
 class FinetuneSettings(Settings):
@@ -63,75 +71,63 @@ class FinetuneSettings(Settings):
         description="values for every option from epochs to joint distillation; by default plain where skips are "
         "stripped, else faq-8bit, or ag with the method ag",
     )
-    epochs: Annotated[int, OfRecipe()] = Field(
+    epochs: OfRecipe[int] = Field(
         default=1, ge=1, description="passes over the training images; a recipe's schedule keeps its proportions"
     )
-    lr: Annotated[float, OfRecipe()] = Field(default=1e-4, gt=0, description="learning rate, at first")
-    schedule: Annotated[Schedule, OfRecipe()] = Field(
+    lr: OfRecipe[float] = Field(default=1e-4, gt=0, description="learning rate, at first")
+    schedule: OfRecipe[Schedule] = Field(
         default="constant",
         description="how the learning rate falls: by one factor an epoch from lr to lr_end, by 10 at each milestone, "
         "or linearly at every update",
     )
-    lr_end: Annotated[float | None, OfRecipe()] = Field(
+    lr_end: OfRecipe[float | None] = Field(
         default=None, gt=0, description="the rate at the end of the schedule; a linear one ends at 0 by default"
     )
-    milestones: Annotated[Epochs, OfRecipe()] = Field(
+    milestones: OfRecipe[Epochs] = Field(
         default=(), description="epochs at which a step schedule divides the rate by 10, as in 30,60,90"
     )
-    grow_at: Annotated[Epochs, OfRecipe()] = Field(
+    grow_at: OfRecipe[Epochs] = Field(
         default=(), description="epochs at which batches double, by averaging gradients over twice as many"
     )
-    optimizer: Annotated[Optimizer, OfRecipe()] = Field(default="sgd", description="what applies the gradients")
-    momentum: Annotated[float, OfRecipe("the optimizer 'sgd'")] = Field(
-        default=0.9, ge=0, lt=1, description="momentum of SGD"
-    )
-    weight_decay: Annotated[float, OfRecipe()] = Field(default=1e-4, ge=0, description="weight decay of the optimizer")
-    batch_size: Annotated[int, OfRecipe()] = Field(
-        default=256, ge=1, description="images in a batch, over all processes together"
-    )
-    gradient_clip: Annotated[float, OfRecipe()] = Field(
+    optimizer: OfRecipe[Optimizer] = Field(default="sgd", description="what applies the gradients")
+    momentum: OfSgd[float] = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: OfRecipe[float] = Field(default=1e-4, ge=0, description="weight decay of the optimizer")
+    batch_size: OfRecipe[int] = Field(default=256, ge=1, description="images in a batch, over all processes together")
+    gradient_clip: OfRecipe[float] = Field(
         default=0.0, ge=0, description="the longest gradient of a channel's weights, in their own length; 0: any"
     )
-    teacher: Annotated[FilePath | None, OfRecipe()] = Field(
+    teacher: OfRecipe[FilePath | None] = Field(
         default=None, description="distil from 'float', the network before it was quantized, or an .onnx; or 'none'"
     )
-    teacher_weight: Annotated[float, OfRecipe("a teacher")] = Field(
-        default=0.7, ge=0, le=1, description="the teacher's part of the loss"
-    )
-    temperature: Annotated[float, OfRecipe("a teacher")] = Field(
-        default=4.0, gt=0, description="what distillation divides the logits by"
-    )
-    auxiliary_weight: Annotated[float, OfRecipe("method 'ag'")] = Field(
+    teacher_weight: OfTeacher[float] = Field(default=0.7, ge=0, le=1, description="the teacher's part of the loss")
+    temperature: OfTeacher[float] = Field(default=4.0, gt=0, description="what distillation divides the logits by")
+    auxiliary_weight: OfAg[float] = Field(
         default=1.0, gt=0, description="lambda of AG: the weight of its auxiliary network's loss"
     )
-    layerwise: Annotated[bool, OfRecipe("method 'ag'")] = Field(
-        default=False, description="AG: a branch at every convolution of a block"
-    )
-    ssp: Annotated[bool, OfRecipe()] = Field(default=False, description="stochastic structured precision")
-    ssp_ratio: Annotated[float, OfRecipe("ssp")] = Field(
+    layerwise: OfAg[bool] = Field(default=False, description="AG: a branch at every convolution of a block")
+    ssp: OfRecipe[bool] = Field(default=False, description="stochastic structured precision")
+    ssp_ratio: OfSsp[float] = Field(
         default=0.5, ge=0, le=1, description="delta of SSP at first: how much is left unquantized"
     )
-    ssp_end: Annotated[Exact, OfRecipe("ssp")] = Field(
+    ssp_end: OfSsp[Exact] = Field(
         default=Fraction(20, 35), gt=0, le=1, description="the part of the run after which delta is 0"
     )
-    ssp_fragments: Annotated[Fragments, OfRecipe("ssp")] = Field(
-        default="blocks", description="what SSP draws: residual blocks, or layers"
-    )
-    ssp_draws: Annotated[Draws, OfRecipe("ssp")] = Field(
+    ssp_fragments: OfSsp[Fragments] = Field(default="blocks", description="what SSP draws: residual blocks, or layers")
+    ssp_draws: OfSsp[Draws] = Field(
         default="apart", description="SSP: draws for weights and activations apart, or one for both"
     )
-    fade: Annotated[float, OfRecipe()] = Field(
+    fade: OfRecipe[float] = Field(
         default=0.0,
         ge=0,
         le=1,
         description="the part of the run over which stripped skips fade away, with plain; 0: they are gone at once",
     )
-    additional_losses: Annotated[float, OfRecipe()] = Field(
+    additional_losses: OfRecipe[float] = Field(
         default=0.0,
         ge=0,
         description="alpha: the weight of losses at the end of each downsampling block, the paper's is 0.01; 0: none",
     )
-    joint_distillation: Annotated[float, OfRecipe()] = Field(
+    joint_distillation: OfRecipe[float] = Field(
         default=0.0,
         ge=0,
         description="beta: how much a full-precision copy that trains along guides, 0.1 is a start; 0: no copy",
@@ -172,10 +168,10 @@ class FinetuneSettings(Settings):
         return self
 
     @classmethod
-    def said_by_recipes(cls) -> dict[str, OfRecipe]:
+    def said_by_recipes(cls) -> dict[str, SaidByRecipe]:
         """The names of what a recipe says where nothing is given."""
         notes = ((name, note) for name, field in cls.model_fields.items() for note in field.metadata)
-        return {name: note for name, note in notes if isinstance(note, OfRecipe)}
+        return {name: note for name, note in notes if isinstance(note, SaidByRecipe)}
 
     def arguments(self) -> dict[str, Any]:
         """The fields by name; of those that a recipe says only what was given."""
