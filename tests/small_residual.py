@@ -11,9 +11,10 @@ from residual_networks import post_activation, stripped
 from small_training import SETTINGS, replace
 
 from qpipe.data import Preprocess, Source, open_data
+from qpipe.settings.training import BatchNormMode
 from qpipe.train.companion import Companion
 from qpipe.train.executor import Executor
-from qpipe.train.weighted import BatchNormMode, WeightedLayer
+from qpipe.train.weighted import WeightedLayer
 
 CLASSES, IMAGES = 5, 48
 IMAGE_SHAPE = (3, 8, 8)

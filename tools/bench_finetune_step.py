@@ -24,9 +24,8 @@ from torch_resnet20 import ResNet20
 
 import qpipe
 from qpipe.progress import reporting, track
-from qpipe.settings.training import Precision
+from qpipe.settings.training import BatchNormMode, Precision
 from qpipe.train.executor import Executor
-from qpipe.train.weighted import BatchNormMode
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-4, 0.9, 1e-4
 BITS = 8, 4

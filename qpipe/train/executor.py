@@ -21,12 +21,12 @@ from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, View, is_trainable, leading_to, read_view
 from qpipe.nodes import constant_array, describe, require_constant
 from qpipe.ops import OPS
-from qpipe.settings.training import Precision
+from qpipe.settings.training import BatchNormMode, Precision
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.learned_quantizer import LearnedQuantizer, quantizer_of
 from qpipe.train.quantizer import Quantizer, activate
 from qpipe.train.straight_through import channels_last
-from qpipe.train.weighted import BatchNormMode, WeightedLayer
+from qpipe.train.weighted import WeightedLayer
 
 Values = dict[ir.Value, torch.Tensor]
 Addend = Callable[[], torch.Tensor | None]

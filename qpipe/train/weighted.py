@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +26,10 @@ from qpipe.ir.quantized.view import QuantizedLayer, is_trainable
 from qpipe.ir.quantized.weight_layout import output_axis, to_rows, to_weight
 from qpipe.nodes import constant_input, float_attribute
 from qpipe.ops import OPS
+from qpipe.settings.training import BatchNormMode
 from qpipe.train.batch_norm import batch_norm_tensors
 from qpipe.train.straight_through import channels_last, magnitude_aware, straight_through, unrounded_weight
 
-BatchNormMode = Literal["running", "batch"]
 Product = Callable[..., torch.Tensor]
 _QUIET = np.errstate(over="ignore", invalid="ignore")  # it is the loss that says that a run diverged
 

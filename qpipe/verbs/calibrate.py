@@ -49,8 +49,8 @@ def calibrate(
     output: ModelPath | None = None,
     *,
     settings: CalibrateSettings,
-    some: LayersSettings,
-    draw: SeedSettings,
+    layers: LayersSettings,
+    seed: SeedSettings,
     preprocess: PreprocessLike = None,
     source: TorchSettings,
 ) -> ir.Model:
@@ -105,9 +105,9 @@ def calibrate(
     images = open_source(network, data, "train", pixels)
     store_preprocess(network, pixels)
     store_origin_file(network, model)
-    table = LayerTable(tuple(LayerOptions(**entry.arguments()) for entry in some.layers))
+    table = LayerTable(tuple(LayerOptions(**entry.arguments()) for entry in layers.layers))
     widths: dict[str, Any] = settings.model_dump(include={"activation_bits", "skip_bits"}) | {"layers": table}
-    draws: dict[str, Any] = settings.model_dump(include={"batches", "batch_size"}) | {"seed": draw.seed}
+    draws: dict[str, Any] = settings.model_dump(include={"batches", "batch_size"}) | {"seed": seed.seed}
     inputs = CalibrationInputs(images, **draws)
     seen: dict[str, Any] = {"inputs": inputs, "shard": shard}
     is_binary = settings.quantizer in BINARY_QUANTIZERS
@@ -115,7 +115,7 @@ def calibrate(
     if settings.restore_batch_norm:
         rebuild.append(RestoreBatchNorm(inputs=_as_in_training(images, inputs, draws), shard=shard))
     if settings.start == "random":
-        rebuild.append(RandomizeWeights(seed=draw.seed))
+        rebuild.append(RandomizeWeights(seed=seed.seed))
     if is_binary:
         rebuild.append(ShortcutEveryConvolution() if settings.quantizer == "bireal" else ExpandBases())
     observe: list[ir.passes.InPlacePass] = []

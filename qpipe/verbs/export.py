@@ -38,7 +38,7 @@ def export(
     *,
     settings: ExportSettings,
     data: DataLike | None = None,
-    draw: SeedSettings,
+    seed: SeedSettings,
 ) -> ir.Model:
     """Finalize a QDQ model, prove its integers, lower it, and compare every integer with the QDQ file's.
 
@@ -93,7 +93,7 @@ def export(
         compared = lowered, other
     else:
         compared = spec, lowered
-    report = run_gate(*compared, batches=_images(spec, data, draw.seed), seed=draw.seed, pairs=certificate.pairs)
+    report = run_gate(*compared, batches=_images(spec, data, seed.seed), seed=seed.seed, pairs=certificate.pairs)
     certificate.gate.update(report.to_json())
     store_certificate(lowered, certificate)
     # `validate` compares the integers of all that was made from one QDQ file.

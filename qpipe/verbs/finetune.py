@@ -23,8 +23,8 @@ def finetune(
     output: ModelPath | None = None,
     *,
     settings: FinetuneSettings,
-    draw: SeedSettings,
-    kept: CheckpointSettings,
+    seed: SeedSettings,
+    checkpoint: CheckpointSettings,
     preprocess: PreprocessLike = None,
 ) -> ir.Model:
     """Train a quantized network straight from its QDQ file. Source: FAQ, section 3.3.
@@ -57,11 +57,11 @@ def finetune(
     """
     from qpipe.verbs.training_run import prepare
 
-    checkpoint = None if kept.checkpoint is None else Path(kept.checkpoint)
+    path = None if checkpoint.checkpoint is None else Path(checkpoint.checkpoint)
     check_output(output, sources=(model, data, settings.teacher))
-    _check_checkpoint(checkpoint, output, resume=kept.resume, every=settings.checkpoint_every)
-    training = prepare(settings, model, data, seed=draw.seed, preprocess=preprocess)
-    network = training.carry_out(checkpoint=checkpoint, resume=kept.resume)
+    _check_checkpoint(path, output, resume=checkpoint.resume, every=settings.checkpoint_every)
+    training = prepare(settings, model, data, seed=seed.seed, preprocess=preprocess)
+    network = training.carry_out(checkpoint=path, resume=checkpoint.resume)
     if output is not None and is_main_process():
         save_model(network, output)
     return network

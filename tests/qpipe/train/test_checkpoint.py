@@ -16,6 +16,7 @@ from small_training import SETTINGS, assert_same, bright_images, qdq, replace, s
 from qpipe.data import Source
 from qpipe.errors import DataError, ModelError, OutputError, QpipeError
 from qpipe.settings import FinetuneSettings
+from qpipe.settings.training import BatchNormMode
 from qpipe.train.checkpoint import Parts, load_checkpoint, remove_remains, save_checkpoint
 from qpipe.train.companion import Companion
 from qpipe.train.companions.make import make_companions
@@ -23,7 +24,6 @@ from qpipe.train.executor import Executor
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
 from qpipe.train.run import Epoch, RunState
-from qpipe.train.weighted import BatchNormMode
 
 GROWING = replace(
     SETTINGS, epochs=3, schedule="step", milestones=(Fraction(1, 2), Fraction(7, 3)), grow_at=(Fraction(3, 2),)

@@ -12,12 +12,12 @@ from small_training import BATCHES, SETTINGS, assert_same, bright_images, networ
 from qpipe.data import Preprocess, Source, open_data
 from qpipe.errors import DataError, ModelError
 from qpipe.settings import FinetuneSettings
+from qpipe.settings.training import BatchNormMode
 from qpipe.train import loop
 from qpipe.train.executor import Executor
 from qpipe.train.keeper import DivergedError
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
-from qpipe.train.weighted import BatchNormMode
 
 SUMMED_OTHERWISE = 1e-5
 """Weights of size 1 after a few updates whose float32 sums were in another order."""

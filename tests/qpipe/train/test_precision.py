@@ -9,7 +9,8 @@ from networks import Network, assert_exact, quantized, train_steps
 from torch.nn import functional as F
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.train.executor import BatchNormMode, Executor
+from qpipe.settings.training import BatchNormMode
+from qpipe.train.executor import Executor
 from qpipe.train.straight_through import fake_quantize
 from qpipe.train.write_back import write_back
 

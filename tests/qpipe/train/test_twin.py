@@ -7,8 +7,8 @@ import torch
 from small_residual import SUMMED_OTHERWISE, batch, in_training, logits, plain_qdq, residual_qdq, weighted
 from torch.nn import functional as F
 
+from qpipe.settings.training import BatchNormMode
 from qpipe.train import weighted as weighted_module
-from qpipe.train.weighted import BatchNormMode
 
 
 @pytest.mark.parametrize("mode", ["running", "batch"])

@@ -24,12 +24,12 @@ from small_residual import (
 from small_training import replace
 
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
+from qpipe.settings.training import BatchNormMode
 from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train
-from qpipe.train.weighted import BatchNormMode
 from qpipe.train.write_back import write_back
 
 FRACTION = Fraction(1, 2)
