@@ -15,7 +15,6 @@ from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.kind import Kind
 from qpipe.ir.quantized.view import read_view
 from qpipe.reporting.missing import missing
-from qpipe.reporting.page import render
 from qpipe.reporting.reading import read_run
 from qpipe.reporting.record import read_certificate
 from qpipe.reporting.run import Run
@@ -74,6 +73,9 @@ def report(
         raise QpipeError(f"float_accuracy is {float_accuracy}, expected a fraction of 1")
     found = [read_run(path, None if names is None else names[index]) for index, path in enumerate(paths)]
     found = [_proven(_with_float(run, float_accuracy)) for run in _told_apart(found)]
+    # matplotlib takes a second, which a missing file need not wait for.
+    from qpipe.reporting.page import render
+
     html = render(found, title or " · ".join(run.name for run in found))
     if output is not None:
         _write(html, output)

@@ -8,7 +8,6 @@ import onnx
 import onnx_ir as ir
 from onnx import version_converter
 from onnx_ir.passes import common
-from onnxscript.version_converter import ConvertVersionPass
 
 from qpipe.errors import ModelError
 from qpipe.ir.files.quiet import quiet
@@ -65,6 +64,8 @@ def label_opset(model: ir.Model) -> None:
 
 
 def _convert(model: ir.Model, opset: int, target: int, source: str) -> ir.Model:
+    from onnxscript.version_converter import ConvertVersionPass
+
     # Neither converter looks into functions. At opset 21 they stay: training's quantizers are functions.
     common.InlinePass()(model)
     common.RemoveUnusedOpsetsPass()(model)
