@@ -25,10 +25,11 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.data import Preprocess
 from qpipe.errors import LoweringError, ParityError
 from qpipe.ir.files.metadata import PREPROCESS, get_object
+from qpipe.ir.graph.ending import ending_in
 from qpipe.ir.quantized.view import InnerWeighted, QuantizedLayer, View, read_view
 from qpipe.lowering.ends import result_scales
 from qpipe.progress import track
-from qpipe.runtime.cut import Tensor, cut_apart, ending_at, input_name, spec_tensors, tensors_of, with_outputs
+from qpipe.runtime.cut import Tensor, cut_apart, input_name, spec_tensors, tensors_of, with_outputs
 from qpipe.runtime.exact_pairs import open_exact
 from qpipe.runtime.outputs import BatchLike, integers_equal, model_input, run_batch
 from qpipe.runtime.probes import ROUNDS, extremes, layer_probe
@@ -119,7 +120,7 @@ class _Gate:
         names = [str(value.name) for value in lowered.graph.outputs]
         same = names == [value.name for value in spec.graph.outputs]
         self.pairs = pairs
-        self.plain = self._open(spec if same else ending_at(spec, names), lowered)
+        self.plain = self._open(spec if same else ending_in(spec, names), lowered)
         self.exposed = self._open(with_outputs(spec, self.targets), with_outputs(lowered, self.targets))
         self.shapes = self._shapes()
         self.report = GateReport(tensors=len(self.targets))
