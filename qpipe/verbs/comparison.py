@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from passes.lower_integer import CUT_TAIL
 from qpipe import progress
 from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
+from qpipe.data.carried import carried_preprocess
 from qpipe.errors import DataError
-from qpipe.ir.files.metadata import PREPROCESS, get_json, get_object
+from qpipe.ir.files.metadata import get_json
 from qpipe.ir.graph.ending import ending_in
 from qpipe.nodes import static_shape
 from qpipe.runtime.accuracy import AccuracyReport, ModelAccuracy, measure_accuracy
@@ -100,7 +101,7 @@ def _add(found: Comparison, positions: Sequence[int], report: AccuracyReport) ->
 
 def _common_preprocess(runnables: Sequence[Runnable], overrides: PreprocessLike) -> Preprocess:
     """The preprocessing that the models carry, all that carry one the same; DataError where they don't."""
-    carrying = [runnable for runnable in runnables if get_object(runnable.network, PREPROCESS) is not None]
+    carrying = [runnable for runnable in runnables if carried_preprocess(runnable.network) is not None]
     found = [(runnable.name, preprocess_of(runnable.network, overrides)) for runnable in carrying or runnables]
     for name, settings in found[1:]:
         if settings != found[0][1]:

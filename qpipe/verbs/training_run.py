@@ -10,6 +10,7 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from qpipe.data import DataLike, Source
+from qpipe.data.carried import store_preprocess
 from qpipe.finetune_recipes import FinetuneRecipe, check_used, default_recipe, resolve
 from qpipe.ir.files.metadata import FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.json_values import to_plain
@@ -26,7 +27,7 @@ from qpipe.train.run import Epoch, TrainingSettings
 from qpipe.train.schedule import check_stream
 from qpipe.train.write_back import write_back
 from qpipe.verbs.phases import accuracy_of, warn_of_float, warn_of_training
-from qpipe.verbs.sources import PreprocessLike, about, model_name, open_source, preprocess_of, store_preprocess
+from qpipe.verbs.sources import PreprocessLike, about, model_name, open_source, preprocess_of
 from qpipe.verbs.subject import AnyModel, Subject, check_subject, make_subject
 from qpipe.verbs.teacher import check_teacher, load_teacher, loss_of
 

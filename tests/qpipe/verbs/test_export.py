@@ -14,9 +14,10 @@ import qpipe.verbs.export as export_module
 from passes.finalize import Finalize
 from passes.strip_skips import StripSkips
 from qpipe.data import Preprocess
+from qpipe.data.carried import store_preprocess
 from qpipe.errors import LoweringError, ModelError
 from qpipe.ir.files.load import load_model
-from qpipe.ir.files.metadata import PREPROCESS, TRAINING, get_object, get_provenance, set_json
+from qpipe.ir.files.metadata import TRAINING, get_object, get_provenance, set_json
 from qpipe.ir.quantized.certify import check_certificate
 from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.runtime.session import open_session, run_all
@@ -58,7 +59,7 @@ def test_the_certificate_of_a_4_bit_file_holds_when_it_is_read_again(tmp_path, f
 @pytest.mark.parametrize("format_", ["qoperator", "integer"])
 def test_integer_ends_give_the_same_integers(qdq, format_, layout):
     model, preprocess = qdq.clone(), Preprocess(mean=(0.5,), std=(0.25,))
-    set_json(model, PREPROCESS, preprocess.model_dump(mode="json"))
+    store_preprocess(model, preprocess)
     exported = qpipe.export(model, format=format_, io="integer", layout=layout)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
     found = run_all(open_session(exported), pixels if layout == "NHWC" else pixels.transpose(0, 3, 1, 2))[0]
