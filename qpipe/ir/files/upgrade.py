@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx import version_converter
 from onnx_ir.passes import common
 
-from qpipe.errors import ModelError
+from qpipe.errors import ModelError, one_line
 from qpipe.ir.files.quiet import quiet
 
 OPSET = 21
@@ -79,7 +79,7 @@ def _convert(model: ir.Model, opset: int, target: int, source: str) -> ir.Model:
         proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
         return ir.from_proto(version_converter.convert_version(proto, target))
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{source}: opset {opset} can't be converted to {target}: {reason}; export the model with opset {target}"
+            f"{source}: opset {opset} can't be converted to {target}: {one_line(error)}; export the model with opset "
+            f"{target}"
         ) from error
