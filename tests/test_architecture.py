@@ -31,10 +31,10 @@ MAY_IMPORT: dict[str, frozenset[str] | None] = {
     # Builders and views by their types, and, until ops lie below them, some by call.
     "ops": FOUNDATION | {"arith", "nodes", "ir", "lowering"},
     "lowering": FOUNDATION | {"arith", "nodes", "ir"},
-    "data": NUMBERS | {"factories"},
+    "data": NUMBERS | {"factories", "processes"},
     "calibration": NUMBERS | {"data", "runtime", "processes"},
     "train": NUMBERS | {"data", "finetune_recipes", "processes"},
-    "runtime": NUMBERS | {"data"},
+    "runtime": NUMBERS | {"data", "processes"},
     "passes": NUMBERS | {"data", "calibration", "train", "runtime"},
     "reporting": NUMBERS | {"json_values", "state"},
     "verbs": NUMBERS
