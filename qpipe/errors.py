@@ -4,7 +4,12 @@ Every message is one line: it names the file, node or key, the value that was fo
 line prints it and exits with `exit_status`; from Python the exception is raised as it is.
 """
 
-from typing import ClassVar, Final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class QpipeError(Exception):
@@ -53,3 +58,9 @@ def one_line(error: BaseException | str, *, kind: bool = False) -> str:
     if kind or not text:
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 3] + "..."
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of what pydantic found, as part of one of our messages: `where.it.is: what is wrong`."""
+    problem = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, [".".join(map(str, problem["loc"])), problem["msg"]]))
