@@ -20,10 +20,9 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.calibrate_percentile import RANGE_KEY, write_range
+from passes.calibrate_percentile import observe_ranges
 from qpipe.arith.binary import magnitudes, nominal_exponent, sign_codes
 from qpipe.calibration.moments import measure_moments
-from qpipe.calibration.observe import default_percentile, observe
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.errors import ModelError
 from qpipe.ir.graph.binary_blocks import binary_layers
@@ -58,16 +57,7 @@ class CalibrateOnSigns(ir.passes.InPlacePass):
             norm = next(_norm(layer) for layer in normalized if _product(layer) == name)
             set_constant_input(norm, 3, moments.mean.astype(np.float32))
             set_constant_input(norm, 4, moments.variance.astype(np.float32))
-        planned = {str(v.name): p for v, p in plan.quantizers.items() if RANGE_KEY not in v.metadata_props}
-        ranges = observe(
-            copy,
-            {name: self.percentile or default_percentile(quantizer.bits) for name, quantizer in planned.items()},
-            self.inputs,
-            magnitudes=frozenset(name for name, quantizer in planned.items() if quantizer.signed is not False),
-            shard=self.shard,
-        )
-        for name, quantizer in planned.items():
-            write_range(quantizer.value, ranges[name])
+        observe_ranges(copy, plan.quantizers, self.inputs, self.percentile, shard=self.shard)
         return ir.passes.PassResult(model, True)
 
 

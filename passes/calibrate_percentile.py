@@ -43,25 +43,37 @@ class CalibratePercentile(ir.passes.InPlacePass):
         plan = plan_quantization(
             model.graph, activation_bits=self.activation_bits, skip_bits=self.skip_bits, layers=self.layers
         )
-        modified = self._observe(model, plan.quantizers, RANGE_KEY)
-        if plan.narrowed:
-            modified |= self._observe(model, plan.narrowed, NARROW_KEY)
+        modified = False
+        for planned, key in ((plan.quantizers, RANGE_KEY), (plan.narrowed, NARROW_KEY)):
+            if planned:
+                modified |= observe_ranges(model, planned, self.inputs, self.percentile, shard=self.shard, key=key)
         return ir.passes.PassResult(model, modified)
 
-    def _observe(self, model: ir.Model, planned: Mapping[ir.Value, PlannedQuantizer], key: str) -> bool:
-        quantizers = {
-            str(value.name): quantizer for value, quantizer in planned.items() if key not in value.metadata_props
-        }
-        ranges = observe(
-            model,
-            {name: self.percentile or default_percentile(quantizer.bits) for name, quantizer in quantizers.items()},
-            self.inputs,
-            magnitudes=frozenset(name for name, quantizer in quantizers.items() if quantizer.signed is not False),
-            shard=self.shard,
-        )
-        for name, quantizer in quantizers.items():
-            write_range(quantizer.value, ranges[name], key)
-        return bool(ranges)
+
+def observe_ranges(
+    model: ir.Model,
+    planned: Mapping[ir.Value, PlannedQuantizer],
+    inputs: Iterable[Any],
+    percentile: float | None,
+    *,
+    shard: Shard,
+    key: str = RANGE_KEY,
+) -> bool:
+    """Leave its range on each planned value that has none; whether there was one.
+
+    model: what runs, whose values have the names of the planned ones. percentile: None is that of each width.
+    """
+    quantizers = {str(value.name): found for value, found in planned.items() if key not in value.metadata_props}
+    ranges = observe(
+        model,
+        {name: percentile or default_percentile(quantizer.bits) for name, quantizer in quantizers.items()},
+        inputs,
+        magnitudes=frozenset(name for name, quantizer in quantizers.items() if quantizer.signed is not False),
+        shard=shard,
+    )
+    for name, quantizer in quantizers.items():
+        write_range(quantizer.value, ranges[name], key)
+    return bool(ranges)
 
 
 def write_range(value: ir.Value, observed: ObservedRange, key: str = RANGE_KEY) -> None:

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript.optimizer import FOLDED_FROM_KEY, fold_constants_ir
 
 from qpipe.ir.files.quiet import quiet
 
@@ -41,6 +40,8 @@ class FoldConstants(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
     def _infer_and_fold(self, model: ir.Model) -> bool:
+        from onnxscript.optimizer import fold_constants_ir
+
         inferred = common.ShapeInferencePass(strict_mode=False)(model)
         folded = fold_constants_ir(
             model,
@@ -60,6 +61,8 @@ def _should_fold(node: ir.Node) -> bool:
 
 def _tidy(model: ir.Model) -> None:
     """Give folded values the shape of their tensor, and drop the note that onnxscript leaves on them."""
+    from onnxscript.optimizer import FOLDED_FROM_KEY
+
     for value in ir.convenience.create_value_mapping(model.graph).values():
         value.metadata_props.pop(FOLDED_FROM_KEY, None)
         if value.const_value is not None and value.is_initializer():

@@ -5,8 +5,9 @@ the same from its float values, which stay in the file, so that it can be traine
 
     unsigned: l = log2(ymax) - b        signed: l = log2(ymax) - (b - 1)        (FAQ, sections 3.1 and 3.2)
 
-A ReLU6's bound becomes the Clip's. A carrier's output has its input's grid. Concat's inputs are requantized to the
-coarsest of their grids. An unsafe pair of weights (see `qpipe.arith.weights`) is stored at its code.
+A ReLU6's bound becomes the Clip's. A carrier's output has its input's grid. Concat's inputs are requantized to one
+grid: of the widest width among theirs, and just coarse enough for the largest of their ranges. An unsafe pair of
+weights (see `qpipe.arith.weights`) is stored at its code.
 """
 
 from __future__ import annotations

@@ -9,16 +9,15 @@ Channels lie last inside. Each op's own part is `lower_integer` in `qpipe/ops/`;
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.data import Preprocess
+from qpipe.data.carried import carried_preprocess
 from qpipe.errors import LoweringError
-from qpipe.ir.files.metadata import PREPROCESS, get_object, set_json
+from qpipe.ir.files.metadata import set_json
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import LastLayer, View, read_final_view
 from qpipe.lowering.ends import add_nodes, dequantize_results
@@ -76,10 +75,9 @@ class LowerInteger(ir.passes.InPlacePass):
 
 def pixel_values(model: ir.Model, quantizer: ActivationQuantizer) -> tuple[Floats, Layout]:
     """What the model's preprocessing makes of each pixel, float32 `[C, 256]`, and the layout of its float input."""
-    stored = get_object(model, PREPROCESS)
-    if stored is None:
+    preprocess = carried_preprocess(model)
+    if preprocess is None:
         raise LoweringError("metadata 'qpipe.preprocess' is missing, expected it for integer inputs; calibrate again")
-    preprocess = Preprocess.from_json(json.dumps(stored))
     shape = quantizer.source.shape
     axis = 1 if preprocess.layout == "NCHW" else -1
     channels = shape[axis] if shape is not None and len(shape) == 4 else 1

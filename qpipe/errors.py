@@ -4,7 +4,12 @@ Every message is one line: it names the file, node or key, the value that was fo
 line prints it and exits with `exit_status`; from Python the exception is raised as it is.
 """
 
-from typing import ClassVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class QpipeError(Exception):
@@ -37,3 +42,25 @@ class ParityError(QpipeError):
     """Two files that must compute the same integers don't."""
 
     exit_status: ClassVar[int] = 1
+
+
+MESSAGE_LENGTH: Final = 300
+"""Characters of another library's message that one of ours repeats at most."""
+
+
+def one_line(error: BaseException | str, *, kind: bool = False) -> str:
+    """Another library's exception, or its message, as part of one of ours: without line breaks, cut where it is long.
+
+    kind: with the exception's type in front, which a message that says nothing has in any case.
+    """
+    named = error.strerror if isinstance(error, OSError) and not kind else None
+    text = " ".join((named or str(error)).split())
+    if kind or not text:
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 3] + "..."
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of what pydantic found, as part of one of our messages: `where.it.is: what is wrong`."""
+    problem = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, [".".join(map(str, problem["loc"])), problem["msg"]]))

@@ -21,7 +21,7 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 import qpipe
-from qpipe.errors import OutputError, ParityError
+from qpipe.errors import OutputError, ParityError, one_line
 from qpipe.json_values import plain_rows, to_plain
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.progress import step
@@ -147,7 +147,7 @@ def make_folder(path: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: can't be created ({error.strerror or error}), expected a folder") from error
+        raise OutputError(f"{folder}: can't be created ({one_line(error)}), expected a folder") from error
     return folder
 
 

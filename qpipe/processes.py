@@ -1,4 +1,4 @@
-"""The processes that `torchrun` or `accelerate launch` started for one command, on one machine or on many."""
+"""The processes that `torchrun` or `accelerate launch` started for one command, and the cores that each may use."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def wait_for_all() -> None:
     """Return once every process is here: what the main one wrote is then there for all."""
     if process_count() > 1:
         join_processes().wait_for_everyone()
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _told(names: tuple[str, ...], default: int) -> int:

@@ -33,7 +33,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, Strict, model_validator
 
-from qpipe.errors import RecipeError
+from qpipe.errors import RecipeError, one_line
 from qpipe.settings import (
     CalibrateSettings,
     DataSettings,
@@ -113,7 +113,7 @@ def load_recipe(path: str | Path) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror or error}), expected a recipe") from error
+        raise RecipeError(f"{path}: cannot be read ({one_line(error)}), expected a recipe") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: byte {error.start} is not UTF-8, expected a TOML file") from error
     try:

@@ -81,9 +81,9 @@ def test_blocks_are_binary_and_nothing_else() -> None:
     adds = [layer for layer in layers if layer.op_type == "Add"]
     assert len(adds) == 4
     for add in adds:
-        assert all((q.spec.bits, q.spec.is_signed) == (8, True) for q in add.inputs)
-        assert add.output is not None
-        assert add.output.spec.bits == 8
+        assert all((q.spec.bits, q.spec.is_signed) == (8, True) for q in add.sources)
+        assert add.quantizer is not None
+        assert add.quantizer.spec.bits == 8
     assert functions(model) == [SIGN] * 5  # four calls and one definition
 
 
@@ -148,7 +148,7 @@ def test_statistics_are_those_of_signs() -> None:
 
 def test_the_gradient_of_a_sign_is_a_piecewise_quadratics() -> None:
     _, model = bireal()
-    table = binary(model)[0].inputs[0].grid
+    table = binary(model)[0].sources[0].grid
     quantizer = Quantizer(table, carries=False, owns=False).train()
     x = torch.linspace(-2, 2, 65, requires_grad=True)
     y = quantizer(x)

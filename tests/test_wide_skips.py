@@ -156,7 +156,7 @@ def adds(model: ir.Model) -> list[QuantizedLayer]:
 def assert_widths(model: ir.Model, narrow: int, wide: int) -> None:
     """Every convolution but the first reads `narrow` bits; every operand of an Add has at least `wide`."""
     first, *inner = convolutions(model)
-    assert first.inputs[0].spec.bits == 8
+    assert first.sources[0].spec.bits == 8
     assert {layer.sources[0].spec.bits for layer in inner} == {narrow}
     assert min(source.spec.bits for layer in adds(model) for source in layer.sources) == wide
 
@@ -216,8 +216,8 @@ def test_stripped_it_is_as_if_there_had_been_no_skip(build: Build) -> None:
 
 def specs(model: ir.Model) -> tuple[QuantSpec, QuantSpec]:
     """Of the first Add's skip: as it is carried, and as the first block's first convolution reads it."""
-    source = convolutions(model)[1].inputs[0]
-    (wide,) = {q.spec for q in adds(model)[0].inputs} - {adds(model)[0].inputs[0].spec}
+    source = convolutions(model)[1].sources[0]
+    (wide,) = {q.spec for q in adds(model)[0].sources} - {adds(model)[0].sources[0].spec}
     return wide, source.spec
 
 

@@ -82,11 +82,6 @@ class Certificate:
         """One line for each condition that fails, with its layer."""
         return [f"{row.op} '{row.layer}': {problem}" for row in self.rows for problem in row.problems]
 
-    @property
-    def fusing_only(self) -> list[str]:
-        """Layers that are exact only where the runtime fuses them."""
-        return [row.layer for row in self.rows if not row.exact_in_float32]
-
     def to_json(self) -> dict[str, Any]:
         """Plain values; `layers` has a row for each layer."""
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import onnx_ir as ir
 from qpipe.calibration.pieces import FloatArray, Pieces
 from qpipe.calibration.shard import ALONE, Float64Array, Shard
 from qpipe.errors import DataError, ModelError
+from qpipe.processes import usable_cores
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def measure_moments(
     pieces = Pieces(model, list(channels))
     width = sum(2 * count + 1 for count in channels.values())
     found = {name: no_moments(count) for name, count in channels.items()}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         rows = (_row(_batch_moments(pieces, channels, batch, pool)) for batch in shard.share(batches))
         for row in shard.in_order(rows, width):
             found = {name: found[name].merged(own) for name, own in _read(row, channels).items()}

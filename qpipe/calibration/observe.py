@@ -7,7 +7,6 @@ Source: FAQ, section 3.2: several (5) training batches; per tensor, `ymax` is th
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from qpipe.calibration.percentile import FloatArray, RunningPercentile
 from qpipe.calibration.pieces import Pieces
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.errors import DataError, ModelError
+from qpipe.processes import usable_cores
 
 DEFAULT_PERCENTILE = {2: 99.0, 3: 99.5, 4: 99.9, 5: 99.94, 6: 99.97, 7: 99.98, 8: 99.99}
 """Per width. 8 and 4 bits: FAQ, section 3.2; between them, what is cut off changes by the same factor a bit; below 4
@@ -70,7 +70,7 @@ def observe(
     pieces = Pieces(model, list(percentiles))
     seen = 0
     # Comparing releases the interpreter's lock, so each thread has a share of the tensors.
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     shares = [list(watched)[first::threads] for first in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         for batch in shard.share(batches):

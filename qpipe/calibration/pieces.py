@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.errors import DataError
+from qpipe.ir.graph.ending import ending_in
 from qpipe.runtime.session import open_session, run_batches
 
 FloatArray = npt.NDArray[np.float32]
@@ -29,7 +30,7 @@ class Pieces:
         self._observes_input = self._input in names
         self._names = [name for name in names if name != self._input]
         # A network of one layer has nothing to observe but its input.
-        self._session = open_session(_with_outputs(model, self._names)) if self._names else None
+        self._session = open_session(ending_in(model, self._names)) if self._names else None
         self._images: int | None = None
 
     def run(self, batch: FloatArray) -> Iterator[tuple[dict[str, FloatArray], int]]:
@@ -50,14 +51,3 @@ class Pieces:
         if self._observes_input:
             tensors[self._input] = inputs
         return tensors
-
-
-def _with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:
-    """A copy of the model whose outputs are these values."""
-    copy = ir.Model(model.graph.clone(), ir_version=model.ir_version, functions=[])
-    values = {value.name: value for node in copy.graph for value in node.outputs}
-    copy.graph.outputs.clear()
-    copy.graph.outputs.extend(values[name] for name in names)
-    for value in copy.graph.outputs:
-        value.type = ir.TensorType(ir.DataType.FLOAT)
-    return copy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +13,7 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.calibration.pieces import FloatArray, Pieces
 from qpipe.calibration.shard import ALONE, Float64Array, Shard
 from qpipe.errors import DataError
+from qpipe.processes import usable_cores
 
 _STRIP = 2**16  # values that are quantized at a time: they stay in the processor's cache
 
@@ -36,7 +36,7 @@ def least_error(
     pieces = Pieces(model, list(candidates))
     shape = (len(candidates), len(next(iter(candidates.values()), ())))
     total, seen = np.zeros(shape), False
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         rows = (_batch_errors(pieces, candidates, batch, pool).reshape(-1) for batch in shard.share(batches))
         for row in shard.in_order(rows, total.size):
             total, seen = total + row.reshape(shape), True

@@ -40,7 +40,12 @@ def export(
     carried, size = metadata(exported), file_size(output)
 
     def show() -> None:
-        print_table("certificate", certificate_rows(carried.get("certificate")))
+        rows = certificate_rows(carried.get("certificate"))
+        print_table("certificate", rows)
+        # The operators of the other formats are integer ones, whatever runs them.
+        fused = [str(row["layer"]) for row in rows if row["exact_in_float32"] is False]
+        if settings.format == "qdq" and fused:
+            print_line(f"exact only where a runtime fuses them to integer kernels: {', '.join(fused)}")
         print_line(gate_line(carried.get("certificate")))
         print_line(f"wrote {output}, {size_text(size)}")
 

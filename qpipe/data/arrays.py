@@ -13,7 +13,7 @@ from qpipe.data.augment import Augment
 from qpipe.data.checks import check_floats, check_labels, check_pixels
 from qpipe.data.geometry import fit_pixels
 from qpipe.data.preprocess import Floats, Pixels, Preprocess
-from qpipe.data.source import WHOLE, Batch, Labels, Portion, Source, SourceInfo, check_request, split_order
+from qpipe.data.source import Batch, Labels, Reading, Source, SourceInfo
 from qpipe.errors import DataError
 
 
@@ -27,9 +27,9 @@ class FloatSource(Source):
         labels: Labels | None,
         transform: Callable[[npt.NDArray[Any]], Floats] | None = None,
     ) -> None:
-        super().__init__(info)
+        super().__init__(info, labels)
         check_floats(values, info.name)
-        self._values, self._labels, self._transform = values, labels, transform or as_float32
+        self._values, self._transform = values, transform or as_float32
         self._shape = self._transform(values[:1]).shape[1:]
 
     @property
@@ -43,41 +43,14 @@ class FloatSource(Source):
         return False
 
     @property
-    def labels(self) -> Labels | None:
-        """int64 [N], or None."""
-        return self._labels
-
-    @property
     def size(self) -> int:
         """The number of samples."""
         return len(self._values)
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        seed: int = 0,
-        epoch: int = 0,
-        limit: int | None = None,
-        augment: Augment | None = None,
-        drop_last: bool = False,
-        portion: Portion = WHOLE,
-    ) -> Iterator[Batch]:
-        """Yield the samples once; see Source.batches. Raises DataError where augmentation is asked for."""
-        refuse_augment(augment, self.name)
-        chunks = split_order(
-            self.size,
-            batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            epoch=epoch,
-            limit=limit,
-            drop_last=drop_last,
-            portion=portion,
-        )
-        for chunk in chunks:
-            yield Batch(self._transform(self._values[chunk]), None if self._labels is None else self._labels[chunk])
+    def _read(self, reading: Reading) -> Iterator[Batch]:
+        refuse_augment(reading.augment, self.name)
+        for chunk in reading.chunks(self.size):
+            yield Batch(self._transform(self._values[chunk]), None if self.labels is None else self.labels[chunk])
 
 
 class StreamSource(Source):
@@ -110,42 +83,26 @@ class StreamSource(Source):
         return self._has_pixels
 
     @property
-    def labels(self) -> Labels | None:
-        """None: the batches carry them."""
-        return None
-
-    @property
     def size(self) -> int | None:
         """None: not known before the stream's end."""
         return None
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        seed: int = 0,
-        epoch: int = 0,
-        limit: int | None = None,
-        augment: Augment | None = None,
-        drop_last: bool = False,
-        portion: Portion = WHOLE,
-    ) -> Iterator[Batch]:
-        """Yield the stream once; see Source.batches. Raises DataError where an iterator is run through twice."""
-        check_request(batch_size, limit, seed, epoch)
+    def _read(self, reading: Reading) -> Iterator[Batch]:
+        augment, portion = reading.augment, reading.portion
         if portion.count > 1:
             raise DataError(f"data {self.name!r} come as a stream, which several processes can't share: give arrays")
         if not self.has_pixels:
             refuse_augment(augment, self.name)
-        for part, whole in enumerate(_recut(map(self._batch, self._begin()), batch_size, limit)):
-            if drop_last and len(whole) < batch_size:
+        recut = _recut(map(self._batch, self._begin()), reading.batch_size, reading.limit)
+        for part, whole in enumerate(recut):
+            if reading.drop_last and len(whole) < reading.batch_size:
                 return
             if part < portion.skip:
                 continue
             if augment is None or whole.pixels is None:
                 yield whole
                 continue
-            plan = augment.plan(len(whole), seed=seed, epoch=epoch, part=part)
+            plan = augment.plan(len(whole), seed=reading.seed, epoch=reading.epoch, part=part)
             pixels = plan(whole.pixels, np.arange(len(whole)))
             yield Batch(self.preprocess(pixels), whole.labels, pixels)
 

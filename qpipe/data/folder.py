@@ -19,7 +19,7 @@ from qpipe.data.pixels import PixelSource
 from qpipe.data.preprocess import Pixels, Preprocess
 from qpipe.data.reading import ReaderStore
 from qpipe.data.source import SourceInfo, Split, choose_split, undivided_note
-from qpipe.errors import DataError
+from qpipe.errors import DataError, one_line
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _SPLIT_FOLDERS: dict[str, str] = {
@@ -69,8 +69,7 @@ class FolderReader:
         try:
             image = _decode(self.paths[index], "L" if self.preprocess.color == "GRAY" else "RGB")
         except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"{self.name(index)} can't be read: {reason}") from None
+            raise DataError(f"{self.name(index)} can't be read: {one_line(error)}") from None
         pixels = np.asarray(fit_image(image, self.preprocess, self.name(index)))
         if pixels.ndim == 2:
             return pixels[..., None]
@@ -109,7 +108,7 @@ def _folders(root: Path) -> list[Path]:
     try:
         return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     except OSError as error:
-        raise DataError(f"folder '{root}' can't be read: {error.strerror}") from None
+        raise DataError(f"folder '{root}' can't be read: {one_line(error)}") from None
 
 
 def _images(folder: Path, *, deep: bool) -> list[str]:

@@ -24,7 +24,7 @@ from qpipe.data.checks import check_floats, check_labels
 from qpipe.data.pixels import PixelSource, array_store
 from qpipe.data.preprocess import Preprocess
 from qpipe.data.source import SPLITS, Source, SourceInfo, Split, choose_split, undivided_note
-from qpipe.errors import DataError
+from qpipe.errors import DataError, one_line
 from qpipe.progress import step
 
 _IMAGE_KEYS = ("images", "x")
@@ -122,8 +122,6 @@ def _class_names(arrays: Mapping[str, Any], name: str) -> tuple[str, ...] | None
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
     if "allow_pickle" in str(error):
         return "it holds pickled Python objects, which qpipe never loads"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from qpipe.data.preprocess import Preprocess
 from qpipe.data.source import SPLITS, Source, Split
 from qpipe.errors import DataError
+from qpipe.factories import names_factory
 
 DataLike = (
     str
@@ -24,7 +24,6 @@ DataLike = (
     | Iterable[Any]
     | Callable[..., Any]
 )
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def open_data(
@@ -67,7 +66,7 @@ def open_data(
         from qpipe.data.digits import open_digits
 
         return open_digits(split, settings, workers)
-    if isinstance(data, str) and _FACTORY.fullmatch(data):
+    if isinstance(data, str) and names_factory(data):
         from qpipe.data.python_data import open_factory
 
         return open_factory(data, split, settings, workers)

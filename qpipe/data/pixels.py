@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from qpipe.data.augment import Augment
 from qpipe.data.checks import check_pixels
 from qpipe.data.geometry import fit_pixels, output_size
 from qpipe.data.preprocess import Pixels, Preprocess
 from qpipe.data.reading import ReaderStore
-from qpipe.data.source import WHOLE, Batch, Indices, Labels, Portion, Source, SourceInfo, split_order
+from qpipe.data.source import Batch, Indices, Labels, Reading, Source, SourceInfo
 
 
 class PixelStore(Protocol):
@@ -72,9 +71,9 @@ class PixelSource(Source):
     """Labelled or unlabelled uint8 images."""
 
     def __init__(self, info: SourceInfo, store: PixelStore, labels: Labels | None) -> None:
-        super().__init__(info)
+        super().__init__(info, labels)
         info.preprocess.check_channels(store.image_shape[2], info.name)
-        self._store, self._labels = store, labels
+        self._store = store
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -87,40 +86,15 @@ class PixelSource(Source):
         return True
 
     @property
-    def labels(self) -> Labels | None:
-        """int64 [N], or None."""
-        return self._labels
-
-    @property
     def size(self) -> int:
         """The number of images."""
         return len(self._store)
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        seed: int = 0,
-        epoch: int = 0,
-        limit: int | None = None,
-        augment: Augment | None = None,
-        drop_last: bool = False,
-        portion: Portion = WHOLE,
-    ) -> Iterator[Batch]:
-        """Yield the images once; see Source.batches."""
-        chunks = split_order(
-            self.size,
-            batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            epoch=epoch,
-            limit=limit,
-            drop_last=drop_last,
-            portion=portion,
-        )
-        plan = augment.plan(self.size, seed=seed, epoch=epoch) if augment else None
+    def _read(self, reading: Reading) -> Iterator[Batch]:
+        chunks = reading.chunks(self.size)
+        augment = reading.augment
+        plan = augment.plan(self.size, seed=reading.seed, epoch=reading.epoch) if augment else None
         for chunk, pixels in zip(chunks, self._store.gather(chunks), strict=True):
             shown = plan(pixels, chunk) if plan else pixels
-            labels = None if self._labels is None else self._labels[chunk]
+            labels = None if self.labels is None else self.labels[chunk]
             yield Batch(self.preprocess(shown), labels, shown)

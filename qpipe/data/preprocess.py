@@ -79,18 +79,6 @@ class Preprocess(BaseModel):
             raise ValueError(f"crop is {self.crop}, expected at most resize, {self.resize}")
         return self
 
-    def to_json(self) -> str:
-        """The settings as one line of JSON, as the model's metadata store them."""
-        return self.model_dump_json()
-
-    @classmethod
-    def from_json(cls, text: str) -> Preprocess:
-        """Read `to_json`'s text. Raises DataError that names the key."""
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise DataError(_one_line(error)) from None
-
     def merge(self, overrides: Mapping[str, Any]) -> Preprocess:
         """Return these settings with some replaced; a value of None means "not given". Raises DataError."""
         given = {key: value for key, value in overrides.items() if value is not None}
@@ -100,7 +88,11 @@ class Preprocess(BaseModel):
         try:
             return Preprocess.model_validate({**self.model_dump(), **given})
         except ValidationError as error:
-            raise DataError(_one_line(error)) from None
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "settings"
+            shown = f" {first['input']!r}" if first["loc"] else ""
+            message = first["msg"].removeprefix("Value error, ")
+            raise DataError(f"preprocessing {key}{shown}: {message}") from None
 
     def check_channels(self, channels: int, name: str = "data") -> None:
         """Raise DataError where mean or std has neither one value nor one per channel."""
@@ -161,10 +153,3 @@ class Preprocess(BaseModel):
 def _near(key: str, known: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(key, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(known)}"
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "settings"
-    shown = f" {first['input']!r}" if first["loc"] else ""
-    return f"preprocessing {key}{shown}: {first['msg'].removeprefix('Value error, ')}"

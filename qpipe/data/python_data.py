@@ -5,12 +5,8 @@ uint8 arrays are images [N, H, W, C] and are preprocessed; float arrays are inpu
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,12 +15,14 @@ from qpipe.data.arrays import StreamSource, as_array, split_item
 from qpipe.data.npz import array_source, open_mapping
 from qpipe.data.preprocess import Preprocess
 from qpipe.data.source import Source, SourceInfo, Split
-from qpipe.errors import DataError, QpipeError
+from qpipe.errors import DataError, QpipeError, one_line
+from qpipe.factories import load_factory
 
 
 def open_factory(spec: str, split: Split, preprocess: Preprocess, workers: int | None = None) -> Source:
     """The data that `package.module:factory`, called with split=..., returns. Raises DataError."""
-    return _call(load_factory(spec), spec, split, preprocess, workers)
+    factory = load_factory(spec, DataError, called=f"data {spec!r}", makes="of split")
+    return _call(factory, spec, split, preprocess, workers)
 
 
 def open_python(data: Any, name: str, split: Split, preprocess: Preprocess, workers: int | None = None) -> Source:
@@ -47,23 +45,6 @@ def open_python(data: Any, name: str, split: Split, preprocess: Preprocess, work
     return StreamSource(info, data)
 
 
-def load_factory(spec: str) -> Callable[..., Any]:
-    """Import `package.module:factory`; modules of the current folder are found. Raises DataError."""
-    module_name, _, attribute = spec.partition(":")
-    try:
-        with _current_folder_on_path():
-            factory = getattr(importlib.import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        raise DataError(f"data {spec!r}: no module {error.name!r} in this folder or the environment") from None
-    except AttributeError:
-        raise DataError(f"data {spec!r}: module {module_name!r} has no {attribute!r}") from None
-    except Exception as error:
-        raise DataError(f"data {spec!r}: importing {module_name!r} raised {_shown(error)}") from error
-    if not callable(factory):
-        raise DataError(f"data {spec!r}: {attribute!r} is {type(factory).__name__}, expected a function of split")
-    return factory  # type: ignore[no-any-return]
-
-
 def _call(factory: Callable[..., Any], name: str, split: Split, preprocess: Preprocess, workers: int | None) -> Source:
     try:
         inspect.signature(factory).bind(split=split)
@@ -76,7 +57,7 @@ def _call(factory: Callable[..., Any], name: str, split: Split, preprocess: Prep
     except QpipeError:
         raise
     except Exception as error:
-        raise DataError(f"data {name!r}: the factory raised {_shown(error)}") from error
+        raise DataError(f"data {name!r}: the factory raised {one_line(error, kind=True)}") from error
     return open_python(data, name, split, preprocess, workers)
 
 
@@ -104,18 +85,3 @@ def _joined(info: SourceInfo, items: list[Any] | tuple[Any, ...], workers: int |
         raise DataError(f"data {info.name!r}: {len(labels)} of {len(inputs)} batches have labels, expected all or none")
     joined_labels = np.concatenate([np.atleast_1d(each) for each in labels]) if labels else None
     return array_source(info, np.concatenate(inputs), joined_labels, workers=workers)
-
-
-@contextmanager
-def _current_folder_on_path() -> Iterator[None]:
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
-
-
-def _shown(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

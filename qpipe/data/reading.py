@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -15,6 +14,7 @@ import numpy as np
 from qpipe.data.preprocess import Pixels
 from qpipe.data.source import Indices
 from qpipe.errors import DataError
+from qpipe.processes import usable_cores
 
 CACHE_BYTES = 1 << 30
 """Data sets of up to this many bytes (after resize and crop) are decoded once only."""
@@ -101,8 +101,7 @@ class _Unit:
 
 def default_workers() -> int:
     """One worker per core that this process may use, 8 at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_WORKERS)
+    return min(usable_cores(), MAX_WORKERS)
 
 
 # The standard library's pool, not torch's DataLoader: it needs no torch in the workers or here, leaves torch's random

@@ -56,6 +56,35 @@ WHOLE = Portion()
 
 
 @dataclass(frozen=True)
+class Reading:
+    """One pass over the data, as `Source.batches` is asked for it. Raises DataError for numbers that make no sense."""
+
+    batch_size: int
+    shuffle: bool = False
+    seed: int = 0
+    epoch: int = 0
+    limit: int | None = None
+    augment: Augment | None = None
+    drop_last: bool = False
+    portion: Portion = WHOLE
+
+    def __post_init__(self) -> None:
+        for key, value, least in (("batch size", self.batch_size, 1), ("seed", self.seed, 0), ("epoch", self.epoch, 0)):
+            if value < least:
+                raise DataError(f"{key} is {value}, expected at least {least}")
+        if self.limit is not None and self.limit < 1:
+            raise DataError(f"limit is {self.limit}, expected at least 1 sample")
+
+    def chunks(self, count: int) -> list[Indices]:
+        """The indices of every batch of `count` samples, of those that the portion has."""
+        order = generator(self.seed, self.epoch, SHUFFLE).permutation(count) if self.shuffle else np.arange(count)
+        order = order[: self.limit]
+        chunks = [order[begin : begin + self.batch_size] for begin in range(0, len(order), self.batch_size)]
+        kept = [chunk for chunk in chunks if len(chunk) == self.batch_size or not self.drop_last]
+        return [chunk[self.portion.index :: self.portion.count] for chunk in kept[self.portion.skip :]]
+
+
+@dataclass(frozen=True)
 class SourceInfo:
     """What every source knows of itself: `note` says where the split that was asked for is not what is used."""
 
@@ -68,8 +97,10 @@ class SourceInfo:
 class Source(ABC):
     """Labelled or unlabelled data of one split."""
 
-    def __init__(self, info: SourceInfo) -> None:
+    def __init__(self, info: SourceInfo, labels: Labels | None = None) -> None:
         self.info = info
+        self.labels = labels
+        """All labels, int64 [N]; None without labels, and for a stream, whose batches carry them."""
 
     @property
     def name(self) -> str:
@@ -103,15 +134,9 @@ class Source(ABC):
 
     @property
     @abstractmethod
-    def labels(self) -> Labels | None:
-        """All labels, int64 [N]; None without labels, and for a stream, whose batches carry them."""
-
-    @property
-    @abstractmethod
     def size(self) -> int | None:
         """The number of samples; None for a stream, which ends when it ends."""
 
-    @abstractmethod
     def batches(
         self,
         batch_size: int,
@@ -130,6 +155,10 @@ class Source(ABC):
         alone: not on the batch size, the limit or the number of workers. `portion`: what of it is read. Raises
         DataError.
         """
+        return self._read(Reading(batch_size, shuffle, seed, epoch, limit, augment, drop_last, portion))
+
+    @abstractmethod
+    def _read(self, reading: Reading) -> Iterator[Batch]: ...
 
     def __len__(self) -> int:
         if self.size is None:
@@ -142,35 +171,6 @@ class Source(ABC):
             return None
         samples = self.size if limit is None else min(limit, self.size)
         return samples // batch_size if drop_last else -(-samples // batch_size)
-
-
-def check_request(batch_size: int, limit: int | None, seed: int, epoch: int) -> None:
-    """Raise DataError for a batch size or limit below 1, or a negative seed or epoch."""
-    for key, value, least in (("batch size", batch_size, 1), ("seed", seed, 0), ("epoch", epoch, 0)):
-        if value < least:
-            raise DataError(f"{key} is {value}, expected at least {least}")
-    if limit is not None and limit < 1:
-        raise DataError(f"limit is {limit}, expected at least 1 sample")
-
-
-def split_order(
-    count: int,
-    batch_size: int,
-    *,
-    shuffle: bool,
-    seed: int,
-    epoch: int,
-    limit: int | None,
-    drop_last: bool,
-    portion: Portion = WHOLE,
-) -> list[Indices]:
-    """The sample indices of every batch, of those that the portion has."""
-    check_request(batch_size, limit, seed, epoch)
-    order = generator(seed, epoch, SHUFFLE).permutation(count) if shuffle else np.arange(count)
-    order = order[:limit]
-    chunks = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-    kept = [chunk for chunk in chunks if len(chunk) == batch_size or not drop_last]
-    return [chunk[portion.index :: portion.count] for chunk in kept[portion.skip :]]
 
 
 def choose_split(available: set[str], wanted: Split, name: str) -> tuple[str, str | None]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from qpipe.arith.certificate import CertificateRow
-from qpipe.errors import ModelError
-from qpipe.ir.files.metadata import CERTIFICATE, FLOAT_PHASE, TRAINING
+from qpipe.ir.files.metadata import CERTIFICATE, FLOAT_PHASE, TRAINING, checked
 
 
 class Record(BaseModel):
     """A JSON object of the metadata; keys that nobody here reads are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-R = TypeVar("R", bound=Record)
 
 
 class EpochRecord(Record):
@@ -102,18 +98,9 @@ class CertificateRecord(Record):
 
 def read_training(value: dict[str, Any] | None) -> TrainingRecord:
     """The record, an empty one where there is none; ModelError names the key that is wrong."""
-    return _read(TrainingRecord, TRAINING, value or {})
+    return checked(TRAINING, value or {}, TrainingRecord)
 
 
 def read_certificate(value: dict[str, Any] | None) -> CertificateRecord | None:
     """The certificate, None where there is none; ModelError names the key that is wrong."""
-    return None if value is None else _read(CertificateRecord, CERTIFICATE, value)
-
-
-def _read(kind: type[R], name: str, value: dict[str, Any]) -> R:
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise ModelError(f"metadata 'qpipe.{name}': {where}: {problem['msg']}") from None
+    return None if value is None else checked(CERTIFICATE, value, CertificateRecord)

@@ -1,6 +1,5 @@
 """Which CPU this is, and whether its 8-bit products are exact: what a latency or an accuracy was measured on."""
 
-import os
 import platform
 import re
 import subprocess
@@ -8,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
+
+from qpipe.processes import usable_cores
 
 # Flags as Linux and macOS spell them, the first that is found names the instruction set. True: products accumulate in
 # int32 at once; False: pairs go through a saturating int16 ("Pairs" in docs/numbers.md).
@@ -66,7 +67,7 @@ def this_cpu() -> Cpu:
         name, flags = parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     elif platform.system() == "Darwin":
         name, flags = _sysctl()
-    return Cpu(name or _plain(platform.processor()) or platform.machine() or "unknown CPU", _usable_cores(), flags)
+    return Cpu(name or _plain(platform.processor()) or platform.machine() or "unknown CPU", usable_cores(), flags)
 
 
 def has_vnni() -> bool:
@@ -90,12 +91,6 @@ def _sysctl() -> tuple[str, frozenset[str]]:
     if found[keys[2]] == "1":
         flags.add("feat_dotprod")
     return _plain(found[keys[0]]), frozenset(flags)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _plain(name: str) -> str:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.errors import ModelError
+from qpipe.ir.graph.ending import end_in
 from qpipe.ir.quantized.view import View, read_view
 from qpipe.lowering.marks import CODES_OF, LAYOUT
 
@@ -67,22 +68,7 @@ def with_outputs(model: ir.Model, names: list[str]) -> ir.Model:
     missing = [name for name in names if name not in tensors]
     if missing:
         raise ModelError(f"no tensor of the exported graph holds the integers of '{missing[0]}'")
-    copy.graph.outputs.clear()
-    copy.graph.outputs.extend(_exposed(tensors[name].value) for name in names)
-    ir.passes.common.RemoveUnusedNodesPass()(copy)
-    return copy
-
-
-def ending_at(model: ir.Model, names: list[str]) -> ir.Model:
-    """A copy whose outputs are the values of these names: what is left of a graph whose float tail was cut off."""
-    copy = model.clone()
-    values = {value.name: value for node in copy.graph for value in node.outputs}
-    missing = [name for name in names if name not in values]
-    if missing:
-        raise ModelError(f"no tensor of the QDQ graph is called '{missing[0]}', as the exported graph's output is")
-    copy.graph.outputs.clear()
-    copy.graph.outputs.extend(values[name] for name in names)
-    ir.passes.common.RemoveUnusedNodesPass()(copy)
+    end_in(copy, (_exposed(tensors[name].value) for name in names))
     return copy
 
 
@@ -102,11 +88,9 @@ def cut_apart(model: ir.Model, outputs: list[str], shapes: Mapping[str, tuple[in
         for node, index in list(tensor.value.uses()):
             node.replace_input_with(index, new)
         inputs.append(new)
-    copy.graph.outputs.clear()
-    copy.graph.outputs.extend(_exposed(tensors[name].value) for name in outputs)
     copy.graph.inputs.clear()
-    copy.graph.inputs.extend(value for value in inputs)
-    ir.passes.common.RemoveUnusedNodesPass()(copy)
+    copy.graph.inputs.extend(inputs)
+    end_in(copy, (_exposed(tensors[name].value) for name in outputs))
     for value in [value for value in copy.graph.inputs if not value.uses()]:
         copy.graph.inputs.remove(value)
     # The shapes that were inferred for another batch size would only be in the way.

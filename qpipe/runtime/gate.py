@@ -7,7 +7,6 @@ that deep layers see extreme integers too.
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -23,12 +22,13 @@ import onnxruntime as ort
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.data import Preprocess
+from qpipe.data.carried import carried_preprocess
 from qpipe.errors import LoweringError, ParityError
-from qpipe.ir.files.metadata import PREPROCESS, get_object
+from qpipe.ir.graph.ending import ending_in
 from qpipe.ir.quantized.view import InnerWeighted, QuantizedLayer, View, read_view
 from qpipe.lowering.ends import result_scales
 from qpipe.progress import track
-from qpipe.runtime.cut import Tensor, cut_apart, ending_at, input_name, spec_tensors, tensors_of, with_outputs
+from qpipe.runtime.cut import Tensor, cut_apart, input_name, spec_tensors, tensors_of, with_outputs
 from qpipe.runtime.exact_pairs import open_exact
 from qpipe.runtime.outputs import BatchLike, integers_equal, model_input, run_batch
 from qpipe.runtime.probes import ROUNDS, extremes, layer_probe
@@ -119,7 +119,7 @@ class _Gate:
         names = [str(value.name) for value in lowered.graph.outputs]
         same = names == [value.name for value in spec.graph.outputs]
         self.pairs = pairs
-        self.plain = self._open(spec if same else ending_at(spec, names), lowered)
+        self.plain = self._open(spec if same else ending_in(spec, names), lowered)
         self.exposed = self._open(with_outputs(spec, self.targets), with_outputs(lowered, self.targets))
         self.shapes = self._shapes()
         self.report = GateReport(tensors=len(self.targets))
@@ -148,7 +148,7 @@ class _Gate:
         quantizer = self.view.inputs[0]
         shape = (EXTREME_ROWS, *(int(size) for size in self.plain[0].get_inputs()[0].shape[1:]))
         if self.plain[1].get_inputs()[0].type == "tensor(uint8)":
-            preprocess = _preprocess(self.lowered)
+            preprocess = carried_preprocess(self.lowered) or Preprocess()
             if preprocess.layout == "NCHW":
                 shape = (shape[0], *shape[2:], shape[1])
             pixels = extremes(shape, QuantSpec.unsigned(8, 0), self.rng)
@@ -254,8 +254,3 @@ def _feeds(session: ort.InferenceSession, codes: dict[str, Array], tensors: dict
         if input_name(name) in wanted:
             feeds[input_name(name)] = tensors[name].to_own(array)
     return feeds
-
-
-def _preprocess(model: ir.Model) -> Preprocess:
-    stored = get_object(model, PREPROCESS)
-    return Preprocess() if stored is None else Preprocess.from_json(json.dumps(stored))

@@ -4,20 +4,19 @@ The metadata key ``qpipe.io`` of an integer model is an object: `layout`, NHWC o
 `scales` gives, for each int32 output by name, the real value of one step.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+from pydantic import TypeAdapter, ValidationError
 
-from qpipe.errors import DataError, ModelError
+from qpipe.errors import DataError, ModelError, first_problem
 from qpipe.runtime.session import Array, input_dtype, run_batches, session_name
 
 IO_KEY: Final = "qpipe.io"
-LAYOUTS: Final = ("NCHW", "NHWC")
 
 
 class BatchLike(Protocol):
@@ -40,8 +39,11 @@ class BatchLike(Protocol):
 class IntegerIO:
     """layout: of the uint8 pixels; scales: real units per step of each int32 output, by the output's name."""
 
-    layout: str
+    layout: Literal["NCHW", "NHWC"]
     scales: Mapping[str, float]
+
+
+_INTEGER_IO: Final = TypeAdapter(IntegerIO)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +80,9 @@ def read_io(session: ort.InferenceSession) -> IntegerIO | None:
     if text is None:
         return None
     try:
-        value = json.loads(text)
-        io = IntegerIO(str(value["layout"]), {str(name): float(scale) for name, scale in value["scales"].items()})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{_where(session)}: is {text!r}, expected an object with 'layout' and 'scales'") from error
-    if io.layout not in LAYOUTS:
-        raise ModelError(f"{_where(session)}: layout is {io.layout!r}, expected NCHW or NHWC")
-    return io
+        return _INTEGER_IO.validate_json(text)
+    except ValidationError as error:
+        raise ModelError(f"{_where(session)}: {first_problem(error)}") from None
 
 
 def model_input(session: ort.InferenceSession, batch: BatchLike) -> Array:

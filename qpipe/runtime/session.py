@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from qpipe.errors import DataError, ModelError
+from qpipe.errors import DataError, ModelError, one_line
 
 AnyModel = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 Array = npt.NDArray[Any]
@@ -24,7 +24,6 @@ _ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
     ValueError,
 )
 _FATAL: Final = 4  # Warnings are about speed, and errors arrive as exceptions: neither is printed a second time.
-_MESSAGE_LENGTH: Final = 300
 _TYPES: Final = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -75,7 +74,7 @@ def open_session(
     try:
         session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except _ORT_ERRORS as error:
-        raise ModelError(f"{name}: onnxruntime can't open it: {_one_line(error)}") from error
+        raise ModelError(f"{name}: onnxruntime can't open it: {_said(error)}") from error
     session.qpipe_name = name
     return session
 
@@ -169,7 +168,7 @@ def _run(session: ort.InferenceSession, batch: Array) -> list[Array]:
     try:
         outputs: list[Array] = session.run(None, {single_input(session).name: np.ascontiguousarray(batch)})
     except _ORT_ERRORS as error:
-        raise ModelError(f"{session_name(session)}: onnxruntime can't run it: {_one_line(error)}") from error
+        raise ModelError(f"{session_name(session)}: onnxruntime can't run it: {_said(error)}") from error
     return outputs
 
 
@@ -195,14 +194,12 @@ def _serialize(proto: onnx.ModelProto, name: str) -> bytes:
     try:
         content: bytes = proto.SerializeToString()
     except Exception as error:  # protobuf's EncodeError is private to its implementation (upb, python).
-        raise ModelError(f"{name}: too large for one message: {_one_line(error)}; pass the path of a file") from error
+        raise ModelError(f"{name}: too large for one message: {one_line(error)}; pass the path of a file") from error
     return content
 
 
-def _one_line(error: BaseException) -> str:
-    """The message without onnxruntime's prefix and line breaks, at most 300 characters."""
-    text = " ".join(str(error).split())
-    text = text.split("[ONNXRuntimeError] : ")[-1]
+def _said(error: BaseException) -> str:
+    """The message without onnxruntime's prefix."""
+    text = str(error).split("[ONNXRuntimeError] : ")[-1]
     parts = text.split(" : ", 2)
-    text = parts[2] if len(parts) == 3 and parts[0].isdigit() else text
-    return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 3] + "..."
+    return one_line(parts[2] if len(parts) == 3 and parts[0].isdigit() else text)

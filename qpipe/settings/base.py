@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetPydanticSchema,
+    PlainSerializer,
     Strict,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -41,6 +42,7 @@ Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
 Exact = Annotated[
     Fraction,
     GetPydanticSchema(lambda _, schema_of: schema_of(Annotated[float, WrapValidator(_exact)])),
+    PlainSerializer(float, when_used="json"),
     Accepts(float),
 ]
 """A number as a fraction: what changes at epoch 30 of 110 does so at an update, not near one."""

@@ -23,6 +23,7 @@ from qpipe.arith.weight_quantizer import BINARY_QUANTIZERS
 from qpipe.calibration.inputs import CalibrationInputs
 from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
+from qpipe.data.carried import store_preprocess
 from qpipe.ir.files.metadata import AppliedPass, add_provenance
 from qpipe.ir.files.save import check_output, save_model
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
@@ -38,7 +39,6 @@ from qpipe.verbs.sources import (
     open_source,
     preprocess_of,
     store_origin_file,
-    store_preprocess,
 )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import onnx_ir as ir
-
 from passes.lower_integer import CUT_TAIL
 from qpipe import progress
 from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
-from qpipe.errors import DataError, ModelError
-from qpipe.ir.files.metadata import PREPROCESS, get_json, get_object
+from qpipe.data.carried import carried_preprocess
+from qpipe.errors import DataError
+from qpipe.ir.files.metadata import get_json
+from qpipe.ir.graph.ending import ending_in
 from qpipe.nodes import static_shape
 from qpipe.runtime.accuracy import AccuracyReport, ModelAccuracy, measure_accuracy
 from qpipe.runtime.session import AnyModel, open_session
@@ -75,7 +75,7 @@ def compare(runnables: Sequence[Runnable], source: Source, batch_size: int, limi
     while cut:
         same = _of_origin(runnables, cut[0])
         names = [str(value.name) for value in runnables[cut[0]].network.graph.outputs]
-        models = [runnables[i].source if i in cut else _headless(runnables[i].network, names) for i in same]
+        models = [runnables[i].source if i in cut else ending_in(runnables[i].network, names) for i in same]
         for index, own in zip(same, measure(same, models), strict=True):
             if index in cut:
                 found.figures[index] = Figures(own.top1, own.top5, None, None)
@@ -99,26 +99,9 @@ def _add(found: Comparison, positions: Sequence[int], report: AccuracyReport) ->
                 found.different[one, other] = count
 
 
-def _headless(network: ir.Model, names: Sequence[str]) -> ir.Model:
-    """A copy whose outputs are these values, which the float tail reads."""
-    copy = network.clone()
-    values = {value.name: value for node in copy.graph for value in node.outputs}
-    missing = [name for name in names if name not in values]
-    if missing:
-        raise ModelError(
-            f"model '{network.graph.name}': no value '{missing[0]}', expected it in front of its float tail"
-        )
-    copy.graph.outputs.clear()
-    for name in names:
-        values[name].type = ir.TensorType(ir.DataType.FLOAT)
-        copy.graph.outputs.append(values[name])
-    ir.passes.common.RemoveUnusedNodesPass()(copy)
-    return copy
-
-
 def _common_preprocess(runnables: Sequence[Runnable], overrides: PreprocessLike) -> Preprocess:
     """The preprocessing that the models carry, all that carry one the same; DataError where they don't."""
-    carrying = [runnable for runnable in runnables if get_object(runnable.network, PREPROCESS) is not None]
+    carrying = [runnable for runnable in runnables if carried_preprocess(runnable.network) is not None]
     found = [(runnable.name, preprocess_of(runnable.network, overrides)) for runnable in carrying or runnables]
     for name, settings in found[1:]:
         if settings != found[0][1]:

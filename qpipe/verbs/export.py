@@ -20,6 +20,7 @@ from qpipe.ir.files.metadata import TRAINING, AppliedPass, add_provenance, get_o
 from qpipe.ir.files.save import check_output, save_model
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.quantized.certify import certify, store_certificate
+from qpipe.ir.quantized.float_free import float_tensors
 from qpipe.ir.quantized.kind import require_qdq
 from qpipe.ir.quantized.origin import store_origin
 from qpipe.ir.quantized.view import read_view
@@ -86,6 +87,8 @@ def export(
     for pass_ in _lowering(settings):
         pass_(lowered)
         add_provenance(lowered, AppliedPass.of(pass_))
+    if settings.format == "integer":
+        _refuse_floats(lowered, model_name(model))
     if settings.format == "qdq":
         # The file is the specification; what it computes is compared with the integer operators.
         other = lowered.clone()
@@ -123,6 +126,14 @@ def _refuse(certificate: Certificate) -> None:
     if problems:
         more = f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else ""
         raise LoweringError(f"not exact: {problems[0]}{more}")
+
+
+def _refuse_floats(lowered: ir.Model, name: str) -> None:
+    """Raise LoweringError where the graph of integers is none."""
+    floats = float_tensors(lowered)
+    if floats:
+        more = f" and {len(floats) - 1} more" if len(floats) > 1 else ""
+        raise LoweringError(f"{name}: '{floats[0]}'{more} would be float, expected integers from the first to the last")
 
 
 def _lowering(settings: ExportSettings) -> list[ir.passes.InPlacePass]:

@@ -15,7 +15,6 @@ from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.kind import Kind
 from qpipe.ir.quantized.view import read_view
 from qpipe.reporting.missing import missing
-from qpipe.reporting.page import render
 from qpipe.reporting.reading import read_run
 from qpipe.reporting.record import read_certificate
 from qpipe.reporting.run import Run
@@ -72,6 +71,9 @@ def report(
         raise QpipeError(f"{len(names)} names for {len(paths)} runs, expected one for each")
     found = [read_run(path, None if names is None else names[index]) for index, path in enumerate(paths)]
     found = [_proven(_with_float(run, settings.float_accuracy)) for run in _told_apart(found)]
+    # matplotlib takes a second, which a missing file need not wait for.
+    from qpipe.reporting.page import render
+
     html = render(found, settings.title or " · ".join(run.name for run in found))
     if output is not None:
         _write(html, output)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +12,9 @@ from typing import Any
 import onnx_ir as ir
 
 from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
+from qpipe.data.carried import carried_preprocess
 from qpipe.errors import LoweringError, ModelError
-from qpipe.ir.files.metadata import PREPROCESS, get_input_sha256, get_object, set_input_sha256, set_json
+from qpipe.ir.files.metadata import get_input_sha256, set_input_sha256
 from qpipe.nodes import static_shape
 
 PreprocessLike = Preprocess | Mapping[str, Any] | None
@@ -39,14 +39,7 @@ def preprocess_of(model: ir.Model, overrides: PreprocessLike) -> Preprocess:
     """The model's own preprocessing, with the overrides' fields replaced; DataError on a wrong one."""
     if isinstance(overrides, Preprocess):
         return overrides
-    stored = get_object(model, PREPROCESS)
-    own = Preprocess() if stored is None else Preprocess.from_json(json.dumps(stored))
-    return own.merge(overrides or {})
-
-
-def store_preprocess(model: ir.Model, preprocess: Preprocess) -> None:
-    """Let the model carry its preprocessing, for every later command."""
-    set_json(model, PREPROCESS, preprocess.model_dump(mode="json"))
+    return (carried_preprocess(model) or Preprocess()).merge(overrides or {})
 
 
 def store_origin_file(model: ir.Model, path: object) -> None:

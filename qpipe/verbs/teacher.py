@@ -10,16 +10,16 @@ import onnx_ir as ir
 from passes.normalize import normalize
 from qpipe.arith.weights import WeightSpec
 from qpipe.data import Preprocess
+from qpipe.data.carried import carried_preprocess
 from qpipe.errors import ModelError, RecipeError
 from qpipe.ir.files.load import load_model
-from qpipe.ir.files.metadata import PREPROCESS, TRAINING, get_json, get_object
+from qpipe.ir.files.metadata import TRAINING, get_json
 from qpipe.ir.graph.binary_blocks import binary_blocks
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.nodes import static_shape
 from qpipe.settings.training import FLOAT_TEACHER, FinetuneSettings
-from qpipe.verbs.sources import preprocess_of
 
 if TYPE_CHECKING:
     from qpipe.train.companion import Loss
@@ -60,7 +60,7 @@ def check_teacher(
     elif teacher is not None:
         _check_shapes(str(run.teacher), teacher, network)
         _warn_of_training(f"'{run.teacher}' is a", teacher)
-        if get_object(teacher, PREPROCESS) is not None and preprocess_of(teacher, None) != preprocess:
+        if carried_preprocess(teacher) not in (None, preprocess):
             raise ModelError(
                 f"teacher '{run.teacher}': carries another preprocessing than the network, expected one for both"
             )

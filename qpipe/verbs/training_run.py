@@ -10,6 +10,7 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from qpipe.data import DataLike, Source
+from qpipe.data.carried import store_preprocess
 from qpipe.ir.files.metadata import FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process
@@ -26,7 +27,7 @@ from qpipe.train.run import Epoch
 from qpipe.train.schedule import check_stream
 from qpipe.train.write_back import write_back
 from qpipe.verbs.phases import accuracy_of, warn_of_float, warn_of_training
-from qpipe.verbs.sources import PreprocessLike, about, model_name, open_source, preprocess_of, store_preprocess
+from qpipe.verbs.sources import PreprocessLike, about, model_name, open_source, preprocess_of
 from qpipe.verbs.subject import AnyModel, Subject, check_subject, make_subject
 from qpipe.verbs.teacher import check_teacher, load_teacher, loss_of
 
@@ -104,8 +105,8 @@ class TrainingRun:
 
     def _told(self) -> dict[str, JsonValue]:
         """The run's values as they were used, for the file."""
-        facts = {"recipe": self.settings.recipe, **self.settings.of_training(), "seed": self.seed}
-        return {name: to_plain(value) for name, value in facts.items()}
+        values = self.settings.model_dump(mode="json", include=set(self.settings.of_training()))
+        return {"recipe": self.settings.recipe, **values, "seed": self.seed}
 
 
 def prepare(

@@ -17,9 +17,10 @@ from passes.lower_integer import LowerInteger
 from passes.normalize import normalize
 from qpipe.arith.weights import pair_excess, pair_limit
 from qpipe.data import Preprocess
+from qpipe.data.carried import store_preprocess
 from qpipe.errors import LoweringError
 from qpipe.ir.files.load import load_model
-from qpipe.ir.files.metadata import PREPROCESS, get_json, set_json
+from qpipe.ir.files.metadata import get_json
 from qpipe.ir.quantized.float_free import float_tensors
 from qpipe.ir.quantized.view import read_view
 from qpipe.lowering.integer_ends import code_tables, find_line
@@ -38,7 +39,7 @@ def images(count: int = 4) -> np.ndarray:
 
 def with_preprocess(spec: ir.Model, **settings) -> Preprocess:
     preprocess = Preprocess(**settings)
-    set_json(spec, PREPROCESS, preprocess.model_dump(mode="json"))
+    store_preprocess(spec, preprocess)
     return preprocess
 
 

@@ -144,5 +144,5 @@ def test_several_patterns() -> None:
 def test_a_list_that_is_none() -> None:
     _, model = made(post_activation)
     set_json(model, PLAIN, "all")
-    with pytest.raises(ModelError, match=r"metadata 'qpipe\.plain': is a JSON str, expected a list"):
+    with pytest.raises(ModelError, match=r"metadata 'qpipe\.plain': Input should be a valid list"):
         StripSkips()(model)

@@ -1,7 +1,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,11 +13,6 @@ from qpipe.json_values import plain_rows, to_plain
 class Row:
     name: str
     top1: float
-
-
-class Pair(NamedTuple):
-    name: str
-    count: int
 
 
 class Model(BaseModel):
@@ -34,12 +28,12 @@ class Report:
     ("value", "plain"),
     [
         (Row("a", 0.5), {"name": "a", "top1": 0.5}),
-        (Pair("a", 3), {"name": "a", "count": 3}),
         (Model(), {"x": [1, 2]}),
         (Report(), {"path": "a/b", "value": 0.5}),
         (np.arange(3), [0, 1, 2]),
         (np.int64(7), 7),
-        ({1: {"b", "a"}}, {"1": ["a", "b"]}),
+        ({1: ("a", Row("b", float("nan")))}, {"1": ["a", {"name": "b", "top1": None}]}),
+        (np.array([[1, np.inf]]), [[1, None]]),
         (float("nan"), None),
         (float("inf"), None),
         (True, True),

@@ -1,6 +1,8 @@
+import os
+
 import pytest
 
-from qpipe.processes import is_main_process, process_count, wait_for_all
+from qpipe.processes import is_main_process, process_count, usable_cores, wait_for_all
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +26,14 @@ def test_what_a_launcher_says(monkeypatch: pytest.MonkeyPatch, prefix: str) -> N
     assert not is_main_process()
     monkeypatch.setenv(rank, "0")
     assert is_main_process()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process to cores")
+def test_only_the_cores_that_this_process_may_use_count() -> None:
+    allowed = os.sched_getaffinity(0)
+    assert usable_cores() == len(allowed)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)

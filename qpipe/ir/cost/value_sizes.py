@@ -10,7 +10,6 @@ from typing import Final
 
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript.optimizer import fold_constants_ir
 
 from qpipe.ir.files.quiet import quiet
 from qpipe.nodes import int_attribute
@@ -36,6 +35,8 @@ def value_sizes(model: ir.Model, batch_size: int = 1) -> dict[str, int]:
 
     batch_size: what an open batch dimension, the first of an input, is taken for. The model stays as it was.
     """
+    from onnxscript.optimizer import fold_constants_ir
+
     copy = model.clone()
     _close_batch(copy.graph, batch_size)
     for node in copy.graph:

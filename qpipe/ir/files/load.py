@@ -10,7 +10,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes import common
 
-from qpipe.errors import ModelError
+from qpipe.errors import ModelError, one_line
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.upgrade import upgrade
 from qpipe.nodes import constant_array, describe
@@ -51,7 +51,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except OSError as error:
-        raise ModelError(f"{path}: can't be read: {error.strerror or error}") from error
+        raise ModelError(f"{path}: can't be read: {one_line(error)}") from error
     if not content:
         raise ModelError(f"{path}: the file is empty")
     try:
@@ -70,7 +70,7 @@ def _from_proto(proto: onnx.ModelProto, source: str) -> ir.Model:
     try:
         return ir.from_proto(proto)
     except Exception as error:
-        raise ModelError(f"{source}: invalid ONNX model: {_one_line(error)}") from error
+        raise ModelError(f"{source}: invalid ONNX model: {one_line(error)}") from error
 
 
 def _load_external_data(model: ir.Model, source: str) -> None:
@@ -103,7 +103,7 @@ def _in_memory(tensor: ir.ExternalTensor, source: str) -> ir.TensorProtocol:
     try:
         return ir.external_data.convert_tensors_from_external([tensor])[0]
     except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: {_one_line(error)}") from error
+        raise ModelError(f"{name}: {one_line(error)}") from error
 
 
 def _check_graph(model: ir.Model, source: str) -> None:
@@ -120,7 +120,7 @@ def _check_graph(model: ir.Model, source: str) -> None:
     try:
         common.CheckerPass()(model)
     except Exception as error:
-        raise ModelError(f"{source}: invalid ONNX model: {_one_line(error)}") from error
+        raise ModelError(f"{source}: invalid ONNX model: {one_line(error)}") from error
 
 
 def _check_weights(model: ir.Model, source: str) -> None:
@@ -129,7 +129,7 @@ def _check_weights(model: ir.Model, source: str) -> None:
         try:
             array = tensor.numpy()
         except Exception as error:
-            raise ModelError(f"{source}: {owner} can't be read: {_one_line(error)}") from error
+            raise ModelError(f"{source}: {owner} can't be read: {one_line(error)}") from error
         if not tensor.dtype.is_floating_point():
             continue
         if np.isnan(array).any():
@@ -171,9 +171,3 @@ def _check_inputs(model: ir.Model, source: str) -> None:
                     f"{source}: input '{value.name}': dimension {index} is {found}, expected a fixed number (only the "
                     "first one, the batch, may be dynamic); export the model with a fixed input size"
                 )
-
-
-def _one_line(error: BaseException) -> str:
-    """The first line of a library's message, cut to a readable length."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]

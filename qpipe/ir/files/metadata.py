@@ -17,12 +17,14 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import onnx_ir as ir
-from pydantic import JsonValue
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
-from qpipe.errors import ModelError
+from qpipe.errors import ModelError, first_problem
+
+T = TypeVar("T")
 
 PREPROCESS: Final = "preprocess"
 PROVENANCE: Final = "provenance"
@@ -39,7 +41,7 @@ BINARY: Final = "binary"
 class AppliedPass:
     """One pass that ran on the model, with its arguments."""
 
-    name: str
+    name: Annotated[str, Field(alias="pass")]
     arguments: Mapping[str, JsonValue] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -82,14 +84,18 @@ def get_object(model: ir.Model, name: str) -> dict[str, JsonValue] | None:
     return value
 
 
+def checked(name: str, value: object, kind: type[T]) -> T:
+    """What stands as ``qpipe.<name>`` as a dataclass or model, or a list of such; ModelError names the wrong key."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise ModelError(f"metadata '{_key(name)}': {first_problem(error)}") from None
+
+
 def get_provenance(model: ir.Model) -> list[AppliedPass]:
     """The passes that ran, oldest first."""
     entries = get_json(model, PROVENANCE)
-    if entries is None:
-        return []
-    if not isinstance(entries, list):
-        raise ModelError(f"metadata '{_key(PROVENANCE)}': is a JSON {type(entries).__name__}, expected a list")
-    return [_applied_pass(entry) for entry in entries]
+    return [] if entries is None else checked(PROVENANCE, entries, list[AppliedPass])
 
 
 def add_provenance(model: ir.Model, applied: AppliedPass) -> None:
@@ -121,11 +127,3 @@ def _refuse(constant: str) -> None:
 
 def _argument(value: object) -> JsonValue:
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
-
-
-def _applied_pass(entry: JsonValue) -> AppliedPass:
-    if isinstance(entry, dict):
-        name, arguments = entry.get("pass"), entry.get("arguments", {})
-        if isinstance(name, str) and isinstance(arguments, dict):
-            return AppliedPass(name=name, arguments=arguments)
-    raise ModelError(f"metadata '{_key(PROVENANCE)}': entry {entry!r}, expected an object with 'pass' and 'arguments'")

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from qpipe.errors import OutputError
+from qpipe.errors import OutputError, one_line
 
 # A protobuf message can't pass 2 GiB; the graph itself needs some of it, so the tensors get a little less.
 PROTOBUF_LIMIT = 2**31 - 2**26
@@ -34,7 +34,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise OutputError(f"{target}: can't be written: {error.strerror or error}") from error
+        raise OutputError(f"{target}: can't be written: {one_line(error)}") from error
 
 
 def save_model(model: ir.Model, path: str | os.PathLike[str], *, external_data: str | None = None) -> None:

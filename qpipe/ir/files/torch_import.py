@@ -5,10 +5,8 @@ file is read with ``weights_only=True``.
 """
 
 import copy
-import difflib
 import importlib
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +16,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from qpipe.errors import ModelError
+from qpipe.errors import ModelError, one_line
+from qpipe.factories import load_factory, names_factory
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.upgrade import OPSET
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | nn.Module"
 
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 # Where training scripts put the weights inside a checkpoint.
 _CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")
 _ZOO_INPUT_SHAPE = (3, 224, 224)
@@ -65,14 +63,14 @@ def find_module(spec: ModelLike) -> "nn.Module | None":
     """The PyTorch module that `spec` is or names; None where it means an ONNX model."""
     if _is_module(spec):
         return spec  # type: ignore[return-value]
-    if not isinstance(spec, str) or not _FACTORY.fullmatch(spec) or Path(spec).exists():
+    if not isinstance(spec, str) or not names_factory(spec) or Path(spec).exists():
         return None
     package, name = spec.split(":")
     if package == "torchvision":
         return _call(_zoo("torchvision", "torchvision.models").get_model, spec, name, weights=None)
     if package == "timm":
         return _call(_zoo("timm", "timm").create_model, spec, name, pretrained=False)
-    factory = _import_factory(spec, package, name)
+    factory: Any = load_factory(spec, ModelError, called=spec, makes="that returns an nn.Module")
     return factory if _is_module(factory) else _call(factory, spec)
 
 
@@ -110,7 +108,7 @@ def export_module(module: "nn.Module", input_shape: Sequence[int], *, name: str)
             output = module(example)
     except Exception as error:
         raise ModelError(
-            f"{name}: input [batch, {', '.join(map(str, input_shape))}] does not fit: {_one_line(error)}"
+            f"{name}: input [batch, {', '.join(map(str, input_shape))}] does not fit: {one_line(error, kind=True)}"
         ) from error
     try:
         with quiet("torch.onnx"):
@@ -127,7 +125,7 @@ def export_module(module: "nn.Module", input_shape: Sequence[int], *, name: str)
                 verbose=False,
             )
     except Exception as error:
-        raise ModelError(f"{name}: can't be exported to ONNX: {_one_line(error)}") from error
+        raise ModelError(f"{name}: can't be exported to ONNX: {one_line(error, kind=True)}") from error
     assert program is not None
     model = load_model(program.model_proto)
     # Stack traces, with the paths of this machine.
@@ -139,23 +137,6 @@ def _is_module(spec: object) -> bool:
     """Whether it is an `nn.Module`; without importing torch, which nobody has who made none."""
     torch_nn = sys.modules.get("torch.nn")
     return torch_nn is not None and isinstance(spec, torch_nn.Module)
-
-
-def _import_factory(spec: str, package: str, name: str) -> Any:
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        # Installed commands don't look into the current folder by themselves. Last, so that it shadows nothing.
-        sys.path.append(os.getcwd())
-    try:
-        imported = importlib.import_module(package)
-    except Exception as error:
-        raise ModelError(f"{spec}: module '{package}' can't be imported: {_one_line(error)}") from error
-    if not hasattr(imported, name):
-        near = difflib.get_close_matches(name, dir(imported), n=1)
-        raise ModelError(f"{spec}: '{package}' has no '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
-    factory = getattr(imported, name)
-    if not callable(factory):
-        raise ModelError(f"{spec}: '{name}' is {type(factory).__name__}, expected a function that returns an nn.Module")
-    return factory
 
 
 def _zoo(extra: str, package: str) -> Any:
@@ -171,7 +152,7 @@ def _call(factory: Any, spec: str, *arguments: Any, **keywords: Any) -> "nn.Modu
     try:
         made = factory(*arguments, **keywords)
     except Exception as error:
-        raise ModelError(f"{spec}: the factory failed: {_one_line(error)}") from error
+        raise ModelError(f"{spec}: the factory failed: {one_line(error, kind=True)}") from error
     if not isinstance(made, torch.nn.Module):
         raise ModelError(f"{spec}: the factory returned {type(made).__name__}, expected an nn.Module")
     return made
@@ -188,7 +169,9 @@ def _read_weights(path: Path) -> Mapping[str, Any]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ModelError(f"{path}: not a file of weights only (safetensors or .pth): {_one_line(error)}") from error
+        raise ModelError(
+            f"{path}: not a file of weights only (safetensors or .pth): {one_line(error, kind=True)}"
+        ) from error
     for key in _CHECKPOINT_KEYS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -211,8 +194,3 @@ def _default_input_shape(module: "nn.Module", name: str) -> Sequence[int]:
         shape: Sequence[int] = getattr(module, "default_cfg", {}).get("input_size", _ZOO_INPUT_SHAPE)
         return shape
     raise ModelError(f"{name}: a PyTorch model needs its input shape, such as 3,224,224 (--input-shape)")
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -8,9 +8,8 @@ import onnx
 import onnx_ir as ir
 from onnx import version_converter
 from onnx_ir.passes import common
-from onnxscript.version_converter import ConvertVersionPass
 
-from qpipe.errors import ModelError
+from qpipe.errors import ModelError, one_line
 from qpipe.ir.files.quiet import quiet
 
 OPSET = 21
@@ -65,6 +64,8 @@ def label_opset(model: ir.Model) -> None:
 
 
 def _convert(model: ir.Model, opset: int, target: int, source: str) -> ir.Model:
+    from onnxscript.version_converter import ConvertVersionPass
+
     # Neither converter looks into functions. At opset 21 they stay: training's quantizers are functions.
     common.InlinePass()(model)
     common.RemoveUnusedOpsetsPass()(model)
@@ -78,7 +79,7 @@ def _convert(model: ir.Model, opset: int, target: int, source: str) -> ir.Model:
         proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
         return ir.from_proto(version_converter.convert_version(proto, target))
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{source}: opset {opset} can't be converted to {target}: {reason}; export the model with opset {target}"
+            f"{source}: opset {opset} can't be converted to {target}: {one_line(error)}; export the model with opset "
+            f"{target}"
         ) from error

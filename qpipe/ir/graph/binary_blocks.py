@@ -7,13 +7,11 @@ which have binary weights, and what training takes as one block.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import onnx_ir as ir
-from pydantic import JsonValue
 
-from qpipe.errors import ModelError
-from qpipe.ir.files.metadata import BINARY, get_json, set_json
+from qpipe.ir.files.metadata import BINARY, checked, get_json, set_json
 
 
 @dataclass(frozen=True)
@@ -31,30 +29,15 @@ class BinaryBlock:
 
 def write_binary_blocks(model: ir.Model, blocks: Iterable[BinaryBlock]) -> None:
     """Store the blocks in the model's metadata."""
-    entries: list[JsonValue] = [
-        {"name": b.name, "layers": list(b.layers), "end": b.end, "sums": list(b.sums)} for b in blocks
-    ]
-    set_json(model, BINARY, entries)
+    set_json(model, BINARY, [asdict(block) for block in blocks])
 
 
 def binary_blocks(model: ir.Model) -> list[BinaryBlock]:
-    """The stored blocks, in order; none in a network that is not binary."""
+    """The stored blocks, in order; none in a network that is not binary; ModelError where they are none."""
     stored = get_json(model, BINARY)
-    if stored is None:
-        return []
-    if not isinstance(stored, list):
-        raise ModelError(f"metadata 'qpipe.{BINARY}': is a JSON {type(stored).__name__}, expected a list")
-    return [_block(entry) for entry in stored]
+    return [] if stored is None else checked(BINARY, stored, list[BinaryBlock])
 
 
 def binary_layers(model: ir.Model) -> frozenset[str]:
     """The names of all layers with binary weights."""
     return frozenset(name for block in binary_blocks(model) for name in block.layers)
-
-
-def _block(entry: JsonValue) -> BinaryBlock:
-    if isinstance(entry, dict):
-        name, layers, end, sums = entry.get("name"), entry.get("layers"), entry.get("end"), entry.get("sums", [])
-        if isinstance(name, str) and isinstance(layers, list) and isinstance(end, str) and isinstance(sums, list):
-            return BinaryBlock(name, tuple(map(str, layers)), end, tuple(map(str, sums)))
-    raise ModelError(f"metadata 'qpipe.{BINARY}': entry {entry!r}, expected an object with 'name', 'layers' and 'end'")

@@ -71,7 +71,7 @@ DATA: dict[str, tuple[Callable[[], Any], str, str]] = {
     "empty folder": (lambda: Path("bad").mkdir(), "bad", ""),
     "empty class": (empty_class, "bad", "class folder 'bad/b' holds no images"),
     "no image": (unreadable_picture, "bad", ""),
-    "no factory": (lambda: None, "no_such_module:make", "data 'no_such_module:make': no module 'no_such_module'"),
+    "no factory": (lambda: None, "no_such_module:make", "data 'no_such_module:make': module 'no_such_module' can't"),
 }
 
 

@@ -225,6 +225,17 @@ def test_run_and_demo_report_stages_and_rows(
         assert payload["stages"][0]["kept"] is True
 
 
+@pytest.mark.parametrize(("format_", "exact", "told"), [("qdq", False, 1), ("qdq", True, 0), ("integer", False, 0)])
+def test_what_needs_a_runtime_that_fuses_is_told_of_a_qdq_file(
+    format_: str, exact: bool, told: int, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificate = {**CERTIFICATE, "layers": [{"layer": "conv1", "exact_in_float32": exact}]}
+    calls.answers["export"].metadata_props["qpipe.certificate"] = json.dumps(certificate)
+    assert main(["export", "f.onnx", "-o", "i.onnx", "--format", format_]) == 0
+    line = "exact only where a runtime fuses them to integer kernels: conv1"
+    assert capsys.readouterr().out.splitlines().count(line) == told
+
+
 def test_what_the_gate_compared() -> None:
     """Without data there were no images, and none are told of."""
     told = "54,321 integers of 2 tensors equal the QDQ file's: on {}16 random and extreme inputs, and layer by layer"

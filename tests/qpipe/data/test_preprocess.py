@@ -75,13 +75,6 @@ def test_recolor_reverses_or_keeps_channels() -> None:
         Preprocess(color="BGR").recolor(pixels[..., :1], "f")
 
 
-def test_json_round_trip() -> None:
-    settings = IMAGENET.merge({"resize": 256, "crop": 224, "color": "BGR", "layout": "NHWC", "pixel_max": 255})
-    assert Preprocess.from_json(settings.to_json()) == settings
-    assert hash(settings) == hash(Preprocess.from_json(settings.to_json()))
-    assert "\n" not in settings.to_json()
-
-
 def test_merge_replaces_what_is_given_and_takes_text() -> None:
     merged = IMAGENET.merge({"mean": "0.5,0.5, 0.5", "std": 0.25, "crop": None})
     assert merged == Preprocess(mean=(0.5, 0.5, 0.5), std=(0.25,))
@@ -108,13 +101,6 @@ def test_bad_overrides_are_one_line(overrides: dict[str, object], message: str) 
         IMAGENET.merge(overrides)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
-
-
-def test_bad_json_is_a_data_error() -> None:
-    with pytest.raises(DataError, match="preprocessing settings: Invalid JSON"):
-        Preprocess.from_json('{"mean": ')
-    with pytest.raises(DataError, match="preprocessing zoom 2: Extra inputs"):
-        Preprocess.from_json('{"zoom": 2}')
 
 
 def test_frozen() -> None:

@@ -120,9 +120,11 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "qpipe_test_factories.py").write_text(FACTORIES)
     (tmp_path / "qpipe_test_broken.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
-    path = list(sys.path)
+    path = [entry for entry in sys.path if entry]
+    monkeypatch.setattr(sys, "path", [*path])
     yield "qpipe_test_factories"
-    assert sys.path == path
+    # Last, so that a file of the folder shadows no module.
+    assert sys.path == [*path, str(tmp_path)]
     sys.modules.pop("qpipe_test_factories", None)
 
 
@@ -141,8 +143,11 @@ def test_factory_of_a_module_in_the_current_folder(module: str) -> None:
         ("qpipe_test_factories:wrong", "the factory must take split=..., it is called with nothing else"),
         ("qpipe_test_factories:nothing", "NoneType is neither a path nor arrays nor an iterable of them"),
         ("qpipe_test_factories:broken", "the factory raised OSError: no connection"),
-        ("qpipe_test_broken:f", "importing 'qpipe_test_broken' raised ZeroDivisionError: division by zero"),
-        ("qpipe_test_absent.sub:f", "no module 'qpipe_test_absent' in this folder or the environment"),
+        ("qpipe_test_broken:f", "module 'qpipe_test_broken' can't be imported: ZeroDivisionError: division by zero"),
+        (
+            "qpipe_test_absent.sub:f",
+            "module 'qpipe_test_absent.sub' can't be imported: ModuleNotFoundError: ",
+        ),
     ],
 )
 @pytest.mark.usefixtures("module")

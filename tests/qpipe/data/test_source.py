@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qpipe.data import Augment, Portion, open_data
-from qpipe.data.source import choose_split, split_order
+from qpipe.data.source import Reading, choose_split
 from qpipe.errors import DataError
 
 
@@ -93,8 +93,8 @@ def test_bad_requests(options: dict[str, int], message: str) -> None:
     assert str(caught.value) == message
 
 
-def test_split_order_indexes_every_sample_once() -> None:
-    chunks = split_order(11, 4, shuffle=True, seed=0, epoch=0, limit=None, drop_last=False)
+def test_chunks_index_every_sample_once() -> None:
+    chunks = Reading(4, shuffle=True).chunks(11)
     assert sorted(np.concatenate(chunks).tolist()) == list(range(11))
 
 

@@ -11,9 +11,6 @@ from qpipe.errors import OutputError
 from qpipe.ir.files.load import load_model
 from qpipe.pipeline import PipelineReport, Stage, stages_of
 
-# The promise, on two cores.
-MOST_SECONDS = 120
-
 
 def test_the_recipe_has_every_stage_and_format(tmp_path: Path) -> None:
     recipe = demo_recipe(tmp_path)
@@ -53,7 +50,6 @@ def test_the_whole_demo_and_that_a_rerun_keeps_it(tmp_path: Path, capsys: pytest
     folder = tmp_path / "demo"
     assert main(["demo", "-o", str(folder), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert sum(stage["seconds"] for stage in report["stages"]) < MOST_SECONDS
     formats = ("qoperator", "integer", "qdq")
     networks = ["float.onnx", "calibrated.qdq.onnx", "finetuned.qdq.onnx", *(f"model.{name}.onnx" for name in formats)]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*networks, "report.json", "state.json"])

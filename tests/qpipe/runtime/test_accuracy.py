@@ -146,9 +146,12 @@ def test_infinite_output_is_named():
     ("props", "message"),
     [
         ({}, "metadata 'qpipe.io': missing, though the input is uint8"),
-        ({"qpipe.io": "{"}, "expected an object with 'layout' and 'scales'"),
-        ({"qpipe.io": '{"layout": "NHWC"}'}, "expected an object with 'layout' and 'scales'"),
-        ({"qpipe.io": '{"layout": "HW", "scales": {}}'}, "layout is 'HW', expected NCHW or NHWC"),
+        ({"qpipe.io": "{"}, "metadata 'qpipe.io': Invalid JSON"),
+        ({"qpipe.io": '{"layout": "NHWC"}'}, "metadata 'qpipe.io': scales: Field required"),
+        (
+            {"qpipe.io": '{"layout": "HW", "scales": {}}'},
+            "qpipe.io': layout: Input should be 'NCHW' or 'NHWC'",
+        ),
         (metadata(other=1.0), "no scale for the integer output 'logits'"),
     ],
 )

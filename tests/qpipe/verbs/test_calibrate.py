@@ -105,7 +105,7 @@ def test_roundings_of_activations(rounding: Literal["ceil", "nearest", "least-er
         for each in ("ceil", rounding)
     )
     pairs = zip(read_view(reference).layers, read_view(model).layers, strict=True)
-    distances = {a.output.spec.exponent - b.output.spec.exponent for a, b in pairs if a.output and b.output}
+    distances = {a.quantizer.spec.exponent - b.quantizer.spec.exponent for a, b in pairs if a.quantizer and b.quantizer}
     assert distances <= {"ceil": {0}, "nearest": {0, 1}, "least-error": {0, 1, 2, 3}}[rounding]
     assert (distances == {0}) == (rounding == "ceil")
 
@@ -192,7 +192,9 @@ def test_a_folded_batch_normalization_is_put_back(restore: bool) -> None:
 def test_a_lower_percentile_gives_finer_grids() -> None:
     coarse, fine = (qpipe.calibrate(digits_model(), IMAGES, percentile=p) for p in (100, 60))
     pairs = zip(read_view(coarse).layers, read_view(fine).layers, strict=True)
-    exponents = [(a.output.spec.exponent, b.output.spec.exponent) for a, b in pairs if a.output and b.output]
+    exponents = [
+        (a.quantizer.spec.exponent, b.quantizer.spec.exponent) for a, b in pairs if a.quantizer and b.quantizer
+    ]
     assert all(a >= b for a, b in exponents)
     assert any(a > b for a, b in exponents)
 
@@ -206,7 +208,11 @@ def test_data_in_any_form_give_the_same_grids(data: object) -> None:
     reference = qpipe.calibrate(digits_model(), IMAGES, batch_size=40, batches=1)
     found = qpipe.calibrate(digits_model(), data, batch_size=40, batches=1)  # type: ignore[arg-type]
     layers = zip(read_view(reference).layers, read_view(found).layers, strict=True)
-    assert all(a.output == b.output or a.output.spec == b.output.spec for a, b in layers if a.output and b.output)
+    assert all(
+        a.quantizer == b.quantizer or a.quantizer.spec == b.quantizer.spec
+        for a, b in layers
+        if a.quantizer and b.quantizer
+    )
 
 
 def test_a_qdq_network_is_brought_to_another_width(stages: Path) -> None:

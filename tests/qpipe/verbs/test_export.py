@@ -1,5 +1,8 @@
 """`qpipe.export`: formats, what is refused, what a file carries."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -7,12 +10,14 @@ import pytest
 from quantized_models import finalized, quantized, residual_network
 
 import qpipe
+import qpipe.verbs.export as export_module
 from passes.finalize import Finalize
 from passes.strip_skips import StripSkips
 from qpipe.data import Preprocess
+from qpipe.data.carried import store_preprocess
 from qpipe.errors import LoweringError, ModelError, RecipeError
 from qpipe.ir.files.load import load_model
-from qpipe.ir.files.metadata import PREPROCESS, TRAINING, get_object, get_provenance, set_json
+from qpipe.ir.files.metadata import TRAINING, get_object, get_provenance, set_json
 from qpipe.ir.quantized.certify import check_certificate
 from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.runtime.session import open_session, run_all
@@ -54,7 +59,7 @@ def test_the_certificate_of_a_4_bit_file_holds_when_it_is_read_again(tmp_path, f
 @pytest.mark.parametrize("format_", ["qoperator", "integer"])
 def test_integer_ends_give_the_same_integers(qdq, format_, layout):
     model, preprocess = qdq.clone(), Preprocess(mean=(0.5,), std=(0.25,))
-    set_json(model, PREPROCESS, preprocess.model_dump(mode="json"))
+    store_preprocess(model, preprocess)
     exported = qpipe.export(model, format=format_, io="integer", layout=layout)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
     found = run_all(open_session(exported), pixels if layout == "NHWC" else pixels.transpose(0, 3, 1, 2))[0]
@@ -110,6 +115,33 @@ def test_unsafe_weights_are_refused_by_name():
         waived, unsigned = (qpipe.export(model, format=format_, **x) for x in ({"cpu": "vnni"}, {"weights": "uint8"}))
         assert get_object(waived, "certificate")["pairs"] == "waived"
         assert get_object(unsigned, "certificate")["pairs"] == "not needed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SneakFloats(ir.passes.InPlacePass):
+    """The first uint8 tensor makes a detour through float."""
+
+    name: ClassVar[str] = "sneak-floats"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        value = next(value for node in model.graph for value in node.outputs if value.dtype == ir.DataType.UINT8)
+        uses = list(value.uses())
+        there = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name="there")
+        back = ir.node("Cast", there.outputs, {"to": ir.DataType.UINT8}, name="back")
+        for node, dtype in ((there, ir.DataType.FLOAT), (back, ir.DataType.UINT8)):
+            node.outputs[0].name, node.outputs[0].type = node.name, ir.TensorType(dtype)
+        for node, index in uses:
+            node.replace_input_with(index, back.outputs[0])
+        model.graph.insert_after(value.producer(), [there, back])
+        return ir.passes.PassResult(model, True)
+
+
+def test_an_integer_graph_with_a_float_is_refused_by_its_name(qdq, tmp_path, monkeypatch):
+    lowering = export_module._lowering
+    monkeypatch.setattr(export_module, "_lowering", lambda *arguments: [*lowering(*arguments), SneakFloats()])
+    with pytest.raises(LoweringError, match=r": 'there' would be float, expected integers from"):
+        qpipe.export(qdq, tmp_path / "net.onnx", format="integer")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_qdq_file_with_integer_ends_is_refused(qdq):

@@ -18,8 +18,9 @@ from quantized_models import Weights, finalized, float_model, quantized, residua
 
 import qpipe
 from qpipe.data import Preprocess
+from qpipe.data.carried import store_preprocess
 from qpipe.ir.files.load import load_model
-from qpipe.ir.files.metadata import PREPROCESS, get_object, set_json
+from qpipe.ir.files.metadata import get_object
 from qpipe.ir.quantized.view import Weighted, read_view
 from qpipe.runtime.session import open_session, run_all
 
@@ -87,7 +88,7 @@ def test_every_width_in_every_format(bits: int, format_: str, weights: str, tmp_
 def test_integer_ends_at_every_width(bits: int, format_: str, layout: str, tmp_path: Path) -> None:
     preprocess, path = Preprocess(mean=(0.5,), std=(0.25,)), tmp_path / "net.onnx"
     qdq = quantized(residual_network(), bits=bits)
-    set_json(qdq, PREPROCESS, preprocess.model_dump(mode="json"))
+    store_preprocess(qdq, preprocess)
     exported = qpipe.export(qdq, path, format=format_, io="integer", layout=layout)
     assert STORED[bits] in stored_types(path)
     assert_integer_kernels(path, format_, tmp_path)

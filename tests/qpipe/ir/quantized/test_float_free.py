@@ -10,7 +10,7 @@ from quantized_models import finalized, residual_network
 from passes.lower_integer import LowerInteger
 from passes.lower_qoperator import LowerQOperator
 from qpipe.data import Preprocess
-from qpipe.ir.files.metadata import PREPROCESS, set_json
+from qpipe.data.carried import store_preprocess
 from qpipe.ir.quantized.float_free import float_tensors
 from qpipe.nodes import initializer
 
@@ -80,7 +80,7 @@ def test_an_integer_graph_has_none(integer_model):
 
 def test_a_graph_of_pixels_has_none_at_all():
     model = finalized(residual_network())
-    set_json(model, PREPROCESS, Preprocess().model_dump(mode="json"))
+    store_preprocess(model, Preprocess())
     LowerInteger(io="integer")(model)
     assert float_tensors(model) == []
     values = [

@@ -1,0 +1,41 @@
+"""`package.module:factory`: a function of the user's own that makes a model or data."""
+
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from qpipe.errors import QpipeError, one_line
+
+_FORM: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def names_factory(text: str) -> bool:
+    """Whether a text has the form of one."""
+    return _FORM.fullmatch(text) is not None
+
+
+def load_factory(spec: str, error: type[QpipeError], *, called: str, makes: str) -> Callable[..., Any]:
+    """Import `package.module:factory`; modules of the current folder are found.
+
+    error: what is raised where there is none. called: what messages call it; makes: what they expect of it.
+    """
+    package, _, name = spec.partition(":")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        # Installed commands don't look into the current folder by themselves. Last, so that it shadows nothing; and it
+        # stays, because a function may import when it is called.
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(package)
+    except Exception as problem:
+        raise error(f"{called}: module '{package}' can't be imported: {one_line(problem, kind=True)}") from problem
+    if not hasattr(module, name):
+        near = difflib.get_close_matches(name, dir(module), n=1)
+        raise error(f"{called}: module '{package}' has no '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+    factory = getattr(module, name)
+    if not callable(factory):
+        raise error(f"{called}: '{name}' is {type(factory).__name__}, expected a function {makes}")
+    return factory  # type: ignore[no-any-return]
