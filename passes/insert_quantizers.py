@@ -16,6 +16,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 from pydantic import JsonValue
 
@@ -27,12 +28,13 @@ from qpipe.arith.weight_quantizer import BINARY_QUANTIZERS, WeightQuantizer
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
 from qpipe.calibration.observe import default_percentile
 from qpipe.errors import LoweringError, RecipeError
+from qpipe.formats.base import WeightOptions
+from qpipe.formats.table import FORMATS
 from qpipe.ir.files.metadata import set_json
 from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.graph.layers import Layer, Role
 from qpipe.ir.quantized.binary import base_grids, check_binary, insert_signs, quantize_binary
-from qpipe.ir.quantized.dorefa import check_dorefa, quantize_dorefa
 from qpipe.ir.quantized.insert_weight import insert_weight_quantizer
 from qpipe.ir.quantized.lq import (
     AnyGrid,
@@ -47,9 +49,9 @@ from qpipe.ir.quantized.lq import (
 from qpipe.ir.quantized.plan import PlannedQuantizer, QuantizationPlan, plan_quantization
 from qpipe.ir.quantized.qdq import insert_activation_quantizer
 from qpipe.ir.quantized.view_weights import QUANTIZATION
-from qpipe.ir.quantized.weight_layout import is_depthwise
+from qpipe.ir.quantized.weight_layout import is_depthwise, to_rows
 from qpipe.ir.quantized.weights import initial_weight
-from qpipe.nodes import describe
+from qpipe.nodes import describe, require_constant
 from qpipe.ops import OPS
 
 
@@ -126,8 +128,11 @@ class InsertQuantizers(ir.passes.InPlacePass):
         )
         _refuse_unsupported(plan)
         binary = self._binary_layers(model)
-        if self.quantizer == "dorefa":
-            check_dorefa(plan)
+        if self.quantizer in FORMATS:
+            for layer in filter(plan.is_inner, plan.layers):
+                FORMATS[self.quantizer].check(
+                    layer.node, plan.weight_bits[layer.node], has_batch_norm=layer.batch_norm is not None
+                )
         elif self.quantizer == "lq":
             check_lq(plan)
         elif self.quantizer in BINARY_QUANTIZERS:
@@ -155,8 +160,12 @@ class InsertQuantizers(ir.passes.InPlacePass):
         source = specs[layer.inputs[0]]
         waived = self.cpu == "vnni" or is_depthwise(layer.node)
         is_last = layer.node in plan.last
-        if self.quantizer == "dorefa" and plan.is_inner(layer):
-            quantize_dorefa(model, layer, bits, source, cpu=self.cpu)
+        if self.quantizer in FORMATS and plan.is_inner(layer):
+            rows = to_rows(layer.node, require_constant(layer.node, 1, "weight").astype(np.float32))
+            options = WeightOptions(pair_limit=None if waived else pair_limit(source.stored_max))
+            format_, _ = FORMATS[self.quantizer].first(layer.node, rows, bits, source, options)
+            stored, exponents = initial_weight(layer, format_, source, specs[layer.output])
+            insert_weight_quantizer(model, layer.node, stored, exponents, format_)
             return
         if self.quantizer == "lq" and plan.is_inner(layer):
             quantize_lq(model, layer, bits, source, specs[layer.output], cpu=self.cpu)

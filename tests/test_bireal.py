@@ -21,11 +21,12 @@ from passes.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.arith.binary import SIGNS, BinarySpec, is_sign, magnitudes
 from qpipe.arith.weights import WeightSpec
 from qpipe.errors import LoweringError, RecipeError
+from qpipe.formats.functions import DOMAIN
 from qpipe.ir.cost.macs import count_parameters, total_macs
 from qpipe.ir.graph.binary_blocks import binary_layers
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.certify import certify
-from qpipe.ir.quantized.quantizer_functions import DOMAIN, SIGN
+from qpipe.ir.quantized.quantizer_functions import SIGN
 from qpipe.ir.quantized.view import QuantizedLayer, Weighted, is_final, is_trainable, read_final_view, read_view
 from qpipe.ir.quantized.weight_layout import to_rows
 from qpipe.nodes import constant_array

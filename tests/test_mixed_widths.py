@@ -11,9 +11,9 @@ from networks import Network, assert_exact, evaluated, finalized, quantized, run
 from passes.lower_qoperator import LowerQOperator
 from passes.rescale_channels import RescaleChannels
 from qpipe.arith.power_of_two import Rounding
+from qpipe.formats.base import TrainableWeight
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.view import is_trainable, read_view
-from qpipe.ir.quantized.view_weights import TrainableWeight
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back

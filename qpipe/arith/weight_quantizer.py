@@ -10,6 +10,5 @@ BINARY_QUANTIZERS: Final[frozenset[WeightQuantizer]] = frozenset({"bireal", "gro
 
 WEIGHT_BITS: Final[Mapping[WeightQuantizer, range]] = {
     "fixed-point": range(2, 9),
-    "dorefa": range(2, 8),  # codes up to 2**7 - 1 are the last that int8 holds
     "lq": range(2, 5),
 }

@@ -57,7 +57,10 @@ class CalibrateSettings(Settings):
 
     @model_validator(mode="after")
     def _width_is_the_quantizers(self) -> Self:
-        widths = WEIGHT_BITS.get(self.quantizer)
+        from qpipe.formats.table import FORMATS
+
+        known = FORMATS.get(self.quantizer)
+        widths = WEIGHT_BITS.get(self.quantizer) if known is None else known.widths
         if widths and self.weight_bits not in widths:
             raise ValueError(
                 f"weight_bits: {self.weight_bits}, expected {widths[0]} to {widths[-1]} with the quantizer "

@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from qpipe.arith.binary import CLIP
-from qpipe.arith.codes import AnyWeightSpec
-from qpipe.arith.dorefa import DoReFaSpec, unrounded
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import table_index
+from qpipe.formats.base import WeightFormat
+from qpipe.formats.codes import AnyWeightSpec
 
 # A number of this size has steps of 1 in its type, and so has everything within a third of it around it.
 _ROUNDS_TO_INTEGERS = {torch.float32: 1.5 * 2.0**23, torch.bfloat16: 1.5 * 2.0**7}
@@ -100,7 +100,7 @@ def unrounded_weight(weight: torch.Tensor, spec: AnyWeightSpec) -> torch.Tensor:
 
     The gradient of the rounding is that of this function (Zhou et al. 2016, equation 9).
     """
-    return unrounded(weight, spec.bits, torch) * 2.0**spec.exponent if isinstance(spec, DoReFaSpec) else weight
+    return spec.unrounded(weight, torch) if isinstance(spec, WeightFormat) else weight
 
 
 def magnitude_aware(weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:

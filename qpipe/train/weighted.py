@@ -17,10 +17,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from qpipe.arith.binary import BinarySpec, magnitudes
-from qpipe.arith.codes import AnyWeightSpec, codes_at, quantize
 from qpipe.arith.lq import averaged, solve
 from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit
 from qpipe.arith.spec import QuantSpec
+from qpipe.formats.codes import AnyWeightSpec, codes_at, quantize
 from qpipe.ir.graph.affine import normalization_factor
 from qpipe.ir.quantized.view import QuantizedLayer, is_trainable
 from qpipe.ir.quantized.weight_layout import output_axis, to_rows, to_weight

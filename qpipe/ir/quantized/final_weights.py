@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from qpipe.arith.codes import stored_codes
 from qpipe.arith.multiplier import MULTIPLIER_BITS, IntegerAffine, fit, fit_alone
 from qpipe.arith.quantize import IntArray
+from qpipe.formats.base import TrainableWeight
+from qpipe.formats.codes import stored_codes
 from qpipe.ir.graph.affine import batch_norm_parameters, read_affine
 from qpipe.ir.quantized.view import RequantizedLayer, Weighted
-from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight
+from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ir.quantized.weight_layout import to_rows, to_weight
 from qpipe.ir.quantized.weights import FloatArray
 from qpipe.nodes import AnyArray, constant_array, rank

@@ -10,10 +10,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.arith.binary import BinarySpec
-from qpipe.arith.codes import AnyWeightSpec
-from qpipe.arith.dorefa import DoReFaSpec
 from qpipe.arith.lq import LQSpec
-from qpipe.ir.quantized.quantizer_functions import DOREFA, LQ, SIGN, call_function
+from qpipe.arith.weights import WeightSpec
+from qpipe.formats.base import WeightFormat
+from qpipe.formats.codes import AnyWeightSpec
+from qpipe.ir.quantized.quantizer_functions import LQ, SIGN, call_function
 from qpipe.ir.quantized.weight_layout import output_axis
 from qpipe.nodes import initializer, name_value
 
@@ -40,7 +41,9 @@ def insert_weight_quantizer(
         graph, f"{base}_weight_zero_point", np.zeros(scale.shape.numpy() if scale.shape else (), np.int8)
     )
     axis = {"axis": output_axis(node)} if spec.per_channel else {}
-    if isinstance(spec, LQSpec):
+    if isinstance(spec, WeightFormat):
+        nodes = spec.code_nodes(model, base, weight, scale, zero_point, axis=output_axis(node), basis=basis)
+    elif isinstance(spec, LQSpec):
         assert basis is not None
         shape = [len(exponents) if i == output_axis(node) else 1 for i in range(stored.ndim)]
         inputs = [weight, initializer(graph, f"{base}_weight_basis", basis), scale]
@@ -64,11 +67,9 @@ def insert_weight_quantizer(
 
 def _weight_codes(
     model: ir.Model, base: str, weight: ir.Value, scale: ir.Value, zero_point: ir.Value, axis: dict[str, int],
-    spec: AnyWeightSpec,
+    spec: WeightSpec | BinarySpec,
 ) -> list[ir.Node]:  # fmt: skip
     """The nodes from float weights to int8 codes."""
-    if isinstance(spec, DoReFaSpec):
-        return [call_function(model, DOREFA, [weight], f"{base}_weight_dorefa", bits=spec.bits)]
     if isinstance(spec, BinarySpec):
         return [call_function(model, SIGN, [weight], f"{base}_weight_sign")]
     quantize = ir.node("QuantizeLinear", [weight, scale, zero_point], axis, name=f"{base}_weight_quantize")

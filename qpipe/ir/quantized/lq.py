@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.codes import quantize
 from qpipe.arith.lq import (
     MAX_BITS,
     MIN_BITS,
@@ -22,6 +21,7 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable
 from qpipe.arith.weights import pair_limit
 from qpipe.errors import RecipeError
+from qpipe.formats.codes import quantize
 from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.graph.layers import Layer, Role
 from qpipe.ir.quantized.insert_weight import insert_weight_quantizer

@@ -7,7 +7,6 @@ and a Clip where what it gives has a narrower range. Weights' are in `insert_wei
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from qpipe.nodes import (
     constant_array,
     constant_input,
     describe,
+    exponent_of,
     initializer,
     input_value,
     name_value,
@@ -233,14 +233,6 @@ def _read_table(gather: ir.Node, before: QuantSpec, after: QuantSpec) -> CodeTab
         return CodeTable(before, after, tuple(entries.tolist()))
     except ValueError as error:
         raise ModelError(f"{describe(gather)}: {error}") from None
-
-
-def exponent_of(node: ir.Node, scale: float) -> int:
-    """log2 of a power-of-two scale; ModelError that names the node for any other."""
-    mantissa, exponent = math.frexp(scale)
-    if mantissa != 0.5:
-        raise ModelError(f"{describe(node)}: scale {scale:g}, expected a power of two")
-    return exponent - 1
 
 
 def _scalar(node: ir.Node, index: int) -> int:

@@ -16,26 +16,13 @@ from onnxscript import FLOAT, INT8, script
 from onnxscript import opset21 as op
 from onnxscript.values import Opset
 
-from qpipe.arith.dorefa import TINY
+from qpipe.formats.functions import DOMAIN
 
-DOMAIN: Final = "qpipe"
-DOREFA: Final = "DoReFaCodes"
 LQ: Final = "LQCodes"
 SIGN: Final = "SignCodes"
 
 
 # onnxscript compiles this from its source; the operators' types mean nothing to a checker of Python.
-@no_type_check
-@script(Opset(DOMAIN, 1), default_opset=op)
-def DoReFaCodes(w: FLOAT[...], bits: int) -> INT8[...]:  # noqa: N802
-    """`2 round((n tanh(w) / max |tanh(w)| + n) / 2) - n`, n = 2**bits - 1 (see `qpipe.arith.dorefa`)."""
-    width = op.Cast(op.Constant(value_int=bits), to=1)
-    n = op.Pow(2.0, width) - 1.0
-    squashed = op.Tanh(w)
-    largest = op.Max(op.ReduceMax(op.Abs(squashed), keepdims=0), TINY)
-    return op.Cast(op.Round((squashed / largest * n + n) / 2.0) * 2.0 - n, to=3)
-
-
 @no_type_check
 @script(Opset(DOMAIN, 1), default_opset=op)
 def LQCodes(w: FLOAT[...], basis: FLOAT[...], scale: FLOAT[...], bits: int, shape: Sequence[int]) -> INT8[...]:  # noqa: N802
@@ -64,7 +51,7 @@ def SignCodes(w: FLOAT[...]) -> INT8[...]:  # noqa: N802
     return op.Cast(op.Where(w >= 0.0, 1.0, -1.0), to=3)
 
 
-_FUNCTIONS: Final = {DOREFA: DoReFaCodes, LQ: LQCodes, SIGN: SignCodes}
+_FUNCTIONS: Final = {LQ: LQCodes, SIGN: SignCodes}
 
 
 def call_function(model: ir.Model, name: str, inputs: Sequence[ir.Value], node_name: str, **attributes: Any) -> ir.Node:

@@ -10,19 +10,19 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.arith.binary import BinarySpec
-from qpipe.arith.codes import AnyWeightSpec
-from qpipe.arith.dorefa import DoReFaSpec
 from qpipe.arith.lq import MAX_BITS, MIN_BITS, LQSpec, lq_limit
 from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
 from qpipe.errors import ModelError
+from qpipe.formats.base import TrainableWeight, WeightOptions
+from qpipe.formats.table import FORMATS
 from qpipe.ir.files.metadata import get_object
 from qpipe.ir.graph.layers import Layer
-from qpipe.ir.quantized.qdq import ActivationQuantizer, exponent_of
-from qpipe.ir.quantized.quantizer_functions import DOREFA, LQ, SIGN
+from qpipe.ir.quantized.qdq import ActivationQuantizer
+from qpipe.ir.quantized.quantizer_functions import LQ, SIGN
 from qpipe.ir.quantized.weight_codes import signed_codes, stored_bits
 from qpipe.ir.quantized.weight_layout import is_depthwise, output_axis
-from qpipe.nodes import constant_array, constant_input, describe, input_value, int_attribute
+from qpipe.nodes import constant_array, constant_input, describe, exponent_of, input_value, int_attribute
 
 QUANTIZATION = "quantization"
 """Metadata for whoever trains on: `weight_clip` (null: the width's own), `weight_clips` (of layers that have their own,
@@ -30,29 +30,6 @@ by name), `weight_rounding` (null: the width's own; absent: "ceil") and `cpu` ("
 """
 
 IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class TrainableWeight:
-    """Float values (an initializer) on per-channel exponents `[C]`."""
-
-    values: ir.Value
-    scale: ir.Value
-    exponents: IntArray
-    spec: AnyWeightSpec
-    basis: ir.Value | None = None
-    """Of LQ-Net's weights: an initializer `[C, K]`."""
-
-    @property
-    def bits(self) -> int:
-        """The width."""
-        return self.spec.bits
-
-    @property
-    def basis_array(self) -> npt.NDArray[np.float32] | None:
-        """The basis as it is now."""
-        array = constant_array(self.basis)
-        return None if array is None else array.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -89,7 +66,11 @@ def read_weight(model: ir.Model, layer: Layer, source: ActivationQuantizer) -> T
     producer = codes.producer()
     if producer is None or producer.op_type == "Cast":
         return _final_weight(layer, codes, scales)
-    if producer.op_type in {DOREFA, SIGN}:
+    for known in FORMATS.values():
+        if producer.op_type == known.codes_op:
+            options = WeightOptions(pair_limit=_pair_limit(get_object(model, QUANTIZATION) or {}, layer, source))
+            return known.read(dequantize, producer, options, axis=output_axis(layer.node))
+    if producer.op_type == SIGN:
         return _nominal_weight(dequantize, producer)
     if producer.op_type == LQ:
         return _lq_weight(model, layer, dequantize, producer, source)
@@ -134,12 +115,7 @@ def _nominal_weight(dequantize: ir.Node, function: ir.Node) -> TrainableWeight:
     if values is None or scale is None or scales is None or constant_array(values) is None:
         raise ModelError(f"{describe(function)}: expected float weights, and constant scales behind it")
     exponents = [exponent_of(dequantize, float(s)) for s in scales.reshape(-1)]
-    spec = (
-        DoReFaSpec(int_attribute(function, "bits", 0), exponents[0])
-        if function.op_type == DOREFA
-        else BinarySpec(exponents[0])
-    )
-    return TrainableWeight(values, scale, np.array(exponents, np.int64), spec)
+    return TrainableWeight(values, scale, np.array(exponents, np.int64), BinarySpec(exponents[0]))
 
 
 def _lq_weight(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from qpipe.arith.codes import AnyWeightSpec, codes_at, quantize
 from qpipe.arith.quantize import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import WeightSpec, round_rows
+from qpipe.formats.codes import AnyWeightSpec, codes_at, quantize
 from qpipe.ir.graph.affine import Float64Array, read_affine
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.weight_layout import to_rows, to_weight

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from qpipe.arith.quantize import IntArray
+from qpipe.formats.base import TrainableWeight
 from qpipe.ir.quantized.view import Weighted
-from qpipe.ir.quantized.view_weights import TrainableWeight
 from qpipe.ir.quantized.weight_layout import to_weight
 from qpipe.ir.quantized.weights import FloatArray
 from qpipe.nodes import replace_constant

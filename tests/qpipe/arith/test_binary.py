@@ -11,10 +11,11 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper
 
 from qpipe.arith.binary import SIGNS, BinarySpec, is_sign, magnitudes, nominal_exponent, sign_codes, sign_table
-from qpipe.arith.codes import codes_at, quantize, stored_codes
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable
-from qpipe.ir.quantized.quantizer_functions import DOMAIN, SIGN, SignCodes
+from qpipe.formats.codes import codes_at, quantize, stored_codes
+from qpipe.formats.functions import DOMAIN
+from qpipe.ir.quantized.quantizer_functions import SIGN, SignCodes
 
 ROWS = arrays(np.float32, (3, 8), elements=st.one_of(st.floats(-4, 4, width=32), st.just(0.0), st.just(-0.0)))
 

@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 
 from qpipe.arith.binary import BinarySpec, sign_codes
-from qpipe.arith.dorefa import DoReFaSpec, dorefa_codes
 from qpipe.arith.lq import LQSpec, lq_codes, lq_exponents
 from qpipe.arith.multiplier import quantize_weight, weight_exponent_floor
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import WeightSpec, round_rows, safe_codes
+from qpipe.formats.base import WeightFormat
 
-NominalSpec = DoReFaSpec | BinarySpec
-"""Those whose scale is nominal: one exponent a layer, which stays."""
-
-AnyWeightSpec = WeightSpec | NominalSpec | LQSpec
+AnyWeightSpec = WeightSpec | BinarySpec | LQSpec | WeightFormat
 
 
 def quantize(
@@ -36,8 +33,10 @@ def quantize(
     xp: Any = np,
 ) -> tuple[Any, Any]:
     """Codes `[C, K]` in the float type of rows, and exponents int `[C]`; k and beta as in `quantize_weight`."""
-    if isinstance(spec, NominalSpec):
-        return _nominal_codes(rows, spec, xp), xp.zeros(len(rows), dtype=xp.int32) + spec.exponent
+    if isinstance(spec, WeightFormat):
+        return spec.quantize(rows, k, beta, source=source, output=output, basis=basis, xp=xp)
+    if isinstance(spec, BinarySpec):
+        return sign_codes(rows, xp), xp.zeros(len(rows), dtype=xp.int32) + spec.exponent
     if isinstance(spec, LQSpec):
         largest = xp.sum(abs(rows), axis=1, dtype=xp.float64) * (source.largest * source.scale)
         floor = weight_exponent_floor(k, beta, source.exponent, output, largest=largest, xp=xp)
@@ -55,10 +54,8 @@ def codes_at(rows: Any, exponent: Any, spec: AnyWeightSpec, basis: Any = None, x
 
 def stored_codes(rows: Any, exponent: Any, spec: AnyWeightSpec, basis: Any = None, xp: Any = np) -> Any:
     """Codes `[C, K]` of the float weights that a file stores, at its exponents `[C]`."""
+    if isinstance(spec, WeightFormat):
+        return spec.stored_codes(rows, exponent, basis, xp)
     if isinstance(spec, LQSpec):
         return lq_codes(rows, exponent, basis, xp)
-    return _nominal_codes(rows, spec, xp) if isinstance(spec, NominalSpec) else round_rows(rows, exponent, spec, xp)
-
-
-def _nominal_codes(rows: Any, spec: NominalSpec, xp: Any) -> Any:
-    return sign_codes(rows, xp) if isinstance(spec, BinarySpec) else dorefa_codes(rows, spec.bits, xp)
+    return sign_codes(rows, xp) if isinstance(spec, BinarySpec) else round_rows(rows, exponent, spec, xp)

@@ -1,0 +1,13 @@
+"""Number formats of weights, one a file; `table.FORMATS` has them by these names.
+
+A new format is a subclass of `base.WeightFormat` in a file of its own, its name here, and its class in the table.
+Importing this costs nothing: settings and the command line read the names before anything is computed.
+"""
+
+from typing import Final
+
+from qpipe.arith.weight_quantizer import WeightQuantizer
+
+__all__ = ["DEFAULT", "WeightQuantizer"]
+
+DEFAULT: Final[WeightQuantizer] = "fixed-point"
