@@ -18,10 +18,10 @@ from residual_networks import BUILDS, Build, made, post_activation, pre_activati
 import qpipe
 from passes.lower_qoperator import LowerQOperator
 from passes.rescale_channels import RescaleChannels
-from qpipe.arith.weights import WeightSpec
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.formats.base import TrainableWeight
 from qpipe.formats.dorefa import DoReFa, dorefa_codes
+from qpipe.formats.fixed_point import FixedPoint
 from qpipe.formats.functions import DOMAIN
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.view import is_final, is_trainable, read_final_view, read_view
@@ -61,8 +61,8 @@ def test_inner_layers_alone_have_it(bits: int) -> None:
     _, model = dorefa(bits=bits)
     found = list(weights(model).values())
     first, *inner, last = found
-    assert isinstance(first.spec, WeightSpec)
-    assert isinstance(last.spec, WeightSpec)
+    assert isinstance(first.spec, FixedPoint)
+    assert isinstance(last.spec, FixedPoint)
     assert (first.spec.bits, last.spec.bits) == (8, 8)
     assert len(inner) == 5
     for weight in inner:
@@ -197,7 +197,7 @@ def test_a_layers_own_width() -> None:
     found = weights(model)
     assert found[str(names[2])].spec.bits == 5
     assert found[str(names[1])].spec.bits == 2
-    assert isinstance(found[str(names[0])].spec, WeightSpec)
+    assert isinstance(found[str(names[0])].spec, FixedPoint)
     assert found[str(names[0])].spec.bits == 4
 
 

@@ -4,10 +4,8 @@ A new format is a subclass of `base.WeightFormat` in a file of its own, its name
 Importing this costs nothing: settings and the command line read the names before anything is computed.
 """
 
-from typing import Final
+from typing import Final, Literal
 
-from qpipe.arith.weight_quantizer import WeightQuantizer
-
-__all__ = ["DEFAULT", "WeightQuantizer"]
+WeightQuantizer = Literal["fixed-point", "dorefa", "lq", "bireal", "groupnet"]
 
 DEFAULT: Final[WeightQuantizer] = "fixed-point"

@@ -10,13 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.binary import BinarySpec
-from qpipe.arith.lq import LQSpec
 from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.quantize import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable
-from qpipe.arith.weights import WeightSpec
 from qpipe.errors import LoweringError, ModelError, RecipeError
 from qpipe.formats import WeightQuantizer
 from qpipe.nodes import constant_array, describe, exponent_of, input_value
@@ -41,13 +38,29 @@ class WeightOptions:
 
 
 @dataclass(frozen=True)
+class WeightPlace:
+    """Where a weight's quantizer is written: its float values, scale and zero point are initializers of the model.
+
+    base: of names. axis: of the output channels. basis: `[C, K]`, of a format that learns one.
+    """
+
+    model: ir.Model
+    base: str
+    weight: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value
+    axis: int
+    basis: FloatArray | None
+
+
+@dataclass(frozen=True)
 class TrainableWeight:
     """Float values (an initializer) on per-channel exponents `[C]`, as a QDQ file has them."""
 
     values: ir.Value
     scale: ir.Value
     exponents: IntArray
-    spec: WeightSpec | BinarySpec | LQSpec | WeightFormat
+    spec: WeightFormat
     basis: ir.Value | None = None
     """Where the format learns one: an initializer `[C, K]`."""
 
@@ -76,7 +89,7 @@ class WeightFormat(ABC):
     """The bits that may be given; empty where the format has a width of its own, and so have the activations."""
     takes: ClassVar[frozenset[str]] = frozenset()
     """Of the settings "weight_clip", "weight_rounding" and "per_channel" those that may be given."""
-    needs_batch_norm: ClassVar[bool] = True
+    needs_batch_norm: ClassVar[bool] = False
     """Whether its scale is complete only with the multiplier of a BatchNormalization behind the layer."""
     needs_data: ClassVar[bool] = False
     """Whether it makes activations' levels from what calibration observes, so that ranges can't be fixed."""
@@ -161,8 +174,8 @@ class WeightFormat(ABC):
         """What is rounded, in real units and in the weight's layout."""
         return weight
 
-    def rounded_from(self, weight: Any, axis: int, xp: Any = np) -> Any:
-        """What has the gradient of the rounding; axis is that of the output channels."""
+    def rounded_from(self, weight: Any, values: Any, axis: int, xp: Any = np) -> Any:
+        """What has the gradient of the rounding; values: the weight without gradient, axis: of its output channels."""
         return self.unrounded(weight, xp)
 
     def learn(self, rows: Any, basis: Any, xp: Any = np) -> Any:
@@ -179,14 +192,8 @@ class WeightFormat(ABC):
         return None
 
     @abstractmethod
-    def code_nodes(
-        self, model: ir.Model, base: str, weight: ir.Value, scale: ir.Value, zero_point: ir.Value, *, axis: int,
-        basis: FloatArray | None,
-    ) -> list[ir.Node]:  # fmt: skip
-        """The nodes of a QDQ file from float values to int8 codes, the last one a `codes_op`.
-
-        base: of names. scale, zero_point: of the DequantizeLinear that follows; axis: of the output channels.
-        """
+    def code_nodes(self, at: WeightPlace) -> list[ir.Node]:
+        """The nodes of a QDQ file from float values to int8 codes, the last one a `codes_op`."""
 
     @classmethod
     @abstractmethod
@@ -199,6 +206,8 @@ class NominalFormat(WeightFormat):
 
     What it lacks, and any factor of a channel, is in the BatchNormalization that follows.
     """
+
+    needs_batch_norm: ClassVar[bool] = True
 
     exponent: int
     per_channel: bool = True  # in the file: the multiplier rides in the scale of each channel
@@ -220,14 +229,16 @@ class NominalFormat(WeightFormat):
 
 
 def stored_weight(
-    dequantize: ir.Node, values: ir.Value | None, described: ir.Node, expected: str
+    dequantize: ir.Node, values: ir.Value | None, axis: int, described: ir.Node, expected: str
 ) -> tuple[ir.Value, ir.Value, IntArray]:
-    """Float values, scale, and the exponents of a quantizer, one of them where there is one in all.
+    """Float values, scale, and the exponents `[C]`, which are all the same where there is one scale in all.
 
-    ModelError says what is `expected` of the node `described` where values or scale are no constants.
+    axis: of the output channels. ModelError says what was `expected` of the node `described` where values or scale are
+    no constants.
     """
     scale = input_value(dequantize, 1)
-    scales = constant_array(scale)
-    if values is None or scale is None or scales is None or constant_array(values) is None:
+    floats, scales = constant_array(values), constant_array(scale)
+    if values is None or scale is None or floats is None or scales is None:
         raise ModelError(f"{describe(described)}: expected {expected}")
-    return values, scale, np.array([exponent_of(dequantize, float(s)) for s in scales.reshape(-1)], np.int64)
+    exponents = np.array([exponent_of(dequantize, float(s)) for s in scales.reshape(-1)], np.int64)
+    return values, scale, np.repeat(exponents, floats.shape[axis]) if scales.ndim == 0 else exponents

@@ -23,7 +23,7 @@ import onnx_ir as ir
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import RecipeError
 from qpipe.formats import WeightQuantizer
-from qpipe.formats.base import FloatArray, NominalFormat, TrainableWeight, WeightOptions, stored_weight
+from qpipe.formats.base import FloatArray, NominalFormat, TrainableWeight, WeightOptions, WeightPlace, stored_weight
 from qpipe.formats.functions import DOMAIN, call_function
 from qpipe.nodes import describe, int_attribute
 
@@ -76,18 +76,15 @@ class DoReFa(NominalFormat):
         """The normalized tanh: the gradient of the rounding is that of this function (equation 9)."""
         return unrounded(weight, self.bits, xp) * 2.0**self.exponent
 
-    def code_nodes(
-        self, model: ir.Model, base: str, weight: ir.Value, scale: ir.Value, zero_point: ir.Value, *, axis: int,
-        basis: FloatArray | None,
-    ) -> list[ir.Node]:  # fmt: skip
+    def code_nodes(self, at: WeightPlace) -> list[ir.Node]:
         """A call of `DoReFaCodes`."""
-        return [call_function(model, codes_function(), [weight], f"{base}_weight_dorefa", bits=self.bits)]
+        return [call_function(at.model, codes_function(), [at.weight], f"{at.base}_weight_dorefa", bits=self.bits)]
 
     @classmethod
     def read(cls, dequantize: ir.Node, codes: ir.Node, options: WeightOptions, *, axis: int) -> TrainableWeight:
         """The width is in the call, the nominal scale in the file."""
         expected = "float weights, and constant scales behind it"
-        values, scale, exponents = stored_weight(dequantize, codes.inputs[0], codes, expected)
+        values, scale, exponents = stored_weight(dequantize, codes.inputs[0], axis, codes, expected)
         return TrainableWeight(values, scale, exponents, cls(int_attribute(codes, "bits", 0), int(exponents[0])))
 
 
