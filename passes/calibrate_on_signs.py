@@ -2,7 +2,7 @@
 
 The float weights of a network say nothing about the stream of the binary one that is made from them: signs are other
 numbers than what they stand for. So the batches run through a copy in which each binary layer multiplies the signs of
-its input by its magnitude-aware weights (see `qpipe.arith.binary`), and in which every BatchNormalization behind the
+its input by its magnitude-aware weights (see `qpipe.formats.binary`), and in which every BatchNormalization behind the
 first layer normalizes by the statistics of what runs through it, a piece of a batch: so training will start. Then
 
     mean, var <- those of the product over all batches;       gamma and beta stay
@@ -21,10 +21,10 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.calibrate_percentile import observe_ranges
-from qpipe.arith.binary import magnitudes, nominal_exponent, sign_codes
 from qpipe.calibration.moments import measure_moments
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.errors import ModelError
+from qpipe.formats.binary import magnitudes, nominal_exponent, sign_codes
 from qpipe.ir.graph.binary_blocks import binary_layers
 from qpipe.ir.graph.layers import Layer, group_layers
 from qpipe.ir.quantized.plan import plan_quantization

@@ -9,11 +9,11 @@ left before a Conv of a block, as in `shortcut-every-convolution`, which says wh
 What the paper leaves open is what the bases start from. Here, in each Conv, from what the signs of those before it left
 over of the pretrained weights, so that the five together are near them:
 
-    w_1 = w,   w_(k+1) = w_k - mean |w_k| sign(w_k)        (mean over each output channel; see `qpipe.arith.binary`)
+    w_1 = w,   w_(k+1) = w_k - mean |w_k| sign(w_k)        (mean over each output channel; see `qpipe.formats.binary`)
 
 The bases' outputs have one common grid, so narrow that every partial sum lies on it, too, in 8 bits: the Adds of the
 chain ((B_1 + B_2) + B_3) + ... are exact, and the sum with the skip is rounded once (see `base_grid` in
-`qpipe.arith.binary`).
+`qpipe.formats.binary`).
 Block names with their binary layers and those Adds are left in the metadata `qpipe.binary`.
 
 Source: Zhuang et al. 2019, *Structured Binary Neural Networks* (GroupNet), section 3.2, group-wise decomposition with
@@ -30,7 +30,7 @@ import onnx_ir as ir
 
 from passes.remove_dead_code import RemoveDeadCode
 from passes.shortcut_every_convolution import inner_blocks, remove_activations
-from qpipe.arith.binary import BASES, magnitudes, sign_codes
+from qpipe.formats.binary import BASES, magnitudes, sign_codes
 from qpipe.ir.graph.binary_blocks import BinaryBlock, binary_blocks, write_binary_blocks
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks

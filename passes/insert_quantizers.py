@@ -13,8 +13,8 @@ weights (see `qpipe.arith.weights`) is stored at its code.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -24,32 +24,23 @@ from passes.calibrate_percentile import NARROW_KEY, RANGE_KEY, take_range
 from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE
 from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weight_quantizer import BINARY_QUANTIZERS, WeightQuantizer
-from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
+from qpipe.arith.table import CodeTable, Grid
+from qpipe.arith.weights import pair_limit
 from qpipe.calibration.observe import default_percentile
 from qpipe.errors import LoweringError, RecipeError
+from qpipe.formats import DEFAULT, WeightQuantizer
+from qpipe.formats.base import WeightFormat, WeightOptions
+from qpipe.formats.table import EDGE_FORMAT, FORMATS
 from qpipe.ir.files.metadata import set_json
 from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.graph.layers import Layer, Role
-from qpipe.ir.quantized.binary import base_grids, check_binary, insert_signs, quantize_binary
-from qpipe.ir.quantized.dorefa import check_dorefa, quantize_dorefa
-from qpipe.ir.quantized.insert_weight import insert_weight_quantizer
-from qpipe.ir.quantized.lq import (
-    AnyGrid,
-    LearnedTable,
-    check_lq,
-    first_table,
-    insert_grid,
-    learned_values,
-    quantize_lq,
-    spec_of,
-)
-from qpipe.ir.quantized.plan import PlannedQuantizer, QuantizationPlan, plan_quantization
+from qpipe.ir.quantized.bases import base_grids
+from qpipe.ir.quantized.plan import EDGE_BITS, PlannedQuantizer, QuantizationPlan, plan_quantization
 from qpipe.ir.quantized.qdq import insert_activation_quantizer
 from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.ir.quantized.weight_layout import is_depthwise
-from qpipe.ir.quantized.weights import initial_weight
+from qpipe.ir.quantized.write_weight import insert_first_weight
 from qpipe.nodes import describe
 from qpipe.ops import OPS
 
@@ -72,7 +63,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
     weight_bits: int = 8
     activation_bits: int = 8
     skip_bits: int | None = None
-    quantizer: WeightQuantizer = "fixed-point"
+    quantizer: WeightQuantizer = DEFAULT
     weight_clip: float | None = None
     weight_rounding: Rounding | None = None
     per_channel: bool = True
@@ -83,26 +74,23 @@ class InsertQuantizers(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Quantize every planned tensor and weight; raise LoweringError that lists what has no integer form."""
         plan = self.check(model)
-        binary = self._binary_layers(model)
-        learned = learned_values(plan) if self.quantizer == "lq" else set()
-        narrow_grids = {v: self._observed_grid(p, NARROW_KEY, learned) for v, p in plan.narrowed.items()}
-        grids = {v: self._observed_grid(p, RANGE_KEY, learned) for v, p in plan.quantizers.items()}
-        if self.quantizer in BINARY_QUANTIZERS:
-            grids |= base_grids(plan, {v: spec_of(grid) for v, grid in grids.items()}, binary_blocks(model))
-        narrow, specs = ({value: spec_of(grid) for value, grid in some.items()} for some in (narrow_grids, grids))
+        chosen, takers = FORMATS[self.quantizer], self._takers(model, plan)
+        carried = {layer.output for layer in plan.layers if layer.role is Role.CARRY}
+        narrow_grids = {v: self._observed_grid(p, NARROW_KEY, carried) for v, p in plan.narrowed.items()}
+        grids = {v: self._observed_grid(p, RANGE_KEY, carried) for v, p in plan.quantizers.items()}
+        if chosen.rebuild is not None:
+            grids |= base_grids(plan, {v: _read_grid(grid) for v, grid in grids.items()}, binary_blocks(model))
+        narrow, specs = ({value: _read_grid(grid) for value, grid in some.items()} for some in (narrow_grids, grids))
         for layer in plan.layers:
             if layer.role is Role.CARRY:
                 specs[layer.output] = OPS[layer.op_type].carried(layer.node, [specs[value] for value in layer.inputs])
             elif layer.role is Role.JOIN:
                 _check_distance(layer, specs)
         for layer in plan.layers:
-            if layer.role is Role.COMPUTE and layer.op_type != "BatchNormalization":
-                if layer.name in binary:
-                    quantize_binary(model, layer)
-                else:
-                    self._quantize_weight(model, layer, plan, specs | narrow if layer.is_weighted else specs)
+            if layer.is_weighted:
+                self._insert_weight(model, layer, plan, chosen if layer.node in takers else EDGE_FORMAT, specs | narrow)
+        _insert_input_tables(model.graph, chosen, [layer for layer in plan.layers if layer.node in takers], specs)
         _quantize_narrow(model.graph, plan, narrow_grids)
-        insert_signs(model.graph, plan, specs, binary)
         _quantize_activations(model.graph, plan, specs, grids)
         # Names such as `conv1_scale` may be the graph's own.
         ir.passes.common.NameFixPass()(model)
@@ -126,51 +114,64 @@ class InsertQuantizers(ir.passes.InPlacePass):
             layers=self.layers,
         )
         _refuse_unsupported(plan)
-        binary = self._binary_layers(model)
-        if self.quantizer == "dorefa":
-            check_dorefa(plan)
-        elif self.quantizer == "lq":
-            check_lq(plan)
-        elif self.quantizer in BINARY_QUANTIZERS:
-            check_binary(plan, binary)
-        _refuse_clips(plan, self.quantizer, binary)
+        chosen, takers = FORMATS[self.quantizer], self._takers(model, plan)
+        if chosen.rebuild is not None and not takers:
+            passes = " or ".join(known.rebuild for known in FORMATS.values() if known.rebuild is not None)
+            raise LoweringError(f"no layer is marked as binary, expected a network that went through {passes}")
+        for layer in plan.layers:
+            if layer.node in takers:
+                chosen.check(layer.node, plan.weight_bits[layer.node], has_batch_norm=layer.batch_norm is not None)
+        for node, clip in plan.weight_clips.items():
+            if node in takers and "weight_clip" not in chosen.takes:
+                raise RecipeError(
+                    f"{describe(node)}: weight_clip {clip:g}, expected none with the quantizer '{self.quantizer}'"
+                )
         return plan
 
-    def _binary_layers(self, model: ir.Model) -> frozenset[str]:
-        return binary_layers(model) if self.quantizer in BINARY_QUANTIZERS else frozenset()
+    def _takers(self, model: ir.Model, plan: QuantizationPlan) -> set[ir.Node]:
+        """The layers that get the chosen format: those that a pass has marked for it, or all inner ones."""
+        if FORMATS[self.quantizer].rebuild is None:
+            return {layer.node for layer in plan.layers if plan.is_inner(layer)}
+        marked = binary_layers(model)
+        return {layer.node for layer in plan.layers if layer.name in marked}
 
-    def _observed_grid(self, planned: PlannedQuantizer, key: str, learned: Set[ir.Value]) -> AnyGrid:
+    def _observed_grid(self, planned: PlannedQuantizer, key: str, carried: Set[ir.Value]) -> Grid:
+        """The format's own levels have unsigned activations alone that don't only carry others' integers."""
         observed = take_range(planned.value, key)
         log2_ymax = observed.log2_ymax()
         if log2_ymax is None:
             warnings.warn(f"tensor '{planned.value.name}' was zero in all of the calibration data", stacklevel=2)
             log2_ymax = 0
-        if planned.value in learned:
-            return first_table(planned, observed.ymax, log2_ymax, self.percentile or default_percentile(planned.bits))
-        return planned.grid(log2_ymax, is_negative=observed.is_negative)
+        table = None
+        if planned.signed is False and planned.value not in carried:
+            before = replace(planned, bits=EDGE_BITS).grid(log2_ymax, is_negative=False)
+            percentile = self.percentile or default_percentile(planned.bits)
+            table = FORMATS[self.quantizer].learned_table(planned.bits, before, observed.ymax, percentile)
+        return table or planned.grid(log2_ymax, is_negative=observed.is_negative)
 
-    def _quantize_weight(
-        self, model: ir.Model, layer: Layer, plan: QuantizationPlan, specs: dict[ir.Value, QuantSpec]
+    def _insert_weight(
+        self,
+        model: ir.Model,
+        layer: Layer,
+        plan: QuantizationPlan,
+        chosen: type[WeightFormat],
+        specs: Mapping[ir.Value, QuantSpec],
     ) -> None:
-        bits = plan.weight_bits[layer.node]
-        source = specs[layer.inputs[0]]
+        source, is_last = specs[layer.inputs[0]], layer.node in plan.last
         waived = self.cpu == "vnni" or is_depthwise(layer.node)
-        is_last = layer.node in plan.last
-        if self.quantizer == "dorefa" and plan.is_inner(layer):
-            quantize_dorefa(model, layer, bits, source, cpu=self.cpu)
-            return
-        if self.quantizer == "lq" and plan.is_inner(layer):
-            quantize_lq(model, layer, bits, source, specs[layer.output], cpu=self.cpu)
-            return
-        spec = WeightSpec(
-            bits=bits,
-            clip=plan.weight_clips.get(layer.node) or self.weight_clip or DEFAULT_CLIP[bits],
+        options = WeightOptions(
+            clip=plan.weight_clips.get(layer.node) or self.weight_clip,
+            rounding=self.weight_rounding,
             per_channel=self.per_channel and not is_last,
             pair_limit=None if waived else pair_limit(source.stored_max),
-            rounding=self.weight_rounding or DEFAULT_ROUNDING[bits],
         )
-        stored, exponents = initial_weight(layer, spec, source, None if is_last else specs[layer.output])
-        insert_weight_quantizer(model, layer.node, stored, exponents, spec)
+        output = None if is_last else specs[layer.output]
+        insert_first_weight(model, layer, chosen, plan.weight_bits[layer.node], options, source=source, output=output)
+
+
+def _read_grid(grid: Grid) -> QuantSpec:
+    """That which readers see."""
+    return grid.after if isinstance(grid, CodeTable) else grid
 
 
 def _refuse_unsupported(plan: QuantizationPlan) -> None:
@@ -183,15 +184,6 @@ def _refuse_unsupported(plan: QuantizationPlan) -> None:
         )
 
 
-def _refuse_clips(plan: QuantizationPlan, quantizer: WeightQuantizer, binary: Set[str]) -> None:
-    """A clip in standard deviations is of fixed-point weights alone."""
-    for node, clip in plan.weight_clips.items():
-        layer = Layer(node)
-        is_inner = layer.name in binary if quantizer in BINARY_QUANTIZERS else plan.is_inner(layer)
-        if quantizer != "fixed-point" and is_inner:
-            raise RecipeError(f"{describe(node)}: weight_clip {clip:g}, expected none with the quantizer '{quantizer}'")
-
-
 def _check_distance(layer: Layer, specs: dict[ir.Value, QuantSpec]) -> None:
     """Refuse an Add whose operands' grids are too far apart for an exact sum in float32."""
     exponents = [specs[value].exponent for value in layer.inputs]
@@ -202,16 +194,31 @@ def _check_distance(layer: Layer, specs: dict[ir.Value, QuantSpec]) -> None:
         )
 
 
-def _quantize_narrow(graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir.Value, AnyGrid]) -> None:
+def _quantize_narrow(graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir.Value, Grid]) -> None:
     """A quantizer of its own for each layer of weights that reads a value which is carried wider for a skip."""
     for layer in plan.layers:
         if layer.is_weighted and layer.inputs[0] in narrow:
             value = layer.inputs[0]
-            insert_grid(graph, value, narrow[value], only=layer.node, suffix=layer.name)
+            insert_activation_quantizer(graph, value, narrow[value], only=layer.node, suffix=layer.name)
+
+
+def _insert_input_tables(
+    graph: ir.Graph, chosen: type[WeightFormat], takers: Sequence[Layer], specs: Mapping[ir.Value, QuantSpec]
+) -> None:
+    """Where the format has one, a table behind the grid of each tensor that its layers read, one for all that do."""
+    tables: dict[ir.Value, ir.Value | None] = {}
+    for layer in takers:
+        value = layer.inputs[0]
+        table = chosen.input_table(specs[value])
+        if value in tables:
+            layer.node.replace_input_with(0, tables[value])
+        elif table is not None:
+            insert_activation_quantizer(graph, value, table, only=layer.node, suffix=layer.name)
+            tables[value] = layer.node.inputs[0]
 
 
 def _quantize_activations(
-    graph: ir.Graph, plan: QuantizationPlan, specs: Mapping[ir.Value, QuantSpec], grids: Mapping[ir.Value, AnyGrid]
+    graph: ir.Graph, plan: QuantizationPlan, specs: Mapping[ir.Value, QuantSpec], grids: Mapping[ir.Value, Grid]
 ) -> None:
     """specs: carriers have their inputs'. grids: what has a table."""
     for layer in plan.layers:
@@ -228,7 +235,7 @@ def _quantize_activations(
     for value, spec in specs.items():
         clip = bounds.get(value)
         grid = grids.get(value)
-        insert_grid(
-            graph, value, grid if isinstance(grid, LearnedTable) else spec,
+        insert_activation_quantizer(
+            graph, value, grid if isinstance(grid, CodeTable) else spec,
             replaces=clip if clip and clip.op_type == "Clip" else None,
         )  # fmt: skip

@@ -17,7 +17,6 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from qpipe.arith.weights import WeightSpec
 from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import TRAINING, set_json
 from qpipe.ir.quantized.bypass import replace_value
@@ -56,7 +55,7 @@ def _refuse(layer: QuantizedLayer) -> None:
     """Weights behind a quantizer that normalizes them are not on the scale of a float network's."""
     if is_final(layer):
         raise ModelError(f"{describe(layer.node)}: its weights are integers, expected the file that can be trained")
-    if is_trainable(layer) and not isinstance(layer.weight.spec, WeightSpec):
+    if is_trainable(layer) and not layer.weight.spec.holds_floats:
         raise ModelError(
             f"{describe(layer.node)}: its weights are on the scale of another quantizer, expected fixed-point ones"
         )

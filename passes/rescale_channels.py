@@ -1,6 +1,6 @@
 """Rescale output channels so that their weights fill their grid, pair-safe, and the multiplier is exact.
 
-With r per output channel (see `qpipe.arith.rescale`), the float network stays the same function:
+With r per output channel (the format's `filling_ratio`), the float network stays the same function:
 
     w' = r w,   mean' = r mean,   var' = r**2 (var + eps) - eps      so      gamma / sqrt(var' + eps) = k / r
 
@@ -19,17 +19,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.binary import BinarySpec, magnitudes
-from qpipe.arith.rescale import channel_ratio
-from qpipe.arith.weights import WeightSpec
-from qpipe.ir.graph.affine import Float64Array, read_affine
+from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.quantized.final_weights import float_rows
 from qpipe.ir.quantized.view import QuantizedLayer, is_trainable, read_view
-from qpipe.ir.quantized.weights import FloatArray, rows_on_grid
-from qpipe.ir.quantized.write_weight import write_weight
+from qpipe.ir.quantized.write_weight import rows_on_grid, write_weight
 from qpipe.nodes import float_attribute, input_value, require_constant, set_constant_input
-
-_NEXT_TO_ONE = 1e-6  # a few units in the last place of float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +48,8 @@ def _try_rescale(layer: QuantizedLayer) -> bool:
     rows = float_rows(layer)
     affine = read_affine(layer, len(rows))
     source, output = layer.sources[0].spec, layer.quantizer.before
-    if isinstance(weight.spec, BinarySpec):
-        ratio = _to_nominal(rows, weight.spec)
-    elif isinstance(weight.spec, WeightSpec) and weight.spec.per_channel:
-        ratio = channel_ratio(rows, affine.k, weight.exponents, weight.spec, source.exponent, output)
-    else:
+    ratio = weight.spec.filling_ratio(rows, affine.k, weight.exponents, source, output)
+    if ratio is None:
         return False
     epsilon = float_attribute(batch_norm, "epsilon", 1e-5)
     mean, variance = (require_constant(batch_norm, i, "statistics").astype(np.float64) for i in (3, 4))
@@ -74,10 +65,3 @@ def _try_rescale(layer: QuantizedLayer) -> bool:
     if input_value(layer.node, 2) is not None:
         set_constant_input(layer.node, 2, (require_constant(layer.node, 2, "bias") * ratio).astype(np.float32))
     return True
-
-
-def _to_nominal(rows: FloatArray, spec: BinarySpec) -> Float64Array:
-    """`2**exponent / mean |w|`, `[C]`; 1 for zeros, and where float32 holds nothing nearer."""
-    mean = magnitudes(rows)
-    ratio = np.ldexp(1.0, spec.exponent) / np.where(mean > 0, mean, np.ldexp(1.0, spec.exponent))
-    return np.where(abs(ratio - 1) < _NEXT_TO_ONE, 1.0, ratio)

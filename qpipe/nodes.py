@@ -4,6 +4,7 @@ A reader returns the value with the ONNX default filled in, and raises ModelErro
 says something that can't be used.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,6 +165,14 @@ def kernel_shape(node: ir.Node) -> tuple[int, ...]:
     if shape is None or len(shape) < 3 or None in shape[2:]:
         raise ModelError(f"{describe(node)}: the kernel's shape is unknown; expected the attribute kernel_shape")
     return tuple(dim for dim in shape[2:] if dim is not None)
+
+
+def exponent_of(node: ir.Node, scale: float) -> int:
+    """log2 of a power-of-two scale; ModelError that names the node for any other."""
+    mantissa, exponent = math.frexp(scale)
+    if mantissa != 0.5:
+        raise ModelError(f"{describe(node)}: scale {scale:g}, expected a power of two")
+    return exponent - 1
 
 
 def initializer(graph: ir.Graph, name: str, array: AnyArray | np.generic | ir.TensorProtocol) -> ir.Value:

@@ -15,18 +15,19 @@ SOURCES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob
 
 # What each room may import of ours, besides itself; None: everything.
 FOUNDATION = frozenset({"errors", "progress"})
-NUMBERS = FOUNDATION | {"arith", "nodes", "ir", "ops", "lowering"}
+NUMBERS = FOUNDATION | {"arith", "formats", "nodes", "ir", "ops", "lowering"}
 MAY_IMPORT: dict[str, frozenset[str] | None] = {
     "errors": frozenset(),
     "progress": frozenset({"errors"}),
     "json_values": FOUNDATION,
     "processes": FOUNDATION,
     "factories": FOUNDATION,
-    "settings": FOUNDATION | {"arith"},
+    "settings": FOUNDATION | {"arith", "formats"},
     "recipe": FOUNDATION | {"settings"},
     "arith": FOUNDATION,
     "nodes": FOUNDATION,
-    "ir": FOUNDATION | {"arith", "nodes", "factories"},
+    "formats": FOUNDATION | {"arith", "nodes"},
+    "ir": FOUNDATION | {"arith", "formats", "nodes", "factories"},
     # Builders and views by their types, and, until ops lie below them, some by call.
     "ops": FOUNDATION | {"arith", "nodes", "ir", "lowering"},
     "lowering": FOUNDATION | {"arith", "nodes", "ir"},

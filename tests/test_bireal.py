@@ -18,14 +18,14 @@ from passes.calibrate_on_signs import CalibrateOnSigns
 from passes.lower_qoperator import LowerQOperator
 from passes.rescale_channels import RescaleChannels
 from passes.shortcut_every_convolution import ShortcutEveryConvolution
-from qpipe.arith.binary import SIGNS, BinarySpec, is_sign, magnitudes
-from qpipe.arith.weights import WeightSpec
 from qpipe.errors import LoweringError, RecipeError
+from qpipe.formats.binary import SIGNS, Binary, is_sign, magnitudes
+from qpipe.formats.fixed_point import FixedPoint
+from qpipe.formats.functions import DOMAIN
 from qpipe.ir.cost.macs import count_parameters, total_macs
 from qpipe.ir.graph.binary_blocks import binary_layers
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.certify import certify
-from qpipe.ir.quantized.quantizer_functions import DOMAIN, SIGN
 from qpipe.ir.quantized.view import QuantizedLayer, Weighted, is_final, is_trainable, read_final_view, read_view
 from qpipe.ir.quantized.weight_layout import to_rows
 from qpipe.nodes import constant_array
@@ -74,7 +74,7 @@ def test_blocks_are_binary_and_nothing_else() -> None:
     layers = read_view(model).layers
     weighted = [layer for layer in layers if isinstance(layer, Weighted)]
     kinds = [type(layer.weight.spec) for layer in weighted if is_trainable(layer)]
-    assert kinds == [WeightSpec, *[BinarySpec] * 3, WeightSpec, BinarySpec, WeightSpec]
+    assert kinds == [FixedPoint, *[Binary] * 3, FixedPoint, Binary, FixedPoint]
     for layer in weighted:
         source = layer.sources[0]
         assert (source.spec == SIGNS and is_sign(source.grid)) == (layer.name in binary_layers(model))
@@ -84,7 +84,7 @@ def test_blocks_are_binary_and_nothing_else() -> None:
         assert all((q.spec.bits, q.spec.is_signed) == (8, True) for q in add.sources)
         assert add.quantizer is not None
         assert add.quantizer.spec.bits == 8
-    assert functions(model) == [SIGN] * 5  # four calls and one definition
+    assert functions(model) == [Binary.codes_op] * 5  # four calls and one definition
 
 
 def test_every_channel_has_the_nominal_magnitude() -> None:
@@ -171,7 +171,7 @@ def test_the_gradient_of_weights_is_magnitude_aware(mode: Any) -> None:
     net, model = bireal()
     executor = Executor(model, batch_norm=mode).train()
     layer = list(executor.weighted())[1]
-    assert isinstance(layer.spec, BinarySpec)
+    assert isinstance(layer.spec, Binary)
     with torch.no_grad():
         layer.weight[0, 0, 0] = torch.tensor([1.0, -1.5, 0.0])
     weight = layer.quantized_weight()
@@ -250,7 +250,7 @@ def test_the_verbs(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"^teacher: 'float', but a binary network holds none, expected the float"):
         qpipe.finetune(tmp_path / "qdq.onnx", "digits", teacher="float", **options)
     tuned = qpipe.finetune(tmp_path / "qdq.onnx", "digits", tmp_path / "tuned.onnx", method="ag", **options)
-    assert functions(tuned) == [SIGN] * 2
+    assert functions(tuned) == [Binary.codes_op] * 2
     exports = [qpipe.export(tmp_path / "tuned.onnx", format=form) for form in ("qdq", "qoperator", "integer")]
     assert all(functions(exported) == [] for exported in exports)
     for row in qpipe.validate([tmp_path / "tuned.onnx", *exports], "digits", limit=90).rows[1:]:

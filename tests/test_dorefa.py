@@ -18,13 +18,13 @@ from residual_networks import BUILDS, Build, made, post_activation, pre_activati
 import qpipe
 from passes.lower_qoperator import LowerQOperator
 from passes.rescale_channels import RescaleChannels
-from qpipe.arith.dorefa import DoReFaSpec, dorefa_codes
-from qpipe.arith.weights import WeightSpec
 from qpipe.errors import LoweringError, RecipeError
+from qpipe.formats.base import TrainableWeight
+from qpipe.formats.dorefa import DoReFa, dorefa_codes
+from qpipe.formats.fixed_point import FixedPoint
+from qpipe.formats.functions import DOMAIN
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
-from qpipe.ir.quantized.quantizer_functions import DOMAIN, DOREFA
 from qpipe.ir.quantized.view import is_final, is_trainable, read_final_view, read_view
-from qpipe.ir.quantized.view_weights import TrainableWeight
 from qpipe.ir.quantized.weight_layout import to_rows
 from qpipe.nodes import constant_array
 from qpipe.runtime.gate import run_gate
@@ -61,15 +61,15 @@ def test_inner_layers_alone_have_it(bits: int) -> None:
     _, model = dorefa(bits=bits)
     found = list(weights(model).values())
     first, *inner, last = found
-    assert isinstance(first.spec, WeightSpec)
-    assert isinstance(last.spec, WeightSpec)
+    assert isinstance(first.spec, FixedPoint)
+    assert isinstance(last.spec, FixedPoint)
     assert (first.spec.bits, last.spec.bits) == (8, 8)
     assert len(inner) == 5
     for weight in inner:
-        assert isinstance(weight.spec, DoReFaSpec)
+        assert isinstance(weight.spec, DoReFa)
         assert weight.spec.bits == bits
         assert set(weight.exponents.tolist()) == {weight.spec.exponent}
-    assert functions(model) == [DOREFA] * 6  # five calls and one definition
+    assert functions(model) == [DoReFa.codes_op] * 6  # five calls and one definition
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -97,7 +97,7 @@ def test_what_is_final_holds_integers_only(bits: int) -> None:
 
 
 def _is_dorefa(weight: TrainableWeight) -> bool:
-    return isinstance(weight.spec, DoReFaSpec)
+    return isinstance(weight.spec, DoReFa)
 
 
 def _codes(model: ir.Model, name: str) -> np.ndarray:
@@ -156,7 +156,7 @@ def test_the_gradient_is_that_of_the_normalized_tanh(mode: Any) -> None:
     net, model = dorefa(bits=3)
     executor = Executor(model, batch_norm=mode).train()
     layer = list(executor.weighted())[1]
-    assert isinstance(layer.spec, DoReFaSpec)
+    assert isinstance(layer.spec, DoReFa)
     weight = layer.weight.detach().double().requires_grad_()
     squashed = weight.tanh()
     (squashed / squashed.abs().max() * 7 * 2.0**layer.spec.exponent * _signs(weight)).sum().backward()
@@ -197,7 +197,7 @@ def test_a_layers_own_width() -> None:
     found = weights(model)
     assert found[str(names[2])].spec.bits == 5
     assert found[str(names[1])].spec.bits == 2
-    assert isinstance(found[str(names[0])].spec, WeightSpec)
+    assert isinstance(found[str(names[0])].spec, FixedPoint)
     assert found[str(names[0])].spec.bits == 4
 
 
@@ -245,7 +245,7 @@ def test_the_verbs(tmp_path: Path) -> None:
     assert [weight.spec.bits for weight in weights(qdq).values() if _is_dorefa(weight)] == [2, 2]
     # The written file is read as what it was, and runs.
     tuned = qpipe.finetune(tmp_path / "qdq.onnx", "digits", tmp_path / "tuned.onnx", lr=0.02, flip=False)
-    assert functions(tuned) == [DOREFA] * 3
+    assert functions(tuned) == [DoReFa.codes_op] * 3
     exports = [qpipe.export(tmp_path / "tuned.onnx", format=form) for form in ("qdq", "qoperator", "integer")]
     assert all(functions(exported) == [] for exported in exports)
     for row in qpipe.validate([tmp_path / "tuned.onnx", *exports], "digits", limit=90).rows[1:]:

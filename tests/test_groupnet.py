@@ -19,13 +19,13 @@ from passes.expand_bases import ExpandBases
 from passes.lower_qoperator import LowerQOperator
 from passes.rescale_channels import RescaleChannels
 from passes.strip_skips import StripSkips
-from qpipe.arith.binary import BASES, BinarySpec, is_sign
 from qpipe.errors import RecipeError
+from qpipe.formats.base import TrainableWeight
+from qpipe.formats.binary import BASES, Binary, is_sign
+from qpipe.formats.functions import DOMAIN
 from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
 from qpipe.ir.quantized.certify import certify
-from qpipe.ir.quantized.quantizer_functions import DOMAIN
 from qpipe.ir.quantized.view import Weighted, read_final_view, read_view
-from qpipe.ir.quantized.view_weights import TrainableWeight
 from qpipe.runtime.gate import run_gate
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
 from qpipe.train.companions.blocks import blocks_of
@@ -51,7 +51,7 @@ def test_bases_are_binary_on_one_grid_and_summed_exactly() -> None:
     for name in names:
         weight = layers[name].weight
         assert isinstance(weight, TrainableWeight)
-        assert isinstance(weight.spec, BinarySpec)
+        assert isinstance(weight.spec, Binary)
         assert is_sign(layers[name].sources[0].grid)
     # Of each block one table for what all its bases read, and one within each.
     assert sum(node.op_type == "Gather" for node in model.graph) == 2 * (1 + BASES)

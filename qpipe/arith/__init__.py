@@ -2,7 +2,7 @@
 
 - `spec`: the grid of a tensor (exponent, integer range, zero point)
 - `quantize`: real numbers to integers and back, requantization of an accumulator, rounding division
-- `weights`: power-of-two weight scales and the pair condition
+- `weights`: weights as matrices, and the pair condition
 - `multiplier`: batch normalization as an 8-bit multiplier, a shift and an int32 bias
 - `certificate`: the exactness condition, proven per channel
 - `symbolic`: the ONNX interpreter of the arithmetic

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from qpipe.arith.power_of_two import rounded_log2
 from qpipe.arith.quantize import MAX_SHIFT
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import NO_FLOOR, WeightSpec, exponents, quantize_rows, round_rows
+from qpipe.arith.weights import NO_FLOOR, ZERO_EXPONENT
 
 MULTIPLIER_BITS = 8
 FLOAT32_EXACT = 2**24  # up to here float32 holds every integer
@@ -58,15 +59,6 @@ def split(k: Any, xp: Any = np) -> tuple[Any, Any]:
     m = xp.round(xp.ldexp(mantissa, exponent * 0 + MULTIPLIER_BITS))
     carry = m == 2**MULTIPLIER_BITS
     return xp.where(carry, m / 2, m), exponent - MULTIPLIER_BITS + carry * 1
-
-
-def quantize_weight(
-    rows: Any, k: Any, beta: Any, spec: WeightSpec, *, source: QuantSpec, output: QuantSpec | None, xp: Any = np
-) -> tuple[Any, Any]:
-    """Codes `[C, K]` and exponents `[C]` of float weights; k and beta (float64 `[C]`) are the affine map's behind."""
-    largest = xp.sum(abs(rows), axis=1, dtype=xp.float64) * (source.largest * source.scale)
-    floor = weight_exponent_floor(k, beta, source.exponent, output, largest=largest, xp=xp)
-    return quantize_rows(rows, exponents(rows, spec, floor, xp), spec, xp)
 
 
 def weight_exponent_floor(
@@ -138,10 +130,11 @@ def fit_alone(
     k itself is the 8-bit weight of a 1×1 depthwise convolution, so its integers have multiplier 1. The bias is fitted
     to the coded k, which keeps the channel's centre where it is.
     """
-    ones, spec = xp.ones_like(k), WeightSpec(bits=MULTIPLIER_BITS)
+    ones, qmax = xp.ones_like(k), 2 ** (MULTIPLIER_BITS - 1) - 1
     floor = weight_exponent_floor(ones, beta, source.exponent, output, largest=ones * math.inf, xp=xp)
-    exponent = exponents(k[:, None], spec, floor, xp)
-    codes = round_rows(k[:, None], exponent, spec, xp)[:, 0]
+    step = abs(k) * (2.0 / (2**MULTIPLIER_BITS - 1))
+    exponent = xp.maximum(xp.where(step > 0, rounded_log2(step, "ceil", xp), ZERO_EXPONENT), floor)
+    codes = xp.clip(xp.round(k / xp.ldexp(ones, exponent)), -qmax, qmax)
     integers = fit(
         ones,
         beta - xp.ldexp(codes, exponent) * mean,

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qpipe.arith.multiplier import MULTIPLIER_BITS, shift_bound
-from qpipe.arith.power_of_two import SQRT_HALF
+from qpipe.arith.power_of_two import SQRT_HALF, Rounding
 from qpipe.arith.quantize import IntArray
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import WeightSpec, clip_at, pair_sums
+from qpipe.arith.weights import pair_sums
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -33,24 +33,29 @@ def channel_ratio(
     rows: npt.NDArray[np.float32],
     k: Float64Array,
     exponent: IntArray,
-    spec: WeightSpec,
+    *,
+    clip: Float64Array,
+    qmax: int,
+    pair_limit: int | None,
+    rounding: Rounding,
     input_exponent: int,
     output: QuantSpec,
 ) -> Float64Array:
     """r, `[C]`, for weights `[C, K]` on exponents `[C]`; 1 where k or all weights are zero.
 
-    The multiplier is the smallest `m * 2**e >= k / r_max` that 8 bits and the shift bound allow; `r = k / (m * 2**e)`.
+    clip: the largest weight of each channel that is represented, `[C]`; qmax: its code. pair_limit: None where pairs
+    are waived. rounding: of log2 of the weights' step. The multiplier is the smallest `m * 2**e >= k / r_max` that 8
+    bits and the shift bound allow; `r = k / (m * 2**e)`.
     """
-    clip = np.asarray(clip_at(rows, spec), np.float64)
     # Weight units per code, at least.
-    least = clip / (HEADROOM * (spec.qmax + 0.5))
-    if spec.pair_limit is not None:
+    least = clip / (HEADROOM * (qmax + 0.5))
+    if pair_limit is not None:
         # Each of the two may be rounded up by a half.
         pairs = pair_sums(np.clip(rows, -clip[:, None], clip[:, None])).max(axis=1, initial=0.0)
-        least = np.maximum(least, pairs / (HEADROOM * (spec.pair_limit - 1)))
-    if spec.rounding == "nearest":
+        least = np.maximum(least, pairs / (HEADROOM * (pair_limit - 1)))
+    if rounding == "nearest":
         # A step under sqrt(1/2) codes would get the next lower exponent and twice the codes: rather trim some pairs.
-        least = np.minimum(least, clip * HEADROOM / (SQRT_HALF * (spec.qmax + 0.5)))
+        least = np.minimum(least, clip * HEADROOM / (SQRT_HALF * (qmax + 0.5)))
     fits = (least > 0) & (k != 0)
     smallest = np.where(fits, np.abs(k) * least, 1.0)
     least_exponent = output.exponent - input_exponent - shift_bound(output)

@@ -9,7 +9,7 @@ before the table is rounded to `before`: its range and its steps are what a requ
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,15 @@ SIZE = STORAGE_MAX + 1
 
 @dataclass(frozen=True)
 class CodeTable:
-    """entries: the code of `after` for each uint8 code, 256; those that `before` does not reach mean nothing."""
+    """entries: the code of `after` for each uint8 code, 256; those that `before` does not reach mean nothing.
+
+    basis: the numbers that the entries are made from, where training goes on from these.
+    """
 
     before: QuantSpec
     after: QuantSpec
     entries: tuple[int, ...]
+    basis: tuple[float, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         low, high = self.after.stored_min, self.after.stored_max

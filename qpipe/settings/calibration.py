@@ -1,11 +1,14 @@
 """How a float network becomes a QDQ network."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
-from qpipe.arith.weight_quantizer import BINARY_QUANTIZERS, WEIGHT_BITS, WeightQuantizer
+from qpipe.formats import DEFAULT, WeightQuantizer
 from qpipe.settings.base import Bits, Cpu, Settings
+
+if TYPE_CHECKING:
+    from qpipe.formats.base import WeightFormat
 
 
 class CalibrateSettings(Settings):
@@ -18,7 +21,7 @@ class CalibrateSettings(Settings):
         description="bits at which a skip connection is carried; by default those of the activations, and no fewer",
     )
     quantizer: WeightQuantizer = Field(
-        default="fixed-point",
+        default=DEFAULT,
         description="of the inner layers' weights: power-of-two steps (FAQ), DoReFa-Net's, LQ-Net's; bireal, "
         "groupnet: signs, of a residual network's activations too",
     )
@@ -55,9 +58,15 @@ class CalibrateSettings(Settings):
     )
     cpu: Cpu = Field(default="portable", description="keep weights exact on x86 without VNNI too, or waive that")
 
+    @property
+    def _format(self) -> "type[WeightFormat]":
+        from qpipe.formats.table import FORMATS
+
+        return FORMATS[self.quantizer]
+
     @model_validator(mode="after")
     def _width_is_the_quantizers(self) -> Self:
-        widths = WEIGHT_BITS.get(self.quantizer)
+        widths = self._format.widths
         if widths and self.weight_bits not in widths:
             raise ValueError(
                 f"weight_bits: {self.weight_bits}, expected {widths[0]} to {widths[-1]} with the quantizer "
@@ -67,7 +76,7 @@ class CalibrateSettings(Settings):
 
     @model_validator(mode="after")
     def _binary_has_one_bit(self) -> Self:
-        if self.quantizer not in BINARY_QUANTIZERS:
+        if self._format.rebuild is None:
             return self
         for name in ("weight_bits", "activation_bits", "skip_bits"):
             bits = getattr(self, name)
@@ -82,11 +91,11 @@ class CalibrateSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _steps_are_of_fixed_point(self) -> Self:
+    def _format_takes_it(self) -> Self:
         for name in ("weight_clip", "weight_rounding"):
-            if self.quantizer != "fixed-point" and (value := getattr(self, name)) is not None:
+            if name not in self._format.takes and (value := getattr(self, name)) is not None:
                 raise ValueError(f"{name}: {value}, expected none with the quantizer '{self.quantizer}'")
-        if self.quantizer != "fixed-point" and not self.per_channel:
+        if not self.per_channel and "per_channel" not in self._format.takes:
             raise ValueError(f"per_channel: false, expected true with the quantizer '{self.quantizer}'")
         return self
 
@@ -98,8 +107,8 @@ class CalibrateSettings(Settings):
 
     @model_validator(mode="after")
     def _fixed_ranges_have_no_data(self) -> Self:
-        if self.ranges == "fixed" and self.quantizer == "lq":
-            raise ValueError("ranges: 'fixed', expected 'data' with the quantizer 'lq'")
+        if self.ranges == "fixed" and self._format.needs_data:
+            raise ValueError(f"ranges: 'fixed', expected 'data' with the quantizer '{self.quantizer}'")
         if self.ranges == "fixed" and self.activation_rounding != "ceil":
             raise ValueError(f"activation_rounding: '{self.activation_rounding}', expected 'ceil' with fixed ranges")
         return self

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from qpipe.arith.lq import averaged, lq_table, solve
 from qpipe.arith.table import SIZE, CodeTable
 from qpipe.errors import ModelError
+from qpipe.formats.lq import averaged, lq_table, solve
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.train.quantizer import Quantizer
 from qpipe.train.straight_through import fake_look_up

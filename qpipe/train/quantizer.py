@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qpipe.arith.binary import is_sign
 from qpipe.arith.table import CodeTable, Grid, table_index
+from qpipe.formats.binary import is_sign
 from qpipe.train.straight_through import exact_fake_quantize, fake_look_up, fake_quantize, fake_sign
 
 

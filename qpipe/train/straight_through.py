@@ -7,9 +7,6 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from qpipe.arith.binary import CLIP
-from qpipe.arith.codes import AnyWeightSpec
-from qpipe.arith.dorefa import DoReFaSpec, unrounded
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import table_index
@@ -95,22 +92,6 @@ def straight_through(x: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def unrounded_weight(weight: torch.Tensor, spec: AnyWeightSpec) -> torch.Tensor:
-    """What rounding to the grid starts from, in real units: the weight itself, or DoReFa-Net's normalized tanh of it.
-
-    The gradient of the rounding is that of this function (Zhou et al. 2016, equation 9).
-    """
-    return unrounded(weight, spec.bits, torch) * 2.0**spec.exponent if isinstance(spec, DoReFaSpec) else weight
-
-
-def magnitude_aware(weight: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`magnitude * clip(w)`: the gradient of the sign of weights is that of this function, with a constant magnitude.
-
-    It is `mean |w|` within |w| <= 1, and none beyond (Liu et al. 2018, section 3.3). magnitude broadcasts to weight.
-    """
-    return weight.clamp(-CLIP, CLIP) * magnitude
-
-
 def fake_quantize(x: torch.Tensor, spec: QuantSpec, *, inplace: bool = False) -> torch.Tensor:
     """`dequantize(quantize(x))` of float32 or bfloat16 x, in x's type; no gradient where x is outside of the range.
 
@@ -143,7 +124,7 @@ def fake_look_up(
 def fake_sign(x: torch.Tensor, before: QuantSpec, levels: torch.Tensor) -> torch.Tensor:
     """The sign of float32 or bfloat16 x rounded to a grid, in x's type, with the gradient of a piecewise quadratic.
 
-    Source: Liu et al. 2018, section 3.3 (ApproxSign; see `qpipe.arith.binary`).
+    Source: Liu et al. 2018, section 3.3 (ApproxSign; see `qpipe.formats.binary`).
     """
     result: torch.Tensor = _Sign.apply(x, before, levels)  # type: ignore[no-untyped-call]
     return result

@@ -16,11 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from qpipe.arith.binary import BinarySpec, magnitudes
-from qpipe.arith.codes import AnyWeightSpec, codes_at, quantize
-from qpipe.arith.lq import averaged, solve
 from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit
 from qpipe.arith.spec import QuantSpec
+from qpipe.formats.base import WeightFormat
 from qpipe.ir.graph.affine import normalization_factor
 from qpipe.ir.quantized.view import QuantizedLayer, is_trainable
 from qpipe.ir.quantized.weight_layout import output_axis, to_rows, to_weight
@@ -28,7 +26,7 @@ from qpipe.nodes import constant_input, float_attribute
 from qpipe.ops import OPS
 from qpipe.settings.training import BatchNormMode
 from qpipe.train.batch_norm import batch_norm_tensors
-from qpipe.train.straight_through import channels_last, magnitude_aware, straight_through, unrounded_weight
+from qpipe.train.straight_through import channels_last, straight_through
 
 Product = Callable[..., torch.Tensor]
 _QUIET = np.errstate(over="ignore", invalid="ignore")  # it is the loss that says that a run diverged
@@ -52,7 +50,7 @@ class WeightedLayer(nn.Module):
     def __init__(self, layer: QuantizedLayer, values: torch.Tensor, *, batch_norm: BatchNormMode) -> None:
         super().__init__()
         self.layer = layer
-        self.spec: AnyWeightSpec | None = None
+        self.spec: WeightFormat | None = None
         self.source: QuantSpec | None = layer.sources[0].spec if layer.sources else None
         self.target: QuantSpec | None = layer.quantizer.before if layer.quantizer is not None else None
         self.product: Product = OPS[layer.op_type].torch(layer.node)
@@ -130,7 +128,7 @@ class WeightedLayer(nn.Module):
     def _own_weight(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What training multiplies by: `_on_grid`, or where it does not round, the weight alone."""
         if self.spec is not None and not self.rounds:
-            return unrounded_weight(self.weight, self.spec), None
+            return self.spec.unrounded(self.weight, torch), None
         return self._on_grid()
 
     def _on_grid(self) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -142,23 +140,18 @@ class WeightedLayer(nn.Module):
             on_grid = torch.ldexp(codes, self.exponent[:, None])
             quantized = channels_last(to_weight(self.layer.node, on_grid, tuple(self.weight.shape)))
             magnitude = codes.abs().sum(1, dtype=torch.float64)
-        return straight_through(self._rounded_from(self.spec), quantized), magnitude
-
-    def _rounded_from(self, spec: AnyWeightSpec) -> torch.Tensor:
-        """What has the gradient of the rounding."""
-        if not isinstance(spec, BinarySpec):
-            return unrounded_weight(self.weight, spec)
-        mean = magnitudes(to_rows(self.layer.node, self.weight.detach()), torch).to(self.weight.dtype)
-        return magnitude_aware(self.weight, self._along(mean, self.weight, output_axis(self.layer.node)))
+            values = self.weight.detach()
+        rounded_from = self.spec.rounded_from(self.weight, values, output_axis(self.layer.node), torch)
+        return straight_through(rounded_from, quantized), magnitude
 
     @torch.no_grad()
     @_QUIET
     def _learn(self) -> None:
-        """LQ-Net: one iteration of QEM for the steps to come."""
+        """The basis for the steps to come."""
         if self.basis is None or self.spec is None or not self.rounds:
             return
         xp, (rows, basis) = _arrays(to_rows(self.layer.node, self.weight), self.basis)
-        self.basis = torch.as_tensor(averaged(basis, solve(rows, basis, -1, xp=xp), xp))
+        self.basis = torch.as_tensor(self.spec.learn(rows, basis, xp))
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -168,15 +161,15 @@ class WeightedLayer(nn.Module):
 
     @torch.no_grad()
     @_QUIET
-    def _quantize(self, spec: AnyWeightSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    def _quantize(self, spec: WeightFormat) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.source is not None
         tensors = (to_rows(self.layer.node, self.weight), self._factor(), self.beta.double(), self._basis())
         xp, (rows, k, beta, basis) = _arrays(*tensors)
-        codes, exponent = quantize(rows, k, beta, spec, source=self.source, output=self.target, basis=basis, xp=xp)
+        codes, exponent = spec.quantize(rows, k, beta, source=self.source, output=self.target, basis=basis, xp=xp)
         return torch.as_tensor(codes), torch.as_tensor(exponent).long()
 
     def _basis(self) -> torch.Tensor:
-        """LQ-Net's basis `[C, K]`; of others one without numbers."""
+        """What the format learns, `[C, K]`; of one that learns nothing without numbers."""
         return self.exponent.new_zeros(0) if self.basis is None else self.basis
 
     def _factor(self) -> torch.Tensor:
@@ -248,7 +241,7 @@ class WeightedLayer(nn.Module):
         assert self.spec is not None
         assert self.source is not None
         xp, (rows, exponent, basis) = _arrays(to_rows(self.layer.node, self.weight), self.exponent, self._basis())
-        codes = torch.as_tensor(codes_at(rows, exponent, self.spec, basis, xp))
+        codes = torch.as_tensor(self.spec.codes_at(rows, exponent, basis, xp))
         magnitude = codes.abs().sum(1, dtype=torch.float64)
         integers = self._integers(magnitude, self._factor())
         codes = codes * integers.sign[:, None].float()

@@ -8,7 +8,6 @@ from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.qdq import write_table
 from qpipe.ir.quantized.view import is_trainable
 from qpipe.ir.quantized.weight_layout import to_rows
-from qpipe.ir.quantized.weights import storable
 from qpipe.ir.quantized.write_weight import write_weight
 from qpipe.nodes import set_constant_input
 from qpipe.train.batch_norm import StandaloneBatchNorm
@@ -27,7 +26,7 @@ def write_back(executor: Executor) -> None:
     for alone in executor.batch_norms():
         _write_batch_norm(alone, alone.layer.node)
     for quantizer, learned in executor.learned_quantizers():
-        write_table(quantizer, learned.table(), tuple(learned.basis[0].tolist()))
+        write_table(quantizer, learned.table())
 
 
 def _write_weight(layer: WeightedLayer) -> None:
@@ -38,7 +37,7 @@ def _write_weight(layer: WeightedLayer) -> None:
     rows = to_rows(quantized.node, values)
     exponent = layer.exponent.numpy()
     basis = None if layer.basis is None else layer.basis.numpy()
-    write_weight(quantized, storable(rows, exponent, quantized.weight.spec), exponent, basis)
+    write_weight(quantized, quantized.weight.spec.storable(rows, exponent), exponent, basis)
 
 
 def _write_affine(module: WeightedLayer, layer: Layer) -> None:

@@ -19,11 +19,11 @@ from passes.rescale_channels import RescaleChannels
 from passes.restore_batch_norm import RestoreBatchNorm
 from passes.round_ranges import RoundRanges
 from passes.shortcut_every_convolution import ShortcutEveryConvolution
-from qpipe.arith.weight_quantizer import BINARY_QUANTIZERS
 from qpipe.calibration.inputs import CalibrationInputs
 from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
 from qpipe.data.carried import store_preprocess
+from qpipe.formats.table import FORMATS
 from qpipe.ir.files.metadata import AppliedPass, add_provenance
 from qpipe.ir.files.save import check_output, save_model
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
@@ -40,6 +40,11 @@ from qpipe.verbs.sources import (
     preprocess_of,
     store_origin_file,
 )
+
+_REBUILDS: dict[str, type[ir.passes.InPlacePass]] = {
+    known.name: known for known in (ShortcutEveryConvolution, ExpandBases)
+}
+"""Those that make a network ready for a format of weights."""
 
 
 @takes_options
@@ -110,18 +115,18 @@ def calibrate(
     draws: dict[str, Any] = settings.model_dump(include={"batches", "batch_size"}) | {"seed": seed.seed}
     inputs = CalibrationInputs(images, **draws)
     seen: dict[str, Any] = {"inputs": inputs, "shard": shard}
-    is_binary = settings.quantizer in BINARY_QUANTIZERS
     rebuild: list[ir.passes.InPlacePass] = []
     if settings.restore_batch_norm:
         rebuild.append(RestoreBatchNorm(inputs=_as_in_training(images, inputs, draws), shard=shard))
     if settings.start == "random":
         rebuild.append(RandomizeWeights(seed=seed.seed))
-    if is_binary:
-        rebuild.append(ShortcutEveryConvolution() if settings.quantizer == "bireal" else ExpandBases())
+    ready = FORMATS[settings.quantizer].rebuild
+    if ready is not None:
+        rebuild.append(_REBUILDS[ready]())
     observe: list[ir.passes.InPlacePass] = []
     if settings.ranges == "fixed":
         observe.append(FixRanges(**widths))
-    if is_binary:
+    if ready is not None:
         observe.append(CalibrateOnSigns(percentile=settings.percentile, **seen))
     observe.append(CalibratePercentile(percentile=settings.percentile, **widths, **seen))
     if settings.activation_rounding != "ceil":

@@ -7,9 +7,9 @@ from networks import Network, run
 from residual_networks import checked, inverted_residuals, made, ops, post_activation, pre_activation, unused
 
 from passes.expand_bases import ExpandBases
-from qpipe.arith.binary import BASES, base_grid
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError
+from qpipe.formats.binary import BASES, base_grid
 from qpipe.ir.graph.binary_blocks import BinaryBlock, binary_blocks
 from qpipe.nodes import require_constant
 

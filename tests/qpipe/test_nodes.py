@@ -8,6 +8,7 @@ from qpipe.nodes import (
     constant_array,
     constant_input,
     describe,
+    exponent_of,
     float_attribute,
     input_value,
     int_attribute,
@@ -101,3 +102,14 @@ def test_window_defaults_from_the_weight():
 def test_windows_that_make_no_sense(attributes, message):
     with pytest.raises(ModelError, match=f"MaxPool 'p': {message}"):
         window(ir.node("MaxPool", [value()], attributes, name="p"))
+
+
+@pytest.mark.parametrize("scale", [2.0**-149, 2.0**-30, 1.0, 2.0**100])
+def test_exponent_of(scale: float) -> None:
+    assert 2.0 ** exponent_of(ir.node("QuantizeLinear", []), scale) == scale
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.0, -1.0, float("inf"), float("nan")])
+def test_scales_that_are_no_power_of_two(scale: float) -> None:
+    with pytest.raises(ModelError, match=r"QuantizeLinear 'q': scale .*, expected a power of two"):
+        exponent_of(ir.node("QuantizeLinear", [], name="q"), scale)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from qpipe.ir.quantized.quantizer_functions import DOMAIN
+from qpipe.formats.functions import DOMAIN
 from qpipe.nodes import constant_array, constant_input, float_attribute, input_value, int_attribute, rank
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from qpipe.arith.codes import stored_codes
 from qpipe.arith.multiplier import MULTIPLIER_BITS, IntegerAffine, fit, fit_alone
 from qpipe.arith.quantize import IntArray
+from qpipe.formats.base import FloatArray, TrainableWeight
 from qpipe.ir.graph.affine import batch_norm_parameters, read_affine
 from qpipe.ir.quantized.view import RequantizedLayer, Weighted
-from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight
+from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ir.quantized.weight_layout import to_rows, to_weight
-from qpipe.ir.quantized.weights import FloatArray
 from qpipe.nodes import AnyArray, constant_array, rank
 
 
@@ -19,7 +18,7 @@ def final_weight(layer: Weighted[TrainableWeight]) -> FinalWeight:
     """Codes, multiplier, exponent and bias of a Conv, Gemm or MatMul; a negative k has its sign in the codes."""
     weight = layer.weight
     rows = float_rows(layer)
-    codes = stored_codes(rows, weight.exponents, weight.spec, weight.basis_array)
+    codes = weight.spec.stored_codes(rows, weight.exponents, weight.basis_array)
     integers = fit_layer(layer, codes)
     signed = codes * integers.sign[:, None]
     shape = tuple(weight.values.shape.numpy()) if weight.values.shape is not None else ()

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import DEFAULT_CLIP
 from qpipe.errors import RecipeError
+from qpipe.formats.table import EDGE_FORMAT
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerOptions, LayerTable
 from qpipe.ir.graph.layers import RESHAPING, Layer, Role, activation_bound, group_layers
 
@@ -134,8 +134,8 @@ def _bound(layer: Layer) -> float | None:
 
 
 def _check_bits(name: str, bits: int) -> None:
-    if bits not in DEFAULT_CLIP:
-        raise RecipeError(f"{name} is {bits}, expected {min(DEFAULT_CLIP)} to {max(DEFAULT_CLIP)}")
+    if bits not in EDGE_FORMAT.widths:
+        raise RecipeError(f"{name} is {bits}, expected {EDGE_FORMAT.widths[0]} to {EDGE_FORMAT.widths[-1]}")
 
 
 def _split_tail(graph: ir.Graph, plan: QuantizationPlan) -> None:

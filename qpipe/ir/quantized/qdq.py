@@ -1,15 +1,13 @@
 """Write and read quantizers of a QDQ graph: QuantizeLinear, a Clip where the range is narrower, DequantizeLinear.
 
 They are an activation's, which is uint8. Its codes may pass a table (see `qpipe.arith.table`): Cast to int32, Gather,
-and a Clip where what it gives has a narrower range. Weights' are in `insert_weight` and `view_weights`.
+and a Clip where what it gives has a narrower range. Weights' are in `write_weight` and `view_weights`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +21,7 @@ from qpipe.nodes import (
     constant_array,
     constant_input,
     describe,
+    exponent_of,
     initializer,
     input_value,
     name_value,
@@ -51,8 +50,6 @@ class ActivationQuantizer:
     output: ir.Value
     spec: QuantSpec
     table: CodeTable | None = None
-    basis: tuple[float, ...] | None = None
-    """What LQ-Net's training goes on from: the table is made from it (see `qpipe.arith.lq`)."""
     bound: float | None = None
     """The upper bound of a Clip from 0 that the range took the place of; None where there was none."""
 
@@ -72,6 +69,11 @@ class ActivationQuantizer:
         return self.spec if self.table is None else self.table.reach
 
     @property
+    def basis(self) -> tuple[float, ...] | None:
+        """What a learned table is made from."""
+        return None if self.table is None else self.table.basis
+
+    @property
     def bits(self) -> int:
         """The width of the range, or of an index into the table's levels."""
         return self.spec.bits if self.table is None else self.table.bits
@@ -86,11 +88,10 @@ def insert_activation_quantizer(
     replaces: ir.Node | None = None,
     suffix: str = "",
     meltable: bool = False,
-    basis: Sequence[float] | None = None,
 ) -> None:
     """Put a quantizer behind `value`, for all its readers or for the node `only`; `replaces` is a float Clip to drop.
 
-    spec: its grid, or the table behind it; basis: what that is made from.
+    spec: its grid, or the table behind it.
 
     onnxruntime melts two quantizers in a row into one, which rounds otherwise. A Clip of the integers, though it cuts
     nothing, keeps one that is meant for `only` apart; `meltable` says that this one may go.
@@ -109,7 +110,7 @@ def insert_activation_quantizer(
     if before.needs_clip or (only is not None and not meltable):
         nodes.append(_clip(graph, nodes[-1].outputs[0], before, base))
     if isinstance(spec, CodeTable):
-        nodes += _look_up(graph, nodes[-1].outputs[0], spec, base, basis)
+        nodes += _look_up(graph, nodes[-1].outputs[0], spec, base)
         scale, zero_point = _grid(graph, f"{base}_level", after)
     nodes.append(ir.node("DequantizeLinear", [nodes[-1].outputs[0], scale, zero_point], name=f"{base}_dequantize"))
     output = nodes[-1].outputs[0]
@@ -142,16 +143,13 @@ def _clip(graph: ir.Graph, codes: ir.Value, spec: QuantSpec, base: str) -> ir.No
     return node
 
 
-def _look_up(
-    graph: ir.Graph, codes: ir.Value, table: CodeTable, base: str, basis: Sequence[float] | None
-) -> list[ir.Node]:
+def _look_up(graph: ir.Graph, codes: ir.Value, table: CodeTable, base: str) -> list[ir.Node]:
     """The nodes that take codes through a table; a Clip, which cuts nothing, says what range its readers count on."""
     entries = initializer(graph, f"{base}_table", table.array())
     index = ir.node("Cast", [codes], {"to": ir.DataType.INT32}, name=f"{base}_index")
     name_value(index.outputs[0], f"{base}_indices", ir.TensorType(ir.DataType.INT32), codes.shape)
     gather = ir.node("Gather", [entries, index.outputs[0]], name=f"{base}_look_up")
-    if basis is not None:
-        gather.metadata_props[BASIS] = json.dumps(list(basis))
+    _write_basis(gather, table)
     name_value(gather.outputs[0], f"{base}_looked_up", _UINT8, codes.shape)
     if not table.after.needs_clip:
         return [index, gather]
@@ -174,9 +172,8 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
         return ActivationQuantizer(source, codes, dequantize.outputs[0], _read_grid(nodes[0], nodes), bound=bound)
     at = nodes.index(gather)
     before, after = _read_grid(nodes[0], nodes[:at]), _read_grid(dequantize, nodes[at:])
-    table, basis = _read_table(gather, before, after), gather.metadata_props.get(BASIS)
-    learned = None if basis is None else tuple(json.loads(basis))
-    return ActivationQuantizer(source, codes, dequantize.outputs[0], after, table, learned, bound)
+    table = _read_table(gather, before, after)
+    return ActivationQuantizer(source, codes, dequantize.outputs[0], after, table, bound)
 
 
 def write_bound(quantize: ir.Node, bound: float) -> None:
@@ -184,14 +181,18 @@ def write_bound(quantize: ir.Node, bound: float) -> None:
     quantize.metadata_props[BOUND] = json.dumps(bound)
 
 
-def write_table(quantizer: ActivationQuantizer, table: CodeTable, basis: Sequence[float] | None = None) -> None:
+def write_table(quantizer: ActivationQuantizer, table: CodeTable) -> None:
     """Replace the quantizer's table, whose grids stay, and the basis that it is made from."""
     dequantize = quantizer.output.producer()
     assert dequantize is not None
     gather = next(node for node in quantizer_nodes(dequantize) if node.op_type == "Gather")
     set_constant_input(gather, 0, table.array())
-    if basis is not None:
-        gather.metadata_props[BASIS] = json.dumps(list(basis))
+    _write_basis(gather, table)
+
+
+def _write_basis(gather: ir.Node, table: CodeTable) -> None:
+    if table.basis is not None:
+        gather.metadata_props[BASIS] = json.dumps(list(table.basis))
 
 
 def quantizer_nodes(dequantize: ir.Node) -> list[ir.Node]:
@@ -229,18 +230,11 @@ def _read_table(gather: ir.Node, before: QuantSpec, after: QuantSpec) -> CodeTab
     entries = constant_input(gather, 0)
     if entries is None or entries.dtype != np.uint8 or entries.shape != (SIZE,):
         raise ModelError(f"{describe(gather)}: expected a constant table of {SIZE} uint8 codes")
+    basis = gather.metadata_props.get(BASIS)
     try:
-        return CodeTable(before, after, tuple(entries.tolist()))
+        return CodeTable(before, after, tuple(entries.tolist()), None if basis is None else tuple(json.loads(basis)))
     except ValueError as error:
         raise ModelError(f"{describe(gather)}: {error}") from None
-
-
-def exponent_of(node: ir.Node, scale: float) -> int:
-    """log2 of a power-of-two scale; ModelError that names the node for any other."""
-    mantissa, exponent = math.frexp(scale)
-    if mantissa != 0.5:
-        raise ModelError(f"{describe(node)}: scale {scale:g}, expected a power of two")
-    return exponent - 1
 
 
 def _scalar(node: ir.Node, index: int) -> int:

@@ -14,9 +14,10 @@ import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError, ModelError
+from qpipe.formats.base import TrainableWeight
 from qpipe.ir.graph.layers import Layer, Role, activation_bound, group_layers
 from qpipe.ir.quantized.qdq import ActivationQuantizer, data_input, quantizer_nodes, read_activation_quantizer
-from qpipe.ir.quantized.view_weights import FinalWeight, TrainableWeight, read_weight
+from qpipe.ir.quantized.view_weights import FinalWeight, read_weight
 from qpipe.nodes import describe
 
 W = TypeVar("W", bound=TrainableWeight | FinalWeight, covariant=True)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.binary import BinarySpec
-from qpipe.arith.codes import AnyWeightSpec
-from qpipe.arith.dorefa import DoReFaSpec
-from qpipe.arith.lq import MAX_BITS, MIN_BITS, LQSpec, lq_limit
-from qpipe.arith.power_of_two import Rounding
-from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec, pair_limit
+from qpipe.arith.weights import pair_limit
 from qpipe.errors import ModelError
+from qpipe.formats.base import TrainableWeight, WeightOptions
+from qpipe.formats.table import format_of_codes
 from qpipe.ir.files.metadata import get_object
 from qpipe.ir.graph.layers import Layer
-from qpipe.ir.quantized.qdq import ActivationQuantizer, exponent_of
-from qpipe.ir.quantized.quantizer_functions import DOREFA, LQ, SIGN
+from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.weight_codes import signed_codes, stored_bits
 from qpipe.ir.quantized.weight_layout import is_depthwise, output_axis
-from qpipe.nodes import constant_array, constant_input, describe, input_value, int_attribute
+from qpipe.nodes import constant_array, constant_input, describe, input_value
 
 QUANTIZATION = "quantization"
 """Metadata for whoever trains on: `weight_clip` (null: the width's own), `weight_clips` (of layers that have their own,
@@ -30,29 +25,6 @@ by name), `weight_rounding` (null: the width's own; absent: "ceil") and `cpu` ("
 """
 
 IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class TrainableWeight:
-    """Float values (an initializer) on per-channel exponents `[C]`."""
-
-    values: ir.Value
-    scale: ir.Value
-    exponents: IntArray
-    spec: AnyWeightSpec
-    basis: ir.Value | None = None
-    """Of LQ-Net's weights: an initializer `[C, K]`."""
-
-    @property
-    def bits(self) -> int:
-        """The width."""
-        return self.spec.bits
-
-    @property
-    def basis_array(self) -> npt.NDArray[np.float32] | None:
-        """The basis as it is now."""
-        array = constant_array(self.basis)
-        return None if array is None else array.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -89,84 +61,22 @@ def read_weight(model: ir.Model, layer: Layer, source: ActivationQuantizer) -> T
     producer = codes.producer()
     if producer is None or producer.op_type == "Cast":
         return _final_weight(layer, codes, scales)
-    if producer.op_type in {DOREFA, SIGN}:
-        return _nominal_weight(dequantize, producer)
-    if producer.op_type == LQ:
-        return _lq_weight(model, layer, dequantize, producer, source)
-    return _trainable_weight(model, layer, dequantize, source)
+    options = _options(model, layer, source)
+    return format_of_codes(producer.op_type).read(dequantize, producer, options, axis=output_axis(layer.node))
 
 
-def _trainable_weight(
-    model: ir.Model, layer: Layer, dequantize: ir.Node, source: ActivationQuantizer
-) -> TrainableWeight:
-    clip = dequantize.inputs[0].producer() if dequantize.inputs[0] is not None else None
-    high = constant_input(clip, 2) if clip is not None and clip.op_type == "Clip" else None
-    quantize = clip.inputs[0].producer() if clip is not None and clip.inputs[0] is not None else None
-    values = quantize.inputs[0] if quantize is not None and quantize.op_type == "QuantizeLinear" else None
-    scale = input_value(dequantize, 1)
-    if high is None or values is None or scale is None or constant_array(values) is None:
-        raise ModelError(f"{describe(dequantize)}: expected float weights behind QuantizeLinear and Clip")
-    scales = constant_array(scale)
-    assert scales is not None
-    bits = int(high.reshape(-1)[0]).bit_length() + 1
+def _options(model: ir.Model, layer: Layer, source: ActivationQuantizer) -> WeightOptions:
+    """What the file says of the layer's weights: its own clip, or that of all."""
     options = get_object(model, QUANTIZATION) or {}
-    spec = WeightSpec(
-        bits=bits,
-        clip=_clip(options, layer, bits),
-        per_channel=scales.ndim > 0,
-        pair_limit=_pair_limit(options, layer, source),
-        rounding=_rounding(options.get("weight_rounding", "ceil"), bits),
-    )
-    exponents = [exponent_of(dequantize, float(s)) for s in scales.reshape(-1)]
-    if scales.ndim == 0:
-        exponents = exponents * _channels(layer, constant_array(values))
-    return TrainableWeight(values, scale, np.array(exponents, np.int64), spec)
-
-
-def _pair_limit(options: Mapping[str, object], layer: Layer, source: ActivationQuantizer) -> int | None:
-    waived = options.get("cpu") == "vnni" or is_depthwise(layer.node)
-    return None if waived else pair_limit(source.spec.stored_max)
-
-
-def _nominal_weight(dequantize: ir.Node, function: ir.Node) -> TrainableWeight:
-    values, scale = function.inputs[0], input_value(dequantize, 1)
-    scales = constant_array(scale)
-    if values is None or scale is None or scales is None or constant_array(values) is None:
-        raise ModelError(f"{describe(function)}: expected float weights, and constant scales behind it")
-    exponents = [exponent_of(dequantize, float(s)) for s in scales.reshape(-1)]
-    spec = (
-        DoReFaSpec(int_attribute(function, "bits", 0), exponents[0])
-        if function.op_type == DOREFA
-        else BinarySpec(exponents[0])
-    )
-    return TrainableWeight(values, scale, np.array(exponents, np.int64), spec)
-
-
-def _lq_weight(
-    model: ir.Model, layer: Layer, dequantize: ir.Node, function: ir.Node, source: ActivationQuantizer
-) -> TrainableWeight:
-    values, basis, scale = (input_value(function, i) for i in range(3))
-    array, scales = constant_array(basis), constant_array(scale)
-    bits = int_attribute(function, "bits", 0)
-    if values is None or scale is None or scales is None or array is None or constant_array(values) is None:
-        raise ModelError(f"{describe(function)}: expected float weights, a basis and constant scales")
-    if not MIN_BITS <= bits <= MAX_BITS or array.shape != (scales.size, bits):
-        raise ModelError(f"{describe(function)}: a basis of shape {list(array.shape)} for {bits} bits, expected "
-                         f"[{scales.size}, bits] of {MIN_BITS} to {MAX_BITS} bits")  # fmt: skip
-    exponents = [exponent_of(dequantize, float(s)) for s in scales.reshape(-1)]
-    limit = lq_limit(_pair_limit(get_object(model, QUANTIZATION) or {}, layer, source))
-    return TrainableWeight(values, scale, np.array(exponents, np.int64), LQSpec(bits, limit), basis)
-
-
-def _clip(options: Mapping[str, object], layer: Layer, bits: int) -> float:
-    """The layer's own clip, or that of all, or the width's."""
     own = options.get("weight_clips")
+    rounding: object = options.get("weight_rounding", "ceil")
     clips = [own.get(layer.name) if isinstance(own, dict) else None, options.get("weight_clip")]
-    return next((float(clip) for clip in clips if isinstance(clip, int | float)), DEFAULT_CLIP[bits])
-
-
-def _rounding(stored: object, bits: int) -> Rounding:
-    return stored if stored in ("ceil", "nearest") else DEFAULT_ROUNDING[bits]
+    waived = options.get("cpu") == "vnni" or is_depthwise(layer.node)
+    return WeightOptions(
+        clip=next((float(clip) for clip in clips if isinstance(clip, int | float)), None),
+        rounding=rounding if rounding in ("ceil", "nearest") else None,
+        pair_limit=None if waived else pair_limit(source.spec.stored_max),
+    )
 
 
 def _final_weight(layer: Layer, codes: ir.Value, scales: npt.NDArray[np.generic]) -> FinalWeight:

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from qpipe.arith.weights import as_rows, from_rows
+from qpipe.arith.weights import from_rows, rows_along
 from qpipe.nodes import int_attribute
 
 
@@ -18,9 +18,7 @@ def output_axis(node: ir.Node) -> int:
 
 def to_rows(node: ir.Node, weight: Any) -> Any:
     """The weight (numpy or torch) as `[C, K]` in the order in which integer kernels sum: channels fastest."""
-    if node.op_type == "Conv":
-        return as_rows(weight)
-    return weight if output_axis(node) == 0 else weight.T
+    return rows_along(weight, output_axis(node))
 
 
 def to_weight(node: ir.Node, rows: Any, shape: tuple[int, ...]) -> Any:

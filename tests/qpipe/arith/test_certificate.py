@@ -15,7 +15,8 @@ from qpipe.arith.certificate import (
 )
 from qpipe.arith.multiplier import shift_bound
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import WeightSpec, as_rows, pair_excess, pair_limit, quantize_rows, trim_pairs
+from qpipe.arith.weights import as_rows, pair_excess, pair_limit, trim_pairs
+from qpipe.formats.fixed_point import FixedPoint
 
 UNSIGNED, SIGNED = QuantSpec.unsigned(8, 0), QuantSpec.signed(8, 0)
 
@@ -140,8 +141,8 @@ def test_what_the_certificate_refuses_saturates(seed, channels, size):
 def test_quantized_weights_convolve_exactly_on_a_saturating_kernel(seed, channels, kernel):
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal((4, channels, kernel, kernel)) * 3
-    spec = WeightSpec(pair_limit=pair_limit(255))
-    rows, _ = quantize_rows(as_rows(weight), np.full(4, -5), spec)
+    spec = FixedPoint(pair_limit=pair_limit(255))
+    rows, _ = spec.pair_safe(as_rows(weight), np.full(4, -5))
     assert not pair_excess(rows, 128).any()
     codes = rows.reshape(4, kernel, kernel, channels).transpose(0, 3, 1, 2).astype(np.int8)
     x = rng.choice(np.array([0, 255], np.uint8), (2, channels, 5, 5))

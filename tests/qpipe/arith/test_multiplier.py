@@ -18,12 +18,12 @@ from qpipe.arith.multiplier import (
     IntegerAffine,
     fit,
     fit_alone,
-    quantize_weight,
     shift_bound,
 )
 from qpipe.arith.quantize import MAX_SHIFT
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import NO_FLOOR, WeightSpec, round_rows
+from qpipe.arith.weights import NO_FLOOR
+from qpipe.formats.fixed_point import FixedPoint
 
 OUTPUTS = [
     *(QuantSpec.unsigned(b, 0) for b in (2, 4, 8)),
@@ -31,7 +31,7 @@ OUTPUTS = [
     QuantSpec(0, 0, 192),
 ]
 
-EIGHT_BITS = WeightSpec()
+EIGHT_BITS = FixedPoint()
 OUTPUT = QuantSpec.unsigned(8, -4)
 
 
@@ -64,12 +64,12 @@ def layers(draw: st.DrawFn) -> dict[str, Any]:
 
 def integers_of(
     rows: np.ndarray, k: np.ndarray, beta: np.ndarray, mean: np.ndarray, source: QuantSpec, output: QuantSpec | None,
-    spec: WeightSpec = EIGHT_BITS, *, in_torch: bool = False,
+    spec: FixedPoint = EIGHT_BITS, *, in_torch: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, IntegerAffine]:  # fmt: skip
     """Codes, exponents, the weight sum and the integers; torch's as numpy arrays."""
     xp: Any = torch if in_torch else np
     arrays = [torch.from_numpy(a) if in_torch else a for a in (rows, k, beta, mean)]
-    codes, exponent = quantize_weight(arrays[0], arrays[1], arrays[2], spec, source=source, output=output, xp=xp)
+    codes, exponent = spec.quantize(arrays[0], arrays[1], arrays[2], source=source, output=output, xp=xp)
     total = xp.sum(abs(codes), axis=1, dtype=xp.float64) * source.largest
     found = fit(
         *arrays[1:], weight_exponent=exponent, input_exponent=source.exponent, output=output, weight_sum=total, xp=xp
@@ -82,7 +82,7 @@ def integers_of(
 @given(layer=layers(), per_channel=st.booleans(), bits=st.sampled_from([4, 8]))
 @settings(max_examples=300)
 def test_the_bounds_are_kept_always(layer: dict[str, Any], per_channel: bool, bits: int) -> None:
-    spec = WeightSpec(bits=bits, per_channel=per_channel)
+    spec = FixedPoint(bits=bits, per_channel=per_channel)
     _, exponent, total, found = integers_of(**layer, spec=spec)
     output, source = layer["output"], layer["source"]
     m, n = found.multiplier, found.shift
@@ -200,7 +200,7 @@ def test_a_last_layers_bias_fits_int32(beta: float, scale: int) -> None:
     rows = np.full((2, 3), 2.0**scale, np.float32)
     ones, source = np.ones(2), QuantSpec.unsigned(8, -4)
     *_, found = integers_of(
-        rows, ones, np.array([beta, 0.0]), 0 * ones, source, None, WeightSpec(per_channel=False)
+        rows, ones, np.array([beta, 0.0]), 0 * ones, source, None, FixedPoint(per_channel=False)
     )  # fmt: skip
     assert np.all(np.abs(found.bias) <= BIAS_LIMIT)
 
@@ -225,9 +225,9 @@ def test_the_bound_keeps_float32_exact(output: QuantSpec) -> None:
 def test_one_dead_channel_leaves_a_tensors_scale_alone() -> None:
     rows = np.random.default_rng(0).standard_normal((3, 9)).astype(np.float32)
     source, output = QuantSpec.unsigned(8, -4), QuantSpec.unsigned(8, -4)
-    spec = WeightSpec(per_channel=False)
-    alive = quantize_weight(rows, np.ones(3), np.zeros(3), spec, source=source, output=output)[1]
-    dead = quantize_weight(rows, np.array([1, 1e-12, 0]), np.zeros(3), spec, source=source, output=output)[1]
+    spec = FixedPoint(per_channel=False)
+    alive = spec.quantize(rows, np.ones(3), np.zeros(3), source=source, output=output)[1]
+    dead = spec.quantize(rows, np.array([1, 1e-12, 0]), np.zeros(3), source=source, output=output)[1]
     assert dead.tolist() == alive.tolist()
     assert np.all(alive > NO_FLOOR)
 
@@ -251,7 +251,7 @@ def test_fit_alone(k: list[float], source: QuantSpec, output: QuantSpec, seed: i
     assert np.all(found.shift <= shift_bound(output))
     unit = np.ldexp(1.0, exponent + found.exponent)
     value = np.where(found.sign == 0, 0, codes) * np.ldexp(1.0, exponent)
-    np.testing.assert_array_equal(codes, round_rows(factor[:, None], exponent, WeightSpec())[:, 0])
+    np.testing.assert_array_equal(codes, FixedPoint().stored_codes(factor[:, None], exponent)[:, 0])
     # What is added, to half a step of the product.
     error = found.bias * unit * source.scale - (beta - value * mean)
     assert np.all(np.abs(error) <= unit * source.scale / 2 + np.abs(value * mean) * 1e-12)

@@ -7,21 +7,23 @@ from hypothesis import strategies as st
 
 from qpipe.arith.multiplier import NO_FLOOR, shift_bound, split
 from qpipe.arith.power_of_two import Rounding
-from qpipe.arith.rescale import HEADROOM, channel_ratio
+from qpipe.arith.rescale import HEADROOM
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import DEFAULT_CLIP, WeightSpec, clip_at, exponents, pair_sums, quantize_rows
+from qpipe.arith.weights import pair_sums
+from qpipe.formats.fixed_point import DEFAULT_CLIP, FixedPoint
 
 ROUNDING = 1e-9  # float64's, over the few operations of a ratio
+SOURCE = QuantSpec.unsigned(8, -6)
 FLOAT32 = 2e-6  # of weights that are stored
 
 
 @st.composite
-def channels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, WeightSpec, QuantSpec]:
+def channels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, FixedPoint, QuantSpec]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     count, size = draw(st.integers(1, 12)), draw(st.integers(1, 40))
     rows = (rng.standard_normal((count, size)) * np.exp2(rng.integers(-8, 3, (count, 1)))).astype(np.float32)
     k = rng.standard_normal(count) * np.exp2(rng.integers(-6, 3, count))
-    spec = WeightSpec(bits=draw(st.sampled_from([2, 4, 8])), pair_limit=draw(st.sampled_from([None, 128])))
+    spec = FixedPoint(bits=draw(st.sampled_from([2, 4, 8])), pair_limit=draw(st.sampled_from([None, 128])))
     output = QuantSpec.for_range(8, draw(st.integers(-3, 5)), signed=draw(st.booleans()))
     return rows, k, spec, output
 
@@ -29,13 +31,13 @@ def channels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, WeightSpec, Quant
 @given(channels())
 def test_weights_fit_their_grid_and_the_multiplier_is_exact(case: tuple) -> None:
     rows, k, spec, output = case
-    l = exponents(rows, spec, np.full(len(rows), NO_FLOOR))  # noqa: E741
-    ratio = channel_ratio(rows, k, l, spec, -6, output)
+    l = spec.exponents(rows, np.full(len(rows), NO_FLOOR))  # noqa: E741
+    ratio = spec.filling_ratio(rows, k, l, SOURCE, output)
     codes_per_weight = ratio / np.exp2(l)
     limit = HEADROOM * (spec.qmax + 0.5) * (1 + ROUNDING)
-    assert np.all(clip_at(rows, spec) * codes_per_weight <= limit)
+    assert np.all(spec.clip_at(rows) * codes_per_weight <= limit)
     if spec.pair_limit is not None:
-        clip = np.asarray(clip_at(rows, spec), np.float64)[:, None]
+        clip = np.asarray(spec.clip_at(rows), np.float64)[:, None]
         sums = pair_sums(np.clip(rows, -clip, clip)).max(axis=1, initial=0) * codes_per_weight
         assert np.all(sums <= HEADROOM * (spec.pair_limit - 1) * (1 + ROUNDING))
     multiplier, exponent = split(k / ratio)
@@ -49,20 +51,20 @@ def test_weights_fit_their_grid_and_the_multiplier_is_exact(case: tuple) -> None
 @given(channels())
 def test_rescaled_weights_need_no_repair(case: tuple) -> None:
     rows, k, spec, output = case
-    l = exponents(rows, spec, np.full(len(rows), NO_FLOOR))  # noqa: E741
-    ratio = channel_ratio(rows, k, l, spec, -6, output)
+    l = spec.exponents(rows, np.full(len(rows), NO_FLOOR))  # noqa: E741
+    ratio = spec.filling_ratio(rows, k, l, SOURCE, output)
     scaled = (rows * ratio[:, None]).astype(np.float32)
-    codes, unchanged = quantize_rows(scaled, l, spec)
+    codes, unchanged = spec.pair_safe(scaled, l)
     assert np.array_equal(unchanged, l)
     error = np.abs(codes * np.exp2(l)[:, None] - np.clip(scaled, -spec.qmax * np.exp2(l)[:, None], None))
-    clip = np.asarray(clip_at(scaled, spec))[:, None]
+    clip = np.asarray(spec.clip_at(scaled))[:, None]
     assert np.all(error[np.abs(scaled) <= np.broadcast_to(clip, scaled.shape)] <= np.exp2(l).max())
 
 
 def test_a_channel_fills_its_grid() -> None:
     """One weight in the lower part of its octave comes to lie at the headroom, up to the multiplier's 8 bits."""
-    rows, spec = np.array([[0.52, 0.1, -0.2]], np.float32), WeightSpec(bits=8)
-    ratio = channel_ratio(rows, np.ones(1), np.array([-7]), spec, -6, QuantSpec.unsigned(8, -6))
+    rows, spec = np.array([[0.52, 0.1, -0.2]], np.float32), FixedPoint(bits=8)
+    ratio = spec.filling_ratio(rows, np.ones(1), np.array([-7]), SOURCE, QuantSpec.unsigned(8, -6))
     assert 0.99 * HEADROOM * 127.5 <= 0.52 * ratio[0] * 128 <= HEADROOM * 127.5
 
 
@@ -72,28 +74,28 @@ def test_room_to_grow(bits: int, rounding: Rounding) -> None:
     """The step comes to lie just below its power of two: 3 percent of growth with ceil, over 41 with nearest."""
     rng = np.random.default_rng(bits)
     rows = (rng.standard_normal((200, 72)) * np.exp2(rng.uniform(-3, 2, (200, 1)))).astype(np.float32)
-    spec = WeightSpec(bits=bits, clip=DEFAULT_CLIP[bits], pair_limit=128, rounding=rounding)
-    l = exponents(rows, spec, np.full(200, NO_FLOOR))  # noqa: E741
-    ratio = channel_ratio(rows, np.ones(200), l, spec, -6, QuantSpec.unsigned(8, -6))
+    spec = FixedPoint(bits=bits, clip=DEFAULT_CLIP[bits], pair_limit=128, rounding=rounding)
+    l = spec.exponents(rows, np.full(200, NO_FLOOR))  # noqa: E741
+    ratio = spec.filling_ratio(rows, np.ones(200), l, SOURCE, QuantSpec.unsigned(8, -6))
     scaled = (rows * ratio[:, None]).astype(np.float32)
-    step = np.asarray(clip_at(scaled, spec)) * 2 / (2**bits - 1) / np.exp2(l)
+    step = np.asarray(spec.clip_at(scaled)) * 2 / (2**bits - 1) / np.exp2(l)
     assert np.all((step >= HEADROOM * (1 - 2**-7) - FLOAT32) & (step <= HEADROOM + FLOAT32))
     growth = np.float32(1.02 if rounding == "ceil" else 1.41)
-    assert np.array_equal(exponents(scaled * growth, spec, np.full(200, NO_FLOOR)), l)
+    assert np.array_equal(spec.exponents(scaled * growth, np.full(200, NO_FLOOR)), l)
 
 
 def test_where_pairs_bind_nearest_keeps_the_exponent() -> None:
     """At 8 bits a pair of two largest weights asks for half of the range, which the nearest power would take away."""
     rows = np.random.default_rng(0).standard_normal((50, 72)).astype(np.float32)
     rows[:, :2] = 4.0
-    spec = WeightSpec(bits=8, pair_limit=128, rounding="nearest")
-    l = exponents(rows, spec, np.full(50, NO_FLOOR))  # noqa: E741
-    ratio = channel_ratio(rows, np.ones(50), l, spec, -6, QuantSpec.unsigned(8, -6))
+    spec = FixedPoint(bits=8, pair_limit=128, rounding="nearest")
+    l = spec.exponents(rows, np.full(50, NO_FLOOR))  # noqa: E741
+    ratio = spec.filling_ratio(rows, np.ones(50), l, SOURCE, QuantSpec.unsigned(8, -6))
     scaled = (rows * ratio[:, None]).astype(np.float32)
-    assert np.array_equal(exponents(scaled, spec, np.full(50, NO_FLOOR)), l)
+    assert np.array_equal(spec.exponents(scaled, np.full(50, NO_FLOOR)), l)
 
 
 def test_zero_channels_stay() -> None:
     rows, k = np.array([[0.0, 0.0], [0.5, 0.25]], np.float32), np.array([1.0, 0.0])
-    ratio = channel_ratio(rows, k, np.array([-7, -8]), WeightSpec(), -6, QuantSpec.unsigned(8, -6))
+    ratio = FixedPoint().filling_ratio(rows, k, np.array([-7, -8]), SOURCE, QuantSpec.unsigned(8, -6))
     assert ratio.tolist() == [1.0, 1.0]

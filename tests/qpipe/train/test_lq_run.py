@@ -11,8 +11,8 @@ from small_training import SETTINGS, assert_same, bright_images, network, replac
 
 import qpipe
 from qpipe.errors import ModelError, RecipeError
+from qpipe.formats.functions import DOMAIN
 from qpipe.ir.files.load import load_model
-from qpipe.ir.quantized.quantizer_functions import DOMAIN
 from qpipe.ir.quantized.view import read_view
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train

@@ -13,11 +13,11 @@ from networks import run
 from onnx import helper
 
 import qpipe
-from qpipe.arith.weights import DEFAULT_CLIP
 from qpipe.errors import DataError, LoweringError, ModelError, RecipeError
+from qpipe.formats.base import TrainableWeight
+from qpipe.formats.fixed_point import DEFAULT_CLIP
 from qpipe.ir.files.metadata import get_json, get_object, get_provenance
 from qpipe.ir.quantized.view import is_trainable, read_view
-from qpipe.ir.quantized.view_weights import TrainableWeight
 from qpipe.nodes import constant_array
 
 IMAGES = np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype(np.float32)

@@ -9,7 +9,7 @@ from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable, table_index
 from qpipe.errors import ModelError
-from qpipe.ir.quantized.qdq import exponent_of, insert_activation_quantizer, read_activation_quantizer
+from qpipe.ir.quantized.qdq import insert_activation_quantizer, read_activation_quantizer
 from qpipe.nodes import initializer, replace_constant
 
 SPECS = [QuantSpec.unsigned(8, -5), QuantSpec.unsigned(4, -2), QuantSpec.signed(8, -5), QuantSpec.signed(2, 1),
@@ -51,17 +51,6 @@ def test_names_of_initializers_are_unique() -> None:
     second = initializer(model.graph, "c", np.float32(2))
     assert (first.name, second.name) == ("c", "c_1")
     assert {"c", "c_1"} <= set(model.graph.initializers)
-
-
-@pytest.mark.parametrize("scale", [2.0**-149, 2.0**-30, 1.0, 2.0**100])
-def test_exponent_of(scale: float) -> None:
-    assert 2.0 ** exponent_of(ir.node("QuantizeLinear", []), scale) == scale
-
-
-@pytest.mark.parametrize("scale", [0.3, 0.0, -1.0, float("inf"), float("nan")])
-def test_scales_that_are_no_power_of_two(scale: float) -> None:
-    with pytest.raises(ModelError, match=r"QuantizeLinear 'q': scale .*, expected a power of two"):
-        exponent_of(ir.node("QuantizeLinear", [], name="q"), scale)
 
 
 @pytest.mark.parametrize(

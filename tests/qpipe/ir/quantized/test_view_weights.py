@@ -8,8 +8,8 @@ import onnx_ir as ir
 import pytest
 from networks import Network, finalized, quantized
 
-from qpipe.arith.weights import DEFAULT_CLIP, DEFAULT_ROUNDING, WeightSpec
 from qpipe.errors import ModelError
+from qpipe.formats.fixed_point import DEFAULT_CLIP, DEFAULT_ROUNDING, FixedPoint
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
@@ -25,7 +25,7 @@ def network(**options: object) -> ir.Model:
     return quantized(net.model(net.head(x, 8)), net.inputs(), **options)
 
 
-def specs(model: ir.Model) -> dict[str, WeightSpec]:
+def specs(model: ir.Model) -> dict[str, FixedPoint]:
     layers = read_view(model).layers
     return {layer.name: layer.weight.spec for layer in layers if is_trainable(layer)}
 

@@ -17,12 +17,11 @@ from small_residual import batch, in_training, plain_qdq, residual_qdq, weighted
 
 from passes.calibrate_on_signs import CalibrateOnSigns
 from passes.expand_bases import ExpandBases
-from qpipe.arith.dorefa import DoReFaSpec
+from qpipe.formats.dorefa import DoReFa
 from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.navigation import input_quantizer
 from qpipe.train.companions.stochastic import StochasticPrecision, block_fragments, layer_fragments
 from qpipe.train.executor import Executor
-from qpipe.train.straight_through import unrounded_weight
 
 END = Fraction(20, 35)
 INNER = ("1", "2", "3", "4")
@@ -215,8 +214,8 @@ def test_what_is_not_drawn_is_before_its_rounding(quantizer: str) -> None:
             assert layer is not None
             assert layer.spec is not None
             assert source is not None
-            raw = unrounded_weight(layer.weight, layer.spec)
-            assert isinstance(layer.spec, DoReFaSpec) == (quantizer == "dorefa")
+            raw = layer.spec.unrounded(layer.weight, torch)
+            assert isinstance(layer.spec, DoReFa) == (quantizer == "dorefa")
             assert torch.equal(raw, layer.weight) == (quantizer == "fixed-point")
             assert torch.equal(layer.weight_in_use(), raw) == bool(ratio)
             steps = inputs[key] / source.spec.scale

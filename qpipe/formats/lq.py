@@ -19,22 +19,32 @@ Source: Zhang et al. 2018, *LQ-Nets*, sections 3.1 and 3.2, equations 3 to 8 and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from statistics import NormalDist
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, no_type_check
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
+from qpipe.arith.multiplier import weight_exponent_floor
 from qpipe.arith.power_of_two import rounded_log2
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.arith.table import SIZE, CodeTable
-from qpipe.arith.weight_quantizer import WEIGHT_BITS
 from qpipe.arith.weights import ZERO_EXPONENT
+from qpipe.errors import ModelError
+from qpipe.formats import WeightQuantizer
+from qpipe.formats.base import FloatArray, TrainableWeight, WeightFormat, WeightOptions, WeightPlace, stored_weight
+from qpipe.formats.functions import DOMAIN, call_function
+from qpipe.nodes import constant_array, describe, initializer, input_value, int_attribute
+
+if TYPE_CHECKING:
+    from onnxscript import FLOAT, INT8
 
 MOMENTUM = 0.9  # of the moving average (section 3.2)
-MIN_BITS, MAX_BITS = WEIGHT_BITS["lq"][0], WEIGHT_BITS["lq"][-1]
 INT8_MAX = 127
 _DELTA = 1e-4
 _FIRST_ITERATIONS = 20
@@ -45,12 +55,17 @@ Low = Literal[-1, 0]
 
 
 @dataclass(frozen=True)
-class LQSpec:
+class LQ(WeightFormat):
     """bits: K. limit: the largest magnitude of an integer level."""
+
+    name: ClassVar[WeightQuantizer] = "lq"
+    widths: ClassVar[range] = range(2, 5)
+    needs_data: ClassVar[bool] = True
+    codes_op: ClassVar[str] = "LQCodes"
 
     bits: int
     limit: int
-    per_channel: ClassVar[bool] = True
+    per_channel = True
 
     @property
     def qmax(self) -> int:
@@ -61,6 +76,62 @@ class LQSpec:
     def code_bits(self) -> int:
         """The width of a signed code."""
         return self.limit.bit_length() + 1
+
+    @classmethod
+    def first(
+        cls, node: ir.Node, rows: FloatArray, bits: int, source: QuantSpec, options: WeightOptions
+    ) -> tuple[Self, FloatArray]:
+        """On the basis that suits the weights as they are."""
+        return cls(bits, lq_limit(options.pair_limit)), first_basis(rows, bits)
+
+    @classmethod
+    def learned_table(cls, bits: int, before: QuantSpec, ymax: float, percentile: float) -> CodeTable | None:
+        """For as few bits as weights can have."""
+        if bits > cls.widths[-1]:
+            return None
+        return lq_table(first_activation_basis(ymax, percentile, bits), before)
+
+    def quantize(
+        self, rows: Any, k: Any, beta: Any, *, source: QuantSpec, output: QuantSpec | None, basis: Any = None,
+        xp: Any = np,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """The nearest levels, at exponents that leave the multiplier behind its bits."""
+        largest = xp.sum(abs(rows), axis=1, dtype=xp.float64) * (source.largest * source.scale)
+        floor = weight_exponent_floor(k, beta, source.exponent, output, largest=largest, xp=xp)
+        exponent = lq_exponents(basis, self.limit, floor, xp)
+        return lq_codes(rows, exponent, basis, xp), exponent
+
+    def codes_at(self, rows: Any, exponent: Any, basis: Any = None, xp: Any = np) -> Any:
+        """The nearest levels: no pair of them can be unsafe."""
+        return lq_codes(rows, exponent, basis, xp)
+
+    def learn(self, rows: Any, basis: Any, xp: Any = np) -> Any:
+        """One iteration of QEM."""
+        return averaged(basis, solve(rows, basis, -1, xp=xp), xp)
+
+    def code_nodes(self, at: WeightPlace) -> list[ir.Node]:
+        """A call of `LQCodes`."""
+        assert at.basis is not None
+        assert at.weight.shape is not None
+        shape = [len(at.basis) if i == at.axis else 1 for i in range(len(at.weight.shape))]
+        inputs = [at.weight, initializer(at.model.graph, f"{at.base}_weight_basis", at.basis), at.scale]
+        return [call_function(at.model, codes_function(), inputs, f"{at.base}_weight_lq", bits=self.bits, shape=shape)]
+
+    @classmethod
+    def read(cls, dequantize: ir.Node, codes: ir.Node, options: WeightOptions, *, axis: int) -> TrainableWeight:
+        """The width is in the call, as are the basis and the scale."""
+        floats, basis = input_value(codes, 0), input_value(codes, 1)
+        array, bits = constant_array(basis), int_attribute(codes, "bits", 0)
+        values, scale, exponents = stored_weight(
+            dequantize, None if array is None else floats, axis, codes, "float weights, a basis and constant scales"
+        )
+        shape = () if array is None else array.shape
+        if bits not in cls.widths or shape != (len(exponents), bits):
+            raise ModelError(
+                f"{describe(codes)}: a basis of shape {list(shape)} for {bits} bits, expected "
+                f"[{len(exponents)}, bits] of {cls.widths[0]} to {cls.widths[-1]} bits"
+            )
+        return TrainableWeight(values, scale, exponents, cls(bits, lq_limit(options.pair_limit)), basis)
 
 
 def lq_limit(pair_limit: int | None) -> int:
@@ -86,11 +157,11 @@ def nearest(x: Any, levels: Any, xp: Any = np) -> Any:
     return found
 
 
-def lq_exponents(basis: Any, spec: LQSpec, floor: Any, xp: Any = np) -> Any:
+def lq_exponents(basis: Any, limit: int, floor: Any, xp: Any = np) -> Any:
     """The least `[C]`, never below `floor`, at which the largest level has at most `limit` steps."""
     levels, _ = levels_of(basis, -1, xp)
     largest = xp.amax(abs(levels), axis=1)
-    exponent = xp.where(largest > 0, rounded_log2(largest / spec.limit, "ceil", xp), ZERO_EXPONENT)
+    exponent = xp.where(largest > 0, rounded_log2(largest / limit, "ceil", xp), ZERO_EXPONENT)
     return xp.maximum(exponent, floor)
 
 
@@ -108,7 +179,7 @@ def lq_table(basis: Any, before: QuantSpec) -> CodeTable:
     after = QuantSpec.unsigned(8, before.exponent)
     steps = np.clip(np.round(levels / after.scale), 0, STORAGE_MAX)
     codes = nearest(np.arange(SIZE, dtype=np.float64)[None], steps)[0]
-    return CodeTable(before, after, tuple(int(code) for code in codes))
+    return CodeTable(before, after, tuple(int(code) for code in codes), tuple(np.asarray(basis).tolist()))
 
 
 def solve(x: Any, basis: Any, low: Low, counts: Any = None, xp: Any = np) -> Any:
@@ -154,6 +225,42 @@ def first_activation_basis(ymax: float, percentile: float, bits: int) -> npt.NDA
         basis = solve(x, basis, 0)
     found: npt.NDArray[np.float32] = basis[0].astype(np.float32)
     return found
+
+
+@cache
+def codes_function() -> Any:
+    """The ONNX function of the trainable file, which onnxscript compiles from its source.
+
+    Levels are integers, and what lies between two of them is exact: the file's codes are those of `lq_codes`.
+    """
+    global FLOAT, INT8  # where onnxscript looks for them
+    from onnxscript import FLOAT, INT8, script
+    from onnxscript import opset21 as op
+    from onnxscript.values import Opset
+
+    @no_type_check
+    @script(Opset(DOMAIN, 1), default_opset=op)
+    def LQCodes(w: FLOAT[...], basis: FLOAT[...], scale: FLOAT[...], bits: int, shape: Sequence[int]) -> INT8[...]:  # noqa: N802
+        """The integer level nearest to each weight; shape broadcasts `[C]` along the weight."""
+        count = op.Constant(value_int=bits)
+        along = op.Constant(value_ints=shape)
+        powers = op.Pow(2, op.Range(0, count, 1))
+        numbers = op.Unsqueeze(op.Range(0, op.Pow(2, count), 1), [0])
+        signs = op.Cast(op.Mod(op.Div(numbers, op.Unsqueeze(powers, [1])), 2) * 2 - 1, to=11)
+        levels = op.MatMul(op.Cast(basis, to=11), signs) / op.Unsqueeze(op.Cast(scale, to=11), [1])
+        ascending, _ = op.TopK(op.Round(levels), op.Unsqueeze(op.Pow(2, count), [0]), axis=-1, largest=0)
+        steps = op.Cast(op.Transpose(ascending, perm=[1, 0]), to=1)
+        below = op.Slice(steps, [0], [-1], [0])
+        above = op.Slice(steps, [1], [17], [0])
+        each = op.Concat([-1], along, axis=0)
+        passed = op.Cast(
+            op.Unsqueeze(w / op.Reshape(scale, along), [0]) > op.Reshape((below + above) / 2.0, each), to=1
+        )
+        climbed = op.ReduceSum(passed * op.Reshape(above - below, each), [0], keepdims=0)
+        lowest = op.Reshape(op.Slice(steps, [0], [1], [0]), along)
+        return op.Cast(lowest + climbed, to=3)
+
+    return LQCodes
 
 
 def _differences(x: Any, weight: Any, levels: Any, xp: Any) -> tuple[Any, Any]:

@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qpipe.arith.lq import (
-    LQSpec,
+from qpipe.arith.spec import QuantSpec
+from qpipe.arith.weights import NO_FLOOR, pair_excess
+from qpipe.formats.lq import (
+    LQ,
     averaged,
     first_activation_basis,
     first_basis,
@@ -19,8 +21,6 @@ from qpipe.arith.lq import (
     nearest,
     solve,
 )
-from qpipe.arith.spec import QuantSpec
-from qpipe.arith.weights import NO_FLOOR, pair_excess
 
 SEEDS, WIDTHS = st.integers(0, 2**32 - 1), st.integers(2, 4)
 
@@ -91,9 +91,9 @@ def test_codes_are_pair_safe_and_the_same_in_torch(seed: int, bits: int, stored_
     rng = np.random.default_rng(seed)
     rows = (rng.normal(size=(5, 36)) * 2.0 ** rng.integers(-9, 4, (5, 1))).astype(np.float32)
     limit = lq_limit(None if stored_max is None else 32767 // stored_max)
-    spec, basis = LQSpec(bits, limit), first_basis(rows, bits)
+    spec, basis = LQ(bits, limit), first_basis(rows, bits)
     floor = np.full(5, NO_FLOOR)
-    exponent = lq_exponents(basis, spec, floor)
+    exponent = lq_exponents(basis, spec.limit, floor)
     codes = lq_codes(rows, exponent, basis)
     assert codes.dtype == np.float32
     assert np.abs(codes).max() <= limit
@@ -104,7 +104,7 @@ def test_codes_are_pair_safe_and_the_same_in_torch(seed: int, bits: int, stored_
     # The largest level takes more than half of the range.
     assert np.all(np.abs(levels).max(1) > 2.0**exponent * limit / 2)
     ours = torch.from_numpy(rows), torch.from_numpy(basis)
-    found = lq_exponents(ours[1], spec, torch.from_numpy(floor), torch)
+    found = lq_exponents(ours[1], spec.limit, torch.from_numpy(floor), torch)
     np.testing.assert_array_equal(found, exponent)
     np.testing.assert_array_equal(lq_codes(ours[0], found, ours[1], torch), codes)
     np.testing.assert_allclose(solve(*ours, -1, xp=torch), solve(rows, basis, -1), rtol=1e-9)

@@ -10,11 +10,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper
 
-from qpipe.arith.binary import SIGNS, BinarySpec, is_sign, magnitudes, nominal_exponent, sign_codes, sign_table
-from qpipe.arith.codes import codes_at, quantize, stored_codes
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable
-from qpipe.ir.quantized.quantizer_functions import DOMAIN, SIGN, SignCodes
+from qpipe.formats.binary import (
+    SIGNS,
+    Binary,
+    codes_function,
+    is_sign,
+    magnitudes,
+    nominal_exponent,
+    sign_codes,
+    sign_table,
+)
+from qpipe.formats.functions import DOMAIN
 
 ROWS = arrays(np.float32, (3, 8), elements=st.one_of(st.floats(-4, 4, width=32), st.just(0.0), st.just(-0.0)))
 
@@ -29,12 +37,14 @@ def test_numpy_torch_and_the_file_agree(rows: np.ndarray) -> None:
 
 
 def function_codes(weight: np.ndarray) -> np.ndarray:
-    node = helper.make_node(SIGN, ["w"], ["codes"], domain=DOMAIN)
+    node = helper.make_node(Binary.codes_op, ["w"], ["codes"], domain=DOMAIN)
     given_ = [helper.make_tensor_value_info("w", TensorProto.FLOAT, weight.shape)]
     result = [helper.make_tensor_value_info("codes", TensorProto.INT8, weight.shape)]
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
     graph = helper.make_graph([node], "function", given_, result)
-    model = helper.make_model(graph, functions=[SignCodes.to_function_proto()], opset_imports=opsets, ir_version=10)
+    model = helper.make_model(
+        graph, functions=[codes_function().to_function_proto()], opset_imports=opsets, ir_version=10
+    )
     onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (codes,) = session.run(None, {"w": weight})
@@ -74,9 +84,9 @@ def test_the_nominal_scale_is_the_nearest_power_of_two(scale: float, exponent: i
 
 
 def test_one_exponent_for_all_channels_whatever_the_affine_map() -> None:
-    rows, spec = np.array([[0.5, -3.0], [0.0, -1e-9]], np.float32), BinarySpec(-5)
-    codes, exponent = quantize(rows, np.array([1e-9, -3.0]), np.full(2, 1e6), spec, source=SIGNS, output=None)
+    rows, spec = np.array([[0.5, -3.0], [0.0, -1e-9]], np.float32), Binary(-5)
+    codes, exponent = spec.quantize(rows, np.array([1e-9, -3.0]), np.full(2, 1e6), source=SIGNS, output=None)
     assert exponent.tolist() == [-5, -5]
-    for other in (codes, codes_at(rows, exponent, spec), stored_codes(rows, exponent, spec)):
+    for other in (codes, spec.codes_at(rows, exponent), spec.stored_codes(rows, exponent)):
         assert other.tolist() == [[1, -1], [1, -1]]
     assert (spec.bits, spec.code_bits, spec.qmax, spec.per_channel) == (1, 2, 1, True)

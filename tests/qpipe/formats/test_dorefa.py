@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper
 
-from qpipe.arith.codes import codes_at, quantize, stored_codes
-from qpipe.arith.dorefa import DoReFaSpec, dorefa_codes, nominal_exponent, unrounded
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.quantized.quantizer_functions import DOMAIN, DOREFA, DoReFaCodes
+from qpipe.formats.dorefa import DoReFa, codes_function, dorefa_codes, nominal_exponent, unrounded
+from qpipe.formats.functions import DOMAIN
 
 BITS = st.integers(2, 7)
 FLOAT64_EDGE = 1e-12
@@ -63,13 +62,13 @@ def test_the_codes_are_those_of_the_equation(rows: np.ndarray, bits: int) -> Non
     codes = dorefa_codes(rows, bits)
     assert codes.dtype == np.float32
     assert np.all(codes % 2 == 1)  # odd
-    assert np.abs(codes).max() <= DoReFaSpec(bits, 0).qmax
+    assert np.abs(codes).max() <= DoReFa(bits, 0).qmax
     if rows.any():
         sure = ~on_an_edge(rows, bits, FLOAT64_EDGE) | (rows == 0)
         expected = equation(rows, bits) * (2**bits - 1)
         np.testing.assert_array_equal(codes[sure], np.round(expected)[sure])
         # The largest weight has the largest code.
-        assert np.abs(codes).max() == DoReFaSpec(bits, 0).qmax == 2**bits - 1
+        assert np.abs(codes).max() == DoReFa(bits, 0).qmax == 2**bits - 1
 
 
 @pytest.mark.parametrize("bits", range(2, 8))
@@ -100,12 +99,14 @@ def test_weights_of_zero(bits: int) -> None:
 
 def function_codes(weight: np.ndarray, bits: int) -> np.ndarray:
     """What onnxruntime computes by the function that a trainable file holds."""
-    node = helper.make_node(DOREFA, ["w"], ["codes"], domain=DOMAIN, bits=bits)
+    node = helper.make_node(DoReFa.codes_op, ["w"], ["codes"], domain=DOMAIN, bits=bits)
     given_ = [helper.make_tensor_value_info("w", TensorProto.FLOAT, weight.shape)]
     result = [helper.make_tensor_value_info("codes", TensorProto.INT8, weight.shape)]
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
     graph = helper.make_graph([node], "function", given_, result)
-    model = helper.make_model(graph, functions=[DoReFaCodes.to_function_proto()], opset_imports=opsets, ir_version=10)
+    model = helper.make_model(
+        graph, functions=[codes_function().to_function_proto()], opset_imports=opsets, ir_version=10
+    )
     onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (codes,) = session.run(None, {"w": weight})
@@ -131,12 +132,12 @@ def test_the_nominal_scale_brings_the_codes_near_the_weights(seed: int, bits: in
 
 
 def test_one_exponent_for_all_channels_whatever_the_affine_map() -> None:
-    rows, spec = normal(4, 10), DoReFaSpec(3, -5)
+    rows, spec = normal(4, 10), DoReFa(3, -5)
     source = QuantSpec.unsigned(4, -4)
     for k, beta in ((np.ones(4), np.zeros(4)), (np.array([1e-9, 3.0, -1.0, 0.0]), np.full(4, 1e6))):
-        codes, exponent = quantize(rows, k, beta, spec, source=source, output=None)
+        codes, exponent = spec.quantize(rows, k, beta, source=source, output=None)
         assert exponent.tolist() == [-5] * 4
         np.testing.assert_array_equal(codes, dorefa_codes(rows, 3))
-        for other in (codes_at, stored_codes):
-            np.testing.assert_array_equal(other(rows, exponent, spec), codes)
+        for other in (spec.codes_at, spec.stored_codes):
+            np.testing.assert_array_equal(other(rows, exponent), codes)
     assert (spec.code_bits, spec.qmax, spec.per_channel) == (4, 7, True)

@@ -1,0 +1,244 @@
+"""What a number format of weights says of itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from qpipe.arith.power_of_two import Rounding
+from qpipe.arith.quantize import IntArray
+from qpipe.arith.spec import QuantSpec
+from qpipe.arith.table import CodeTable
+from qpipe.errors import LoweringError, ModelError, RecipeError
+from qpipe.formats import WeightQuantizer
+from qpipe.nodes import constant_array, describe, exponent_of, input_value
+
+FloatArray = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """What is said of a layer's weights, by a user or by a file; a format takes what it knows, None is its own choice.
+
+    clip: in standard deviations. rounding: of log2 of the step. per_channel: one exponent per output channel, else one
+    in all. pair_limit: what two neighbours of equal sign may sum to in magnitude on a CPU that adds two products in a
+    saturating int16; None where that is waived.
+    """
+
+    clip: float | None = None
+    rounding: Rounding | None = None
+    per_channel: bool = True
+    pair_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class WeightPlace:
+    """Where a weight's quantizer is written: its float values, scale and zero point are initializers of the model.
+
+    base: of names. axis: of the output channels. basis: `[C, K]`, of a format that learns one.
+    """
+
+    model: ir.Model
+    base: str
+    weight: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value
+    axis: int
+    basis: FloatArray | None
+
+
+@dataclass(frozen=True)
+class TrainableWeight:
+    """Float values (an initializer) on per-channel exponents `[C]`, as a QDQ file has them."""
+
+    values: ir.Value
+    scale: ir.Value
+    exponents: IntArray
+    spec: WeightFormat
+    basis: ir.Value | None = None
+    """Where the format learns one: an initializer `[C, K]`."""
+
+    @property
+    def bits(self) -> int:
+        """The width."""
+        return self.spec.bits
+
+    @property
+    def basis_array(self) -> FloatArray | None:
+        """The basis as it is now."""
+        array = constant_array(self.basis)
+        return None if array is None else array.astype(np.float32)
+
+
+class WeightFormat(ABC):
+    """Codes, integers up to `qmax` in magnitude, times one power of two per output channel, and how weights get them.
+
+    The class answers for the choice by name: what may be given with it, which networks can have it. An instance is the
+    format of one layer's weights. `rows` are weights `[C, K]`, output channels by what one output sums over; `xp` is
+    numpy or torch; `basis`, `[C, K]`, is what a format learns its levels from beside the weights, None of others.
+    """
+
+    name: ClassVar[WeightQuantizer]
+    widths: ClassVar[range]
+    """The bits that may be given; empty where the format has a width of its own, and so have the activations."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """Of the settings "weight_clip", "weight_rounding" and "per_channel" those that may be given."""
+    needs_batch_norm: ClassVar[bool] = False
+    """Whether its scale is complete only with the multiplier of a BatchNormalization behind the layer."""
+    needs_data: ClassVar[bool] = False
+    """Whether it makes activations' levels from what calibration observes, so that ranges can't be fixed."""
+    holds_floats: ClassVar[bool] = False
+    """Whether the float weights that it trains are those of a float network, in scale as well."""
+    rebuild: ClassVar[str | None] = None
+    """The pass that makes a network ready for it and marks the layers that get it; None: all inner layers do."""
+    codes_op: ClassVar[str]
+    """The op of the node that gives the codes in a QDQ file."""
+
+    bits: int
+    per_channel: bool
+
+    @property
+    @abstractmethod
+    def qmax(self) -> int:
+        """The largest magnitude of a code."""
+
+    @property
+    @abstractmethod
+    def code_bits(self) -> int:
+        """The width of a signed code."""
+
+    @classmethod
+    def check(cls, node: ir.Node, bits: int, *, has_batch_norm: bool) -> None:
+        """Raise an error that names a layer which can't have such weights.
+
+        Raises:
+            RecipeError: a width that there is not.
+            LoweringError: no BatchNormalization follows, whose multiplier could hold a factor.
+        """
+        if bits not in cls.widths:
+            raise RecipeError(
+                f"{describe(node)}: {bits}-bit weights, expected {cls.widths[0]} to {cls.widths[-1]} with {cls.name}"
+            )
+        if cls.needs_batch_norm and not has_batch_norm:
+            raise LoweringError(f"{describe(node)}: no BatchNormalization follows it, expected one with {cls.name}")
+
+    @classmethod
+    @abstractmethod
+    def first(
+        cls, node: ir.Node, rows: FloatArray, bits: int, source: QuantSpec, options: WeightOptions
+    ) -> tuple[Self, FloatArray | None]:
+        """The format of a layer's pretrained weights, which reads a tensor on `source`, and the first basis."""
+
+    @classmethod
+    def learned_table(cls, bits: int, before: QuantSpec, ymax: float, percentile: float) -> CodeTable | None:
+        """The levels of an unsigned activation of so many bits behind an 8-bit grid; None: evenly spaced ones.
+
+        ymax: what was observed at the percentile.
+        """
+        return None
+
+    @classmethod
+    def input_table(cls, source: QuantSpec) -> CodeTable | None:
+        """What a layer's input passes before it is multiplied; None: nothing."""
+        return None
+
+    @abstractmethod
+    def quantize(
+        self, rows: Any, k: Any, beta: Any, *, source: QuantSpec, output: QuantSpec | None, basis: Any = None,
+        xp: Any = np,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """A training step's codes `[C, K]`, in the float type of rows, and exponents, int `[C]`.
+
+        k and beta (float64 `[C]`) are those of the affine map behind; output is None for a last layer.
+        """
+
+    @abstractmethod
+    def codes_at(self, rows: Any, exponent: Any, basis: Any = None, xp: Any = np) -> Any:
+        """What evaluation uses: codes at exponents `[C]`; at its own, what `quantize` gives."""
+
+    def stored_codes(self, rows: Any, exponent: Any, basis: Any = None, xp: Any = np) -> Any:
+        """Codes of the float weights that a file stores, which `storable` gives."""
+        return self.codes_at(rows, exponent, basis, xp)
+
+    def storable(self, rows: FloatArray, exponent: IntArray) -> FloatArray:
+        """Float weights as a file keeps them."""
+        return rows
+
+    def unrounded(self, weight: Any, xp: Any = np) -> Any:
+        """What is rounded, in real units and in the weight's layout."""
+        return weight
+
+    def rounded_from(self, weight: Any, values: Any, axis: int, xp: Any = np) -> Any:
+        """What has the gradient of the rounding; values: the weight without gradient, axis: of its output channels."""
+        return self.unrounded(weight, xp)
+
+    def learn(self, rows: Any, basis: Any, xp: Any = np) -> Any:
+        """The basis for the next step of training."""
+        return basis
+
+    def filling_ratio(
+        self, rows: FloatArray, k: Float64Array, exponent: IntArray, source: QuantSpec, output: QuantSpec
+    ) -> Float64Array | None:
+        """By what to multiply each channel `[C]` so that it suits the codes best, as `rescale-channels` does; or None.
+
+        k is the BatchNormalization's factor behind, which is divided by it.
+        """
+        return None
+
+    @abstractmethod
+    def code_nodes(self, at: WeightPlace) -> list[ir.Node]:
+        """The nodes of a QDQ file from float values to int8 codes, the last one a `codes_op`."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, dequantize: ir.Node, codes: ir.Node, options: WeightOptions, *, axis: int) -> TrainableWeight:
+        """The weight behind what `code_nodes` has written; ModelError names the node that is of another form."""
+
+
+class NominalFormat(WeightFormat):
+    """Codes that don't depend on their scale: it is nominal, one power of two a layer, which stays.
+
+    What it lacks, and any factor of a channel, is in the BatchNormalization that follows.
+    """
+
+    needs_batch_norm: ClassVar[bool] = True
+
+    exponent: int
+    per_channel: bool = True  # in the file: the multiplier rides in the scale of each channel
+
+    @abstractmethod
+    def codes(self, rows: Any, xp: Any = np) -> Any:
+        """Codes `[C, K]`, in the float type of rows."""
+
+    def quantize(
+        self, rows: Any, k: Any, beta: Any, *, source: QuantSpec, output: QuantSpec | None, basis: Any = None,
+        xp: Any = np,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """The codes, at the nominal exponent whatever the affine map."""
+        return self.codes(rows, xp), xp.zeros(len(rows), dtype=xp.int32) + self.exponent
+
+    def codes_at(self, rows: Any, exponent: Any, basis: Any = None, xp: Any = np) -> Any:
+        """The codes, whatever the exponents."""
+        return self.codes(rows, xp)
+
+
+def stored_weight(
+    dequantize: ir.Node, values: ir.Value | None, axis: int, described: ir.Node, expected: str
+) -> tuple[ir.Value, ir.Value, IntArray]:
+    """Float values, scale, and the exponents `[C]`, which are all the same where there is one scale in all.
+
+    axis: of the output channels. ModelError says what was `expected` of the node `described` where values or scale are
+    no constants.
+    """
+    scale = input_value(dequantize, 1)
+    floats, scales = constant_array(values), constant_array(scale)
+    if values is None or scale is None or floats is None or scales is None:
+        raise ModelError(f"{describe(described)}: expected {expected}")
+    exponents = np.array([exponent_of(dequantize, float(s)) for s in scales.reshape(-1)], np.int64)
+    return values, scale, np.repeat(exponents, floats.shape[axis]) if scales.ndim == 0 else exponents
