@@ -75,9 +75,9 @@ class InsertQuantizers(ir.passes.InPlacePass):
         """Quantize every planned tensor and weight; raise LoweringError that lists what has no integer form."""
         plan = self.check(model)
         chosen, takers = FORMATS[self.quantizer], self._takers(model, plan)
-        carried = {layer.output for layer in plan.layers if layer.role is Role.CARRY}
-        narrow_grids = {v: self._observed_grid(p, NARROW_KEY, carried) for v, p in plan.narrowed.items()}
-        grids = {v: self._observed_grid(p, RANGE_KEY, carried) for v, p in plan.quantizers.items()}
+        learned = _learned_values(plan, chosen)
+        narrow_grids = {v: self._observed_grid(p, NARROW_KEY, learned) for v, p in plan.narrowed.items()}
+        grids = {v: self._observed_grid(p, RANGE_KEY, learned) for v, p in plan.quantizers.items()}
         if chosen.rebuild is not None:
             grids |= base_grids(plan, {v: _read_grid(grid) for v, grid in grids.items()}, binary_blocks(model))
         narrow, specs = ({value: _read_grid(grid) for value, grid in some.items()} for some in (narrow_grids, grids))
@@ -135,19 +135,17 @@ class InsertQuantizers(ir.passes.InPlacePass):
         marked = binary_layers(model)
         return {layer.node for layer in plan.layers if layer.name in marked}
 
-    def _observed_grid(self, planned: PlannedQuantizer, key: str, carried: Set[ir.Value]) -> Grid:
-        """The format's own levels have unsigned activations alone that don't only carry others' integers."""
+    def _observed_grid(self, planned: PlannedQuantizer, key: str, learned: Set[ir.Value]) -> Grid:
         observed = take_range(planned.value, key)
         log2_ymax = observed.log2_ymax()
         if log2_ymax is None:
             warnings.warn(f"tensor '{planned.value.name}' was zero in all of the calibration data", stacklevel=2)
             log2_ymax = 0
-        table = None
-        if planned.signed is False and planned.value not in carried:
-            before = replace(planned, bits=EDGE_BITS).grid(log2_ymax, is_negative=False)
-            percentile = self.percentile or default_percentile(planned.bits)
-            table = FORMATS[self.quantizer].learned_table(planned.bits, before, observed.ymax, percentile)
-        return table or planned.grid(log2_ymax, is_negative=observed.is_negative)
+        if planned.value not in learned:
+            return planned.grid(log2_ymax, is_negative=observed.is_negative)
+        before = replace(planned, bits=EDGE_BITS).grid(log2_ymax, is_negative=False)
+        percentile = self.percentile or default_percentile(planned.bits)
+        return FORMATS[self.quantizer].learned_table(planned.bits, before, observed.ymax, percentile)
 
     def _insert_weight(
         self,
@@ -167,6 +165,15 @@ class InsertQuantizers(ir.passes.InPlacePass):
         )
         output = None if is_last else specs[layer.output]
         insert_first_weight(model, layer, chosen, plan.weight_bits[layer.node], options, source=source, output=output)
+
+
+def _learned_values(plan: QuantizationPlan, chosen: type[WeightFormat]) -> set[ir.Value]:
+    """What gets learned levels: unsigned activations, but those that only carry others' integers."""
+    carried = {layer.output for layer in plan.layers if layer.role is Role.CARRY}
+    return {
+        value for planned in (plan.quantizers, plan.narrowed) for value, quantizer in planned.items()
+        if quantizer.signed is False and quantizer.bits in chosen.learned_widths and value not in carried
+    }  # fmt: skip
 
 
 def _read_grid(grid: Grid) -> QuantSpec:

@@ -91,8 +91,8 @@ class WeightFormat(ABC):
     """Of the settings "weight_clip", "weight_rounding" and "per_channel" those that may be given."""
     needs_batch_norm: ClassVar[bool] = False
     """Whether its scale is complete only with the multiplier of a BatchNormalization behind the layer."""
-    needs_data: ClassVar[bool] = False
-    """Whether it makes activations' levels from what calibration observes, so that ranges can't be fixed."""
+    learned_widths: ClassVar[range] = range(0)
+    """Of unsigned activations, those at which their levels are learned, from what calibration observes."""
     holds_floats: ClassVar[bool] = False
     """Whether the float weights that it trains are those of a float network, in scale as well."""
     rebuild: ClassVar[str | None] = None
@@ -136,12 +136,9 @@ class WeightFormat(ABC):
         """The format of a layer's pretrained weights, which reads a tensor on `source`, and the first basis."""
 
     @classmethod
-    def learned_table(cls, bits: int, before: QuantSpec, ymax: float, percentile: float) -> CodeTable | None:
-        """The levels of an unsigned activation of so many bits behind an 8-bit grid; None: evenly spaced ones.
-
-        ymax: what was observed at the percentile.
-        """
-        return None
+    def learned_table(cls, bits: int, before: QuantSpec, ymax: float, percentile: float) -> CodeTable:
+        """The first levels of such an activation behind an 8-bit grid; ymax: what was observed at the percentile."""
+        raise NotImplementedError(f"{cls.name} has no levels of activations")
 
     @classmethod
     def input_table(cls, source: QuantSpec) -> CodeTable | None:

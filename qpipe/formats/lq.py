@@ -60,7 +60,7 @@ class LQ(WeightFormat):
 
     name: ClassVar[WeightQuantizer] = "lq"
     widths: ClassVar[range] = range(2, 5)
-    needs_data: ClassVar[bool] = True
+    learned_widths: ClassVar[range] = widths
     codes_op: ClassVar[str] = "LQCodes"
 
     bits: int
@@ -85,10 +85,8 @@ class LQ(WeightFormat):
         return cls(bits, lq_limit(options.pair_limit)), first_basis(rows, bits)
 
     @classmethod
-    def learned_table(cls, bits: int, before: QuantSpec, ymax: float, percentile: float) -> CodeTable | None:
-        """For as few bits as weights can have."""
-        if bits > cls.widths[-1]:
-            return None
+    def learned_table(cls, bits: int, before: QuantSpec, ymax: float, percentile: float) -> CodeTable:
+        """Those of a basis that suits the positive half of a normal distribution."""
         return lq_table(first_activation_basis(ymax, percentile, bits), before)
 
     def quantize(

@@ -107,7 +107,7 @@ class CalibrateSettings(Settings):
 
     @model_validator(mode="after")
     def _fixed_ranges_have_no_data(self) -> Self:
-        if self.ranges == "fixed" and self._format.needs_data:
+        if self.ranges == "fixed" and self._format.learned_widths:
             raise ValueError(f"ranges: 'fixed', expected 'data' with the quantizer '{self.quantizer}'")
         if self.ranges == "fixed" and self.activation_rounding != "ceil":
             raise ValueError(f"activation_rounding: '{self.activation_rounding}', expected 'ceil' with fixed ranges")
