@@ -60,7 +60,8 @@ class Recipe(SeedSettings):
     model: ModelSettings
     data: DataSettings
     preprocess: PreprocessSettings = PreprocessSettings()
-    calibrate: CalibrateSettings = CalibrateSettings()
+    # Made when it is needed: its checks load the weight formats.
+    calibrate: CalibrateSettings = Field(default_factory=CalibrateSettings)
     layers: Annotated[tuple[LayerSettings, ...], Strict(False), Field(alias="layer")] = ()
     finetune: FinetuneSettings | None = None
     export: ExportsSettings = ExportsSettings()
