@@ -28,8 +28,8 @@ from qpipe.formats.binary import magnitudes, nominal_exponent, sign_codes
 from qpipe.ir.graph.binary_blocks import binary_layers
 from qpipe.ir.graph.layers import Layer, group_layers
 from qpipe.ir.quantized.plan import plan_quantization
-from qpipe.ir.quantized.weight_layout import to_rows, to_weight
 from qpipe.nodes import float_attribute, initializer, rank, require_constant, set_constant_input
+from qpipe.ops.weight_layout import to_rows, to_weight
 
 
 @dataclass(frozen=True, kw_only=True)

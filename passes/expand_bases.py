@@ -34,8 +34,8 @@ from qpipe.formats.binary import BASES, magnitudes, sign_codes
 from qpipe.ir.graph.binary_blocks import BinaryBlock, binary_blocks, write_binary_blocks
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks
-from qpipe.ir.quantized.weight_layout import to_rows, to_weight
 from qpipe.nodes import initializer, name_value, require_constant, set_constant_input
+from qpipe.ops.weight_layout import to_rows, to_weight
 
 
 @dataclass(frozen=True, kw_only=True)

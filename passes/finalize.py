@@ -21,8 +21,8 @@ from qpipe.ir.quantized.final_weights import final_weight, standalone_batch_norm
 from qpipe.ir.quantized.view import QuantizedLayer, RequantizedLayer, is_trainable, read_view
 from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
-from qpipe.ir.quantized.weight_layout import output_axis
 from qpipe.nodes import initializer, rank
+from qpipe.ops.weight_layout import output_axis
 
 
 @dataclass(frozen=True, kw_only=True)

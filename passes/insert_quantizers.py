@@ -34,15 +34,15 @@ from qpipe.formats.table import EDGE_FORMAT, FORMATS
 from qpipe.ir.files.metadata import set_json
 from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable
-from qpipe.ir.graph.layers import Layer, Role
+from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.bases import base_grids
 from qpipe.ir.quantized.plan import EDGE_BITS, PlannedQuantizer, QuantizationPlan, plan_quantization
 from qpipe.ir.quantized.qdq import insert_activation_quantizer
 from qpipe.ir.quantized.view_weights import QUANTIZATION
-from qpipe.ir.quantized.weight_layout import is_depthwise
 from qpipe.ir.quantized.write_weight import insert_first_weight
 from qpipe.nodes import describe
-from qpipe.ops import OPS
+from qpipe.ops import Role
+from qpipe.ops.weight_layout import is_depthwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +82,11 @@ class InsertQuantizers(ir.passes.InPlacePass):
             grids |= base_grids(plan, {v: _read_grid(grid) for v, grid in grids.items()}, binary_blocks(model))
         narrow, specs = ({value: _read_grid(grid) for value, grid in some.items()} for some in (narrow_grids, grids))
         for layer in plan.layers:
-            if layer.role is Role.CARRY:
-                specs[layer.output] = OPS[layer.op_type].carried(layer.node, [specs[value] for value in layer.inputs])
-            elif layer.role is Role.JOIN:
+            if layer.role is Role.JOIN:
                 _check_distance(layer, specs)
+            grid = layer.op.carried(layer.node, [specs[value] for value in layer.inputs])
+            if grid is not None:
+                specs[layer.output] = grid
         for layer in plan.layers:
             if layer.is_weighted:
                 self._insert_weight(model, layer, plan, chosen if layer.node in takers else EDGE_FORMAT, specs | narrow)
@@ -182,13 +183,13 @@ def _read_grid(grid: Grid) -> QuantSpec:
 
 
 def _refuse_unsupported(plan: QuantizationPlan) -> None:
-    if not plan.weight_bits:
-        raise LoweringError("the model has no Conv, Gemm or MatMul with constant weights: nothing to quantize")
     if plan.unsupported:
         names = ", ".join(f"{layer.op_type} '{layer.name}'" for layer in plan.unsupported)
         raise LoweringError(
             f"no integer form, with layers after it: {names}; `qpipe inspect` says what to do with each"
         )
+    if not plan.weight_bits:
+        raise LoweringError("the model has no Conv, Gemm or MatMul with constant weights: nothing to quantize")
 
 
 def _check_distance(layer: Layer, specs: dict[ir.Value, QuantSpec]) -> None:

@@ -23,7 +23,7 @@ from qpipe.ir.quantized.view import LastLayer, View, read_final_view
 from qpipe.lowering.ends import add_nodes, dequantize_results
 from qpipe.lowering.integer_builder import IntegerBuilder, Layout
 from qpipe.lowering.integer_ends import Floats, give_integers, take_pixels
-from qpipe.ops import OPS, PRODUCTS
+from qpipe.ops import product_of
 
 CUT_TAIL = "cut_tail"
 """Metadata: the names of the float nodes behind the last layers that an integer interface left out."""
@@ -59,9 +59,9 @@ class LowerInteger(ir.passes.InPlacePass):
         for layer in view.layers:
             b.start(layer.name)
             if isinstance(layer, LastLayer):
-                PRODUCTS[layer.op_type].lower_integer_last(layer, b)
+                product_of(layer.node).lower_integer_last(layer, b)
             else:
-                OPS[layer.op_type].lower_integer(layer, b)
+                layer.op.lower_integer(layer, b)
         self._finish(model, view, b)
         add_nodes(model, b.nodes)
         return ir.passes.PassResult(model, True)

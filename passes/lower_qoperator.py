@@ -23,7 +23,7 @@ from qpipe.lowering.ends import add_nodes, dequantize_results
 from qpipe.lowering.integer_builder import IntegerBuilder, Layout
 from qpipe.lowering.integer_ends import give_integers, take_pixels
 from qpipe.lowering.qoperator_builder import MICROSOFT, QOperatorBuilder
-from qpipe.ops import OPS, PRODUCTS
+from qpipe.ops import product_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +57,9 @@ class LowerQOperator(ir.passes.InPlacePass):
                 b.define_input(quantizer, b.emit("QuantizeLinear", inputs, name=f"{quantizer.source.name}_quantize"))
         for layer in view.layers:
             if isinstance(layer, LastLayer):
-                PRODUCTS[layer.op_type].lower_qoperator_last(layer, b)
+                product_of(layer.node).lower_qoperator_last(layer, b)
             else:
-                OPS[layer.op_type].lower_qoperator(layer, b)
+                layer.op.lower_qoperator(layer, b)
         self._finish(model, view, b, ends)
         add_nodes(model, [*ends.nodes, *b.nodes])
         model.opset_imports[MICROSOFT] = 1

@@ -15,9 +15,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.ir.graph.layers import Role, group_layers
-from qpipe.ir.quantized.weight_layout import output_axis
+from qpipe.ir.graph.layers import group_layers
 from qpipe.nodes import constant_input, require_constant, set_constant_input
+from qpipe.ops import Role
+from qpipe.ops.weight_layout import output_axis
 
 
 @dataclass(frozen=True, kw_only=True)

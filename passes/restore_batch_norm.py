@@ -32,8 +32,8 @@ from qpipe.errors import ModelError
 from qpipe.ir.graph.affine import Float64Array, read_affine
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.plan import plan_quantization
-from qpipe.ir.quantized.weight_layout import output_axis, to_rows, to_weight
 from qpipe.nodes import initializer, input_value, require_constant, set_constant_input
+from qpipe.ops.weight_layout import output_axis, to_rows, to_weight
 
 EPSILON = float(np.float32(1e-5))  # what a file can hold of ONNX's default
 

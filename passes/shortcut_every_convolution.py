@@ -24,11 +24,12 @@ import onnx_ir as ir
 from passes.remove_dead_code import RemoveDeadCode
 from qpipe.errors import LoweringError
 from qpipe.ir.graph.binary_blocks import BinaryBlock, binary_blocks, write_binary_blocks
-from qpipe.ir.graph.layers import Layer, Role, activation_bound, role
+from qpipe.ir.graph.layers import Layer, activation_bound
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks
 from qpipe.ir.quantized.bypass import replace_value
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.nodes import describe, static_shape
+from qpipe.ops import Role
 
 _ON_MAIN_PATH = frozenset({"Conv", "BatchNormalization", "Relu", "Clip"})
 
@@ -85,7 +86,7 @@ def _check(block: ResidualBlock) -> None:
     """A chain of Conv, BatchNormalization and activations that nothing else reads, of known shapes."""
     where = f"block '{block.name}'"
     for node in block.main_nodes:
-        if node.op_type not in _ON_MAIN_PATH or role(node) is Role.NONE:
+        if node.op_type not in _ON_MAIN_PATH or Layer(node).role is Role.NONE:
             raise LoweringError(f"{where}: {describe(node)} on its main path, expected Conv and BatchNormalization")
         value = node.outputs[0]
         if len(value.uses()) != 1 or value.is_graph_output():
@@ -103,7 +104,7 @@ def _activation_before(value: ir.Value) -> ir.Node | None:
     node = value.producer()
     if node is None or activation_bound(node) is not None:
         return node
-    is_carrier = role(node) in {Role.CARRY, Role.POOL} and node.op_type != "Concat" and node.inputs[0] is not None
+    is_carrier = Layer(node).role in {Role.CARRY, Role.POOL} and node.op_type != "Concat" and node.inputs[0] is not None
     return _activation_before(node.inputs[0]) if is_carrier and node.inputs[0] is not None else None
 
 

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from qpipe.errors import LoweringError
 from qpipe.ir.graph.layer_options import names_like
-from qpipe.ir.graph.layers import Layer, Role, activation_bound
+from qpipe.ir.graph.layers import Layer, activation_bound
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks
 from qpipe.ir.graph.stripped_blocks import StrippedBlock, add_stripped_blocks
 from qpipe.ir.quantized.bypass import (
@@ -32,6 +32,7 @@ from qpipe.ir.quantized.bypass import (
     replace_value,
 )
 from qpipe.ir.quantized.qdq import ActivationQuantizer
+from qpipe.ops import Role
 
 _NEAR = 3  # names that a message suggests
 

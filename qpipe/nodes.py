@@ -7,7 +7,7 @@ says something that can't be used.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,10 @@ import onnx_ir as ir
 from qpipe.errors import ModelError
 
 AnyArray = npt.NDArray[Any]
+
+DOMAIN: Final = "qpipe"
+"""Of the functions that our files have in the place of quantizers which are not affine."""
+STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
 
 
 def describe(node: ir.Node) -> str:
@@ -157,11 +161,12 @@ def window(node: ir.Node) -> Window:
 
 
 def kernel_shape(node: ir.Node) -> tuple[int, ...]:
-    """The spatial kernel: the attribute, or for Conv the weight's shape after [C_out, C_in / groups]."""
+    """The spatial kernel: the attribute, or where there is a weight, its shape after [C_out, C_in / groups]."""
     kernel = ints_attribute(node, "kernel_shape", ())
     if kernel:
         return kernel
-    shape = static_shape(require_input(node, 1, "weight")) if node.op_type == "Conv" else None
+    weight = input_value(node, 1)
+    shape = None if weight is None else static_shape(weight)
     if shape is None or len(shape) < 3 or None in shape[2:]:
         raise ModelError(f"{describe(node)}: the kernel's shape is unknown; expected the attribute kernel_shape")
     return tuple(dim for dim in shape[2:] if dim is not None)

@@ -21,14 +21,13 @@ from passes.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.formats.binary import SIGNS, Binary, is_sign, magnitudes
 from qpipe.formats.fixed_point import FixedPoint
-from qpipe.formats.functions import DOMAIN
 from qpipe.ir.cost.macs import count_parameters, total_macs
 from qpipe.ir.graph.binary_blocks import binary_layers
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.view import QuantizedLayer, Weighted, is_final, is_trainable, read_final_view, read_view
-from qpipe.ir.quantized.weight_layout import to_rows
-from qpipe.nodes import constant_array
+from qpipe.nodes import DOMAIN, constant_array
+from qpipe.ops.weight_layout import to_rows
 from qpipe.runtime.gate import run_gate
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
 from qpipe.train.companions.blocks import blocks_of

@@ -22,11 +22,10 @@ from qpipe.errors import LoweringError, RecipeError
 from qpipe.formats.base import TrainableWeight
 from qpipe.formats.dorefa import DoReFa, dorefa_codes
 from qpipe.formats.fixed_point import FixedPoint
-from qpipe.formats.functions import DOMAIN
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.view import is_final, is_trainable, read_final_view, read_view
-from qpipe.ir.quantized.weight_layout import to_rows
-from qpipe.nodes import constant_array
+from qpipe.nodes import DOMAIN, constant_array
+from qpipe.ops.weight_layout import to_rows
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.teacher import float_teacher

@@ -22,10 +22,10 @@ from passes.strip_skips import StripSkips
 from qpipe.errors import RecipeError
 from qpipe.formats.base import TrainableWeight
 from qpipe.formats.binary import BASES, Binary, is_sign
-from qpipe.formats.functions import DOMAIN
 from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.view import Weighted, read_final_view, read_view
+from qpipe.nodes import DOMAIN
 from qpipe.runtime.gate import run_gate
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
 from qpipe.train.companions.blocks import blocks_of

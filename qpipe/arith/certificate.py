@@ -105,11 +105,12 @@ def weighted_row(
     source: QuantSpec,
     output: QuantSpec | None,
     check_pairs: bool,
+    fuses: bool,
 ) -> CertificateRow:
-    """The proof of a Conv, Gemm or MatMul.
+    """The proof of a product with weights.
 
     rows: codes `[C, K]`, neighbours along K as the kernels pair them. multiplier, bias, shift: `[C]`; shift and output
-    are None for a last layer, whose int32 leave as they are.
+    are None for a last layer, whose int32 leave as they are. fuses: whether onnxruntime computes it in integers.
     """
     largest = np.abs(rows).sum(axis=1) * max(source.qmax, -source.qmin) + np.abs(bias)
     product = largest * multiplier
@@ -124,8 +125,8 @@ def weighted_row(
             f"{unsafe} pairs of weights over {pair_limit(source.stored_max)}, which saturate on x86 without VNNI; "
             "calibrate with cpu 'portable', or export with weights 'uint8' or cpu 'vnni'"
         )
-    if op == "Conv" and output is None and not np.all(in_float32):
-        problems.append("a last Conv stays float on onnxruntime, and its sums are over 2**24")
+    if not fuses and not np.all(in_float32):
+        problems.append(f"a last {op} stays float on onnxruntime, and its sums are over 2**24")
     by_shift: npt.NDArray[np.bool_] | None = None
     if output is not None and shift is not None:
         by_shift = shift <= shift_bound(output)
@@ -152,8 +153,8 @@ def weighted_row(
     )
 
 
-def add_row(layer: str, sources: list[QuantSpec], output: QuantSpec) -> CertificateRow:
-    """The proof of an Add: its sum is exact in float32."""
+def add_row(layer: str, op: str, sources: list[QuantSpec], output: QuantSpec) -> CertificateRow:
+    """The proof of a sum: it is exact in float32."""
     exponents = [spec.exponent for spec in sources]
     distance = max(exponents) - min(exponents)
     problems: list[str] = []
@@ -164,15 +165,17 @@ def add_row(layer: str, sources: list[QuantSpec], output: QuantSpec) -> Certific
     elif distance + output.exponent - max(exponents) > MAX_SUM_REACH:
         problems.append(f"output's exponent {output.exponent} is too coarse for operands of {exponents}")
     bits = max(spec.bits for spec in sources)
-    return CertificateRow(layer, "Add", f"-/{bits}", problems=tuple(problems))
+    return CertificateRow(layer, op, f"-/{bits}", problems=tuple(problems))
 
 
-def pool_row(layer: str, op: str, source: QuantSpec, output: QuantSpec, *, counts: set[int]) -> CertificateRow:
-    """The proof of an average whose positions have these counts of values; a ReduceMean divides, and needs none."""
+def pool_row(
+    layer: str, op: str, source: QuantSpec, output: QuantSpec, *, counts: set[int], divides: bool
+) -> CertificateRow:
+    """The proof of an average whose positions have these counts of values; one that `divides` rounds every mean."""
     problems = []
     # A mean can be a tie only where its count has more factors of two than the output's grid is finer.
     ties = {n for n in counts if output.exponent > source.exponent - ((n & -n).bit_length() - 1)}
-    inexact = set() if op == "ReduceMean" else {n for n in ties if not reciprocal_is_exact(n)}
+    inexact = set() if divides else {n for n in ties if not reciprocal_is_exact(n)}
     if inexact:
         problems.append(f"averages {min(inexact)} values, whose mean onnxruntime rounds wrongly at ties")
     if max(counts, default=0) * STORAGE_MAX > FLOAT32_EXACT:

@@ -42,8 +42,8 @@ from qpipe.formats.base import (
     WeightPlace,
     stored_weight,
 )
-from qpipe.formats.functions import DOMAIN, call_function
-from qpipe.nodes import describe
+from qpipe.formats.functions import call_function
+from qpipe.nodes import DOMAIN, describe
 
 if TYPE_CHECKING:
     from onnxscript import FLOAT, INT8

@@ -24,8 +24,8 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.errors import RecipeError
 from qpipe.formats import WeightQuantizer
 from qpipe.formats.base import FloatArray, NominalFormat, TrainableWeight, WeightOptions, WeightPlace, stored_weight
-from qpipe.formats.functions import DOMAIN, call_function
-from qpipe.nodes import describe, int_attribute
+from qpipe.formats.functions import call_function
+from qpipe.nodes import DOMAIN, describe, int_attribute
 
 if TYPE_CHECKING:
     from onnxscript import FLOAT, INT8

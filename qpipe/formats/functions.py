@@ -8,11 +8,11 @@ in float32, where a weight that lies on the edge between two codes may get the o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import onnx_ir as ir
 
-DOMAIN: Final = "qpipe"
+from qpipe.nodes import DOMAIN
 
 
 def call_function(

@@ -38,8 +38,8 @@ from qpipe.arith.weights import ZERO_EXPONENT
 from qpipe.errors import ModelError
 from qpipe.formats import WeightQuantizer
 from qpipe.formats.base import FloatArray, TrainableWeight, WeightFormat, WeightOptions, WeightPlace, stored_weight
-from qpipe.formats.functions import DOMAIN, call_function
-from qpipe.nodes import constant_array, describe, initializer, input_value, int_attribute
+from qpipe.formats.functions import call_function
+from qpipe.nodes import DOMAIN, constant_array, describe, initializer, input_value, int_attribute
 
 if TYPE_CHECKING:
     from onnxscript import FLOAT, INT8

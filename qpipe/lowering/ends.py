@@ -12,7 +12,7 @@ from qpipe.errors import LoweringError
 from qpipe.ir.quantized.view import QuantizedLayer, View, is_final
 from qpipe.lowering.integer_builder import IntegerBuilder
 from qpipe.lowering.qoperator_builder import QOperatorBuilder
-from qpipe.nodes import kernel_shape
+from qpipe.ops import product_of
 
 Builder = QOperatorBuilder | IntegerBuilder
 
@@ -51,7 +51,7 @@ def _dequantize(layer: QuantizedLayer, b: Builder) -> ir.Value:
     scales = result_scales(layer)
     if layer.result.uses():
         # onnxruntime pushes a DequantizeLinear of one scale through a Reshape, and then can't open what it made.
-        spatial = [1] * len(kernel_shape(layer.node)) if layer.op_type == "Conv" else []
+        spatial = [1] * product_of(layer.node).spatial_dims(layer.node)
         scale = b.constant(f"{layer.name}_scale", scales.reshape(-1, *spatial) if len(scales) > 1 else scales[0])
         to_float = {"to": ir.DataType.FLOAT}
         steps = b.emit("Cast", [value], name=f"{layer.name}_cast", attributes=to_float, dtype=ir.DataType.FLOAT)

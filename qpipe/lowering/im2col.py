@@ -17,7 +17,7 @@ import onnx_ir as ir
 from qpipe.arith.symbolic import INT32, UINT8, DType
 from qpipe.arith.weights import pair_excess
 from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
-from qpipe.lowering.integer_builder import Array, IntegerBuilder
+from qpipe.lowering.integer_graph import Array, IntegerGraph
 from qpipe.nodes import Window
 
 HEIGHT, WIDTH, CHANNELS = 1, 2, 3
@@ -27,7 +27,7 @@ PAIR_LIMIT = 128  # |w0| + |w1| that every uint8 code can multiply within int16
 
 
 def convolve(
-    b: IntegerBuilder, x: ir.Value, weight: Array, bits: int, shape: Window, groups: int, zero_point: int
+    b: IntegerGraph, x: ir.Value, weight: Array, bits: int, shape: Window, groups: int, zero_point: int
 ) -> ir.Value:
     """int32 `[N, H', W', O]` of uint8 x `[N, H, W, C]`, without the bias. weight: codes `[O, C / groups, kh, kw]`."""
     x = pad(b, x, shape.pads, zero_point)
@@ -41,7 +41,7 @@ def convolve(
     return b.concat(parts, CHANNELS, INT32)
 
 
-def multiply(b: IntegerBuilder, x: ir.Value, matrix: tuple[ir.Value, int], zero_point: int) -> ir.Value:
+def multiply(b: IntegerGraph, x: ir.Value, matrix: tuple[ir.Value, int], zero_point: int) -> ir.Value:
     """int32 `(x - zero_point) w` of uint8 `[..., K]` and stored weights `[K, O]` with their own zero point."""
     stored, weight_zero_point = matrix
     inputs: list[ir.Value | None] = [x, stored]
@@ -52,7 +52,7 @@ def multiply(b: IntegerBuilder, x: ir.Value, matrix: tuple[ir.Value, int], zero_
     return b.node("MatMulInteger", inputs, INT32)
 
 
-def pad(b: IntegerBuilder, x: ir.Value, pads: Sequence[int], fill: int) -> ir.Value:
+def pad(b: IntegerGraph, x: ir.Value, pads: Sequence[int], fill: int) -> ir.Value:
     """x `[N, H, W, C]` with a border of the code `fill`; pads: top, left, bottom, right."""
     if not any(pads):
         return x
@@ -61,7 +61,7 @@ def pad(b: IntegerBuilder, x: ir.Value, pads: Sequence[int], fill: int) -> ir.Va
     return b.node("Pad", [x, everywhere, b.shared(np.uint8(fill))])
 
 
-def taps(b: IntegerBuilder, x: ir.Value, shape: Window, axis: int, dtype: DType = UINT8) -> list[ir.Value]:
+def taps(b: IntegerGraph, x: ir.Value, shape: Window, axis: int, dtype: DType = UINT8) -> list[ir.Value]:
     """What each tap of the window along the axis sees, over all positions of the window."""
     i = axis - HEIGHT
     if shape.kernel[i] == 1 and shape.strides[i] == 1:
@@ -76,7 +76,7 @@ def tap_slice(shape: Window, i: int, tap: int) -> slice:
     return slice(offset, -behind if behind else None, shape.strides[i])
 
 
-def im2col(b: IntegerBuilder, x: ir.Value, shape: Window, channels: int) -> ir.Value:
+def im2col(b: IntegerGraph, x: ir.Value, shape: Window, channels: int) -> ir.Value:
     """Patches `[N, H', W', kh * kw * C]` of padded x."""
     if shape.kernel == (1, 1):
         cut = {axis: slice(0, None, stride) for axis, stride in zip((HEIGHT, WIDTH), shape.strides, strict=True)}
@@ -92,7 +92,7 @@ def im2col(b: IntegerBuilder, x: ir.Value, shape: Window, channels: int) -> ir.V
     return b.concat(windows, CHANNELS)
 
 
-def weight_matrix(b: IntegerBuilder, codes: Array, bits: int, groups: int = 1) -> tuple[ir.Value, int]:
+def weight_matrix(b: IntegerGraph, codes: Array, bits: int, groups: int = 1) -> tuple[ir.Value, int]:
     """`[K, O]` and its zero point, of `groups` joined groups: codes `[O, C / groups, *kernel]`, O over all of them.
 
     The file stores the codes alone; zeros between groups come from a product with a unit matrix, which is folded when
@@ -112,7 +112,7 @@ def weight_matrix(b: IntegerBuilder, codes: Array, bits: int, groups: int = 1) -
     return b.node("Reshape", [product, matrix], np.dtype(np.int8)), 0
 
 
-def _stored(b: IntegerBuilder, tensor: ir.TensorProtocol) -> ir.Value:
+def _stored(b: IntegerGraph, tensor: ir.TensorProtocol) -> ir.Value:
     value = b.constant(b.scoped("weight"), tensor)
     return b.cast(value, np.dtype(np.int8)) if tensor.dtype in PACKED else value
 

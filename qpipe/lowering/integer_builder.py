@@ -7,9 +7,8 @@ Every requantized value says which tensor of the QDQ graph it equals, and in whi
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,129 +21,26 @@ from qpipe.arith.symbolic import INT32, SYMBOLIC, UINT8, Symbol
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import InnerWeighted, LastLayer, RequantizedLayer
 from qpipe.ir.quantized.view_weights import FinalWeight
-from qpipe.ir.quantized.weight_layout import to_rows
+from qpipe.lowering.im2col import HEIGHT, WIDTH, convolve, multiply, pad, weight_matrix
+from qpipe.lowering.integer_graph import Array, IntegerGraph
+from qpipe.lowering.integer_pool import divide, window_sums
 from qpipe.lowering.marks import mark
-from qpipe.nodes import initializer, static_shape
+from qpipe.lowering.stem import fold_stride
+from qpipe.nodes import Window, static_shape
+from qpipe.ops.weight_layout import to_rows
 
-Array = npt.NDArray[Any]
 Layout = Literal["NCHW", "NHWC"]
 Range = tuple[npt.ArrayLike, npt.ArrayLike]
 
 TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
-MIN_RUN = 256
-"""Elements that a constant should have: onnxruntime broadcasts a shorter one along the channels slowly."""
 
 
-class IntegerBuilder:
-    """Collects `nodes`; constants go to `graph` at once. `weights` is "int8" or "uint8" (zero point 128)."""
+class IntegerBuilder(IntegerGraph):
+    """What the ops call: codes of the QDQ graph's tensors, sums of products and of windows, results on their grids."""
 
     def __init__(self, graph: ir.Graph, *, weights: str = "int8") -> None:
-        self.graph = graph
-        self.weights = weights
-        self.nodes: list[ir.Node] = []
-        self._scope, self._count = "", 0
-        taken = ir.convenience.create_value_mapping(graph)
-        self._names = (name for number in itertools.count() if (name := f"i{number}") not in taken)
+        super().__init__(graph, weights=weights)
         self._codes: dict[ir.Value, dict[Layout, ir.Value]] = {}
-        self._constants: dict[tuple[Any, ...], ir.Value] = {}
-        self._casts: dict[tuple[ir.Value, np.dtype[Any]], ir.Value] = {}
-
-    def start(self, name: str) -> None:
-        """What is emitted from now on belongs to the layer of this name: it begins theirs."""
-        self._scope, self._count = name, 0
-
-    def emit(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value | None],
-        *,
-        name: str,
-        attributes: Mapping[str, Any] | None = None,
-        dtype: ir.DataType = ir.DataType.UINT8,
-    ) -> ir.Value:
-        """Add a node of the standard domain; its output has a short name: there are many, and each is read by name."""
-        node = ir.node(op_type, inputs, dict(attributes or {}), name=name)
-        output = node.outputs[0]
-        output.name, output.type = next(self._names), ir.TensorType(dtype)
-        self.nodes.append(node)
-        return output
-
-    def node(
-        self, op_type: str, inputs: Sequence[ir.Value | None], dtype: np.dtype[Any] = UINT8, **attributes: Any
-    ) -> ir.Value:
-        """Add a node that is named after the layer at work."""
-        self._count += 1
-        name = f"{self._scope}/{self._count}_{op_type}"
-        return self.emit(op_type, inputs, name=name, attributes=attributes, dtype=ir.DataType.from_numpy(dtype))
-
-    def emit_copy(self, node: ir.Node, inputs: Sequence[ir.Value]) -> ir.Value:
-        """The node itself on other data; its constant arguments stay."""
-        arguments = [*inputs, *node.inputs[len(inputs) :]]
-        return self.emit(node.op_type, arguments, name=self.scoped(node.op_type), attributes=node.attributes)
-
-    def scoped(self, name: str) -> str:
-        """A name that belongs to the layer at work."""
-        return f"{self._scope}/{name}"
-
-    def cast(self, value: ir.Value, dtype: np.dtype[Any]) -> ir.Value:
-        """Cast, once for a value and a type."""
-        if (value, dtype) not in self._casts:
-            self._casts[value, dtype] = self.node("Cast", [value], dtype, to=ir.DataType.from_numpy(dtype))
-        return self._casts[value, dtype]
-
-    def constant(self, name: str, array: Any) -> ir.Value:
-        """An initializer of its own: an array or a tensor."""
-        return initializer(self.graph, name, array)
-
-    def shared(self, array: Array | np.generic) -> ir.Value:
-        """An initializer that all who ask for these numbers share."""
-        array = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._constants:
-            text = f"{array.dtype}_{array.item()}" if array.size == 1 else f"{self._scope}/constant"
-            self._constants[key] = self.constant(text.replace("-", "minus_"), array)
-        return self._constants[key]
-
-    def integers(self, values: Sequence[int]) -> ir.Value:
-        """A shared int64 list: shapes, axes, bounds."""
-        return self.shared(np.array(values, np.int64))
-
-    def operand(self, array: Array, sizes: Sequence[int | None]) -> ir.Value:
-        """A constant to broadcast: one along the channels is repeated along the row, so that it is a longer run.
-
-        The file holds it once: an Expand of constants is folded when a session starts.
-        """
-        stored, target = self.shared(array), list(array.shape)
-        if array.ndim != 1:
-            return stored
-        for size in reversed(sizes[:-1]):
-            if size is None or math.prod(target) >= MIN_RUN:
-                break
-            target.insert(0, size)
-        if len(target) == 1:
-            return stored
-        key = ("expanded", stored, *target)
-        if key not in self._constants:
-            self._constants[key] = self.node("Expand", [stored, self.integers(target)], array.dtype)
-        return self._constants[key]
-
-    def slice(self, value: ir.Value, axes: Mapping[int, slice], dtype: np.dtype[Any] = UINT8) -> ir.Value:
-        """A part of the value; `axes` gives the bounds of each axis that is cut."""
-        parts = [
-            [part.start or 0 for part in axes.values()],
-            [np.iinfo(np.int64).max if part.stop is None else part.stop for part in axes.values()],
-            list(axes),
-            [part.step or 1 for part in axes.values()],
-        ]
-        return self.node("Slice", [value, *(self.integers(part) for part in parts)], dtype)
-
-    def concat(self, values: Sequence[ir.Value], axis: int, dtype: np.dtype[Any] = UINT8) -> ir.Value:
-        """The values side by side; a single one as it is."""
-        return values[0] if len(values) == 1 else self.node("Concat", list(values), dtype, axis=axis)
-
-    def transpose(self, value: ir.Value, order: Sequence[int], dtype: np.dtype[Any] = UINT8) -> ir.Value:
-        """Axes in this order."""
-        return self.node("Transpose", [value], dtype, perm=list(order))
 
     # Quantized tensors in one layout or the other.
 
@@ -182,6 +78,32 @@ class IntegerBuilder:
     def symbol(self, value: ir.Value, like: ir.Value, layout: Layout, dtype: np.dtype[Any] = INT32) -> Symbol:
         """A value to compute with, whose last dimensions are those of the QDQ graph's tensor `like`."""
         return Symbol(self, value, dtype, self.arranged(static_shape(like) or (), layout)[1:])
+
+    # Sums of products and of windows.
+
+    def convolve(self, source: ActivationQuantizer, weight: Array, bits: int, shape: Window, groups: int) -> ir.Value:
+        """int32 `[N, H', W', O]` of an image's codes and a weight `[O, C / groups, kh, kw]`, without the bias."""
+        x, fill, sizes = self.codes(source, "NHWC"), source.spec.zero_point, static_shape(source.codes)
+        if groups == 1 and sizes is not None and len(sizes) == 4:
+            x, weight, shape = fold_stride(self, x, weight, shape, sizes[2:], fill) or (x, weight, shape)
+        return convolve(self, x, weight, bits, shape, groups, fill)
+
+    def multiply(self, source: ActivationQuantizer, rows: Array, bits: int) -> ir.Value:
+        """int32 `[..., C]` of codes `[..., K]` and a weight's rows `[C, K]`, without the bias."""
+        return multiply(self, self.codes(source), weight_matrix(self, rows, bits), source.spec.zero_point)
+
+    def mean_of_image(self, layer: RequantizedLayer, pixels: int) -> None:
+        """The layer's output: the mean over height and width, so many pixels."""
+        codes = self.cast(self.codes(layer.sources[0], "NHWC"), INT32)
+        total = self.symbol(codes, layer.output, "NHWC").sum((HEIGHT, WIDTH))
+        divide(self, layer, total, pixels, np.array(pixels))
+
+    def mean_of_windows(self, layer: RequantizedLayer, shape: Window, pads: Sequence[int], counts: Array) -> None:
+        """The layer's output: means under a window; counts `[H', W', 1]`: how many pixels each has that are real."""
+        source = layer.sources[0]
+        x = pad(self, self.codes(source, "NHWC"), pads, source.spec.zero_point)
+        like = self.arranged(static_shape(layer.output) or (), "NHWC")[1:]
+        divide(self, layer, window_sums(self, x, shape, like), math.prod(shape.kernel), counts)
 
     # Results.
 

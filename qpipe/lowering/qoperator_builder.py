@@ -66,8 +66,6 @@ class QOperatorBuilder:
 
     def emit_copy(self, node: ir.Node, inputs: Sequence[ir.Value]) -> ir.Value:
         """The node itself on other data; its constant arguments stay."""
-        if node.op_type == "Dropout":
-            return self.emit("Identity", inputs, name=str(node.name))
         arguments = [*inputs, *node.inputs[len(inputs) :]]
         return self.emit(node.op_type, arguments, name=str(node.name), attributes=node.attributes)
 

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.lowering.integer_builder import Array, IntegerBuilder
+from qpipe.lowering.integer_graph import Array, IntegerGraph
 from qpipe.nodes import Window
 
 MAX_CHANNELS = 4
 
 
 def fold_stride(
-    b: IntegerBuilder, x: ir.Value, weight: Array, shape: Window, sizes: Sequence[int | None], fill: int
+    b: IntegerGraph, x: ir.Value, weight: Array, shape: Window, sizes: Sequence[int | None], fill: int
 ) -> tuple[ir.Value, Array, Window] | None:
     """x `[N, H, W, C]`, weight and window of an equal convolution; None where the form does not fit or gains nothing.
 
@@ -59,7 +59,7 @@ def _exact_pads(shape: Window, sizes: tuple[int, int], kernel: tuple[int, int]) 
 
 
 def _folded_image(
-    b: IntegerBuilder,
+    b: IntegerGraph,
     x: ir.Value,
     pads: tuple[int, ...],
     sizes: tuple[int, int],

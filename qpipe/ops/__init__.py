@@ -1,21 +1,70 @@
-"""Every quantized op, each in one file: torch semantics, carried grid and lowerings side by side."""
+"""Every op, each in one file: why it may have no integer form, torch semantics, grids, proof and lowerings."""
 
+from typing import Final
+
+import onnx_ir as ir
+
+from qpipe.errors import ModelError
+from qpipe.nodes import STANDARD_DOMAINS, describe
 from qpipe.ops.activation import Activation
 from qpipe.ops.add import Add
 from qpipe.ops.average_pool import AveragePool
-from qpipe.ops.base import AnyOp, Product
+from qpipe.ops.base import AnyOp, Operands, Refusal, Role, StandardForm
 from qpipe.ops.batch_norm import BatchNormalization
 from qpipe.ops.concat import Concat
 from qpipe.ops.conv import Conv
 from qpipe.ops.gemm import Gemm
 from qpipe.ops.max_pool import MaxPool
 from qpipe.ops.pad import Pad
+from qpipe.ops.product import Product, TorchProduct
+from qpipe.ops.refused import Refused
 from qpipe.ops.requantize import Requantize
 from qpipe.ops.shape import Shape
 from qpipe.ops.slice import Slice
 
-_ALL = (Conv, Gemm, BatchNormalization, Add, AveragePool, MaxPool, Concat, Activation, Shape, Slice, Pad, Requantize)
-OPS: dict[str, AnyOp] = {op_type: op() for op in _ALL for op_type in op.op_types}
-PRODUCTS: dict[str, Product] = {op_type: op for op_type, op in OPS.items() if isinstance(op, Product)}
+_ALL: Final[tuple[AnyOp, ...]] = (
+    Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
+    Pad(), Requantize(),
+)  # fmt: skip
+_REFUSED: Final = Refused()
 
-__all__ = ["OPS", "PRODUCTS"]
+OPS: Final[dict[str, AnyOp]] = {op_type: op for op in _ALL for op_type in op.op_types}
+"""By ONNX's names; `op_of` looks a node up."""
+STANDARD_FORMS: Final[dict[str, StandardForm]] = {form.op_type: form for op in _ALL for form in op.standard_forms}
+"""Of onnxruntime's own operators that the ops are lowered to, by their names."""
+_TRAINED: Final = {operands.op_type: (op, operands) for op in _ALL for operands in op.parameters}
+
+
+def op_of(node: ir.Node) -> AnyOp:
+    """What is known of a node's op; of one that has no integer form, why."""
+    return OPS.get(node.op_type, _REFUSED) if node.domain in STANDARD_DOMAINS else _REFUSED
+
+
+def product_of(node: ir.Node) -> Product:
+    """The op of a node that multiplies by weights; ModelError of any other."""
+    op = op_of(node)
+    if not isinstance(op, Product):
+        raise ModelError(
+            f"{describe(node)}: expected a {', '.join(name for name, p in OPS.items() if isinstance(p, Product))}"
+        )
+    return op
+
+
+def trained_operands(node: ir.Node) -> tuple[AnyOp, Operands] | None:
+    """The op whose weight and bias a node has, be it written as an integer form of it, and where they are."""
+    return _TRAINED.get(node.op_type)
+
+
+__all__ = [
+    "OPS",
+    "STANDARD_FORMS",
+    "AnyOp",
+    "Product",
+    "Refusal",
+    "Role",
+    "StandardForm",
+    "TorchProduct",
+    "op_of",
+    "product_of",
+    "trained_operands",
+]

@@ -1,4 +1,4 @@
-"""Relu, or Clip from 0, that stands alone (after a carrier, or beside another reader): a clip of the integers."""
+"""Relu, or Clip from 0: fused behind a layer it is the range of its grid; alone, a clip of the integers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.graph.layers import activation_bound
-from qpipe.ops.base import Unweighted
+from qpipe.nodes import constant_input, input_value
+from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.refused import BEHIND
 
 if TYPE_CHECKING:
     import torch
@@ -21,14 +22,35 @@ if TYPE_CHECKING:
     from qpipe.ops.base import TorchFunction
 
 
-class Activation(Unweighted):
+class Activation(Carrier):
     """`min(max(x, 0), bound)`; the bound is rounded to the grid."""
 
     op_types = ("Relu", "Clip")
 
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """A Clip's bounds must be constants, the lower one 0."""
+        if self.bound(node) is not None:
+            return None
+        found = ", ".join("none" if bound is None else f"{bound:g}" for bound in (_limit(node, 1), _limit(node, 2)))
+        expected = "expected constants from 0, such as Clip(0, 6)"
+        return Refusal(f"its bounds are ({found}), {expected}: replace it and train on, {BEHIND}")
+
+    def bound(self, node: ir.Node) -> float | None:
+        """Infinite for a Relu, 6 for a ReLU6; None for a Clip that is no activation."""
+        if node.op_type == "Relu":
+            return math.inf
+        low, high = _limit(node, 1), _limit(node, 2)
+        if low != 0.0 or (input_value(node, 2) is not None and high is None):
+            return None
+        return math.inf if high is None else high
+
+    def sign(self, inputs: Sequence[bool | None]) -> bool | None:
+        """It cuts at 0."""
+        return False
+
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> min(max(x, 0), bound)`."""
-        bound = activation_bound(node)
+        bound = self.bound(node)
         assert bound is not None
 
         def run(x: torch.Tensor) -> torch.Tensor:
@@ -38,7 +60,7 @@ class Activation(Unweighted):
 
     def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
         """The input's grid, cut at 0 and at the bound; a zero point stays."""
-        bound = activation_bound(node)
+        bound = self.bound(node)
         assert bound is not None
         return sources[0].clipped(bound)
 
@@ -51,3 +73,9 @@ class Activation(Unweighted):
         source = layer.sources[0]
         layout = b.layout(source)
         b.carry(layer, b.codes(source, layout), layout, self.carried(layer.node, [source.spec]))
+
+
+def _limit(node: ir.Node, index: int) -> float | None:
+    """A Clip's bound, which some exporters write as a list of one; None where it is left out or computed."""
+    array = constant_input(node, index)
+    return None if array is None or array.size != 1 else float(array.reshape(-1)[0])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from qpipe.arith.certificate import CertificateRow, add_row
 from qpipe.arith.symbolic import INT32, UINT8
-from qpipe.ops.base import Unweighted
+from qpipe.nodes import constant_array
+from qpipe.ops.base import Refusal, Role, StandardForm, Unweighted
+from qpipe.ops.refused import PREPROCESSING, only_pixels
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +26,22 @@ class Add(Unweighted):
     """Both operands on power-of-two grids; the sum is exact, and requantized once, after the activation."""
 
     op_types = ("Add",)
+    role = Role.JOIN
+    standard_forms = (StandardForm("QLinearAdd", "Add", slice(0, 6, 3)),)
+
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """Two activations of one shape."""
+        if any(constant_array(value) is not None for value in node.inputs):
+            advice = "an Add of a constant: put it into the bias of the Conv or Gemm before it"
+            return PREPROCESSING if only_pixels(node) else Refusal(advice)
+        if _broadcasts(node):
+            advice = "give both operands one shape (a constant belongs into the bias of the layer before)"
+            return Refusal(f"it broadcasts: {advice}")
+        return None
+
+    def operands(self, node: ir.Node) -> tuple[ir.Value, ...]:
+        """Both."""
+        return tuple(value for value in node.inputs if value is not None)
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`(a, b) -> a + b`."""
@@ -30,6 +50,10 @@ class Add(Unweighted):
             return a + b
 
         return run
+
+    def prove(self, layer: RequantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRow]:
+        """The sum is exact in float32."""
+        yield add_row(layer.name, layer.op_type, [q.reach for q in layer.sources], layer.quantizer.before)
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """QLinearAdd."""
@@ -50,3 +74,12 @@ class Add(Unweighted):
         assert total is not None
         shift = layer.quantizer.before.exponent - unit
         b.finish(layer, total, layout, shift=shift, bias=bias, accumulators=(low, high))
+
+
+def _broadcasts(node: ir.Node) -> bool:
+    """Whether the operands are known to differ in shape; dimensions that inference left unknown are taken as equal."""
+    left, right = (value.shape for value in node.inputs if value is not None)
+    if left is None or right is None:
+        return False
+    known = [(a, b) for a, b in zip(left, right, strict=False) if isinstance(a, int) and isinstance(b, int)]
+    return len(left) != len(right) or any(a != b for a, b in known)

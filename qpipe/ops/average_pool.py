@@ -6,15 +6,31 @@ onnxruntime's fused pooling multiplies by a rounded reciprocal of the count, whi
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
+from qpipe.arith.certificate import CertificateRow, pool_row
 from qpipe.errors import LoweringError
-from qpipe.nodes import describe, int_attribute, window
-from qpipe.ops.base import Unweighted
-from qpipe.ops.conv import symmetric_pads, torch_pads
+from qpipe.nodes import Window, constant_input, describe, int_attribute, rank, window
+from qpipe.ops.base import Refusal, Role, StandardForm, Unweighted
+from qpipe.ops.refused import BEHIND
+from qpipe.ops.windows import (
+    as_image,
+    dims_refusal,
+    image_sizes,
+    positions,
+    require_dims,
+    rounding_refusal,
+    symmetric_pads,
+    torch_pads,
+    window_refusal,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -24,17 +40,47 @@ if TYPE_CHECKING:
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
 
+IntArray = npt.NDArray[np.int64]
+
 
 class AveragePool(Unweighted):
     """A window's sum divided by the count of each position."""
 
     op_types = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+    role = Role.POOL
+    standard_forms = (
+        StandardForm("QLinearAveragePool", "AveragePool", slice(0, 1)),
+        StandardForm("QLinearGlobalAveragePool", "GlobalAveragePool", slice(0, 1)),
+    )
+
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """A window without gaps, over one dimension or two; or the mean over all of the image."""
+        if node.op_type != "AveragePool":
+            if node.op_type == "ReduceMean" and not _is_spatial(node):
+                return Refusal(f"only the mean over all of height and width has an integer form: use that, {BEHIND}")
+            dims = rank(node.inputs[0])
+            return None if dims is None else dims_refusal(dims - 2)
+        refused = window_refusal(node)
+        if refused is not None:
+            return refused
+        dilations = window(node).dilations
+        if any(d != 1 for d in dilations):
+            return Refusal(f"its dilations are {list(dilations)}: write it as a Conv of one channel a group")
+        return rounding_refusal(node)
+
+    def fits_skip(self, node: ir.Node) -> bool:
+        """To shrink."""
+        return node.op_type != "ReduceMean"
 
     def torch(self, node: ir.Node) -> TorchFunction:
-        """`x [N, C, H, W] -> [N, C, H', W']`, or `[N, C, 1, 1]`."""
-        if node.op_type != "AveragePool":
-            return _global_mean
-        return _windowed(node)
+        """`x [N, C, *S] -> [N, C, *S']`, or one pixel."""
+        return _windowed(node) if node.op_type == "AveragePool" else _global_mean
+
+    def prove(self, layer: RequantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRow]:
+        """The mean of each count is one that onnxruntime rounds rightly; of a ReduceMean, which divides, any is."""
+        source, output = layer.sources[0].reach, layer.quantizer.before
+        divides = layer.op_type == "ReduceMean"
+        yield pool_row(layer.name, layer.op_type, source, output, counts=counts(layer.node), divides=divides)
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """QLinearAveragePool, QLinearGlobalAveragePool; ReduceMean stays a float island, whose division is exact."""
@@ -51,9 +97,48 @@ class AveragePool(Unweighted):
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """Sums of codes, divided by the count: a shift where it is a power of two."""
-        from qpipe.lowering.integer_pool import average
+        node, sizes = layer.node, image_sizes(layer.node)
+        if sizes is None:
+            raise LoweringError(f"{describe(node)}: the image's size is unknown, expected a fixed one to divide by")
+        if node.op_type != "AveragePool":
+            b.mean_of_image(layer, math.prod(sizes))
+            return
+        sizes, shape = [1] * (2 - len(sizes)) + sizes, as_image(window(node))
+        pads, along = _axis_counts(node, shape, sizes)
+        # [H', W', 1]: so many real pixels are under each position of the window.
+        b.mean_of_windows(layer, shape, pads, np.multiply.outer(*along)[..., None])
 
-        average(layer, b)
+
+def counts(node: ir.Node) -> set[int]:
+    """Over how many values each position of a pool averages; empty where the image's size is unknown."""
+    sizes = image_sizes(node)
+    if sizes is None:
+        return set()
+    if node.op_type != "AveragePool":
+        return {math.prod(sizes)}
+    along = [set(axis.tolist()) for axis in _axis_counts(node, window(node), sizes)[1]]
+    return {math.prod(combination) for combination in itertools.product(*along)} - {0}
+
+
+def _axis_counts(node: ir.Node, shape: Window, sizes: list[int]) -> tuple[tuple[int, ...], list[IntArray]]:
+    """The pads of all windows, and how many pixels of each axis a position counts.
+
+    What `ceil_mode` adds to the padding is never one that counts.
+    """
+    pads = shape.padded(sizes, ceil_mode=bool(int_attribute(node, "ceil_mode", 0)))
+    include, found = bool(int_attribute(node, "count_include_pad", 0)), []
+    for i, size in enumerate(sizes):
+        first = np.arange(positions(shape, pads, i, size)) * shape.strides[i] - shape.pads[i]
+        low, high = (-shape.pads[i], size + shape.pads[len(sizes) + i]) if include else (0, size)
+        found.append(np.maximum(np.minimum(first + shape.kernel[i], high) - np.maximum(first, low), 0))
+    return pads, found
+
+
+def _is_spatial(node: ir.Node) -> bool:
+    """Whether it is the mean over all spatial axes and keeps them: what replaces a GlobalAveragePool."""
+    axes, dims = constant_input(node, 1), rank(node.inputs[0]) or 4
+    spatial = list(range(2, dims))
+    return axes is not None and sorted(axes.tolist()) == spatial and int_attribute(node, "keepdims", 1) == 1
 
 
 def _global_mean(x: torch.Tensor) -> torch.Tensor:
@@ -64,14 +149,18 @@ def _global_mean(x: torch.Tensor) -> torch.Tensor:
 def _windowed(node: ir.Node) -> TorchFunction:
     from torch.nn import functional as F
 
-    shape = window(node)
-    if len(shape.kernel) != 2 or any(d != 1 for d in shape.dilations):
-        raise LoweringError(f"{describe(node)}: expected 2 spatial dimensions without dilation")
+    shape = require_dims(node)
+    if any(d != 1 for d in shape.dilations):
+        raise LoweringError(f"{describe(node)}: dilations are {list(shape.dilations)}, expected 1")
+    is_row, shape = len(shape.kernel) == 1, as_image(shape)
     include = bool(int_attribute(node, "count_include_pad", 0))
     ceil_mode = bool(int_attribute(node, "ceil_mode", 0))
-    pads = symmetric_pads(shape)
+    pads = symmetric_pads(shape.pads)
 
     def run(x: torch.Tensor) -> torch.Tensor:
+        return over_image(x.unsqueeze(2)).squeeze(2) if is_row else over_image(x)
+
+    def over_image(x: torch.Tensor) -> torch.Tensor:
         if pads is not None and all(2 * p <= k for p, k in zip(pads, shape.kernel, strict=True)):
             return F.avg_pool2d(x, shape.kernel, shape.strides, pads, ceil_mode, include)
         needed = shape.padded(x.shape[2:], ceil_mode=ceil_mode)

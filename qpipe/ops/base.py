@@ -1,20 +1,26 @@
-"""What an op is to qpipe: its torch semantics, the grid that it carries, its lowerings; one class in one file."""
+"""What an op says of itself; one class in one file. Whoever groups, plans, proves, lowers or trains asks it.
+
+ONNX's names of ops stand in this package, so that the rest of the house compares none. Builders and the view are known
+here by their types alone: a lowering is given its builder.
+"""
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import onnx_ir as ir
 
+from qpipe.arith.certificate import CertificateRow
 from qpipe.arith.spec import QuantSpec
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.quantized.view import InnerWeighted, LastLayer, RequantizedLayer  # noqa: F401, in the bases' text
-    from qpipe.ir.quantized.view_weights import FinalWeight
+    from qpipe.ir.quantized.view import RequantizedLayer
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
 
@@ -22,6 +28,44 @@ if TYPE_CHECKING:
 
 
 L = TypeVar("L", bound="RequantizedLayer")
+
+
+class Role(enum.Enum):
+    """What a node does to quantized tensors."""
+
+    COMPUTE = "multiplies by weights: quantized"
+    JOIN = "adds tensors: quantized"
+    POOL = "averages: quantized"
+    CARRY = "carries integers"
+    NONE = "no integer form"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a node has no integer form as it stands, in words that follow its name, and what to do."""
+
+    advice: str
+
+    def __str__(self) -> str:
+        return self.advice
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Where an operator, an op or an integer form of it, has its weight and its bias: indices of its inputs."""
+
+    op_type: str
+    weight: int
+    bias: int
+
+
+@dataclass(frozen=True)
+class StandardForm:
+    """Of an operator of onnxruntime's own: the standard one of the same shapes, and which inputs are its data."""
+
+    op_type: str
+    standard: str
+    data: slice
 
 
 class Op(ABC, Generic[L]):
@@ -32,40 +76,87 @@ class Op(ABC, Generic[L]):
     """
 
     op_types: ClassVar[tuple[str, ...]]
+    role: ClassVar[Role]
+    """Of a node that is not refused."""
+    parameters: ClassVar[tuple[Operands, ...]] = ()
+    """Where the op, and its integer forms, have what is trained."""
+    standard_forms: ClassVar[tuple[StandardForm, ...]] = ()
+    """Of its integer forms that only onnxruntime knows."""
+    only_reshapes: ClassVar[bool] = False
+    """Whether it moves nothing but the shape: between a last layer and an output it stays with the output."""
+
+    @abstractmethod
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """Why the node has no integer form as it stands; None where it has one, in every export."""
+
+    def operands(self, node: ir.Node) -> tuple[ir.Value, ...]:
+        """The activations that enter: by default the first input."""
+        return tuple(value for value in node.inputs[:1] if value is not None)
+
+    def sign(self, inputs: Sequence[bool | None]) -> bool | None:
+        """Whether the result can be negative, from whether the operands can; None where only the data can tell."""
+        if any(inputs):
+            return True
+        return None if None in inputs else False
+
+    def bound(self, node: ir.Node) -> float | None:
+        """Of an activation, what can be a part of the layer before it, the upper bound (inf: none); None of others."""
+        return None
+
+    def is_view(self, node: ir.Node) -> bool:
+        """Whether its result lies in its input's memory."""
+        return False
+
+    def fits_skip(self, node: ir.Node) -> bool:
+        """Whether a skip connection can have it: to choose, to shrink or to widen, not to compute."""
+        return False
 
     @abstractmethod
     def torch(self, node: ir.Node) -> TorchFunction:
         """A function of the layer's input tensors (then, for weighted ops, of the weight); attributes are read once."""
 
-    def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
-        """A carrier's output grid, from its inputs'."""
-        return sources[0]
+    def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec | None:
+        """A carrier's output grid, from its inputs'; None of what needs a quantizer of its own."""
+        return None
 
+    def prove(self, layer: L, *, check_pairs: bool) -> Iterator[CertificateRow]:
+        """The proof that the finalized layer is exact, where there is something to prove.
+
+        check_pairs: whether pairs of weights must be safe for kernels that add two products in a saturating int16.
+        """
+        return iter(())
+
+    @abstractmethod
     def lower_qoperator(self, layer: L, b: QOperatorBuilder) -> None:
-        """Write the finalized layer with onnxruntime's integer operators; by default the node itself, on codes."""
-        codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.sources])
-        b.carry(layer, codes, self.carried(layer.node, [q.spec for q in layer.sources]))
+        """Write the finalized layer with onnxruntime's integer operators."""
 
+    @abstractmethod
     def lower_integer(self, layer: L, b: IntegerBuilder) -> None:
-        """Write the finalized layer with standard operators on integers; by default the node itself, on codes."""
-        codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.sources])
-        b.carry(layer, codes, "NCHW", self.carried(layer.node, [q.spec for q in layer.sources]))
+        """Write the finalized layer with standard operators on integers."""
 
 
 class Unweighted(Op["RequantizedLayer"]):
-    """An op without a tensor of weights: it carries integers, adds or averages them."""
+    """An op without a tensor of weights."""
 
 
-class Product(Op["InnerWeighted[FinalWeight]"]):
-    """An op that multiplies by a tensor of weights; a last layer's int32 sums leave as they are."""
+class Carrier(Unweighted):
+    """An op whose integers are its inputs': by default the node itself, on codes."""
 
-    @abstractmethod
-    def lower_qoperator_last(self, layer: LastLayer[FinalWeight], b: QOperatorBuilder) -> None:
-        """`lower_qoperator` of a last layer."""
+    role = Role.CARRY
 
-    @abstractmethod
-    def lower_integer_last(self, layer: LastLayer[FinalWeight], b: IntegerBuilder) -> None:
-        """`lower_integer` of a last layer."""
+    def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
+        """The first input's grid."""
+        return sources[0]
+
+    def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
+        """The node itself."""
+        codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.sources])
+        b.carry(layer, codes, self.carried(layer.node, [q.spec for q in layer.sources]))
+
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
+        """The node itself."""
+        codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.sources])
+        b.carry(layer, codes, "NCHW", self.carried(layer.node, [q.spec for q in layer.sources]))
 
 
 AnyOp = Op[Any]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 import onnx_ir as ir
 
-from qpipe.ops.base import Unweighted
+from qpipe.errors import LoweringError
+from qpipe.nodes import constant_array, describe, int_attribute, rank
+from qpipe.ops.base import Operands, Refusal, Role, Unweighted
+from qpipe.ops.windows import MOST_DIMS
 
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.quantized.view import RequantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
+    from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
 
 
@@ -18,6 +25,29 @@ class BatchNormalization(Unweighted):
     """`y[c] = k[c] * x[c] + b[c]`."""
 
     op_types = ("BatchNormalization",)
+    role = Role.COMPUTE
+    parameters = (Operands("BatchNormalization", 1, 2),)
+
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """Constant statistics, and channels in the second dimension."""
+        if int_attribute(node, "training_mode", 0):
+            return Refusal("it is in training mode: export the model in evaluation mode (model.eval())")
+        if any(constant_array(value) is None for value in node.inputs[1:5]):
+            return Refusal("its statistics are computed by the graph: export the model with constant ones")
+        dims = rank(node.inputs[0]) or 0
+        if dims < 2:
+            return Refusal(f"its input has {rank(node.inputs[0])} dimensions, expected channels in the second one")
+        if dims > 2 + MOST_DIMS:
+            return Refusal(f"its input has {dims} dimensions, expected at most {2 + MOST_DIMS}: reshape around it")
+        return None
+
+    def sign(self, inputs: Sequence[bool | None]) -> bool | None:
+        """It shifts to either side."""
+        return True
+
+    def fits_skip(self, node: ir.Node) -> bool:
+        """Of a projection."""
+        return True
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`(x [N, C, ...], k [C], b [C]) -> [N, C, ...]`."""
@@ -27,3 +57,11 @@ class BatchNormalization(Unweighted):
             return x * k.reshape(shape) + b.reshape(shape)
 
         return run
+
+    def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> NoReturn:
+        """LoweringError: `finalize` leaves none."""
+        raise LoweringError(f"{describe(layer.node)}: is not finalized")
+
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> NoReturn:
+        """LoweringError: `finalize` leaves none."""
+        raise LoweringError(f"{describe(layer.node)}: is not finalized")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.nodes import int_attribute
-from qpipe.ops.base import Unweighted
+from qpipe.nodes import constant_array, int_attribute
+from qpipe.ops.base import Carrier, Refusal, StandardForm
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +19,21 @@ if TYPE_CHECKING:
     from qpipe.ops.base import TorchFunction
 
 
-class Concat(Unweighted):
+class Concat(Carrier):
     """Joins tensors along an axis."""
 
     op_types = ("Concat",)
+    standard_forms = (StandardForm("QLinearConcat", "Concat", slice(2, None, 3)),)
+
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """Nothing but activations."""
+        if all(constant_array(value) is None for value in node.inputs):
+            return None
+        return Refusal("it joins a constant: export the model so that the constant lies in the weights of a layer")
+
+    def operands(self, node: ir.Node) -> tuple[ir.Value, ...]:
+        """All."""
+        return tuple(value for value in node.inputs if value is not None)
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`(a, b, ...) -> [a; b; ...]`."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.weights import as_rows, pair_excess, pair_limit
-from qpipe.errors import LoweringError
-from qpipe.nodes import Window, describe, int_attribute, static_shape, window
-from qpipe.ops.base import Product
-
-CHANNEL_BLOCK = 4
-MAX_ALIGNED = 16  # input channels; with more, the added ones cost more than they gain
-MIN_OUTPUTS = 16
+from qpipe.arith.weights import as_rows, from_rows, pair_excess, pair_limit
+from qpipe.nodes import int_attribute, static_shape, window
+from qpipe.ops.base import Operands, Refusal
+from qpipe.ops.product import Product, TorchProduct
+from qpipe.ops.windows import as_image, require_dims, symmetric_pads, torch_pads, window_refusal
 
 if TYPE_CHECKING:
     import torch
@@ -24,31 +23,90 @@ if TYPE_CHECKING:
     from qpipe.ir.quantized.view_weights import FinalWeight
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
-    from qpipe.ops.base import TorchFunction
+
+CHANNEL_BLOCK: Final = 4
+MAX_ALIGNED: Final = 16  # input channels; with more, the added ones cost more than they gain
+MIN_OUTPUTS: Final = 16
 
 
 class Conv(Product):
     """`y[o] = sum over i, kernel of x * w`; the bias belongs to the affine map behind it."""
 
     op_types = ("Conv",)
+    parameters = (Operands("Conv", 1, 2), Operands("ConvInteger", 1, 4), Operands("QLinearConv", 3, 8))
+    channel_axis = 1
+    # Its sums leave in float, which holds them exactly where the certificate says so.
+    fuses_without_quantizer = False
+    computed_weight = Refusal("its weight is computed by the graph: export the model with constant weights")
 
-    def torch(self, node: ir.Node) -> TorchFunction:
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """Constants, and a window over one dimension or two."""
+        return super().refusal(node) or window_refusal(node)
+
+    def fits_skip(self, node: ir.Node) -> bool:
+        """A projection: its kernel is one pixel."""
+        shape = None if node.inputs[1] is None else static_shape(node.inputs[1])
+        return self.refusal(node) is None and shape is not None and all(size == 1 for size in shape[2:])
+
+    def torch(self, node: ir.Node) -> TorchProduct:
         """`(x [N, C, *S], w [O, C / groups, *kernel], b [O] or None) -> [N, O, *S']`."""
+        import torch
         from torch.nn import functional as F
 
-        shape, groups = window(node), int_attribute(node, "group", 1)
-        convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}.get(len(shape.kernel))
-        if convolve is None:
-            raise LoweringError(f"{describe(node)}: {len(shape.kernel)} spatial dimensions, expected 1 to 3")
-        symmetric = symmetric_pads(shape)
+        shape, groups = require_dims(node), int_attribute(node, "group", 1)
+        dims = len(shape.kernel)
+        convolve = F.conv1d if dims == 1 else F.conv2d
+        symmetric = symmetric_pads(shape.pads)
+        around = torch_pads(shape.pads) if symmetric is None else []
+        inside = symmetric or (0,) * dims
 
-        def run(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
-            if symmetric is not None:
-                return convolve(x, w, b, shape.strides, symmetric, shape.dilations, groups)
-            padded = F.pad(x, torch_pads(shape.pads))
-            return convolve(padded, w, b, shape.strides, 0, shape.dilations, groups)
+        def forward(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+            x = F.pad(x, around) if around else x
+            return convolve(x, w, b, shape.strides, inside, shape.dilations, groups)
 
-        return run
+        def backward(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor, mask: list[bool]) -> list[torch.Tensor]:
+            arguments = (list(shape.strides), list(inside), list(shape.dilations), False, [0] * dims, groups, mask)
+            found: list[torch.Tensor] = torch.ops.aten.convolution_backward(g, x, w, None, *arguments)
+            return found
+
+        def grad_input(sizes: Sequence[int], w: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+            # Of x itself nothing but the shape matters.
+            x = g.new_empty(1).expand(*sizes)
+            gradient = backward(g, F.pad(x, around) if around else x, w, [True, False, False])[0]
+            return F.pad(gradient, [-pad for pad in around]) if around else gradient
+
+        def grad_weight(x: torch.Tensor, sizes: Sequence[int], g: torch.Tensor) -> torch.Tensor:
+            x = F.pad(x, around) if around else x
+            return backward(g, x, g.new_empty(1).expand(*sizes), [False, True, False])[1]
+
+        return TorchProduct(forward, grad_input, grad_weight)
+
+    def spatial_dims(self, node: ir.Node) -> int:
+        """Those of the kernel."""
+        return len(window(node).kernel)
+
+    def output_axis(self, node: ir.Node) -> int:
+        """`[O, C / groups, *kernel]`."""
+        return 0
+
+    def to_rows(self, node: ir.Node, weight: Any) -> Any:
+        """Channels fastest: the order of patches of an image with channels last."""
+        return as_rows(weight)
+
+    def to_weight(self, node: ir.Node, rows: Any, shape: tuple[int, ...]) -> Any:
+        """The inverse of `to_rows`."""
+        return from_rows(rows, shape)
+
+    def is_depthwise(self, node: ir.Node, shape: Sequence[int | ir.SymbolicDim] | None = None) -> bool:
+        """One with several output channels a group is a product of matrices to onnxruntime, as other grouped ones."""
+        if shape is None:
+            shape = () if node.inputs[1] is None or node.inputs[1].shape is None else node.inputs[1].shape.dims
+        groups = int_attribute(node, "group", 1)
+        return groups > 1 and len(shape) > 1 and shape[0] == groups and shape[1] == 1
+
+    def summands(self, node: ir.Node, weight: Sequence[int | None]) -> int:
+        """Input channels of a group times pixels of the kernel."""
+        return math.prod(size for size in weight[1:] if size is not None)
 
     def lower_qoperator(self, layer: InnerWeighted[FinalWeight], b: QOperatorBuilder) -> None:
         """QLinearConv."""
@@ -66,7 +124,7 @@ class Conv(Product):
         inputs = [codes, weight, input_zero_point, zero_point]
         attributes = layer.node.attributes
         value = b.emit("ConvInteger", inputs, name=layer.name, attributes=attributes, dtype=ir.DataType.INT32)
-        b.finish_last(layer, b.add_bias(layer, value, spatial=len(window(layer.node).kernel)))
+        b.finish_last(layer, b.add_bias(layer, value, spatial=self.spatial_dims(layer.node)))
 
     def lower_integer(self, layer: InnerWeighted[FinalWeight], b: IntegerBuilder) -> None:
         """Patches of the codes times the weights, channels last; one spatial dimension is an image of one line."""
@@ -78,21 +136,11 @@ class Conv(Product):
 
 
 def _sums(layer: Weighted[FinalWeight], b: IntegerBuilder) -> ir.Value:
-    """Of a Conv, int32 `[N, *S', O]`, without the bias."""
-    from qpipe.lowering.im2col import convolve
-    from qpipe.lowering.stem import fold_stride
-
+    """int32 `[N, *S', O]`, without the bias."""
     weight, shape = layer.weight.codes, window(layer.node)
-    if len(shape.kernel) == 1:
-        weight, shape = weight[:, :, None], as_image_window(shape)
-    if len(shape.kernel) != 2:
-        raise LoweringError(f"{describe(layer.node)}: {len(shape.kernel)} spatial dimensions, expected 1 or 2")
-    source = layer.sources[0]
-    x, zero_point = b.codes(source, "NHWC"), source.spec.zero_point
-    groups, sizes = int_attribute(layer.node, "group", 1), static_shape(source.codes)
-    if groups == 1 and sizes is not None and len(sizes) == 4:
-        x, weight, shape = fold_stride(b, x, weight, shape, sizes[2:], zero_point) or (x, weight, shape)
-    return convolve(b, x, weight, layer.weight.bits, shape, groups, zero_point)
+    weight = weight[:, :, None] if weight.ndim == 3 else weight
+    groups = int_attribute(layer.node, "group", 1)
+    return b.convolve(layer.sources[0], weight, layer.weight.bits, as_image(shape), groups)
 
 
 def _align_channels(
@@ -118,23 +166,3 @@ def _align_channels(
         inputs = [codes, pads, b.zero_point(layer.sources[0].spec)]
         return b.emit("Pad", inputs, name=f"{layer.name}_channels"), padded
     return codes, weight
-
-
-def as_image_window(shape: Window) -> Window:
-    """The window over `[L]` as one over `[1, L]`."""
-    begin, end = shape.pads
-    return Window(
-        kernel=(1, *shape.kernel), strides=(1, *shape.strides), dilations=(1, *shape.dilations), pads=(0, begin, 0, end)
-    )
-
-
-def symmetric_pads(shape: Window) -> tuple[int, ...] | None:
-    """The pads of each dimension where begin and end are equal, else None."""
-    half = len(shape.pads) // 2
-    return shape.pads[:half] if shape.pads[:half] == shape.pads[half:] else None
-
-
-def torch_pads(pads: tuple[int, ...]) -> list[int]:
-    """ONNX's pads (all begins, all ends) in torch's order (last dimension first, begin and end together)."""
-    half = len(pads) // 2
-    return [pad for i in reversed(range(half)) for pad in (pads[i], pads[half + i])]

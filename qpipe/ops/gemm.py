@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from qpipe.ir.quantized.weight_layout import output_axis
-from qpipe.ops.base import Product
+from qpipe.nodes import float_attribute, int_attribute, rank
+from qpipe.ops.base import Operands, Refusal, StandardForm
+from qpipe.ops.product import Product, TorchProduct
+from qpipe.ops.refused import BEHIND
 
 if TYPE_CHECKING:
     import torch
@@ -16,24 +19,79 @@ if TYPE_CHECKING:
     from qpipe.ir.quantized.view_weights import FinalWeight
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
-    from qpipe.ops.base import TorchFunction
 
 
 class Gemm(Product):
     """`y = x w`; the bias belongs to the affine map behind it."""
 
     op_types = ("Gemm", "MatMul")
+    parameters = (
+        Operands("Gemm", 1, 2),
+        Operands("MatMul", 1, 2),
+        Operands("MatMulInteger", 1, 4),
+        Operands("QLinearMatMul", 3, 8),
+        Operands("QGemm", 3, 6),
+    )
+    standard_forms = (StandardForm("QGemm", "Gemm", slice(0, 6, 3)),)
+    channel_axis = -1
+    computed_weight = Refusal(f"a product of two activations (attention) has no integer form: replace it, {BEHIND}")
 
-    def torch(self, node: ir.Node) -> TorchFunction:
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """Constants; a Gemm is `x w + b`, a MatMul's weight a matrix."""
+        found = super().refusal(node)
+        if found is not None:
+            return found
+        if node.op_type == "MatMul":
+            dims = rank(node.inputs[1])
+            matrix = "expected a matrix: write it as one MatMul for each matrix"
+            return None if dims == 2 else Refusal(f"its weight has {dims} dimensions, {matrix}")
+        odd = [f"{name} is {value:g}" for name in ("alpha", "beta") if (value := float_attribute(node, name, 1.0)) != 1]
+        odd += ["transA is 1"] if int_attribute(node, "transA", 0) else []
+        if not odd:
+            return None
+        return Refusal(f"{', '.join(odd)}: put the factors into the weights and the bias, and transpose before it")
+
+    def has_channels(self, node: ir.Node) -> bool:
+        """Of a MatMul only in two dimensions."""
+        return node.op_type != "MatMul" or rank(node.inputs[0]) == 2
+
+    def torch(self, node: ir.Node) -> TorchProduct:
         """`(x [..., K], w as the node stores it, b [C] or None) -> [..., C]`."""
         from torch.nn import functional as F
 
-        transposed = output_axis(node) == 0
+        transposed = self.output_axis(node) == 0
 
-        def run(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+        def forward(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
             return F.linear(x, w if transposed else w.T, b)
 
-        return run
+        def grad_input(sizes: Sequence[int], w: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+            return g @ (w if transposed else w.T)
+
+        def grad_weight(x: torch.Tensor, sizes: Sequence[int], g: torch.Tensor) -> torch.Tensor:
+            inputs, outputs = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+            return outputs.T @ inputs if transposed else inputs.T @ outputs
+
+        return TorchProduct(forward, grad_input, grad_weight)
+
+    def spatial_dims(self, node: ir.Node) -> int:
+        """None: the channels are last."""
+        return 0
+
+    def output_axis(self, node: ir.Node) -> int:
+        """`[C, K]` where it is stored transposed, else `[K, C]`."""
+        return 0 if int_attribute(node, "transB", 0) else 1
+
+    def to_rows(self, node: ir.Node, weight: Any) -> Any:
+        """`[C, K]`."""
+        return weight if self.output_axis(node) == 0 else weight.T
+
+    def to_weight(self, node: ir.Node, rows: Any, shape: tuple[int, ...]) -> Any:
+        """The inverse of `to_rows`."""
+        return rows if self.output_axis(node) == 0 else rows.T
+
+    def summands(self, node: ir.Node, weight: Sequence[int | None]) -> int:
+        """K."""
+        return weight[-1 if self.output_axis(node) == 0 else -2] or 0
 
     def lower_qoperator(self, layer: InnerWeighted[FinalWeight], b: QOperatorBuilder) -> None:
         """QGemm, QLinearMatMul for a MatMul."""
@@ -43,15 +101,14 @@ class Gemm(Product):
         if layer.op_type == "MatMul":
             value = b.emit("QLinearMatMul", [*inputs, *b.grid(layer.quantizer.before)], name=layer.name)
         else:
-            attributes = {"transB": int(output_axis(layer.node) == 0)}
+            attributes = {"transB": int(self.output_axis(layer.node) == 0)}
             inputs = [*inputs, b.bias(layer), *b.grid(layer.quantizer.before)]
             value = b.emit("QGemm", inputs, name=layer.name, attributes=attributes, domain="com.microsoft")
         b.finish(layer, value)
 
     def lower_qoperator_last(self, layer: LastLayer[FinalWeight], b: QOperatorBuilder) -> None:
         """MatMulInteger, whose int32 leave as they are; it takes the weight as `[K, C]` only."""
-        stored = layer.weight.codes
-        weight, zero_point = b.weight(layer, stored.T if output_axis(layer.node) == 0 else stored)
+        weight, zero_point = b.weight(layer, self.to_rows(layer.node, layer.weight.codes).T)
         codes, _, input_zero_point = b.quantized_inputs(layer)
         inputs: list[ir.Value | None] = [codes, weight, input_zero_point, zero_point]
         value = b.emit("MatMulInteger", inputs, name=layer.name, dtype=ir.DataType.INT32)
@@ -59,17 +116,12 @@ class Gemm(Product):
 
     def lower_integer(self, layer: InnerWeighted[FinalWeight], b: IntegerBuilder) -> None:
         """MatMulInteger."""
-        b.finish_weighted(layer, _sums(layer, b), "NCHW")
+        b.finish_weighted(layer, self._sums(layer, b), "NCHW")
 
     def lower_integer_last(self, layer: LastLayer[FinalWeight], b: IntegerBuilder) -> None:
         """MatMulInteger."""
-        b.finish_last(layer, _sums(layer, b), "NCHW")
+        b.finish_last(layer, self._sums(layer, b), "NCHW")
 
-
-def _sums(layer: Weighted[FinalWeight], b: IntegerBuilder) -> ir.Value:
-    """Of a Gemm or MatMul, int32 `[..., C]`, without the bias."""
-    from qpipe.lowering.im2col import multiply, weight_matrix
-
-    codes = layer.weight.codes if output_axis(layer.node) == 0 else layer.weight.codes.T
-    matrix = weight_matrix(b, codes, layer.weight.bits)
-    return multiply(b, b.codes(layer.sources[0]), matrix, layer.sources[0].spec.zero_point)
+    def _sums(self, layer: Weighted[FinalWeight], b: IntegerBuilder) -> ir.Value:
+        """int32 `[..., C]`, without the bias."""
+        return b.multiply(layer.sources[0], self.to_rows(layer.node, layer.weight.codes), layer.weight.bits)

@@ -6,45 +6,50 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.errors import LoweringError
-from qpipe.nodes import describe, int_attribute, window
-from qpipe.ops.base import Unweighted
-from qpipe.ops.conv import torch_pads
+from qpipe.nodes import int_attribute
+from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.windows import as_image, require_dims, rounding_refusal, torch_pads, window_refusal
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.quantized.view import RequantizedLayer
-    from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
 
 _LOWEST = -3.4028234663852886e38  # of float32: what onnxruntime gives where a window sees nothing but padding
 
 
-class MaxPool(Unweighted):
-    """Any kernel, stride, dilation, pads and ceil_mode, two spatial dimensions."""
+class MaxPool(Carrier):
+    """Any kernel, stride, dilation, pads and ceil_mode, one or two spatial dimensions.
+
+    Both lowerings are the node itself on codes: on channels first, which is faster than slices and Max on channels
+    last.
+    """
 
     op_types = ("MaxPool",)
 
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """A window over one dimension or two, and no indices."""
+        if len(node.outputs) > 1:
+            return Refusal("its indices are used: use its first output only")
+        return window_refusal(node) or rounding_refusal(node)
+
+    def fits_skip(self, node: ir.Node) -> bool:
+        """To shrink."""
+        return True
+
     def torch(self, node: ir.Node) -> TorchFunction:
-        """`x [N, C, H, W] -> [N, C, H', W']`; what is padded never wins."""
+        """`x [N, C, *S] -> [N, C, *S']`; what is padded never wins."""
         from torch.nn import functional as F
 
-        shape = window(node)
-        if len(shape.kernel) != 2:
-            raise LoweringError(f"{describe(node)}: {len(shape.kernel)} spatial dimensions, expected 2")
+        shape = require_dims(node)
+        is_row, shape = len(shape.kernel) == 1, as_image(shape)
         ceil_mode = bool(int_attribute(node, "ceil_mode", 0))
 
         def run(x: torch.Tensor) -> torch.Tensor:
+            x = x.unsqueeze(2) if is_row else x
             pads = shape.padded(x.shape[2:], ceil_mode=ceil_mode)
             padded = F.pad(x, torch_pads(pads), value=_LOWEST) if any(pads) else x
-            return F.max_pool2d(padded, shape.kernel, shape.strides, 0, shape.dilations)
+            largest = F.max_pool2d(padded, shape.kernel, shape.strides, 0, shape.dilations)
+            return largest.squeeze(2) if is_row else largest
 
         return run
-
-    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
-        """The node itself on codes: on channels first, which is faster than slices and Max on channels last."""
-        from qpipe.lowering.integer_pool import check_windows
-
-        check_windows(layer)
-        super().lower_integer(layer, b)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.nodes import constant_input, rank, require_constant
-from qpipe.ops.base import Unweighted
-from qpipe.ops.conv import torch_pads
+from qpipe.nodes import constant_array, constant_input, rank, require_constant, string_attribute
+from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.windows import torch_pads
 
 if TYPE_CHECKING:
     import torch
@@ -20,10 +20,26 @@ if TYPE_CHECKING:
     from qpipe.ops.base import TorchFunction
 
 
-class Pad(Unweighted):
+class Pad(Carrier):
     """Constant mode; negative pads crop."""
 
     op_types = ("Pad",)
+
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """Constant pads, filled with zeros."""
+        mode, fill = string_attribute(node, "mode", "constant"), constant_input(node, 2)
+        if mode != "constant":
+            return Refusal(f"mode '{mode}': pad with zeros and train on")
+        if fill is not None and fill.any():
+            return Refusal(f"it fills in {float(fill.reshape(-1)[0]):g}: pad with zeros and train on")
+        is_computed = any(value is not None and constant_array(value) is None for value in node.inputs[1:])
+        if is_computed or rank(node.inputs[0]) is None:
+            return Refusal("its pads are computed by the graph: export the model with a fixed input size")
+        return None
+
+    def fits_skip(self, node: ir.Node) -> bool:
+        """To widen."""
+        return True
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> x` with a border of zeros."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.ops.base import Unweighted
+from qpipe.ops.base import Refusal, Role, Unweighted
 
 if TYPE_CHECKING:
     from qpipe.ir.quantized.view import RequantizedLayer
@@ -19,6 +19,11 @@ class Requantize(Unweighted):
     """Real values stay until the quantizer behind rounds them."""
 
     op_types = ("QuantizeLinear",)
+    role = Role.NONE
+
+    def refusal(self, node: ir.Node) -> Refusal:
+        """Whatever a float graph has such a node for: it becomes a layer only where one quantizer reads another."""
+        return Refusal("it is a part of a quantizer that calibration did not write: take the quantizers out")
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> x`."""

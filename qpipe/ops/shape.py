@@ -7,25 +7,51 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.nodes import int_attribute, ints_attribute, rank, require_constant, static_shape
-from qpipe.ops.base import Unweighted
+from qpipe.nodes import constant_array, int_attribute, ints_attribute, rank, require_constant, static_shape
+from qpipe.ops.base import Carrier, Refusal
 
 if TYPE_CHECKING:
     import torch
 
     from qpipe.ir.quantized.view import RequantizedLayer
     from qpipe.lowering.integer_builder import IntegerBuilder
+    from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
 
 
-class Shape(Unweighted):
+class Shape(Carrier):
     """What changes only the shape."""
 
     op_types = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout")
+    only_reshapes = True
+
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """Constant arguments, and axes to count from."""
+        if node.op_type == "Dropout":
+            return None
+        if node.op_type == "Transpose" and rank(node.inputs[0]) is None:
+            return Refusal("how many dimensions it reorders is unknown: export the model with a fixed input size")
+        return arguments_refusal(node, expected=1 if node.op_type in _NEEDS_ARGUMENT else 0)
+
+    def is_view(self, node: ir.Node) -> bool:
+        """All but what moves the numbers."""
+        return node.op_type not in {"Transpose", "Dropout"}
+
+    def fits_skip(self, node: ir.Node) -> bool:
+        """Nothing that reorders."""
+        return node.op_type == "Identity"
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> x` in the new shape."""
         return _BUILDERS[node.op_type](node)
+
+    def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
+        """The node itself on codes; Dropout, which takes floats only, does nothing."""
+        if layer.op_type != "Dropout":
+            super().lower_qoperator(layer, b)
+            return
+        source = layer.sources[0]
+        b.carry(layer, b.emit("Identity", [b.codes(source)], name=layer.name), source.spec)
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The node itself on codes; what does nothing keeps the layout."""
@@ -35,6 +61,14 @@ class Shape(Unweighted):
         source = layer.sources[0]
         layout = b.layout(source)
         b.carry(layer, b.codes(source, layout), layout, source.spec)
+
+
+def arguments_refusal(node: ir.Node, *, expected: int = 0) -> Refusal | None:
+    """Why the arguments behind the first input keep a carrier from an integer form; expected: how many it needs."""
+    arguments = [value for value in node.inputs[1:] if value is not None]
+    if len(arguments) >= expected and all(constant_array(value) is not None for value in arguments):
+        return None
+    return Refusal("its arguments are computed by the graph: export the model with a fixed input size")
 
 
 def _flatten(node: ir.Node) -> TorchFunction:
@@ -96,3 +130,4 @@ _BUILDERS = {
     "Identity": _identity,
     "Dropout": _identity,
 }
+_NEEDS_ARGUMENT = frozenset({"Reshape", "Squeeze", "Unsqueeze"})

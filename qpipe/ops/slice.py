@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qpipe.nodes import constant_input, require_constant
-from qpipe.ops.base import Unweighted
+from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.shape import arguments_refusal
 
 if TYPE_CHECKING:
     import torch
@@ -17,10 +18,18 @@ if TYPE_CHECKING:
     from qpipe.ops.base import TorchFunction
 
 
-class Slice(Unweighted):
+class Slice(Carrier):
     """Takes a part of a tensor."""
 
     op_types = ("Slice",)
+
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """Constant bounds."""
+        return arguments_refusal(node)
+
+    def fits_skip(self, node: ir.Node) -> bool:
+        """To choose."""
+        return True
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> x[start:end:step]` along each axis; torch knows no negative steps, so those are index lists."""

@@ -25,8 +25,9 @@ from qpipe.data import Preprocess
 from qpipe.data.carried import carried_preprocess
 from qpipe.errors import LoweringError, ParityError
 from qpipe.ir.graph.ending import ending_in
-from qpipe.ir.quantized.view import InnerWeighted, QuantizedLayer, View, read_view
+from qpipe.ir.quantized.view import InnerWeighted, LastLayer, QuantizedLayer, View, read_view
 from qpipe.lowering.ends import result_scales
+from qpipe.ops import OPS, Product, product_of
 from qpipe.progress import track
 from qpipe.runtime.cut import Tensor, cut_apart, input_name, spec_tensors, tensors_of, with_outputs
 from qpipe.runtime.exact_pairs import open_exact
@@ -39,7 +40,8 @@ Array = npt.NDArray[Any]
 ELEMENTS = 2**23  # integers of all tensors together in one run: keeps memory and time of a run small
 MAX_BATCH = 16
 EXTREME_ROWS = 16
-FLOAT_OPS = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"})
+_PRODUCTS = frozenset({*(name for name, op in OPS.items() if isinstance(op, Product)), "ConvTranspose"})
+FLOAT_OPS = _PRODUCTS | {f"Fused{name}" for name in _PRODUCTS}
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,10 @@ def check_fused(spec: ir.Model, view: View) -> None:
                 f"layer '{name}': onnxruntime does not fuse it to an integer kernel, and runs it in float"
             )
     # A last Conv has no integer kernel with a wide output; the certificate demands that its sums are exact in float32.
-    last = [layer.op_type for layer in view.layers if layer.quantizer is None and layer.op_type == "Conv"]
-    if len(floats) > sum(op_type in FLOAT_OPS for op_type in [*last, *(layer.op_type for layer in view.tail)]):
+    last = sum(
+        isinstance(layer, LastLayer) and not product_of(layer.node).fuses_without_quantizer for layer in view.layers
+    )
+    if len(floats) > last + sum(layer.op_type in FLOAT_OPS for layer in view.tail):
         raise LoweringError(f"onnxruntime runs in float: {', '.join(floats)}; expected integer kernels")
 
 

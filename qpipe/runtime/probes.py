@@ -15,8 +15,9 @@ import numpy.typing as npt
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.quantized.view import QuantizedLayer, Weighted, is_final
 from qpipe.ir.quantized.view_weights import FinalWeight
-from qpipe.ir.quantized.weight_layout import output_axis, to_rows
 from qpipe.nodes import int_attribute, window
+from qpipe.ops import product_of
+from qpipe.ops.weight_layout import output_axis, to_rows
 
 Codes = npt.NDArray[np.uint8]
 
@@ -72,7 +73,7 @@ def draw_patterns(
     weight = layer.weight
     channels = worst_channels(layer, rng)
     ends = np.where(sign * weight.codes > 0, spec.stored_max, spec.stored_min).astype(np.uint8)
-    if layer.op_type != "Conv":
+    if not product_of(layer.node).spatial_dims(layer.node):
         rows = ends if output_axis(layer.node) == 0 else ends.T
         flat = codes.reshape(-1, codes.shape[-1])
         flat[:] = rows[channels[np.arange(len(flat)) % len(channels)]]

@@ -11,7 +11,6 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.ir.graph.affine import normalization_factor
 from qpipe.ir.quantized.view import QuantizedLayer
 from qpipe.nodes import float_attribute, require_constant
-from qpipe.ops import OPS
 from qpipe.train.straight_through import straight_through
 
 
@@ -39,7 +38,7 @@ class StandaloneBatchNorm(nn.Module):
         self.gamma, self.beta = nn.Parameter(gamma), nn.Parameter(beta)
         self.register_buffer("mean", mean)
         self.register_buffer("variance", variance)
-        self.run = OPS[layer.op_type].torch(layer.node)
+        self.run = layer.op.torch(layer.node)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x [N, C, ...]`; float64 in the evaluation of a quantized graph, where every value is exact."""

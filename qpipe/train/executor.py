@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from qpipe.errors import ModelError
-from qpipe.ir.graph.layers import ACTIVATIONS, Role
+from qpipe.ir.graph.layers import activation_bound
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, View, is_trainable, leading_to, read_view
 from qpipe.nodes import constant_array, describe, require_constant
-from qpipe.ops import OPS
+from qpipe.ops import Role
+from qpipe.ops.quantizer_parts import quantizes
 from qpipe.settings.training import BatchNormMode, Precision
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.learned_quantizer import LearnedQuantizer, quantizer_of
@@ -50,7 +51,7 @@ class Executor(nn.Module):
     ) -> None:
         super().__init__()
         self._model, self._batch_norm, self.precision = model, batch_norm, precision
-        self.is_quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
+        self.is_quantized = any(map(quantizes, model.graph))
         self.plan, self._results, inputs = _plan(model)
         self._input, quantizer = inputs
         self.quantizers = nn.ModuleDict()
@@ -60,12 +61,12 @@ class Executor(nn.Module):
             self.quantizers["input"] = quantizer_of(quantizer, carries=False, owns=False)
         for index, layer in enumerate(self.plan):
             key = str(index)
-            if layer.op_type == "BatchNormalization":
+            if layer.is_batch_norm:
                 self.layers[key] = StandaloneBatchNorm(layer)
             elif layer.role is Role.COMPUTE:
                 self.layers[key] = WeightedLayer(layer, _weight(layer), batch_norm=batch_norm)
             else:
-                self._functions[key] = OPS[layer.op_type].torch(layer.node)
+                self._functions[key] = layer.op.torch(layer.node)
             if layer.quantizer is not None:
                 self.quantizers[key] = quantizer_of(
                     layer.quantizer,
@@ -231,7 +232,7 @@ def _plan(
     model: ir.Model,
 ) -> tuple[list[QuantizedLayer], list[ir.Value], tuple[ir.Value, ActivationQuantizer | None]]:
     """Layers, result values, and the input with its quantizer."""
-    if any(node.op_type == "QuantizeLinear" for node in model.graph):
+    if any(map(quantizes, model.graph)):
         view: View = read_view(model)
         if view.is_final:
             raise ModelError("final already (its weights are integers), expected the file that calibrate wrote")
@@ -249,9 +250,9 @@ def _plan(
 def _carries(layer: QuantizedLayer) -> bool:
     """Whether the layer's output is on its quantizer's grid already."""
     assert layer.quantizer is not None
-    if layer.role is not Role.CARRY or layer.quantizer.table is not None or layer.op_type in ACTIVATIONS:
+    if layer.role is not Role.CARRY or layer.quantizer.table is not None or activation_bound(layer.node) is not None:
         return False
-    return OPS[layer.op_type].carried(layer.node, [q.spec for q in layer.sources]) == layer.quantizer.spec
+    return layer.op.carried(layer.node, [q.spec for q in layer.sources]) == layer.quantizer.spec
 
 
 def _read_values(layer: QuantizedLayer) -> tuple[ir.Value, ...]:

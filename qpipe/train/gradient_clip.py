@@ -21,7 +21,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from qpipe.ir.quantized.weight_layout import output_axis
+from qpipe.ops.weight_layout import output_axis
 from qpipe.train.weighted import WeightedLayer
 
 SHORTEST: Final = 1e-3

@@ -21,9 +21,9 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.formats.base import WeightFormat
 from qpipe.ir.graph.affine import normalization_factor
 from qpipe.ir.quantized.view import QuantizedLayer, is_trainable
-from qpipe.ir.quantized.weight_layout import output_axis, to_rows, to_weight
 from qpipe.nodes import constant_input, float_attribute
-from qpipe.ops import OPS
+from qpipe.ops import product_of
+from qpipe.ops.weight_layout import output_axis, to_rows, to_weight
 from qpipe.settings.training import BatchNormMode
 from qpipe.train.batch_norm import batch_norm_tensors
 from qpipe.train.straight_through import channels_last, straight_through
@@ -53,7 +53,7 @@ class WeightedLayer(nn.Module):
         self.spec: WeightFormat | None = None
         self.source: QuantSpec | None = layer.sources[0].spec if layer.sources else None
         self.target: QuantSpec | None = layer.quantizer.before if layer.quantizer is not None else None
-        self.product: Product = OPS[layer.op_type].torch(layer.node)
+        self.product: Product = layer.op.torch(layer.node)
         self.mode = batch_norm
         self.folds = True
         self.rounds = True
@@ -255,7 +255,7 @@ class WeightedLayer(nn.Module):
     def _along(self, values: torch.Tensor, like: torch.Tensor, axis: int | None = None) -> torch.Tensor:
         """`[C]` shaped to broadcast along an axis: the output's channels, 1 behind a Conv, the last behind a Gemm."""
         shape = [1] * like.ndim
-        shape[(1 if self.layer.op_type == "Conv" else -1) if axis is None else axis] = -1
+        shape[product_of(self.layer.node).channel_axis if axis is None else axis] = -1
         return values.reshape(shape)
 
 

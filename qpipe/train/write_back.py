@@ -7,9 +7,9 @@ import onnx_ir as ir
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.qdq import write_table
 from qpipe.ir.quantized.view import is_trainable
-from qpipe.ir.quantized.weight_layout import to_rows
 from qpipe.ir.quantized.write_weight import write_weight
 from qpipe.nodes import set_constant_input
+from qpipe.ops.weight_layout import to_rows
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.executor import Executor
 from qpipe.train.weighted import WeightedLayer

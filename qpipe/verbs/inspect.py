@@ -15,14 +15,15 @@ from qpipe.ir.cost.macs import count_parameters, total_macs
 from qpipe.ir.files.opset import original_opset
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
-from qpipe.ir.graph.layers import Layer, Role
+from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, Requantization, View, Weighted, read_view
+from qpipe.ops import Role
+from qpipe.ops.quantizer_parts import dequantizes, quantizes
 from qpipe.settings import TorchSettings
-from qpipe.verbs.advice import advise
 from qpipe.verbs.options import takes_options
 
 QUANTIZED: Final = "quantized"
@@ -35,7 +36,6 @@ BORDER: Final = "border"
 FLOAT: Final = "float"
 
 _FORMS: Final = {Role.CARRY: CARRIES, Role.NONE: NO_FORM}
-_BORDERS: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _float_nodes(graph: ir.Graph) -> tuple[list[NodeInfo], list[str]]:
     in_the_way = _before_weights(plan)
     for layer in plan.tail:
         if layer in plan.unsupported:
-            _add_layer(found, layer, NO_FORM, advice=advise(layer.node))
+            _add_layer(found, layer, NO_FORM, advice=str(layer.refusal or ""))
         elif layer in in_the_way:
             role = _FORMS.get(layer.role, QUANTIZED)
             _add_layer(found, layer, role, "once the nodes before it have an integer form")
@@ -219,7 +219,7 @@ def _foreign_nodes(network: ir.Model) -> tuple[list[NodeInfo], list[str]]:
         read_view(network)
     except ModelError as error:
         problem = str(error)
-    nodes = [node for node in network.graph if node.op_type not in _BORDERS]
+    nodes = [node for node in network.graph if not _is_border(node)]
     return [NodeInfo(Layer(node).name, node.op_type, FLOAT, "as another tool wrote it") for node in nodes], [problem]
 
 
@@ -229,8 +229,12 @@ def _export_nodes(network: ir.Model) -> list[NodeInfo]:
     return [NodeInfo(Layer(node).name, node.op_type, role, notes[role]) for node, role in roles]
 
 
+def _is_border(node: ir.Node) -> bool:
+    return quantizes(node) or dequantizes(node)
+
+
 def _export_role(node: ir.Node) -> str:
-    if node.op_type in _BORDERS:
+    if _is_border(node):
         return BORDER
     types = {value.dtype for value in node.outputs if value.dtype is not None}
     return FLOAT if any(dtype.is_floating_point() for dtype in types) else INTEGERS

@@ -11,8 +11,8 @@ from qpipe.errors import LoweringError, RecipeError
 from qpipe.ir.files.metadata import get_object
 from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.ir.quantized.view_weights import QUANTIZATION
-from qpipe.ir.quantized.weight_layout import to_rows
 from qpipe.nodes import constant_array
+from qpipe.ops.weight_layout import to_rows
 from qpipe.train.executor import Executor
 
 

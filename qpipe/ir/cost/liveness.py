@@ -18,20 +18,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qpipe.ir.cost.value_sizes import value_sizes
-from qpipe.ir.graph.layers import ACTIVATIONS, WEIGHTED
+from qpipe.ir.graph.layers import Layer, activation_bound
 from qpipe.nodes import describe
+from qpipe.ops import Product, op_of
+from qpipe.ops.quantizer_parts import dequantizes, limits_codes, quantizes
 
 Kernel = tuple[ir.Node, ...]
-
-VIEWS: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
-# What an integer kernel does on the way from its sums to their quantizer.
-_FOLLOWERS: Final = ACTIVATIONS | {"BatchNormalization"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def _kernels(graph: ir.Graph, constants: frozenset[ir.Value]) -> Iterator[Kernel
     last: dict[ir.Node, Kernel] = {}
     taken: set[ir.Node] = set()
     for node in graph:
-        if node.op_type == "QuantizeLinear" and node.outputs[0] not in constants:
+        if quantizes(node) and node.outputs[0] not in constants:
             kernel = (*_in_front(node, constants), node, *_clip_of_codes(node))
             last[kernel[-1]] = kernel
             taken.update(kernel[:-1])
@@ -103,7 +100,7 @@ def _in_front(quantize: ir.Node, constants: frozenset[ir.Value]) -> tuple[ir.Nod
         data = [value for value in node.inputs if value is not None and value not in constants]
         if data and all(_is_dequantized(value, constants) for value in data):
             break
-        if node.op_type not in _FOLLOWERS or len(data) != 1:
+        if not _follows(node) or len(data) != 1:
             return ()
         value = data[0]
     return tuple(found)
@@ -111,14 +108,19 @@ def _in_front(quantize: ir.Node, constants: frozenset[ir.Value]) -> tuple[ir.Nod
 
 def _is_dequantized(value: ir.Value, constants: frozenset[ir.Value]) -> bool:
     producer = value.producer()
-    return producer is not None and producer.op_type == "DequantizeLinear" and producer.inputs[0] not in constants
+    return producer is not None and dequantizes(producer) and producer.inputs[0] not in constants
+
+
+def _follows(node: ir.Node) -> bool:
+    """Whether an integer kernel does it on the way from its sums to their quantizer."""
+    return activation_bound(node) is not None or Layer(node).is_batch_norm
 
 
 def _clip_of_codes(quantize: ir.Node) -> tuple[ir.Node, ...]:
     """The Clip that narrows a quantizer's range."""
     codes = quantize.outputs[0]
     readers = tuple(codes.consumers())
-    is_clip = len(readers) == 1 and readers[0].op_type == "Clip" and not codes.is_graph_output()
+    is_clip = len(readers) == 1 and limits_codes(readers[0]) and not codes.is_graph_output()
     return readers if is_clip else ()
 
 
@@ -150,15 +152,15 @@ def _homes(graph: ir.Graph, kernels: Sequence[Kernel]) -> dict[ir.Value, ir.Valu
     integer = {
         node
         for kernel in kernels
-        if kernel[0].op_type in WEIGHTED or any(node.op_type == "QuantizeLinear" for node in kernel)
+        if isinstance(op_of(kernel[0]), Product) or any(map(quantizes, kernel))
         for node in kernel
     }
     homes: dict[ir.Value, ir.Value] = {}
     for node in graph:
         source, value = node.inputs[0] if node.inputs else None, node.outputs[0]
-        is_codes = node.op_type == "DequantizeLinear" and not value.is_graph_output() and bool(value.uses())
+        is_codes = dequantizes(node) and not value.is_graph_output() and bool(value.uses())
         if source is not None and (
-            node.op_type in VIEWS or (is_codes and all(reader in integer for reader in value.consumers()))
+            op_of(node).is_view(node) or (is_codes and all(reader in integer for reader in value.consumers()))
         ):
             homes[value] = homes.get(source, source)
     return homes

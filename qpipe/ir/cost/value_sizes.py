@@ -13,19 +13,16 @@ from onnx_ir.passes import common
 
 from qpipe.ir.files.quiet import quiet
 from qpipe.nodes import int_attribute
+from qpipe.ops import STANDARD_FORMS, StandardForm
 
-_STANDARD_FORMS: Final[dict[str, tuple[str, slice]]] = {
-    "QLinearAdd": ("Add", slice(0, 6, 3)),
-    "QLinearMul": ("Mul", slice(0, 6, 3)),
-    "QGemm": ("Gemm", slice(0, 6, 3)),
-    "QLinearConcat": ("Concat", slice(2, None, 3)),
-    "QLinearAveragePool": ("AveragePool", slice(0, 1)),
-    "QLinearGlobalAveragePool": ("GlobalAveragePool", slice(0, 1)),
-    "QLinearLeakyRelu": ("LeakyRelu", slice(0, 1)),
-    "QLinearSigmoid": ("Sigmoid", slice(0, 1)),
-    "QLinearSoftmax": ("Softmax", slice(0, 1)),
+_FORMS: Final = {
+    **STANDARD_FORMS,
+    "QLinearMul": StandardForm("QLinearMul", "Mul", slice(0, 6, 3)),
+    "QLinearLeakyRelu": StandardForm("QLinearLeakyRelu", "LeakyRelu", slice(0, 1)),
+    "QLinearSigmoid": StandardForm("QLinearSigmoid", "Sigmoid", slice(0, 1)),
+    "QLinearSoftmax": StandardForm("QLinearSoftmax", "Softmax", slice(0, 1)),
 }
-"""Operators of onnxruntime's own: the standard one of the same shapes, and which inputs are its data."""
+"""Of operators of onnxruntime's own; those behind our ops' are in other tools' files only."""
 # Folding one constant can make the next one's shape known.
 _ROUNDS: Final = 4
 
@@ -75,16 +72,16 @@ def _close_batch(graph: ir.Graph, batch_size: int) -> None:
 
 def _standardize(node: ir.Node) -> None:
     """Make an operator that only onnxruntime knows one of the same shapes that inference knows."""
-    if node.domain != "com.microsoft" or node.op_type not in _STANDARD_FORMS:
+    if node.domain != "com.microsoft" or node.op_type not in _FORMS:
         return
     if int_attribute(node, "channels_last", 0):
         return
-    op_type, data = _STANDARD_FORMS[node.op_type]
-    inputs = node.inputs[data]
+    form = _FORMS[node.op_type]
+    inputs = node.inputs[form.data]
     node.resize_inputs(len(inputs))
     for index, value in enumerate(inputs):
         node.replace_input_with(index, value)
-    node.op_type, node.domain = op_type, ""
+    node.op_type, node.domain = form.standard, ""
 
 
 def _should_fold(node: ir.Node) -> bool | None:

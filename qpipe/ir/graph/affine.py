@@ -33,7 +33,7 @@ def read_affine(layer: Layer, channels: int) -> Affine:
 
     A BatchNormalization that stands alone has its k in the weight: here it is 1, and mean is in units of k's input.
     """
-    bias = None if layer.op_type == "BatchNormalization" else constant_input(layer.node, 2)
+    bias = None if layer.is_batch_norm else constant_input(layer.node, 2)
     offset = np.zeros(channels) if bias is None else bias.astype(np.float64).reshape(-1) * np.ones(channels)
     if layer.batch_norm is None:
         return Affine(np.ones(channels), offset, np.zeros(channels))

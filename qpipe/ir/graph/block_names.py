@@ -14,10 +14,9 @@ from itertools import takewhile
 import onnx_ir as ir
 
 from qpipe.ir.graph.layers import Layer
+from qpipe.ops.quantizer_parts import stored
 
 Path = tuple[str, ...]
-_QUANTIZERS = {"QuantizeLinear", "Clip", "DequantizeLinear"}
-_PARAMETERS = {"BatchNormalization": slice(1, 5)}  # of which inputs; of all other nodes from the second on
 
 
 def name_blocks(graph: ir.Graph, blocks: Sequence[tuple[Sequence[ir.Node], Sequence[ir.Node], ir.Node]]) -> list[str]:
@@ -54,7 +53,7 @@ def _modules(node: ir.Node) -> list[Path]:
 
     In pre-activation order that belongs to the next block.
     """
-    followers = [user for output in node.outputs for user in output.consumers() if user.op_type == "BatchNormalization"]
+    followers = [user for output in node.outputs for user in output.consumers() if Layer(user).is_batch_norm]
     return _named([node]) or _named(followers)
 
 
@@ -62,19 +61,10 @@ def _named(readers: Sequence[ir.Node]) -> list[Path]:
     names = [
         str(parameter.name)
         for reader in readers
-        for value in reader.inputs[_PARAMETERS.get(reader.op_type, slice(1, None))]
-        if (parameter := _parameter(value)) is not None
+        for value in reader.inputs[1:]
+        if (parameter := stored(value)) is not None and parameter.is_initializer()
     ]
     return list(dict.fromkeys(tuple(name.split(".")[:-1]) for name in names if "." in name))
-
-
-def _parameter(value: ir.Value | None) -> ir.Value | None:
-    """The initializer that an operand is, or is made of by quantizers, ONNX's or ours."""
-    while value is not None and (node := value.producer()) is not None:
-        if node.op_type not in _QUANTIZERS and node.domain == "":
-            return None
-        value = node.inputs[0]
-    return value if value is not None and value.is_initializer() else None
 
 
 def _own_prefix(inside: Sequence[Path], outside: Iterable[Path]) -> Path:

@@ -15,7 +15,8 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from qpipe.errors import RecipeError
-from qpipe.ir.graph.layers import Layer, Role
+from qpipe.ir.graph.layers import Layer
+from qpipe.ops import Role
 
 _NEAR = 3  # names that a message suggests
 

@@ -19,11 +19,9 @@ from qpipe.ir.graph.block_names import name_blocks
 from qpipe.ir.graph.layer_options import matches
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.qdq import data_input
-from qpipe.nodes import describe, input_value, static_shape
-
-QUANTIZER_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-_POOLS = frozenset({"AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool"})
-_SKIP_OPS = _POOLS | {"Identity", "Slice", "Pad", "BatchNormalization"}
+from qpipe.nodes import describe, static_shape
+from qpipe.ops import Role, op_of
+from qpipe.ops.quantizer_parts import dequantizes, may_change_codes, quantizes
 
 
 @dataclass(frozen=True)
@@ -104,11 +102,11 @@ def weighted(nodes: tuple[ir.Node, ...]) -> tuple[ir.Node, ...]:
 
 def is_quantizer(node: ir.Node) -> bool:
     """Whether it is a part of a quantizer: QuantizeLinear, Clip and table of its integers, DequantizeLinear."""
-    if node.op_type not in {"Clip", "Cast", "Gather"}:
-        return node.op_type in QUANTIZER_OPS
+    if not may_change_codes(node):
+        return quantizes(node) or dequantizes(node)
     source = data_input(node)
     producer = source.producer() if source is not None else None
-    return producer is not None and producer.op_type != "DequantizeLinear" and is_quantizer(producer)
+    return producer is not None and not dequantizes(producer) and is_quantizer(producer)
 
 
 class _Dominators:
@@ -158,7 +156,7 @@ class _Dominators:
 def _read_block(node: ir.Node, dominators: _Dominators) -> ResidualBlock | None:
     """The block that ends in this node, without a name; None where it is no residual Add."""
     operands = dominators.data(node)
-    if node.op_type != "Add" or node.domain not in {"", "ai.onnx"} or len(operands) != 2:
+    if op_of(node).role is not Role.JOIN or len(operands) != 2:
         return None
     start = dominators.common(*operands)
     if start is None:
@@ -183,11 +181,7 @@ def _longest_chain(path: tuple[ir.Node, ...], end: ir.Value, dominators: _Domina
 
 
 def _is_skip(node: ir.Node) -> bool:
-    if node.op_type != "Conv":
-        return node.op_type in _SKIP_OPS or is_quantizer(node)
-    weight = input_value(node, 1)
-    shape = static_shape(weight) if weight is not None else None
-    return Layer(node).is_weighted and shape is not None and all(size == 1 for size in shape[2:])
+    return is_quantizer(node) or op_of(node).fits_skip(node)
 
 
 def _text(shape: tuple[int | None, ...]) -> str:

@@ -10,6 +10,7 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.formats.binary import base_grid
 from qpipe.ir.graph.binary_blocks import BinaryBlock
 from qpipe.ir.quantized.plan import EDGE_BITS, QuantizationPlan
+from qpipe.ops import Role
 
 
 def base_grids(
@@ -17,7 +18,7 @@ def base_grids(
 ) -> dict[ir.Value, QuantSpec]:
     """The grids of bases and of their partial sums, in the place of those that each tensor would have alone."""
     found: dict[ir.Value, QuantSpec] = {}
-    adds = {layer.name: layer for layer in plan.layers if layer.op_type == "Add"}
+    adds = {layer.name: layer for layer in plan.layers if layer.role is Role.JOIN}
     for block in blocks:
         sums = [adds[name] for name in block.sums if name in adds]
         totals = {add.output for add in sums}

@@ -10,16 +10,23 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.graph.layers import Layer, Role, role
-from qpipe.ir.quantized.qdq import ActivationQuantizer, quantizer_nodes, read_activation_quantizer, write_bound
-from qpipe.nodes import initializer, set_constant_input
+from qpipe.ir.graph.layers import Layer, takes_batch_norm
+from qpipe.ir.quantized.qdq import (
+    ActivationQuantizer,
+    clip_of_codes,
+    read_activation_quantizer,
+    rounding_nodes,
+    write_bound,
+)
+from qpipe.nodes import set_constant_input
+from qpipe.ops.quantizer_parts import dequantizes, may_change_codes, quantizes
 
 
 def quantizers_reading(value: ir.Value) -> list[ActivationQuantizer] | None:
     """The quantizers that read a value; None where anything else reads it, or nothing."""
     found: list[ActivationQuantizer] = []
     for node, index in value.uses():
-        end = _dequantize_node(node) if node.op_type == "QuantizeLinear" and index == 0 else None
+        end = _dequantize_node(node) if quantizes(node) and index == 0 else None
         quantizer = read_activation_quantizer(end) if end is not None else None
         if quantizer is None:
             return None
@@ -30,7 +37,7 @@ def quantizers_reading(value: ir.Value) -> list[ActivationQuantizer] | None:
 def quantizer_before(value: ir.Value) -> ActivationQuantizer | None:
     """The quantizer that ends in this value, if one does."""
     node = value.producer()
-    return read_activation_quantizer(node) if node is not None and node.op_type == "DequantizeLinear" else None
+    return read_activation_quantizer(node) if node is not None and dequantizes(node) else None
 
 
 def replace_value(old: ir.Value, new: ir.Value) -> None:
@@ -65,14 +72,14 @@ def fuse_batch_norm(product: ir.Value) -> list[ir.Value]:
     Returns what is dead then.
     """
     producer, quantizers = product.producer(), quantizers_reading(product)
-    if producer is None or producer.op_type not in {"Conv", "Gemm"} or quantizers is None or len(quantizers) > 1:
+    if producer is None or quantizers is None or len(quantizers) > 1:
         return []
     output = quantizers[0].output
     readers = list(output.uses())
-    if len(readers) != 1 or output.is_graph_output() or not Layer(producer).is_weighted:
+    if len(readers) != 1 or output.is_graph_output() or not takes_batch_norm(producer):
         return []
     reader, index = readers[0]
-    if index != 0 or reader.op_type != "BatchNormalization" or role(reader) is not Role.COMPUTE:
+    if index != 0 or not Layer(reader).is_batch_norm:
         return []
     reader.replace_input_with(0, product)
     return [output]
@@ -94,14 +101,14 @@ def keep_apart(first: ActivationQuantizer, second: ActivationQuantizer) -> None:
 
 
 def _has_clip(quantizer: ActivationQuantizer) -> bool:
-    return any(node.op_type == "Clip" for node in _nodes(quantizer))
+    return len(_nodes(quantizer)) > 1
 
 
 def _nodes(quantizer: ActivationQuantizer) -> list[ir.Node]:
     """From QuantizeLinear to the codes that it is rounded to: what a table adds is left out."""
     dequantize = quantizer.output.producer()
     assert dequantize is not None
-    return [node for node in quantizer_nodes(dequantize)[:2] if node.op_type != "Cast"]
+    return rounding_nodes(dequantize)
 
 
 def _quantize_node(quantizer: ActivationQuantizer) -> ir.Node:
@@ -111,10 +118,10 @@ def _quantize_node(quantizer: ActivationQuantizer) -> ir.Node:
 def _dequantize_node(node: ir.Node) -> ir.Node | None:
     """The one DequantizeLinear that the codes of a QuantizeLinear lead to, through its Clip and table."""
     readers = list(node.outputs[0].consumers())
-    inner = [reader for reader in readers if reader.op_type in {"Clip", "Cast", "Gather"}]
+    inner = [reader for reader in readers if may_change_codes(reader)]
     if inner:
         return _dequantize_node(inner[0])
-    ends = [reader for reader in readers if reader.op_type == "DequantizeLinear"]
+    ends = [reader for reader in readers if dequantizes(reader)]
     return ends[0] if len(ends) == 1 else None
 
 
@@ -131,15 +138,10 @@ def _set_range(quantizer: ActivationQuantizer, spec: QuantSpec) -> None:
 
 def _write_clip(quantizer: ActivationQuantizer, spec: QuantSpec) -> None:
     quantize = _quantize_node(quantizer)
-    codes, name = quantize.outputs[0], quantize.outputs[0].name
-    graph = quantize.graph
+    codes, graph = quantize.outputs[0], quantize.graph
     assert isinstance(graph, ir.Graph)
-    low = initializer(graph, f"{name}_min", np.uint8(spec.stored_min))
-    high = initializer(graph, f"{name}_max", np.uint8(spec.stored_max))
     users = list(codes.uses())
-    clip = ir.node("Clip", [codes, low, high], name=f"{name}_clip")
-    clip.outputs[0].name, clip.outputs[0].type = f"{name}_clipped", codes.type
-    clip.outputs[0].shape = None if codes.shape is None else codes.shape.copy()
+    clip = clip_of_codes(graph, codes, spec, str(codes.name))
     graph.insert_after(quantize, clip)
     for node, index in users:
         node.replace_input_with(index, clip.outputs[0])

@@ -10,8 +10,8 @@ from qpipe.formats.base import FloatArray, TrainableWeight
 from qpipe.ir.graph.affine import batch_norm_parameters, read_affine
 from qpipe.ir.quantized.view import RequantizedLayer, Weighted
 from qpipe.ir.quantized.view_weights import FinalWeight
-from qpipe.ir.quantized.weight_layout import to_rows, to_weight
 from qpipe.nodes import AnyArray, constant_array, rank
+from qpipe.ops.weight_layout import to_rows, to_weight
 
 
 def final_weight(layer: Weighted[TrainableWeight]) -> FinalWeight:

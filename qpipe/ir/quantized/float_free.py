@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from qpipe.ops.quantizer_parts import dequantizes, quantizes
+
 _FLOATS = frozenset(
     dtype for dtype in ir.DataType if dtype.name.startswith(("FLOAT", "BFLOAT", "DOUBLE", "COMPLEX"))
 )  # fmt: skip
@@ -37,10 +39,10 @@ def _outside(graph: ir.Graph) -> set[ir.Node]:
         for value in graph.inputs
         if value.dtype in _FLOATS
         for node in value.consumers()
-        if node.op_type == "QuantizeLinear" and node.inputs[0] is value
+        if quantizes(node) and node.inputs[0] is value
     }
     for node in graph:
-        makes_floats = node.op_type in {"DequantizeLinear", "Cast"} and node.outputs[0].dtype in _FLOATS
+        makes_floats = (dequantizes(node) or node.op_type == "Cast") and node.outputs[0].dtype in _FLOATS
         if makes_floats and not _leads_to_integers(node):
             outside.add(node)
             outside.update(_after(node))
@@ -48,7 +50,7 @@ def _outside(graph: ir.Graph) -> set[ir.Node]:
 
 
 def _leads_to_integers(node: ir.Node) -> bool:
-    return any(follower.op_type == "QuantizeLinear" or _gives_integers(follower) for follower in _after(node))
+    return any(quantizes(follower) or _gives_integers(follower) for follower in _after(node))
 
 
 def _gives_integers(node: ir.Node) -> bool:

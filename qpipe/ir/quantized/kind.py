@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.view import View, read_view
+from qpipe.ops.quantizer_parts import dequantizes, quantizes
 
-_QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _INTEGER_OPS = frozenset({"MatMulInteger", "ConvInteger"})
 
 
@@ -59,4 +59,5 @@ def _kind_of_ops(model: ir.Model) -> Kind:
         return Kind.QOPERATOR
     if ops & _INTEGER_OPS:
         return Kind.INTEGER
-    return Kind.FOREIGN if ops & _QDQ_OPS else Kind.FLOAT
+    is_qdq = any(quantizes(node) or dequantizes(node) for node in model.graph)
+    return Kind.FOREIGN if is_qdq else Kind.FLOAT

@@ -22,7 +22,8 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.errors import RecipeError
 from qpipe.formats.table import EDGE_FORMAT
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerOptions, LayerTable
-from qpipe.ir.graph.layers import RESHAPING, Layer, Role, activation_bound, group_layers
+from qpipe.ir.graph.layers import Layer, activation_bound, group_layers
+from qpipe.ops import Role, op_of
 
 EDGE_BITS = 8  # first and last layer's weights, last layer's input, the graph's input, a branch before an Add
 
@@ -108,7 +109,7 @@ def plan_quantization(
             plan.weight_clips[layer.node] = own.weight_clip
         signed[layer.output] = _is_signed(layer, signed)
         bound = math.inf if (found := _bound(layer)) is None else found
-        if layer.role is Role.CARRY and layer.op_type != "Concat" and layer.inputs[0] in unwidened:
+        if layer.role is Role.CARRY and len(layer.inputs) == 1 and layer.inputs[0] in unwidened:
             planned = unwidened[layer.inputs[0]]
             unwidened[layer.output] = PlannedQuantizer(
                 layer.output, planned.bits, signed[layer.output], min(bound, planned.bound)
@@ -173,7 +174,7 @@ def _find_last(graph: ir.Graph, plan: QuantizationPlan) -> None:
     for layer in reversed(list(plan.layers)):
         if layer.output in inner:
             continue
-        if layer.op_type in RESHAPING and _comes_from_weights(layer, plan):
+        if layer.op.only_reshapes and _comes_from_weights(layer, plan):
             plan.layers.remove(layer)
             plan.tail.insert(0, layer)
             inner = {value for other in plan.layers for value in other.inputs}
@@ -184,7 +185,7 @@ def _find_last(graph: ir.Graph, plan: QuantizationPlan) -> None:
 def _comes_from_weights(layer: Layer, plan: QuantizationPlan) -> bool:
     by_output = {other.output: other for other in plan.layers}
     source = by_output.get(layer.inputs[0])
-    while source is not None and source.op_type in RESHAPING:
+    while source is not None and source.op.only_reshapes:
         source = by_output.get(source.inputs[0])
     return (
         source is not None and source.role is Role.COMPUTE and source.activation is None and source.batch_norm is None
@@ -239,15 +240,9 @@ def _feeding_weights(plan: QuantizationPlan) -> set[ir.Value]:
 
 
 def _is_signed(layer: Layer, signed: dict[ir.Value, bool | None]) -> bool | None:
-    """Unsigned after an activation and where all inputs are; None where it hangs on the graph's input."""
-    if layer.activation is not None or layer.node.op_type in {"Relu", "Clip"}:
-        return False
-    if layer.role is Role.COMPUTE:
-        return True
-    of_inputs = [signed.get(value, True) for value in layer.inputs]
-    if any(of_inputs):
-        return True
-    return None if None in of_inputs else False
+    """Whether what leaves the layer can be negative; None where it hangs on the graph's input."""
+    sign = layer.op.sign([signed.get(value, True) for value in layer.inputs])
+    return sign if layer.activation is None else op_of(layer.activation).sign([sign])
 
 
 def _feeds_add(value: ir.Value, plan: QuantizationPlan) -> bool:

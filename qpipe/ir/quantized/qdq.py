@@ -16,7 +16,6 @@ import onnx_ir as ir
 from qpipe.arith.spec import SIGNED_ZERO_POINT, STORAGE_MAX, QuantSpec
 from qpipe.arith.table import SIZE, CodeTable, Grid
 from qpipe.errors import ModelError
-from qpipe.ir.graph.layers import activation_bound
 from qpipe.nodes import (
     constant_array,
     constant_input,
@@ -27,6 +26,7 @@ from qpipe.nodes import (
     name_value,
     set_constant_input,
 )
+from qpipe.ops import op_of
 
 BASIS = "qpipe.basis"
 """Metadata of a Gather: the basis that its table is made from, a list of numbers."""
@@ -104,11 +104,11 @@ def insert_activation_quantizer(
     before, after = (spec.before, spec.after) if isinstance(spec, CodeTable) else (spec, spec)
     scale, zero_point = _grid(graph, base, before)
     nodes = [ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{base}_quantize")]
-    if (bound := None if replaces is None else activation_bound(replaces)) is not None:
+    if (bound := None if replaces is None else op_of(replaces).bound(replaces)) is not None:
         write_bound(nodes[0], bound)
     name_value(nodes[-1].outputs[0], f"{base}_codes", _UINT8, shape)
     if before.needs_clip or (only is not None and not meltable):
-        nodes.append(_clip(graph, nodes[-1].outputs[0], before, base))
+        nodes.append(clip_of_codes(graph, nodes[-1].outputs[0], before, base))
     if isinstance(spec, CodeTable):
         nodes += _look_up(graph, nodes[-1].outputs[0], spec, base)
         scale, zero_point = _grid(graph, f"{base}_level", after)
@@ -134,7 +134,7 @@ def _grid(graph: ir.Graph, base: str, spec: QuantSpec) -> tuple[ir.Value, ir.Val
     return scale, initializer(graph, f"{base}_zero_point", np.uint8(spec.zero_point))
 
 
-def _clip(graph: ir.Graph, codes: ir.Value, spec: QuantSpec, base: str) -> ir.Node:
+def clip_of_codes(graph: ir.Graph, codes: ir.Value, spec: QuantSpec, base: str) -> ir.Node:
     """The Clip that says a range."""
     low = initializer(graph, f"{base}_min", np.uint8(spec.stored_min))
     high = initializer(graph, f"{base}_max", np.uint8(spec.stored_max))
@@ -153,7 +153,7 @@ def _look_up(graph: ir.Graph, codes: ir.Value, table: CodeTable, base: str) -> l
     name_value(gather.outputs[0], f"{base}_looked_up", _UINT8, codes.shape)
     if not table.after.needs_clip:
         return [index, gather]
-    return [index, gather, _clip(graph, gather.outputs[0], table.after, f"{base}_level")]
+    return [index, gather, clip_of_codes(graph, gather.outputs[0], table.after, f"{base}_level")]
 
 
 def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None:
@@ -206,6 +206,11 @@ def quantizer_nodes(dequantize: ir.Node) -> list[ir.Node]:
             is_known = _FORM.fullmatch(" ".join(part.op_type for part in found)) is not None
             return found if is_known and constant_array(value) is None else []
     return []
+
+
+def rounding_nodes(dequantize: ir.Node) -> list[ir.Node]:
+    """Of these, the QuantizeLinear, and the Clip of what it rounds to where there is one: not what a table adds."""
+    return [node for node in quantizer_nodes(dequantize)[:2] if node.op_type != "Cast"]
 
 
 def data_input(node: ir.Node) -> ir.Value | None:

@@ -15,10 +15,12 @@ import onnx_ir as ir
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError, ModelError
 from qpipe.formats.base import TrainableWeight
-from qpipe.ir.graph.layers import Layer, Role, activation_bound, group_layers
+from qpipe.ir.graph.layers import Layer, activation_bound, group_layers
 from qpipe.ir.quantized.qdq import ActivationQuantizer, data_input, quantizer_nodes, read_activation_quantizer
 from qpipe.ir.quantized.view_weights import FinalWeight, read_weight
 from qpipe.nodes import describe
+from qpipe.ops import Role
+from qpipe.ops.quantizer_parts import dequantizes, quantizes
 
 W = TypeVar("W", bound=TrainableWeight | FinalWeight, covariant=True)
 
@@ -97,8 +99,7 @@ class View:
     def is_final(self) -> bool:
         """Whether no layer can be trained any more."""
         return all(
-            layer.batch_norm is None and layer.op_type != "BatchNormalization" and not is_trainable(layer)
-            for layer in self.layers
+            layer.batch_norm is None and not layer.is_batch_norm and not is_trainable(layer) for layer in self.layers
         )
 
     @property
@@ -174,7 +175,7 @@ def _read_quantizers(graph: ir.Graph) -> tuple[list[ActivationQuantizer], frozen
     """All activation quantizers in order, and all nodes that quantizers (of weights too) are made of."""
     quantizers, skip = [], set()
     for node in graph:
-        if node.op_type != "DequantizeLinear":
+        if not dequantizes(node):
             continue
         quantizer = read_activation_quantizer(node)
         if quantizer is not None:
@@ -183,7 +184,7 @@ def _read_quantizers(graph: ir.Graph) -> tuple[list[ActivationQuantizer], frozen
         value = node.inputs[0]
         while value is not None and (producer := value.producer()) is not None:
             skip.add(producer)
-            if producer.op_type == "QuantizeLinear":
+            if quantizes(producer):
                 break
             value = data_input(producer)
     return quantizers, frozenset(skip)
@@ -206,7 +207,7 @@ def _quantized(
 def _check_output(layer: Layer, outputs: list[ActivationQuantizer]) -> None:
     if len(outputs) > 1:
         raise ModelError(f"{describe(layer.node)}: {len(outputs)} quantizers read its output, expected one")
-    if not outputs and (layer.batch_norm is not None or layer.op_type == "BatchNormalization"):
+    if not outputs and (layer.batch_norm is not None or layer.is_batch_norm):
         raise ModelError(f"{describe(layer.node)}: no quantizer after its BatchNormalization, expected one")
 
 

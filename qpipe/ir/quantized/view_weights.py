@@ -16,8 +16,8 @@ from qpipe.ir.files.metadata import get_object
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.weight_codes import signed_codes, stored_bits
-from qpipe.ir.quantized.weight_layout import is_depthwise, output_axis
 from qpipe.nodes import constant_array, constant_input, describe, input_value
+from qpipe.ops.weight_layout import is_depthwise, output_axis
 
 QUANTIZATION = "quantization"
 """Metadata for whoever trains on: `weight_clip` (null: the width's own), `weight_clips` (of layers that have their own,

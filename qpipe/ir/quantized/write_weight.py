@@ -16,8 +16,8 @@ from qpipe.formats.base import Float64Array, FloatArray, TrainableWeight, Weight
 from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.view import Weighted
-from qpipe.ir.quantized.weight_layout import output_axis, to_rows, to_weight
 from qpipe.nodes import initializer, name_value, replace_constant, require_constant
+from qpipe.ops.weight_layout import output_axis, to_rows, to_weight
 
 
 def insert_first_weight(

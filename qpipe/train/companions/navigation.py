@@ -9,8 +9,9 @@ import onnx_ir as ir
 import torch
 
 from qpipe.errors import ModelError
-from qpipe.ir.graph.layers import Role
+from qpipe.ir.quantized.view import Requantization
 from qpipe.nodes import describe
+from qpipe.ops import Role
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
 
@@ -45,7 +46,7 @@ def reads_the_input(network: Executor, key: str) -> bool:
 def _key_before(network: Executor, key: str) -> str | None:
     """Looking through requantizations."""
     found = key_giving(network, network.reads[int(key)][0])
-    looks_through = found is not None and network.plan[int(found)].op_type == "QuantizeLinear"
+    looks_through = found is not None and isinstance(network.plan[int(found)], Requantization)
     return _key_before(network, str(found)) if looks_through else found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from qpipe.ir.quantized.weight_layout import to_rows
+from qpipe.ops.weight_layout import to_rows
 from qpipe.train.executor import Executor
 from qpipe.train.observer import Observer
 

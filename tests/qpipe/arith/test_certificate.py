@@ -27,6 +27,7 @@ def row(codes, *, op="Conv", multiplier=1, shift=4, bias=0, source=UNSIGNED, out
     return weighted_row(
         "c1", op, rows=rows, bits=8, multiplier=fill * multiplier, shift=None if output is None else fill * shift,
         bias=fill * bias, source=source, output=output, check_pairs=check_pairs,
+        fuses=op != "Conv" or output is not None,
     )  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def test_a_last_convolution_must_be_exact_in_float():
     ("exponents", "output", "ok"), [((0, 15), 16, True), ((0, 16), 16, False), ((0, 15), 17, False)]
 )
 def test_operands_of_an_add_lie_close(exponents, output, ok):
-    found = add_row("a", [QuantSpec.signed(8, e) for e in exponents], QuantSpec.unsigned(8, output))
+    found = add_row("a", "Add", [QuantSpec.signed(8, e) for e in exponents], QuantSpec.unsigned(8, output))
     assert found.ok == ok
 
 
@@ -89,7 +90,8 @@ def test_operands_of_an_add_lie_close(exponents, output, ok):
     ("ReduceMean", 70_000, 0, False),
 ])  # fmt: skip
 def test_average_pools(op, count, output, ok):
-    found = pool_row("p", op, QuantSpec.unsigned(8, 0), QuantSpec.unsigned(8, output), counts={count})
+    grids = QuantSpec.unsigned(8, 0), QuantSpec.unsigned(8, output)
+    found = pool_row("p", op, *grids, counts={count}, divides=op == "ReduceMean")
     assert found.ok == ok
 
 

@@ -22,7 +22,7 @@ from qpipe.formats.binary import (
     sign_codes,
     sign_table,
 )
-from qpipe.formats.functions import DOMAIN
+from qpipe.nodes import DOMAIN
 
 ROWS = arrays(np.float32, (3, 8), elements=st.one_of(st.floats(-4, 4, width=32), st.just(0.0), st.just(-0.0)))
 

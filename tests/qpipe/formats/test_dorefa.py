@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.formats.dorefa import DoReFa, codes_function, dorefa_codes, nominal_exponent, unrounded
-from qpipe.formats.functions import DOMAIN
+from qpipe.nodes import DOMAIN
 
 BITS = st.integers(2, 7)
 FLOAT64_EDGE = 1e-12

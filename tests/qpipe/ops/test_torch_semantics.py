@@ -96,20 +96,22 @@ def test_conv(data: st.DataObject, dims: int, groups: int, fan_in: int, fan_out:
     compare("Conv", [x], [w, bias], [w, bias], group=groups, **window)
 
 
-@given(window=windows(), ceil_mode=st.integers(0, 1), height=SIZE, width=SIZE, seed=st.integers(0, 99))
-def test_max_pool(window: dict[str, Any], ceil_mode: int, height: int, width: int, seed: int) -> None:
-    assume(fits(window, height, width))
-    x = whole(np.random.default_rng(seed), 2, 3, height, width)
+@given(data=st.data(), dims=st.integers(1, 2), ceil_mode=st.integers(0, 1), seed=st.integers(0, 99))
+def test_max_pool(data: st.DataObject, dims: int, ceil_mode: int, seed: int) -> None:
+    window, sizes = data.draw(windows(dims)), [data.draw(SIZE) for _ in range(dims)]
+    assume(fits(window, *sizes))
+    x = whole(np.random.default_rng(seed), 2, 3, *sizes)
     compare("MaxPool", [x], ceil_mode=ceil_mode, **window)
 
 
 @given(
-    window=windows(dilated=False), ceil_mode=st.integers(0, 1), include=st.integers(0, 1), height=SIZE, width=SIZE,
+    data=st.data(), dims=st.integers(1, 2), ceil_mode=st.integers(0, 1), include=st.integers(0, 1),
     seed=st.integers(0, 99),
 )  # fmt: skip
-def test_average_pool(window: dict[str, Any], ceil_mode: int, include: int, height: int, width: int, seed: int) -> None:
-    assume(fits(window, height, width))
-    x = whole(np.random.default_rng(seed), 2, 3, height, width)
+def test_average_pool(data: st.DataObject, dims: int, ceil_mode: int, include: int, seed: int) -> None:
+    window, sizes = data.draw(windows(dims, dilated=False)), [data.draw(SIZE) for _ in range(dims)]
+    assume(fits(window, *sizes))
+    x = whole(np.random.default_rng(seed), 2, 3, *sizes)
     compare("AveragePool", [x], ceil_mode=ceil_mode, count_include_pad=include, **window)
 
 
@@ -237,8 +239,16 @@ def test_a_fixed_batch_does_not_bind_reshape(allowzero: int) -> None:
             LoweringError,
             "4 spatial dimensions",
         ),
-        ("MaxPool", (1, 1, 4), [], {"kernel_shape": [2]}, LoweringError, "1 spatial dimensions, expected 2"),
-        ("AveragePool", (1, 1, 4), [], {"kernel_shape": [2]}, LoweringError, "2 spatial dimensions"),
+        (
+            "MaxPool",
+            (1, 1, 4, 4, 4),
+            [],
+            {"kernel_shape": [2, 2, 2]},
+            LoweringError,
+            "3 spatial dimensions, exp",
+        ),
+        ("AveragePool", (1, 1, 4, 4, 4), [], {"kernel_shape": [2, 2, 2]}, LoweringError, "3 spatial dimensions"),
+        ("AveragePool", (1, 1, 4), [], {"kernel_shape": [2], "dilations": [2]}, LoweringError, "dilations"),
         ("MaxPool", (1, 1, 4, 4), [], {"kernel_shape": [2, 2], "auto_pad": "VALID"}, ModelError, "auto_pad"),
         ("Squeeze", (1, 1, 4, 4), [], {}, ModelError, "axes"),
     ],

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_residual import plain_qdq
 
-from qpipe.ir.quantized.weight_layout import to_rows
+from qpipe.ops.weight_layout import to_rows
 from qpipe.train.executor import Executor
 from qpipe.train.gradient_clip import SHORTEST, clip_gradients
 from qpipe.train.weighted import WeightedLayer

@@ -10,9 +10,9 @@ from networks import evaluated, finalized, quantized, run, train_steps
 
 from passes.lower_qoperator import LowerQOperator
 from qpipe.formats.base import TrainableWeight
-from qpipe.formats.functions import DOMAIN
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.view import Weighted, read_final_view, read_view
+from qpipe.nodes import DOMAIN
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back

@@ -11,9 +11,9 @@ from small_training import SETTINGS, assert_same, bright_images, network, replac
 
 import qpipe
 from qpipe.errors import ModelError, RecipeError
-from qpipe.formats.functions import DOMAIN
 from qpipe.ir.files.load import load_model
 from qpipe.ir.quantized.view import read_view
+from qpipe.nodes import DOMAIN
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train
 from qpipe.train.write_back import write_back

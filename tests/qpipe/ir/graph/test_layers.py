@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from networks import Network
 
-from qpipe.ir.graph.layers import Layer, Role, activation_bound, group_layers
+from qpipe.ir.graph.layers import Layer, activation_bound, group_layers
+from qpipe.ops import Role
 
 
 def layers(net: Network, *outputs: str) -> list[Layer]:

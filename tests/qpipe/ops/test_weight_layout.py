@@ -3,7 +3,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from qpipe.ir.quantized.weight_layout import is_depthwise, output_axis, to_rows, to_weight
+from qpipe.ops.weight_layout import is_depthwise, output_axis, to_rows, to_weight
 
 NODES = [
     (ir.node("Conv", [None, None]), (6, 3, 2, 2), 0),

@@ -1,0 +1,42 @@
+"""The nodes that a quantizer is written with, as those who read a graph must tell them from what computes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import onnx_ir as ir
+
+from qpipe.nodes import DOMAIN
+
+_QUANTIZE: Final = "QuantizeLinear"
+_DEQUANTIZE: Final = "DequantizeLinear"
+_CODES: Final = frozenset({"Clip", "Cast", "Gather"})
+
+
+def quantizes(node: ir.Node | None) -> bool:
+    """Whether it makes integers of real numbers."""
+    return node is not None and node.op_type == _QUANTIZE
+
+
+def dequantizes(node: ir.Node | None) -> bool:
+    """Whether it makes real numbers of integers."""
+    return node is not None and node.op_type == _DEQUANTIZE
+
+
+def may_change_codes(node: ir.Node) -> bool:
+    """Whether, between the two, it can be a part of the quantizer: the range, or a table."""
+    return node.op_type in _CODES
+
+
+def limits_codes(node: ir.Node) -> bool:
+    """Whether, behind a QuantizeLinear, it says a narrower range."""
+    return node.op_type == "Clip"
+
+
+def stored(value: ir.Value | None) -> ir.Value | None:
+    """What a weight's or a bias's quantizer reads; the value itself where no part of a quantizer gives it."""
+    while value is not None and (node := value.producer()) is not None:
+        if not (node.domain == DOMAIN or quantizes(node) or dequantizes(node) or node.op_type in {"Clip", "Cast"}):
+            break
+        value = node.inputs[0]
+    return value

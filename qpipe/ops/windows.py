@@ -1,0 +1,87 @@
+"""What Conv and the poolings have in common: a window that slides over one spatial dimension or two."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from qpipe.errors import LoweringError, ModelError
+from qpipe.nodes import Window, describe, int_attribute, static_shape, window
+from qpipe.ops.base import Refusal
+
+MOST_DIMS = 2
+_NO_ADVICE = "reshape before and behind it where it works on one or two dimensions, or keep it behind the last layer"
+
+
+def window_refusal(node: ir.Node) -> Refusal | None:
+    """Why the window has no integer form: its pads are not explicit, or it is of three dimensions."""
+    try:
+        dims = len(window(node).kernel)
+    except ModelError as error:
+        return Refusal(str(error).removeprefix(f"{describe(node)}: "))
+    return dims_refusal(dims)
+
+
+def dims_refusal(dims: int) -> Refusal | None:
+    """Why as many spatial dimensions have no integer form."""
+    if dims in range(1, MOST_DIMS + 1):
+        return None
+    return Refusal(f"it has {dims} spatial dimensions, expected 1 or 2: {_NO_ADVICE}")
+
+
+def rounding_refusal(node: ir.Node) -> Refusal | None:
+    """Why a pooling's `ceil_mode` has none: the file counts a window in the padding alone, which runtimes leave out."""
+    found, sizes = window(node), image_sizes(node)
+    said = static_shape(node.outputs[0]) or ()
+    if not int_attribute(node, "ceil_mode", 0) or sizes is None or len(said) != len(sizes) + 2:
+        return None
+    pads = found.padded(sizes, ceil_mode=True)
+    for i, size in enumerate(sizes):
+        count = positions(found, pads, i, size)
+        if said[2 + i] not in {None, count}:
+            return Refusal(
+                f"the file says {said[2 + i]} windows, but only {count} begin on the image; expected pads without "
+                "ceil_mode"
+            )
+    return None
+
+
+def image_sizes(node: ir.Node) -> list[int] | None:
+    """The sizes of what the window slides over; None where one is unknown."""
+    shape = None if node.inputs[0] is None else static_shape(node.inputs[0])
+    sizes = [size for size in (shape or ())[2:] if size is not None]
+    return sizes if shape is not None and sizes and len(sizes) == len(shape) - 2 else None
+
+
+def positions(shape: Window, pads: tuple[int, ...], i: int, size: int) -> int:
+    """How many places the window has along a dimension of this size, with these pads."""
+    return (size + pads[i] + pads[len(shape.kernel) + i] - shape.extent[i]) // shape.strides[i] + 1
+
+
+def as_image(shape: Window) -> Window:
+    """The window over `[L]` as one over `[1, L]`; one over an image as it is."""
+    if len(shape.kernel) == MOST_DIMS:
+        return shape
+    begin, end = shape.pads
+    return Window(
+        kernel=(1, *shape.kernel), strides=(1, *shape.strides), dilations=(1, *shape.dilations), pads=(0, begin, 0, end)
+    )
+
+
+def require_dims(node: ir.Node) -> Window:
+    """The window; LoweringError where it is over more dimensions than there are semantics for."""
+    found = window(node)
+    if dims_refusal(len(found.kernel)) is not None:
+        raise LoweringError(f"{describe(node)}: {len(found.kernel)} spatial dimensions, expected 1 or 2")
+    return found
+
+
+def symmetric_pads(pads: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The pads of each dimension where begin and end are equal, else None."""
+    half = len(pads) // 2
+    return pads[:half] if pads[:half] == pads[half:] else None
+
+
+def torch_pads(pads: tuple[int, ...]) -> list[int]:
+    """ONNX's pads (all begins, all ends) in torch's order (last dimension first, begin and end together)."""
+    half = len(pads) // 2
+    return [pad for i in reversed(range(half)) for pad in (pads[i], pads[half + i])]
