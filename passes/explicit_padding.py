@@ -1,25 +1,36 @@
-"""Replace `auto_pad` by the pads that it stands for.
+"""Replace `auto_pad` by the pads that it stands for, and a Pad's for some axes by those for all.
 
 SAME_UPPER / SAME_LOWER, per spatial dimension: out = ceil(in / stride),
 total = max(0, (out - 1) * stride + (kernel - 1) * dilation + 1 - in), the odd pixel at the end (UPPER) or the begin
 (LOWER). VALID: no pads. Source: ONNX operator specification, Conv and AveragePool. (onnxscript's rule knows neither
 dilations nor pooling.) Where the stride is over kernel + 1 the total falls below -1, and runtimes disagree: TensorFlow
-pads nothing, onnxruntime crops the begin. Such a node keeps its `auto_pad`.
+pads nothing, onnxruntime crops the begin. Such a node keeps its `auto_pad`. (onnxruntime's layout optimizer breaks a
+Pad that names axes.)
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
-from qpipe.nodes import ints_attribute, kernel_shape, static_shape, string_attribute
+from qpipe.nodes import (
+    constant_input,
+    initializer,
+    ints_attribute,
+    kernel_shape,
+    rank,
+    static_shape,
+    string_attribute,
+)
+from qpipe.ops.pad import all_pads
 
 _OPS = frozenset({"Conv", "MaxPool", "AveragePool"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplicitPadding(ir.passes.InPlacePass):
-    """Conv, MaxPool, AveragePool get explicit pads, SAME where the input's spatial shape is known."""
+    """Conv, MaxPool, AveragePool get explicit pads, SAME where the image's size is known; Pad those of all axes."""
 
     name: ClassVar[str] = "explicit-padding"
 
@@ -29,6 +40,8 @@ class ExplicitPadding(ir.passes.InPlacePass):
         for node in model.graph:
             if node.op_type in _OPS and node.domain == "" and "auto_pad" in node.attributes:
                 modified |= _try_make_explicit(node)
+            elif node.op_type == "Pad" and node.domain == "":
+                modified |= _try_pad_all_axes(model.graph, node)
         return ir.passes.PassResult(model, modified)
 
 
@@ -48,6 +61,16 @@ def _try_make_explicit(node: ir.Node) -> bool:
     if auto_pad != "VALID":
         node.attributes.pop("ceil_mode", None)
     node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    return True
+
+
+def _try_pad_all_axes(graph: ir.Graph, node: ir.Node) -> bool:
+    if constant_input(node, 3) is None or constant_input(node, 1) is None or rank(node.inputs[0]) is None:
+        return False
+    node.replace_input_with(
+        1, initializer(graph, f"{node.name or node.outputs[0].name}_pads", np.array(all_pads(node)))
+    )
+    node.resize_inputs(3)
     return True
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from passes.constant_reshape import ConstantReshape
 from passes.constants_to_initializers import ConstantsToInitializers
 from passes.explicit_padding import ExplicitPadding
+from passes.flatten_linear import FlattenLinear
 from passes.fold_constants import FoldConstants
 from passes.fuse_bias_add import FuseBiasAdd
 from passes.inline_functions import InlineFunctions
@@ -31,6 +32,7 @@ NORMALIZE = ir.passes.Sequential(
     ExplicitPadding(),
     ReduceMeanToGlobalAveragePool(),
     FuseBiasAdd(),
+    FlattenLinear(),
     RemoveZeroBias(),
     RemoveDeadCode(),
     NameNodes(),

@@ -26,7 +26,7 @@ from qpipe.ops.windows import (
     image_sizes,
     positions,
     require_dims,
-    rounding_refusal,
+    require_true_sizes,
     symmetric_pads,
     torch_pads,
     window_refusal,
@@ -66,7 +66,7 @@ class AveragePool(Unweighted):
         dilations = window(node).dilations
         if any(d != 1 for d in dilations):
             return Refusal(f"its dilations are {list(dilations)}: write it as a Conv of one channel a group")
-        return rounding_refusal(node)
+        return None
 
     def fits_skip(self, node: ir.Node) -> bool:
         """To shrink."""
@@ -103,6 +103,7 @@ class AveragePool(Unweighted):
         if node.op_type != "AveragePool":
             b.mean_of_image(layer, math.prod(sizes))
             return
+        require_true_sizes(node)
         sizes, shape = [1] * (2 - len(sizes)) + sizes, as_image(window(node))
         pads, along = _axis_counts(node, shape, sizes)
         # [H', W', 1]: so many real pixels are under each position of the window.

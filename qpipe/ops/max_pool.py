@@ -8,22 +8,20 @@ import onnx_ir as ir
 
 from qpipe.nodes import int_attribute
 from qpipe.ops.base import Carrier, Refusal
-from qpipe.ops.windows import as_image, require_dims, rounding_refusal, torch_pads, window_refusal
+from qpipe.ops.windows import as_image, require_dims, require_true_sizes, torch_pads, window_refusal
 
 if TYPE_CHECKING:
     import torch
 
+    from qpipe.ir.quantized.view import RequantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
 
 _LOWEST = -3.4028234663852886e38  # of float32: what onnxruntime gives where a window sees nothing but padding
 
 
 class MaxPool(Carrier):
-    """Any kernel, stride, dilation, pads and ceil_mode, one or two spatial dimensions.
-
-    Both lowerings are the node itself on codes: on channels first, which is faster than slices and Max on channels
-    last.
-    """
+    """Any kernel, stride, dilation, pads and ceil_mode, one or two spatial dimensions."""
 
     op_types = ("MaxPool",)
 
@@ -31,7 +29,7 @@ class MaxPool(Carrier):
         """A window over one dimension or two, and no indices."""
         if len(node.outputs) > 1:
             return Refusal("its indices are used: use its first output only")
-        return window_refusal(node) or rounding_refusal(node)
+        return window_refusal(node)
 
     def fits_skip(self, node: ir.Node) -> bool:
         """To shrink."""
@@ -53,3 +51,8 @@ class MaxPool(Carrier):
             return largest.squeeze(2) if is_row else largest
 
         return run
+
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
+        """The node itself on codes: on channels first, which is faster than slices and Max on channels last."""
+        require_true_sizes(layer.node)
+        super().lower_integer(layer, b)

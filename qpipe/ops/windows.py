@@ -28,21 +28,20 @@ def dims_refusal(dims: int) -> Refusal | None:
     return Refusal(f"it has {dims} spatial dimensions, expected 1 or 2: {_NO_ADVICE}")
 
 
-def rounding_refusal(node: ir.Node) -> Refusal | None:
-    """Why a pooling's `ceil_mode` has none: the file counts a window in the padding alone, which runtimes leave out."""
+def require_true_sizes(node: ir.Node) -> None:
+    """LoweringError where the file's sizes count a window that lies in the padding alone, which runtimes leave out."""
     found, sizes = window(node), image_sizes(node)
     said = static_shape(node.outputs[0]) or ()
     if not int_attribute(node, "ceil_mode", 0) or sizes is None or len(said) != len(sizes) + 2:
-        return None
+        return
     pads = found.padded(sizes, ceil_mode=True)
     for i, size in enumerate(sizes):
         count = positions(found, pads, i, size)
         if said[2 + i] not in {None, count}:
-            return Refusal(
-                f"the file says {said[2 + i]} windows, but only {count} begin on the image; expected pads without "
-                "ceil_mode"
+            raise LoweringError(
+                f"{describe(node)}: the file says {said[2 + i]} windows, but only {count} begin on the image; "
+                "expected pads without ceil_mode"
             )
-    return None
 
 
 def image_sizes(node: ir.Node) -> list[int] | None:

@@ -64,7 +64,8 @@ def measure_accuracy(
     """Run every model on every batch and count.
 
     Models take float32 inputs or uint8 pixels, and give float or int32 logits [N, classes] (trailing dimensions of one
-    are dropped). The class is the first output's largest value, the first of equals. Raises DataError where there are
+    are dropped). The class is the first output's largest value, the first of equals; or the integer [N] that it is
+    itself. Raises DataError where there are
     no images, labels are missing for a part of them, or a label has no class; ModelError as the session does.
     """
     if not models:
@@ -103,12 +104,15 @@ def _scores(output: Output) -> Array:
 
 
 def _choice(output: Output) -> npt.NDArray[np.int64]:
-    choice: npt.NDArray[np.int64] = _scores(output).argmax(axis=1)
+    choice: npt.NDArray[np.int64] = output.values if output.is_choice else _scores(output).argmax(axis=1)
     return choice
 
 
 def _count_labels(tally: _Tally, output: Output, labels: Array) -> None:
     shape = output.values.shape
+    if output.is_choice and len(labels) == shape[0]:
+        tally.top1 += int((output.values == labels).sum())
+        return
     if len(shape) < 2 or any(size != 1 for size in shape[2:]):
         raise ModelError(f"{session_name(tally.session)}: output has shape {list(shape)}, expected [N, classes]")
     if len(labels) != shape[0]:

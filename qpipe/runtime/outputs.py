@@ -48,10 +48,18 @@ _INTEGER_IO: Final = TypeAdapter(IntegerIO)
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """One output of a model on one batch: `values` [N, ...], float32 or integers of `scale` real units per step."""
+    """One output of a model on one batch: `values` [N, ...], float32 or integers.
+
+    scale: real units per step, of integers that are fixed point; None of those that a float tail gives, as ArgMax does.
+    """
 
     values: Array
     scale: float | None = None
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether the network itself chose: integers [N] that count no units."""
+        return self.scale is None and self.values.ndim == 1 and np.issubdtype(self.values.dtype, np.integer)
 
     def real(self) -> npt.NDArray[np.float32]:
         """The values in real units, float32, as DequantizeLinear computes them."""
@@ -63,13 +71,12 @@ class Output:
 def integers_equal(one: Output, other: Output) -> npt.NDArray[np.bool_]:
     """For each row, whether both outputs are the same fixed point: bool [N].
 
-    Integers of one scale are compared as they are; otherwise an integer is compared as the float32 that
+    Integers of one scale, or of none, are compared as they are; otherwise an integer is compared as the float32 that
     DequantizeLinear makes of it, with no tolerance.
     """
     if one.values.shape != other.values.shape:
         return np.zeros(len(one.values), np.bool_)
-    same_units = one.scale is not None and one.scale == other.scale
-    left, right = (one.values, other.values) if same_units else (one.real(), other.real())
+    left, right = (one.values, other.values) if one.scale == other.scale else (one.real(), other.real())
     equal: npt.NDArray[np.bool_] = (left == right).reshape(len(left), -1).all(axis=1)
     return equal
 
@@ -98,7 +105,7 @@ def model_input(session: ort.InferenceSession, batch: BatchLike) -> Array:
 
 
 def run_batch(session: ort.InferenceSession, batch: BatchLike) -> list[Output]:
-    """The model's outputs on one batch; ModelError where one is NaN or infinite, or an integer without a scale."""
+    """The model's outputs on one batch; ModelError where one is NaN or infinite, or fixed point without a scale."""
     arrays = next(run_batches(session, [model_input(session, batch)]))
     return [_output(session, value.name, array) for value, array in zip(session.get_outputs(), arrays, strict=True)]
 
@@ -111,9 +118,11 @@ def _output(session: ort.InferenceSession, name: str, array: Array) -> Output:
     return Output(array)
 
 
-def _scale(session: ort.InferenceSession, name: str) -> float:
+def _scale(session: ort.InferenceSession, name: str) -> float | None:
     io = read_io(session)
-    scale: Any = io.scales.get(name) if io is not None else None
+    if io is None:
+        return None
+    scale: Any = io.scales.get(name)
     if scale is None:
         raise ModelError(f"{_where(session)}: no scale for the integer output '{name}'")
     return float(scale)

@@ -123,3 +123,15 @@ def test_same_needs_the_spatial_shape_and_valid_does_not(build):
     assert not ExplicitPadding()(same).modified
     assert same.graph.node(0).attributes["auto_pad"].as_string() == "SAME_UPPER"
     assert ExplicitPadding()(valid).modified
+
+
+@pytest.mark.parametrize(("axes", "pads"), [([2, 3], [1, 0, 2, 3]), ([-1], [2, 1]), ([3, 1], [1, 0, -1, 2])])
+def test_a_pad_names_all_axes(build, run, integers, axes, pads):
+    text = "(float[N,3,5,6] x) => (float[N,C,H,W] y) { y = Pad(x, pads, , axes) }"
+    model = build(text, pads=np.array(pads), axes=np.array(axes))
+    x = integers(2, 3, 5, 6)
+    expected = run(model, x=x)[0]
+    assert ExplicitPadding()(model).modified
+    assert len(model.graph.node(0).inputs) == 3
+    np.testing.assert_array_equal(run(model, x=x)[0], expected)
+    assert not ExplicitPadding()(model).modified

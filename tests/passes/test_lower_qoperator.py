@@ -124,6 +124,21 @@ def test_any_pool(data):
     check([*nodes, "y = Conv(p, w2)"], (3, 8, 8), w)
 
 
+@settings(max_examples=15)
+@given(st.data())
+def test_any_pool_of_rows(data):
+    """One spatial dimension, as keyword spotting has it."""
+    draw = data.draw
+    w = Weights()
+    w.normal("w1", 4, 3, 1)
+    w.normal("w2", 5, 4, 1)
+    pool, kernel = draw(st.sampled_from(["MaxPool", "AveragePool", "GlobalAveragePool"])), draw(st.integers(2, 4))
+    pads = [draw(st.integers(0, 1)) for _ in range(2)]
+    text = f"<kernel_shape=[{kernel}], strides=[{draw(st.integers(1, 2))}], pads={pads}>" if pool[0] != "G" else ""
+    nodes = ["c = Conv(x, w1)", draw(st.sampled_from(["r = Relu(c)", "r = Identity(c)"])), f"p = {pool}{text}(r)"]
+    check([*nodes, "y = Conv(p, w2)"], (3, 9), w)
+
+
 @pytest.mark.parametrize(("size", "op_type"), [(4, "QLinearGlobalAveragePool"), (7, "QLinearGlobalAveragePool")])
 def test_a_global_mean_whose_reciprocal_is_exact(size, op_type):
     w = Weights()

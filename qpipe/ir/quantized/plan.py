@@ -154,6 +154,9 @@ def _split_tail(graph: ir.Graph, plan: QuantizationPlan) -> None:
     plan.unsupported = [
         layer for layer in plan.tail if layer.role is Role.NONE and not feeding.isdisjoint(layer.node.outputs)
     ]
+    if not any(layer.role is Role.COMPUTE for layer in (*plan.layers, *plan.tail)):
+        # What would have weights to quantize is what stands in the way.
+        plan.unsupported = [layer for layer in plan.tail if layer.op.role is Role.COMPUTE]
 
 
 def _ancestors(values: Iterable[ir.Value | None]) -> set[ir.Value]:

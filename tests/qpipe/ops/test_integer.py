@@ -10,7 +10,6 @@ from integer_oracle import assert_exact, finalized_on_grids, lower
 from quantized_models import Weights, float_model
 
 from qpipe.errors import LoweringError
-from qpipe.ir.graph.layers import Layer
 
 
 @settings(max_examples=20)
@@ -70,6 +69,20 @@ def test_pools(data):
     nodes += [f"q = {draw(st.sampled_from(['Relu(p)', 'Identity(p)']))}", "y = Conv(q, w2)"]
     # onnxruntime's own average errs at ties of some counts (see `reciprocal_is_exact`); ours is compared with torch.
     check(draw, nodes, (3, draw(st.integers(8, 11)), draw(st.integers(8, 11))), w, fused=kind == "MaxPool")
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_pools_of_rows(data):
+    draw = data.draw
+    w = Weights(draw(st.integers(0, 1000)))
+    w.normal("w1", 4, 3, 3)
+    w.normal("w2", 5, 4, 1)
+    kind, kernel = draw(st.sampled_from(["MaxPool", "AveragePool", "GlobalAveragePool"])), draw(st.integers(1, 4))
+    pads = [draw(st.integers(0, kernel // 2)) for _ in range(2)]
+    text = f"<kernel_shape=[{kernel}], strides=[{draw(st.integers(1, 3))}], pads={pads}>" if kind[0] != "G" else ""
+    nodes = ["c = Conv(x, w1)", f"r = {draw(ACTIVATIONS).format('c')}", f"p = {kind}{text}(r)", "y = Conv(p, w2)"]
+    check(draw, nodes, (3, draw(st.integers(8, 11))), w, fused=kind == "MaxPool")
 
 
 @settings(max_examples=15)
@@ -225,10 +238,9 @@ def test_a_window_in_the_padding_alone_is_refused(pool):
     w.normal("w1", 4, 3, 1, 1)
     text = "kernel_shape=[2,2], strides=[2,2], pads=[0,0,0,1], ceil_mode=1"
     nodes = [f"p = {pool}<{text}>(x)", "y = Conv(p, w1)"]
-    model = float_model("net", (3, 8, 8), nodes, **w.constants)
-    assert "the file says 5 windows, but only 4 begin on the image" in str(Layer(model.graph[0]).refusal)
-    with pytest.raises(LoweringError, match=rf"no integer form, with layers after it: {pool} "):
-        finalized_on_grids(model, lambda: 1)
+    spec = finalized_on_grids(float_model("net", (3, 8, 8), nodes, **w.constants), lambda: 1)
+    with pytest.raises(LoweringError, match=r"Pool '.*': the file says 5 windows, but only 4 begin on the image"):
+        lower(spec)
 
 
 def test_a_mean_over_an_unknown_size_is_refused():

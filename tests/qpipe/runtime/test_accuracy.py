@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from small_models import integer_linear_model, linear_model
 
 from qpipe.errors import DataError, ModelError
@@ -160,6 +161,18 @@ def test_metadata_of_an_integer_model(props, message):
     batch = Batch(np.zeros((1, 8), np.float32), None, np.zeros((1, 2, 2, 2), np.uint8))
     with pytest.raises(ModelError, match=message):
         measure_accuracy([model], [batch])
+
+
+def test_integers_that_count_no_units_are_compared_as_they_are():
+    """Such as a network's own choice: its ArgMax."""
+    one, other = (Output(np.array([2**40, 7]) + shift) for shift in (0, np.array([1, 0])))
+    np.testing.assert_array_equal(integers_equal(one, other), [False, True])
+    model = linear_model(np.eye(8))
+    model.graph.node.add().CopyFrom(helper.make_node("ArgMax", ["logits"], ["choice"], axis=1, keepdims=0))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("choice", TensorProto.INT64, ["N"]))
+    report = measure_accuracy([model, model], one_hot_batches(choices=[0, 1, 2, 3], labels=[0, 1, 2, 7]))
+    assert (report.models[0].top1, report.models[1].agreement, report.models[0].top5) == (3 / 4, 1, None)
+    assert report.integers_equal([0, 1])
 
 
 def test_integer_model_needs_pixels():

@@ -109,6 +109,48 @@ def test_products() -> None:
     assert "exchange the operands" in small(swapped, [4, 4], {"w": w})["swapped"]
 
 
+def test_what_no_lowering_writes_is_refused_at_once() -> None:
+    """Three dimensions, windows with gaps in an average, pads that nobody knows, a bias for each row."""
+    w3 = np.ones((2, 2, 1, 1, 1), np.float32)
+    deep = [
+        helper.make_node("Conv", ["x", "w3"], ["a"], name="deep"),
+        helper.make_node("MaxPool", ["a"], ["b"], name="deep_pool", kernel_shape=[2, 2, 2]),
+        helper.make_node("GlobalAveragePool", ["b"], ["c"], name="deep_mean"),
+        helper.make_node("Flatten", ["c"], ["d"], name="flat"),
+        helper.make_node("Gemm", ["d", "w"], ["y"], name="last"),
+    ]
+    found = small(deep, [1, 2, 4, 4, 4], {"w3": w3, "w": np.ones((2, 3), np.float32)})
+    assert set(found) == {"deep", "deep_pool", "deep_mean"}
+    assert all("it has 3 spatial dimensions, expected 1 or 2" in advice for advice in found.values())
+    alone = [helper.make_node("Conv", ["x", "w3"], ["y"], name="deep")]
+    assert set(small(alone, [1, 2, 4, 4, 4], {"w3": w3})) == {"deep"}
+    gaps = [
+        helper.make_node("AveragePool", ["x"], ["a"], name="gaps", kernel_shape=[2, 2], dilations=[2, 2]),
+        helper.make_node("Conv", ["a", "w"], ["b"], name="same", auto_pad="SAME_UPPER", strides=[5, 5]),
+        helper.make_node("Conv", ["b", "w"], ["y"], name="last"),
+    ]
+    found = small(gaps, ["batch", 2, 11, 11], {"w": np.ones((2, 2, 2, 2), np.float32)})
+    assert set(found) == {"gaps", "same"}
+    assert "its dilations are [2, 2]: write it as a Conv" in found["gaps"]
+    assert found["same"].startswith("auto_pad is 'SAME_UPPER', expected explicit pads")
+    rows = [
+        helper.make_node("Gemm", ["x", "w", "c"], ["a"], name="rows"),
+        helper.make_node("Gemm", ["a", "w"], ["y"], name="last"),
+    ]
+    constants = {"w": np.ones((4, 4), np.float32), "c": np.ones((2, 4), np.float32)}
+    assert "its bias has shape [2, 4], expected [4]" in small(rows, [2, 4], constants)["rows"]
+
+
+def test_bounds_may_be_lists_of_one() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
+        helper.make_node("Clip", ["a", "low", "high"], ["b"], name="relu6"),
+        helper.make_node("Conv", ["b", "w"], ["y"], name="last"),
+    ]
+    constants = {"w": np.ones((2, 2, 1, 1)), "low": np.zeros(1), "high": np.full(1, 6)}
+    assert small(nodes, ["batch", 2, 4, 4], {k: v.astype(np.float32) for k, v in constants.items()}) == {}
+
+
 def test_nodes_that_change_the_size() -> None:
     nodes = [
         helper.make_node("Resize", ["x", "", "scales"], ["a"], name="resize"),  # [1, 2, 4, 4]
