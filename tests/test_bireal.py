@@ -171,11 +171,13 @@ def test_the_gradient_of_weights_is_magnitude_aware(mode: Any) -> None:
     net, model = bireal()
     executor = Executor(model, batch_norm=mode).train()
     layer = list(executor.weighted())[1]
-    assert isinstance(layer.spec, Binary)
+    assert layer.quantizer is not None
+    spec = layer.quantizer.format
+    assert isinstance(spec, Binary)
     with torch.no_grad():
         layer.weight[0, 0, 0] = torch.tensor([1.0, -1.5, 0.0])
     weight = layer.quantized_weight()
-    assert torch.equal(weight / 2.0**layer.spec.exponent, torch.where(layer.weight < 0, -1.0, 1.0))
+    assert torch.equal(weight / 2.0**spec.exponent, torch.where(layer.weight < 0, -1.0, 1.0))
     weight.sum().backward()
     mean = layer.weight.detach().abs().mean(dim=(1, 2, 3), keepdim=True).expand_as(layer.weight)
     expected = torch.where(layer.weight.abs() <= 1, mean, torch.zeros(()))
@@ -188,11 +190,11 @@ def test_training_knows_the_blocks_as_they_were() -> None:
     executor = Executor(model)
     blocks = blocks_of(model, executor)
     assert [block.name for block in blocks] == ["add1", "add2"]
-    assert [[executor.plan[int(key)].name for key in block.layers] for block in blocks] == [
+    assert [[step.layer.name for step in block.products] for block in blocks] == [
         ["conv3", "conv6"],
         ["conv10", "conv13"],
     ]
-    assert [executor.plan[int(block.end)].name for block in blocks] == ["add1", "add2"]
+    assert [block.end.layer.name for block in blocks] == ["add1", "add2"]
     assert all(block.has_skip for block in blocks)
     executor = Executor(model, batch_norm="batch").train()
     auxiliary = AuxiliaryGradient(executor, blocks, weight=1.0, layerwise=False, image_shape=(3, 8, 8))
