@@ -24,7 +24,7 @@ from qpipe.settings.training import BatchNormMode, Precision
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.learned_quantizer import LearnedQuantizer, quantizer_of
 from qpipe.train.quantizer import Quantizer
-from qpipe.train.step import FunctionStep, NormStep, ProductStep, Step
+from qpipe.train.step import ModuleStep, NormStep, ProductStep, Step
 from qpipe.train.straight_through import channels_last
 from qpipe.train.weighted import WeightedLayer
 
@@ -70,8 +70,8 @@ class Executor(nn.Module):
             for own, lent in zip(self.weighted(), lender.weighted(), strict=True):
                 own.borrow(lent)
         # So that torch finds what trains, and a checkpoint names it.
-        self.layers = nn.ModuleList(step.module for step in self.steps if isinstance(step, ProductStep | NormStep))
-        self.quantizers = nn.ModuleList(quantizer for _, quantizer in self.named_quantizers())
+        self.layers = nn.ModuleList(step.module for step in self.steps if isinstance(step, ModuleStep))
+        self.quantizers = nn.ModuleList(step.quantizer for step in self.steps if step.quantizer is not None)
         # It starts in evaluation, with the exponents that the file says.
         super().train(False)
         self._last_use = {value: step.position for step in self.steps for value in step.reads}
@@ -97,9 +97,9 @@ class Executor(nn.Module):
         for step in steps:
             # A result is summed up and compared: in float32 at least.
             widen = step.gives in self._results and self.precision == "bf16"
-            operands = [values[value].float() if widen else values[value] for value in step.reads]
-            values[step.gives] = step.run(operands, training=self.training)
-            del operands
+            values[step.gives] = step.run(
+                [values[value].float() if widen else values[value] for value in step.reads], training=self.training
+            )
             for value in step.reads:
                 if self._last_use[value] == step.position:
                     values.pop(value, None)
@@ -173,7 +173,7 @@ class Executor(nn.Module):
         if layer.role is Role.COMPUTE:
             module = WeightedLayer(layer, batch_norm=self._batch_norm, rounds=self._rounds)
             return ProductStep(position, layer, quantizer, module)
-        return FunctionStep(position, layer, quantizer, OPS[layer.op_type].torch(layer.node))
+        return Step(position, layer, quantizer, OPS[layer.op_type].torch(layer.node))
 
     def _prepared(self, x: torch.Tensor) -> torch.Tensor:
         """What evaluates exactly takes x as it is; all else in the executor's precision, channels last."""

@@ -26,7 +26,7 @@ from qpipe.ir.graph.residual import ResidualBlock, find_blocks, is_quantizer
 from qpipe.train.companion import Companion
 from qpipe.train.companions.navigation import section, step_before, step_giving, step_with
 from qpipe.train.executor import Executor, Values
-from qpipe.train.step import NormStep, ProductStep, Step
+from qpipe.train.step import ModuleStep, ProductStep, Step
 
 Stream = Callable[[], torch.Tensor]
 """What the last forward of training had where a skip starts."""
@@ -60,7 +60,7 @@ class FadingSkips(Companion):
                 self._attach(network, skip)
             self._skips += own
         steps = [step for skip in self._skips for step in skip.section]
-        self.layers = nn.ModuleList(step.module for step in steps if isinstance(step, ProductStep | NormStep))
+        self.layers = nn.ModuleList(step.module for step in steps if isinstance(step, ModuleStep))
         rounding = [step for skip in self._skips for step in (skip.start, *skip.section)]
         self.quantizers = nn.ModuleList(step.quantizer for step in rounding if step.quantizer is not None)
 
@@ -123,7 +123,7 @@ class _Skip:
 
     def __call__(self, y: torch.Tensor) -> torch.Tensor:
         """What the start's quantizer reads -> the Add's operand."""
-        values: Values = {self.start.gives: self.start.finish(y)}
+        values: Values = {self.start.gives: self.start.rounded(y)}
         self._network.run(values, self.section)
         return values[self._end]
 
