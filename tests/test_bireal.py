@@ -28,7 +28,6 @@ from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.view import QuantizedLayer, Weighted, is_final, is_trainable, read_final_view, read_view
 from qpipe.ir.quantized.weight_layout import to_rows
-from qpipe.nodes import constant_array
 from qpipe.runtime.gate import run_gate
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
 from qpipe.train.companions.blocks import blocks_of
@@ -57,9 +56,7 @@ def binary(model: ir.Model) -> list[QuantizedLayer]:
 
 def rows_of(layer: QuantizedLayer) -> np.ndarray:
     assert is_trainable(layer)
-    values = constant_array(layer.weight.values)
-    assert values is not None
-    return to_rows(layer.node, values)
+    return to_rows(layer.node, layer.weight.array)
 
 
 def functions(model: ir.Model) -> list[str]:

@@ -18,7 +18,7 @@ from qpipe.arith.multiplier import FLOAT32_EXACT
 from qpipe.ir.graph.affine import normalization_factor
 from qpipe.ir.quantized.view import QuantizedLayer, is_trainable
 from qpipe.ir.quantized.weight_layout import output_axis
-from qpipe.nodes import constant_array, constant_input, float_attribute, require_constant
+from qpipe.nodes import constant_input, float_attribute, require_constant
 from qpipe.ops import OPS
 from qpipe.settings.training import BatchNormMode
 from qpipe.train.batch_norm import batch_norm_tensors
@@ -71,12 +71,10 @@ class WeightedLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` on its grid -> the affine map's output, before activation and quantizer."""
         affine = self._affine()
+        if not self.training and self.quantizer is not None:
+            return self._exact(x, affine, self.quantizer)
         if not self.training:
-            return (
-                self._mapped(x, self.weight, affine)
-                if self.quantizer is None
-                else self._exact(x, affine, self.quantizer)
-            )
+            return self._mapped(x, self.weight, affine)
         weight, rounded = self._operand(affine)
         self._in_use = (weight,)
         if self.has_batch_norm and self.mode == "batch":
@@ -86,11 +84,10 @@ class WeightedLayer(nn.Module):
     def replace_product(self, make: Callable[[Product], Product]) -> None:
         """Compute the layer's product by what this makes of the op that computes it so far.
 
-        That is one op over three primitives: forward, gradient to the input, and gradient to the weight. Its operands
-        x and w are on their grids, and are what is saved for the backward; no quantizer of the file is within, and the
-        affine map comes behind. So an arithmetic of training that quantizes its operands, and the error that comes
-        back, by rules of its own is an autograd function in this one place. It gets a bias, as a third operand, where
-        no BatchNormalization follows. A quantized layer evaluates with the file's own op all the same.
+        A product is one op over three primitives: forward, gradient to the input, and gradient to the weight. Its
+        operands are on the file's grids where there are any, and are what it saves for the backward; the affine map and
+        the quantizers lie outside. It gets a bias, as a third operand, where no BatchNormalization follows. A layer
+        that is quantized evaluates with the file's own op all the same.
         """
         self._product = make(self._product)
 
@@ -220,9 +217,5 @@ def _along(values: torch.Tensor, like: torch.Tensor, axis: int) -> torch.Tensor:
 
 def _values(layer: QuantizedLayer) -> torch.Tensor:
     """A copy of the weight."""
-    if is_trainable(layer):
-        values = constant_array(layer.weight.values)
-        assert values is not None
-    else:
-        values = require_constant(layer.node, 1, "weight")
+    values = layer.weight.array if is_trainable(layer) else require_constant(layer.node, 1, "weight")
     return torch.from_numpy(np.array(values, np.float32, order="C"))

@@ -83,8 +83,7 @@ def _is_downsampling(block: Block, shapes: Sequence[StepShapes]) -> bool:
 def _classifier(channels: int, classes: int, rng: np.random.Generator) -> nn.Linear:
     """`[N, channels] -> [N, classes]`, uniform within 1 / sqrt(channels)."""
     # Torch would draw them from the generator that all of the process shares.
-    linear = nn.utils.skip_init(nn.Linear, channels, classes)  # type: ignore[no-untyped-call]
-    assert isinstance(linear, nn.Linear)
+    linear: nn.Linear = nn.utils.skip_init(nn.Linear, channels, classes)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(rng.uniform(-1, 1, (classes, channels)) / channels**0.5))
         linear.bias.zero_()
