@@ -26,7 +26,7 @@ from qpipe.ir.graph.binary_blocks import binary_layers
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.view import QuantizedLayer, Weighted, is_final, is_trainable, read_final_view, read_view
-from qpipe.nodes import DOMAIN, constant_array
+from qpipe.nodes import DOMAIN
 from qpipe.ops.weight_layout import to_rows
 from qpipe.runtime.gate import run_gate
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
@@ -56,9 +56,7 @@ def binary(model: ir.Model) -> list[QuantizedLayer]:
 
 def rows_of(layer: QuantizedLayer) -> np.ndarray:
     assert is_trainable(layer)
-    values = constant_array(layer.weight.values)
-    assert values is not None
-    return to_rows(layer.node, values)
+    return to_rows(layer.node, layer.weight.array)
 
 
 def functions(model: ir.Model) -> list[str]:
@@ -170,11 +168,13 @@ def test_the_gradient_of_weights_is_magnitude_aware(mode: Any) -> None:
     net, model = bireal()
     executor = Executor(model, batch_norm=mode).train()
     layer = list(executor.weighted())[1]
-    assert isinstance(layer.spec, Binary)
+    assert layer.quantizer is not None
+    spec = layer.quantizer.format
+    assert isinstance(spec, Binary)
     with torch.no_grad():
         layer.weight[0, 0, 0] = torch.tensor([1.0, -1.5, 0.0])
     weight = layer.quantized_weight()
-    assert torch.equal(weight / 2.0**layer.spec.exponent, torch.where(layer.weight < 0, -1.0, 1.0))
+    assert torch.equal(weight / 2.0**spec.exponent, torch.where(layer.weight < 0, -1.0, 1.0))
     weight.sum().backward()
     mean = layer.weight.detach().abs().mean(dim=(1, 2, 3), keepdim=True).expand_as(layer.weight)
     expected = torch.where(layer.weight.abs() <= 1, mean, torch.zeros(()))
@@ -187,11 +187,11 @@ def test_training_knows_the_blocks_as_they_were() -> None:
     executor = Executor(model)
     blocks = blocks_of(model, executor)
     assert [block.name for block in blocks] == ["add1", "add2"]
-    assert [[executor.plan[int(key)].name for key in block.layers] for block in blocks] == [
+    assert [[step.layer.name for step in block.products] for block in blocks] == [
         ["conv3", "conv6"],
         ["conv10", "conv13"],
     ]
-    assert [executor.plan[int(block.end)].name for block in blocks] == ["add1", "add2"]
+    assert [block.end.layer.name for block in blocks] == ["add1", "add2"]
     assert all(block.has_skip for block in blocks)
     executor = Executor(model, batch_norm="batch").train()
     auxiliary = AuxiliaryGradient(executor, blocks, weight=1.0, layerwise=False, image_shape=(3, 8, 8))

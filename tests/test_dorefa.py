@@ -155,14 +155,16 @@ def test_the_gradient_is_that_of_the_normalized_tanh(mode: Any) -> None:
     net, model = dorefa(bits=3)
     executor = Executor(model, batch_norm=mode).train()
     layer = list(executor.weighted())[1]
-    assert isinstance(layer.spec, DoReFa)
+    assert layer.quantizer is not None
+    spec = layer.quantizer.format
+    assert isinstance(spec, DoReFa)
     weight = layer.weight.detach().double().requires_grad_()
     squashed = weight.tanh()
-    (squashed / squashed.abs().max() * 7 * 2.0**layer.spec.exponent * _signs(weight)).sum().backward()
+    (squashed / squashed.abs().max() * 7 * 2.0**spec.exponent * _signs(weight)).sum().backward()
     (layer.quantized_weight() * _signs(weight)).sum().backward()
     # The maximum's own gradient is a sum over all weights, in float32.
     torch.testing.assert_close(layer.weight.grad.double(), weight.grad, rtol=1e-4, atol=1e-5)
-    assert torch.equal((layer.quantized_weight() / 2.0**layer.spec.exponent) % 2, torch.ones_like(layer.weight))
+    assert torch.equal((layer.quantized_weight() / 2.0**spec.exponent) % 2, torch.ones_like(layer.weight))
     executor(torch.from_numpy(net.inputs()))
 
 

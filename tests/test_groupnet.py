@@ -29,6 +29,7 @@ from qpipe.nodes import DOMAIN
 from qpipe.runtime.gate import run_gate
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
 from qpipe.train.companions.blocks import blocks_of
+from qpipe.train.companions.navigation import step_with
 from qpipe.train.executor import Executor
 from qpipe.train.teacher import cross_entropy
 from qpipe.train.write_back import write_back
@@ -78,16 +79,16 @@ def test_partial_sums_round_nothing() -> None:
     net, model = groupnet()
     executor = Executor(model)
     block = binary_blocks(model)[0]
-    keys = {layer.name: str(index) for index, layer in enumerate(executor.plan)}
-    bases = [layer for name in block.sums for layer in executor.reads[int(keys[name])]]
+    sums = [step_with(executor, name) for name in block.sums]
+    bases = [value for step in sums for value in step.reads]
     values: dict[ir.Value, torch.Tensor] = {}
-    results = {executor.plan[int(keys[name])].result for name in block.sums}
+    results = {step.gives for step in sums}
     kept = executor.start(torch.from_numpy(net.inputs()))
-    for index in range(int(keys[block.sums[-1]]) + 1):
-        executor.run(kept, [index])
+    for step in executor.steps[: sums[-1].position + 1]:
+        executor.run(kept, [step])
         values |= kept
     total = sum(values[base] for base in bases if base not in results)
-    assert torch.equal(total, values[executor.plan[int(keys[block.sums[-1]])].result])
+    assert torch.equal(total, values[sums[-1].gives])
 
 
 @pytest.mark.parametrize(("build", "mode"), [(post_activation, "batch"), (inverted_residuals, "running")])
@@ -117,7 +118,7 @@ def test_auxiliary_gradients_reach_every_base() -> None:
     net, model = groupnet()
     executor = Executor(model, batch_norm="batch").train()
     blocks = blocks_of(model, executor)
-    assert [(block.name, len(block.layers)) for block in blocks] == [("add1", 2 * BASES), ("add2", 2 * BASES)]
+    assert [(block.name, len(block.products)) for block in blocks] == [("add1", 2 * BASES), ("add2", 2 * BASES)]
     auxiliary = AuxiliaryGradient(executor, blocks, weight=1.0, layerwise=False, image_shape=(3, 8, 8))
     x, labels = torch.from_numpy(net.inputs()), torch.arange(8) % 5
     (cross_entropy(executor(x)[0].flatten(1), labels, x) + auxiliary.extra_loss(cross_entropy, labels, x)).backward()
@@ -160,5 +161,5 @@ def test_without_skips_a_block_ends_in_the_sum_of_its_bases() -> None:
     StripSkips()(model)
     executor = Executor(model)
     blocks = blocks_of(model, executor)
-    assert [executor.plan[int(block.end)].name for block in blocks] == ["add1_bases5", "add2_bases5"]
+    assert [block.end.layer.name for block in blocks] == ["add1_bases5", "add2_bases5"]
     assert_exact(model, net.inputs(8, seed=3))

@@ -29,12 +29,12 @@ PLAIN_TRAINING = ("recipe", "epochs", "batch_size", "lr")
 
 def with_float_skips(executor: Executor) -> Executor:
     """Let what an Add reads and gives be as it is, but for what convolutions read without a quantizer of their own."""
-    keys = {layer.result: str(index) for index, layer in enumerate(executor.plan)}
-    sums = [layer for layer in executor.plan if layer.op_type == "Add"]
-    joined = {value for layer in sums for value in (layer.result, *(quantizer.output for quantizer in layer.sources))}
-    multiplied = {quantizer.output for layer in executor.plan if layer.is_weighted for quantizer in layer.sources}
+    steps = {step.gives: step for step in executor.steps}
+    sums = [step for step in executor.steps if step.layer.op_type == "Add"]
+    joined = {value for step in sums for value in (step.gives, *step.reads)}
+    multiplied = {value for step in executor.products() for value in step.reads}
     for value in joined - multiplied:
-        executor.quantizer(keys[value]).enabled = False
+        steps[value].leave_unrounded()
     return executor
 
 

@@ -70,6 +70,13 @@ class TrainableWeight:
         return self.spec.bits
 
     @property
+    def array(self) -> FloatArray:
+        """The float values as they are now."""
+        array = constant_array(self.values)
+        assert array is not None
+        return array.astype(np.float32)
+
+    @property
     def basis_array(self) -> FloatArray | None:
         """The basis as it is now."""
         array = constant_array(self.basis)

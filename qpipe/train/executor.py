@@ -6,10 +6,9 @@ file gives on an integer runtime. A float graph, without quantizers, trains on i
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -18,166 +17,164 @@ from qpipe.errors import ModelError
 from qpipe.ir.graph.layers import activation_bound
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
-from qpipe.ir.quantized.view import QuantizedLayer, View, is_trainable, leading_to, read_view
-from qpipe.nodes import constant_array, describe, require_constant
+from qpipe.ir.quantized.view import QuantizedLayer, leading_to, read_view
+from qpipe.nodes import describe
 from qpipe.ops import Role
 from qpipe.ops.quantizer_parts import quantizes
 from qpipe.settings.training import BatchNormMode, Precision
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.learned_quantizer import LearnedQuantizer, quantizer_of
-from qpipe.train.quantizer import Quantizer, activate
+from qpipe.train.quantizer import Quantizer
+from qpipe.train.step import ModuleStep, NormStep, ProductStep, Step
 from qpipe.train.straight_through import channels_last
 from qpipe.train.weighted import WeightedLayer
 
 Values = dict[ir.Value, torch.Tensor]
-Addend = Callable[[], torch.Tensor | None]
-Function = Callable[..., torch.Tensor]
+S = TypeVar("S", bound=Step)
 
 
 class Executor(nn.Module):
     """Runs a trainable graph up to its last layers; what follows them (a Softmax, say) is not part of training.
 
     The results are in the order of the graph's outputs. It starts in evaluation mode, as what the file computes.
+    `steps` are its layers in topological order; whoever changes or watches one does it there (see `Step`).
 
     Args:
         model: a trainable QDQ model, or a normalized float model.
         batch_norm: the statistics that training normalizes by.
         precision: of training's tensors between the layers, and of its products' operands. bfloat16 holds the integers
             of every grid; what it rounds is what lies between two grids. Evaluation is exact whatever it is.
+        full_precision: be the float network that a QDQ graph still holds: weights and activations as they are,
+            BatchNormalization unrounded.
+        lender: a network of the same graph on whose weights this one trains, as the lender quantized them in the same
+            step. Every BatchNormalization is its own, and unrounded.
     """
 
     def __init__(
-        self, model: ir.Model, *, batch_norm: BatchNormMode = "running", precision: Precision = "fp32"
+        self,
+        model: ir.Model,
+        *,
+        batch_norm: BatchNormMode = "running",
+        precision: Precision = "fp32",
+        full_precision: bool = False,
+        lender: Executor | None = None,
     ) -> None:
         super().__init__()
         self._model, self._batch_norm, self.precision = model, batch_norm, precision
-        self.is_quantized = any(map(quantizes, model.graph))
-        self.plan, self._results, inputs = _plan(model)
-        self._input, quantizer = inputs
-        self.quantizers = nn.ModuleDict()
-        self.layers = nn.ModuleDict()
-        self._functions = {}
-        if quantizer is not None:
-            self.quantizers["input"] = quantizer_of(quantizer, carries=False, owns=False)
-        for index, layer in enumerate(self.plan):
-            key = str(index)
-            if layer.is_batch_norm:
-                self.layers[key] = StandaloneBatchNorm(layer)
-            elif layer.role is Role.COMPUTE:
-                self.layers[key] = WeightedLayer(layer, _weight(layer), batch_norm=batch_norm)
-            else:
-                self._functions[key] = layer.op.torch(layer.node)
-            if layer.quantizer is not None:
-                self.quantizers[key] = quantizer_of(
-                    layer.quantizer,
-                    layer.bound,
-                    carries=_carries(layer),
-                    owns=layer.role in {Role.COMPUTE, Role.JOIN},
-                )
-        self.unquantized: dict[str, torch.Tensor | None] = {}
-        self.addends: defaultdict[str, list[Addend]] = defaultdict(list)
+        layers, self._results, (self._input, quantizer) = _plan(model)
+        self.is_quantized = quantizer is not None and not full_precision
+        self.input_quantizer = None if quantizer is None or full_precision else quantizer_of(quantizer)
+        # Of a network that borrows its weights the lender rounds them, and nothing rounds its affine maps.
+        self._rounds = self.is_quantized and lender is None
+        self.steps = [self._step(position, layer) for position, layer in enumerate(layers)]
+        if lender is not None:
+            for own, lent in zip(self.weighted(), lender.weighted(), strict=True):
+                own.borrow(lent)
+        # So that torch finds what trains, and a checkpoint names it.
+        self.layers = nn.ModuleList(step.module for step in self.steps if isinstance(step, ModuleStep))
+        self.quantizers = nn.ModuleList(step.quantizer for step in self.steps if step.quantizer is not None)
         # It starts in evaluation, with the exponents that the file says.
         super().train(False)
-        self.reads = [_read_values(layer) for layer in self.plan]
-        self._last_use = {value: i for i, reads in enumerate(self.reads) for value in reads}
-        self._last_use.update(dict.fromkeys(self._results, len(self.plan)))
+        self._last_use = {value: step.position for step in self.steps for value in step.reads}
+        self._last_use.update(dict.fromkeys(self._results, len(self.steps)))
+
+    @property
+    def graph(self) -> ir.Graph:
+        """What it runs."""
+        return self._model.graph
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`x [N, C, H, W]` float32 -> the results, float32 in training, exact float64 otherwise."""
         values = self.start(x)
-        self.run(values, range(len(self.plan)))
+        self.run(values, self.steps)
         return tuple(values[value] for value in self._results)
 
     def start(self, x: torch.Tensor) -> Values:
-        """The values before the first layer."""
-        return {self._input: self._prepared(self._quantized("input", x))}
+        """The values before the first step."""
+        return {self._input: self._prepared(x if self.input_quantizer is None else self.input_quantizer(x))}
 
-    def run(self, values: Values, layers: Sequence[int]) -> None:
-        """Run these layers, and put their results in the place of values that nobody reads any more.
-
-        A layer whose key is in `unquantized` leaves there what its quantizer reads, and one in `addends` is given
-        something more before its activation, in training only.
-        """
-        for i in layers:
-            key, layer, reads = str(i), self.plan[i], self.reads[i]
-            run = self.layers[key] if key in self.layers else self._functions[key]
+    def run(self, values: Values, steps: Iterable[Step]) -> None:
+        """Run these steps, and put what they give in the place of values that nobody reads any more."""
+        for step in steps:
             # A result is summed up and compared: in float32 at least.
-            widen = layer.result in self._results and self.precision == "bf16"
-            y = run(*(values[value].float() if widen else values[value] for value in reads))
-            y = self._touched(key, y)
-            values[layer.result] = self._quantized(key, y) if layer.quantizer is not None else activate(y, layer.bound)
-            for value in reads:
-                if self._last_use[value] == i:
+            widen = step.gives in self._results and self.precision == "bf16"
+            values[step.gives] = step.run(
+                [values[value].float() if widen else values[value] for value in step.reads], training=self.training
+            )
+            for value in step.reads:
+                if self._last_use[value] == step.position:
                     values.pop(value, None)
 
-    def _touched(self, key: str, y: torch.Tensor) -> torch.Tensor:
-        for addend in self.addends.get(key, ()) if self.training else ():
-            more = addend()
-            y = y if more is None else y + more
-        if key in self.unquantized:
-            self.unquantized[key] = y
-        return y
+    def finish(self, values: Values, step: Step, given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The network's results if this step had given something else; all steps up to it have run."""
+        values[step.gives] = given
+        self.run(values, self.steps[step.position + 1 :])
+        return tuple(values[value] for value in self._results)
 
     def twin(self) -> Executor:
         """A network of the same graph and the same weights, in training, with every BatchNormalization its own."""
-        other = Executor(self._model, batch_norm=self._batch_norm, precision=self.precision)
-        for layer, lender in zip(other.weighted(), self.weighted(), strict=True):
-            layer.borrow(lender)
-        for norm in other.batch_norms():
-            norm.source = norm.target = None
+        other = Executor(self._model, batch_norm=self._batch_norm, precision=self.precision, lender=self)
         return other.train()
 
     def float_copy(self) -> Executor:
         """A float network of the same graph that starts from the same weights; in training, on batch statistics."""
-        other = Executor(self._model, batch_norm="batch", precision=self.precision).without_quantizers()
-        other.load_state_dict(self.state_dict())
+        other = Executor(self._model, batch_norm="batch", precision=self.precision, full_precision=True)
+        state = self.state_dict()
+        other.load_state_dict({name: state[name] for name in other.state_dict()})
         return other.train()
 
-    def keep_unquantized(self, key: str) -> None:
-        """Let every forward leave in `unquantized` what the quantizer of this layer reads."""
-        self.unquantized[key] = None
-        self.quantizer(key).owns = False
+    def counterpart(self, step: S) -> S:
+        """The step of this network that is what `step` is in another one of the same graph."""
+        found = self.steps[step.position]
+        if not isinstance(found, type(step)):
+            raise ValueError(f"step {step.position} is of another graph")
+        return found
 
-    def activated(self, key: str) -> torch.Tensor:
-        """What a layer of `unquantized` gives in full precision."""
-        y = self.unquantized[key]
-        assert y is not None
-        return self.quantizer(key).activate(y)
+    def train(self, mode: bool = True) -> Executor:
+        """Switch the mode; leaving training fixes the weights' exponents at what the weights are then."""
+        if self.training and not mode:
+            for module in self.weighted():
+                module.refresh()
+        super().train(mode)
+        return self
 
-    def tap(self, key: str, through: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Let what a layer's op gives go through this in every forward, before BatchNormalization and activation."""
-        layer = self.layer(key)
-        if layer is not None:
-            layer.product = _tapped(layer.product, through)
-            layer.folds = False
-        else:
-            self._functions[key] = _tapped(self._functions[key], through)
-        self.quantizer(key).owns = False
+    def products(self) -> Iterator[ProductStep]:
+        """The steps that multiply by weights."""
+        return (step for step in self.steps if isinstance(step, ProductStep))
 
-    def finish(self, values: Values, key: str, result: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The network's results if this layer's result were another one; all layers up to it have run."""
-        values[self.plan[int(key)].result] = result
-        self.run(values, range(int(key) + 1, len(self.plan)))
-        return tuple(values[value] for value in self._results)
+    def weighted(self) -> Iterator[WeightedLayer]:
+        """Their modules."""
+        return (step.module for step in self.products())
 
-    def layer(self, key: str) -> WeightedLayer | None:
-        """The weighted layer of a key; None for another op."""
-        found = dict(self.layers.items()).get(key)
-        return found if isinstance(found, WeightedLayer) else None
+    def batch_norms(self) -> Iterator[StandaloneBatchNorm]:
+        """The BatchNormalizations that stand alone."""
+        return (step.module for step in self.steps if isinstance(step, NormStep))
 
-    def quantizer(self, key: str) -> Quantizer:
-        """The quantizer behind a layer; ModelError where there is none."""
-        if key not in self.quantizers:
-            raise ModelError(f"{describe(self.plan[int(key)].node)}: has no quantizer behind it, expected one")
-        quantizer = self.quantizers[key]
-        assert isinstance(quantizer, Quantizer)
-        return quantizer
+    def named_quantizers(self) -> Iterator[tuple[str, Quantizer]]:
+        """The quantizers of the network's input, called "input", and of its layers, by their names."""
+        if self.input_quantizer is not None:
+            yield "input", self.input_quantizer
+        yield from ((step.layer.name, step.quantizer) for step in self.steps if step.quantizer is not None)
 
-    def _quantized(self, key: str, x: torch.Tensor) -> torch.Tensor:
-        if key not in self.quantizers:
-            return x
-        result: torch.Tensor = self.quantizers[key](x)
-        return result
+    def learned_quantizers(self) -> Iterator[tuple[ActivationQuantizer, LearnedQuantizer]]:
+        """What the file says, and what trains, of activations whose levels are learned."""
+        for step in self.steps:
+            if isinstance(step.quantizer, LearnedQuantizer) and step.layer.quantizer is not None:
+                yield step.layer.quantizer, step.quantizer
+
+    def _step(self, position: int, layer: QuantizedLayer) -> Step:
+        quantizer = None
+        if layer.quantizer is not None and self.is_quantized:
+            carries = _carries(layer, layer.quantizer)
+            quantizer = quantizer_of(layer.quantizer, layer.bound, carries=carries)
+        if layer.is_batch_norm:
+            target = layer.quantizer if self._rounds else None
+            grids = None if target is None else (layer.sources[0].spec, target.before)
+            return NormStep(position, layer, quantizer, StandaloneBatchNorm(layer.node, grids))
+        if layer.role is Role.COMPUTE:
+            module = WeightedLayer(layer, batch_norm=self._batch_norm, rounds=self._rounds)
+            return ProductStep(position, layer, quantizer, module)
+        return Step(position, layer, quantizer, layer.op.torch(layer.node))
 
     def _prepared(self, x: torch.Tensor) -> torch.Tensor:
         """What evaluates exactly takes x as it is; all else in the executor's precision, channels last."""
@@ -185,55 +182,13 @@ class Executor(nn.Module):
             return x
         return channels_last(x if self.precision == "fp32" else x.bfloat16())
 
-    def without_quantizers(self) -> Executor:
-        """Turn itself into the float network: weights and activations as they are, BatchNormalization unrounded."""
-        self.is_quantized = False
-        for module in self.quantizers.values():
-            assert isinstance(module, Quantizer)
-            module.enabled = False
-        for layer in self.weighted():
-            layer.spec = None
-        for norm in self.batch_norms():
-            norm.source = norm.target = None
-        return self
-
-    def train(self, mode: bool = True) -> Executor:
-        """Switch the mode; leaving training fixes the weights' exponents at what the weights are then."""
-        if self.training and not mode:
-            for layer in self.weighted():
-                layer.refresh()
-        super().train(mode)
-        return self
-
-    def weighted(self) -> Iterator[WeightedLayer]:
-        """The weighted layers in topological order."""
-        return (layer for layer in self.layers.values() if isinstance(layer, WeightedLayer))
-
-    def learned_quantizers(self) -> Iterator[tuple[ActivationQuantizer, LearnedQuantizer]]:
-        """What the file says, and what trains, of activations whose levels are learned."""
-        for key, module in self.quantizers.items():
-            layer = self.plan[int(key)] if key != "input" else None
-            if isinstance(module, LearnedQuantizer) and layer is not None and layer.quantizer is not None:
-                yield layer.quantizer, module
-
-    def batch_norms(self) -> Iterator[StandaloneBatchNorm]:
-        """The BatchNormalizations that stand alone."""
-        return (layer for layer in self.layers.values() if isinstance(layer, StandaloneBatchNorm))
-
-
-def _tapped(function: Function, through: Callable[[torch.Tensor], torch.Tensor]) -> Function:
-    def run(*operands: torch.Tensor) -> torch.Tensor:
-        return through(function(*operands))
-
-    return run
-
 
 def _plan(
     model: ir.Model,
 ) -> tuple[list[QuantizedLayer], list[ir.Value], tuple[ir.Value, ActivationQuantizer | None]]:
     """Layers, result values, and the input with its quantizer."""
     if any(map(quantizes, model.graph)):
-        view: View = read_view(model)
+        view = read_view(model)
         if view.is_final:
             raise ModelError("final already (its weights are integers), expected the file that calibrate wrote")
         if len(view.inputs) != 1:
@@ -247,22 +202,8 @@ def _plan(
     return layers, results, (model.graph.inputs[0], None)
 
 
-def _carries(layer: QuantizedLayer) -> bool:
+def _carries(layer: QuantizedLayer, quantizer: ActivationQuantizer) -> bool:
     """Whether the layer's output is on its quantizer's grid already."""
-    assert layer.quantizer is not None
-    if layer.role is not Role.CARRY or layer.quantizer.table is not None or activation_bound(layer.node) is not None:
+    if layer.role is not Role.CARRY or quantizer.table is not None or activation_bound(layer.node) is not None:
         return False
-    return layer.op.carried(layer.node, [q.spec for q in layer.sources]) == layer.quantizer.spec
-
-
-def _read_values(layer: QuantizedLayer) -> tuple[ir.Value, ...]:
-    return tuple(q.output for q in layer.sources) or layer.inputs
-
-
-def _weight(layer: QuantizedLayer) -> torch.Tensor:
-    if is_trainable(layer):
-        values = constant_array(layer.weight.values)
-        assert values is not None
-    else:
-        values = require_constant(layer.node, 1, "weight")
-    return torch.from_numpy(np.ascontiguousarray(values.astype(np.float32)))
+    return layer.op.carried(layer.node, [q.spec for q in layer.sources]) == quantizer.spec

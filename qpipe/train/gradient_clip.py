@@ -39,13 +39,13 @@ def weighted_layers(modules: Iterable[nn.Module]) -> list[WeightedLayer]:
 
 
 @torch.no_grad()
-def clip_gradients(layers: Iterable[WeightedLayer], limit: float) -> None:
+def clip_gradients(modules: Iterable[WeightedLayer], limit: float) -> None:
     """Shorten the gradients of the layers' weights in place; `limit` is lambda, and 0 is none."""
-    for layer in layers if limit else ():
-        gradient = layer.weight.grad
-        if layer.has_batch_norm and gradient is not None:
-            axis = output_axis(layer.layer.node)
-            longest = limit * _norms(layer.weight, axis).clamp_min(SHORTEST)
+    for module in modules if limit else ():
+        gradient = module.weight.grad
+        if module.has_batch_norm and gradient is not None:
+            axis = output_axis(module.layer.node)
+            longest = limit * _norms(module.weight, axis).clamp_min(SHORTEST)
             gradient.mul_((longest / _norms(gradient, axis)).clamp_max(1.0).nan_to_num(1.0))
 
 

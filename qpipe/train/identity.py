@@ -17,7 +17,6 @@ from qpipe.errors import DataError, ModelError, QpipeError
 from qpipe.settings import FinetuneSettings
 from qpipe.train.executor import Executor
 from qpipe.train.observer import Observer
-from qpipe.train.quantizer import Quantizer
 
 Identity = Mapping[str, Mapping[str, JsonValue]]
 """What a checkpoint must agree on, by what it is about: `network`, `run`, `data`. Equal values, equal results."""
@@ -58,22 +57,15 @@ def check_identity(path: Path, stored: Identity, wanted: Identity) -> None:
 
 def _network(executor: Executor) -> dict[str, JsonValue]:
     grids = [
-        f"{key}: {child.spec}" + (f" behind {child.before}" if child.before != child.spec else "")
-        for key, child in executor.quantizers.named_children() if isinstance(child, Quantizer)
-    ]  # fmt: skip
-    grids += [f"{layer.layer.name}: {layer.spec}" for layer in executor.weighted()]
+        f"{name}: {quantizer.spec}" + (f" behind {quantizer.before}" if quantizer.before != quantizer.spec else "")
+        for name, quantizer in executor.named_quantizers()
+    ]
+    grids += [f"{module.layer.name}: {module.quantizer and module.quantizer.format}" for module in executor.weighted()]
     return {
-        "its structure": _digest(line.encode() for graph in _graphs(executor) for line in _structure(graph)),
+        "its structure": _digest(line.encode() for line in _structure(executor.graph)),
         "a quantizer": _digest(line.encode() for line in grids),
         "a starting weight": _digest(_tensors(executor.state_dict())),
     }
-
-
-def _graphs(executor: Executor) -> list[ir.Graph]:
-    """The graph that the executor runs, found by the nodes of its layers."""
-    nodes = [layer.layer.node for layer in executor.weighted()]
-    nodes += [alone.layer.node for alone in executor.batch_norms()]
-    return [node.graph for node in nodes[:1] if isinstance(node.graph, ir.Graph)]
 
 
 def _structure(graph: ir.Graph) -> Iterable[str]:

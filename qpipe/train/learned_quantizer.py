@@ -22,9 +22,9 @@ class LearnedQuantizer(Quantizer):
     basis: torch.Tensor
 
     def __init__(
-        self, table: CodeTable, basis: tuple[float, ...], activation: float | None = None, *, carries: bool, owns: bool
+        self, table: CodeTable, basis: tuple[float, ...], activation: float | None = None, *, carries: bool
     ) -> None:
-        super().__init__(table, activation, carries=carries, owns=owns)
+        super().__init__(table, activation, carries=carries)
         self.levels = None
         self.register_buffer("basis", torch.tensor([basis]))
 
@@ -36,9 +36,9 @@ class LearnedQuantizer(Quantizer):
         """Of the table."""
         return torch.from_numpy(self.table().levels()).to(self.basis.device)
 
-    def _fake(self, x: torch.Tensor) -> torch.Tensor:
+    def _fake(self, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
         levels = self.current_levels()
-        y, index = fake_look_up(x, self.before, levels, top=float(levels.max()), inplace=self.owns)
+        y, index = fake_look_up(x, self.before, levels, top=float(levels.max()), inplace=overwrite)
         self._learn(index)
         return y
 
@@ -51,12 +51,12 @@ class LearnedQuantizer(Quantizer):
 
 
 def quantizer_of(
-    quantizer: ActivationQuantizer, activation: float | None = None, *, carries: bool, owns: bool
+    quantizer: ActivationQuantizer, activation: float | None = None, *, carries: bool = False
 ) -> Quantizer:
     """The module of a quantizer; ModelError where its table is not what its basis makes."""
     if quantizer.table is None or quantizer.basis is None:
-        return Quantizer(quantizer.grid, activation, carries=carries, owns=owns)
-    learned = LearnedQuantizer(quantizer.table, quantizer.basis, activation, carries=carries, owns=owns)
+        return Quantizer(quantizer.grid, activation, carries=carries)
+    learned = LearnedQuantizer(quantizer.table, quantizer.basis, activation, carries=carries)
     if learned.table() != quantizer.table:
         raise ModelError(f"quantizer '{quantizer.codes.name}': its table is not the one that its basis makes")
     return learned

@@ -11,62 +11,70 @@ from qpipe.train.straight_through import exact_fake_quantize, fake_look_up, fake
 
 
 class Quantizer(nn.Module):
-    """One activation quantizer, with the activation before it; `enabled` False lets the activation's values through.
+    """One activation quantizer, with the activation before it.
 
-    `carries` says that the values are already on the grid, `owns` that nobody else reads x, so it may be overwritten.
-    `rounds` False lets them through in training only. grid: where the values are rounded to, or the table behind it;
-    `spec` is what readers see, `before` what is rounded to, `levels` what each code of it becomes, float32 `[256]`.
+    `carries` says that the values are already on the grid. grid: where the values are rounded to, or the table behind
+    it; `spec` is what readers see, `before` what is rounded to, `levels` what each code of it becomes, float32 `[256]`.
     """
 
     levels: torch.Tensor | None
 
-    def __init__(self, grid: Grid, activation: float | None = None, *, carries: bool, owns: bool) -> None:
+    def __init__(self, grid: Grid, activation: float | None = None, *, carries: bool) -> None:
         super().__init__()
         table = grid if isinstance(grid, CodeTable) else None
         self.spec, self.before = (grid.after, grid.before) if isinstance(grid, CodeTable) else (grid, grid)
         self.bits = grid.bits
         self.register_buffer("levels", None if table is None else torch.from_numpy(table.levels()))
         self._is_sign = is_sign(grid)
-        self.enabled = True
-        self.rounds = True
-        self.owns = owns
+        self._rounds = True
         self._activation = activation
-        self._carries = carries
+        self.carries = carries
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x on its grid: in x's type while training, float32 otherwise."""
-        if self._carries:
+    def forward(self, x: torch.Tensor, *, overwrite: bool = False) -> torch.Tensor:
+        """x on its grid: in x's type while training, float32 otherwise. overwrite: x itself may be used up."""
+        if self.carries:
             return x
-        if self.enabled and self.training and self.rounds:
+        if self.training and self._rounds:
             # The clip to an unsigned grid is the ReLU.
-            return self._fake(x)
-        x = self.activate(x)
-        if self.training or not self.enabled:
+            return self._fake(x, overwrite)
+        x = activate(x, self._activation, overwrite=overwrite)
+        if self.training:
             return x
         levels = self.current_levels()
         if levels is not None:
             return levels[table_index(x, self.before, torch)]
         return exact_fake_quantize(x, self.spec).float()
 
+    @property
+    def rounds(self) -> bool:
+        """Whether training rounds; evaluation always does."""
+        return self._rounds
+
+    def round_in_training(self, rounds: bool) -> None:
+        """Let training round, or let the activation's values through as they are."""
+        self._rounds = rounds
+
+    def unrounded(self, x: torch.Tensor) -> torch.Tensor:
+        """What is rounded of x: x behind the activation."""
+        return x if self.carries else activate(x, self._activation)
+
     def current_levels(self) -> torch.Tensor | None:
         """`levels`, or what stands for them."""
         return self.levels
 
-    def _fake(self, x: torch.Tensor) -> torch.Tensor:
+    def _fake(self, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
         levels = self.current_levels()
         if levels is None:
-            return fake_quantize(x, self.spec, inplace=self.owns)
+            return fake_quantize(x, self.spec, inplace=overwrite)
         if self._is_sign:
             return fake_sign(x, self.before, levels)
-        return fake_look_up(x, self.before, levels, inplace=self.owns)[0]
-
-    def activate(self, x: torch.Tensor) -> torch.Tensor:
-        """The activation alone; it overwrites x where nobody else reads it."""
-        return activate(x if self.owns or self._activation is None else x.clone(), self._activation)
+        return fake_look_up(x, self.before, levels, inplace=overwrite)[0]
 
 
-def activate(y: torch.Tensor, bound: float | None) -> torch.Tensor:
-    """The fused activation, in place: what a layer computed is needed by none of its own gradients."""
+def activate(y: torch.Tensor, bound: float | None, *, overwrite: bool = False) -> torch.Tensor:
+    """The fused activation; overwrite: y itself may be used up."""
     if bound is None:
         return y
-    return y.relu_() if bound == float("inf") else y.clamp_(0.0, bound)
+    if bound == float("inf"):
+        return y.relu_() if overwrite else y.relu()
+    return y.clamp_(0.0, bound) if overwrite else y.clamp(0.0, bound)

@@ -28,7 +28,7 @@ def float_teacher(model: ir.Model, *, precision: Precision = "fp32") -> Executor
     at their codes), or, of a fine-tuned file with fixed-point weights, the float copy as it was trained, which may know
     less than the quantized network. Other weights are no float network's any more once they were trained.
     """
-    return Executor(model, precision=precision).without_quantizers().requires_grad_(False)
+    return Executor(model, precision=precision, full_precision=True).requires_grad_(False)
 
 
 def distillation(teacher: torch.nn.Module, *, weight: float, temperature: float) -> Loss:

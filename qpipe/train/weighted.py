@@ -8,66 +8,51 @@ hold every sum, so it gives the file's integers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from qpipe.arith.multiplier import FLOAT32_EXACT, IntegerAffine, fit
-from qpipe.arith.spec import QuantSpec
-from qpipe.formats.base import WeightFormat
+from qpipe.arith.multiplier import FLOAT32_EXACT
 from qpipe.ir.graph.affine import normalization_factor
 from qpipe.ir.quantized.view import QuantizedLayer, is_trainable
-from qpipe.nodes import constant_input, float_attribute
-from qpipe.ops import product_of
-from qpipe.ops.weight_layout import output_axis, to_rows, to_weight
+from qpipe.nodes import constant_input, float_attribute, require_constant
+from qpipe.ops import TorchProduct, product_of
+from qpipe.ops.weight_layout import output_axis
 from qpipe.settings.training import BatchNormMode
 from qpipe.train.batch_norm import batch_norm_tensors
-from qpipe.train.straight_through import channels_last, straight_through
+from qpipe.train.straight_through import straight_through
+from qpipe.train.weight_quantizer import Affine, Rounded, WeightQuantizer
 
 Product = Callable[..., torch.Tensor]
-_QUIET = np.errstate(over="ignore", invalid="ignore")  # it is the loss that says that a run diverged
+"""`(x, w) -> y`, or `(x, w, b) -> y` with a bias `[C]`."""
+Through = Callable[[torch.Tensor], torch.Tensor]
 
 
 class WeightedLayer(nn.Module):
-    """Float weights, their exponents, and the BatchNormalization's parameters or the bias.
+    """Float weights, what rounds them, and the BatchNormalization's parameters or the bias.
 
-    `product(x, w, b)` is the one op of the layer; its operands are the quantized ones. Replace it to compute forward,
-    gradient to the input and gradient to the weight in another arithmetic, and set `folds` to False: while it is True
-    and BatchNormalization runs on running statistics, k is multiplied into the weight instead of the product.
-    `rounds` False: training uses the weights before they are rounded; evaluation never does.
+    rounds: whether weights, multiplier and bias are rounded as the file says; else there is no `quantizer`.
     """
 
-    exponent: torch.Tensor
     mean: torch.Tensor
     variance: torch.Tensor
     offset: torch.Tensor
-    basis: torch.Tensor | None
 
-    def __init__(self, layer: QuantizedLayer, values: torch.Tensor, *, batch_norm: BatchNormMode) -> None:
+    def __init__(self, layer: QuantizedLayer, *, batch_norm: BatchNormMode, rounds: bool) -> None:
         super().__init__()
-        self.layer = layer
-        self.spec: WeightFormat | None = None
-        self.source: QuantSpec | None = layer.sources[0].spec if layer.sources else None
-        self.target: QuantSpec | None = layer.quantizer.before if layer.quantizer is not None else None
-        self.product: Product = layer.op.torch(layer.node)
-        self.mode = batch_norm
-        self.folds = True
-        self.rounds = True
+        self.layer, self.mode = layer, batch_norm
+        self.quantizer = WeightQuantizer(layer) if rounds and is_trainable(layer) else None
+        self._rounds = True
+        self._op = product_of(layer.node).torch(layer.node)
+        self._product: Product = self._op
+        self._taps: list[Through] = []
         self._lender: Callable[[], torch.Tensor] | None = None
         # Not bare: of a weight that is not rounded, the Parameter itself, a module would make one more of its own.
         self._in_use: tuple[torch.Tensor, ...] = ()
-        self.weight = nn.Parameter(values.clone())
-        channels = values.shape[output_axis(layer.node)]
-        basis = None
-        if is_trainable(layer):
-            self.spec = layer.weight.spec
-            self.register_buffer("exponent", torch.from_numpy(layer.weight.exponents.copy()))
-            basis = layer.weight.basis_array
-        self.register_buffer("basis", None if basis is None else torch.from_numpy(basis.copy()))
+        self.weight = nn.Parameter(_values(layer))
+        channels = self.weight.shape[output_axis(layer.node)]
         bias = constant_input(layer.node, 2)
         offset = torch.zeros(channels) if bias is None else torch.from_numpy(bias.copy()).reshape(-1).expand(channels)
         node = layer.batch_norm
@@ -85,15 +70,29 @@ class WeightedLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` on its grid -> the affine map's output, before activation and quantizer."""
+        affine = self._affine()
+        if not self.training and self.quantizer is not None:
+            return self._exact(x, affine, self.quantizer)
         if not self.training:
-            return self._exact(x) if self.spec is not None else self._apply_affine(x, self.weight, None)
-        weight, magnitude = self._own_weight() if self._lender is None else (self._lender(), None)
+            return self._mapped(x, self.weight, affine)
+        weight, rounded = self._operand(affine)
         self._in_use = (weight,)
-        if self._lender is None:
-            self._learn()
         if self.has_batch_norm and self.mode == "batch":
-            return self._with_batch_statistics(self.product(x, weight.to(x.dtype)), magnitude)
-        return self._apply_affine(x, weight, magnitude)
+            return self._normalize(self._multiply(x, weight.to(x.dtype)), affine, rounded)
+        return self._mapped(x, weight, affine, rounded)
+
+    def replace_product(self, make: Callable[[TorchProduct], Product]) -> None:
+        """Compute the layer's product by what this makes of its three primitives.
+
+        The operands x and w are on the file's grids, where there are any, and are what the op saves for the backward;
+        quantizers and affine map lie outside. It gets a bias, as a third operand, where no BatchNormalization follows.
+        A layer that is quantized evaluates with the file's own op all the same.
+        """
+        self._product = make(self._op)
+
+    def tap(self, through: Through) -> None:
+        """Let the product go through this in training, before BatchNormalization."""
+        self._taps.append(through)
 
     def with_bias(self, product: torch.Tensor) -> torch.Tensor:
         """The op's result as the graph has it: of a bias before a BatchNormalization the product knows nothing."""
@@ -101,10 +100,18 @@ class WeightedLayer(nn.Module):
             return product
         return product + self._along(self.offset.to(product.dtype), product)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether training rounds the weights; evaluation of a quantized layer always does."""
+        return self._rounds
+
+    def round_weights(self, rounds: bool) -> None:
+        """Let training round the weights, or use them as they are."""
+        self._rounds = rounds
+
     def borrow(self, lender: WeightedLayer) -> None:
         """Train on another layer's weight, as it quantized it in the same step, with an affine map of one's own.
 
-        The map stays unrounded.
         A bias without a BatchNormalization is the lender's as well.
         """
         self.weight = lender.weight
@@ -122,113 +129,65 @@ class WeightedLayer(nn.Module):
         return weight
 
     def quantized_weight(self) -> torch.Tensor:
-        """The weight on its grid, exponents computed anew (FAQ, section 3.1.1); the gradient is the float weight's."""
-        return self._on_grid()[0]
+        """The weight on its grid as it would be in a step that began now; nothing of the layer changes."""
+        return self.weight if self.quantizer is None else self.quantizer.on_grid(self.weight, self._affine())
 
-    def _own_weight(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What training multiplies by: `_on_grid`, or where it does not round, the weight alone."""
-        if self.spec is not None and not self.rounds:
-            return self.spec.unrounded(self.weight, torch), None
-        return self._on_grid()
-
-    def _on_grid(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The quantized weight, and the sum of each channel's codes' magnitudes, float64 `[C]`."""
-        if self.spec is None:
-            return self.weight, None
-        with torch.no_grad():
-            codes, self.exponent = self._quantize(self.spec)
-            on_grid = torch.ldexp(codes, self.exponent[:, None])
-            quantized = channels_last(to_weight(self.layer.node, on_grid, tuple(self.weight.shape)))
-            magnitude = codes.abs().sum(1, dtype=torch.float64)
-            values = self.weight.detach()
-        rounded_from = self.spec.rounded_from(self.weight, values, output_axis(self.layer.node), torch)
-        return straight_through(rounded_from, quantized), magnitude
-
-    @torch.no_grad()
-    @_QUIET
-    def _learn(self) -> None:
-        """The basis for the steps to come."""
-        if self.basis is None or self.spec is None or not self.rounds:
-            return
-        xp, (rows, basis) = _arrays(to_rows(self.layer.node, self.weight), self.basis)
-        self.basis = torch.as_tensor(self.spec.learn(rows, basis, xp))
-
-    @torch.no_grad()
     def refresh(self) -> None:
-        """Recompute the exponents from the float weights as they are now: what is evaluated and written uses these."""
-        if self.spec is not None:
-            _, self.exponent = self._quantize(self.spec)
+        """Let evaluation have the exponents of the weights as they are now."""
+        if self.quantizer is not None:
+            self.quantizer.refresh(self.weight, self._affine())
 
-    @torch.no_grad()
-    @_QUIET
-    def _quantize(self, spec: WeightFormat) -> tuple[torch.Tensor, torch.Tensor]:
-        assert self.source is not None
-        tensors = (to_rows(self.layer.node, self.weight), self._factor(), self.beta.double(), self._basis())
-        xp, (rows, k, beta, basis) = _arrays(*tensors)
-        codes, exponent = spec.quantize(rows, k, beta, source=self.source, output=self.target, basis=basis, xp=xp)
-        return torch.as_tensor(codes), torch.as_tensor(exponent).long()
-
-    def _basis(self) -> torch.Tensor:
-        """What the format learns, `[C, K]`; of one that learns nothing without numbers."""
-        return self.exponent.new_zeros(0) if self.basis is None else self.basis
-
-    def _factor(self) -> torch.Tensor:
-        """k = gamma / sqrt(var + eps) in float64, or 1."""
+    def _affine(self) -> Affine:
+        """k = gamma / sqrt(var + eps), or 1; and the running mean of the product without its bias, or 0."""
+        beta = self.beta.double()
         if not self.has_batch_norm:
-            return torch.ones_like(self.beta, dtype=torch.float64)
-        factor: torch.Tensor = normalization_factor(self.gamma.double(), self.variance.double(), self.epsilon, torch)
-        return factor
+            return Affine(torch.ones_like(beta), beta, torch.zeros_like(beta))
+        k: torch.Tensor = normalization_factor(self.gamma.double(), self.variance.double(), self.epsilon, torch)
+        return Affine(k, beta, self.mean.double() - self.offset.double())
 
-    def _centre(self) -> torch.Tensor:
-        """The running mean of the product without its bias, in float64; 0 without a BatchNormalization."""
-        if not self.has_batch_norm:
-            return torch.zeros_like(self.beta, dtype=torch.float64)
-        return self.mean.double() - self.offset.double()
+    def _operand(self, affine: Affine) -> tuple[torch.Tensor, Rounded | None]:
+        """What this step multiplies by; and what that was rounded to, if it was."""
+        if self._lender is not None:
+            return self._lender(), None
+        if self.quantizer is None:
+            return self.weight, None
+        if not self._rounds:
+            return self.quantizer.unrounded(self.weight), None
+        rounded: Rounded = self.quantizer(self.weight, affine)
+        return rounded.weight, rounded
 
-    def _apply_affine(self, x: torch.Tensor, weight: torch.Tensor, magnitude: torch.Tensor | None) -> torch.Tensor:
-        """`k * product + b` in float32, k and b rounded straight through where the layer is quantized."""
-        k = self._factor()
-        b = self.beta - self._centre() * k
-        if magnitude is not None and self.source is not None:
-            with torch.no_grad():
-                integers = self._integers(magnitude, k)
-                unit = torch.ldexp(integers.multiplier, integers.exponent)
-                rounded_b = torch.ldexp(integers.bias * unit, self.exponent + self.source.exponent)
-            k, b = straight_through(k, unit * integers.sign), straight_through(b, rounded_b)
+    def _multiply(self, x: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
+        y = self._product(x, *operands)
+        for through in self._taps if self.training else ():
+            y = through(y)
+        return y
+
+    @property
+    def _folds(self) -> bool:
+        """Whether k may be multiplied into the weight instead of the product: cheaper, where nobody minds."""
+        return self._product is self._op and not self._taps
+
+    def _mapped(
+        self, x: torch.Tensor, weight: torch.Tensor, affine: Affine, rounded: Rounded | None = None
+    ) -> torch.Tensor:
+        """`k * product + b` in float32, k and b rounded straight through where the weight is."""
+        k, b = affine.k, affine.beta - affine.centre * affine.k
+        if rounded is not None:
+            k, b = straight_through(k, rounded.k), straight_through(b, rounded.b)
         if not self.has_batch_norm:
-            return self.product(x, weight.to(x.dtype), b.to(x.dtype))
-        if self.folds:
-            folded = weight * self._along(k.float(), weight, output_axis(self.layer.node))
-            return self.product(x, folded.to(x.dtype), b.to(x.dtype))
-        y = self.product(x, weight.to(x.dtype))
+            return self._multiply(x, weight.to(x.dtype), b.to(x.dtype))
+        if self._folds:
+            folded = weight * _along(k.float(), weight, output_axis(self.layer.node))
+            return self._multiply(x, folded.to(x.dtype), b.to(x.dtype))
+        y = self._multiply(x, weight.to(x.dtype))
         return y * self._along(k.to(y.dtype), y) + self._along(b.to(y.dtype), y)
 
-    @_QUIET
-    def _integers(self, magnitude: torch.Tensor, k: torch.Tensor) -> IntegerAffine:
-        assert self.source is not None
-        tensors = (k, self.beta.double(), self._centre(), self.exponent, magnitude * self.source.largest)
-        xp, (factor, beta, centre, exponent, weight_sum) = _arrays(*tensors)
-        integers = fit(
-            factor,
-            beta,
-            centre,
-            weight_exponent=exponent,
-            input_exponent=self.source.exponent,
-            output=self.target,
-            weight_sum=weight_sum,
-            xp=xp,
-        )
-        return IntegerAffine(*(torch.as_tensor(getattr(integers, field.name)) for field in fields(integers)))
-
-    def _with_batch_statistics(self, product: torch.Tensor, magnitude: torch.Tensor | None) -> torch.Tensor:
+    def _normalize(self, product: torch.Tensor, affine: Affine, rounded: Rounded | None) -> torch.Tensor:
         """Batch normalization by the batch's own statistics; k errs by what rounding to 8 bits makes it in the file."""
         gamma: torch.Tensor = self.gamma
-        if magnitude is not None:
+        if rounded is not None:
             with torch.no_grad():
-                k = self._factor()
-                integers = self._integers(magnitude, k)
-                rounded = torch.ldexp(integers.multiplier, integers.exponent) * integers.sign
-                ratio = torch.where(k == 0, 1.0, rounded / k).float()
+                ratio = torch.where(affine.k == 0, 1.0, rounded.k / affine.k).float()
             gamma = straight_through(gamma, gamma.detach() * ratio)
         running = self.mean - self.offset
         y = F.batch_norm(product, running, self.variance, gamma, self.beta, True, self.momentum, self.epsilon)
@@ -236,35 +195,26 @@ class WeightedLayer(nn.Module):
         return y
 
     @torch.no_grad()
-    def _exact(self, x: torch.Tensor) -> torch.Tensor:
+    def _exact(self, x: torch.Tensor, affine: Affine, quantizer: WeightQuantizer) -> torch.Tensor:
         """float64, every value exact: integers are summed in the narrowest float type that holds every sum."""
-        assert self.spec is not None
-        assert self.source is not None
-        xp, (rows, exponent, basis) = _arrays(to_rows(self.layer.node, self.weight), self.exponent, self._basis())
-        codes = torch.as_tensor(self.spec.codes_at(rows, exponent, basis, xp))
-        magnitude = codes.abs().sum(1, dtype=torch.float64)
-        integers = self._integers(magnitude, self._factor())
-        codes = codes * integers.sign[:, None].float()
-        largest = float(magnitude.max()) * self.source.largest
+        codes, bias, unit, largest = quantizer.shipped(self.weight, affine)
         kind = torch.float32 if largest <= FLOAT32_EXACT else torch.float64
-        weight = to_weight(self.layer.node, codes, tuple(self.weight.shape)).to(kind)
-        accumulator = self.product((x / self.source.scale).to(kind), weight).double()
-        unit = torch.ldexp(integers.multiplier, integers.exponent + self.exponent + self.source.exponent)
-        return (accumulator + self._along(integers.bias, accumulator)) * self._along(unit, accumulator)
+        accumulator = self._op((x / quantizer.source.scale).to(kind), codes.to(kind)).double()
+        return (accumulator + self._along(bias, accumulator)) * self._along(unit, accumulator)
 
-    def _along(self, values: torch.Tensor, like: torch.Tensor, axis: int | None = None) -> torch.Tensor:
-        """`[C]` shaped to broadcast along an axis: the output's channels, 1 behind a Conv, the last behind a Gemm."""
-        shape = [1] * like.ndim
-        shape[product_of(self.layer.node).channel_axis if axis is None else axis] = -1
-        return values.reshape(shape)
+    def _along(self, values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """`[C]` along the output's channels."""
+        return _along(values, like, product_of(self.layer.node).channel_axis)
 
 
-def _arrays(*tensors: torch.Tensor) -> tuple[Any, tuple[Any, ...]]:
-    """The interpreter for per-channel arithmetic, and the tensors as its arrays, without gradient.
+def _along(values: torch.Tensor, like: torch.Tensor, axis: int) -> torch.Tensor:
+    """`[C]` shaped to broadcast along an axis."""
+    shape = [1] * like.ndim
+    shape[axis] = -1
+    return values.reshape(shape)
 
-    It is numpy on the CPU, where a call on a few numbers costs a third of torch's; the two agree to the bit.
-    """
-    plain = tuple(tensor.detach() for tensor in tensors)
-    if any(tensor.device.type != "cpu" for tensor in plain):
-        return torch, plain
-    return np, tuple(tensor.numpy() for tensor in plain)
+
+def _values(layer: QuantizedLayer) -> torch.Tensor:
+    """A copy of the weight."""
+    values = layer.weight.array if is_trainable(layer) else require_constant(layer.node, 1, "weight")
+    return torch.from_numpy(np.array(values, np.float32, order="C"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.qdq import write_table
 from qpipe.ir.quantized.view import is_trainable
 from qpipe.ir.quantized.write_weight import write_weight
@@ -20,27 +19,27 @@ def write_back(executor: Executor) -> None:
 
     The executor must be in evaluation mode: its exponents are then those of the weights as they are.
     """
-    for layer in executor.weighted():
-        _write_weight(layer)
-        _write_affine(layer, layer.layer)
+    for module in executor.weighted():
+        _write_weight(module)
+        _write_affine(module)
     for alone in executor.batch_norms():
-        _write_batch_norm(alone, alone.layer.node)
+        _write_batch_norm(alone, alone.node)
     for quantizer, learned in executor.learned_quantizers():
         write_table(quantizer, learned.table())
 
 
-def _write_weight(layer: WeightedLayer) -> None:
-    quantized, values = layer.layer, layer.weight.detach().numpy()
-    if not is_trainable(quantized):
-        set_constant_input(quantized.node, 1, values)
+def _write_weight(module: WeightedLayer) -> None:
+    layer, quantizer, values = module.layer, module.quantizer, module.weight.detach().numpy()
+    if quantizer is None or not is_trainable(layer):
+        set_constant_input(layer.node, 1, values)
         return
-    rows = to_rows(quantized.node, values)
-    exponent = layer.exponent.numpy()
-    basis = None if layer.basis is None else layer.basis.numpy()
-    write_weight(quantized, quantized.weight.spec.storable(rows, exponent), exponent, basis)
+    exponent = quantizer.exponent.numpy()
+    basis = None if quantizer.basis is None else quantizer.basis.numpy()
+    write_weight(layer, quantizer.format.storable(to_rows(layer.node, values), exponent), exponent, basis)
 
 
-def _write_affine(module: WeightedLayer, layer: Layer) -> None:
+def _write_affine(module: WeightedLayer) -> None:
+    layer = module.layer
     if layer.batch_norm is not None:
         _write_batch_norm(module, layer.batch_norm)
     elif module.beta.requires_grad:

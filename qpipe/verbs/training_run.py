@@ -137,6 +137,6 @@ def prepare(
         test=open_source(network, data, "test", pixels) if run.evaluate or run.evaluate_every else None,
         executor=executor,
         companions=companions,
-        observers=[Diagnostics(network, diagnostic_images(source))] if run.diagnose else [],
+        observers=[Diagnostics(diagnostic_images(source))] if run.diagnose else [],
         loss=loss_of(run, subject.origin, teacher),
     )

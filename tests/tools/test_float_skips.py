@@ -19,16 +19,16 @@ def test_what_convolutions_read_is_rounded_and_nothing_else() -> None:
     values = executor.start(batch()[0])
     seen: dict[str, torch.Tensor] = {}
     with torch.no_grad():
-        for index, layer in enumerate(executor.plan):
-            reads = [values[value] for value in executor.reads[index]]
-            executor.run(values, [index])
+        for step in executor.steps:
+            layer, reads = step.layer, [values[value] for value in step.reads]
+            executor.run(values, [step])
             for quantizer, x in zip(layer.sources, reads, strict=True):
                 on_grid = torch.equal(x, torch.round(x / quantizer.spec.scale) * quantizer.spec.scale)
                 if layer.is_weighted:
                     assert on_grid, layer.name
                 elif layer.op_type == "Add":
                     assert not on_grid, layer.name
-            seen[layer.op_type] = values[layer.result]
+            seen[layer.op_type] = values[step.gives]
     assert {"Conv", "Add", "Gemm", "QuantizeLinear"} <= seen.keys()
 
 

@@ -10,7 +10,7 @@ from qpipe.formats.base import FloatArray, TrainableWeight
 from qpipe.ir.graph.affine import batch_norm_parameters, read_affine
 from qpipe.ir.quantized.view import RequantizedLayer, Weighted
 from qpipe.ir.quantized.view_weights import FinalWeight
-from qpipe.nodes import AnyArray, constant_array, rank
+from qpipe.nodes import AnyArray, rank
 from qpipe.ops.weight_layout import to_rows, to_weight
 
 
@@ -27,9 +27,7 @@ def final_weight(layer: Weighted[TrainableWeight]) -> FinalWeight:
 
 def float_rows(layer: Weighted[TrainableWeight]) -> FloatArray:
     """The float weights as `[C, K]`."""
-    values = constant_array(layer.weight.values)
-    assert values is not None
-    rows: FloatArray = to_rows(layer.node, values.astype(np.float32))
+    rows: FloatArray = to_rows(layer.node, layer.weight.array)
     return rows
 
 

@@ -27,7 +27,7 @@ from torch import nn
 from qpipe.errors import ModelError
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.companions.blocks import Block
-from qpipe.train.companions.navigation import LayerShapes, layer_shapes
+from qpipe.train.companions.navigation import StepShapes, step_shapes
 from qpipe.train.executor import Executor
 from qpipe.train.teacher import cross_entropy
 
@@ -53,30 +53,28 @@ class AdditionalLosses(Companion):
     ) -> None:
         super().__init__()
         self.weight = weight
-        # The method and not the network, which would be a part of this module then, and of its state.
-        self._activated = network.activated
-        shapes = layer_shapes(network, image_shape)
-        ends = [block.end for block in blocks if _is_downsampling(block, shapes)]
-        if not ends:
+        shapes = step_shapes(network, image_shape)
+        self._ends = [block.end for block in blocks if _is_downsampling(block, shapes)]
+        if not self._ends:
             raise ModelError("additional_losses: no residual block makes its image smaller, expected one that does")
         classes = math.prod(shapes[-1].result[1:])
         rng = np.random.default_rng([seed, _PURPOSE])
-        self.classifiers = nn.ModuleDict()
-        for key in ends:
-            network.keep_unquantized(key)
-            self.classifiers[key] = _classifier(shapes[int(key)].result[1], classes, rng)
+        self.classifiers = nn.ModuleList()
+        for end in self._ends:
+            end.keep_unquantized()
+            self.classifiers.append(_classifier(shapes[end.position].result[1], classes, rng))
 
     def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """`sum_i alpha l_i`."""
         losses = [
-            cross_entropy(classify(self._activated(key).float().mean((2, 3))), labels, inputs)
-            for key, classify in self.classifiers.items()
+            cross_entropy(classify(end.activated.float().mean((2, 3))), labels, inputs)
+            for end, classify in zip(self._ends, self.classifiers, strict=True)
         ]
         return self.weight * torch.stack(losses).sum()
 
 
-def _is_downsampling(block: Block, shapes: Sequence[LayerShapes]) -> bool:
-    before, behind = shapes[int(block.layers[0])].first_input, shapes[int(block.end)].result
+def _is_downsampling(block: Block, shapes: Sequence[StepShapes]) -> bool:
+    before, behind = shapes[block.products[0].position].first_input, shapes[block.end.position].result
     if not len(before) == len(behind) == 4:
         raise ModelError("additional losses need images [N, C, H, W] between the blocks")
     return math.prod(behind[2:]) < math.prod(before[2:])
@@ -85,8 +83,7 @@ def _is_downsampling(block: Block, shapes: Sequence[LayerShapes]) -> bool:
 def _classifier(channels: int, classes: int, rng: np.random.Generator) -> nn.Linear:
     """`[N, channels] -> [N, classes]`, uniform within 1 / sqrt(channels)."""
     # Torch would draw them from the generator that all of the process shares.
-    linear = nn.utils.skip_init(nn.Linear, channels, classes)  # type: ignore[no-untyped-call]
-    assert isinstance(linear, nn.Linear)
+    linear: nn.Linear = nn.utils.skip_init(nn.Linear, channels, classes)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(rng.uniform(-1, 1, (classes, channels)) / channels**0.5))
         linear.bias.zero_()

@@ -31,9 +31,9 @@ from qpipe.errors import ModelError
 from qpipe.nodes import describe
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.companions.blocks import Block
-from qpipe.train.companions.navigation import key_before, reads_the_input
+from qpipe.train.companions.navigation import reads_the_input, step_before, step_shapes
 from qpipe.train.executor import Executor
-from qpipe.train.weighted import WeightedLayer
+from qpipe.train.step import ProductStep, Step
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
@@ -42,15 +42,16 @@ Shape = tuple[int, int, int]
 class _Adaptor(nn.Module):
     """phi_p, and the projection of the chain to the shape that it gives, where the shapes differ."""
 
-    def __init__(self, source: Shape, chain: Shape, layer: WeightedLayer | None) -> None:
+    def __init__(self, source: Shape, chain: Shape, step: Step) -> None:
         super().__init__()
-        self.adapt = _convolution(source[0], source[0])
-        if layer is not None and layer.has_batch_norm:
-            norm = self.adapt[1]
-            assert isinstance(norm, nn.BatchNorm2d)
-            norm.load_state_dict({**norm.state_dict(), "weight": layer.gamma.detach(), "bias": layer.beta.detach()})
+        adapt, norm = _convolution(source[0], source[0])
+        if isinstance(step, ProductStep) and step.module.has_batch_norm:
+            with torch.no_grad():
+                norm.weight.copy_(step.module.gamma)
+                norm.bias.copy_(step.module.beta)
+        self.adapt = nn.Sequential(adapt, norm)
         self.size = source[1:]
-        self.project = None if source == chain else _convolution(chain[0], source[0])
+        self.project = None if source == chain else nn.Sequential(*_convolution(chain[0], source[0]))
 
     def forward(self, output: torch.Tensor, chain: torch.Tensor) -> torch.Tensor:
         """`phi(O) + g`."""
@@ -80,22 +81,20 @@ class AuxiliaryGradient(Companion):
         super().__init__()
         self.weight = weight
         self.twin = network.twin()
-        blocks = list(dropwhile(lambda block: reads_the_input(network, block.layers[0]), blocks))
+        blocks = list(dropwhile(lambda block: reads_the_input(network, block.products[0]), blocks))
         if not blocks:
             raise ModelError("method: 'ag', but no block has a layer before it, expected one behind the first layer")
-        self._start, self._end = key_before(self.twin, blocks[0].layers[0]), blocks[-1].end
+        self._start = step_before(self.twin, self.twin.counterpart(blocks[0].products[0]))
+        self._end = self.twin.counterpart(blocks[-1].end)
         self._outputs: list[torch.Tensor] = []
-        self.twin.keep_unquantized(self._start)
-        tapped = [key for block in blocks for key in _branches(block, layerwise)]
-        for key in tapped:
-            self.twin.tap(key, self._keep)
-        start, *shapes = self._shapes(image_shape, [self._start, *tapped])
-        self.adaptors = nn.ModuleList()
-        for key, source, chain in zip(tapped, shapes, [start, *shapes[:-1]], strict=True):
-            layer = self.twin.layer(key)
-            self.adaptors.append(_Adaptor(source, chain, layer))
+        self._start.keep_unquantized()
+        tapped = [self.twin.counterpart(step) for block in blocks for step in _branches(block, layerwise)]
+        for step in tapped:
+            step.tap(self._keep)
+        start, *shapes = _shapes(self.twin, [self._start, *tapped], image_shape)
+        self.adaptors = nn.ModuleList(map(_Adaptor, shapes, [start, *shapes[:-1]], tapped))
         self.norm = nn.BatchNorm2d(shapes[-1][0])
-        self._shared = [parameter for layer in network.weighted() for parameter in layer.shared_parameters()]
+        self._shared = [parameter for module in network.weighted() for parameter in module.shared_parameters()]
 
     def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """`lambda L2`."""
@@ -113,35 +112,36 @@ class AuxiliaryGradient(Companion):
     def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
         """H's answer, `[N, classes]`."""
         values = self.twin.start(inputs)
-        self.twin.run(values, range(int(self._end) + 1))
-        chain = self.twin.activated(self._start).float()
+        self.twin.run(values, self.twin.steps[: self._end.position + 1])
+        chain = self._start.activated.float()
         for adaptor, output in zip(self.adaptors, self._outputs, strict=True):
             chain = adaptor(output.float(), chain)
         self._outputs.clear()
         return self.twin.finish(values, self._end, F.relu(self.norm(chain)))[0].flatten(1)
 
-    @torch.no_grad()
-    def _shapes(self, image_shape: Sequence[int], keys: Sequence[str]) -> list[Shape]:
-        """Of what the chain starts from, and of each tapped output; `keys` are of the layers that give them."""
-        self.twin.eval()(torch.zeros(1, *image_shape))
-        found = [self.twin.activated(self._start), *self._outputs]
-        self._outputs.clear()
-        self.twin.train()
-        for key, tensor in zip(keys, found, strict=True):
-            if tensor.ndim != 4:
-                layer = describe(self.twin.plan[int(key)].node)
-                raise ModelError(f"method: 'ag', but {layer} gives {tensor.ndim} dimensions, expected [N, C, H, W]")
-        return [(tensor.shape[1], tensor.shape[2], tensor.shape[3]) for tensor in found]
+
+def _shapes(twin: Executor, steps: Sequence[Step], image_shape: Sequence[int]) -> list[Shape]:
+    """Of what these steps give, and so of what their ops do; ModelError where that is no image."""
+    of_steps = step_shapes(twin, image_shape)
+    twin.train()
+    found: list[Shape] = []
+    for step in steps:
+        shape = of_steps[step.position].result
+        if len(shape) != 4:
+            layer = describe(step.layer.node)
+            raise ModelError(f"method: 'ag', but {layer} gives {len(shape)} dimensions, expected [N, C, H, W]")
+        found.append((shape[1], shape[2], shape[3]))
+    return found
 
 
-def _branches(block: Block, layerwise: bool) -> tuple[str, ...]:
-    """The keys of the layers that a branch of the chain starts at."""
-    inner = block.layers[:-1] if layerwise else ()
-    return (*inner, block.end if block.has_skip else block.layers[-1])
+def _branches(block: Block, layerwise: bool) -> tuple[Step, ...]:
+    """The steps that a branch of the chain starts at."""
+    inner = block.products[:-1] if layerwise else ()
+    return (*inner, block.end if block.has_skip else block.products[-1])
 
 
-def _convolution(channels: int, out: int) -> nn.Sequential:
+def _convolution(channels: int, out: int) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     """1×1 without bias, the identity of the channels that both sides have; then a BatchNormalization."""
     convolution = nn.Conv2d(channels, out, 1, bias=False)
     nn.init.dirac_(convolution.weight)
-    return nn.Sequential(convolution, nn.BatchNorm2d(out))
+    return convolution, nn.BatchNorm2d(out)

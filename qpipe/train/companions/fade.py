@@ -24,8 +24,9 @@ from torch import nn
 from qpipe.errors import ModelError
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks, is_quantizer
 from qpipe.train.companion import Companion
-from qpipe.train.companions.navigation import key_before, key_giving, key_of, section
+from qpipe.train.companions.navigation import section, step_before, step_giving, step_with
 from qpipe.train.executor import Executor, Values
+from qpipe.train.step import ModuleStep, ProductStep, Step
 
 Stream = Callable[[], torch.Tensor]
 """What the last forward of training had where a skip starts."""
@@ -53,106 +54,97 @@ class FadingSkips(Companion):
         blocks = [block for block in find_blocks(residual.graph) if block.name in names]
         self._skips: list[_Skip] = []
         for network in self._networks:
-            source = Executor(residual, batch_norm="batch")
-            source = (source if network.is_quantized else source.without_quantizers()).train()
+            source = Executor(residual, batch_norm="batch", full_precision=not network.is_quantized).train()
             own = [self._skip(source, block) for block in blocks]
             for skip in own:
                 self._attach(network, skip)
             self._skips += own
-        self.layers = nn.ModuleList(layer for skip in self._skips for layer in skip.layers)
-        self.quantizers = nn.ModuleList(quantizer for skip in self._skips for quantizer in skip.quantizers)
+        steps = [step for skip in self._skips for step in skip.section]
+        self.layers = nn.ModuleList(step.module for step in steps if isinstance(step, ModuleStep))
+        rounding = [step for skip in self._skips for step in (skip.start, *skip.section)]
+        self.quantizers = nn.ModuleList(step.quantizer for step in rounding if step.quantizer is not None)
 
     def begin_update(self, done: Fraction, update: int) -> None:
         """Set s."""
         self._scale = float(max(Fraction(0), 1 - done / self._fraction))
 
     def _skip(self, source: Executor, block: ResidualBlock) -> _Skip:
-        if key_giving(source, block.start) is None:
+        start = step_giving(source, block.start)
+        if start is None:
             what = f"fade: {float(self._fraction):g}, but block '{block.name}' starts at the network's input"
             raise ModelError(f"{what}, expected 0, or blocks without it")
-        return _Skip(source, block)
+        return _Skip(source, block, start)
 
     def _attach(self, network: Executor, skip: _Skip) -> None:
-        first, end = skip.ends(network)
-        start = self._within(network, first) if skip.begins_within(network, first) else self._behind(network, first)
+        start, end = skip.stream(network), skip.end(network)
 
         def addend() -> torch.Tensor | None:
-            return self._scale * skip(start()) if self._scale and network.training else None
+            return self._scale * skip(start()) if self._scale else None
 
         def added(y: torch.Tensor) -> torch.Tensor:
             more = addend()
             return y if more is None else y + more
 
-        if skip.ends_within(network, end):
-            network.tap(end, added)
+        if skip.ends_within(end):
+            end.tap(added)
         else:
-            network.addends[end].append(addend)
-
-    @staticmethod
-    def _behind(network: Executor, first: str) -> Stream:
-        """What the layer before gives, before its quantizer."""
-        key = key_before(network, first)
-        network.keep_unquantized(key)
-
-        def stream() -> torch.Tensor:
-            y = network.unquantized[key]
-            assert y is not None
-            return y
-
-        return stream
-
-    @staticmethod
-    def _within(network: Executor, key: str) -> Stream:
-        """What a layer's op gives, before the BatchNormalization that the block begins with."""
-        layer = network.layer(key)
-        assert layer is not None
-        kept: list[torch.Tensor] = []
-
-        def keep(y: torch.Tensor) -> torch.Tensor:
-            kept[:] = [y]
-            return y
-
-        network.tap(key, keep)
-        # Only when it is asked for, so not when s is 0.
-        return lambda: layer.with_bias(kept[0])
+            end.add(addend)
 
 
 class _Skip:
-    """One skip of the residual network: from what its start's quantizer reads to what its Add does."""
+    """One skip of the residual network: from what its start's quantizer reads to what its Add does.
 
-    def __init__(self, network: Executor, block: ResidualBlock) -> None:
+    start: the step that gives what the skip reads. section: those on the skip.
+    """
+
+    def __init__(self, network: Executor, block: ResidualBlock, start: Step) -> None:
         self._main = [str(node.name) for node in block.main_nodes if not is_quantizer(node)]
         self._network = network
-        self._section = section(network, block.start, block.skip)
-        self._start, self._end = block.start, block.skip
-        self.layers = [network.layers[str(i)] for i in self._section if str(i) in network.layers]
-        start = key_giving(network, block.start)
-        assert start is not None
-        self._quantizer = network.quantizer(start)
-        self._quantizer.owns = False
-        inner = [network.quantizers[str(i)] for i in self._section if str(i) in network.quantizers]
-        self.quantizers = [self._quantizer, *inner]
+        self.start, self._end = start, block.skip
+        self.section = section(network, block.start, block.skip)
 
-    def ends(self, network: Executor) -> tuple[str, str]:
-        """The layers of the plain network that have the first and the last node of the main path.
+    def stream(self, network: Executor) -> Stream:
+        """What the plain network has where the skip starts."""
+        first = self._within(network)[0]
+        if isinstance(first, ProductStep) and first.layer.node.name not in self._main:
+            return _product(first)
+        before = step_before(network, first)
+        before.keep_unquantized()
+        return lambda: before.unquantized
 
-        Of the nodes that it still has: a skip within the main path may be gone too.
-        """
-        left = {node.name for layer in network.plan for node in layer.nodes}
-        main = [name for name in self._main if name in left]
-        return key_of(network, main[0]), key_of(network, main[-1])
+    def end(self, network: Executor) -> Step:
+        """The step of the plain network that has the last node of the main path."""
+        return self._within(network)[-1]
 
-    def begins_within(self, network: Executor, first: str) -> bool:
-        """Whether this layer of the plain network, which has the main path's first node, begins before it."""
-        return network.plan[int(first)].node.name not in self._main
-
-    def ends_within(self, network: Executor, end: str) -> bool:
-        """Whether this layer of the plain network has a BatchNormalization behind the main path's end."""
-        batch_norm = network.plan[int(end)].batch_norm
+    def ends_within(self, end: Step) -> bool:
+        """Whether this step of the plain network has a BatchNormalization behind the main path's end."""
+        batch_norm = end.layer.batch_norm
         return batch_norm is not None and batch_norm.name not in self._main
 
     def __call__(self, y: torch.Tensor) -> torch.Tensor:
         """What the start's quantizer reads -> the Add's operand."""
-        values: Values = {self._start: self._quantizer(y)}
-        self._network.run(values, self._section)
+        values: Values = {self.start.gives: self.start.rounded(y)}
+        self._network.run(values, self.section)
         return values[self._end]
+
+    def _within(self, network: Executor) -> list[Step]:
+        """The steps of the plain network that have the first and the last node of the main path.
+
+        Of the nodes that it still has: a skip within the main path may be gone too.
+        """
+        left = {node.name for step in network.steps for node in step.layer.nodes}
+        main = [name for name in self._main if name in left]
+        return [step_with(network, name) for name in (main[0], main[-1])]
+
+
+def _product(step: ProductStep) -> Stream:
+    """What a step's op gives, before the BatchNormalization that the block begins with."""
+    kept: list[torch.Tensor] = []
+
+    def keep(y: torch.Tensor) -> torch.Tensor:
+        kept[:] = [y]
+        return y
+
+    step.tap(keep)
+    # Only when it is asked for, so not when s is 0.
+    return lambda: step.module.with_bias(kept[0])

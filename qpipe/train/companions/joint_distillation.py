@@ -47,16 +47,14 @@ class JointDistillation(Companion):
         super().__init__()
         self.weight = weight
         self.teacher = network.float_copy()
-        # The method and not the network, which would be a part of this module then, and of its state.
-        self._activated = network.activated
-        self._ends = [block.end for block in blocks]
-        for key in self._ends:
-            network.keep_unquantized(key)
-            self.teacher.keep_unquantized(key)
+        self._ends = [(block.end, self.teacher.counterpart(block.end)) for block in blocks]
+        for student, teacher in self._ends:
+            student.keep_unquantized()
+            teacher.keep_unquantized()
 
     def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """`L_2 + sum_i beta l_di`."""
         own = cross_entropy(self.teacher(inputs)[0].flatten(1), labels, inputs)
-        features = [(self._activated(key).float(), self.teacher.activated(key).float()) for key in self._ends]
+        features = [(student.activated.float(), teacher.activated.float()) for student, teacher in self._ends]
         distances = [F.mse_loss(student, teacher) for student, teacher in features]
         return own + self.weight * torch.stack(distances).sum()

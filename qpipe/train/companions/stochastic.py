@@ -25,6 +25,7 @@ from qpipe.train.companions.blocks import Block
 from qpipe.train.companions.navigation import input_quantizer
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
+from qpipe.train.step import ProductStep
 from qpipe.train.weighted import WeightedLayer
 
 _WEIGHTS, _ACTIVATIONS = range(2)
@@ -36,7 +37,7 @@ class StochasticPrecision(Companion):
 
     Args:
         networks: F, and H where there is one: one draw serves both.
-        fragments: the keys of each one's layers, as `block_fragments` and `layer_fragments` give them.
+        fragments: each one's steps in F, as `block_fragments` and `layer_fragments` give them.
         draws: the policy of Table 4; "apart" is best with blocks.
         ratio: delta at first.
         end: the part of the run, of 1, after which it is 0.
@@ -49,7 +50,7 @@ class StochasticPrecision(Companion):
     def __init__(
         self,
         networks: Sequence[Executor],
-        fragments: Sequence[Sequence[str]],
+        fragments: Sequence[Sequence[ProductStep]],
         *,
         draws: Draws,
         ratio: float,
@@ -60,7 +61,10 @@ class StochasticPrecision(Companion):
         self._ratio, self._end, self._seed, self._apart = ratio, end, seed, draws == "apart"
         if not fragments:
             raise ModelError("ssp: nothing to draw, expected layers of weights between the first and the last one")
-        self._fragments = [[_part(network, key) for network in networks for key in keys] for keys in fragments]
+        self._fragments = [
+            [part for network in networks for step in steps for part in _parts(network, network.counterpart(step))]
+            for steps in fragments
+        ]
 
     def ratio(self, done: Fraction) -> float:
         """delta when this part of the run is done."""
@@ -72,33 +76,31 @@ class StochasticPrecision(Companion):
         drawn = np.random.default_rng([self._seed, _PURPOSE, update]).random((len(self._fragments), 2)) >= ratio
         for parts, quantized in zip(self._fragments, drawn, strict=True):
             for weights, activations in parts:
-                weights.rounds = bool(quantized[_WEIGHTS])
-                activations.rounds = bool(quantized[_ACTIVATIONS if self._apart else _WEIGHTS])
+                weights.round_weights(bool(quantized[_WEIGHTS]))
+                activations.round_in_training(bool(quantized[_ACTIVATIONS if self._apart else _WEIGHTS]))
 
 
-def block_fragments(network: Executor, blocks: Sequence[Block]) -> list[tuple[str, ...]]:
-    """A block's layers, without the network's first and last one."""
-    inner = [tuple(key for key in block.layers if _is_inner(network, key)) for block in blocks]
-    return [keys for keys in inner if keys]
+def block_fragments(network: Executor, blocks: Sequence[Block]) -> list[tuple[ProductStep, ...]]:
+    """A block's products, without the network's first and last one."""
+    inner = [tuple(step for step in block.products if _is_inner(network, step)) for block in blocks]
+    return [steps for steps in inner if steps]
 
 
-def layer_fragments(network: Executor) -> list[tuple[str, ...]]:
-    """Each layer but the first and the last, with those whose input is rounded with its own: all of them or none."""
-    found: defaultdict[Quantizer | None, list[str]] = defaultdict(list)
-    for key, layer in network.layers.items():
-        if isinstance(layer, WeightedLayer) and _is_inner(network, key):
-            found[input_quantizer(network, key)].append(key)
+def layer_fragments(network: Executor) -> list[tuple[ProductStep, ...]]:
+    """Each product but the first and the last, with those whose input is rounded with its own: all of them or none."""
+    found: defaultdict[Quantizer | None, list[ProductStep]] = defaultdict(list)
+    for step in network.products():
+        if _is_inner(network, step):
+            found[input_quantizer(network, step)].append(step)
     return [tuple(together) for together in found.values()]
 
 
-def _part(network: Executor, key: str) -> tuple[WeightedLayer, Quantizer]:
-    """A layer, which rounds its weights, and what rounds its input."""
-    layer, source = network.layers[key], input_quantizer(network, key)
-    assert isinstance(layer, WeightedLayer)
-    assert source is not None
-    return layer, source
+def _parts(network: Executor, step: ProductStep) -> list[tuple[WeightedLayer, Quantizer]]:
+    """What rounds a product's weights, and what rounds its input, where that is not the network's."""
+    source = input_quantizer(network, step)
+    return [] if source is None else [(step.module, source)]
 
 
-def _is_inner(network: Executor, key: str) -> bool:
-    """Whether a layer reads what a layer before it gives, and gives something that is quantized again."""
-    return input_quantizer(network, key) is not None and key in network.quantizers
+def _is_inner(network: Executor, step: ProductStep) -> bool:
+    """Whether a product reads what a step before it gives, and gives something that is quantized again."""
+    return input_quantizer(network, step) is not None and step.quantizer is not None

@@ -6,18 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import onnx_ir as ir
 import torch
 
 from qpipe.data import Source
 from qpipe.errors import DataError
-from qpipe.ir.quantized.view import read_view
 from qpipe.train.diagnostics.neuron_cosine import NeuronCosine
 from qpipe.train.diagnostics.noise_ratio import activation_noise, weight_noise
 from qpipe.train.diagnostics.step_cosine import StepCosine
 from qpipe.train.executor import Executor
 from qpipe.train.observer import Observer
-from qpipe.train.quantizer import Quantizer
 
 IMAGES, BATCH_SIZE = 256, 64
 """How many images the activations' noise is measured on, and how many at once."""
@@ -35,12 +32,10 @@ class Diagnostics(Observer):
     """Cosines of steps and of neurons, and the signal-to-quantization-noise ratios before and after.
 
     Args:
-        model: the trainable QDQ model that the executor is made from; it gives the layers' names.
         inputs: batches of images, on which the activations' noise is measured.
     """
 
-    def __init__(self, model: ir.Model, inputs: Sequence[torch.Tensor]) -> None:
-        self._names = {str(i): layer.name for i, layer in enumerate(read_view(model).layers)} | {"input": "input"}
+    def __init__(self, inputs: Sequence[torch.Tensor]) -> None:
         self._inputs = inputs
         self._steps, self._neurons = StepCosine(), NeuronCosine()
         self._parts: dict[str, Observer] = {"steps": self._steps, "neurons": self._neurons}
@@ -67,13 +62,12 @@ class Diagnostics(Observer):
     def on_end(self, executor: Executor) -> None:
         """Measure the noise after training, and note which layers and widths the network has."""
         self._after = self._noise(executor)
-        layers = list(executor.weighted())
-        quantizers = {k: child for k, child in executor.quantizers.named_children() if isinstance(child, Quantizer)}
+        modules, quantizers = list(executor.weighted()), list(executor.named_quantizers())
         self._facts = {
-            "layers": [layer.layer.name for layer in layers],
-            "weight_bits": [None if layer.spec is None else layer.spec.bits for layer in layers],
-            "activations": [self._names[key] for key in quantizers],
-            "activation_bits": [quantizer.bits for quantizer in quantizers.values()],
+            "layers": [module.layer.name for module in modules],
+            "weight_bits": [None if module.quantizer is None else module.quantizer.format.bits for module in modules],
+            "activations": [name for name, _ in quantizers],
+            "activation_bits": [quantizer.bits for _, quantizer in quantizers],
         }
         for part in self._parts.values():
             part.on_end(executor)

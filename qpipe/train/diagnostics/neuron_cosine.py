@@ -74,4 +74,4 @@ def row_cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _rows(executor: Executor) -> list[torch.Tensor]:
     # In one layout, so that sums over what a checkpoint brought back are the same to the bit.
-    return [to_rows(layer.layer.node, layer.weight.detach()).contiguous() for layer in executor.weighted()]
+    return [to_rows(step.layer.node, step.module.weight.detach()).contiguous() for step in executor.products()]

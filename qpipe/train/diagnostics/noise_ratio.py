@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 
-from qpipe.train.diagnostics.step_cosine import quantized
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
 
@@ -18,9 +17,8 @@ from qpipe.train.quantizer import Quantizer
 @torch.no_grad()
 def weight_noise(executor: Executor) -> torch.Tensor:
     """dB of each weighted layer, float64 `[layers]`; infinite where nothing is lost."""
-    return torch.stack(
-        [decibels(_energies(layer.weight.detach(), quantized(layer))).cpu() for layer in executor.weighted()]
-    )
+    pairs = [_energies(module.weight.detach(), module.quantized_weight().detach()) for module in executor.weighted()]
+    return torch.stack([decibels(pair).cpu() for pair in pairs])
 
 
 @torch.no_grad()
@@ -29,17 +27,15 @@ def activation_noise(executor: Executor, inputs: Sequence[torch.Tensor]) -> torc
 
     The network runs as its file computes; its mode is put back.
     """
-    energies = {name: torch.zeros(2, dtype=torch.float64) for name, _ in executor.quantizers.named_children()}
+    quantizers = [quantizer for _, quantizer in executor.named_quantizers()]
+    energies = torch.zeros(len(quantizers), 2, dtype=torch.float64)
 
-    def add(name: str, quantizer: Quantizer, x: torch.Tensor, on_grid: torch.Tensor) -> None:
-        quantizer.enabled = False
-        signal = quantizer.forward(x)
-        quantizer.enabled = True
-        energies[name] += _energies(signal, on_grid).cpu()
+    def add(index: int, quantizer: Quantizer, x: torch.Tensor, on_grid: torch.Tensor) -> None:
+        energies[index] += _energies(quantizer.unrounded(x), on_grid).cpu()
 
     hooks = [
-        module.register_forward_hook(lambda quantizer, x, y, name=name: add(name, quantizer, x[0], y))
-        for name, module in executor.quantizers.named_children()
+        quantizer.register_forward_hook(lambda quantizer, x, y, index=index: add(index, quantizer, x[0], y))
+        for index, quantizer in enumerate(quantizers)
     ]
     was_training, device = executor.training, next(executor.parameters()).device
     executor.eval()
@@ -50,7 +46,7 @@ def activation_noise(executor: Executor, inputs: Sequence[torch.Tensor]) -> torc
         for hook in hooks:
             hook.remove()
         executor.train(was_training)
-    return torch.stack([decibels(pair) for pair in energies.values()])
+    return torch.stack([decibels(pair) for pair in energies])
 
 
 def decibels(energies: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,6 @@ import torch
 
 from qpipe.train.executor import Executor
 from qpipe.train.observer import Observer
-from qpipe.train.weighted import WeightedLayer
 
 SMOOTHING = 0.9
 UPDATES = 600
@@ -38,17 +37,16 @@ class StepCosine(Observer):
         """Keep the weights as they are before the step."""
         if step > self.updates:
             return
-        self._values = [layer.weight.detach().clone() for layer in executor.weighted()]
-        if not self._on_grid:
-            self._on_grid = [quantized(layer) for layer in executor.weighted()]
+        self._values = [module.weight.detach().clone() for module in executor.weighted()]
+        self._on_grid = self._on_grid or _on_grid(executor)
 
     def after_update(self, executor: Executor, step: int) -> None:
         """Measure the step that was asked for against those that were taken."""
         if step > self.updates:
             return
-        layers = list(executor.weighted())
-        asked = [layer.weight.detach() - values for layer, values in zip(layers, self._values, strict=True)]
-        on_grid = [quantized(layer) for layer in layers]
+        modules = list(executor.weighted())
+        asked = [module.weight.detach() - values for module, values in zip(modules, self._values, strict=True)]
+        on_grid = _on_grid(executor)
         taken = [now - before for now, before in zip(on_grid, self._on_grid, strict=True)]
         average = self._average or [torch.zeros_like(step_taken) for step_taken in taken]
         self._average = [SMOOTHING * m.to(d.device) + (1 - SMOOTHING) * d for m, d in zip(average, taken, strict=True)]
@@ -80,13 +78,9 @@ class StepCosine(Observer):
         return {"step_cosine": mean.cos().tolist(), "step_updates": [count // 2 + 1, count]}
 
 
-def quantized(layer: WeightedLayer) -> torch.Tensor:
-    """The weight on its grid as it is now; the layer's exponents stay what they were."""
-    kept = layer.exponent if layer.spec is not None else None
-    on_grid = layer.quantized_weight().detach()
-    if kept is not None:
-        layer.exponent = kept
-    return on_grid
+def _on_grid(executor: Executor) -> list[torch.Tensor]:
+    """Each layer's weight on its grid as it is now."""
+    return [module.quantized_weight().detach() for module in executor.weighted()]
 
 
 def angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -131,11 +131,11 @@ def test_observers_and_evaluation_change_nothing(source: Source) -> None:
             calls.append("start")
 
         def before_update(self, executor: Executor, step: int) -> None:
-            self.old = executor.layers["0"].weight.detach().clone()
-            assert executor.layers["0"].weight.grad is not None
+            self.old = next(executor.weighted()).weight.detach().clone()
+            assert next(executor.weighted()).weight.grad is not None
 
         def after_update(self, executor: Executor, step: int) -> None:
-            assert not torch.equal(self.old, executor.layers["0"].weight)
+            assert not torch.equal(self.old, next(executor.weighted()).weight)
             calls.append(f"{step}")
 
         def on_end(self, executor: Executor) -> None:
@@ -164,7 +164,7 @@ def test_the_loss_is_the_callers(source: Source) -> None:
     before = state_of(executor)
     (epoch,) = train(executor, source, replace(SETTINGS, epochs=1, weight_decay=0.0), loss=zero)
     assert epoch.loss == 0
-    assert torch.equal(executor.layers["0"].weight, before["layers.0.weight"])
+    assert torch.equal(next(executor.weighted()).weight, before["layers.0.weight"])
 
 
 def test_a_loss_that_is_no_number(source: Source, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_weight_that_is_no_number_is_not_kept(source: Source, tmp_path: Path) 
     class Spoil(Observer):
         def after_update(self, executor: Executor, step: int) -> None:
             if step == 3:
-                executor.layers["0"].weight.data[0] = float("inf")
+                next(executor.weighted()).weight.data[0] = float("inf")
 
     checkpoint = tmp_path / "run"
     with pytest.raises(DivergedError, match=r"update 3: a weight is no finite number; .* \(after update 2, 0 epochs"):

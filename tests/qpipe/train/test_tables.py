@@ -52,7 +52,7 @@ def assert_exact(model: ir.Model, inputs: np.ndarray, executor: Executor) -> Non
 def test_gradient_is_straight_through_within_the_range() -> None:
     before = QuantSpec.unsigned(4, -2)
     table = random_table(before, np.random.default_rng(0), signed=True)
-    quantizer = Quantizer(table, float("inf"), carries=False, owns=False)
+    quantizer = Quantizer(table, float("inf"), carries=False)
     x = torch.linspace(-2, 6, 257, requires_grad=True)
     y = quantizer(x)
     y.sum().backward()
@@ -67,7 +67,7 @@ def test_gradient_is_straight_through_within_the_range() -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_bfloat16_has_the_same_levels(bits: int) -> None:
     table = random_table(QuantSpec.signed(bits, -4), np.random.default_rng(1), signed=True)
-    quantizer = Quantizer(table, carries=False, owns=False)
+    quantizer = Quantizer(table, carries=False)
     x = torch.linspace(-9, 9, 500).bfloat16()
     np.testing.assert_array_equal(quantizer(x).float(), quantizer(x.float()))
 

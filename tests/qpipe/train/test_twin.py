@@ -8,7 +8,7 @@ from small_residual import SUMMED_OTHERWISE, batch, in_training, logits, plain_q
 from torch.nn import functional as F
 
 from qpipe.settings.training import BatchNormMode
-from qpipe.train import weighted as weighted_module
+from qpipe.train.weight_quantizer import WeightQuantizer
 
 
 @pytest.mark.parametrize("mode", ["running", "batch"])
@@ -34,8 +34,8 @@ def test_a_weight_is_quantized_once_in_a_step(monkeypatch: pytest.MonkeyPatch) -
     network = in_training(plain_qdq())
     twin = network.twin()
     calls: list[int] = []
-    quantize = weighted_module.quantize
-    monkeypatch.setattr(weighted_module, "quantize", lambda *a, **k: calls.append(1) or quantize(*a, **k))
+    quantize = WeightQuantizer.forward
+    monkeypatch.setattr(WeightQuantizer, "forward", lambda *a, **k: calls.append(1) or quantize(*a, **k))
     x, _ = batch()
     network(x)
     twin(x)

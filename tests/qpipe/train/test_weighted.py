@@ -5,7 +5,9 @@ import pytest
 import torch
 from networks import Network, quantized
 
+from qpipe.ir.quantized.view import is_trainable
 from qpipe.train.executor import Executor
+from qpipe.train.weight_quantizer import WeightQuantizer
 from qpipe.train.weighted import WeightedLayer
 
 
@@ -17,16 +19,21 @@ def layer_of(norm: bool = True, **options: object) -> tuple[Executor, WeightedLa
     return executor, next(iter(executor.weighted()))
 
 
+def grids(layer: WeightedLayer) -> WeightQuantizer:
+    assert layer.quantizer is not None
+    return layer.quantizer
+
+
 @pytest.mark.parametrize("norm", [True, False])
 def test_training_and_evaluation_agree_before_rounding(norm: bool) -> None:
     """Training's float32 output is evaluation's exact one, but for float32's own rounding."""
     executor, layer = layer_of(norm)
-    x = torch.from_numpy(np.random.default_rng(0).integers(-127, 128, (4, 3, 8, 8))) * layer.source.scale  # type: ignore[union-attr]
+    x = torch.from_numpy(np.random.default_rng(0).integers(-127, 128, (4, 3, 8, 8))) * grids(layer).source.scale
     with torch.no_grad():
         exact = executor.eval() and layer(x.float())
         trained = executor.train() and layer(x.float())
         folded = trained
-        layer.folds = False
+        layer.tap(lambda product: product)
         apart = layer(x.float())
     for y in (trained, folded, apart):
         torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=1e-5)
@@ -47,39 +54,35 @@ def test_the_gradient_of_the_weight_is_that_at_its_quantized_value() -> None:
 
 def test_exponents_follow_the_weights_at_every_step() -> None:
     executor, layer = layer_of()
-    before = layer.exponent.clone()
+    before = grids(layer).exponent
     executor.train()
     with torch.no_grad():
         layer.weight *= 4
         layer(torch.zeros(1, 3, 8, 8))
-    assert torch.equal(layer.exponent, before + 2)
+    assert torch.equal(grids(layer).exponent, before + 2)
     with torch.no_grad():
         layer.weight /= 4
-    assert torch.equal(layer.exponent, before + 2)
+    assert torch.equal(grids(layer).exponent, before + 2)
     executor.eval()
-    assert torch.equal(layer.exponent, before)
+    assert torch.equal(grids(layer).exponent, before)
 
 
 def test_evaluation_starts_with_the_files_exponents() -> None:
     executor, layer = layer_of()
     assert not executor.training
     with torch.no_grad():
-        layer.exponent += 1  # as another tool may have chosen them
+        grids(layer).exponent += 1  # as another tool may have chosen them
     executor.eval()
-    assert isinstance(layer.layer.weight.exponents, np.ndarray)  # type: ignore[union-attr]
-    assert torch.equal(layer.exponent, torch.from_numpy(layer.layer.weight.exponents) + 1)  # type: ignore[union-attr]
+    assert is_trainable(layer.layer)
+    assert torch.equal(grids(layer).exponent, torch.from_numpy(layer.layer.weight.exponents) + 1)
 
 
-def test_quantizers_can_be_switched_off() -> None:
+def test_quantizers_can_be_left_out() -> None:
     executor, _ = layer_of()
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         on = executor(x)[0]
-        for quantizer in executor.quantizers.values():
-            quantizer.enabled = False
-        for layer in executor.weighted():
-            layer.spec = None
-        off = executor(x)[0]
+        off = executor.float_copy().eval()(x)[0]
     assert not torch.equal(on, off)
     torch.testing.assert_close(on, off.double(), rtol=0.1, atol=0.1)
 
@@ -91,7 +94,9 @@ def test_batch_statistics_move_the_running_ones() -> None:
     layer = next(iter(executor.weighted()))
     mean, variance = layer.mean.clone(), layer.variance.clone()
     executor(torch.from_numpy(net.inputs()))
-    product = layer.product(executor.quantizers["input"](torch.from_numpy(net.inputs())), layer.quantized_weight())
+    assert executor.input_quantizer is not None
+    x = executor.input_quantizer(torch.from_numpy(net.inputs()))
+    product = torch.nn.functional.conv2d(x, layer.quantized_weight(), padding=1)
     batch = product.mean((0, 2, 3)) + layer.offset
     torch.testing.assert_close(layer.mean, 0.9 * mean + 0.1 * batch, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(layer.variance, 0.9 * variance + 0.1 * product.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
@@ -102,9 +107,11 @@ def test_a_weight_that_is_used_as_it_is_is_no_parameter_twice() -> None:
     executor, layer = layer_of()
     before = executor.state_dict().keys()
     for rounds in (False, True):
-        layer.rounds = rounds
+        layer.round_weights(rounds)
         executor.train()(torch.ones(1, 3, 8, 8))
         assert executor.state_dict().keys() == before
-    executor.without_quantizers()(torch.ones(1, 3, 8, 8))
+    executor = executor.float_copy()
+    layer, before = next(iter(executor.weighted())), executor.state_dict().keys()
+    executor(torch.ones(1, 3, 8, 8))
     assert executor.state_dict().keys() == before
     assert layer.weight_in_use() is layer.weight

@@ -38,12 +38,10 @@ def beside(model: ir.Model, *, seed: int = 0) -> tuple[Executor, AdditionalLosse
 def test_downsampling_blocks_have_a_classifier(build: Callable[[], ir.Model]) -> None:
     model = build()
     network, losses = beside(model)
-    (key,) = losses.classifiers
-    assert key == blocks_of(model, network)[1].end
-    assert losses.classifiers[key].weight.shape == (4, 16)
-    assert {name for name, _ in losses.named_parameters()} == {
-        f"classifiers.{key}.{name}" for name in ("weight", "bias")
-    }
+    assert losses._ends == [blocks_of(model, network)[1].end]
+    (classify,) = losses.classifiers
+    assert classify.weight.shape == (4, 16)
+    assert {name for name, _ in losses.named_parameters()} == {f"classifiers.0.{name}" for name in ("weight", "bias")}
 
 
 def test_several_of_them() -> None:
@@ -54,9 +52,10 @@ def test_several_of_them() -> None:
         skip = norm_conv(net, x, 8, out, 1, strides=[2, 2])
         x = net.op("Relu", net.op("Add", y, skip, name=f"add{number}"))
     network, losses = beside(quantized(net.model(net.head(x, 16)), net.inputs()))
-    assert [linear.in_features for linear in losses.classifiers.values()] == [8, 16]
+    assert [linear.in_features for linear in losses.classifiers] == [8, 16]
     network.train()(INPUTS)
-    parts = [F.cross_entropy(c(network.activated(k).mean((2, 3))), LABELS) for k, c in losses.classifiers.items()]
+    pairs = zip(losses._ends, losses.classifiers, strict=True)
+    parts = [F.cross_entropy(classify(end.activated.mean((2, 3))), LABELS) for end, classify in pairs]
     assert torch.equal(losses.extra_loss(cross_entropy, LABELS, INPUTS), ALPHA * (parts[0] + parts[1]))
 
 
@@ -64,9 +63,8 @@ def test_several_of_them() -> None:
 def test_what_is_added(build: Callable[[], ir.Model]) -> None:
     network, losses = beside(build())
     network.train()(INPUTS)
-    ((key, classify),) = losses.classifiers.items()
-    value = network.unquantized[key]
-    assert value is not None
+    (end,), (classify,) = losses._ends, losses.classifiers
+    value = end.unquantized
     assert value.min() < 0
     expected = F.cross_entropy(F.linear(value.relu().mean((2, 3)), classify.weight, classify.bias), LABELS)
 
@@ -81,10 +79,10 @@ def test_gradients_reach_what_lies_before_the_block_and_nothing_else(build: Call
     network, losses = beside(build())
     network.train()(INPUTS)
     losses.extra_loss(cross_entropy, LABELS, INPUTS).backward()
-    (key,) = losses.classifiers
-    for name, layer in network.layers.items():
-        reached = [p.grad is not None and bool(p.grad.any()) for p in layer.parameters() if p.requires_grad]
-        assert reached == [int(name) <= int(key)] * len(reached), name
+    (end,) = losses._ends
+    for step in network.products():
+        reached = [p.grad is not None and bool(p.grad.any()) for p in step.module.parameters() if p.requires_grad]
+        assert reached == [step.position <= end.position] * len(reached), step.layer.name
     assert all(p.grad is not None and p.grad.any() for p in losses.parameters())
 
 
@@ -139,7 +137,7 @@ def test_it_goes_together_with_fading_skips(fades_first: bool) -> None:
     state = network.state_dict()
     # The same network without any skips, from the statistics that it has by now.
     without = Executor(plain, batch_norm="batch")
-    expected = AdditionalLosses(without, blocks, weight=ALPHA, image_shape=SHAPE, seed=0)
+    expected = AdditionalLosses(without, blocks_of(plain, without), weight=ALPHA, image_shape=SHAPE, seed=0)
     without.load_state_dict(state)
     skips.begin_update(Fraction(1), 1)
     for executor in (network, without.train()):

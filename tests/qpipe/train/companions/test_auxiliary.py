@@ -57,8 +57,10 @@ def by_hand(
     layers = weighted(twin)
     quantized = [straight_through(w, layer.weight_in_use().detach()) for w, layer in zip(weights, layers, strict=True)]
 
-    def grid(key: str, y: torch.Tensor) -> torch.Tensor:
-        return fake_quantize(y, twin.quantizer(key).spec)
+    def grid(position: int, y: torch.Tensor) -> torch.Tensor:
+        quantizer = twin.steps[position].quantizer
+        assert quantizer is not None
+        return fake_quantize(y, quantizer.spec)
 
     def norm(layer: WeightedLayer | nn.BatchNorm2d, y: torch.Tensor) -> torch.Tensor:
         gamma, beta = (layer.gamma, layer.beta) if isinstance(layer, WeightedLayer) else (layer.weight, layer.bias)
@@ -72,15 +74,15 @@ def by_hand(
         return F.conv2d(y, quantized[index], stride=stride, padding=1)
 
     first, second = module.adaptors
-    stem = norm(layers[0], conv(0, grid("input", x)))
-    o1 = conv(1, grid("0", stem))
-    o2 = conv(2, grid("1", norm(layers[1], o1)))
-    o3 = conv(3, grid("2", norm(layers[2], o2)), stride=2)
-    o4 = conv(4, grid("3", norm(layers[3], o3)))
+    stem = norm(layers[0], conv(0, fake_quantize(x, twin.input_quantizer.spec)))
+    o1 = conv(1, grid(0, stem))
+    o2 = conv(2, grid(1, norm(layers[1], o1)))
+    o3 = conv(3, grid(2, norm(layers[2], o2)), stride=2)
+    o4 = conv(4, grid(3, norm(layers[3], o3)))
     g0 = F.relu(stem)
     g1 = pointwise(first.adapt, o2) + g0
     g2 = pointwise(second.adapt, o4) + pointwise(second.project, F.avg_pool2d(g1, 2))
-    pooled = grid("5", F.relu(norm(module.norm, g2)).mean((2, 3)))
+    pooled = grid(5, F.relu(norm(module.norm, g2)).mean((2, 3)))
     return F.linear(pooled, quantized[5], bias)
 
 
@@ -199,7 +201,7 @@ def test_a_tap_sees_the_product_before_its_batch_norm(mode: Any) -> None:
         seen.append(y)
         return y
 
-    executor.tap("2", see)
+    executor.steps[2].tap(see)
     reads: list[torch.Tensor] = []
     layer.register_forward_pre_hook(lambda module, args: reads.append(args[0].detach().clone()))
     x, _ = batch()

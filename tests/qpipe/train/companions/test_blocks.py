@@ -1,6 +1,6 @@
-"""Blocks by the keys of layers: with their skips and without, in order, and no block within another."""
+"""Blocks as steps: with their skips and without, in order, and no block within another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 import pytest
@@ -16,29 +16,34 @@ from qpipe.ir.files.metadata import PLAIN, set_json
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.train.companions.blocks import Block, blocks_of
 from qpipe.train.executor import Executor
+from qpipe.train.step import Step
 
 
 def found(model: ir.Model) -> list[Block]:
     return blocks_of(model, Executor(model))
 
 
-def op_types(model: ir.Model, keys: tuple[str, ...]) -> list[str]:
-    return [Executor(model).plan[int(key)].op_type for key in keys]
+def positions(block: Block) -> tuple[str, list[int], int, bool]:
+    return block.name, [step.position for step in block.products], block.end.position, block.has_skip
+
+
+def op_types(steps: Sequence[Step]) -> list[str]:
+    return [step.layer.op_type for step in steps]
 
 
 def test_a_residual_network() -> None:
     """Layers: 0 the stem; 1, 2 and the Add 3; 4, 5, the skip's own 6, and the Add 7."""
     model = two_blocks()
     first, second = found(model)
-    assert first == Block("add1", ("1", "2"), "3", has_skip=True)
-    assert (second.name, second.has_skip, len(second.layers)) == ("add2", True, 2)
-    assert op_types(model, second.layers) == ["Conv", "Conv"]
-    assert op_types(model, (second.end,)) == ["Add"]
+    assert positions(first) == ("add1", [1, 2], 3, True)
+    assert (second.name, second.has_skip, len(second.products)) == ("add2", True, 2)
+    assert op_types(second.products) == ["Conv", "Conv"]
+    assert op_types([second.end]) == ["Add"]
 
 
 def test_a_stripped_network() -> None:
     blocks = found(two_plain_blocks())
-    assert blocks == [Block("add1", ("1", "2"), "2", has_skip=False), Block("add2", ("3", "4"), "4", has_skip=False)]
+    assert list(map(positions, blocks)) == [("add1", [1, 2], 2, False), ("add2", [3, 4], 4, False)]
 
 
 def test_one_of_each() -> None:
@@ -50,15 +55,15 @@ def test_one_of_each() -> None:
 def test_stripping_leaves_names_and_numbers_of_layers(build: Build) -> None:
     net, model = made(build)
     quantized(model, net.inputs())
-    before = [(block.name, len(block.layers)) for block in found(model)]
-    assert [(block.name, len(block.layers)) for block in found(stripped(model))] == before
+    before = [(block.name, len(block.products)) for block in found(model)]
+    assert [(block.name, len(block.products)) for block in found(stripped(model))] == before
 
 
 def test_a_float_graph() -> None:
     _, model = made(post_activation)
     assert [block.name for block in found(model)] == ["add1", "add2"]
     (block,) = found(load_model(digits_model()))
-    assert (block.name, block.layers, block.end) == ("add", ("1",), "2")
+    assert positions(block) == ("add", [1], 2, True)
 
 
 def nested() -> tuple[Network, ir.Model]:
@@ -80,7 +85,7 @@ def test_a_block_within_another_is_left_out(strip: str | None) -> None:
     quantized(model, net.inputs())
     if strip is not None:
         stripped(model, strip)
-    assert [(block.name, len(block.layers)) for block in found(model)] == [("outer", 3), ("next", 2)]
+    assert [(block.name, len(block.products)) for block in found(model)] == [("outer", 3), ("next", 2)]
 
 
 def named_as_exporters_do(model: ir.Model) -> ir.Model:
@@ -105,8 +110,8 @@ def test_a_network_with_a_shortcut_around_every_convolution(
     if strip is not None:
         stripped(model, strip)
     blocks = found(model)
-    assert [len(block.layers) for block in blocks] == [2, 2]
-    assert op_types(model, tuple(block.end for block in blocks)) == ends
+    assert [len(block.products) for block in blocks] == [2, 2]
+    assert op_types([block.end for block in blocks]) == ends
     assert [block.has_skip for block in blocks] == [end == "Add" for end in ends]
 
 

@@ -59,14 +59,14 @@ def test_at_first_it_is_the_residual_network(options: dict[str, Any]) -> None:
     expected = in_training(residual)
     # The companion has a residual network of its own.
     for network in {expected, *(skip._network for skip in module._skips)}:
-        for key, layer in enumerate(network.plan):
-            is_branch = layer.op_type == "Conv" and layer.activation is None
+        for step in network.steps:
+            is_branch = step.layer.op_type == "Conv" and step.layer.activation is None
             # A wide skip is rounded twice on the way to the convolution that reads it.
-            is_wide = "skip_bits" in options and key == 0
-            if layer.quantizer is not None:
-                network.quantizer(str(key)).rounds = not is_branch and not is_wide
+            is_wide = "skip_bits" in options and step.position == 0
+            if step.quantizer is not None:
+                step.quantizer.round_in_training(not is_branch and not is_wide)
     for layer in (*weighted(executor), *weighted(expected), *module.layers):
-        layer.rounds = False
+        layer.round_weights(False)
     x, _ = batch()
     module.begin_update(Fraction(0), 0)
     assert torch.equal(executor(x)[0], expected(x)[0])
@@ -97,11 +97,11 @@ def pre_activated(projects: bool) -> ir.Model:
 
 
 def faded(
-    residual: ir.Model, mode: BatchNormMode = "batch", blocks: str = "*"
+    residual: ir.Model, mode: BatchNormMode = "batch", blocks: str = "*", *, full_precision: bool = False
 ) -> tuple[FadingSkips, Executor, ir.Model]:
     """The companion, the plain network in training, and its file."""
     plain = stripped(residual.clone(), blocks)
-    executor = in_training(plain, mode)
+    executor = Executor(plain, batch_norm=mode, full_precision=full_precision).train()
     return (
         FadingSkips([executor], residual, [block.name for block in stripped_blocks(plain)], fraction=FRACTION),
         executor,
@@ -119,10 +119,8 @@ def test_in_pre_activation_order_at_first(projects: bool, blocks: str) -> None:
     On running statistics: a BatchNormalization that stands alone, as in the residual network, has no others.
     """
     residual = pre_activated(projects)
-    module, executor, _ = faded(residual, "running", blocks)
-    expected = in_training(residual, "running")
-    for network in (executor, expected, *(skip._network for skip in module._skips)):
-        network.without_quantizers()
+    module, executor, _ = faded(residual, "running", blocks, full_precision=True)
+    expected = Executor(residual, full_precision=True).train()
     x, labels = batch()
     module.begin_update(Fraction(0), 0)
     answers = [network(x)[0] for network in (executor, expected)]
@@ -161,13 +159,11 @@ def test_skips_within_a_main_path() -> None:
         x = net.op("Relu", net.op("Add", y, net.norm(x, 8), name=f"{name}_outer"))
     model = net.model(net.head(x, 8, CLASSES))
     residual = quantized(model, net.inputs(16), weight_bits=8, activation_bits=8)
-    module, executor, plain = faded(residual)
-    assert [(block.name, block.layers) for block in blocks_of(plain, executor)] == [
-        ("first_inner", ("1",)), ("second_inner", ("2",)),
+    module, executor, plain = faded(residual, full_precision=True)
+    assert [(block.name, block.products) for block in blocks_of(plain, executor)] == [
+        ("first_inner", (executor.steps[1],)), ("second_inner", (executor.steps[2],)),
     ]  # fmt: skip
-    expected = in_training(residual)
-    for network in (executor, expected, *(skip._network for skip in module._skips)):
-        network.without_quantizers()
+    expected = Executor(residual, batch_norm="batch", full_precision=True).train()
     x, _ = batch()
     module.begin_update(Fraction(0), 0)
     torch.testing.assert_close(executor(x)[0], expected(x)[0], rtol=SUMMED_OTHERWISE, atol=SUMMED_OTHERWISE)
@@ -177,7 +173,7 @@ def test_skips_within_a_main_path() -> None:
 
 def addends(module: FadingSkips, executor: Executor, done: Fraction) -> list[torch.Tensor | None]:
     module.begin_update(done, 0)
-    return [addend() for at_one_layer in executor.addends.values() for addend in at_one_layer]
+    return [addend() for step in executor.steps for addend in step.addends]
 
 
 def test_it_falls_on_a_line() -> None:
@@ -245,7 +241,7 @@ def test_only_what_was_stripped_fades() -> None:
     plain = stripped(residual.clone(), "add1")
     executor = in_training(plain)
     FadingSkips([executor], residual, [block.name for block in stripped_blocks(plain)], fraction=FRACTION)
-    assert list(executor.addends) == ["2"]
+    assert [step.position for step in executor.steps if step.addends] == [2]
 
 
 def test_each_network_has_skips_of_its_own() -> None:
@@ -268,7 +264,7 @@ def test_a_copy_in_full_precision_has_skips_in_full_precision() -> None:
     copy = module._networks[1]
     module.begin_update(Fraction(0), 0)
     copy(batch()[0])
-    for addend in (addend for at_one_layer in copy.addends.values() for addend in at_one_layer):
+    for addend in (addend for step in copy.steps for addend in step.addends):
         more = addend()
         assert more is not None
         assert len(more.unique()) > more.numel() / 4  # a grid of 4 bits has 16

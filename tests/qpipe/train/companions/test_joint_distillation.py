@@ -84,10 +84,8 @@ def test_what_is_added(build: Callable[[], ir.Model]) -> None:
     expected = F.cross_entropy(logits, LABELS)
     ends = [block.end for block in blocks_of(model, network)]
     assert len(ends) == 2
-    for key in ends:
-        student, teacher = network.unquantized[key], joint.teacher.unquantized[key]
-        assert student is not None
-        assert teacher is not None
+    for end in ends:
+        student, teacher = end.unquantized, joint.teacher.counterpart(end).unquantized
         assert teacher.min() < 0
         expected = expected + BETA * (student.relu() - teacher.relu()).square().mean()
     torch.testing.assert_close(found, expected)
@@ -100,10 +98,10 @@ def test_gradients_reach_both(build: Callable[[], ir.Model]) -> None:
     network, joint = beside(model)
     network.train()(INPUTS)
     joint.extra_loss(cross_entropy, LABELS, INPUTS).backward()
-    last = int(blocks_of(model, network)[-1].end)
-    for name, layer in network.layers.items():
-        reached = [p.grad is not None and bool(p.grad.any()) for p in layer.parameters() if p.requires_grad]
-        assert reached == [int(name) <= last] * len(reached), name
+    last = blocks_of(model, network)[-1].end.position
+    for step in network.products():
+        reached = [p.grad is not None and bool(p.grad.any()) for p in step.module.parameters() if p.requires_grad]
+        assert reached == [step.position <= last] * len(reached), step.layer.name
     assert all(p.grad is not None and p.grad.any() for p in joint.teacher.parameters() if p.requires_grad)
 
 

@@ -111,11 +111,12 @@ def test_skips_fade_in_all_networks_and_precision_in_those_that_have_one() -> No
     assert isinstance(joint, JointDistillation)
     for companion in companions:
         companion.begin_update(Fraction(0), 0)
-    assert set(executor.addends) == set(auxiliary.twin.addends) == set(joint.teacher.addends) == {"2", "4"}
-    rounds = [[q.rounds for q in network.quantizers.values()] for network in (executor, auxiliary.twin)]
+    for network in (executor, auxiliary.twin, joint.teacher):
+        assert [step.position for step in network.steps if step.addends] == [2, 4]
+    rounds = [[q.rounds for _, q in network.named_quantizers()] for network in (executor, auxiliary.twin)]
     assert rounds[0] == rounds[1]
     assert not all(rounds[0])
-    assert all(quantizer.rounds for quantizer in joint.teacher.quantizers.values())
+    assert list(joint.teacher.named_quantizers()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""From names to keys, from a layer to what comes before it, and the layers between two values."""
+"""From names to steps, from a step to what comes before it, and the steps between two values."""
 
 import onnx_ir as ir
 import pytest
@@ -9,13 +9,21 @@ from small_training import two_blocks
 
 from qpipe.errors import ModelError
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks
-from qpipe.train.companions.navigation import input_quantizer, key_before, key_giving, key_of, layer_shapes, section
+from qpipe.train.companions.navigation import (
+    input_quantizer,
+    section,
+    step_before,
+    step_giving,
+    step_shapes,
+    step_with,
+)
 from qpipe.train.executor import Executor
+from qpipe.train.step import Step
 
 
 @pytest.fixture
 def executor() -> Executor:
-    """Layers: 0 the stem; 1, 2 and the Add 3; 4, 5 and 6, one of them the skip's, the Add 7; the head."""
+    """Steps: 0 the stem; 1, 2 and the Add 3; 4, 5 and 6, one of them the skip's, the Add 7; the head."""
     return Executor(two_blocks())
 
 
@@ -26,57 +34,58 @@ def wide_skips() -> tuple[Executor, list[ResidualBlock]]:
     return Executor(model), find_blocks(model.graph)
 
 
-def requantizations(network: Executor) -> list[str]:
-    return [str(index) for index, layer in enumerate(network.plan) if layer.op_type == "QuantizeLinear"]
+def requantizations(network: Executor) -> list[Step]:
+    return [step for step in network.steps if step.layer.op_type == "QuantizeLinear"]
 
 
-def test_any_node_of_a_layer_has_its_key(executor: Executor) -> None:
-    for index, layer in enumerate(executor.plan):
-        assert {key_of(executor, str(node.name)) for node in layer.nodes} == {str(index)}
-    assert [node.op_type for node in executor.plan[0].nodes] == ["Conv", "BatchNormalization", "Relu"]
+def test_any_node_of_a_layer_leads_to_its_step(executor: Executor) -> None:
+    for step in executor.steps:
+        assert {step_with(executor, str(node.name)) for node in step.layer.nodes} == {step}
+    assert [node.op_type for node in executor.steps[0].layer.nodes] == ["Conv", "BatchNormalization", "Relu"]
 
 
 def test_a_name_that_no_layer_has(executor: Executor) -> None:
     with pytest.raises(ModelError, match=r"^no layer has a node 'conv99'$"):
-        key_of(executor, "conv99")
+        step_with(executor, "conv99")
 
 
 def test_who_gives_a_value(executor: Executor) -> None:
-    assert [key_giving(executor, layer.result) for layer in executor.plan] == [
-        str(i) for i in range(len(executor.plan))
-    ]
-    assert key_giving(executor, executor.reads[0][0]) is None
+    assert [step_giving(executor, step.layer.result) for step in executor.steps] == executor.steps
+    assert [step.position for step in executor.steps] == list(range(len(executor.steps)))
+    assert step_giving(executor, executor.steps[0].reads[0]) is None
 
 
 def test_the_layer_before(executor: Executor) -> None:
-    assert [key_before(executor, key) for key in ("1", "2", "4")] == ["0", "1", "3"]
+    steps = executor.steps
+    assert [step_before(executor, steps[i]) for i in (1, 2, 4)] == [steps[i] for i in (0, 1, 3)]
     with pytest.raises(ModelError, match=r"^Conv '\w+': reads the network's input, expected a layer before it$"):
-        key_before(executor, "0")
+        step_before(executor, steps[0])
 
 
 def test_the_layer_before_a_requantization() -> None:
     network, blocks = wide_skips()
     between = requantizations(network)
     assert between
-    first = key_of(network, str(blocks[0].layers[0].name))
-    assert key_giving(network, network.reads[int(first)][0]) in between
-    assert key_before(network, first) == "0"
+    first = step_with(network, str(blocks[0].layers[0].name))
+    assert step_giving(network, first.reads[0]) in between
+    assert step_before(network, first) is network.steps[0]
 
 
 def test_the_quantizer_before(executor: Executor) -> None:
-    assert input_quantizer(executor, "2") is executor.quantizer("1")
-    assert input_quantizer(executor, "4") is executor.quantizer("3")
-    assert input_quantizer(executor, "0") is None
+    steps = executor.steps
+    assert input_quantizer(executor, steps[2]) is steps[1].quantizer
+    assert input_quantizer(executor, steps[4]) is steps[3].quantizer
+    assert input_quantizer(executor, steps[0]) is None
 
 
 def test_the_quantizer_before_is_a_requantization() -> None:
     """What rounds to the 4 bits that the main path reads, not to the 8 of the skip."""
     network, blocks = wide_skips()
-    first = key_of(network, str(blocks[0].layers[0].name))
-    found = input_quantizer(network, first)
+    found = input_quantizer(network, step_with(network, str(blocks[0].layers[0].name)))
     assert found is not None
     assert found.spec.bits == 4
-    assert network.quantizer("0").spec.bits == 8
+    assert network.steps[0].quantizer is not None
+    assert network.steps[0].quantizer.spec.bits == 8
 
 
 def test_the_quantizer_before_what_carries() -> None:
@@ -86,30 +95,28 @@ def test_the_quantizer_before_what_carries() -> None:
     x = net.op("MaxPool", net.op("Relu", norm_conv(net, x, 3, 8)), kernel_shape=[2, 2], strides=[2, 2])
     y = net.gemm(net.op("Flatten", norm_conv(net, x, 8, 8)), 8 * 4 * 4, 5)
     network = Executor(quantized(net.model(y), net.inputs()))
-    assert [layer.op_type for layer in network.plan] == ["MaxPool", "Conv", "MaxPool", "Conv", "Flatten", "Gemm"]
-    assert input_quantizer(network, "1") is None
-    assert input_quantizer(network, "3") is network.quantizer("1")
-    assert input_quantizer(network, "5") is network.quantizer("3")
-
-
-def names(network: Executor, layers: list[int]) -> list[str]:
-    return [network.plan[i].op_type for i in layers]
+    steps = network.steps
+    assert [step.layer.op_type for step in steps] == ["MaxPool", "Conv", "MaxPool", "Conv", "Flatten", "Gemm"]
+    assert input_quantizer(network, steps[1]) is None
+    assert input_quantizer(network, steps[3]) is steps[1].quantizer
+    assert input_quantizer(network, steps[5]) is steps[3].quantizer
 
 
 def test_a_section_is_what_lies_between() -> None:
     model = two_blocks()
     network, (first, second) = Executor(model), find_blocks(model.graph)
     assert section(network, first.start, first.skip) == []  # the identity
-    assert section(network, first.start, first.main) == [1, 2]
-    assert names(network, section(network, second.start, second.skip)) == ["Conv"]
-    assert section(network, second.start, network.plan[7].result) == [4, 5, 6, 7]
+    steps = network.steps
+    assert section(network, first.start, first.main) == steps[1:3]
+    assert [step.layer.op_type for step in section(network, second.start, second.skip)] == ["Conv"]
+    assert section(network, second.start, steps[7].gives) == steps[4:8]
     # What lies before a layer's quantizer is nobody's result.
     assert section(network, second.start, second.add.outputs[0]) == []
-    assert section(network, network.reads[0][0], network.plan[-1].result) == list(range(len(network.plan)))
+    assert section(network, steps[0].reads[0], steps[-1].gives) == steps
 
 
 def test_shapes_are_those_of_the_graph(executor: Executor) -> None:
-    shapes = layer_shapes(executor.train(), (3, 8, 8))
+    shapes = step_shapes(executor.train(), (3, 8, 8))
     assert not executor.training
     assert shapes[0].first_input == (1, 3, 8, 8)
     assert shapes[3].first_input == shapes[3].result == (1, 8, 8, 8)
@@ -119,15 +126,17 @@ def test_shapes_are_those_of_the_graph(executor: Executor) -> None:
 
 def test_shapes_leave_the_statistics_alone(executor: Executor) -> None:
     before = {name: value.clone() for name, value in executor.state_dict().items()}
-    layer_shapes(executor, (3, 8, 8))
+    step_shapes(executor, (3, 8, 8))
     assert all(torch.equal(before[name], value) for name, value in executor.state_dict().items())
 
 
 def test_a_layer_without_a_quantizer(executor: Executor) -> None:
-    last = str(len(executor.plan) - 1)
-    with pytest.raises(ModelError, match=r"^Gemm '\w+': has no quantizer behind it, expected one$"):
-        executor.keep_unquantized(last)
+    last, message = executor.steps[-1], r"^Gemm '\w+': has no quantizer behind it, expected one$"
+    with pytest.raises(ModelError, match=message):
+        last.keep_unquantized()
+    with pytest.raises(ModelError, match=message):
+        last.tap(lambda y: y)
 
 
 def test_values_of_another_graph(executor: Executor) -> None:
-    assert key_giving(executor, ir.Value(name="x")) is None
+    assert step_giving(executor, ir.Value(name="x")) is None

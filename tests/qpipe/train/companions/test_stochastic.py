@@ -22,9 +22,10 @@ from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.navigation import input_quantizer
 from qpipe.train.companions.stochastic import StochasticPrecision, block_fragments, layer_fragments
 from qpipe.train.executor import Executor
+from qpipe.train.step import ProductStep, Step
 
 END = Fraction(20, 35)
-INNER = ("1", "2", "3", "4")
+INNER = (1, 2, 3, 4)
 """Of the plain network: between the first convolution and the Gemm."""
 
 
@@ -40,14 +41,17 @@ def made(
     return StochasticPrecision([executor, *more], parts, **policy), executor
 
 
+def products(executor: Executor) -> list[ProductStep]:
+    return [step for step in executor.products() if step.position in INNER]
+
+
 def drawn(executor: Executor) -> list[tuple[bool, bool]]:
     """Whether weights and activations are quantized, layer by layer."""
     found = []
-    for key in INNER:
-        layer, source = executor.layer(key), input_quantizer(executor, key)
-        assert layer is not None
+    for step in products(executor):
+        source = input_quantizer(executor, step)
         assert source is not None
-        found.append((layer.rounds, source.rounds))
+        found.append((step.module.rounds, source.rounds))
     return found
 
 
@@ -113,9 +117,11 @@ def test_the_first_and_the_last_layer_are_never_drawn() -> None:
     assert drawn(executor) == [(False, False)] * 4
     rounds = [layer.rounds for layer in weighted(executor)]
     assert rounds == [True, False, False, False, False, True]
-    keys = [key for key, quantizer in executor.quantizers.items() if quantizer.rounds]
-    # The input, what the last block gives, and the pool's.
-    assert keys == ["input", "4", "5", "6"]
+    positions = [step.position for step in executor.steps if step.quantizer is not None and step.quantizer.rounds]
+    # What the last block gives, and the pool's; and the input's.
+    assert positions == [4, 5, 6]
+    assert executor.input_quantizer is not None
+    assert executor.input_quantizer.rounds
 
 
 def block_at_the_start(last: bool) -> ir.Model:
@@ -135,9 +141,9 @@ def test_a_block_that_begins_with_the_first_layer() -> None:
         [executor], block_fragments(executor, blocks_of(model, executor)), draws="apart", ratio=1.0, end=END, seed=0
     )
     module.begin_update(Fraction(0), 0)
-    left_out = [layer.layer.name for layer in weighted(executor) if not layer.rounds]
+    left_out = [step for step in executor.products() if not step.module.rounds]
     (block,) = blocks_of(model, executor)
-    assert left_out == [executor.plan[int(block.layers[1])].name]
+    assert left_out == [block.products[1]]
 
 
 def test_layers_that_read_the_same_signs_are_one_fragment() -> None:
@@ -152,13 +158,12 @@ def test_layers_that_read_the_same_signs_are_one_fragment() -> None:
     for update in range(20):
         module.begin_update(Fraction(0), update)
         for block in blocks_of(model, executor):
-            for key in block.layers:
-                layer, source = executor.layer(key), input_quantizer(executor, key)
-                assert layer is not None
+            for step in block.products:
+                source = input_quantizer(executor, step)
                 assert source is not None
-                assert layer.rounds == source.rounds
-                seen.add((key, layer.rounds))
-    assert len(seen) == 2 * sum(len(block.layers) for block in blocks_of(model, executor))
+                assert step.module.rounds == source.rounds
+                seen.add((step, source.rounds))
+    assert len(seen) == 2 * sum(len(block.products) for block in blocks_of(model, executor))
 
 
 def test_nothing_is_left_out_at_the_end() -> None:
@@ -199,26 +204,25 @@ def test_what_is_not_drawn_is_before_its_rounding(quantizer: str) -> None:
     model = plain_qdq(quantizer=quantizer)
     executor = in_training(model, "running")
     module, _ = made(executor, ratio=1.0)
-    inputs: dict[str, torch.Tensor] = {}
-    for key in INNER:
-        executor.layers[key].register_forward_pre_hook(
-            lambda layer, args, key=key: inputs.update({key: args[0].detach().clone()})
+    inputs: dict[Step, torch.Tensor] = {}
+    for step in products(executor):
+        step.module.register_forward_pre_hook(
+            lambda layer, args, step=step: inputs.update({step: args[0].detach().clone()})
         )
     beyond = [False, False]
     x = 8 * batch()[0]  # beyond the ranges that calibration saw
     for ratio, update in ((1.0, 0), (0.0, 1)):
         module.begin_update(Fraction(0) if ratio else END, update)
         executor(x)
-        for key in INNER:
-            layer, source = executor.layer(key), input_quantizer(executor, key)
-            assert layer is not None
-            assert layer.spec is not None
+        for step in products(executor):
+            layer, source = step.module, input_quantizer(executor, step)
+            assert layer.quantizer is not None
             assert source is not None
-            raw = layer.spec.unrounded(layer.weight, torch)
-            assert isinstance(layer.spec, DoReFa) == (quantizer == "dorefa")
+            raw = layer.quantizer.unrounded(layer.weight)
+            assert isinstance(layer.quantizer.format, DoReFa) == (quantizer == "dorefa")
             assert torch.equal(raw, layer.weight) == (quantizer == "fixed-point")
             assert torch.equal(layer.weight_in_use(), raw) == bool(ratio)
-            steps = inputs[key] / source.spec.scale
+            steps = inputs[step] / source.spec.scale
             assert torch.equal(steps, steps.round()) != bool(ratio)
             beyond[bool(ratio)] |= bool((steps > source.spec.qmax).any())
             assert steps.min() == 0  # the ReLU stays

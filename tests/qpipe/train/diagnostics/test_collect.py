@@ -19,7 +19,7 @@ INPUTS = [batch_of(step)[0] for step in range(2)]
 
 def start() -> tuple[Executor, Diagnostics]:
     model = quantized(residual_network(), bits=4)
-    return Executor(model, batch_norm="batch"), Diagnostics(model, INPUTS)
+    return Executor(model, batch_norm="batch"), Diagnostics(INPUTS)
 
 
 def weights(executor: Executor) -> list[torch.Tensor]:

@@ -5,7 +5,6 @@ import torch
 from observed_training import batch_of, run_updates, small_executor
 
 from qpipe.train.diagnostics.noise_ratio import activation_noise, decibels, weight_noise
-from qpipe.train.diagnostics.step_cosine import quantized
 
 INPUTS = [batch_of(step)[0] for step in range(3)]
 
@@ -19,7 +18,7 @@ def test_a_weights_ratio_is_that_of_its_grid() -> None:
     executor = small_executor()
     for layer, found in zip(executor.weighted(), weight_noise(executor), strict=True):
         weight = layer.weight.detach().double()
-        noise = (weight - quantized(layer).double()).square().sum()
+        noise = (weight - layer.quantized_weight().detach().double()).square().sum()
         assert found == 10 * torch.log10(weight.square().sum() / noise)
 
 
@@ -33,9 +32,9 @@ def test_a_bit_less_is_six_decibels() -> None:
 
 def test_an_activations_ratio_is_that_of_its_quantizer_behind_the_relu() -> None:
     executor = small_executor()
-    found = dict(zip(dict(executor.quantizers.named_children()), activation_noise(executor, INPUTS), strict=True))
+    found = dict(zip(dict(executor.named_quantizers()), activation_noise(executor, INPUTS), strict=True))
     x = torch.cat(INPUTS)
-    spec = executor.quantizers["input"].spec
+    spec = dict(executor.named_quantizers())["input"].spec
     on_grid = (x / spec.scale).round().clamp(spec.qmin, spec.qmax) * spec.scale
     # Sums of three batches in another order.
     assert found["input"].item() == pytest.approx(
@@ -47,8 +46,8 @@ def test_an_activations_ratio_is_that_of_its_quantizer_behind_the_relu() -> None
 
 def test_what_is_carried_loses_nothing() -> None:
     executor = small_executor()
-    carrying = [name for name, quantizer in executor.quantizers.named_children() if quantizer._carries]
-    found = dict(zip(dict(executor.quantizers.named_children()), activation_noise(executor, INPUTS), strict=True))
+    carrying = [name for name, quantizer in executor.named_quantizers() if quantizer.carries]
+    found = dict(zip(dict(executor.named_quantizers()), activation_noise(executor, INPUTS), strict=True))
     assert carrying
     assert all(found[name] == math.inf for name in carrying)
 

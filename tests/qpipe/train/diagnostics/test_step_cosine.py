@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from observed_training import run_updates, small_executor
+from observed_training import batch_of, run_updates, small_executor
 
-from qpipe.train.diagnostics.step_cosine import SMOOTHING, StepCosine, angle, quantized
+from qpipe.train.diagnostics.step_cosine import SMOOTHING, StepCosine, angle
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_it_is_the_papers_measure() -> None:
 
         def record(self, executor):
             weights.append([layer.weight.detach().clone() for layer in executor.weighted()])
-            grids.append([quantized(layer) for layer in executor.weighted()])
+            grids.append([layer.quantized_weight().detach() for layer in executor.weighted()])
 
     recorder = Recorder()
     run_updates(executor, range(1, 9), Both(observer, recorder))
@@ -90,19 +90,21 @@ def test_nothing_was_seen() -> None:
 def test_looking_leaves_the_exponents() -> None:
     executor = small_executor()
     layer = next(executor.weighted())
-    kept = layer.exponent
+    assert layer.quantizer is not None
+    kept = layer.quantizer.exponent
     with torch.no_grad():
         layer.weight.mul_(4)
-    on_grid = quantized(layer)
-    assert layer.exponent is kept
-    assert not on_grid.requires_grad
-    assert torch.equal(on_grid, layer.quantized_weight())
+    on_grid = layer.quantized_weight()
+    assert layer.quantizer.exponent is kept
+    executor.train()(batch_of(1)[0])
+    assert torch.equal(on_grid, layer.weight_in_use())
+    assert not torch.equal(layer.quantizer.exponent, kept)
 
 
 def test_what_ssp_does_not_round_is_looked_at_on_its_grid() -> None:
     """Or a step would have in it the way from the rounded weight to the raw one."""
     layer = next(small_executor().weighted())
-    on_grid = quantized(layer)
-    layer.rounds = False
-    assert torch.equal(quantized(layer), on_grid)
+    on_grid = layer.quantized_weight()
+    layer.round_weights(False)
+    assert torch.equal(layer.quantized_weight(), on_grid)
     assert not torch.equal(on_grid, layer.weight)
