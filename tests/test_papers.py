@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 import typer
-from small_training import bright_images, qdq
 
 import qpipe
 from qpipe.cli.main import app
 from qpipe.recipe import Recipe
 from qpipe.train.executor import Executor
 from qpipe.train.teacher import cross_entropy
+from support.training import bright_images
+from support.zoo.trainable import qdq
 
 ROOT = Path(__file__).parent.parent
 PAPERS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "artifacts" / "README.md"])

@@ -1,10 +1,11 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network, run
 
 from passes.calibrate_percentile import RANGE_KEY, CalibratePercentile, take_range
 from qpipe.errors import ModelError
+from support.networks import Network
+from support.run import run
 
 
 def network() -> tuple[Network, str]:

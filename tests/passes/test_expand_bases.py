@@ -3,8 +3,6 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network, run
-from residual_networks import checked, inverted_residuals, made, ops, post_activation, pre_activation, unused
 
 from passes.expand_bases import ExpandBases
 from qpipe.arith.spec import QuantSpec
@@ -12,6 +10,9 @@ from qpipe.errors import LoweringError
 from qpipe.formats.binary import BASES, base_grid
 from qpipe.ir.graph.binary_blocks import BinaryBlock, binary_blocks
 from qpipe.nodes import require_constant
+from support.networks import Network, checked
+from support.run import run
+from support.zoo.residual import inverted_residuals, made, ops, post_activation, pre_activation, unused
 
 SUMMED_OTHERWISE = 1e-5
 """Of values of size 1: float32 sums in another order."""

@@ -5,6 +5,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from passes.explicit_padding import ExplicitPadding
+from support.networks import build, integers
+from support.run import run_as_written
 
 
 def attributes(**values):
@@ -19,7 +21,7 @@ def attributes(**values):
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     strides=st.tuples(st.integers(1, 4), st.integers(1, 4)),
 )
-def test_pads_compute_what_auto_pad_does(build, run, integers, op, auto_pad, size, kernel, strides):
+def test_pads_compute_what_auto_pad_does(op, auto_pad, size, kernel, strides):
     # onnxruntime 1.31 refuses to run such a MaxPool, by its own count of the pads.
     over_by = 0 if op == "MaxPool" else 1
     assume(all(s <= k + over_by for s, k in zip(strides, kernel, strict=True)))
@@ -28,19 +30,19 @@ def test_pads_compute_what_auto_pad_does(build, run, integers, op, auto_pad, siz
     call = f"{op} {given_attributes} ({'x, w' if weight else 'x'})"
     model = build(f"(float[N,3,{size[0]},{size[1]}] x) => (float[N,C,H,W] y) {{ y = {call} }}", **weight)
     x = integers(2, 3, *size)
-    expected = run(model, x=x)
+    expected = run_as_written(model, x=x)
 
     assert ExplicitPadding()(model).modified
     node = model.graph.node(0)
     assert "auto_pad" not in node.attributes
     assert len(node.attributes["pads"].as_ints()) == 4
-    np.testing.assert_array_equal(run(model, x=x)[0], expected[0])
+    np.testing.assert_array_equal(run_as_written(model, x=x)[0], expected[0])
     assert not ExplicitPadding()(model).modified
 
 
 @settings(max_examples=30, deadline=None)
 @given(size=st.integers(7, 20), kernel=st.integers(1, 4), stride=st.integers(1, 4), dilation=st.integers(2, 3))
-def test_dilated_same_gives_the_specified_size(build, run, integers, size, kernel, stride, dilation):
+def test_dilated_same_gives_the_specified_size(size, kernel, stride, dilation):
     """onnxruntime 1.31 doesn't run SAME with dilations, so the specification is the only oracle."""
     assume(stride <= (kernel - 1) * dilation + 2)
     given_attributes = attributes(auto_pad='"SAME_UPPER"', strides=[stride, stride], dilations=[dilation, dilation])
@@ -52,11 +54,11 @@ def test_dilated_same_gives_the_specified_size(build, run, integers, size, kerne
     top, left, bottom, right = model.graph.node(0).attributes["pads"].as_ints()
     assert (top, bottom) == (left, right)
     assert bottom - top in (0, 1)
-    assert run(model, x=integers(1, 1, size, size))[0].shape[2:] == (-(-size // stride),) * 2
+    assert run_as_written(model, x=integers(1, 1, size, size))[0].shape[2:] == (-(-size // stride),) * 2
 
 
 @pytest.mark.parametrize(("auto_pad", "pads"), [("SAME_UPPER", (0, 0, 1, 1)), ("SAME_LOWER", (1, 1, 0, 0))])
-def test_odd_pixel_goes_to_the_named_end(build, auto_pad, pads):
+def test_odd_pixel_goes_to_the_named_end(auto_pad, pads):
     model = build(
         f'(float[N,1,8,8] x) => (float[N,1,4,4] y) {{ y = Conv <auto_pad = "{auto_pad}", strides = [2, 2]> (x, w) }}',
         w=np.ones((1, 1, 3, 3), np.float32),
@@ -65,7 +67,7 @@ def test_odd_pixel_goes_to_the_named_end(build, auto_pad, pads):
     assert tuple(model.graph.node(0).attributes["pads"].as_ints()) == pads
 
 
-def test_stride_over_the_kernel_pads_nothing_and_drops_ceil_mode(build, run, integers):
+def test_stride_over_the_kernel_pads_nothing_and_drops_ceil_mode():
     model = build(
         "(float[1,1,6,6] x) => (float[1,1,H,W] y)"
         '{ y = AveragePool <auto_pad = "SAME_UPPER", kernel_shape = [1, 1], strides = [2, 2], ceil_mode = 1> (x) }'
@@ -77,10 +79,10 @@ def test_stride_over_the_kernel_pads_nothing_and_drops_ceil_mode(build, run, int
     node = model.graph.node(0)
     assert tuple(node.attributes["pads"].as_ints()) == (0, 0, 0, 0)
     assert "ceil_mode" not in node.attributes
-    np.testing.assert_array_equal(run(model, x=x)[0], x[:, :, ::2, ::2])
+    np.testing.assert_array_equal(run_as_written(model, x=x)[0], x[:, :, ::2, ::2])
 
 
-def test_stride_over_kernel_and_one_is_left_to_the_runtime(build, integers):
+def test_stride_over_kernel_and_one_is_left_to_the_runtime():
     model = build(
         '(float[1,1,6,6] x) => (float[1,1,H,W] y) { y = Conv <auto_pad = "SAME_UPPER", strides = [3, 3]> (x, w) }',
         w=integers(1, 1, 1, 1),
@@ -88,18 +90,18 @@ def test_stride_over_kernel_and_one_is_left_to_the_runtime(build, integers):
     assert not ExplicitPadding()(model).modified
 
 
-def test_valid_keeps_ceil_mode(build, run, integers):
+def test_valid_keeps_ceil_mode():
     model = build(
         "(float[1,1,6,6] x) => (float[1,1,H,W] y)"
         '{ y = MaxPool <auto_pad = "VALID", kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (x) }'
     )
     x = integers(1, 1, 6, 6)
-    expected = run(model, x=x)
+    expected = run_as_written(model, x=x)
     assert ExplicitPadding()(model).modified
-    np.testing.assert_array_equal(run(model, x=x)[0], expected[0])
+    np.testing.assert_array_equal(run_as_written(model, x=x)[0], expected[0])
 
 
-def test_notset_only_loses_the_attribute(build):
+def test_notset_only_loses_the_attribute():
     model = build(
         '(float[N,1,8,8] x) => (float[N,1,8,8] y) { y = Conv <auto_pad = "NOTSET", pads = [1, 1, 1, 1]> (x, w) }',
         w=np.ones((1, 1, 3, 3), np.float32),
@@ -108,7 +110,7 @@ def test_notset_only_loses_the_attribute(build):
     assert tuple(model.graph.node(0).attributes["pads"].as_ints()) == (1, 1, 1, 1)
 
 
-def test_explicit_pads_are_left_alone(build):
+def test_explicit_pads_are_left_alone():
     model = build(
         "(float[N,1,8,8] x) => (float[N,1,8,8] y) { y = Conv <pads = [1, 1, 1, 1]> (x, w) }",
         w=np.ones((1, 1, 3, 3), np.float32),
@@ -116,7 +118,7 @@ def test_explicit_pads_are_left_alone(build):
     assert not ExplicitPadding()(model).modified
 
 
-def test_same_needs_the_spatial_shape_and_valid_does_not(build):
+def test_same_needs_the_spatial_shape_and_valid_does_not():
     text = '(float[N,1,H,W] x) => (float[N,1,P,Q] y) {{ y = Conv <auto_pad = "{}"> (x, w) }}'
     weight = np.ones((1, 1, 3, 3), np.float32)
     same, valid = build(text.format("SAME_UPPER"), w=weight), build(text.format("VALID"), w=weight)
@@ -126,12 +128,12 @@ def test_same_needs_the_spatial_shape_and_valid_does_not(build):
 
 
 @pytest.mark.parametrize(("axes", "pads"), [([2, 3], [1, 0, 2, 3]), ([-1], [2, 1]), ([3, 1], [1, 0, -1, 2])])
-def test_a_pad_names_all_axes(build, run, integers, axes, pads):
+def test_a_pad_names_all_axes(axes, pads):
     text = "(float[N,3,5,6] x) => (float[N,C,H,W] y) { y = Pad(x, pads, , axes) }"
     model = build(text, pads=np.array(pads), axes=np.array(axes))
     x = integers(2, 3, 5, 6)
-    expected = run(model, x=x)[0]
+    expected = run_as_written(model, x=x)[0]
     assert ExplicitPadding()(model).modified
     assert len(model.graph.node(0).inputs) == 3
-    np.testing.assert_array_equal(run(model, x=x)[0], expected)
+    np.testing.assert_array_equal(run_as_written(model, x=x)[0], expected)
     assert not ExplicitPadding()(model).modified

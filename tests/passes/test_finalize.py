@@ -1,12 +1,14 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network, finalized, quantized, run
 
 from passes.finalize import Finalize
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.view import is_final, read_view
 from qpipe.nodes import constant_input
+from support.networks import Network
+from support.quantize import finalized, quantized
+from support.run import run
 
 
 def network(**options: object) -> tuple[Network, ir.Model]:

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from networks import Network
 
 from passes.calibrate_percentile import RANGE_KEY, CalibratePercentile, take_range
 from passes.fix_ranges import FixRanges, fixed_range
@@ -8,6 +7,7 @@ from passes.insert_quantizers import InsertQuantizers
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.view import read_view
+from support.networks import Network
 
 
 def network() -> tuple[Network, str]:

@@ -2,31 +2,34 @@ import numpy as np
 import pytest
 
 from passes.flatten_linear import FlattenLinear
+from support.networks import build, integers
+from support.run import run_as_written
 
 TEXT = "(float[{}] x) => (float[A,B,C] y) {{ z = MatMul(x, w) {} }}"
 
 
-def check(model, run, ops, x):
-    expected = run(model, x=x)[0]
+def check(model, ops, x):
+    expected = run_as_written(model, x=x)[0]
     assert FlattenLinear()(model).modified
     assert [node.op_type for node in model.graph] == ops
     assert model.graph.outputs[0].name == "y"
-    np.testing.assert_array_equal(run(model, x=x)[0], expected)
+    np.testing.assert_array_equal(run_as_written(model, x=x)[0], expected)
     assert not FlattenLinear()(model).modified
 
 
 @pytest.mark.parametrize("order", ["z, c", "c, z"])
-def test_a_bias_and_an_activation_stay_with_the_product(build, run, integers, order):
+def test_a_bias_and_an_activation_stay_with_the_product(order):
     constants = {"w": integers(5, 7), "c": integers(7, seed=1)}
-    check(build(TEXT.format("N,2,5", f"y = Add({order})"), **constants), run, ["Reshape", "Gemm", "Reshape"],
-          integers(3, 2, 5))  # fmt: skip
+    check(
+        build(TEXT.format("N,2,5", f"y = Add({order})"), **constants), ["Reshape", "Gemm", "Reshape"], integers(3, 2, 5)
+    )
     model = build(TEXT.format("N,2,5", f"a = Add({order}) y = Relu(a)"), **constants)
-    check(model, run, ["Reshape", "Gemm", "Relu", "Reshape"], integers(3, 2, 5))
+    check(model, ["Reshape", "Gemm", "Relu", "Reshape"], integers(3, 2, 5))
 
 
-def test_four_dimensions(build, run, integers):
+def test_four_dimensions():
     text = TEXT.format("N,2,3,5", "y = Add(z, c)").replace("A,B,C", "A,B,C,D")
-    check(build(text, w=integers(5, 7), c=integers(7)), run, ["Reshape", "Gemm", "Reshape"], integers(4, 2, 3, 5))
+    check(build(text, w=integers(5, 7), c=integers(7)), ["Reshape", "Gemm", "Reshape"], integers(4, 2, 3, 5))
 
 
 @pytest.mark.parametrize(
@@ -39,5 +42,5 @@ def test_four_dimensions(build, run, integers):
     ],
     ids=["unknown length", "a bias for each place", "one for each place alone", "read twice"],
 )
-def test_what_stays(build, integers, shape, rest, bias):
+def test_what_stays(shape, rest, bias):
     assert not FlattenLinear()(build(TEXT.format(shape, rest), w=integers(5, 7), c=integers(*bias))).modified

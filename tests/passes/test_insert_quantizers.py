@@ -1,7 +1,6 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network, quantized, run
 
 from passes.calibrate_percentile import CalibratePercentile
 from passes.insert_quantizers import InsertQuantizers
@@ -14,6 +13,9 @@ from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.nodes import constant_array
 from qpipe.ops.weight_layout import to_rows
 from qpipe.train.executor import Executor
+from support.networks import Network
+from support.quantize import quantized
+from support.run import run
 
 
 def specs(model: ir.Model) -> dict[str, QuantSpec]:

@@ -7,8 +7,6 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from integer_oracle import finalized_on_grids, lower, run
-from quantized_models import Weights, finalized, float_model, quantized, residual_network
 
 from passes.calibrate_percentile import CalibratePercentile
 from passes.finalize import Finalize
@@ -25,6 +23,10 @@ from qpipe.ir.quantized.float_free import float_tensors
 from qpipe.ir.quantized.view import read_view
 from qpipe.lowering.integer_ends import code_tables, find_line
 from qpipe.runtime.gate import Inputs, run_gate
+from support.networks import Weights, float_model
+from support.quantize import finalized, finalized_on_grids, quantized, to_integer
+from support.run import run
+from support.zoo.residual import residual_network
 
 IMAGE = (3, 8, 8)
 
@@ -46,16 +48,16 @@ def with_preprocess(spec: ir.Model, **settings) -> Preprocess:
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("weights", ["int8", "uint8"])
 def test_the_gate_finds_no_difference(bits, weights):
-    spec = finalized(residual_network(), bits=bits)
-    model = lower(spec, weights=weights)
+    spec = finalized(quantized(residual_network(), bits=bits))
+    model = to_integer(spec, weights=weights)
     report = run_gate(spec, model)
     assert report.tensors == 1 + len(read_view(spec).layers)
     assert ops(model)["MatMulInteger"] == 3
 
 
 def test_it_is_a_drop_in():
-    spec = finalized(residual_network())
-    model = lower(spec)
+    spec = finalized(quantized(residual_network()))
+    model = to_integer(spec)
     for ours, theirs in zip(
         (*model.graph.inputs, *model.graph.outputs), (*spec.graph.inputs, *spec.graph.outputs), strict=True
     ):
@@ -73,12 +75,12 @@ def network_with_tail() -> ir.Model:
     w.normal("w1", 4, 3, 3, 3)
     w.normal("w2", 5, 4, 1, 1)
     nodes = ["c = Conv(x, w1)", "r = Relu(c)", "l = Conv(r, w2)", "f = Flatten(l)", "y = Softmax<axis=1>(f)"]
-    return finalized(float_model("net", IMAGE, nodes, **w.constants))
+    return finalized(quantized(float_model("net", IMAGE, nodes, **w.constants)))
 
 
 def test_a_float_tail_stays():
     spec = network_with_tail()
-    model = lower(spec)
+    model = to_integer(spec)
     inputs = np.random.default_rng(0).standard_normal((2, *IMAGE)).astype(np.float32)
     np.testing.assert_array_equal(run(model, inputs)[0], run(spec, inputs)[0])
     assert ops(model)["Softmax"] == 1
@@ -87,7 +89,7 @@ def test_a_float_tail_stays():
 def test_integer_outputs_cut_the_tail_off_and_say_so():
     spec = network_with_tail()
     with_preprocess(spec)
-    model = lower(spec, io="integer")
+    model = to_integer(spec, io="integer")
     assert ops(model)["Softmax"] == 0
     assert [(value.name, value.dtype) for value in model.graph.outputs] == [("l", ir.DataType.INT32)]
     assert [name.split("_")[0] for name in get_json(model, "cut_tail")] == ["Flatten", "Softmax"]
@@ -98,12 +100,12 @@ def test_a_quantized_tensor_may_be_the_result():
     w = Weights()
     w.normal("w1", 4, 3, 3, 3)
     spec = finalized(
-        float_model("net", IMAGE, ["c = Conv(x, w1)", "y = MaxPool<kernel_shape=[2,2]>(c)"], **w.constants)
+        quantized(float_model("net", IMAGE, ["c = Conv(x, w1)", "y = MaxPool<kernel_shape=[2,2]>(c)"], **w.constants))
     )
     preprocess = with_preprocess(spec)
     floats = run(spec, preprocess(images().transpose(0, 2, 3, 1)))[0]
-    np.testing.assert_array_equal(run(lower(spec), preprocess(images().transpose(0, 2, 3, 1)))[0], floats)
-    model = lower(spec, io="integer")
+    np.testing.assert_array_equal(run(to_integer(spec), preprocess(images().transpose(0, 2, 3, 1)))[0], floats)
+    model = to_integer(spec, io="integer")
     (scale,) = get_json(model, "io")["scales"].values()
     found = run(model, images())[0]
     assert found.dtype == np.int32
@@ -125,7 +127,7 @@ def test_pixels_give_what_preprocessed_floats_give(settings, layout, table, monk
         monkeypatch.setattr("qpipe.lowering.integer_ends.find_line", lambda *_: None)
     spec = finalized_on_grids(residual_network(), lambda: 2)
     preprocess = with_preprocess(spec, **settings)
-    model = lower(spec, io="integer", layout=layout)
+    model = to_integer(spec, io="integer", layout=layout)
     pixels = images()
     last = pixels.transpose(0, 2, 3, 1)
     found = run(model, pixels if layout == "NCHW" else np.ascontiguousarray(last))[0]
@@ -142,10 +144,10 @@ def test_pixels_for_a_network_of_channels_last(layout):
     w = Weights()
     w.normal("w1", 4, 3, 3, 3)
     nodes = ["t = Transpose<perm=[0,3,1,2]>(x)", "c = Conv(t, w1)", "r = Relu(c)", "y = GlobalAveragePool(r)"]
-    spec = finalized(float_model("net", (6, 7, 3), nodes, **w.constants))
+    spec = finalized(quantized(float_model("net", (6, 7, 3), nodes, **w.constants)))
     preprocess = with_preprocess(spec, layout="NHWC")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 7, 3), np.uint8)
-    model = lower(spec, io="integer", layout=layout)
+    model = to_integer(spec, io="integer", layout=layout)
     found = run(model, pixels if layout == "NHWC" else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))[0]
     (scale,) = get_json(model, "io")["scales"].values()
     np.testing.assert_array_equal(found * np.float32(scale), run(spec, preprocess(pixels))[0])
@@ -170,13 +172,13 @@ def test_a_line_is_found_only_where_it_gives_the_table(settings, exponent):
 
 def test_integer_inputs_need_the_preprocessing():
     with pytest.raises(LoweringError, match=r"metadata 'qpipe.preprocess' is missing"):
-        LowerInteger(io="integer")(finalized(residual_network()))
+        LowerInteger(io="integer")(finalized(quantized(residual_network())))
 
 
 def test_integer_inputs_need_an_image():
     w = Weights()
     w.normal("w1", 6, 4)
-    spec = finalized(float_model("net", (6,), ["y = MatMul(x, w1)"], **w.constants))
+    spec = finalized(quantized(float_model("net", (6,), ["y = MatMul(x, w1)"], **w.constants)))
     with_preprocess(spec)
     with pytest.raises(LoweringError, match=r"input 'x' has shape \[N,6\], expected an image of 4 dimensions"):
         LowerInteger(io="integer")(spec)
@@ -189,7 +191,7 @@ def test_an_unfinalized_model_is_refused():
 
 @pytest.mark.parametrize(("bits", "dtype"), [(4, ir.DataType.INT4), (2, ir.DataType.INT2)])
 def test_packed_weights_are_behind_a_cast(bits, dtype):
-    model = lower(finalized(residual_network(), bits=bits))
+    model = to_integer(finalized(quantized(residual_network(), bits=bits)))
     packed = [value for value in model.graph.initializers.values() if value.dtype == dtype]
     assert len(packed) == 1  # the edges have 8 bits
     (cast,) = packed[0].consumers()
@@ -197,9 +199,9 @@ def test_packed_weights_are_behind_a_cast(bits, dtype):
 
 
 def test_values_have_short_names_that_the_graph_has_not():
-    spec = finalized(residual_network())
+    spec = finalized(quantized(residual_network()))
     spec.graph.inputs[0].name = "i1"
-    model = lower(spec)
+    model = to_integer(spec)
     names = [value.name for node in model.graph for value in node.outputs]
     assert len(set(names) | {"i1"}) == len(names) + 1
     said = {str(value.name) for node in spec.graph for value in node.outputs}
@@ -207,8 +209,8 @@ def test_values_have_short_names_that_the_graph_has_not():
 
 
 def test_every_quantized_tensor_says_what_it_equals():
-    spec = finalized(residual_network())
-    model = lower(spec)
+    spec = finalized(quantized(residual_network()))
+    model = to_integer(spec)
     view = read_view(spec)
     expected = {q.codes.name for q in view.inputs}
     expected |= {layer.result.name if layer.quantizer is None else layer.quantizer.codes.name for layer in view.layers}
@@ -228,8 +230,8 @@ def test_every_matrix_keeps_its_pairs_safe(groups, each, kernel, stride):
     w.normal("w1", groups * 2, each, *kernel)
     w.normal("w2", 4, groups * 2, 1, 1)
     nodes = [f"c = Conv<group={groups}, strides=[{stride}, {stride}]>(x, w1)", "r = Relu(c)", "y = Conv(r, w2)"]
-    spec = finalized(float_model("net", (groups * each, 9, 9), nodes, **w.constants))
-    model = lower(spec)
+    spec = finalized(quantized(float_model("net", (groups * each, 9, 9), nodes, **w.constants)))
+    model = to_integer(spec)
     matrices = [node.inputs[1] for node in model.graph if node.op_type == "MatMulInteger"]
     named = {
         value.name: value
@@ -268,7 +270,7 @@ def test_a_pretrained_network(shared):
     CalibratePercentile(inputs=[preprocess(pixels[:64])])(model)
     InsertQuantizers()(model)
     Finalize()(model)
-    integer, from_pixels = lower(model), lower(model, io="integer", layout="NHWC")
+    integer, from_pixels = to_integer(model), to_integer(model, io="integer", layout="NHWC")
     assert float_tensors(integer) == float_tensors(from_pixels) == []
     run_gate(model, integer, batches=[Inputs(preprocess(pixels[64:]))])
     expected = run(model, preprocess(pixels))[0]

@@ -7,7 +7,6 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantized_models import Weights, finalized, float_model, quantized, residual_network
 
 from passes.lower_qoperator import LowerQOperator
 from passes.weights_to_uint8 import WeightsToUint8
@@ -16,6 +15,9 @@ from qpipe.errors import LoweringError
 from qpipe.ir.quantized.qdq import insert_activation_quantizer
 from qpipe.ir.quantized.view import read_view
 from qpipe.runtime.gate import run_gate
+from support.networks import Weights, float_model
+from support.quantize import finalized, quantized
+from support.zoo.residual import residual_network
 
 
 def lowered(spec: ir.Model, **options) -> ir.Model:
@@ -30,7 +32,7 @@ def ops(model: ir.Model) -> Counter:
 
 def check(nodes, shape, weights, **options) -> ir.Model:
     """Quantize, finalize, lower, and compare every integer; the lowered model."""
-    spec = finalized(float_model("net", shape, nodes, **weights.constants), **options)
+    spec = finalized(quantized(float_model("net", shape, nodes, **weights.constants), **options))
     model = lowered(spec)
     report = run_gate(spec, model)
     assert report.integers > 0
@@ -41,7 +43,7 @@ def check(nodes, shape, weights, **options) -> ir.Model:
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("weights", ["int8", "uint8"])
 def test_residual_network(bits, weights):
-    spec = finalized(residual_network(), bits=bits)
+    spec = finalized(quantized(residual_network(), bits=bits))
     model = lowered(spec, weights=weights)
     run_gate(spec, model)
     found = ops(model)
@@ -53,7 +55,7 @@ def test_residual_network(bits, weights):
 
 
 def test_inputs_and_outputs_keep_their_names():
-    spec = finalized(residual_network())
+    spec = finalized(quantized(residual_network()))
     model = lowered(spec)
     names = [[value.name for value in values] for values in (model.graph.inputs, model.graph.outputs)]
     assert names == [["x"], ["y"]]
@@ -62,7 +64,7 @@ def test_inputs_and_outputs_keep_their_names():
 
 @pytest.mark.parametrize(("bits", "dtype"), [(4, ir.DataType.INT4), (2, ir.DataType.INT2)])
 def test_packed_weights_are_behind_a_cast(bits, dtype):
-    model = lowered(finalized(residual_network(), bits=bits), weights="uint8")
+    model = lowered(finalized(quantized(residual_network(), bits=bits)), weights="uint8")
     types = {name: value.dtype for name, value in model.graph.initializers.items() if name.endswith("_weight")}
     assert sorted(types.values()) == sorted([ir.DataType.UINT8, ir.DataType.UINT8, dtype])
     assert ops(model)["Cast"] == 1
@@ -101,7 +103,7 @@ def test_three_channels_are_aligned_to_four_where_pairs_stay_safe():
     nodes = ["c = Conv(x, w1)", "r = Relu(c)", "y = Conv(r, w2)"]
     model = check(nodes, (3, 8, 8), w, bits=4)
     # The first layer has 8 bits even in a 4-bit network.
-    spec = finalized(float_model("net", (3, 8, 8), nodes, **w.constants), cpu="vnni")
+    spec = finalized(quantized(float_model("net", (3, 8, 8), nodes, **w.constants), cpu="vnni"))
     aligned, unaligned = lowered(spec, cpu="vnni"), lowered(spec, weights="uint8", cpu="vnni")
     assert (ops(aligned)["Pad"], ops(unaligned)["Pad"]) == (1, 0)
     run_gate(spec, aligned, pairs="waived")
@@ -227,7 +229,7 @@ def test_batch_normalization_and_activation_alone():
 
 
 def test_uint8_weights_in_the_qdq_file():
-    spec = finalized(residual_network())
+    spec = finalized(quantized(residual_network()))
     model = spec.clone()
     assert WeightsToUint8()(model).modified
     assert not WeightsToUint8()(model).modified
@@ -243,7 +245,7 @@ def test_two_quantizers_in_a_row_stay_two(step):
     w.normal("w1", 4, 3, 1, 1)
     w.normal("w2", 5, 4, 1, 1)
     nodes = ["c = Conv(x, w1)", "r = Relu(c)", "m = MaxPool<kernel_shape=[2, 2]>(r)", "y = Conv(m, w2)"]
-    spec = finalized(float_model("net", (3, 8, 8), nodes, **w.constants))
+    spec = finalized(quantized(float_model("net", (3, 8, 8), nodes, **w.constants)))
     pool = next(node for node in spec.graph if node.op_type == "MaxPool")
     grid = read_view(spec).layers[0].quantizer.spec
     moved = QuantSpec.unsigned(8, grid.exponent + step)

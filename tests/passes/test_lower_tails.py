@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from integer_oracle import run
-from quantized_models import Weights, finalized, float_model
 
 from passes.lower_integer import LowerInteger
 from passes.lower_qoperator import LowerQOperator
 from qpipe.ir.quantized.float_free import float_tensors
 from qpipe.runtime.gate import run_gate
+from support.networks import Weights, float_model
+from support.quantize import finalized, quantized
+from support.run import run
 
 IMAGE = (3, 8, 8)
 
@@ -34,7 +35,7 @@ def test_a_tail_that_shapes_what_the_last_layer_gives(
     w.normal("w2", channels, 4, 1, 1)
     w.constants |= {"sizes": np.array([-1, channels]), "last": np.array([-1])}
     nodes = ["c = Conv(x, w1)", "r = Relu(c)", "g = GlobalAveragePool(r)", "l = Conv(g, w2)", *tail]
-    spec = finalized(float_model("net", IMAGE, nodes, **w.constants))
+    spec = finalized(quantized(float_model("net", IMAGE, nodes, **w.constants)))
     model = spec.clone()
     lowering(model)
     inputs = np.random.default_rng(0).standard_normal((2, *IMAGE)).astype(np.float32)

@@ -18,6 +18,7 @@ from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from qpipe.nodes import constant_input
+from support.networks import build, integers
 
 MODELS = [
     "mnist8_cntk",
@@ -94,7 +95,7 @@ def test_dynamic_batch_stays_dynamic(shared):
         )
 
 
-def test_errors_come_out_as_they_are(build):
+def test_errors_come_out_as_they_are():
     model = build(
         "(float[N,4] x) => (float[N,4] y) { y = Dropout(x, ratio, on) }", ratio=np.float32(0.5), on=np.array(True)
     )
@@ -113,7 +114,7 @@ save_model(model, sys.argv[2])
 """
 
 
-def test_equal_bytes_whatever_the_hash_seed(build, tmp_path, integers):
+def test_equal_bytes_whatever_the_hash_seed(tmp_path):
     """Sets of names come in another order with every seed; none may reach the file."""
     model = build(
         """(float[N,3,8,8] x) => (float[N,4] y) {

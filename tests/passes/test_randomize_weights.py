@@ -1,12 +1,12 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network
 
 from passes.randomize_weights import RandomizeWeights
 from qpipe.ir.graph.affine import batch_norm_parameters
 from qpipe.ir.graph.layers import group_layers
 from qpipe.nodes import constant_input
+from support.networks import Network
 
 
 def network() -> ir.Model:

@@ -1,15 +1,17 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from executor_networks import NETWORKS, Build, build, residual
-from networks import Network, finalized, quantized, run
-from residual_networks import checked, inverted_residuals, made, ops, post_activation, stripped, unused
 
 from passes.remove_quantizers import RemoveQuantizers
 from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import PLAIN, get_json
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.view_weights import QUANTIZATION
+from support.networks import Network, checked
+from support.quantize import finalized, quantized
+from support.run import run
+from support.zoo.every_op import NETWORKS, Build, build, residual
+from support.zoo.residual import inverted_residuals, made, ops, post_activation, stripped, unused
 
 
 def removed(model: ir.Model) -> ir.Model:

@@ -3,7 +3,6 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from quantized_models import Weights, float_model, quantized, residual_network
 
 from passes.finalize import Finalize
 from passes.rescale_channels import RescaleChannels
@@ -11,6 +10,9 @@ from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.quantized.final_weights import fit_layer, float_rows
 from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.runtime.session import open_session
+from support.networks import Weights, float_model
+from support.quantize import quantized
+from support.zoo.residual import residual_network
 
 FLOAT32 = 2e-6  # a product of a few numbers rounded to float32
 

@@ -7,7 +7,6 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import Network, assert_exact, evaluated, quantized, run, train_steps
 
 from passes.normalize import normalize
 from passes.rescale_channels import RescaleChannels
@@ -17,6 +16,10 @@ from qpipe.ir.files.load import load_model
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.nodes import require_constant, set_constant_input
 from qpipe.train.executor import Executor
+from support.networks import Network
+from support.quantize import quantized
+from support.run import assert_exact, evaluated, run
+from support.training import train_steps
 
 # Of the largest output: each layer rounds its product, k, mean and beta to float32, a few times 2**-24 each.
 FLOAT32_PER_LAYER = 2e-6

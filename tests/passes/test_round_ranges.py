@@ -1,13 +1,14 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network, run
 
 from passes.calibrate_percentile import CalibratePercentile, take_range
 from passes.round_ranges import TRIED, RangeRounding, RoundRanges
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.errors import DataError, ModelError
 from qpipe.ir.quantized.plan import plan_quantization
+from support.networks import Network
+from support.run import run
 
 
 def network() -> tuple[Network, str]:

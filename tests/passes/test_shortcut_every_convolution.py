@@ -3,10 +3,14 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network, run
-from residual_networks import (
+
+from passes.shortcut_every_convolution import ShortcutEveryConvolution
+from qpipe.errors import LoweringError
+from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
+from support.networks import Network, checked
+from support.run import run
+from support.zoo.residual import (
     activated_branch,
-    checked,
     inverted_residuals,
     made,
     norm_conv,
@@ -15,10 +19,6 @@ from residual_networks import (
     pre_activation,
     unused,
 )
-
-from passes.shortcut_every_convolution import ShortcutEveryConvolution
-from qpipe.errors import LoweringError
-from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
 
 SUMMED_OTHERWISE = 1e-5
 """Of values of size 1: float32 sums in another order."""

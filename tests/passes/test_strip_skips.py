@@ -1,13 +1,15 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network, assert_exact, quantized, run
-from residual_networks import BUILDS, Build, activated_branch, made, ops, post_activation, stripped
 
 from passes.strip_skips import StripSkips
 from qpipe.errors import LoweringError, ModelError
 from qpipe.ir.files.metadata import PLAIN, get_json, set_json
 from qpipe.ir.graph.residual import find_blocks
+from support.networks import Network
+from support.quantize import quantized
+from support.run import assert_exact, run
+from support.zoo.residual import BUILDS, Build, activated_branch, made, ops, post_activation, stripped
 
 builds = pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
 

@@ -6,9 +6,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import assert_exact, quantized, run
-from residual_networks import stripped
-from torch_networks import Basic, Bottleneck, MobileNetV2, PreActivation, ResNet, exported
 
 import qpipe
 from passes.normalize import normalize
@@ -18,6 +15,10 @@ from qpipe.ir.files.metadata import PLAIN, get_json
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.quantized.view import read_view
 from qpipe.nodes import constant_input
+from support.quantize import quantized
+from support.run import assert_exact, run
+from support.zoo.published import Basic, Bottleneck, MobileNetV2, PreActivation, ResNet, exported
+from support.zoo.residual import stripped
 
 NETWORKS = {
     "resnet18": (lambda: ResNet(Basic, (2, 2, 2, 2)), 8, 3),

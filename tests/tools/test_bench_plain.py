@@ -4,10 +4,10 @@ from pathlib import Path
 
 import bench_plain
 import onnx_ir as ir
-from quantized_models import residual_network
 
 import qpipe
 from qpipe.ir.files.save import save_model
+from support.zoo.residual import residual_network
 
 
 def test_both_exports_and_their_rows(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 from faq_rows import ROWS
-from networks import Network
 from onnx import numpy_helper
 from paper_batch_norm import round_batch_norms
 
 import qpipe
 from qpipe.settings import FinetuneSettings
 from qpipe.settings.recipes import resolve
+from support.networks import Network
 
 
 def test_names_differ_also_as_file_names() -> None:

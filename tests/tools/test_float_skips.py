@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from float_skips import train_and_count, with_float_skips
-from small_residual import CLASSES, batch, residual_qdq
 
 from qpipe.ir.files.save import save_model
 from qpipe.train.executor import Executor
+from support.training import batch
+from support.zoo.trainable import CLASSES, residual_qdq
 
 OPTIONS = {"weight_bits": 2, "activation_bits": 2, "skip_bits": 8}
 

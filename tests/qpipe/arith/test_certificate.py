@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from saturating_kernel import exact_matmul, saturating_conv_u8s8, saturating_matmul_u8s8
 
 from qpipe.arith.certificate import (
     Certificate,
@@ -17,6 +16,7 @@ from qpipe.arith.multiplier import shift_bound
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import as_rows, pair_excess, pair_limit, trim_pairs
 from qpipe.formats.fixed_point import FixedPoint
+from support.saturating_kernel import exact_matmul, saturating_conv_u8s8, saturating_matmul_u8s8
 
 UNSIGNED, SIGNED = QuantSpec.unsigned(8, 0), QuantSpec.signed(8, 0)
 

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Network, run
 
 from qpipe.calibration.moments import measure_moments, moments, no_moments
 from qpipe.errors import DataError
+from support.networks import Network
+from support.run import run
 
 FLOAT64 = 1e-12  # sums of a few thousand float64 values
 FLOAT32 = 1e-5  # the runtime's products, on another number of images

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from networks import Network, run
 
 from qpipe.calibration import ObservedRange, observe
 from qpipe.calibration.observe import default_percentile
 from qpipe.errors import DataError, ModelError
+from support.networks import Network
+from support.run import run
 
 
 def network(batch: int | str = "N") -> Network:

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from networks import Network, run
 
 from qpipe.calibration import pieces as module
 from qpipe.calibration.pieces import Pieces
 from qpipe.errors import DataError
+from support.networks import Network
+from support.run import run
 
 
 def network() -> Network:

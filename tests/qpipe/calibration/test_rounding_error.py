@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Network
 
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
@@ -12,6 +11,7 @@ from qpipe.calibration import rounding_error
 from qpipe.calibration.rounding_error import least_error, squared_errors
 from qpipe.calibration.shard import Float64Array, Shard
 from qpipe.errors import DataError
+from support.networks import Network
 
 FLOAT32 = 1e-6  # the difference is rounded to float32 before it is squared
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from several_processes import run_together
 
 from qpipe.calibration.shard import ALONE, Shard, current_shard
+from support.processes import run_together
 
 
 @given(st.integers(0, 20), st.integers(1, 6))
@@ -29,7 +29,7 @@ def test_alone_there_is_nothing_to_merge(monkeypatch: pytest.MonkeyPatch) -> Non
 
 SCRIPT = """
 import numpy as np
-from networks import Network
+from support.networks import Network
 from qpipe.arith.spec import QuantSpec
 from qpipe.calibration.moments import measure_moments
 from qpipe.calibration.observe import observe

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from digits_model import digits_model
 
 import qpipe
 from qpipe.cli.main import main
+from support.zoo.digits import digits_model
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from digits_model import digits_model
 from onnx import helper, numpy_helper
+
+from support.zoo.digits import digits_model
 
 CALIBRATE = "calibrate {model} --data digits -o out.onnx"
 

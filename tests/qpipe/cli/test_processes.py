@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from several_processes import run_together
 
 from qpipe.cli.main import main
+from support.processes import run_together
 
 pytestmark = pytest.mark.slow
 OPTIONS = ["--mean", "0.3", "--std", "0.38", "--activation-bits", "4", "--activation-rounding", "least-error"]

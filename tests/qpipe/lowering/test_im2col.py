@@ -2,8 +2,9 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer_cases import ACTIVATIONS, check
-from quantized_models import Weights
+
+from support.networks import Weights
+from support.random_grids import ACTIVATIONS, check
 
 
 @settings(max_examples=40)

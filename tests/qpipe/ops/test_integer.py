@@ -5,11 +5,12 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer_cases import ACTIVATIONS, check
-from integer_oracle import assert_exact, finalized_on_grids, lower
-from quantized_models import Weights, float_model
 
 from qpipe.errors import LoweringError
+from support.networks import Weights, float_model
+from support.oracle import assert_integers
+from support.quantize import finalized_on_grids, to_integer
+from support.random_grids import ACTIVATIONS, check
 
 
 @settings(max_examples=20)
@@ -180,7 +181,7 @@ def test_squeeze_and_unsqueeze():
         "y = MatMul(f, w2)",
     ]
     spec = finalized_on_grids(float_model("net", (3, 5, 5), nodes, **w.constants), lambda: 1)
-    assert_exact(spec, np.random.default_rng(0).standard_normal((2, 3, 5, 5)).astype(np.float32))
+    assert_integers(spec, np.random.default_rng(0).standard_normal((2, 3, 5, 5)).astype(np.float32))
 
 
 @settings(max_examples=10)
@@ -213,7 +214,7 @@ def test_unoptimized_as_it_is_written():
         "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(r)",
     ]
     spec = finalized_on_grids(float_model("net", (40, 6, 6), [*nodes, "y = Conv(p, w2)"], **w.constants), lambda: 1)
-    assert_exact(spec, np.random.default_rng(0).standard_normal((2, 40, 6, 6)).astype(np.float32), optimize=False)
+    assert_integers(spec, np.random.default_rng(0).standard_normal((2, 40, 6, 6)).astype(np.float32), optimize=False)
 
 
 def test_images_of_any_size():
@@ -229,7 +230,7 @@ def test_images_of_any_size():
     model.graph.inputs[0].shape = ir.Shape(["N", 3, "H", "W"])
     spec = finalized_on_grids(model, lambda: 1)
     for size in ((9, 8), (12, 7)):
-        assert_exact(spec, np.random.default_rng(0).standard_normal((2, 3, *size)).astype(np.float32))
+        assert_integers(spec, np.random.default_rng(0).standard_normal((2, 3, *size)).astype(np.float32))
 
 
 @pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
@@ -240,7 +241,7 @@ def test_a_window_in_the_padding_alone_is_refused(pool):
     nodes = [f"p = {pool}<{text}>(x)", "y = Conv(p, w1)"]
     spec = finalized_on_grids(float_model("net", (3, 8, 8), nodes, **w.constants), lambda: 1)
     with pytest.raises(LoweringError, match=r"Pool '.*': the file says 5 windows, but only 4 begin on the image"):
-        lower(spec)
+        to_integer(spec)
 
 
 def test_a_mean_over_an_unknown_size_is_refused():
@@ -255,4 +256,4 @@ def test_a_mean_over_an_unknown_size_is_refused():
     model.graph.inputs[0].shape = ir.Shape(["N", 3, "H", "W"])
     spec = finalized_on_grids(model, lambda: 1)
     with pytest.raises(LoweringError, match=r"the image's size is unknown"):
-        lower(spec)
+        to_integer(spec)

@@ -1,10 +1,10 @@
 import re
 
 import pytest
-from report_runs import bare_run, epochs, make_run, training
 
 from qpipe.reporting.curves import draw_curves, lowest_shown, on_test_images, on_training_images
 from qpipe.reporting.record import read_training
+from support.report_runs import bare_run, epochs, make_run, training
 
 
 def words_of(svg: str | None) -> list[str]:

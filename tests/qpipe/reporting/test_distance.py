@@ -1,8 +1,8 @@
 import pytest
-from report_runs import bare_run, diagnostics, make_run, training
 
 from qpipe.reporting.distance import draw_neuron_cosine, shares_of
 from qpipe.reporting.record import NeuronRecord
+from support.report_runs import bare_run, diagnostics, make_run, training
 
 
 def test_means_and_names_are_written_out() -> None:

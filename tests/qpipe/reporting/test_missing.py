@@ -1,6 +1,5 @@
-from report_runs import bare_run, diagnostics, make_run, training
-
 from qpipe.reporting.missing import missing
+from support.report_runs import bare_run, diagnostics, make_run, training
 
 
 def test_missing_parts_name_their_runs() -> None:

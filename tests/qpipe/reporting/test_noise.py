@@ -1,10 +1,9 @@
 import re
 from typing import Any
 
-from report_runs import ACTIVATIONS, bare_run, diagnostics, make_run, training
-
 from qpipe.reporting.noise import diagnosed, draw_noise, draw_step_cosine, layer_names, lossy, same_width
 from qpipe.reporting.run import Run
+from support.report_runs import ACTIVATIONS, bare_run, diagnostics, make_run, training
 
 
 def words_of(svg: str | None) -> set[str]:

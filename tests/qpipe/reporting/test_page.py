@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from report_runs import CERTIFICATE, bare_run, epochs, make_run, training
 
 from qpipe.reporting.page import render
 from qpipe.reporting.record import TrainingRecord, read_certificate
+from support.report_runs import CERTIFICATE, bare_run, epochs, make_run, training
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 

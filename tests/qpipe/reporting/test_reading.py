@@ -5,7 +5,6 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import pytest
-from quantized_models import finalized, quantized, residual_network
 
 import qpipe
 from qpipe.errors import ModelError
@@ -13,6 +12,8 @@ from qpipe.ir.files.metadata import set_json
 from qpipe.ir.files.save import save_model
 from qpipe.reporting.reading import read_run, stem
 from qpipe.state import STATE_FILE, State
+from support.quantize import finalized, quantized
+from support.zoo.residual import residual_network
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_a_certificate_is_checked_again(exported: Path, tmp_path: Path) -> None:
 
 
 def test_a_finalized_graph_has_widths_too(tmp_path: Path) -> None:
-    save_model(finalized(residual_network(), bits=4), tmp_path / "final.onnx")
+    save_model(finalized(quantized(residual_network(), bits=4)), tmp_path / "final.onnx")
     assert read_run(tmp_path / "final.onnx").weight_bits == {8: 2, 4: 1}
 
 

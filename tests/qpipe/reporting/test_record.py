@@ -1,10 +1,10 @@
 from typing import Any
 
 import pytest
-from report_runs import CERTIFICATE, training
 
 from qpipe.errors import ModelError
 from qpipe.reporting.record import TrainingRecord, read_certificate, read_training
+from support.report_runs import CERTIFICATE, training
 
 
 def test_what_a_run_tells_is_read() -> None:

@@ -1,6 +1,5 @@
-from report_runs import bare_run, diagnostics, make_run, training
-
 from qpipe.reporting.tables import noise_tables, step_table
+from support.report_runs import bare_run, diagnostics, make_run, training
 
 
 def test_the_numbers_of_the_figures_are_tables_too() -> None:

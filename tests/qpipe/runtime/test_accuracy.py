@@ -4,12 +4,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from small_models import integer_linear_model, linear_model
 
 from qpipe.errors import DataError, ModelError
 from qpipe.runtime.accuracy import measure_accuracy
 from qpipe.runtime.outputs import Output, integers_equal, model_input, read_io
 from qpipe.runtime.session import open_session
+from support.zoo.linear import integer_linear_model, linear_model
 
 SCALE = 2.0**-7
 

@@ -3,8 +3,6 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from integer_oracle import exact_codes
-from quantized_models import Weights, finalized, float_model
 
 from passes.lower_integer import LowerInteger
 from passes.lower_qoperator import LowerQOperator
@@ -14,6 +12,9 @@ from qpipe.ir.quantized.view import read_view
 from qpipe.runtime import exact_pairs
 from qpipe.runtime.exact_pairs import open_exact
 from qpipe.runtime.gate import run_gate
+from support.networks import Weights, float_model
+from support.oracle import exact_codes
+from support.quantize import finalized, quantized
 
 INPUTS = np.random.default_rng(1).standard_normal((64, 3, 6, 6)).astype(np.float32)
 LOWERINGS = [None, LowerQOperator(cpu="vnni"), LowerQOperator(weights="uint8"), LowerInteger()]
@@ -41,7 +42,7 @@ def spec() -> ir.Model:
         "r4 = Relu(g)",
         "y = Gemm<transB=1>(r4, w5, b5)",
     ]
-    return finalized(float_model("net", (3, 6, 6), ["c1 = Conv(x, w1)", *nodes], **w.constants), cpu="vnni")
+    return finalized(quantized(float_model("net", (3, 6, 6), ["c1 = Conv(x, w1)", *nodes], **w.constants), cpu="vnni"))
 
 
 def lowered(spec: ir.Model, lowering: ir.passes.InPlacePass | None) -> ir.Model:

@@ -3,9 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from quantized_models import finalized, residual_network
 
-from passes.lower_qoperator import LowerQOperator
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError, ModelError, ParityError
 from qpipe.ir.quantized.view import read_view
@@ -13,18 +11,18 @@ from qpipe.lowering.marks import CODES_OF
 from qpipe.runtime.cut import with_outputs
 from qpipe.runtime.gate import Inputs, check_fused, run_gate
 from qpipe.runtime.probes import draw_patterns, extremes, layer_probe
+from support.quantize import finalized, quantized, to_qoperator
+from support.zoo.residual import residual_network
 
 
 @pytest.fixture
 def spec():
-    return finalized(residual_network())
+    return finalized(quantized(residual_network()))
 
 
 @pytest.fixture
 def lowered(spec):
-    model = spec.clone()
-    LowerQOperator()(model)
-    return model
+    return to_qoperator(spec)
 
 
 def initializer(model: ir.Model, suffix: str) -> ir.Value:

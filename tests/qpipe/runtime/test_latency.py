@@ -2,12 +2,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from small_models import build_model, linear_model
 
 from qpipe.errors import ModelError, RecipeError
 from qpipe.runtime.latency import measure_latency, random_input
 from qpipe.runtime.memory import measure_memory, peak_rss
 from qpipe.runtime.session import open_session
+from support.zoo.linear import build_model, linear_model
 
 SMALL, LARGE = linear_model(np.eye(16)), linear_model(np.ones((16, 200_000)))
 

@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from saturating_kernel import exact_matmul, saturating_matmul_u8s8
-from small_models import MICROSOFT, build_model, dequantize, quantize, scale_constants
 
 from qpipe.errors import ModelError
 from qpipe.ir.files.upgrade import IR_VERSIONS, OPSET, TWO_BIT_OPSET
 from qpipe.runtime.cpu import describe, has_vnni
 from qpipe.runtime.session import open_session
+from support.saturating_kernel import exact_matmul, saturating_matmul_u8s8
+from support.zoo.linear import MICROSOFT, build_model, dequantize, quantize, scale_constants
 
 SQUARES = (1, 4, 9, 16, 25, 36, 49, 64, 100, 144, 196, 256)
 INEXACT_RECIPROCALS = (7, 13, 14, 28, 125)  # Window sizes where sum * (1 / N) misses exact ties.

@@ -5,10 +5,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
-from small_models import build_model, linear_model
 
 from qpipe.errors import DataError, ModelError
 from qpipe.runtime.session import fixed_batch, input_dtype, open_session, run_all, run_batches, session_name
+from support.zoo.linear import build_model, linear_model
 
 WEIGHT = np.arange(6).reshape(3, 2)
 ROWS = np.arange(21, dtype=np.float32).reshape(7, 3)

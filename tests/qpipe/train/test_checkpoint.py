@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from residual_networks import stripped
 from safetensors.torch import load_file, save_file
-from small_residual import IMAGE_SHAPE, RUN, images, residual_qdq, state
-from small_training import SETTINGS, assert_same, bright_images, qdq, replace, state_of
 
 from qpipe.data import Source
 from qpipe.errors import DataError, ModelError, OutputError, QpipeError
@@ -24,6 +21,9 @@ from qpipe.train.executor import Executor
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
 from qpipe.train.run import Epoch, RunState
+from support.training import RUN, SETTINGS, assert_same, bright_images, images, replace, state, state_of
+from support.zoo.residual import stripped
+from support.zoo.trainable import IMAGE_SHAPE, qdq, residual_qdq
 
 GROWING = replace(
     SETTINGS, epochs=3, schedule="step", milestones=(Fraction(1, 2), Fraction(7, 3)), grow_at=(Fraction(3, 2),)

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from networks import Network, quantized
 
 from qpipe.data import Preprocess, Source, open_data
 from qpipe.errors import DataError
 from qpipe.train.classes import check_classes
 from qpipe.train.executor import Executor
+from support.networks import Network
+from support.quantize import quantized
 
 
 @pytest.fixture(scope="module")

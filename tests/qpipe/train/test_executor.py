@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from executor_networks import NETWORKS, Build, build, conv_norm_relu, preactivation, residual
-from networks import assert_exact, quantized, run, train_steps
 
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back
+from support.quantize import quantized
+from support.run import assert_exact, run
+from support.training import train_steps
+from support.zoo.every_op import NETWORKS, Build, build, conv_norm_relu, preactivation, residual
 
 OPTIONS = {
     "8": {},

@@ -6,12 +6,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from networks import Network, assert_exact, finalized, quantized, run, train_steps
-from onnx import numpy_helper
 
 from qpipe.ir.quantized.view import read_view
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back
+from support.networks import Network
+from support.quantize import finalized, quantized
+from support.run import assert_exact, run
+from support.training import train_steps
 
 
 def check(net: Network, *outputs: str, scale: float = 1.0, **options: object) -> ir.Model:
@@ -184,9 +186,7 @@ def test_names_that_quantizers_would_take() -> None:
     c = net.op("Relu", net.conv(b, 8, 8), name="x_codes")
     for node, name in zip(net.nodes, ["x_scale", "x_zero_point", "x_quantize", "x_dequantize"], strict=False):
         node.name = name
-    for tensor in net.initializers[1:2]:
-        array = numpy_helper.to_array(tensor)
-        net.constant(array, "x_quantize_weight_scale")
+    net.constant(net.constants["c1"], "x_quantize_weight_scale")
     proto_outputs = net.head(c, 8)
     check(net, proto_outputs, b)
 

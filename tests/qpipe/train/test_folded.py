@@ -3,11 +3,14 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network, assert_exact, quantized, train_steps
 
 import qpipe
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back
+from support.networks import Network
+from support.quantize import quantized
+from support.run import assert_exact
+from support.training import train_steps
 
 
 def folded(bits: int) -> tuple[ir.Model, np.ndarray]:

@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_residual import plain_qdq
 
 from qpipe.ops.weight_layout import to_rows
 from qpipe.train.executor import Executor
 from qpipe.train.gradient_clip import SHORTEST, clip_gradients
 from qpipe.train.weighted import WeightedLayer
+from support.zoo.trainable import plain_qdq
 
 LAST_DIGITS = 1e-5
 """Relative: a norm of at most a thousand float32 numbers, and one product."""

@@ -5,9 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import Network, quantized
-from small_training import SETTINGS, bright_images, network, qdq
-from small_training import replace as changed
 
 from qpipe.data import Preprocess, Source, open_data
 from qpipe.errors import DataError, ModelError, QpipeError
@@ -15,6 +12,10 @@ from qpipe.ir.files.metadata import get_object, set_json
 from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.train.executor import Executor
 from qpipe.train.identity import SAMPLE, Identity, check_identity, identity_of
+from support.networks import Network
+from support.quantize import quantized
+from support.training import SETTINGS, bright_images, replace
+from support.zoo.trainable import network, qdq
 
 FILE = Path("run.checkpoint")
 
@@ -26,7 +27,7 @@ def identity(**changes: Any) -> Identity:
 
 def assert_refused(changed: Identity, kind: type[QpipeError], message: str) -> None:
     with pytest.raises(kind) as raised:
-        check_identity(FILE, identity(), changed)
+        check_identity(FILE, identity(), replace)
     assert str(raised.value) == f"run.checkpoint: a checkpoint of {message}"
 
 
@@ -102,7 +103,7 @@ def test_a_stream_is_known_by_its_name() -> None:
 def test_the_content_of_a_teachers_file(tmp_path: Path) -> None:
     teacher = tmp_path / "teacher.onnx"
     teacher.write_bytes(b"one")
-    settings = changed(SETTINGS, teacher=str(teacher))
+    settings = replace(SETTINGS, teacher=str(teacher))
     before = identity(settings=settings)
     teacher.write_bytes(b"other")
     with pytest.raises(QpipeError, match="another run: the teacher's file differs"):
@@ -110,4 +111,4 @@ def test_the_content_of_a_teachers_file(tmp_path: Path) -> None:
 
 
 def test_what_does_not_count_without_a_teacher() -> None:
-    check_identity(FILE, identity(), identity(settings=changed(SETTINGS, temperature=2.0, teacher_weight=0.3)))
+    check_identity(FILE, identity(), identity(settings=replace(SETTINGS, temperature=2.0, teacher_weight=0.3)))

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from digits_model import write_quantized_digits
-from several_processes import SECONDS
+
+from support.processes import SECONDS
+from support.zoo.digits import write_quantized_digits
 
 KILLS = 3
 RUN = "--data digits --recipe faq-4bit-growing --epochs 3 --lr 0.02 --batch-size 32 --no-flip --no-evaluate --diagnose"

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import finalized
-from small_training import BATCHES, SETTINGS, assert_same, bright_images, network, qdq, replace, state_of
 
 from qpipe.data import Preprocess, Source, open_data
 from qpipe.errors import DataError, ModelError
@@ -18,6 +16,9 @@ from qpipe.train.executor import Executor
 from qpipe.train.keeper import DivergedError
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
+from support.quantize import finalized
+from support.training import BATCHES, SETTINGS, assert_same, bright_images, replace, state_of
+from support.zoo.trainable import network, qdq
 
 SUMMED_OTHERWISE = 1e-5
 """Weights of size 1 after a few updates whose float32 sums were in another order."""

@@ -4,11 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from executor_networks import Build, build, carriers, concat, conv_norm_relu, residual, separable
-from integer_oracle import assert_exact as assert_integers
-from networks import evaluated, finalized, quantized, run, train_steps
 
-from passes.lower_qoperator import LowerQOperator
 from qpipe.formats.base import TrainableWeight
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.view import Weighted, read_final_view, read_view
@@ -16,6 +12,11 @@ from qpipe.nodes import DOMAIN
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back
+from support.oracle import assert_integers
+from support.quantize import finalized, quantized, to_qoperator
+from support.run import evaluated, run
+from support.training import train_steps
+from support.zoo.every_op import Build, build, carriers, concat, conv_norm_relu, residual, separable
 
 
 def learned(network: Build, bits: int = 2, **options: object) -> tuple[ir.Model, np.ndarray]:
@@ -54,8 +55,7 @@ def test_what_trains_is_what_ships(network: Build, bits: int) -> None:
     assert not any(node.domain == DOMAIN for node in spec.graph)
     assert not certify(read_final_view(spec)).problems
     assert_integers(spec, images)
-    lowered = spec.clone()
-    LowerQOperator()(lowered)
+    lowered = to_qoperator(spec)
     run_gate(spec, lowered)
 
 

@@ -5,9 +5,6 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import pytest
-from digits_model import digits_model
-from networks import quantized
-from small_training import SETTINGS, assert_same, bright_images, network, replace, state_of
 
 import qpipe
 from qpipe.errors import ModelError, RecipeError
@@ -17,6 +14,10 @@ from qpipe.nodes import DOMAIN
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train
 from qpipe.train.write_back import write_back
+from support.quantize import quantized
+from support.training import SETTINGS, assert_same, bright_images, replace, state_of
+from support.zoo.digits import digits_model
+from support.zoo.trainable import network
 
 
 def qdq() -> ir.Model:

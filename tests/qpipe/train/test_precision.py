@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Network, assert_exact, quantized, train_steps
 from torch.nn import functional as F
 
 from qpipe.arith.spec import QuantSpec
@@ -13,6 +12,10 @@ from qpipe.settings.training import BatchNormMode
 from qpipe.train.executor import Executor
 from qpipe.train.straight_through import fake_quantize
 from qpipe.train.write_back import write_back
+from support.networks import Network
+from support.quantize import quantized
+from support.run import assert_exact
+from support.training import train_steps
 
 
 def network() -> Network:

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from networks import assert_exact
-from small_residual import SUMMED_OTHERWISE, batch, in_training, logits, plain_qdq, residual_qdq
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
@@ -16,6 +14,9 @@ from qpipe.train.executor import Executor
 from qpipe.train.step import ProductStep, Step
 from qpipe.train.weighted import Product
 from qpipe.train.write_back import write_back
+from support.run import assert_exact
+from support.training import SUMMED_OTHERWISE, batch
+from support.zoo.trainable import in_training, logits, plain_qdq, residual_qdq
 
 Error = Callable[[torch.Tensor], torch.Tensor]
 modes = pytest.mark.parametrize("mode", ["running", "batch"])

@@ -4,12 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from code_tables import put_tables, random_table
-from executor_networks import NETWORKS, Build, build, conv_norm_relu, residual, separable
-from integer_oracle import assert_exact as assert_integers
-from networks import evaluated, finalized, quantized, run, train_steps
 
-from passes.lower_qoperator import LowerQOperator
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.view import read_final_view, read_view
@@ -17,6 +12,12 @@ from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
 from qpipe.train.write_back import write_back
+from support.code_tables import put_tables, random_table
+from support.oracle import assert_integers
+from support.quantize import finalized, quantized, to_qoperator
+from support.run import evaluated, run
+from support.training import train_steps
+from support.zoo.every_op import NETWORKS, Build, build, conv_norm_relu, residual, separable
 
 
 @pytest.mark.parametrize(("network", "bits"), [*((network, 8) for network in NETWORKS), (residual, 4), (separable, 4)])
@@ -35,8 +36,7 @@ def test_every_file_has_the_same_integers(network: Build, bits: int) -> None:
     spec = finalized(model)
     assert not certify(read_final_view(spec)).problems
     assert_integers(spec, images)
-    lowered = spec.clone()
-    LowerQOperator()(lowered)
+    lowered = to_qoperator(spec)
     ir.passes.common.CheckerPass()(lowered)
     run_gate(spec, lowered)
 

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from executor_networks import NETWORKS, Build, build
-from networks import Network, quantized, run
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
 from qpipe.train.teacher import cross_entropy, distillation, float_teacher
+from support.networks import Network
+from support.quantize import quantized
+from support.run import run
+from support.zoo.every_op import NETWORKS, Build, build
 
 
 def small() -> Network:

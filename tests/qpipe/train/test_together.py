@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from digits_model import write_quantized_digits
 from onnx import numpy_helper
-from several_processes import run_together
-from small_residual import plain_qdq
 
 from qpipe.train.executor import Executor
 from qpipe.train.together import Together
+from support.processes import run_together
+from support.zoo.digits import write_quantized_digits
+from support.zoo.trainable import plain_qdq
 
 SUMMED_OTHERWISE = 5e-4
 """Gradients summed in another order differ in the last bit; where that takes a weight over the edge of a step of its
@@ -94,7 +94,8 @@ FADING = """
 import os
 
 import torch
-from small_residual import IMAGE_SHAPE, RUN, images, plain_qdq, residual_qdq
+from support.training import RUN, images
+from support.zoo.trainable import IMAGE_SHAPE, plain_qdq, residual_qdq
 from small_training import replace
 
 from qpipe.train.companions.make import make_companions

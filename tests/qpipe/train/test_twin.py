@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
-from small_residual import SUMMED_OTHERWISE, batch, in_training, logits, plain_qdq, residual_qdq, weighted
 from torch.nn import functional as F
 
 from qpipe.settings.training import BatchNormMode
 from qpipe.train.weight_quantizer import WeightQuantizer
+from support.training import SUMMED_OTHERWISE, batch
+from support.zoo.trainable import in_training, logits, plain_qdq, residual_qdq, weighted
 
 
 @pytest.mark.parametrize("mode", ["running", "batch"])

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from networks import Network, quantized
 
 from qpipe.ir.quantized.view import is_trainable
 from qpipe.train.executor import Executor
 from qpipe.train.weight_quantizer import WeightQuantizer
 from qpipe.train.weighted import WeightedLayer
+from support.networks import Network
+from support.quantize import quantized
 
 
 def layer_of(norm: bool = True, **options: object) -> tuple[Executor, WeightedLayer]:

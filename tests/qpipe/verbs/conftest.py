@@ -5,9 +5,9 @@ from pathlib import Path
 
 import onnx
 import pytest
-from digits_model import digits_model
 
 import qpipe
+from support.zoo.digits import digits_model
 
 PREPROCESS = {"mean": (0.3,), "std": (0.38,)}
 

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from digits_model import CHANNELS, digits_model
 from onnx import helper
-from small_models import build_model
 
 import qpipe
 from qpipe.verbs.inspect import NO_FORM
+from support.zoo.digits import CHANNELS, digits_model
+from support.zoo.linear import build_model
 
 ONE = np.float32(1.5)
 BLOCK = ["block"]

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from quantized_models import float_model, residual_network
 
 import qpipe
 from qpipe.errors import DataError, ModelError, OutputError, RecipeError
 from qpipe.runtime import cpu
+from support.networks import float_model
+from support.zoo.residual import residual_network
 
 
 def test_rows_are_ratios_to_the_first_model_at_each_batch_size(stages: Path) -> None:

@@ -8,8 +8,6 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from digits_model import digits_model
-from networks import run
 from onnx import helper
 
 import qpipe
@@ -19,6 +17,8 @@ from qpipe.formats.fixed_point import DEFAULT_CLIP
 from qpipe.ir.files.metadata import get_json, get_object, get_provenance
 from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.nodes import constant_array
+from support.run import run
+from support.zoo.digits import digits_model
 
 IMAGES = np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype(np.float32)
 

@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from quantized_models import finalized, quantized, residual_network
 
 import qpipe
 import qpipe.verbs.export as export_module
@@ -21,6 +20,8 @@ from qpipe.ir.files.metadata import TRAINING, get_object, get_provenance, set_js
 from qpipe.ir.quantized.certify import check_certificate
 from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.runtime.session import open_session, run_all
+from support.quantize import finalized, quantized
+from support.zoo.residual import residual_network
 
 IMAGES = np.random.default_rng(1).standard_normal((8, 3, 8, 8)).astype(np.float32)
 
@@ -32,7 +33,7 @@ def qdq() -> ir.Model:
 
 @pytest.fixture(scope="module")
 def expected() -> np.ndarray:
-    return run_all(open_session(finalized(residual_network())), IMAGES)[0]
+    return run_all(open_session(finalized(quantized(residual_network()))), IMAGES)[0]
 
 
 @pytest.mark.parametrize("weights", ["int8", "uint8"])
@@ -63,7 +64,7 @@ def test_integer_ends_give_the_same_integers(qdq, format_, layout):
     exported = qpipe.export(model, format=format_, io="integer", layout=layout)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
     found = run_all(open_session(exported), pixels if layout == "NHWC" else pixels.transpose(0, 3, 1, 2))[0]
-    expected = run_all(open_session(finalized(residual_network())), preprocess(pixels))[0]
+    expected = run_all(open_session(finalized(quantized(residual_network()))), preprocess(pixels))[0]
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found * np.float32(get_object(exported, "io")["scales"]["y"]), expected)
 
@@ -91,7 +92,9 @@ def test_the_argument_stays_as_it_was(qdq):
 
 
 def test_a_proto_and_a_finalized_model_are_taken(expected):
-    exported = qpipe.export(onnx.ModelProto.FromString(ir.to_proto(finalized(residual_network())).SerializeToString()))
+    exported = qpipe.export(
+        onnx.ModelProto.FromString(ir.to_proto(finalized(quantized(residual_network()))).SerializeToString())
+    )
     np.testing.assert_array_equal(run_all(open_session(exported), IMAGES)[0], expected)
 
 

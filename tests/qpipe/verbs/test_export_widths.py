@@ -12,9 +12,6 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import assert_exact
-from networks import finalized as final_copy
-from quantized_models import Weights, finalized, float_model, quantized, residual_network
 
 import qpipe
 from qpipe.data import Preprocess
@@ -23,6 +20,10 @@ from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import get_object
 from qpipe.ir.quantized.view import Weighted, read_view
 from qpipe.runtime.session import open_session, run_all
+from support.networks import Weights, float_model
+from support.quantize import finalized, quantized
+from support.run import assert_exact
+from support.zoo.residual import residual_network
 
 IMAGES = np.random.default_rng(1).standard_normal((8, 3, 8, 8)).astype(np.float32)
 STORED = {2: "INT2", 3: "INT4", 4: "INT4", 5: "INT8", 6: "INT8", 7: "INT8", 8: "INT8"}
@@ -73,7 +74,7 @@ def test_every_width_in_every_format(bits: int, format_: str, weights: str, tmp_
     wide = weights.upper()
     assert stored_types(path) == [wide, STORED[bits] if bits <= 4 else wide, wide]
     assert_integer_kernels(path, format_, tmp_path)
-    expected = run_all(open_session(finalized(residual_network(), bits=bits)), IMAGES)[0]
+    expected = run_all(open_session(finalized(quantized(residual_network(), bits=bits))), IMAGES)[0]
     np.testing.assert_array_equal(run_all(open_session(path), IMAGES)[0], expected)
     report = qpipe.validate([qdq, path], [IMAGES])
     assert report.ok
@@ -94,7 +95,7 @@ def test_integer_ends_at_every_width(bits: int, format_: str, layout: str, tmp_p
     assert_integer_kernels(path, format_, tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
     found = run_all(open_session(path), pixels if layout == "NHWC" else pixels.transpose(0, 3, 1, 2))[0]
-    expected = run_all(open_session(final_copy(qdq)), preprocess(pixels))[0]
+    expected = run_all(open_session(finalized(qdq)), preprocess(pixels))[0]
     np.testing.assert_array_equal(found * np.float32(get_object(exported, "io")["scales"]["y"]), expected)
 
 
@@ -141,7 +142,7 @@ def test_any_mixture_of_widths(data: st.DataObject) -> None:
     bits = {layer.name: layer.weight.spec.bits for layer in read_view(qdq).layers if isinstance(layer, Weighted)}
     assert bits == {name: own["weight_bits"] for name, own in widths.items() if "weight_bits" in own}
     assert_exact(qdq, IMAGES)
-    expected = run_all(open_session(final_copy(qdq)), IMAGES)[0]
+    expected = run_all(open_session(finalized(qdq)), IMAGES)[0]
     exported = [qpipe.export(qdq, format=format_) for format_ in FORMATS]
     for model in exported:
         np.testing.assert_array_equal(run_all(open_session(model), IMAGES)[0], expected)

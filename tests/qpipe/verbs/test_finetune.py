@@ -7,7 +7,6 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
-from networks import Network
 
 import qpipe
 from passes.finalize import Finalize
@@ -16,6 +15,7 @@ from qpipe.errors import DataError, ModelError, QpipeError, RecipeError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import get_json, get_object
 from qpipe.train.executor import Executor
+from support.networks import Network
 
 # Enough to see a change, small enough to be quick.
 SHORT: dict[str, Any] = {"lr": 0.02, "flip": False, "evaluate": False}

@@ -7,7 +7,6 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import pytest
-from digits_model import digits_model
 
 import qpipe
 from qpipe.errors import LoweringError, ModelError, QpipeError, RecipeError
@@ -16,6 +15,7 @@ from qpipe.ir.files.metadata import PLAIN, get_json, get_object
 from qpipe.train.diagnostics.collect import Diagnostics
 from qpipe.train.executor import Executor
 from qpipe.verbs import subject
+from support.zoo.digits import digits_model
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 256, "flip": False, "crop_padding": 0, "evaluate": False}
 """Of 1,000 or so digits: a handful of updates."""

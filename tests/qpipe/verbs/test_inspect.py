@@ -4,12 +4,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from digits_model import digits_model
 from onnx import helper
-from small_models import build_model
 
 import qpipe
 from qpipe.verbs.inspect import CARRIES, FLOAT_TAIL, NO_FORM, QUANTIZED
+from support.zoo.digits import digits_model
+from support.zoo.linear import build_model
 
 # Multiply-accumulates of the digits model: 9 * 8 * 64, 9 * 8 * 8 * 64, 9 * 8 * 16 * 16, 64 * 10.
 MACS = 4608 + 36864 + 18432 + 640

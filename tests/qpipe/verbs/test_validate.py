@@ -4,7 +4,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from digits_model import digits_model
 from onnx import helper, numpy_helper
 
 import qpipe
@@ -12,6 +11,7 @@ from qpipe.data import Preprocess
 from qpipe.errors import DataError, ModelError
 from qpipe.ir.files.save import save_model
 from qpipe.verbs.validate import ValidationReport, ValidationRow
+from support.zoo.digits import digits_model
 
 TEST_IMAGES = 360
 

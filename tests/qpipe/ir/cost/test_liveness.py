@@ -6,12 +6,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
-from quantized_models import finalized, residual_network
-from small_models import build_model, dequantize, quantize, scale_constants
 
 from passes.lower_integer import LowerInteger
 from passes.lower_qoperator import LowerQOperator
 from qpipe.ir.cost.liveness import ActivationPeak, activation_peak
+from support.quantize import finalized, quantized
+from support.zoo.linear import build_model, dequantize, quantize, scale_constants
+from support.zoo.residual import residual_network
 
 X = 2 * 8 * 8  # elements of x for one image
 CONV = {"w": np.ones((2, 2, 1, 1), np.float32)}
@@ -195,7 +196,7 @@ def exported(model: ir.Model, lowering: ir.passes.InPlacePass) -> ir.Model:
 
 
 def test_a_quantized_network_and_its_exports() -> None:
-    final = finalized(residual_network())
+    final = finalized(quantized(residual_network()))
     x, wide = 3 * 64, 16 * 64
     expected = max(x * 4 + x, 3 * wide)
     for batch_size in (1, 4):

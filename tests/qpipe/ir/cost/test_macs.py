@@ -3,10 +3,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
-from small_models import build_model
 
 from qpipe.ir.cost.macs import count_macs, count_parameters, total_macs
 from qpipe.ir.files.load import load_model
+from support.zoo.linear import build_model
 
 
 def network(node: onnx.NodeProto, shape: list[int | str], **constants: np.ndarray) -> ir.Graph:

@@ -5,10 +5,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
-from small_models import MICROSOFT, build_model
 
 from qpipe.ir.cost.value_sizes import value_sizes
 from qpipe.runtime.session import open_session
+from support.zoo.linear import MICROSOFT, build_model
 
 GRID = ["scale", "zero"]
 SHAPE = (2, 4, 6, 6)

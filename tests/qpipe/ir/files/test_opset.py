@@ -1,7 +1,7 @@
 import onnx_ir as ir
-from digits_model import digits_model
 
 from qpipe.ir.files.opset import original_opset
+from support.zoo.digits import digits_model
 
 
 def test_the_opset_that_was_written() -> None:

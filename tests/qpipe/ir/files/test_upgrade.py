@@ -4,16 +4,17 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import version_converter
-from quantized_models import finalized, residual_network
 
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from qpipe.ir.files.upgrade import label_opset
+from support.quantize import finalized, quantized
+from support.zoo.residual import residual_network
 
 
 @pytest.mark.parametrize(("bits", "versions"), [(4, (21, 10)), (2, (25, 13))])
 def test_a_file_has_the_opset_that_its_weights_need_and_keeps_it(tmp_path, bits, versions):
-    model = finalized(residual_network(), bits=bits)
+    model = finalized(quantized(residual_network(), bits=bits))
     save_model(model, tmp_path / "net.onnx")
     proto = onnx.load(tmp_path / "net.onnx")
     assert (proto.opset_import[0].version, proto.ir_version) == versions
@@ -25,7 +26,7 @@ def test_a_file_has_the_opset_that_its_weights_need_and_keeps_it(tmp_path, bits,
 
 def test_the_label_is_all_that_onnx_converts():
     """From 21 to 25 no node of a finalized graph changes."""
-    model = finalized(residual_network(), bits=8)
+    model = finalized(quantized(residual_network(), bits=8))
     proto = ir.to_proto(model)
     converted = version_converter.convert_version(proto, 25)
     assert [node.SerializeToString() for node in converted.graph.node] == [
@@ -37,6 +38,6 @@ def test_the_label_is_all_that_onnx_converts():
 
 @pytest.mark.parametrize("opset", [21, 24, 26])
 def test_2_bits_of_any_opset_are_brought_to_25(opset):
-    proto = ir.to_proto(finalized(residual_network(), bits=2))
+    proto = ir.to_proto(finalized(quantized(residual_network(), bits=2)))
     proto.opset_import[0].version = opset
     assert load_model(proto).opset_imports[""] == 25

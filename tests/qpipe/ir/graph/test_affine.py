@@ -1,13 +1,13 @@
 import numpy as np
-from networks import Network
 
 from qpipe.ir.graph.affine import batch_norm_parameters, normalization_factor, read_affine
 from qpipe.ir.graph.layers import group_layers
+from support.networks import Network
 
 
 def test_bias_and_norm_as_one_map() -> None:
     """y = k (conv - mean) + beta, against onnxruntime's own float result."""
-    from networks import run
+    from support.run import run
 
     net = Network(3, 4, 4)
     model = net.model(net.norm(net.conv("x", 3, 8, (1, 1), bias=True), 8, np.float32([1, -2, 0, 1, 1, 3, 1, 1])))

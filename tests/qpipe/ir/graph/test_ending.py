@@ -1,10 +1,11 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network, run
 
 from qpipe.errors import ModelError
 from qpipe.ir.graph.ending import end_in, ending_in
+from support.networks import Network
+from support.run import run
 
 
 def network() -> tuple[ir.Model, list[np.ndarray]]:

@@ -2,11 +2,11 @@
 
 import onnx_ir as ir
 import pytest
-from networks import Network
 
 from qpipe.errors import RecipeError
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.plan import plan_quantization
+from support.networks import Network
 
 NAMES = ("/conv1/Conv", "/layer3/layer3.0/conv1/Conv", "/layer3/layer3.1/conv1/Conv", "/linear/Gemm")
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from networks import Network
 
 from qpipe.ir.graph.layers import Layer, activation_bound, group_layers
 from qpipe.ops import Role
+from support.networks import Network
 
 
 def layers(net: Network, *outputs: str) -> list[Layer]:

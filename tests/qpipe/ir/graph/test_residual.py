@@ -3,13 +3,14 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Network, quantized
-from residual_networks import stripped
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks
 from qpipe.ir.quantized.qdq import insert_activation_quantizer
+from support.networks import Network
+from support.quantize import quantized
+from support.zoo.residual import stripped
 
 
 def stem(net: Network, channels: int = 8) -> str:

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
-from residual_networks import made, post_activation, stripped
 
 from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import PLAIN, set_json
 from qpipe.ir.graph.stripped_blocks import StrippedBlock, add_stripped_blocks, stripped_blocks
+from support.zoo.residual import made, post_activation, stripped
 
 names = st.text(min_size=1, max_size=9)
 blocks = st.lists(

@@ -3,8 +3,6 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from quantized_models import Weights, finalized, float_model, residual_network
-from saturating_kernel import saturating_conv_u8s8
 
 from passes.lower_qoperator import LowerQOperator
 from passes.weights_to_uint8 import WeightsToUint8
@@ -15,10 +13,14 @@ from qpipe.ir.files.save import save_model
 from qpipe.ir.quantized.certify import certify, check_certificate, graph_digest, store_certificate
 from qpipe.ir.quantized.view import read_view
 from qpipe.ops.average_pool import counts
+from support.networks import Weights, float_model
+from support.quantize import finalized, quantized
+from support.saturating_kernel import saturating_conv_u8s8
+from support.zoo.residual import residual_network
 
 
 def certified(**options) -> ir.Model:
-    model = finalized(residual_network(), **options)
+    model = finalized(quantized(residual_network(), **options))
     store_certificate(model, certify(read_view(model)))
     return model
 
@@ -32,7 +34,7 @@ def change_weight(model: ir.Model, name: str, index: int, value: int) -> None:
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_every_layer_that_computes_has_a_row(bits):
-    certificate = certify(read_view(finalized(residual_network(), bits=bits)))
+    certificate = certify(read_view(finalized(quantized(residual_network(), bits=bits))))
     assert [(row.layer, row.op) for row in certificate.rows] == [
         ("Conv_c1", "Conv"),
         ("Conv_c2", "Conv"),
@@ -47,7 +49,7 @@ def test_every_layer_that_computes_has_a_row(bits):
 
 
 def test_unsafe_pairs_are_refused_waived_or_not_needed():
-    model = finalized(residual_network(), cpu="vnni")
+    model = finalized(quantized(residual_network(), cpu="vnni"))
     change_weight(model, "Conv_c2_final_weight", 0, 127)
     change_weight(model, "Conv_c2_final_weight", 9, 127)  # the next input channel at the same place
     view = read_view(model)
@@ -61,7 +63,7 @@ def test_a_depthwise_convolution_is_exempt():
     w.normal("w1", 4, 1, 3, 3)
     w.normal("w2", 5, 4, 1, 1)
     nodes = ["c = Conv<group=4>(x, w1)", "r = Relu(c)", "y = Conv(r, w2)"]
-    model = finalized(float_model("net", (4, 8, 8), nodes, **w.constants))
+    model = finalized(quantized(float_model("net", (4, 8, 8), nodes, **w.constants)))
     name = next(
         name for name in model.graph.initializers if name.startswith("Conv_c") and name.endswith("final_weight")
     )
@@ -81,7 +83,7 @@ def test_what_it_proves_is_exact_on_a_saturating_kernel(groups, inputs, outputs)
     w.normal("w1", groups * outputs, inputs, 3, 3)
     w.normal("w2", 5, groups * outputs, 1, 1)
     nodes = [f"c = Conv<group={groups}>(x, w1)", "r = Relu(c)", "y = Conv(r, w2)"]
-    view = read_view(finalized(float_model("net", (groups * inputs, 5, 5), nodes, **w.constants)))
+    view = read_view(finalized(quantized(float_model("net", (groups * inputs, 5, 5), nodes, **w.constants))))
     assert certify(view).problems == []
     x = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (64, groups * inputs, 5, 5))
     codes = view.layers[0].weight.codes
@@ -96,7 +98,7 @@ def test_an_inexact_window_is_refused():
     w.normal("w2", 5, 4, 1, 1)
     w.constants["b1"] = np.full(4, 8, np.float32)  # the mean is as large as the values: it has the same grid
     nodes = ["c = Conv(x, w1, b1)", "r = Relu(c)", "p = AveragePool<kernel_shape=[7, 4]>(r)", "y = Conv(p, w2)"]
-    certificate = certify(read_view(finalized(float_model("net", (3, 9, 9), nodes, **w.constants))))
+    certificate = certify(read_view(finalized(quantized(float_model("net", (3, 9, 9), nodes, **w.constants)))))
     assert "averages 28 values" in certificate.problems[0]
 
 
@@ -124,7 +126,7 @@ def test_a_certificate_that_claims_something_else_is_noticed():
 
 @pytest.mark.parametrize("lower", [LowerQOperator(), WeightsToUint8()])
 def test_any_format_can_be_checked(lower):
-    spec = finalized(residual_network())
+    spec = finalized(quantized(residual_network()))
     model = spec.clone()
     lower(model)
     store_certificate(model, certify(read_view(spec), weights="uint8" if lower.name == "weights-to-uint8" else "int8"))
@@ -146,11 +148,11 @@ def test_a_changed_node_changes_the_digest():
 
 def test_a_model_without_certificate():
     with pytest.raises(ModelError, match="no certificate"):
-        check_certificate(finalized(residual_network()))
+        check_certificate(finalized(quantized(residual_network())))
 
 
 def test_values_of_the_certificate_are_plain():
-    row = certify(read_view(finalized(residual_network()))).rows[0].to_json()
+    row = certify(read_view(finalized(quantized(residual_network())))).rows[0].to_json()
     assert all(isinstance(value, str | int | bool | list) or value is None for value in row.values())
     assert not any(isinstance(value, np.generic) for value in row.values())
 

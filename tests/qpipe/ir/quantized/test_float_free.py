@@ -5,19 +5,19 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 import pytest
-from quantized_models import finalized, residual_network
 
 from passes.lower_integer import LowerInteger
-from passes.lower_qoperator import LowerQOperator
 from qpipe.data import Preprocess
 from qpipe.data.carried import store_preprocess
 from qpipe.ir.quantized.float_free import float_tensors
 from qpipe.nodes import initializer
+from support.quantize import finalized, quantized, to_qoperator
+from support.zoo.residual import residual_network
 
 
 @pytest.fixture
 def integer_model() -> ir.Model:
-    model = finalized(residual_network())
+    model = finalized(quantized(residual_network()))
     LowerInteger()(model)
     return model
 
@@ -79,7 +79,7 @@ def test_an_integer_graph_has_none(integer_model):
 
 
 def test_a_graph_of_pixels_has_none_at_all():
-    model = finalized(residual_network())
+    model = finalized(quantized(residual_network()))
     store_preprocess(model, Preprocess())
     LowerInteger(io="integer")(model)
     assert float_tensors(model) == []
@@ -125,8 +125,7 @@ def test_the_ends_and_the_tail_may_be_float(integer_model):
 
 
 def test_the_other_formats_are_not_float_free():
-    spec = finalized(residual_network())
-    qoperator = spec.clone()
-    LowerQOperator()(qoperator)
+    spec = finalized(quantized(residual_network()))
+    qoperator = to_qoperator(spec)
     assert any("scale" in name for name in float_tensors(qoperator))
     assert any("dequantized" in name for name in float_tensors(spec))

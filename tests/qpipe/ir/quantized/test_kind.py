@@ -1,14 +1,14 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from digits_model import digits_model
 from onnx import helper
-from small_models import build_model, dequantize, quantize, scale_constants
 
 from passes.finalize import Finalize
 from qpipe.ir.files.load import load_model
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.verbs.calibrate import calibrate
+from support.zoo.digits import digits_model
+from support.zoo.linear import build_model, dequantize, quantize, scale_constants
 
 
 def test_float_trainable_and_final() -> None:

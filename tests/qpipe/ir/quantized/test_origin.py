@@ -1,11 +1,11 @@
 import numpy as np
 import onnx_ir as ir
-from digits_model import digits_model
 
 from passes.finalize import Finalize
 from qpipe.ir.quantized.origin import origin_of, store_origin, stored_origin
 from qpipe.ir.quantized.view import View, read_view
 from qpipe.verbs.calibrate import calibrate
+from support.zoo.digits import digits_model
 
 
 def qdq(seed: int = 0) -> ir.Model:

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from networks import Network
 
 from qpipe.errors import RecipeError
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
+from support.networks import Network
 
 
 def plan(net: Network, *outputs: str) -> QuantizationPlan:

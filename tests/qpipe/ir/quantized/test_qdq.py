@@ -3,7 +3,6 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network, run
 
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
@@ -11,6 +10,8 @@ from qpipe.arith.table import CodeTable, table_index
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.qdq import insert_activation_quantizer, read_activation_quantizer
 from qpipe.nodes import initializer, replace_constant
+from support.networks import Network
+from support.run import run
 
 SPECS = [QuantSpec.unsigned(8, -5), QuantSpec.unsigned(4, -2), QuantSpec.signed(8, -5), QuantSpec.signed(2, 1),
          QuantSpec(-5, 0, 192)]  # fmt: skip

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network, finalized, quantized
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import ModelError
@@ -13,6 +12,8 @@ from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from qpipe.ir.quantized.qdq import insert_activation_quantizer
 from qpipe.ir.quantized.view import is_final, is_trainable, leading_to, read_view
+from support.networks import Network
+from support.quantize import finalized, quantized
 
 
 def network(**options: object) -> tuple[Network, ir.Model]:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network, finalized, quantized
 
 from qpipe.errors import ModelError
 from qpipe.formats.fixed_point import DEFAULT_CLIP, DEFAULT_ROUNDING, FixedPoint
@@ -15,6 +14,8 @@ from qpipe.ir.files.save import save_model
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.view import is_final, is_trainable, read_view
 from qpipe.ir.quantized.view_weights import QUANTIZATION, split_scale
+from support.networks import Network
+from support.quantize import finalized, quantized
 
 
 def network(**options: object) -> ir.Model:

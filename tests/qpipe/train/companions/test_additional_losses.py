@@ -6,9 +6,6 @@ from fractions import Fraction
 import onnx_ir as ir
 import pytest
 import torch
-from networks import Network, assert_exact, quantized
-from residual_networks import made, norm_conv, pre_activation, stripped
-from small_training import two_blocks, two_plain_blocks
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
@@ -18,6 +15,11 @@ from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.executor import Executor
 from qpipe.train.teacher import cross_entropy
+from support.networks import Network
+from support.quantize import quantized
+from support.run import assert_exact
+from support.zoo.residual import made, norm_conv, pre_activation, stripped
+from support.zoo.trainable import two_blocks, two_plain_blocks
 
 SHAPE = (3, 8, 8)
 ALPHA = 0.01

@@ -7,20 +7,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from networks import Network, assert_exact, quantized
-from small_residual import (
-    IMAGE_SHAPE,
-    RUN,
-    SUMMED_OTHERWISE,
-    batch,
-    images,
-    in_training,
-    logits,
-    plain_qdq,
-    residual_qdq,
-    weighted,
-)
-from small_training import replace
 from torch import nn
 from torch.nn import functional as F
 
@@ -35,6 +21,11 @@ from qpipe.train.straight_through import fake_quantize, straight_through
 from qpipe.train.teacher import cross_entropy
 from qpipe.train.weighted import WeightedLayer
 from qpipe.train.write_back import write_back
+from support.networks import Network
+from support.quantize import quantized
+from support.run import assert_exact
+from support.training import RUN, SUMMED_OTHERWISE, batch, images, replace
+from support.zoo.trainable import IMAGE_SHAPE, in_training, logits, plain_qdq, residual_qdq, weighted
 
 LAMBDA = 0.5
 

@@ -4,10 +4,6 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 import pytest
-from digits_model import digits_model
-from networks import Network, quantized
-from residual_networks import BUILDS, Build, made, norm_conv, post_activation, stripped
-from small_training import two_blocks, two_plain_blocks
 
 from passes.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.errors import ModelError
@@ -17,6 +13,11 @@ from qpipe.ir.graph.residual import find_blocks
 from qpipe.train.companions.blocks import Block, blocks_of
 from qpipe.train.executor import Executor
 from qpipe.train.step import Step
+from support.networks import Network
+from support.quantize import quantized
+from support.zoo.digits import digits_model
+from support.zoo.residual import BUILDS, Build, made, norm_conv, post_activation, stripped
+from support.zoo.trainable import two_blocks, two_plain_blocks
 
 
 def found(model: ir.Model) -> list[Block]:

@@ -7,21 +7,6 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
-from networks import Network, assert_exact, quantized
-from residual_networks import stripped
-from small_residual import (
-    CLASSES,
-    IMAGE_SHAPE,
-    RUN,
-    SUMMED_OTHERWISE,
-    batch,
-    images,
-    in_training,
-    plain_qdq,
-    residual_qdq,
-    weighted,
-)
-from small_training import replace
 
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.settings.training import BatchNormMode
@@ -31,6 +16,12 @@ from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train
 from qpipe.train.write_back import write_back
+from support.networks import Network
+from support.quantize import quantized
+from support.run import assert_exact
+from support.training import RUN, SUMMED_OTHERWISE, batch, images, replace
+from support.zoo.residual import stripped
+from support.zoo.trainable import CLASSES, IMAGE_SHAPE, in_training, plain_qdq, residual_qdq, weighted
 
 FRACTION = Fraction(1, 2)
 

@@ -5,15 +5,17 @@ from collections.abc import Callable
 import onnx_ir as ir
 import pytest
 import torch
-from networks import Network, assert_exact, quantized
-from residual_networks import made, post_activation, pre_activation
-from small_training import two_blocks, two_plain_blocks
 from torch.nn import functional as F
 
 from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.joint_distillation import JointDistillation
 from qpipe.train.executor import Executor
 from qpipe.train.teacher import cross_entropy
+from support.networks import Network
+from support.quantize import quantized
+from support.run import assert_exact
+from support.zoo.residual import made, post_activation, pre_activation
+from support.zoo.trainable import two_blocks, two_plain_blocks
 
 BETA = 0.1
 INPUTS = torch.from_numpy(Network(3, 8, 8).inputs())

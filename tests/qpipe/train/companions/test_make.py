@@ -7,8 +7,6 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
-from networks import Network, assert_exact, quantized
-from small_training import SETTINGS, assert_same, bright_images, replace, state_of, two_blocks, two_plain_blocks
 
 import qpipe
 from qpipe.data import Source
@@ -27,6 +25,11 @@ from qpipe.train.loop import train
 from qpipe.train.observer import Observer
 from qpipe.train.weighted import WeightedLayer
 from qpipe.train.write_back import write_back
+from support.networks import Network
+from support.quantize import quantized
+from support.run import assert_exact
+from support.training import SETTINGS, assert_same, bright_images, replace, state_of
+from support.zoo.trainable import two_blocks, two_plain_blocks
 
 SHAPE = (3, 8, 8)
 ALL: dict[str, Any] = {"method": "ag", "additional_losses": 0.01, "joint_distillation": 0.1, "fade": 0.5, "ssp": True}

@@ -3,9 +3,6 @@
 import onnx_ir as ir
 import pytest
 import torch
-from networks import Network, quantized
-from residual_networks import made, norm_conv, post_activation
-from small_training import two_blocks
 
 from qpipe.errors import ModelError
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks
@@ -19,6 +16,10 @@ from qpipe.train.companions.navigation import (
 )
 from qpipe.train.executor import Executor
 from qpipe.train.step import Step
+from support.networks import Network
+from support.quantize import quantized
+from support.zoo.residual import made, norm_conv, post_activation
+from support.zoo.trainable import two_blocks
 
 
 @pytest.fixture

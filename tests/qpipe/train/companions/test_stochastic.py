@@ -10,10 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Network, assert_exact, evaluated, quantized
-from residual_networks import made as made_network
-from residual_networks import norm_conv, post_activation
-from small_residual import batch, in_training, plain_qdq, residual_qdq, weighted
 
 from passes.calibrate_on_signs import CalibrateOnSigns
 from passes.expand_bases import ExpandBases
@@ -23,6 +19,13 @@ from qpipe.train.companions.navigation import input_quantizer
 from qpipe.train.companions.stochastic import StochasticPrecision, block_fragments, layer_fragments
 from qpipe.train.executor import Executor
 from qpipe.train.step import ProductStep, Step
+from support.networks import Network
+from support.quantize import quantized
+from support.run import assert_exact, evaluated
+from support.training import batch
+from support.zoo.residual import made as made_network
+from support.zoo.residual import norm_conv, post_activation
+from support.zoo.trainable import in_training, plain_qdq, residual_qdq, weighted
 
 END = Fraction(20, 35)
 INNER = (1, 2, 3, 4)

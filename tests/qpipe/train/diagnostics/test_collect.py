@@ -4,13 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from observed_training import batch_of, run_updates
-from quantized_models import quantized, residual_network
 
 from qpipe.data import open_data
 from qpipe.errors import DataError
 from qpipe.train.diagnostics.collect import BATCH_SIZE, IMAGES, Diagnostics, diagnostic_images
 from qpipe.train.executor import Executor
+from support.quantize import quantized
+from support.training import batch_of, run_updates
+from support.zoo.residual import residual_network
 
 LAYERS = ["Conv_c1", "Conv_c2", "Gemm_y"]
 ACTIVATIONS = ["input", "Conv_c1", "Conv_c2", "Add_a", "GlobalAveragePool_p", "Flatten_f"]

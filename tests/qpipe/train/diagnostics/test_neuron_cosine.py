@@ -1,8 +1,9 @@
 import pytest
 import torch
-from observed_training import run_updates, small_executor
 
 from qpipe.train.diagnostics.neuron_cosine import BINS, NeuronCosine, row_cosines
+from support.training import run_updates
+from support.zoo.trainable import small_executor
 
 
 def test_row_cosines() -> None:

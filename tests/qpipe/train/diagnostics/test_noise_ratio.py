@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
-from observed_training import batch_of, run_updates, small_executor
 
 from qpipe.train.diagnostics.noise_ratio import activation_noise, decibels, weight_noise
+from support.training import batch_of, run_updates
+from support.zoo.trainable import small_executor
 
 INPUTS = [batch_of(step)[0] for step in range(3)]
 

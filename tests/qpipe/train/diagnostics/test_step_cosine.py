@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
-from observed_training import batch_of, run_updates, small_executor
 
 from qpipe.train.diagnostics.step_cosine import SMOOTHING, StepCosine, angle
+from support.training import batch_of, run_updates
+from support.zoo.trainable import small_executor
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from integer_oracle import Codes, assert_exact, finalized_on_grids
-from quantized_models import Weights, float_model
+
+from support.networks import Weights, float_model
+from support.oracle import Codes, assert_integers
+from support.quantize import finalized_on_grids
 
 EXPONENTS = st.integers(-3, 3)  # log2 of the range of a tensor whose values are about 1
 ACTIVATIONS = st.sampled_from(["Relu({})", "Identity({})", "Clip({}, low, six)"])
@@ -22,4 +24,4 @@ def check(
     spec = float_model("net", shape, nodes, **used)
     finalized_on_grids(spec, lambda: draw(EXPONENTS), bits=draw(BITS), negative=negative)
     inputs = np.random.default_rng(draw(st.integers(0, 1000))).standard_normal((draw(st.integers(1, 3)), *shape))
-    return assert_exact(spec, (inputs if negative else abs(inputs)).astype(np.float32), fused=fused, **options)
+    return assert_integers(spec, (inputs if negative else abs(inputs)).astype(np.float32), fused=fused, **options)

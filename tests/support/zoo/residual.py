@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import onnx_ir as ir
-from networks import Network
 
 from passes.strip_skips import StripSkips
+from support.networks import Network, Weights, checked, float_model
 
 Build = Callable[[Network, bool], str]
 
@@ -64,14 +64,6 @@ def made(build: Build, skips: bool = True) -> tuple[Network, ir.Model]:
     return net, model
 
 
-def checked(model: ir.Model) -> ir.Model:
-    ir.passes.common.CheckerPass()(model)
-    positions = {node: index for index, node in enumerate(model.graph)}
-    producers = [(v.producer(), node) for node in model.graph for v in node.inputs if v is not None]
-    assert all(positions[producer] < positions[node] for producer, node in producers if producer is not None)
-    return model
-
-
 def unused(model: ir.Model) -> set[str]:
     return {name for name, value in model.graph.initializers.items() if not value.uses()}
 
@@ -85,3 +77,27 @@ def stripped(model: ir.Model, blocks: str = "*") -> ir.Model:
 
 def ops(model: ir.Model) -> list[str]:
     return [node.op_type for node in model.graph]
+
+
+def residual_network(seed: int = 0) -> ir.Model:
+    """Conv, BatchNormalization, Relu, a residual block, a global pool and a Gemm: a ResNet in little."""
+    w = Weights(seed)
+    w.normal("w1", 16, 3, 3, 3)
+    w.normal("w2", 16, 16, 3, 3)
+    w.normal("w3", 10, 16)
+    w.normal("b3", 10)
+    for name in ("n1", "n2"):
+        w.batch_norm(name, 16)
+    nodes = [
+        "c1 = Conv<pads=[1,1,1,1]>(x, w1)",
+        "n1 = BatchNormalization(c1, n1_g, n1_b, n1_m, n1_v)",
+        "r1 = Relu(n1)",
+        "c2 = Conv<pads=[1,1,1,1]>(r1, w2)",
+        "n2 = BatchNormalization(c2, n2_g, n2_b, n2_m, n2_v)",
+        "a = Add(n2, r1)",
+        "r2 = Relu(a)",
+        "p = GlobalAveragePool(r2)",
+        "f = Flatten(p)",
+        "y = Gemm<transB=1>(f, w3, b3)",
+    ]
+    return float_model("residual", (3, 8, 8), nodes, **w.constants)

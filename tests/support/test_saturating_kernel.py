@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from saturating_kernel import exact_matmul, im2col, saturating_conv_u8s8, saturating_matmul_u8s8, unsafe_pairs
+
+from support.saturating_kernel import exact_matmul, im2col, saturating_conv_u8s8, saturating_matmul_u8s8, unsafe_pairs
 
 
 def matmul(a, b):

@@ -5,10 +5,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer_oracle import lower
-from networks import Network, assert_exact, evaluated, finalized, quantized, run, train_steps
 
-from passes.lower_qoperator import LowerQOperator
 from passes.rescale_channels import RescaleChannels
 from qpipe.arith.power_of_two import Rounding
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
@@ -16,6 +13,10 @@ from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back
+from support.networks import Network
+from support.quantize import finalized, quantized, to_integer, to_qoperator
+from support.run import assert_exact, evaluated, run
+from support.training import train_steps
 
 LAYERS = ("first", "second", "branch", "sum", "side", "third", "pool", "last")
 WIDTHS = st.integers(2, 8)
@@ -57,9 +58,7 @@ def mixed(layers: LayerTable, rounding: Rounding | None, *, rescaled: bool, seed
 @given(layers=tables(), rounding=st.sampled_from(["ceil", "nearest"]), rescaled=st.booleans(), seed=st.integers(0, 9))
 def test_exports_are_exact(layers: LayerTable, rounding: Rounding, rescaled: bool, seed: int) -> None:
     spec = finalized(mixed(layers, rounding, rescaled=rescaled, seed=seed)[0])
-    qoperator = spec.clone()
-    LowerQOperator()(qoperator)
-    for exported in (qoperator, lower(spec)):
+    for exported in (to_qoperator(spec), to_integer(spec)):
         assert run_gate(spec, exported).tensors == 1 + len(read_view(spec).layers)
 
 

@@ -4,42 +4,23 @@ Each layer runs its op's torch semantics on real numbers that lie on power-of-tw
 error, and is quantized once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import torch
 
-from passes.calibrate_percentile import write_range
-from passes.finalize import Finalize
-from passes.insert_quantizers import InsertQuantizers
-from passes.lower_integer import LowerInteger
-from passes.normalize import normalize
 from qpipe.arith.quantize import quantize
 from qpipe.arith.spec import QuantSpec
-from qpipe.calibration.observe import ObservedRange
 from qpipe.ir.graph.layers import activation_bound
-from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, is_final, read_view
 from qpipe.ops import OPS
 from qpipe.runtime.cut import lowered_tensors, spec_tensors, with_outputs
+from support.quantize import to_integer
+from support.run import run
 
 Codes = dict[str, np.ndarray]
-
-
-def finalized_on_grids(
-    model: ir.Model, log2_ymax: Callable[[], int], *, bits: int = 8, negative: bool = True
-) -> ir.Model:
-    """Normalize, quantize and finalize in place; each range is `2**log2_ymax()`."""
-    normalize(model)
-    for value in plan_quantization(model.graph, activation_bits=bits).quantizers:
-        write_range(value, ObservedRange(ymax=2.0 ** log2_ymax(), is_negative=negative))
-    InsertQuantizers(weight_bits=bits, activation_bits=bits)(model)
-    Finalize()(model)
-    ir.passes.common.CheckerPass()(model)
-    return model
 
 
 def exact_codes(model: ir.Model, inputs: np.ndarray) -> Codes:
@@ -78,34 +59,11 @@ def _run(layer: QuantizedLayer, inputs: list[torch.Tensor]) -> torch.Tensor:
     return y if activation is None else y.clamp(0.0, activation_bound(activation))
 
 
-def session_of(model: ir.Model, *, optimize: bool = True) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    content = ir.to_proto(model).SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def run(model: ir.Model, inputs: np.ndarray, *, optimize: bool = True) -> list[np.ndarray]:
-    session = session_of(model, optimize=optimize)
-    return session.run(None, {session.get_inputs()[0].name: inputs})
-
-
 def lowered_codes(model: ir.Model, inputs: np.ndarray, *, optimize: bool = True) -> Codes:
     """Every tensor of a lowered graph that says what it equals, in the QDQ graph's layout; int32 as they are."""
     tensors = lowered_tensors(model)
     outputs = run(with_outputs(model, list(tensors)), inputs, optimize=optimize)
     return {name: tensors[name].to_common(array) for name, array in zip(tensors, outputs, strict=True)}
-
-
-def lower(spec: ir.Model, **options: str) -> ir.Model:
-    """An integer copy, checked."""
-    model = spec.clone()
-    LowerInteger(**options)(model)
-    ir.passes.common.CheckerPass()(model)
-    return model
 
 
 def units(spec: ir.Model) -> Mapping[str, float]:
@@ -117,7 +75,7 @@ def units(spec: ir.Model) -> Mapping[str, float]:
     return scales
 
 
-def assert_exact(
+def assert_integers(
     spec: ir.Model, inputs: np.ndarray, *, fused: bool = True, optimize: bool = True, **options: str
 ) -> Codes:
     """The oracle, the QDQ file on onnxruntime (`fused`: it is exact there) and the integer file agree; the codes."""
@@ -125,7 +83,7 @@ def assert_exact(
     if fused:
         for value, array in zip(spec.graph.outputs, run(spec, inputs), strict=True):
             np.testing.assert_array_equal(array, real_output(spec, expected, value))
-    found = lowered_codes(lower(spec, **options), inputs, optimize=optimize)
+    found = lowered_codes(to_integer(spec, **options), inputs, optimize=optimize)
     assert found.keys() == expected.keys() == spec_tensors(read_view(spec)).keys()
     scales = units(spec)
     for name, array in found.items():

@@ -7,9 +7,8 @@ import onnx
 import torch
 from torch import nn
 
-from passes.normalize import normalize
-from qpipe.ir.files.load import load_model
 from qpipe.ir.files.quiet import quiet
+from support.networks import load
 
 SHAPE = (3, 32, 32)
 
@@ -154,6 +153,4 @@ def exported(module: nn.Module, *, dynamo: bool):
                 training=torch.onnx.TrainingMode.PRESERVE, dynamic_axes={"x": {0: "N"}, "y": {0: "N"}}, **names,
             )  # fmt: skip
             proto = onnx.load_from_string(file.getvalue())
-    model = load_model(proto)
-    normalize(model)
-    return model
+    return load(proto)

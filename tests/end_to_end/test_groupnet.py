@@ -8,15 +8,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from digits_model import digits_model
-from integer_oracle import lower
-from networks import Network, assert_exact, finalized, quantized, train_steps
-from residual_networks import Build, inverted_residuals, made, post_activation
 
 import qpipe
 from passes.calibrate_on_signs import CalibrateOnSigns
 from passes.expand_bases import ExpandBases
-from passes.lower_qoperator import LowerQOperator
 from passes.rescale_channels import RescaleChannels
 from passes.strip_skips import StripSkips
 from qpipe.errors import RecipeError
@@ -33,6 +28,12 @@ from qpipe.train.companions.navigation import step_with
 from qpipe.train.executor import Executor
 from qpipe.train.teacher import cross_entropy
 from qpipe.train.write_back import write_back
+from support.networks import Network
+from support.quantize import finalized, quantized, to_integer, to_qoperator
+from support.run import assert_exact
+from support.training import train_steps
+from support.zoo.digits import digits_model
+from support.zoo.residual import Build, inverted_residuals, made, post_activation
 
 
 def groupnet(build: Build = post_activation) -> tuple[Network, ir.Model]:
@@ -106,9 +107,7 @@ def test_everything_that_ships_is_what_was_trained(build: Build, mode: Any) -> N
     assert_exact(model, x)
     spec = finalized(model)
     assert not certify(read_final_view(spec)).problems
-    qoperator = spec.clone()
-    LowerQOperator()(qoperator)
-    for exported in (qoperator, lower(spec)):
+    for exported in (to_qoperator(spec), to_integer(spec)):
         assert run_gate(spec, exported).tensors == 1 + len(read_view(spec).layers)
         assert DOMAIN not in exported.opset_imports
         assert not exported.functions

@@ -7,25 +7,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from integer_oracle import lower
-from networks import Network, assert_exact, finalized, quantized, train_steps
-from residual_networks import (
-    BUILDS,
-    Build,
-    activated_branch,
-    checked,
-    inverted_residuals,
-    made,
-    norm_conv,
-    post_activation,
-    pre_activation,
-    stripped,
-)
 
 from passes.calibrate_percentile import CalibratePercentile
 from passes.fix_ranges import FixRanges
 from passes.insert_quantizers import InsertQuantizers
-from passes.lower_qoperator import LowerQOperator
 from passes.round_ranges import RoundRanges
 from qpipe.arith.spec import QuantSpec
 from qpipe.calibration.observe import ObservedRange
@@ -36,6 +21,21 @@ from qpipe.ir.quantized.view import QuantizedLayer, read_view
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back
+from support.networks import Network, checked
+from support.quantize import finalized, quantized, to_integer, to_qoperator
+from support.run import assert_exact
+from support.training import train_steps
+from support.zoo.residual import (
+    BUILDS,
+    Build,
+    activated_branch,
+    inverted_residuals,
+    made,
+    norm_conv,
+    post_activation,
+    pre_activation,
+    stripped,
+)
 
 W4A4: dict[str, Any] = {"weight_bits": 4, "activation_bits": 4}
 
@@ -185,9 +185,7 @@ def test_everything_computes_the_same(build: Callable[[Network], str], narrow: i
 def test_the_exports_compute_the_same(build: Callable[[Network], str]) -> None:
     net, model = model_of(build)
     spec = finalized(quantized(model, net.inputs(16), **W4A4, skip_bits=8))
-    qoperator = spec.clone()
-    LowerQOperator()(qoperator)
-    for exported in (qoperator, lower(spec)):
+    for exported in (to_qoperator(spec), to_integer(spec)):
         assert run_gate(spec, exported).tensors == 1 + len(read_view(spec).layers)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import helper
-from small_models import build_model
 
 import qpipe
+from support.zoo.linear import build_model
 
 CHANNELS = 8
 CLASSES = 10

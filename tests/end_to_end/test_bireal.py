@@ -8,14 +8,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from digits_model import digits_model
-from integer_oracle import lower
-from networks import Network, assert_exact, finalized, quantized, train_steps
-from residual_networks import Build, activated_branch, inverted_residuals, made, post_activation
 
 import qpipe
 from passes.calibrate_on_signs import CalibrateOnSigns
-from passes.lower_qoperator import LowerQOperator
 from passes.rescale_channels import RescaleChannels
 from passes.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.errors import LoweringError, RecipeError
@@ -35,6 +30,12 @@ from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
 from qpipe.train.teacher import cross_entropy
 from qpipe.train.write_back import write_back
+from support.networks import Network
+from support.quantize import finalized, quantized, to_integer, to_qoperator
+from support.run import assert_exact
+from support.training import train_steps
+from support.zoo.digits import digits_model
+from support.zoo.residual import Build, activated_branch, inverted_residuals, made, post_activation
 
 TO_FLOAT32 = 1e-6
 """Relative: what float32 weights, rescaled and averaged, are next to a power of two."""
@@ -96,9 +97,7 @@ def test_what_is_final_holds_two_bit_integers() -> None:
     _, model = bireal()
     expected = {layer.name: np.where(rows_of(layer) < 0, -1, 1) for layer in binary(model)}
     final = finalized(model)
-    qoperator = final.clone()
-    LowerQOperator()(qoperator)
-    for exported in (final, qoperator, lower(final)):
+    for exported in (final, to_qoperator(final), to_integer(final)):
         assert functions(exported) == []
         assert DOMAIN not in exported.opset_imports
         kinds = [value.dtype for value in exported.graph.initializers.values()]
@@ -125,9 +124,7 @@ def test_everything_that_ships_is_what_was_trained(build: Build, mode: Any) -> N
     assert_exact(model, x)
     spec = finalized(model)
     assert not certify(read_final_view(spec)).problems
-    qoperator = spec.clone()
-    LowerQOperator()(qoperator)
-    for exported in (qoperator, lower(spec)):
+    for exported in (to_qoperator(spec), to_integer(spec)):
         assert run_gate(spec, exported).tensors == 1 + len(read_view(spec).layers)
 
 

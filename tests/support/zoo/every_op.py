@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import numpy as np
-from networks import Network
+
+from support.networks import Network
 
 Build = Callable[[Network], tuple[str, ...] | str]
 

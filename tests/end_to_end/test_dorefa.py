@@ -8,15 +8,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from digits_model import digits_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer_oracle import lower
-from networks import Network, assert_exact, evaluated, finalized, quantized, run, train_steps
-from residual_networks import BUILDS, Build, made, post_activation, pre_activation
 
 import qpipe
-from passes.lower_qoperator import LowerQOperator
 from passes.rescale_channels import RescaleChannels
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.formats.base import TrainableWeight
@@ -30,6 +25,12 @@ from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.teacher import float_teacher
 from qpipe.train.write_back import write_back
+from support.networks import Network
+from support.quantize import finalized, quantized, to_integer, to_qoperator
+from support.run import assert_exact, evaluated, run
+from support.training import train_steps
+from support.zoo.digits import digits_model
+from support.zoo.residual import BUILDS, Build, made, post_activation, pre_activation
 
 BITS = range(2, 8)
 NORMALIZED = [build for build in BUILDS if build is not pre_activation]
@@ -77,10 +78,9 @@ def test_what_is_final_holds_integers_only(bits: int) -> None:
     _, model = dorefa(bits=bits)
     expected = {name: _codes(model, name) for name, weight in weights(model).items() if _is_dorefa(weight)}
     final = finalized(model)
-    qoperator = final.clone()
-    LowerQOperator()(qoperator)
+    qoperator = to_qoperator(final)
     packed = 0
-    for exported in (final, qoperator, lower(final)):
+    for exported in (final, qoperator, to_integer(final)):
         assert functions(exported) == []
         assert DOMAIN not in exported.opset_imports
         kinds = {str(name): value.dtype for name, value in exported.graph.initializers.items()}
@@ -143,9 +143,7 @@ def test_exports_are_exact(bits: int, activation_bits: int, seed: int, steps: in
     np.testing.assert_array_equal(
         evaluated(Executor(model), net.inputs(4))[0].astype(np.float32), run(spec, net.inputs(4))[0]
     )
-    qoperator = spec.clone()
-    LowerQOperator()(qoperator)
-    for exported in (qoperator, lower(spec)):
+    for exported in (to_qoperator(spec), to_integer(spec)):
         assert run_gate(spec, exported).tensors == 1 + len(read_view(spec).layers)
 
 

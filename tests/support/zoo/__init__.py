@@ -1,0 +1,1 @@
+"""Small networks by what they are good for."""
