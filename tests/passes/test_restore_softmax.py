@@ -2,11 +2,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import parser
 
 from passes.fold_constants import FoldConstants
 from passes.restore_softmax import RestoreSoftmax
-from support.networks import build
+from support.networks import build, parse
 from support.run import run_as_written
 
 TEXT = """({x} x) => ({x} y) {{
@@ -43,10 +42,8 @@ def test_folded_shape():
 
 def test_what_the_converter_writes_is_restored():
     """It knows no shape behind a Reshape to a computed one, so it flattens."""
-    proto = parser.parse_model(
-        """<ir_version: 5, opset_import: ["": 9]> graph (float[1,3,5] x) => (float[1,3,5] y) {
-            s = Shape(x) r = Reshape(x, s) y = Softmax <axis = 2> (r) }"""
-    )
+    text = "(float[1,3,5] x) => (float[1,3,5] y) { s = Shape(x) r = Reshape(x, s) y = Softmax<axis=2>(r) }"
+    proto = parse(text, opsets='"": 9', ir_version=5)
     model = ir.from_proto(onnx.version_converter.convert_version(proto, 21))
     assert "Flatten" in ops(model)
     FoldConstants()(model)

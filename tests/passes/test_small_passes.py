@@ -3,14 +3,13 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx import parser
 
 from passes.constants_to_initializers import ConstantsToInitializers
 from passes.inline_functions import InlineFunctions
 from passes.name_nodes import NameNodes
 from passes.remove_dead_code import RemoveDeadCode
 from passes.remove_zero_bias import RemoveZeroBias
-from support.networks import build, integers
+from support.networks import build, integers, parse
 from support.run import run_as_written
 
 
@@ -77,14 +76,13 @@ def test_shared_names_are_told_apart():
     assert [node.name for node in model.graph] == ["same", "same_1"]
 
 
-FUNCTION = """<ir_version: 10, opset_import: ["": 21, "{domain}": 1]>
-graph (float[N,4] x) => (float[N,4] y) {{ y = {domain}.twice(x) }}
+FUNCTION = """(float[N,4] x) => (float[N,4] y) {{ y = {domain}.twice(x) }}
 <domain: "{domain}", opset_import: ["": 21]> twice (a) => (b) {{ b = Add(a, a) }}"""
 
 
 @pytest.mark.parametrize(("domain", "expected"), [("other", ["Add"]), ("qpipe", ["twice"])])
 def test_functions_are_inlined_but_for_our_own(domain, expected):
-    model = ir.from_proto(parser.parse_model(FUNCTION.format(domain=domain)))
+    model = ir.from_proto(parse(FUNCTION.format(domain=domain), opsets=f'"": 21, "{domain}": 1'))
     assert InlineFunctions()(model).modified == (domain == "other")
     assert ops(model) == expected
     x = integers(2, 4)

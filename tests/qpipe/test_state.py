@@ -1,19 +1,18 @@
 import os
 from pathlib import Path
 
-import onnx
+import numpy as np
 import onnx_ir as ir
 import pytest
 
 from qpipe.errors import OutputError
 from qpipe.state import STATE_FILE, State, fingerprint, finished_stages, stage_key, write_json
+from support.networks import build
 
 
 def model_with_external_weights(folder: Path, values: list[float]) -> Path:
-    weights = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [len(values)], values)
-    x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [len(values)]) for n in "xy")
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [weights])
-    model = ir.from_proto(onnx.helper.make_model(graph))
+    shape = f"float[{len(values)}]"
+    model = build(f"({shape} x) => ({shape} y) {{ y = Add(x, w) }}", w=np.float32(values))
     path = folder / "net.onnx"
     ir.save(model, path, external_data="weights.bin", size_threshold_bytes=0)
     return path

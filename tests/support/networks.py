@@ -59,6 +59,15 @@ def tensors(constants: dict[str, Any]) -> list[onnx.TensorProto]:
     return [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
 
 
+def scale_constants(**exponents_and_zero_points: tuple[int, int]) -> dict[str, np.ndarray]:
+    """x=(exponent, zero point) gives the constants x_scale (float32 power of two) and x_zero (uint8)."""
+    constants: dict[str, np.ndarray] = {}
+    for name, (exponent, zero_point) in exponents_and_zero_points.items():
+        constants[f"{name}_scale"] = np.float32(2.0**exponent)
+        constants[f"{name}_zero"] = np.uint8(zero_point)
+    return constants
+
+
 def integers(*shape: int, seed: int = 0) -> np.ndarray:
     """Small whole numbers as float32: their sums and products are exact, so that outputs compare exactly."""
     return np.random.default_rng(seed).integers(-8, 9, shape).astype(np.float32)

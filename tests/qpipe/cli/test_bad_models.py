@@ -105,10 +105,7 @@ def test_models(case: str, words: str, refused: Callable[[str], str]) -> None:
 
 
 def test_nodes_without_integer_form_are_named_all_at_once(refused: Callable[[str], str]) -> None:
-    nodes = [
-        helper.make_node("Sigmoid", ["block"], ["s"], name="squash"),
-        helper.make_node("Mul", ["block", "s"], ["between"], name="gate"),
-    ]
+    nodes = ["[squash] s = Sigmoid(block)", "[gate] between = Mul(block, s)"]
     save(digits_model(between=nodes))
     message = refused(CALIBRATE.format(model="bad.onnx"))
     assert message.startswith(

@@ -1,13 +1,13 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 from qpipe.errors import ModelError, RecipeError
 from qpipe.runtime.latency import measure_latency, random_input
 from qpipe.runtime.memory import measure_memory, peak_rss
 from qpipe.runtime.session import open_session
-from support.zoo.linear import build_model, linear_model
+from support.networks import parse
+from support.zoo.linear import linear_model
 
 SMALL, LARGE = linear_model(np.eye(16)), linear_model(np.ones((16, 200_000)))
 
@@ -26,8 +26,7 @@ def test_random_input_has_the_models_type_and_shape():
     floats = random_input(open_session(SMALL), 5)["x"]
     assert floats.dtype == np.float32
     assert floats.shape == (5, 16)
-    nodes = [helper.make_node("Identity", ["x"], ["y"])]
-    model = build_model(nodes, {"x": (np.uint8, ["N", 100, 100])}, {"y": np.uint8}, {})
+    model = parse("(uint8[N,100,100] x) => (uint8[] y) { y = Identity(x) }")
     pixels = random_input(open_session(model), 2)["x"]
     assert pixels.dtype == np.uint8
     assert (pixels.min(), pixels.max()) == (0, 255)
@@ -39,9 +38,7 @@ def test_batch_sizes_that_a_model_does_not_take():
 
 
 def test_open_shapes():
-    model = build_model(
-        [helper.make_node("Relu", ["x"], ["y"])], {"x": (np.float32, ["N", "H"])}, {"y": np.float32}, {}
-    )
+    model = parse("(float[N,H] x) => (float[] y) { y = Relu(x) }")
     with pytest.raises(ModelError, match=r"input 'x' is \['N', 'H'\]; expected a fixed shape"):
         measure_latency([model])
 

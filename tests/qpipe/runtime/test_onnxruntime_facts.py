@@ -7,17 +7,17 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 from qpipe.errors import ModelError
 from qpipe.ir.files.upgrade import IR_VERSIONS, OPSET, TWO_BIT_OPSET
 from qpipe.runtime.cpu import describe, has_vnni
 from qpipe.runtime.session import open_session
+from support.networks import parse, scale_constants
 from support.saturating_kernel import exact_matmul, saturating_matmul_u8s8
-from support.zoo.linear import MICROSOFT, build_model, dequantize, quantize, scale_constants
 
 SQUARES = (1, 4, 9, 16, 25, 36, 49, 64, 100, 144, 196, 256)
 INEXACT_RECIPROCALS = (7, 13, 14, 28, 125)  # Window sizes where sum * (1 / N) misses exact ties.
+INT8 = onnx.TensorProto.INT8
 ZERO_POINTS = [(0, 0), (0, 128), (128, 0), (128, 128)]
 
 
@@ -50,21 +50,17 @@ def every_sum(size):
 
 
 def pool_model(kind, size, constants):
-    attributes = {"kernel_shape": [1, size]} if "Average" in kind and "Global" not in kind else {}
     if kind.startswith("QLinear"):
-        extra = {"channels_last": 0} if "Global" in kind else {}
-        inputs = ["x", "x_scale", "x_zero", "y_scale", "y_zero"]
-        nodes = [helper.make_node(kind, inputs, ["y"], domain=MICROSOFT, **attributes, **extra)]
+        attributes = "channels_last=0" if "Global" in kind else f"kernel_shape=[1,{size}]"
+        nodes = f"y = com.microsoft.{kind}<{attributes}>(x, x_scale, x_zero, y_scale, y_zero)"
     else:
-        inputs = ["real", "axes"] if kind == "ReduceMean" else ["real"]
-        nodes = [
-            dequantize("x", "real", "x_scale", "x_zero"),
-            helper.make_node(kind, inputs, ["mean"], **attributes),
-            quantize("mean", "y", "y_scale", "y_zero"),
-        ]
+        nodes = f"""
+            real = DequantizeLinear(x, x_scale, x_zero)
+            mean = {kind}({"real, axes" if kind == "ReduceMean" else "real"})
+            y = QuantizeLinear(mean, y_scale, y_zero)"""
     if kind == "ReduceMean":
         constants = {**constants, "axes": np.array([2, 3])}
-    return build_model(nodes, {"x": (np.uint8, ["N", 1, 1, size])}, {"y": np.uint8}, constants)
+    return parse(f"(uint8[N,1,1,{size}] x) => (uint8[] y) {{ {nodes} }}", **constants)
 
 
 def count_wrong_means(kind, size, shift, zero_points):
@@ -104,15 +100,14 @@ def test_reduce_mean_is_not_fused_but_global_average_pool_is(tmp_path):
 
 
 def add_model(constants, *, relu):
-    add = [
-        dequantize("a", "a_real", "a_scale", "a_zero"),
-        dequantize("b", "b_real", "b_scale", "b_zero"),
-        helper.make_node("Add", ["a_real", "b_real"], ["sum"]),
-    ]
-    activation = [helper.make_node("Relu", ["sum"], ["positive"])] if relu else []
-    nodes = [*add, *activation, quantize("positive" if relu else "sum", "y", "y_scale", "y_zero")]
-    inputs = {"a": (np.uint8, [1, 65536]), "b": (np.uint8, [1, 65536])}
-    return build_model(nodes, inputs, {"y": np.uint8}, constants)
+    text = f"""(uint8[1,65536] a, uint8[1,65536] b) => (uint8[] y) {{
+        a_real = DequantizeLinear(a, a_scale, a_zero)
+        b_real = DequantizeLinear(b, b_scale, b_zero)
+        sum = Add(a_real, b_real)
+        {"positive = Relu(sum)" if relu else ""}
+        y = QuantizeLinear({"positive" if relu else "sum"}, y_scale, y_zero)
+    }}"""
+    return parse(text, **constants)
 
 
 @pytest.mark.parametrize("apart", [0, 1, 4, 8, 12, 15])
@@ -135,19 +130,19 @@ def test_add_with_relu_is_one_integer_kernel(tmp_path):
     assert operators(add_model(constants, relu=True), tmp_path) == ["QLinearAdd"]
 
 
+CONCAT = """(uint8[1,256] a, uint8[1,256] b) => (uint8[] y) {
+    a_real = DequantizeLinear(a, a_scale, a_zero)
+    b_real = DequantizeLinear(b, b_scale, b_zero)
+    both = Concat<axis=1>(a_real, b_real)
+    y = QuantizeLinear(both, y_scale, y_zero)
+}"""
+
+
 @pytest.mark.parametrize("exponent", [-4, -1, 0, 2])
 def test_concat_requantizes_exactly(exponent, tmp_path):
     x = np.arange(256, dtype=np.uint8)[None]
     for a_zero, y_zero in ZERO_POINTS:
-        constants = scale_constants(a=(exponent - 3, a_zero), b=(-3, 128), y=(-3, y_zero))
-        nodes = [
-            dequantize("a", "a_real", "a_scale", "a_zero"),
-            dequantize("b", "b_real", "b_scale", "b_zero"),
-            helper.make_node("Concat", ["a_real", "b_real"], ["both"], axis=1),
-            quantize("both", "y", "y_scale", "y_zero"),
-        ]
-        inputs = {"a": (np.uint8, [1, 256]), "b": (np.uint8, [1, 256])}
-        model = build_model(nodes, inputs, {"y": np.uint8}, constants)
+        model = parse(CONCAT, **scale_constants(a=(exponent - 3, a_zero), b=(-3, 128), y=(-3, y_zero)))
         assert operators(model, tmp_path) == ["QLinearConcat"]
         first = shifted(x.astype(np.int64) - a_zero, 1, exponent) + y_zero
         expected = np.concatenate([first, x.astype(np.int64) - 128 + y_zero], axis=1)
@@ -168,15 +163,14 @@ def requantizing_model(kind, shift, zero_point, multipliers, weight, bias):
         "w": weight.T[:, :, None, None] if kind == "QLinearConv" else weight,
         "bias": bias.astype(np.int32),
     }
-    shape = ["N", weight.shape[0], 1, 1] if kind == "QLinearConv" else ["N", weight.shape[0]]
-    factors = ["x", "x_scale", "x_zero", "w", "w_scale", "w_zero"]
-    inputs = {
-        "QLinearConv": [*factors, "y_scale", "y_zero", "bias"],
-        "QGemm": [*factors, "bias", "y_scale", "y_zero"],
-        "QLinearMatMul": [*factors, "y_scale", "y_zero"],
+    shape = f"[N,{weight.shape[0]}{',1,1' if kind == 'QLinearConv' else ''}]"
+    factors = "x, x_scale, x_zero, w, w_scale, w_zero"
+    node = {
+        "QLinearConv": f"QLinearConv({factors}, y_scale, y_zero, bias)",
+        "QGemm": f"com.microsoft.QGemm({factors}, bias, y_scale, y_zero)",
+        "QLinearMatMul": f"QLinearMatMul({factors}, y_scale, y_zero)",
     }[kind]
-    node = helper.make_node(kind, inputs, ["y"], domain=MICROSOFT if kind == "QGemm" else "")
-    return build_model([node], {"x": (np.uint8, shape)}, {"y": np.uint8}, constants)
+    return parse(f"(uint8{shape} x) => (uint8[] y) {{ y = {node} }}", **constants)
 
 
 @pytest.mark.parametrize("kind", ["QLinearConv", "QGemm"])
@@ -206,13 +200,16 @@ def test_matmul_requantization_per_column_is_exact(zero_point, shift):
     np.testing.assert_array_equal(run(model, x=x), expected.clip(0, 255))
 
 
+def integer_matmul(shape, weight):
+    return parse(f"(uint8{list(shape)} x) => (int32[] y) {{ y = MatMulInteger(x, w) }}", w=weight)
+
+
 @pytest.mark.parametrize("shape", [(3, 5, 7, 36), (64, 33)])
 def test_integer_matmul_of_any_rank_is_exact(shape):
     rng = np.random.default_rng(2)
     x = rng.integers(0, 256, shape).astype(np.uint8)
     weight = rng.integers(-64, 65, (shape[-1], 16)).astype(np.int8)
-    nodes = [helper.make_node("MatMulInteger", ["x", "w"], ["y"])]
-    model = build_model(nodes, {"x": (np.uint8, shape)}, {"y": np.int32}, {"w": weight})
+    model = integer_matmul(shape, weight)
     np.testing.assert_array_equal(run(model, x=x), x.astype(np.int64) @ weight)
 
 
@@ -225,21 +222,15 @@ def test_unsafe_pairs_are_exact_with_vnni_and_saturate_as_emulated_without(rows)
     assert (exact != emulated).mean() > 0.4
     if not has_vnni() and "AVX" not in describe():
         pytest.skip(f"pairs are a matter of x86, and this is {describe()}")
-    nodes = [helper.make_node("MatMulInteger", ["x", "w"], ["y"])]
-    model = build_model(nodes, {"x": (np.uint8, x.shape)}, {"y": np.int32}, {"w": weight})
+    model = integer_matmul(x.shape, weight)
     np.testing.assert_array_equal(run(model, x=x), exact if has_vnni() else emulated)
 
 
 def packed_model(dtype, low, high, opset, ir_version):
     """uint8 x [N, 5] times a packed constant [5, 7] behind a Cast to int8, and that constant."""
     weight = np.random.default_rng(4).integers(low, high + 1, (5, 7))
-    nodes = [
-        helper.make_node("Cast", ["w"], ["int8"], to=onnx.TensorProto.INT8),
-        helper.make_node("MatMulInteger", ["x", "int8"], ["y"]),
-    ]
-    model = build_model(nodes, {"x": (np.uint8, ["N", 5])}, {"y": np.int32}, {"w": weight.astype(dtype)})
-    model.opset_import[0].version, model.ir_version = opset, ir_version
-    return model, weight
+    text = f"(uint8[N,5] x) => (int32[] y) {{ int8 = Cast<to={INT8}>(w) y = MatMulInteger(x, int8) }}"
+    return parse(text, opsets=f'"": {opset}', ir_version=ir_version, w=weight.astype(dtype)), weight
 
 
 FOUR_BITS = [(ml_dtypes.int4, -8, 7), (ml_dtypes.uint4, 0, 15)]
@@ -271,16 +262,14 @@ def packed_conv(dtype, opset, *, cast):
         "w_scale": np.full(8, 0.25, np.float32),
         "w_zero": np.zeros(8, np.int8 if cast else dtype),
     }
-    nodes = [
-        *([helper.make_node("Cast", ["w"], ["int8"], to=onnx.TensorProto.INT8)] if cast else []),
-        dequantize("x", "x_real", "x_scale", "x_zero"),
-        dequantize("int8" if cast else "w", "w_real", "w_scale", "w_zero", axis=0),
-        helper.make_node("Conv", ["x_real", "w_real"], ["sum"]),
-        quantize("sum", "y", "y_scale", "y_zero"),
-    ]
-    model = build_model(nodes, {"x": (np.uint8, ["N", 4, 8, 8])}, {"y": np.uint8}, constants)
-    model.opset_import[0].version, model.ir_version = opset, IR_VERSIONS[opset]
-    return model
+    text = f"""(uint8[N,4,8,8] x) => (uint8[] y) {{
+        {f"int8 = Cast<to={INT8}>(w)" if cast else ""}
+        x_real = DequantizeLinear(x, x_scale, x_zero)
+        w_real = DequantizeLinear<axis=0>({"int8" if cast else "w"}, w_scale, w_zero)
+        sum = Conv(x_real, w_real)
+        y = QuantizeLinear(sum, y_scale, y_zero)
+    }}"""
+    return parse(text, opsets=f'"": {opset}', ir_version=IR_VERSIONS[opset], **constants)
 
 
 @pytest.mark.parametrize(("dtype", "opset"), [(ml_dtypes.int4, OPSET), (ml_dtypes.int2, TWO_BIT_OPSET)])

@@ -4,11 +4,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import helper
 
 from qpipe.errors import DataError, ModelError
 from qpipe.runtime.session import fixed_batch, input_dtype, open_session, run_all, run_batches, session_name
-from support.zoo.linear import build_model, linear_model
+from support.networks import parse
+from support.zoo.linear import linear_model
 
 WEIGHT = np.arange(6).reshape(3, 2)
 ROWS = np.arange(21, dtype=np.float32).reshape(7, 3)
@@ -53,9 +53,8 @@ def test_batches_keep_their_sizes():
 
 
 def test_several_outputs():
-    nodes = [helper.make_node("Relu", ["x"], ["positive"]), helper.make_node("Neg", ["x"], ["negative"])]
-    outputs = {"positive": np.float32, "negative": np.float32}
-    session = open_session(build_model(nodes, {"x": (np.float32, [2, 3])}, outputs, {}))
+    text = "(float[2,3] x) => (float[] positive, float[] negative) { positive = Relu(x) negative = Neg(x) }"
+    session = open_session(parse(text))
     positive, negative = run_all(session, ROWS - 10)
     np.testing.assert_array_equal(positive, np.maximum(ROWS - 10, 0))
     np.testing.assert_array_equal(negative, 10 - ROWS)
@@ -101,14 +100,13 @@ def test_unreadable_models_are_one_line_with_the_name(tmp_path):
 
 
 def test_unknown_operator_is_a_model_error():
-    model = build_model([helper.make_node("Frobnicate", ["x"], ["y"])], {"x": (np.float32, [1])}, {"y": np.float32}, {})
+    model = parse("(float[1] x) => (float[] y) { y = Frobnicate(x) }")
     with pytest.raises(ModelError, match=r"model 'small': onnxruntime can't open it: .*Frobnicate"):
         open_session(model)
 
 
 def test_failing_run_is_a_model_error(capfd):
-    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
-    model = build_model(nodes, {"x": (np.float32, ["N", 3])}, {"y": np.float32}, {"shape": np.array([7, 7])})
+    model = parse("(float[N,3] x) => (float[] y) { y = Reshape(x, shape) }", shape=np.array([7, 7]))
     with pytest.raises(ModelError, match=r"model 'small': onnxruntime can't run it: .*Reshape"):
         run_all(open_session(model), ROWS)
     assert capfd.readouterr().err == ""
@@ -134,20 +132,18 @@ def test_batch_size_must_be_positive():
 
 
 def test_models_with_two_inputs_are_refused():
-    inputs = {"a": (np.float32, [1]), "b": (np.float32, [1])}
-    model = build_model([helper.make_node("Add", ["a", "b"], ["y"])], inputs, {"y": np.float32}, {})
+    model = parse("(float[1] a, float[1] b) => (float[] y) { y = Add(a, b) }")
     with pytest.raises(ModelError, match="inputs are 'a', 'b'; expected exactly one"):
         run_all(open_session(model), ROWS)
 
 
 def test_input_of_strings_is_refused():
-    model = build_model([helper.make_node("Identity", ["x"], ["y"])], {"x": (np.bool_, [1])}, {"y": np.bool_}, {})
+    model = parse("(bool[1] x) => (bool[] y) { y = Identity(x) }")
     with pytest.raises(ModelError, match=r"input 'x' has type tensor\(bool\); expected numbers"):
         input_dtype(open_session(model))
 
 
 def test_fixed_batch_needs_an_output_row_for_each_input_row():
-    nodes = [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)]
-    model = build_model(nodes, {"x": (np.float32, [4, 3])}, {"y": np.float32}, {})
+    model = parse("(float[4,3] x) => (float[] y) { y = ReduceSum<keepdims=0>(x) }")
     with pytest.raises(ModelError, match=r"output 'y' has shape \[\]; expected 4 rows"):
         run_all(open_session(model), ROWS)

@@ -8,7 +8,6 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnx import helper
 
 import qpipe
 from qpipe.errors import DataError, LoweringError, ModelError, RecipeError
@@ -243,10 +242,7 @@ def test_a_torch_module_is_taken_as_it_is() -> None:
 
 
 def test_every_node_without_integer_form_is_named() -> None:
-    nodes = [
-        helper.make_node("Sigmoid", ["block"], ["s"], name="squash"),
-        helper.make_node("Mul", ["block", "s"], ["between"], name="gate"),
-    ]
+    nodes = ["[squash] s = Sigmoid(block)", "[gate] between = Mul(block, s)"]
     with pytest.raises(LoweringError, match=r"Sigmoid 'squash', Mul 'gate'; `qpipe inspect` says"):
         qpipe.calibrate(digits_model(between=nodes), IMAGES)
 

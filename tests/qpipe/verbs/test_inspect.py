@@ -4,12 +4,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import helper
 
 import qpipe
 from qpipe.verbs.inspect import CARRIES, FLOAT_TAIL, NO_FORM, QUANTIZED
+from support.networks import parse
 from support.zoo.digits import digits_model
-from support.zoo.linear import build_model
 
 # Multiply-accumulates of the digits model: 9 * 8 * 64, 9 * 8 * 8 * 64, 9 * 8 * 16 * 16, 64 * 10.
 MACS = 4608 + 36864 + 18432 + 640
@@ -48,11 +47,11 @@ def test_a_float_network() -> None:
 
 def test_all_nodes_without_integer_form_at_once_and_what_waits_for_them() -> None:
     nodes = [
-        helper.make_node("Sigmoid", ["block"], ["s"], name="squash"),
-        helper.make_node("Mul", ["block", "s"], ["m"], name="gate"),
-        helper.make_node("MaxPool", ["m"], ["between"], name="halve", kernel_shape=[2, 2]),
+        "[squash] s = Sigmoid(block)",
+        "[gate] m = Mul(block, s)",
+        "[halve] between = MaxPool<kernel_shape=[2,2]>(m)",
     ]
-    tail = [helper.make_node("Softmax", ["logits"], ["answer"], name="probabilities")]
+    tail = ["[probabilities] answer = Softmax(logits)"]
     report = qpipe.inspect(digits_model(between=nodes, behind=tail))
     found = {node.name: node for node in report.nodes}
     assert [node.name for node in report.nodes if node.role == NO_FORM] == ["squash", "gate"]
@@ -97,12 +96,7 @@ def test_a_network_of_another_tool_is_named_as_such(stages: Path) -> None:
 
 
 def test_what_else_stands_in_the_way_is_said() -> None:
-    two_inputs = build_model(
-        [helper.make_node("Add", ["x", "z"], ["y"])],
-        {"x": (np.float32, [1, 4]), "z": (np.float32, [1, 4])},
-        {"y": np.float32},
-        {},
-    )
+    two_inputs = parse("(float[1,4] x, float[1,4] z) => (float[] y) { y = Add(x, z) }")
     assert qpipe.inspect(two_inputs).problems == (
         "inputs are 'x', 'z': expected exactly one",
         "no Conv, Gemm or MatMul with constant weights: nothing to quantize",

@@ -3,16 +3,16 @@
 import warnings
 from collections.abc import Sequence
 
-import onnx
 import onnx_ir as ir
 import pytest
 
 from qpipe.verbs.phases import warn_of_float, warn_of_training
+from support.networks import parse
 
 
 def network(classes: int | str, *behind: int) -> ir.Model:
-    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", classes, *behind])
-    return ir.from_proto(onnx.helper.make_model(onnx.helper.make_graph([], "g", [value], [value])))
+    shape = f"float[{', '.join(map(str, ('n', classes, *behind)))}]"
+    return ir.from_proto(parse(f"({shape} x) => ({shape} x) {{}}"))
 
 
 def test_a_float_network_of_ten_classes_guesses_up_to_fifteen_percent() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 import qpipe
 from qpipe.data import Preprocess
@@ -127,7 +127,7 @@ def test_a_network_of_another_tool_has_neither_origin_nor_certificate(stages: Pa
 
 
 def test_a_float_tail_is_run_as_well(tmp_path: Path) -> None:
-    tail = [helper.make_node("Softmax", ["logits"], ["answer"], name="softmax")]
+    tail = ["[softmax] answer = Softmax(logits)"]
     path = tmp_path / "probabilities.onnx"
     onnx.save_model(digits_model(behind=tail), path)
     qdq = qpipe.calibrate(path, "digits", batches=1)
@@ -140,7 +140,7 @@ def test_a_float_tail_is_run_as_well(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format_", ["qoperator", "integer"])
 def test_an_export_without_its_float_tail_is_compared_on_what_the_tail_reads(format_: str) -> None:
-    tail = [helper.make_node("Softmax", ["logits"], ["answer"], name="softmax")]
+    tail = ["[softmax] answer = Softmax(logits)"]
     model = digits_model(behind=tail)
     qdq = qpipe.calibrate(model, "digits", batches=1)
     without, whole = (qpipe.export(qdq, format=format_, io=io) for io in ("integer", "float"))

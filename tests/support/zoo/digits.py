@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
 import qpipe
-from support.zoo.linear import build_model
+from support.networks import parse
 
 CHANNELS = 8
 CLASSES = 10
@@ -19,15 +18,15 @@ INPUT_SHAPE = (1, 8, 8)
 def digits_model(
     *,
     shape: Sequence[int | str] = ("batch", *INPUT_SHAPE),
-    between: Sequence[onnx.NodeProto] = (),
-    behind: Sequence[onnx.NodeProto] = (),
+    between: Sequence[str] = (),
+    behind: Sequence[str] = (),
     constants: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> onnx.ModelProto:
     """Float logits [batch, 10] of `x`.
 
-    between: nodes that read `block` [N, 8, H, W] and give `between`, where the last Conv reads. behind: nodes that read
-    `logits` and give `answer`. constants: their initializers.
+    Both in ONNX's text: between: nodes that read `block` [N, 8, H, W] and give `between`, where the last Conv reads;
+    behind: nodes that read `logits` and give `answer`. constants: their initializers.
     """
     rng = np.random.default_rng(seed)
     made: dict[str, Any] = {
@@ -41,27 +40,25 @@ def digits_model(
         **_statistics(rng, "n2", variance=1.0),
         **(constants or {}),
     }
-    same = {"pads": [1, 1, 1, 1]}
     nodes = [
-        helper.make_node("Conv", ["x", "w1"], ["c1"], name="conv1", **same),
-        helper.make_node("BatchNormalization", ["c1", *_names("n1")], ["n1"], name="norm1"),
-        helper.make_node("Relu", ["n1"], ["r1"], name="relu1"),
-        helper.make_node("Conv", ["r1", "w2"], ["c2"], name="conv2", **same),
-        helper.make_node("BatchNormalization", ["c2", *_names("n2")], ["n2"], name="norm2"),
-        helper.make_node("Add", ["n2", "r1"], ["sum"], name="add"),
-        helper.make_node("Relu", ["sum"], ["block"], name="relu2"),
+        "[conv1] c1 = Conv<pads=[1,1,1,1]>(x, w1)",
+        f"[norm1] n1 = BatchNormalization(c1, {', '.join(_names('n1'))})",
+        "[relu1] r1 = Relu(n1)",
+        "[conv2] c2 = Conv<pads=[1,1,1,1]>(r1, w2)",
+        f"[norm2] n2 = BatchNormalization(c2, {', '.join(_names('n2'))})",
+        "[add] sum = Add(n2, r1)",
+        "[relu2] block = Relu(sum)",
         *between,
-        helper.make_node(
-            "Conv", ["between" if between else "block", "w3", "b3"], ["c3"], name="conv3", strides=[2, 2], **same
-        ),
-        helper.make_node("Relu", ["c3"], ["r3"], name="relu3"),
-        helper.make_node("AveragePool", ["r3"], ["pooled"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
-        helper.make_node("Flatten", ["pooled"], ["features"], name="flatten"),
-        helper.make_node("Gemm", ["features", "w4", "b4"], ["logits"], name="linear"),
+        f"[conv3] c3 = Conv<strides=[2,2], pads=[1,1,1,1]>({'between' if between else 'block'}, w3, b3)",
+        "[relu3] r3 = Relu(c3)",
+        "[pool] pooled = AveragePool<kernel_shape=[2,2], strides=[2,2]>(r3)",
+        "[flatten] features = Flatten(pooled)",
+        "[linear] logits = Gemm(features, w4, b4)",
         *behind,
     ]
+    sizes = ", ".join(str(size) for size in shape)
     output = "answer" if behind else "logits"
-    return build_model(nodes, {"x": (np.float32, shape)}, {output: np.float32}, made)
+    return parse(f"(float[{sizes}] x) => (float[] {output}) {{ {' '.join(nodes)} }}", **made)
 
 
 def write_quantized_digits(folder: Path) -> None:

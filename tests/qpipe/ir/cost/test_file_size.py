@@ -1,17 +1,13 @@
 import numpy as np
 import onnx_ir as ir
-from onnx import numpy_helper, parser
 
 from qpipe.ir.cost.file_size import file_size
 from qpipe.ir.files.save import save_model
+from support.networks import build
 
 
 def model() -> ir.Model:
-    proto = parser.parse_model(
-        '<ir_version: 10, opset_import: ["": 21]> graph (float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }'
-    )
-    proto.graph.initializer.append(numpy_helper.from_array(np.ones((64, 8), np.float32), "w"))
-    return ir.from_proto(proto)
+    return build("(float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }", w=np.ones((64, 8), np.float32))
 
 
 def test_of_one_file(tmp_path):

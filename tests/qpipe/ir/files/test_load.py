@@ -5,19 +5,18 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper, parser
+from onnx import helper, numpy_helper
 
 from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model
+from support.networks import parse
 
 GRAPH = "(float[N,3,4,4] x) => (float[N,2,4,4] y) { z = Conv(x, w) y = Relu(z) }"
 
 
 def make(graph=GRAPH, ir_version=10, imports='"": 21', **initializers):
-    proto = parser.parse_model(f"<ir_version: {ir_version}, opset_import: [{imports}]> graph {graph}")
     initializers = initializers or ({"w": np.ones((2, 3, 1, 1), np.float32)} if graph is GRAPH else {})
-    proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
-    return proto
+    return parse(graph, opsets=imports, ir_version=ir_version, **initializers)
 
 
 def run(model, **inputs):
@@ -97,10 +96,11 @@ def test_unused_opset_imports_go_and_used_ones_stay():
 
 
 def test_functions_stay_at_opset_21_and_are_inlined_to_convert():
-    text = """<ir_version: 10, opset_import: ["": {opset}, "qpipe": 1]>
-        graph (float[N] x) => (float[N] y) {{ y = qpipe.twice(x) }}
+    text = """(float[N] x) => (float[N] y) {{ y = qpipe.twice(x) }}
         <domain: "qpipe", opset_import: ["": {opset}]> twice (a) => (b) {{ b = Add(a, a) }}"""
-    kept, inlined = (load_model(parser.parse_model(text.format(opset=opset))) for opset in (21, 17))
+    kept, inlined = (
+        load_model(parse(text.format(opset=opset), opsets=f'"": {opset}, "qpipe": 1')) for opset in (21, 17)
+    )
     assert [node.op_type for node in kept.graph] == ["twice"]
     assert [node.op_type for node in inlined.graph] == ["Add"]
 

@@ -7,17 +7,15 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnx import TensorProto, numpy_helper, parser
+from onnx import TensorProto
 
 from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model
+from support.networks import parse
 
 
 def make(graph="(float[N,3,4,4] x) => (float[N,2,4,4] y) { z = Conv(x, w) y = Relu(z) }"):
-    proto = parser.parse_model(f'<ir_version: 10, opset_import: ["": 21]> graph {graph}')
-    if "w)" in graph:
-        proto.graph.initializer.append(numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "w"))
-    return proto
+    return parse(graph, **({"w": np.ones((2, 3, 1, 1), np.float32)} if "w)" in graph else {}))
 
 
 def assert_refused(model, message):

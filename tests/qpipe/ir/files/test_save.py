@@ -9,22 +9,18 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnx import numpy_helper, parser
 
 from qpipe.errors import DataError, OutputError
 from qpipe.ir.files import save
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import atomic_path, save_model
+from support.networks import parse
 
 
 @pytest.fixture
 def model():
-    proto = parser.parse_model(
-        '<ir_version: 10, opset_import: ["": 21]> graph (float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }'
-    )
     weight = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)
-    proto.graph.initializer.append(numpy_helper.from_array(weight, "w"))
-    loaded = load_model(proto)
+    loaded = load_model(parse("(float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }", w=weight))
     loaded.metadata_props["qpipe.preprocess"] = "{}"
     return loaded
 
@@ -127,6 +123,8 @@ import resource, signal, sys
 from qpipe.errors import OutputError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
+from support.networks import parse
+from support.networks import parse
 model = load_model(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

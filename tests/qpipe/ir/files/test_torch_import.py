@@ -4,7 +4,6 @@ import sys
 from collections import Counter
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -15,6 +14,7 @@ from torch import nn
 from passes.normalize import normalize
 from qpipe.errors import ModelError
 from qpipe.ir.files.torch_import import resolve_model
+from support.networks import parse
 
 # Convolutions of 27 and 8 products, summed in another order: a few roundings of 2**-24 on values of about one.
 REORDERED_SUMS = 1e-5
@@ -227,11 +227,8 @@ def test_module_that_can_not_be_exported():
 
 def test_onnx_goes_through_load_model(tmp_path):
     path = tmp_path / "net.onnx"
-    path.write_bytes(
-        onnx.parser.parse_model(
-            '<ir_version: 8, opset_import: ["": 17]> graph (float[N,3] x) => (float[N,3] y) { y = Relu(x) }'
-        ).SerializeToString()
-    )
+    proto = parse("(float[N,3] x) => (float[N,3] y) { y = Relu(x) }", opsets='"": 17', ir_version=8)
+    path.write_bytes(proto.SerializeToString())
     assert resolve_model(str(path)).opset_imports[""] == 21
     assert resolve_model(ir.load(path)).opset_imports[""] == 21
     with pytest.raises(ModelError, match="weights go with a PyTorch model"):

@@ -1,14 +1,13 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx import helper
 
 from passes.finalize import Finalize
 from qpipe.ir.files.load import load_model
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.verbs.calibrate import calibrate
+from support.networks import parse, scale_constants
 from support.zoo.digits import digits_model
-from support.zoo.linear import build_model, dequantize, quantize, scale_constants
 
 
 def test_float_trainable_and_final() -> None:
@@ -38,10 +37,7 @@ def test_by_the_ops(op: str, domain: str, kind: Kind) -> None:
 
 def test_a_scale_that_is_no_power_of_two_is_foreign() -> None:
     constants = {"w": np.ones((4, 2), np.float32), **scale_constants(x=(-3, 128)), "x_scale": np.float32(0.3)}
-    nodes = [
-        quantize("x", "q", "x_scale", "x_zero"),
-        dequantize("q", "d", "x_scale", "x_zero"),
-        helper.make_node("MatMul", ["d", "w"], ["y"]),
-    ]
-    model = load_model(build_model(nodes, {"x": (np.float32, ["N", 4])}, {"y": np.float32}, constants))
-    assert find_kind(model) == (Kind.FOREIGN, None)
+    text = """(float[N,4] x) => (float[] y) {
+        q = QuantizeLinear(x, x_scale, x_zero) d = DequantizeLinear(q, x_scale, x_zero) y = MatMul(d, w)
+    }"""
+    assert find_kind(load_model(parse(text, **constants))) == (Kind.FOREIGN, None)
