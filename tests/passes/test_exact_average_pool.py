@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 
 from passes.exact_average_pool import ExactAveragePool
-from support.networks import build, integers
+from support.networks import build, integers, ops
 from support.run import run_as_written
-
-
-def ops(model):
-    return [node.op_type for node in model.graph]
 
 
 @pytest.mark.parametrize(("height", "width", "expected"), [

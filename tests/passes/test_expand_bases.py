@@ -10,9 +10,9 @@ from qpipe.errors import LoweringError
 from qpipe.formats.binary import BASES, base_grid
 from qpipe.ir.graph.binary_blocks import BinaryBlock, binary_blocks
 from qpipe.nodes import require_constant
-from support.networks import Network, checked
+from support.networks import Network, checked, ops
 from support.run import run
-from support.zoo.residual import inverted_residuals, made, ops, post_activation, pre_activation, unused
+from support.zoo.residual import inverted_residuals, made, post_activation, pre_activation, unused
 
 SUMMED_OTHERWISE = 1e-5
 """Of values of size 1: float32 sums in another order."""

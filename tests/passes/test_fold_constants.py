@@ -7,12 +7,8 @@ import pytest
 from passes.constants_to_initializers import ConstantsToInitializers
 from passes.fold_constants import FoldConstants
 from passes.remove_dead_code import RemoveDeadCode
-from support.networks import build, integers
+from support.networks import build, integers, ops
 from support.run import run_as_written
-
-
-def ops(model):
-    return [node.op_type for node in model.graph]
 
 
 def test_arithmetic_of_constants_folds():

@@ -16,14 +16,8 @@ from qpipe.ir.quantized.qdq import insert_activation_quantizer
 from qpipe.ir.quantized.view import read_view
 from qpipe.runtime.gate import run_gate
 from support.networks import Weights, float_model
-from support.quantize import finalized, quantized
+from support.quantize import finalized, quantized, to_qoperator
 from support.zoo.residual import residual_network
-
-
-def lowered(spec: ir.Model, **options) -> ir.Model:
-    model = spec.clone()
-    LowerQOperator(**options)(model)
-    return model
 
 
 def ops(model: ir.Model) -> Counter:
@@ -33,7 +27,7 @@ def ops(model: ir.Model) -> Counter:
 def check(nodes, shape, weights, **options) -> ir.Model:
     """Quantize, finalize, lower, and compare every integer; the lowered model."""
     spec = finalized(quantized(float_model("net", shape, nodes, **weights.constants), **options))
-    model = lowered(spec)
+    model = to_qoperator(spec)
     report = run_gate(spec, model)
     assert report.integers > 0
     ir.passes.common.CheckerPass()(model)
@@ -44,7 +38,7 @@ def check(nodes, shape, weights, **options) -> ir.Model:
 @pytest.mark.parametrize("weights", ["int8", "uint8"])
 def test_residual_network(bits, weights):
     spec = finalized(quantized(residual_network(), bits=bits))
-    model = lowered(spec, weights=weights)
+    model = to_qoperator(spec, weights=weights)
     run_gate(spec, model)
     found = ops(model)
     assert (found["QLinearConv"], found["QLinearAdd"], found["QLinearGlobalAveragePool"]) == (2, 1, 1)
@@ -56,7 +50,7 @@ def test_residual_network(bits, weights):
 
 def test_inputs_and_outputs_keep_their_names():
     spec = finalized(quantized(residual_network()))
-    model = lowered(spec)
+    model = to_qoperator(spec)
     names = [[value.name for value in values] for values in (model.graph.inputs, model.graph.outputs)]
     assert names == [["x"], ["y"]]
     assert model.graph.outputs[0].dtype == ir.DataType.FLOAT
@@ -64,7 +58,7 @@ def test_inputs_and_outputs_keep_their_names():
 
 @pytest.mark.parametrize(("bits", "dtype"), [(4, ir.DataType.INT4), (2, ir.DataType.INT2)])
 def test_packed_weights_are_behind_a_cast(bits, dtype):
-    model = lowered(finalized(quantized(residual_network(), bits=bits)), weights="uint8")
+    model = to_qoperator(finalized(quantized(residual_network(), bits=bits)), weights="uint8")
     types = {name: value.dtype for name, value in model.graph.initializers.items() if name.endswith("_weight")}
     assert sorted(types.values()) == sorted([ir.DataType.UINT8, ir.DataType.UINT8, dtype])
     assert ops(model)["Cast"] == 1
@@ -104,7 +98,7 @@ def test_three_channels_are_aligned_to_four_where_pairs_stay_safe():
     model = check(nodes, (3, 8, 8), w, bits=4)
     # The first layer has 8 bits even in a 4-bit network.
     spec = finalized(quantized(float_model("net", (3, 8, 8), nodes, **w.constants), cpu="vnni"))
-    aligned, unaligned = lowered(spec, cpu="vnni"), lowered(spec, weights="uint8", cpu="vnni")
+    aligned, unaligned = to_qoperator(spec, cpu="vnni"), to_qoperator(spec, weights="uint8", cpu="vnni")
     assert (ops(aligned)["Pad"], ops(unaligned)["Pad"]) == (1, 0)
     run_gate(spec, aligned, pairs="waived")
     assert ops(model)["QLinearConv"] == 1
@@ -234,7 +228,7 @@ def test_uint8_weights_in_the_qdq_file():
     assert WeightsToUint8()(model).modified
     assert not WeightsToUint8()(model).modified
     run_gate(spec, model)
-    run_gate(model, lowered(model))
+    run_gate(model, to_qoperator(model))
     weights = [v.dtype for n, v in model.graph.initializers.items() if n.endswith("_weight_uint8")]
     assert weights == [ir.DataType.UINT8] * 3
 
@@ -250,7 +244,7 @@ def test_two_quantizers_in_a_row_stay_two(step):
     grid = read_view(spec).layers[0].quantizer.spec
     moved = QuantSpec.unsigned(8, grid.exponent + step)
     insert_activation_quantizer(spec.graph, pool.inputs[0], moved, only=pool, suffix="moved")
-    model = lowered(spec)
+    model = to_qoperator(spec)
     run_gate(spec, model)
     assert ops(model)["QLinearConcat"] >= 1
 

@@ -3,12 +3,8 @@ import pytest
 
 from passes.remove_identity import RemoveIdentity
 from qpipe.errors import ModelError
-from support.networks import build, integers
+from support.networks import build, integers, ops
 from support.run import run_as_written
-
-
-def ops(model):
-    return [node.op_type for node in model.graph]
 
 
 @pytest.mark.parametrize("call", ["Identity(z)", "Dropout(z)", "Dropout(z, ratio)", "Dropout(z, ratio, off)"])

@@ -7,11 +7,11 @@ from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import PLAIN, get_json
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.view_weights import QUANTIZATION
-from support.networks import Network, checked
+from support.networks import Network, checked, ops
 from support.quantize import finalized, quantized
 from support.run import run
 from support.zoo.every_op import NETWORKS, Build, build, residual
-from support.zoo.residual import inverted_residuals, made, ops, post_activation, stripped, unused
+from support.zoo.residual import inverted_residuals, made, post_activation, stripped, unused
 
 
 def removed(model: ir.Model) -> ir.Model:

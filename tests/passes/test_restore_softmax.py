@@ -5,17 +5,13 @@ import pytest
 
 from passes.fold_constants import FoldConstants
 from passes.restore_softmax import RestoreSoftmax
-from support.networks import build, parse
+from support.networks import build, ops, parse
 from support.run import run_as_written
 
 TEXT = """({x} x) => ({x} y) {{
     s = Shape(x) f = Flatten <axis = {axis}> (x) z = {op} <axis = -1> (f) y = Reshape(z, s) }}"""
 # The same sums in another order: a few roundings of 2**-24 on values of at most 1 (8 in logarithms).
 FEW_ROUNDINGS = 2.0**-20
-
-
-def ops(model):
-    return [node.op_type for node in model.graph]
 
 
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])

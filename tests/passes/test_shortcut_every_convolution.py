@@ -7,14 +7,13 @@ import pytest
 from passes.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.errors import LoweringError
 from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
-from support.networks import Network, checked
+from support.networks import Network, checked, ops
 from support.run import run
 from support.zoo.residual import (
     activated_branch,
     inverted_residuals,
     made,
     norm_conv,
-    ops,
     post_activation,
     pre_activation,
     unused,

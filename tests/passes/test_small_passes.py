@@ -9,12 +9,8 @@ from passes.inline_functions import InlineFunctions
 from passes.name_nodes import NameNodes
 from passes.remove_dead_code import RemoveDeadCode
 from passes.remove_zero_bias import RemoveZeroBias
-from support.networks import build, integers, parse
+from support.networks import build, integers, ops, parse
 from support.run import run_as_written
-
-
-def ops(model):
-    return [node.op_type for node in model.graph]
 
 
 @pytest.mark.parametrize(

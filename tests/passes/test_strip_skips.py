@@ -6,10 +6,10 @@ from passes.strip_skips import StripSkips
 from qpipe.errors import LoweringError, ModelError
 from qpipe.ir.files.metadata import PLAIN, get_json, set_json
 from qpipe.ir.graph.residual import find_blocks
-from support.networks import Network
+from support.networks import Network, ops
 from support.quantize import quantized
 from support.run import assert_exact, run
-from support.zoo.residual import BUILDS, Build, activated_branch, made, ops, post_activation, stripped
+from support.zoo.residual import BUILDS, Build, activated_branch, made, post_activation, stripped
 
 builds = pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
 

@@ -13,11 +13,11 @@ from qpipe.ir.quantized.qdq import ActivationQuantizer, insert_activation_quanti
 from qpipe.ir.quantized.view import QuantizedLayer, read_view
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back
-from support.networks import Network, checked
+from support.networks import Network, checked, ops
 from support.quantize import finalized, quantized
 from support.run import assert_exact, run
 from support.training import train_steps
-from support.zoo.residual import BUILDS, Build, made, norm_conv, ops, post_activation, pre_activation, stripped
+from support.zoo.residual import BUILDS, Build, made, norm_conv, post_activation, pre_activation, stripped
 
 builds = pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
 

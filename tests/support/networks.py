@@ -55,6 +55,10 @@ def checked(model: ir.Model) -> ir.Model:
     return model
 
 
+def ops(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
 def tensors(constants: dict[str, Any]) -> list[onnx.TensorProto]:
     return [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
 

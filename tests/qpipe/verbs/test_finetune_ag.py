@@ -15,14 +15,11 @@ from qpipe.ir.files.metadata import PLAIN, get_json, get_object
 from qpipe.train.diagnostics.collect import Diagnostics
 from qpipe.train.executor import Executor
 from qpipe.verbs import subject
+from support.networks import ops
 from support.zoo.digits import digits_model
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 256, "flip": False, "crop_padding": 0, "evaluate": False}
 """Of 1,000 or so digits: a handful of updates."""
-
-
-def ops(model: ir.Model) -> list[str]:
-    return [node.op_type for node in model.graph]
 
 
 def bytes_of(model: ir.Model) -> bytes:

@@ -75,10 +75,6 @@ def stripped(model: ir.Model, blocks: str = "*") -> ir.Model:
     return checked(model)
 
 
-def ops(model: ir.Model) -> list[str]:
-    return [node.op_type for node in model.graph]
-
-
 def residual_network(seed: int = 0) -> ir.Model:
     """Conv, BatchNormalization, Relu, a residual block, a global pool and a Gemm: a ResNet in little."""
     w = Weights(seed)
