@@ -34,7 +34,8 @@ from support.networks import Network
 from support.quantize import finalized, quantized, to_integer, to_qoperator
 from support.run import assert_exact
 from support.training import train_steps
-from support.zoo.digits import digits_model
+from support.weight_functions import functions
+from support.zoo.digits import PREPROCESS, digits_model
 from support.zoo.residual import Build, activated_branch, inverted_residuals, made, post_activation
 
 TO_FLOAT32 = 1e-6
@@ -58,12 +59,6 @@ def binary(model: ir.Model) -> list[QuantizedLayer]:
 def rows_of(layer: QuantizedLayer) -> np.ndarray:
     assert is_trainable(layer)
     return to_rows(layer.node, layer.weight.array)
-
-
-def functions(model: ir.Model) -> list[str]:
-    """Of our domain: those that are called, and those that are defined."""
-    called = [node.op_type for node in model.graph if node.domain == DOMAIN]
-    return [*called, *(identifier[1] for identifier in model.functions if identifier[0] == DOMAIN)]
 
 
 def test_blocks_are_binary_and_nothing_else() -> None:
@@ -211,9 +206,6 @@ def test_a_network_that_was_not_prepared_is_refused() -> None:
     net, model = made(post_activation)
     with pytest.raises(LoweringError, match=r"^no layer is marked as binary, expected a network that went through"):
         quantized(model, net.inputs(), quantizer="bireal")
-
-
-PREPROCESS = {"mean": (0.3,), "std": (0.38,)}
 
 
 @pytest.mark.parametrize(

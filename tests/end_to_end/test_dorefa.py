@@ -29,7 +29,8 @@ from support.networks import Network
 from support.quantize import finalized, quantized, to_integer, to_qoperator
 from support.run import assert_exact, evaluated, run
 from support.training import train_steps
-from support.zoo.digits import digits_model
+from support.weight_functions import functions
+from support.zoo.digits import PREPROCESS, digits_model
 from support.zoo.residual import BUILDS, Build, made, post_activation, pre_activation
 
 BITS = range(2, 8)
@@ -48,12 +49,6 @@ def dorefa(build: Build = post_activation, bits: int = 2, **options: Any) -> tup
 
 def weights(model: ir.Model) -> dict[str, TrainableWeight]:
     return {layer.name: layer.weight for layer in read_view(model).layers if is_trainable(layer)}
-
-
-def functions(model: ir.Model) -> list[str]:
-    """Of our domain: those that are called, and those that are defined."""
-    called = [node.op_type for node in model.graph if node.domain == DOMAIN]
-    return [*called, *(identifier[1] for identifier in model.functions if identifier[0] == DOMAIN)]
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -229,9 +224,6 @@ def test_pairs_that_do_not_fit_int16_are_refused() -> None:
     message = r"^Conv 'conv\d+': 7-bit dorefa weights on a 8-bit input saturate on x86 without VNNI, expected fewer"
     with pytest.raises(RecipeError, match=message):
         dorefa(bits=7, activation_bits=8)
-
-
-PREPROCESS = {"mean": (0.3,), "std": (0.38,)}
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from support.networks import Network
 from support.quantize import finalized, quantized, to_integer, to_qoperator
 from support.run import assert_exact
 from support.training import train_steps
-from support.zoo.digits import digits_model
+from support.zoo.digits import PREPROCESS, digits_model
 from support.zoo.residual import Build, inverted_residuals, made, post_activation
 
 
@@ -135,9 +135,8 @@ def test_the_verb_refuses_bits() -> None:
 def test_the_verbs(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save_model(digits_model(), path)
-    preprocess = {"mean": (0.3,), "std": (0.38,)}
     options: dict[str, Any] = {"quantizer": "groupnet", "batches": 1, "batch_size": 64}
-    qpipe.calibrate(path, "digits", tmp_path / "qdq.onnx", preprocess=preprocess, **options)
+    qpipe.calibrate(path, "digits", tmp_path / "qdq.onnx", preprocess=PREPROCESS, **options)
     trained: dict[str, Any] = {"recipe": "ag-binary", "epochs": 1, "flip": False}
     qpipe.finetune(tmp_path / "qdq.onnx", "digits", tmp_path / "tuned.onnx", method="ag", **trained)
     exports = [qpipe.export(tmp_path / "tuned.onnx", format=form) for form in ("qdq", "qoperator", "integer")]

@@ -1,14 +1,11 @@
 """Signs: in numpy, in torch and as the ONNX function of the trainable file; and the table of an activation's."""
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnx import TensorProto, helper
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable
@@ -22,7 +19,7 @@ from qpipe.formats.binary import (
     sign_codes,
     sign_table,
 )
-from qpipe.nodes import DOMAIN
+from support.weight_functions import codes_by
 
 ROWS = arrays(np.float32, (3, 8), elements=st.one_of(st.floats(-4, 4, width=32), st.just(0.0), st.just(-0.0)))
 
@@ -37,19 +34,7 @@ def test_numpy_torch_and_the_file_agree(rows: np.ndarray) -> None:
 
 
 def function_codes(weight: np.ndarray) -> np.ndarray:
-    node = helper.make_node(Binary.codes_op, ["w"], ["codes"], domain=DOMAIN)
-    given_ = [helper.make_tensor_value_info("w", TensorProto.FLOAT, weight.shape)]
-    result = [helper.make_tensor_value_info("codes", TensorProto.INT8, weight.shape)]
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
-    graph = helper.make_graph([node], "function", given_, result)
-    model = helper.make_model(
-        graph, functions=[codes_function().to_function_proto()], opset_imports=opsets, ir_version=10
-    )
-    onnx.checker.check_model(model)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (codes,) = session.run(None, {"w": weight})
-    assert codes.dtype == np.int8
-    return codes
+    return codes_by(Binary.codes_op, codes_function().to_function_proto(), weight)
 
 
 def test_zero_is_positive() -> None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnx import TensorProto, helper
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.formats.dorefa import DoReFa, codes_function, dorefa_codes, nominal_exponent, unrounded
-from qpipe.nodes import DOMAIN
+from support.weight_functions import codes_by
 
 BITS = st.integers(2, 7)
 FLOAT64_EDGE = 1e-12
@@ -99,19 +96,7 @@ def test_weights_of_zero(bits: int) -> None:
 
 def function_codes(weight: np.ndarray, bits: int) -> np.ndarray:
     """What onnxruntime computes by the function that a trainable file holds."""
-    node = helper.make_node(DoReFa.codes_op, ["w"], ["codes"], domain=DOMAIN, bits=bits)
-    given_ = [helper.make_tensor_value_info("w", TensorProto.FLOAT, weight.shape)]
-    result = [helper.make_tensor_value_info("codes", TensorProto.INT8, weight.shape)]
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
-    graph = helper.make_graph([node], "function", given_, result)
-    model = helper.make_model(
-        graph, functions=[codes_function().to_function_proto()], opset_imports=opsets, ir_version=10
-    )
-    onnx.checker.check_model(model)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (codes,) = session.run(None, {"w": weight})
-    assert codes.dtype == np.int8
-    return codes
+    return codes_by(DoReFa.codes_op, codes_function().to_function_proto(), weight, f"<bits={bits}>")
 
 
 @example(rows=normal(16, 72), bits=7)

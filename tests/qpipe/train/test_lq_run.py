@@ -16,7 +16,7 @@ from qpipe.train.loop import train
 from qpipe.train.write_back import write_back
 from support.quantize import quantized
 from support.training import SETTINGS, assert_same, bright_images, replace, state_of
-from support.zoo.digits import digits_model
+from support.zoo.digits import PREPROCESS, digits_model
 from support.zoo.trainable import network
 
 
@@ -47,10 +47,9 @@ def test_a_table_that_its_basis_does_not_make_is_refused() -> None:
 
 def test_the_verbs(tmp_path: Path) -> None:
     onnx.save_model(digits_model(), tmp_path / "net.onnx")
-    preprocess = {"mean": (0.3,), "std": (0.38,)}
     file, trained = tmp_path / "net.qdq.onnx", tmp_path / "trained.qdq.onnx"
     qpipe.calibrate(
-        tmp_path / "net.onnx", "digits", file, preprocess=preprocess, batches=1, weight_bits=3, activation_bits=3,
+        tmp_path / "net.onnx", "digits", file, preprocess=PREPROCESS, batches=1, weight_bits=3, activation_bits=3,
         quantizer="lq",
     )  # fmt: skip
     qpipe.finetune(file, "digits", trained, epochs=1)

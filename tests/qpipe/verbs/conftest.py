@@ -7,9 +7,7 @@ import onnx
 import pytest
 
 import qpipe
-from support.zoo.digits import digits_model
-
-PREPROCESS = {"mean": (0.3,), "std": (0.38,)}
+from support.zoo.digits import PREPROCESS, digits_model
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from support.networks import parse
 CHANNELS = 8
 CLASSES = 10
 INPUT_SHAPE = (1, 8, 8)
+PREPROCESS = {"mean": (0.3,), "std": (0.38,)}
 
 
 def digits_model(
@@ -64,8 +65,7 @@ def digits_model(
 def write_quantized_digits(folder: Path) -> None:
     """net.onnx, and net.qdq.onnx as `calibrate` makes it."""
     onnx.save_model(digits_model(), folder / "net.onnx")
-    preprocess = {"mean": (0.3,), "std": (0.38,)}
-    qpipe.calibrate(folder / "net.onnx", "digits", folder / "net.qdq.onnx", preprocess=preprocess, batches=1)
+    qpipe.calibrate(folder / "net.onnx", "digits", folder / "net.qdq.onnx", preprocess=PREPROCESS, batches=1)
 
 
 def _kernel(rng: np.random.Generator, channels: int, channels_in: int) -> np.ndarray:
