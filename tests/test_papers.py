@@ -109,12 +109,18 @@ def test_recipes_are_whole(paper: Path) -> None:
         Recipe.model_validate({"output": "run", "model": {"path": "a"}, "data": {"path": "b"}, **values})
 
 
-def test_the_example_of_a_companion_works() -> None:
-    (block,) = blocks((ROOT / "docs" / "adding.md").read_text(), "python")
+def examples() -> dict[str, Any]:
+    """What the examples of docs/adding.md define."""
     defined: dict[str, Any] = {}
-    exec(block, defined)
+    for block in blocks((ROOT / "docs" / "adding.md").read_text(), "python"):
+        exec(block, defined)
+    return defined
+
+
+def test_the_example_of_a_companion_works() -> None:
+    defined = examples()
     executor = Executor(qdq())
-    companion = defined["QuietFeatures"](executor, ["0", "1"], weight=0.5)
+    companion = defined["QuietFeatures"](executor.steps[:2], weight=0.5)
     batch = next(iter(bright_images().batches(8)))
     inputs, labels = torch.from_numpy(batch.inputs), torch.from_numpy(batch.labels)
     executor.train()(inputs)
@@ -122,6 +128,15 @@ def test_the_example_of_a_companion_works() -> None:
     gradients = [layer.weight.grad for layer in executor.weighted()]
     assert gradients[0] is not None
     assert gradients[-1] is None
+
+
+def test_the_example_of_an_arithmetic_works() -> None:
+    executor = Executor(qdq())
+    examples()["train_with_errors_of_4_bits"](executor)
+    batch = next(iter(bright_images().batches(8)))
+    inputs, labels = torch.from_numpy(batch.inputs), torch.from_numpy(batch.labels)
+    cross_entropy(executor.train()(inputs)[0].flatten(1), labels, inputs).backward()
+    assert all(layer.weight.grad.any() for layer in executor.weighted())
 
 
 def test_a_heading_has_the_name_that_github_gives_it() -> None:
