@@ -172,7 +172,7 @@ class Executor(nn.Module):
             grids = None if target is None else (layer.sources[0].spec, target.before)
             return NormStep(position, layer, quantizer, StandaloneBatchNorm(layer.node, grids))
         if layer.role is Role.COMPUTE:
-            module = WeightedLayer(layer, batch_norm=self._batch_norm, rounds=self._rounds)
+            module = WeightedLayer(layer, batch_norm=self._batch_norm, quantized=self._rounds)
             return ProductStep(position, layer, quantizer, module)
         return Step(position, layer, quantizer, layer.op.torch(layer.node))
 

@@ -33,17 +33,17 @@ Through = Callable[[torch.Tensor], torch.Tensor]
 class WeightedLayer(nn.Module):
     """Float weights, what rounds them, and the BatchNormalization's parameters or the bias.
 
-    rounds: whether weights, multiplier and bias are rounded as the file says; else there is no `quantizer`.
+    quantized: whether weights, multiplier and bias are rounded as the file says; else there is no `quantizer`.
     """
 
     mean: torch.Tensor
     variance: torch.Tensor
     offset: torch.Tensor
 
-    def __init__(self, layer: QuantizedLayer, *, batch_norm: BatchNormMode, rounds: bool) -> None:
+    def __init__(self, layer: QuantizedLayer, *, batch_norm: BatchNormMode, quantized: bool) -> None:
         super().__init__()
         self.layer, self.mode = layer, batch_norm
-        self.quantizer = WeightQuantizer(layer) if rounds and is_trainable(layer) else None
+        self.quantizer = WeightQuantizer(layer) if quantized and is_trainable(layer) else None
         self._rounds = True
         self._op = product_of(layer.node).torch(layer.node)
         self._product: Product = self._op

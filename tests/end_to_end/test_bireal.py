@@ -138,7 +138,7 @@ def test_statistics_are_those_of_signs() -> None:
 def test_the_gradient_of_a_sign_is_a_piecewise_quadratics() -> None:
     _, model = bireal()
     table = binary(model)[0].sources[0].grid
-    quantizer = Quantizer(table, carries=False, owns=False).train()
+    quantizer = Quantizer(table, carries=False).train()
     x = torch.linspace(-2, 2, 65, requires_grad=True)
     y = quantizer(x)
     (y * 3).sum().backward()
