@@ -6,6 +6,7 @@ left on the values, as metadata `qpipe.range`, for the pass `insert-quantizers`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -59,14 +60,14 @@ def observe_ranges(
     shard: Shard,
     key: str = RANGE_KEY,
 ) -> bool:
-    """Leave its range on each planned value that has none; whether there was one.
+    """Leave the range of what it rounds on each planned value that has none; whether there was one.
 
     model: what runs, whose values have the names of the planned ones. percentile: None is that of each width.
     """
-    quantizers = {str(value.name): found for value, found in planned.items() if key not in value.metadata_props}
+    quantizers = {str(q.observed.name): q for value, q in planned.items() if key not in value.metadata_props}
     ranges = observe(
         model,
-        {name: percentile or default_percentile(quantizer.bits) for name, quantizer in quantizers.items()},
+        {name: percentile or default_percentile(quantizer.rounded_bits) for name, quantizer in quantizers.items()},
         inputs,
         magnitudes=frozenset(name for name, quantizer in quantizers.items() if quantizer.signed is not False),
         shard=shard,
@@ -78,7 +79,7 @@ def observe_ranges(
 
 def write_range(value: ir.Value, observed: ObservedRange, key: str = RANGE_KEY) -> None:
     """Leave the range on the value."""
-    value.metadata_props[key] = json.dumps({"ymax": observed.ymax, "is_negative": observed.is_negative})
+    value.metadata_props[key] = json.dumps(dataclasses.asdict(observed))
 
 
 def take_range(value: ir.Value, key: str = RANGE_KEY) -> ObservedRange:

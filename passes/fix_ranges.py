@@ -43,7 +43,7 @@ class FixRanges(ir.passes.InPlacePass):
         for key, quantizers in ((RANGE_KEY, plan.quantizers), (NARROW_KEY, plan.narrowed)):
             for value, planned in quantizers.items():
                 if planned.signed is not None:
-                    write_range(value, ObservedRange(fixed_range(planned.bits), planned.signed), key)
+                    write_range(value, ObservedRange(fixed_range(planned.rounded_bits), planned.signed), key)
                     modified = True
         return ir.passes.PassResult(model, modified)
 

@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.ir.graph.layers import activation_bound
 from qpipe.nodes import AnyArray, constant_array, constant_input, initializer, name_value, static_shape
+from qpipe.ops import activation_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +55,16 @@ def _flatten(
     name, float32 = str(matmul.name or add.outputs[0].name), ir.TensorType(ir.DataType.FLOAT)
     readers = list(add.outputs[0].consumers())
     is_alone = len(readers) == 1 and not add.outputs[0].is_graph_output()
-    last = readers[0] if is_alone and activation_bound(readers[0]) is not None else add
+    last = readers[0] if is_alone and activation_of(readers[0]) is not None else add
     rows = _reshape(graph, matmul.inputs[0], [-1, weight[0]], f"{name}/rows")
     inputs = [rows.outputs[0], matmul.inputs[1], initializer(graph, f"{name}_bias", np.array(bias.reshape(-1)))]
     gemm = ir.node("Gemm", inputs, name=name)
     name_value(gemm.outputs[0], f"{name}/product", float32, ir.Shape([None, weight[1]]))
     new, result = [rows, gemm], gemm.outputs[0]
     if last is not add:
-        activation = ir.node(last.op_type, [result, *last.inputs[1:]], dict(last.attributes), name=last.name)
+        activation = ir.node(
+            last.op_type, [result, *last.inputs[1:]], dict(last.attributes), domain=last.domain, name=last.name
+        )
         name_value(activation.outputs[0], f"{name}/activated", float32, result.shape)
         new, result = [*new, activation], activation.outputs[0]
     back = _reshape(graph, result, [-1, *between, weight[1]], f"{name}/sequences")

@@ -5,7 +5,8 @@ the same from its float values, which stay in the file, so that it can be traine
 
     unsigned: l = log2(ymax) - b        signed: l = log2(ymax) - (b - 1)        (FAQ, sections 3.1 and 3.2)
 
-A ReLU6's bound becomes the Clip's. A carrier's output has its input's grid. Concat's inputs are requantized to one
+A ReLU6's bound becomes the Clip's; what is no clip of its input, such as a Sigmoid, a table behind 8 bits of it (see
+`qpipe.arith.table`). A carrier's output has its input's grid. Concat's inputs are requantized to one
 grid: of the widest width among theirs, and just coarse enough for the largest of their ranges. An unsafe pair of
 weights (see `qpipe.arith.weights`) is stored at its code.
 """
@@ -84,12 +85,19 @@ class InsertQuantizers(ir.passes.InPlacePass):
         for layer in plan.layers:
             if layer.role is Role.JOIN:
                 _check_distance(layer, specs)
-            grid = layer.op.carried(layer.node, [specs[value] for value in layer.inputs])
+            sources = [specs[value] for value in layer.inputs]
+            if layer.role is Role.CARRY and layer.curve is not None:
+                grids[layer.output] = layer.curve.table(sources[0], sources[0].bits)
+            grid = layer.op.carried(layer.node, sources)
             if grid is not None:
                 specs[layer.output] = grid
+        # What the sums of a layer are rounded to, where a table of its activation follows.
+        rounded = {v: grid.before for v, grid in grids.items() if isinstance(grid, CodeTable) and v not in learned}
         for layer in plan.layers:
             if layer.is_weighted:
-                self._insert_weight(model, layer, plan, chosen if layer.node in takers else EDGE_FORMAT, specs | narrow)
+                source, output = (specs | narrow)[layer.inputs[0]], (specs | narrow | rounded).get(layer.output)
+                taken = chosen if layer.node in takers else EDGE_FORMAT
+                self._insert_weight(model, layer, plan, taken, source, output)
         _insert_input_tables(model.graph, chosen, [layer for layer in plan.layers if layer.node in takers], specs)
         _quantize_narrow(model.graph, plan, narrow_grids)
         _quantize_activations(model.graph, plan, specs, grids)
@@ -142,6 +150,9 @@ class InsertQuantizers(ir.passes.InPlacePass):
         if log2_ymax is None:
             warnings.warn(f"tensor '{planned.value.name}' was zero in all of the calibration data", stacklevel=2)
             log2_ymax = 0
+        if planned.curve is not None:
+            before = planned.grid(log2_ymax, is_negative=observed.is_negative)
+            return planned.curve.table(before, planned.bits, observed.unrounded or observed.ymax)
         if planned.value not in learned:
             return planned.grid(log2_ymax, is_negative=observed.is_negative)
         before = replace(planned, bits=EDGE_BITS).grid(log2_ymax, is_negative=False)
@@ -154,17 +165,16 @@ class InsertQuantizers(ir.passes.InPlacePass):
         layer: Layer,
         plan: QuantizationPlan,
         chosen: type[WeightFormat],
-        specs: Mapping[ir.Value, QuantSpec],
+        source: QuantSpec,
+        output: QuantSpec | None,
     ) -> None:
-        source, is_last = specs[layer.inputs[0]], layer.node in plan.last
         waived = self.cpu == "vnni" or is_depthwise(layer.node)
         options = WeightOptions(
             clip=plan.weight_clips.get(layer.node) or self.weight_clip,
             rounding=self.weight_rounding,
-            per_channel=self.per_channel and not is_last,
+            per_channel=self.per_channel and output is not None,
             pair_limit=None if waived else pair_limit(source.stored_max),
         )
-        output = None if is_last else specs[layer.output]
         insert_first_weight(model, layer, chosen, plan.weight_bits[layer.node], options, source=source, output=output)
 
 
@@ -174,6 +184,7 @@ def _learned_values(plan: QuantizationPlan, chosen: type[WeightFormat]) -> set[i
     return {
         value for planned in (plan.quantizers, plan.narrowed) for value, quantizer in planned.items()
         if quantizer.signed is False and quantizer.bits in chosen.learned_widths and value not in carried
+        and quantizer.curve is None
     }  # fmt: skip
 
 
@@ -239,11 +250,11 @@ def _quantize_activations(
                     insert_activation_quantizer(
                         graph, value, joint, only=layer.node, suffix=layer.name, meltable=meltable
                     )
-    bounds = {layer.output: layer.activation for layer in plan.layers if layer.activation is not None}
+    # A Relu stays: onnxruntime fuses it.
+    dropped = {layer.output: layer.nodes[-1] for layer in plan.layers if layer.activation or layer.curve}
     for value, spec in specs.items():
-        clip = bounds.get(value)
-        grid = grids.get(value)
+        grid, node = grids.get(value), dropped.get(value)
         insert_activation_quantizer(
             graph, value, grid if isinstance(grid, CodeTable) else spec,
-            replaces=clip if clip and clip.op_type == "Clip" else None,
+            replaces=None if node is None or node.op_type == "Relu" else node,
         )  # fmt: skip

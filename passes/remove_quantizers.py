@@ -2,18 +2,16 @@
 
     Conv(x on a grid, w on a grid)   becomes   Conv(x, w)
 
-A ReLU6, which a QDQ graph keeps in the integers' range alone, stands there as a Clip again. So a network that was
-trained at one width can be calibrated to another: at 8 bits it learns to do without its skips, say, and goes down to
-2 bits from there.
+A ReLU6, which a QDQ graph keeps in the integers' range alone, stands there as a Clip again, and what became a table as
+the function that it was. So a network that was trained at one width can be calibrated to another: at 8 bits it learns
+to do without its skips, say, and goes down to 2 bits from there.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -23,7 +21,8 @@ from qpipe.ir.quantized.bypass import replace_value
 from qpipe.ir.quantized.qdq import ActivationQuantizer, quantizer_nodes
 from qpipe.ir.quantized.view import QuantizedLayer, is_final, is_trainable, read_view
 from qpipe.ir.quantized.view_weights import QUANTIZATION
-from qpipe.nodes import describe, initializer, name_value
+from qpipe.nodes import describe, name_value
+from qpipe.ops import ActivationFunction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class RemoveQuantizers(ir.passes.InPlacePass):
             _remove(model.graph, quantizer, None)
         for layer in view.layers:
             if layer.quantizer is not None:
-                _remove(model.graph, layer.quantizer, layer.bound if layer.activation is None else None)
+                _remove(model.graph, layer.quantizer, layer.function if layer.activation is None else None)
         common.RemoveUnusedNodesPass()(model)
         for key in (QUANTIZATION, TRAINING):
             set_json(model, key, None)
@@ -61,25 +60,26 @@ def _refuse(layer: QuantizedLayer) -> None:
         )
 
 
-def _remove(graph: ir.Graph, quantizer: ActivationQuantizer, bound: float | None) -> None:
-    """Let the quantizer's readers read its source, behind an activation where its range was one."""
+def _remove(graph: ir.Graph, quantizer: ActivationQuantizer, function: ActivationFunction | None) -> None:
+    """Let the quantizer's readers read its source, behind an activation where its range or its table was one."""
     dequantize = quantizer.output.producer()
     assert dequantize is not None
     # A quantizer before it may be gone already.
     source = quantizer_nodes(dequantize)[0].inputs[0]
     assert source is not None
-    if bound is not None:
-        source = _activated(graph, source, bound)
+    if function is not None:
+        source = _activated(graph, source, function)
     replace_value(quantizer.output, source)
 
 
-def _activated(graph: ir.Graph, source: ir.Value, bound: float) -> ir.Value:
-    """Behind `source`, a Relu, or a Clip to [0, bound]."""
-    limits = [] if math.isinf(bound) else [("low", 0.0), ("high", bound)]
-    inputs = [initializer(graph, f"{source.name}_{name}", np.float32(limit)) for name, limit in limits]
-    node = ir.node("Clip" if limits else "Relu", [source, *inputs], name=f"{source.name}_activation")
+def _activated(graph: ir.Graph, source: ir.Value, function: ActivationFunction) -> ir.Value:
+    """The activation as a node behind `source`."""
+    node = function.node(graph, source)
+    node.name = f"{source.name}_activation"
     name_value(node.outputs[0], f"{source.name}_activated", ir.TensorType(ir.DataType.FLOAT), source.shape)
     producer = source.producer()
-    assert producer is not None
-    graph.insert_after(producer, node)
+    if producer is None:
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(producer, node)
     return node.outputs[0]

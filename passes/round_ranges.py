@@ -71,15 +71,18 @@ class RoundRanges(ir.passes.InPlacePass):
         """log2 of the power of two that errs least, of each tensor that is not all zeros."""
         chosen = {value: found.log2_ymax() for value, found in observed.items()}
         tried = {value: [top - i for i in range(TRIED)] for value, top in chosen.items() if top is not None}
+        names = {value: str(planned.observed.name) for value, planned in plan.quantizers.items()}
         grids = {
-            str(value.name): [
+            names[value]: [
                 plan.quantizers[value].grid(power, is_negative=observed[value].is_negative) for power in powers
             ]
             for value, powers in tried.items()
         }
         best = least_error(model, grids, self.inputs, shard=self.shard)
-        return chosen | {value: powers[best[str(value.name)]] for value, powers in tried.items()}
+        return chosen | {value: powers[best[names[value]]] for value, powers in tried.items()}
 
 
 def _rounded(observed: ObservedRange, log2_ymax: int | None) -> ObservedRange:
-    return observed if log2_ymax is None else dataclasses.replace(observed, ymax=2.0**log2_ymax)
+    if log2_ymax is None:
+        return observed
+    return dataclasses.replace(observed, ymax=2.0**log2_ymax, unrounded=observed.ymax)

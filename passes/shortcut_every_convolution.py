@@ -24,12 +24,12 @@ import onnx_ir as ir
 from passes.remove_dead_code import RemoveDeadCode
 from qpipe.errors import LoweringError
 from qpipe.ir.graph.binary_blocks import BinaryBlock, binary_blocks, write_binary_blocks
-from qpipe.ir.graph.layers import Layer, activation_bound
+from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks
 from qpipe.ir.quantized.bypass import replace_value
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.nodes import describe, static_shape
-from qpipe.ops import Role
+from qpipe.ops import Role, activation_of
 
 _ON_MAIN_PATH = frozenset({"Conv", "BatchNormalization", "Relu", "Clip"})
 
@@ -77,7 +77,7 @@ def remove_activations(graph: ir.Graph, block: ResidualBlock) -> None:
     before = _activation_before(block.start)
     for node in [*block.main_nodes, *([] if before is None else [before])]:
         source = node.inputs[0]
-        if activation_bound(node) is not None and node.graph is graph and source is not None:
+        if activation_of(node) is not None and node.graph is graph and source is not None:
             replace_value(node.outputs[0], source)
             graph.remove(node, safe=True)
 
@@ -102,7 +102,7 @@ def _check(block: ResidualBlock) -> None:
 def _activation_before(value: ir.Value) -> ir.Node | None:
     """The activation that gives this value, directly or through pools and other carriers."""
     node = value.producer()
-    if node is None or activation_bound(node) is not None:
+    if node is None or activation_of(node) is not None:
         return node
     is_carrier = Layer(node).role in {Role.CARRY, Role.POOL} and node.op_type != "Concat" and node.inputs[0] is not None
     return _activation_before(node.inputs[0]) if is_carrier and node.inputs[0] is not None else None

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from qpipe.errors import LoweringError
 from qpipe.ir.graph.layer_options import names_like
-from qpipe.ir.graph.layers import Layer, activation_bound
+from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks
 from qpipe.ir.graph.stripped_blocks import StrippedBlock, add_stripped_blocks
 from qpipe.ir.quantized.bypass import (
@@ -32,7 +32,7 @@ from qpipe.ir.quantized.bypass import (
     replace_value,
 )
 from qpipe.ir.quantized.qdq import ActivationQuantizer
-from qpipe.ops import Role
+from qpipe.ops import Curve, Role, activation_of
 
 _NEAR = 3  # names that a message suggests
 
@@ -103,11 +103,12 @@ def _strip(graph: ir.Graph, block: ResidualBlock) -> list[ir.Node]:
         before, behind = quantizers
         producer = before.source.producer()
         assert producer is not None
-        is_activated = activation_bound(producer) is not None
+        is_activated = activation_of(producer) is not None
         if is_activated and follower is not None and follower.op_type == "Relu":
             # A layer has one activation, and the second does nothing to what the first let pass.
             total, follower = follower.outputs[0], None
-        if Layer(producer).role is not Role.CARRY or (is_activated and follower is None):
+        is_table = isinstance(before.function, Curve)
+        if not is_table and (Layer(producer).role is not Role.CARRY or (is_activated and follower is None)):
             end = before.source
             inherit_bound(before, behind)
         elif follower is None:
@@ -125,7 +126,7 @@ def _strip(graph: ir.Graph, block: ResidualBlock) -> list[ir.Node]:
 def _activation_behind(total: ir.Value) -> ir.Node | None:
     """The Relu or Clip that alone reads the sum, and so belongs to the Add's layer."""
     readers = total.consumers()
-    is_alone = len(readers) == 1 and not total.is_graph_output() and activation_bound(readers[0]) is not None
+    is_alone = len(readers) == 1 and not total.is_graph_output() and activation_of(readers[0]) is not None
     return readers[0] if is_alone else None
 
 

@@ -14,7 +14,8 @@ class QuantSpec:
     """Real value = `q * 2**exponent` with an integer `q` in `[qmin, qmax]`; stored as uint8 `q + zero_point`.
 
     Source: FAQ, section 3.1: unsigned `[0, 2**b - 1]`, signed and narrow `[-(2**(b-1) - 1), 2**(b-1) - 1]`.
-    The zero point says only how a sign is stored.
+    The zero point says only how a sign is stored: 0 or 128, but behind a table, where nothing rounds to the grid, and
+    what reads it may have few negative values.
     """
 
     exponent: int
@@ -59,8 +60,15 @@ class QuantSpec:
 
     @property
     def bits(self) -> int:
-        """The width b of the narrowest standard range that holds this one."""
-        return self.largest.bit_length() + self.is_signed
+        """The width b of the narrowest range of its kind that holds this one."""
+        if self.is_standard:
+            return self.largest.bit_length() + self.is_signed
+        return (self.qmax - self.qmin).bit_length()
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether it is one that a requantization rounds to: its zero point is even, and the middle or the end."""
+        return self.zero_point in {0, SIGNED_ZERO_POINT}
 
     @property
     def largest(self) -> int:

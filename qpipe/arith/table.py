@@ -9,16 +9,21 @@ before the table is rounded to `before`: its range and its steps are what a requ
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qpipe.arith.power_of_two import rounded_log2
 from qpipe.arith.quantize import quantize
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 
 SIZE = STORAGE_MAX + 1
+
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,34 @@ class CodeTable:
         return ((self.array().astype(np.float32) - self.after.zero_point) * np.float32(self.after.scale)).astype(
             np.float32
         )
+
+
+def function_table(
+    function: Callable[[FloatArray], FloatArray], before: QuantSpec, bits: int, largest: float = math.inf
+) -> CodeTable:
+    """The table of a real function: of each code of `before` the nearest number on a grid of `bits`, half to even.
+
+    largest: the magnitude beyond which x hardly occurs; what the function gives there may saturate. 0: it is unknown.
+    """
+    integers = np.clip(np.arange(SIZE) - before.zero_point, before.qmin, before.qmax)
+    x: FloatArray = integers * np.float64(before.scale)
+    y = function(x)
+    usual = y[np.abs(x) <= (largest or math.inf)]
+    after = _grid_for(float(usual.min()), float(usual.max()), bits)
+    return CodeTable(before, after, tuple((quantize(y, after) + after.zero_point).astype(int).tolist()))
+
+
+def _grid_for(low: float, high: float, bits: int) -> QuantSpec:
+    """The finest grid of so many bits that holds both: unsigned, or begun a little below 0, or signed."""
+    top = max(high, -low)
+    log2_ymax = int(rounded_log2(top, "ceil")) if top else 0
+    unsigned = QuantSpec.for_range(bits, log2_ymax, signed=False)
+    below = round(-low / unsigned.scale)
+    if below <= 0:
+        return unsigned
+    if round(high / unsigned.scale) + below <= unsigned.qmax:
+        return QuantSpec(unsigned.exponent, -below, unsigned.qmax - below, below)
+    return QuantSpec.for_range(bits, log2_ymax, signed=True)
 
 
 Grid = QuantSpec | CodeTable

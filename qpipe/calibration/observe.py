@@ -32,10 +32,14 @@ _SMALLEST = 2.0**-64
 
 @dataclass(frozen=True)
 class ObservedRange:
-    """ymax: the percentile in the tensor's units, before it is rounded up; is_negative: whether a value was below 0."""
+    """ymax: the percentile in the tensor's units; is_negative: whether a value was below 0.
+
+    unrounded: the percentile, where ymax has been rounded to a power of two.
+    """
 
     ymax: float
     is_negative: bool
+    unrounded: float | None = None
 
     def log2_ymax(self, rounding: Rounding = "ceil") -> int | None:
         """Of the next or the nearest power of two; None for zeros (or so small that a scale would leave float32)."""

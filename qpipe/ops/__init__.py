@@ -13,6 +13,7 @@ from qpipe.ops.base import AnyOp, Operands, Refusal, Role, StandardForm
 from qpipe.ops.batch_norm import BatchNormalization
 from qpipe.ops.concat import Concat
 from qpipe.ops.conv import Conv
+from qpipe.ops.function import ActivationFunction, Curve, Rectifier
 from qpipe.ops.gemm import Gemm
 from qpipe.ops.max_pool import MaxPool
 from qpipe.ops.pad import Pad
@@ -20,11 +21,13 @@ from qpipe.ops.product import Product, TorchProduct
 from qpipe.ops.refused import Refused
 from qpipe.ops.requantize import Requantize
 from qpipe.ops.shape import Shape
+from qpipe.ops.sigmoid import Sigmoid
 from qpipe.ops.slice import Slice
 
 _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
     Pad(), Requantize(),
+    Sigmoid(),
 )  # fmt: skip
 _REFUSED: Final = Refused()
 
@@ -38,6 +41,11 @@ _TRAINED: Final = {operands.op_type: (op, operands) for op in _ALL for operands 
 def op_of(node: ir.Node) -> AnyOp:
     """What is known of a node's op; of one that has no integer form, why."""
     return OPS.get(node.op_type, _REFUSED) if node.domain in STANDARD_DOMAINS else _REFUSED
+
+
+def activation_of(node: ir.Node) -> ActivationFunction | None:
+    """The function of a node that is an activation; None for any other."""
+    return op_of(node).activation(node)
 
 
 def product_of(node: ir.Node) -> Product:
@@ -58,12 +66,16 @@ def trained_operands(node: ir.Node) -> tuple[AnyOp, Operands] | None:
 __all__ = [
     "OPS",
     "STANDARD_FORMS",
+    "ActivationFunction",
     "AnyOp",
+    "Curve",
     "Product",
+    "Rectifier",
     "Refusal",
     "Role",
     "StandardForm",
     "TorchProduct",
+    "activation_of",
     "op_of",
     "product_of",
     "trained_operands",

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import constant_input, input_value
 from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.function import Rectifier
 from qpipe.ops.refused import BEHIND
 
 if TYPE_CHECKING:
@@ -29,20 +30,20 @@ class Activation(Carrier):
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """A Clip's bounds must be constants, the lower one 0."""
-        if self.bound(node) is not None:
+        if self.activation(node) is not None:
             return None
         found = ", ".join("none" if bound is None else f"{bound:g}" for bound in (_limit(node, 1), _limit(node, 2)))
         expected = "expected constants from 0, such as Clip(0, 6)"
         return Refusal(f"its bounds are ({found}), {expected}: replace it and train on, {BEHIND}")
 
-    def bound(self, node: ir.Node) -> float | None:
-        """Infinite for a Relu, 6 for a ReLU6; None for a Clip that is no activation."""
+    def activation(self, node: ir.Node) -> Rectifier | None:
+        """A Relu's bound is infinite, a ReLU6's 6; None for a Clip that is no activation."""
         if node.op_type == "Relu":
-            return math.inf
+            return Rectifier(math.inf)
         low, high = _limit(node, 1), _limit(node, 2)
         if low != 0.0 or (input_value(node, 2) is not None and high is None):
             return None
-        return math.inf if high is None else high
+        return Rectifier(math.inf if high is None else high)
 
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:
         """It cuts at 0."""
@@ -50,19 +51,19 @@ class Activation(Carrier):
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> min(max(x, 0), bound)`."""
-        bound = self.bound(node)
-        assert bound is not None
+        function = self.activation(node)
+        assert function is not None
 
         def run(x: torch.Tensor) -> torch.Tensor:
-            return x.relu() if math.isinf(bound) else x.clamp(0.0, bound)
+            return x.relu() if math.isinf(function.bound) else x.clamp(0.0, function.bound)
 
         return run
 
     def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
         """The input's grid, cut at 0 and at the bound; a zero point stays."""
-        bound = self.bound(node)
-        assert bound is not None
-        return sources[0].clipped(bound)
+        function = self.activation(node)
+        assert function is not None
+        return sources[0].clipped(function.bound)
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """A Clip of the codes."""

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow
 from qpipe.arith.spec import QuantSpec
+from qpipe.ops.function import ActivationFunction
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +100,8 @@ class Op(ABC, Generic[L]):
             return True
         return None if None in inputs else False
 
-    def bound(self, node: ir.Node) -> float | None:
-        """Of an activation, what can be a part of the layer before it, the upper bound (inf: none); None of others."""
+    def activation(self, node: ir.Node) -> ActivationFunction | None:
+        """The function of an activation, which can be a part of the layer before it; None of other nodes."""
         return None
 
     def is_view(self, node: ir.Node) -> bool:

@@ -28,7 +28,7 @@ _DEFAULT: Final = f"replace it by ops that have an integer form (Conv, Gemm, Rel
 
 _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     _ACTIVATION: (
-        "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Mish", "Swish",
+        "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Mish", "Swish",
         "Tanh", "Softplus", "Softsign", "ThresholdedRelu", "Erf",
     ),
     _STATISTICS: (

@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from qpipe.errors import ModelError
-from qpipe.ir.graph.layers import activation_bound
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, leading_to, read_view
 from qpipe.nodes import describe
-from qpipe.ops import Role
+from qpipe.ops import Role, activation_of
 from qpipe.ops.quantizer_parts import quantizes
 from qpipe.settings.training import BatchNormMode, Precision
 from qpipe.train.batch_norm import StandaloneBatchNorm
@@ -166,7 +165,7 @@ class Executor(nn.Module):
         quantizer = None
         if layer.quantizer is not None and self.is_quantized:
             carries = _carries(layer, layer.quantizer)
-            quantizer = quantizer_of(layer.quantizer, layer.bound, carries=carries)
+            quantizer = quantizer_of(layer.quantizer, layer.function, carries=carries)
         if layer.is_batch_norm:
             target = layer.quantizer if self._rounds else None
             grids = None if target is None else (layer.sources[0].spec, target.before)
@@ -204,6 +203,6 @@ def _plan(
 
 def _carries(layer: QuantizedLayer, quantizer: ActivationQuantizer) -> bool:
     """Whether the layer's output is on its quantizer's grid already."""
-    if layer.role is not Role.CARRY or quantizer.table is not None or activation_bound(layer.node) is not None:
+    if layer.role is not Role.CARRY or quantizer.table is not None or activation_of(layer.node) is not None:
         return False
     return layer.op.carried(layer.node, [q.spec for q in layer.sources]) == quantizer.spec

@@ -9,6 +9,7 @@ from qpipe.arith.table import SIZE, CodeTable
 from qpipe.errors import ModelError
 from qpipe.formats.lq import averaged, lq_table, solve
 from qpipe.ir.quantized.qdq import ActivationQuantizer
+from qpipe.ops import ActivationFunction
 from qpipe.train.quantizer import Quantizer
 from qpipe.train.straight_through import fake_look_up
 
@@ -22,9 +23,9 @@ class LearnedQuantizer(Quantizer):
     basis: torch.Tensor
 
     def __init__(
-        self, table: CodeTable, basis: tuple[float, ...], activation: float | None = None, *, carries: bool
+        self, table: CodeTable, basis: tuple[float, ...], function: ActivationFunction | None = None, *, carries: bool
     ) -> None:
-        super().__init__(table, activation, carries=carries)
+        super().__init__(table, function, carries=carries)
         self.levels = None
         self.register_buffer("basis", torch.tensor([basis]))
 
@@ -51,12 +52,12 @@ class LearnedQuantizer(Quantizer):
 
 
 def quantizer_of(
-    quantizer: ActivationQuantizer, activation: float | None = None, *, carries: bool = False
+    quantizer: ActivationQuantizer, function: ActivationFunction | None = None, *, carries: bool = False
 ) -> Quantizer:
     """The module of a quantizer; ModelError where its table is not what its basis makes."""
     if quantizer.table is None or quantizer.basis is None:
-        return Quantizer(quantizer.grid, activation, carries=carries)
-    learned = LearnedQuantizer(quantizer.table, quantizer.basis, activation, carries=carries)
+        return Quantizer(quantizer.grid, function, carries=carries)
+    learned = LearnedQuantizer(quantizer.table, quantizer.basis, function, carries=carries)
     if learned.table() != quantizer.table:
         raise ModelError(f"quantizer '{quantizer.codes.name}': its table is not the one that its basis makes")
     return learned

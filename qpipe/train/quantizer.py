@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
 from qpipe.arith.table import CodeTable, Grid, table_index
 from qpipe.formats.binary import is_sign
-from qpipe.train.straight_through import exact_fake_quantize, fake_look_up, fake_quantize, fake_sign
+from qpipe.ops import ActivationFunction, Curve, Rectifier
+from qpipe.train.straight_through import exact_fake_quantize, fake_curve, fake_look_up, fake_quantize, fake_sign
 
 
 class Quantizer(nn.Module):
@@ -19,7 +22,7 @@ class Quantizer(nn.Module):
 
     levels: torch.Tensor | None
 
-    def __init__(self, grid: Grid, activation: float | None = None, *, carries: bool) -> None:
+    def __init__(self, grid: Grid, function: ActivationFunction | None = None, *, carries: bool) -> None:
         super().__init__()
         table = grid if isinstance(grid, CodeTable) else None
         self.spec, self.before = (grid.after, grid.before) if isinstance(grid, CodeTable) else (grid, grid)
@@ -27,7 +30,8 @@ class Quantizer(nn.Module):
         self.register_buffer("levels", None if table is None else torch.from_numpy(table.levels()))
         self._is_sign = is_sign(grid)
         self._rounds = True
-        self._activation = activation
+        self._function = function
+        self._curve = function if table is not None and isinstance(function, Curve) else None
         self.carries = carries
 
     def forward(self, x: torch.Tensor, *, overwrite: bool = False) -> torch.Tensor:
@@ -37,7 +41,9 @@ class Quantizer(nn.Module):
         if self.training and self._rounds:
             # The clip to an unsigned grid is the ReLU.
             return self._fake(x, overwrite)
-        x = activate(x, self._activation, overwrite=overwrite)
+        # Outside of training the table has the curve in it.
+        if self.training or self._curve is None:
+            x = activate(x, self._function, overwrite=overwrite)
         if self.training:
             return x
         levels = self.current_levels()
@@ -56,7 +62,7 @@ class Quantizer(nn.Module):
 
     def unrounded(self, x: torch.Tensor) -> torch.Tensor:
         """What is rounded of x: x behind the activation."""
-        return x if self.carries else activate(x, self._activation)
+        return x if self.carries else activate(x, self._function)
 
     def current_levels(self) -> torch.Tensor | None:
         """`levels`, or what stands for them."""
@@ -68,13 +74,18 @@ class Quantizer(nn.Module):
             return fake_quantize(x, self.spec, inplace=overwrite)
         if self._is_sign:
             return fake_sign(x, self.before, levels)
+        if self._curve is not None:
+            return fake_curve(x, self.before, levels, self._curve)
         return fake_look_up(x, self.before, levels, inplace=overwrite)[0]
 
 
-def activate(y: torch.Tensor, bound: float | None, *, overwrite: bool = False) -> torch.Tensor:
+def activate(y: torch.Tensor, function: ActivationFunction | None, *, overwrite: bool = False) -> torch.Tensor:
     """The fused activation; overwrite: y itself may be used up."""
-    if bound is None:
+    if function is None:
         return y
-    if bound == float("inf"):
+    if not isinstance(function, Rectifier):
+        result: torch.Tensor = function.real(y, torch)
+        return result
+    if math.isinf(function.bound):
         return y.relu_() if overwrite else y.relu()
-    return y.clamp_(0.0, bound) if overwrite else y.clamp(0.0, bound)
+    return y.clamp_(0.0, function.bound) if overwrite else y.clamp(0.0, function.bound)

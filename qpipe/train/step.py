@@ -82,7 +82,7 @@ class Step:
     @property
     def activated(self) -> torch.Tensor:
         """`unquantized` behind the activation: what the step would give in full precision."""
-        return activate(self.unquantized, self.layer.bound)
+        return activate(self.unquantized, self.layer.function)
 
     def tap(self, through: Through) -> None:
         """Let what the op gives go through this in training, before BatchNormalization and activation.
@@ -107,7 +107,7 @@ class Step:
 
     def _rounded(self, y: torch.Tensor, *, overwrite: bool) -> torch.Tensor:
         if self.quantizer is None:
-            return activate(y, self.layer.bound, overwrite=overwrite)
+            return activate(y, self.layer.function, overwrite=overwrite)
         result: torch.Tensor = self.quantizer(y, overwrite=overwrite)
         return result
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import table_index
+from qpipe.ops import ActivationFunction
 
 # A number of this size has steps of 1 in its type, and so has everything within a third of it around it.
 _ROUNDS_TO_INTEGERS = {torch.float32: 1.5 * 2.0**23, torch.bfloat16: 1.5 * 2.0**7}
@@ -119,6 +120,14 @@ def fake_look_up(
     clipped = F.hardtanh(x, before.qmin * before.scale, high if top is None else min(top, high), inplace)
     result: torch.Tensor = _LookUp.apply(clipped.float(), index, levels)  # type: ignore[no-untyped-call]
     return result.to(x.dtype), index
+
+
+def fake_curve(x: torch.Tensor, before: QuantSpec, levels: torch.Tensor, function: ActivationFunction) -> torch.Tensor:
+    """`fake_look_up` of levels that are a function's: the gradient is that of the function itself, at x."""
+    with torch.no_grad():
+        index = table_index(x.float(), before, torch)
+    clipped = F.hardtanh(x, before.qmin * before.scale, before.qmax * before.scale)
+    return straight_through(function.real(clipped, torch), levels[index].to(x.dtype))
 
 
 def fake_sign(x: torch.Tensor, before: QuantSpec, levels: torch.Tensor) -> torch.Tensor:

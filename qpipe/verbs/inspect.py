@@ -21,7 +21,7 @@ from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, Requantization, View, Weighted, read_view
-from qpipe.ops import Role
+from qpipe.ops import Curve, Role
 from qpipe.ops.quantizer_parts import dequantizes, quantizes
 from qpipe.settings import TorchSettings
 from qpipe.verbs.options import takes_options
@@ -144,14 +144,13 @@ def _float_nodes(graph: ir.Graph) -> tuple[list[NodeInfo], list[str]]:
     plan = plan_quantization(graph)
     found: dict[ir.Node, NodeInfo] = {}
     for layer in plan.layers:
-        _add_layer(found, layer, _FORMS.get(layer.role, QUANTIZED), _planned_note(layer, plan))
+        _add_layer(found, layer, _form(layer), _planned_note(layer, plan))
     in_the_way = _before_weights(plan)
     for layer in plan.tail:
         if layer in plan.unsupported:
             _add_layer(found, layer, NO_FORM, advice=str(layer.refusal or ""))
         elif layer in in_the_way:
-            role = _FORMS.get(layer.role, QUANTIZED)
-            _add_layer(found, layer, role, "once the nodes before it have an integer form")
+            _add_layer(found, layer, _form(layer), "once the nodes before it have an integer form")
         else:
             _add_layer(found, layer, FLOAT_TAIL, "stays float behind the integers")
     problems = []
@@ -161,6 +160,11 @@ def _float_nodes(graph: ir.Graph) -> tuple[list[NodeInfo], list[str]]:
     if not any(layer.role is Role.COMPUTE for layer in (*plan.layers, *plan.tail)):
         problems.append("no Conv, Gemm or MatMul with constant weights: nothing to quantize")
     return [found[node] for node in graph if node in found], problems
+
+
+def _form(layer: Layer) -> str:
+    """A role, in the words of the table; what becomes a table is quantized, though it keeps its input's width."""
+    return QUANTIZED if layer.curve is not None else _FORMS.get(layer.role, QUANTIZED)
 
 
 def _before_weights(plan: QuantizationPlan) -> list[Layer]:
@@ -182,7 +186,10 @@ def _planned_note(layer: Layer, plan: QuantizationPlan) -> str:
         words.append("last layer, int32 output")
     elif (planned := plan.quantizers.get(layer.output)) is not None:
         sign = {True: "signed", False: "unsigned", None: "sign from the data"}[planned.signed]
-        words.append(f"{planned.bits}-bit output, {sign}")
+        kind = sign if planned.curve is None else f"a table of {planned.curve.op_type}"
+        words.append(f"{planned.bits}-bit output, {kind}")
+    elif layer.curve is not None:
+        words.append("a table behind its input's grid")
     return ", ".join(words)
 
 
@@ -190,9 +197,10 @@ def _view_nodes(view: View) -> list[NodeInfo]:
     found: dict[ir.Node, NodeInfo] = {}
     for layer in view.layers:
         if isinstance(layer, Requantization):
-            found[layer.node] = NodeInfo(layer.name, layer.op_type, QUANTIZED, f"requantizes {_quantized_note(layer)}")
+            verb = "" if isinstance(layer.function, Curve) else "requantizes "
+            found[layer.node] = NodeInfo(layer.name, layer.op_type, QUANTIZED, f"{verb}{_quantized_note(layer)}")
         else:
-            _add_layer(found, layer, _FORMS.get(layer.role, QUANTIZED), _quantized_note(layer))
+            _add_layer(found, layer, _form(layer), _quantized_note(layer))
     for tail in view.tail:
         _add_layer(found, tail, FLOAT_TAIL, "stays float behind the integers")
     return [found[node] for node in view.graph if node in found]
@@ -201,14 +209,16 @@ def _view_nodes(view: View) -> list[NodeInfo]:
 def _quantized_note(layer: QuantizedLayer) -> str:
     inputs = ", ".join(_grid(quantizer) for quantizer in layer.sources)
     output = "int32" if layer.quantizer is None else _grid(layer.quantizer)
+    output = f"{layer.function.op_type}, {output}" if isinstance(layer.function, Curve) else output
     weights = f"{layer.weight.bits}-bit weights, " if isinstance(layer, Weighted) else ""
     return f"{weights}{inputs} -> {output}"
 
 
 def _grid(quantizer: ActivationQuantizer) -> str:
-    """Such as "uint8 2^-5": what an integer is, and what one step is worth; "4 levels of" before it with a table."""
-    spec = quantizer.spec
-    levels = "" if quantizer.table is None else f"{len(set(quantizer.table.reached))} levels of "
+    """Such as "uint8 2^-5": what an integer is, and what one step is worth; "4 levels of" it, of a table of levels."""
+    spec, table = quantizer.spec, quantizer.table
+    is_curve = isinstance(quantizer.function, Curve)
+    levels = "" if table is None or is_curve else f"{len(set(table.reached))} levels of "
     return levels + f"{'int' if spec.qmin < 0 else 'uint'}{spec.bits} 2^{spec.exponent}"
 
 

@@ -12,10 +12,10 @@ import torch
 
 from qpipe.arith.quantize import quantize
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.graph.layers import activation_bound
+
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, is_final, read_view
-from qpipe.ops import OPS
+from qpipe.ops import OPS, activation_of
 from qpipe.runtime.cut import lowered_tensors, spec_tensors, with_outputs
 from support.quantize import to_integer
 from support.run import run
@@ -56,7 +56,7 @@ def _run(layer: QuantizedLayer, inputs: list[torch.Tensor]) -> torch.Tensor:
         inputs = [*inputs, torch.from_numpy(layer.weight.codes * scale.reshape(shape)), bias]
     y = run(*inputs)
     activation = layer.activation
-    return y if activation is None else y.clamp(0.0, activation_bound(activation))
+    return y if activation is None else activation_of(activation).real(y, torch)
 
 
 def lowered_codes(model: ir.Model, inputs: np.ndarray, *, optimize: bool = True) -> Codes:

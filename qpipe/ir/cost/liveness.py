@@ -23,9 +23,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qpipe.ir.cost.value_sizes import value_sizes
-from qpipe.ir.graph.layers import Layer, activation_bound
+from qpipe.ir.graph.layers import Layer
 from qpipe.nodes import describe
-from qpipe.ops import Product, op_of
+from qpipe.ops import Product, activation_of, op_of
 from qpipe.ops.quantizer_parts import dequantizes, limits_codes, quantizes
 
 Kernel = tuple[ir.Node, ...]
@@ -113,7 +113,7 @@ def _is_dequantized(value: ir.Value, constants: frozenset[ir.Value]) -> bool:
 
 def _follows(node: ir.Node) -> bool:
     """Whether an integer kernel does it on the way from its sums to their quantizer."""
-    return activation_bound(node) is not None or Layer(node).is_batch_norm
+    return activation_of(node) is not None or Layer(node).is_batch_norm
 
 
 def _clip_of_codes(quantize: ir.Node) -> tuple[ir.Node, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from qpipe.ops import AnyOp, Product, Refusal, Role, op_of
+from qpipe.ops import ActivationFunction, AnyOp, Curve, Product, Refusal, Role, activation_of, op_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,17 @@ class Layer:
     def op(self) -> AnyOp:
         """What is known of the main node's op."""
         return op_of(self.node)
+
+    @property
+    def function(self) -> ActivationFunction | None:
+        """What its activation computes."""
+        return None if self.activation is None else activation_of(self.activation)
+
+    @property
+    def curve(self) -> Curve | None:
+        """What is to become a table: its activation, or its op where that is one which stands alone."""
+        found = self.function or self.op.activation(self.node)
+        return found if isinstance(found, Curve) else None
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
@@ -79,13 +90,12 @@ def takes_batch_norm(node: ir.Node) -> bool:
     return isinstance(op, Product) and op.refusal(node) is None and op.has_channels(node)
 
 
-def activation_bound(node: ir.Node) -> float | None:
-    """The upper bound of an activation (of a Relu infinite, of a ReLU6: 6); None for any other node."""
-    return op_of(node).bound(node)
-
-
 def group_layers(graph: ir.Graph, skip: frozenset[ir.Node] = frozenset()) -> list[Layer]:
-    """The graph's nodes, without those in `skip`, as layers in topological order."""
+    """The graph's nodes, without those in `skip`, as layers in topological order.
+
+    skip: the nodes of a QDQ graph's quantizers. What is no clip is a part of these there, a table; a node that still
+    computes it is one by itself, of the float tail.
+    """
     taken: set[ir.Node] = set(skip)
     layers = []
     for node in graph:
@@ -99,7 +109,8 @@ def group_layers(graph: ir.Graph, skip: frozenset[ir.Node] = frozenset()) -> lis
             last = batch_norm or last
         if Layer(node).role in {Role.COMPUTE, Role.JOIN, Role.POOL}:
             follower = _only_consumer(last)
-            activation = follower if follower is not None and activation_bound(follower) is not None else None
+            function = None if follower is None else activation_of(follower)
+            activation = None if function is None or (skip and isinstance(function, Curve)) else follower
         layer = Layer(node, batch_norm, activation)
         taken.update(layer.nodes)
         layers.append(layer)

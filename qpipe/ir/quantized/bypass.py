@@ -19,6 +19,7 @@ from qpipe.ir.quantized.qdq import (
     write_bound,
 )
 from qpipe.nodes import set_constant_input
+from qpipe.ops import Curve, Rectifier
 from qpipe.ops.quantizer_parts import dequantizes, may_change_codes, quantizes
 
 
@@ -54,7 +55,7 @@ def narrow(wide: ActivationQuantizer) -> list[ir.Value]:
     Returns what is dead then. A layer has one quantizer: where the requantizations' grids differ, the wide one stays.
     """
     readers = quantizers_reading(wide.output)
-    if readers is None:
+    if readers is None or isinstance(wide.function, Curve):
         return []
     kept, *others = readers
     if any((other.spec, other.table) != (kept.spec, kept.table) or other.output.is_graph_output() for other in others):
@@ -88,8 +89,8 @@ def fuse_batch_norm(product: ir.Value) -> list[ir.Value]:
 def inherit_bound(first: ActivationQuantizer, second: ActivationQuantizer) -> None:
     """Cut the second's range as the first's was: at 0, and at a ReLU6's bound, which is a top that is not all ones."""
     spec = first.before
-    if first.bound is not None and second.bound is None:
-        write_bound(_quantize_node(second), first.bound)
+    if isinstance(first.function, Rectifier) and second.function is None:
+        write_bound(_quantize_node(second), first.function.bound)
     if not spec.is_signed:
         _set_range(second, second.before.clipped(spec.bound))
 

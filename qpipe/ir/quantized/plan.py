@@ -22,25 +22,43 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.errors import RecipeError
 from qpipe.formats.table import EDGE_FORMAT
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerOptions, LayerTable
-from qpipe.ir.graph.layers import Layer, activation_bound, group_layers
-from qpipe.ops import Role, op_of
+from qpipe.ir.graph.layers import Layer, group_layers
+from qpipe.ops import Curve, Rectifier, Role, op_of
 
 EDGE_BITS = 8  # first and last layer's weights, last layer's input, the graph's input, a branch before an Add
 
 
 @dataclass(frozen=True)
 class PlannedQuantizer:
-    """A quantizer on `value`: signed is None where only the data can tell; bound is a Clip's upper bound, or inf."""
+    """A quantizer on `value`, whose range is that of `observed`: what is rounded.
+
+    bits: of the codes that leave it. signed: of what is rounded, None where only the data can tell. bound: a Clip's
+    upper bound, or inf. curve: of an activation that becomes a table, behind 8 bits of what comes before it.
+    """
 
     value: ir.Value
     bits: int
     signed: bool | None
     bound: float = math.inf
+    curve: Curve | None = None
+
+    @property
+    def observed(self) -> ir.Value:
+        """`value`, or what the curve reads."""
+        node = None if self.curve is None else self.value.producer()
+        source = self.value if node is None else node.inputs[0]
+        assert source is not None
+        return source
+
+    @property
+    def rounded_bits(self) -> int:
+        """The width of what is rounded."""
+        return self.bits if self.curve is None else EDGE_BITS
 
     def grid(self, log2_ymax: int, *, is_negative: bool) -> QuantSpec:
-        """The grid for values up to `2**log2_ymax`, cut at the bound; is_negative: whether the data had a sign."""
+        """The grid for what is rounded, up to `2**log2_ymax` and cut at the bound; is_negative: of the data."""
         signed = is_negative if self.signed is None else self.signed
-        spec = QuantSpec.for_range(self.bits, log2_ymax, signed=signed)
+        spec = QuantSpec.for_range(self.rounded_bits, log2_ymax, signed=signed)
         if math.isinf(self.bound):
             return spec
         return replace(spec, qmax=min(spec.qmax, max(round(self.bound / spec.scale), 1)))
@@ -107,9 +125,11 @@ def plan_quantization(
             plan.weight_bits[layer.node] = own.weight_bits or (EDGE_BITS if edge else weight_bits)
         if own.weight_clip is not None:
             plan.weight_clips[layer.node] = own.weight_clip
-        signed[layer.output] = _is_signed(layer, signed)
-        bound = math.inf if (found := _bound(layer)) is None else found
-        if layer.role is Role.CARRY and len(layer.inputs) == 1 and layer.inputs[0] in unwidened:
+        before, signed[layer.output] = _signs(layer, signed)
+        function = layer.function or layer.op.activation(layer.node)
+        bound = function.bound if isinstance(function, Rectifier) else math.inf
+        carries_one = layer.role is Role.CARRY and len(layer.inputs) == 1 and layer.curve is None
+        if carries_one and layer.inputs[0] in unwidened:
             planned = unwidened[layer.inputs[0]]
             unwidened[layer.output] = PlannedQuantizer(
                 layer.output, planned.bits, signed[layer.output], min(bound, planned.bound)
@@ -119,19 +139,16 @@ def plan_quantization(
         branch = layer.role is Role.COMPUTE and layer.activation is None and _feeds_add(layer.output, plan)
         edge = layer.output in wide or layer.output in reached or layer.output not in feeding
         bits = own.activation_bits or (EDGE_BITS if edge or branch else activation_bits)
-        planned = PlannedQuantizer(layer.output, bits, signed[layer.output], bound)
+        rounded = signed[layer.output] if layer.curve is None else before
+        planned = PlannedQuantizer(layer.output, bits, rounded, bound, layer.curve)
         if skip_bits is not None and layer.output in on_skips and not own.activation_bits and bits < skip_bits:
-            unwidened[layer.output] = planned
+            if layer.curve is None:
+                unwidened[layer.output] = planned
             planned = replace(planned, bits=skip_bits)
         plan.quantizers[layer.output] = planned
     read = {layer.inputs[0] for layer in plan.layers if layer.is_weighted}
     plan.narrowed = {value: planned for value, planned in unwidened.items() if value in read}
     return plan
-
-
-def _bound(layer: Layer) -> float | None:
-    """The upper bound of the layer's activation, also where that stands alone; None without one."""
-    return activation_bound(layer.node if layer.activation is None else layer.activation)
 
 
 def _check_bits(name: str, bits: int) -> None:
@@ -172,16 +189,23 @@ def _ancestors(values: Iterable[ir.Value | None]) -> set[ir.Value]:
 
 
 def _find_last(graph: ir.Graph, plan: QuantizationPlan) -> None:
-    """Last layers: weighted, no activation, before nothing but outputs or the tail; reshaping behind joins the tail."""
+    """Last layers: weighted, no activation, before nothing but outputs or the tail.
+
+    Reshaping behind joins the tail, and so does what would be a table: there its result is float, and exact.
+    """
     inner = {value for layer in plan.layers for value in layer.inputs}
     for layer in reversed(list(plan.layers)):
         if layer.output in inner:
             continue
-        if layer.op.only_reshapes and _comes_from_weights(layer, plan):
+        if layer.curve is not None and layer.activation is not None:
+            plan.tail.insert(0, Layer(layer.activation))
+            bare = replace(layer, activation=None)
+            plan.layers[plan.layers.index(layer)] = layer = bare
+        elif layer.curve is not None or (layer.op.only_reshapes and _comes_from_weights(layer, plan)):
             plan.layers.remove(layer)
             plan.tail.insert(0, layer)
             inner = {value for other in plan.layers for value in other.inputs}
-        elif layer.is_weighted and layer.activation is None and layer.batch_norm is None:
+        if layer.is_weighted and layer.activation is None and layer.batch_norm is None:
             plan.last.add(layer.node)
 
 
@@ -190,9 +214,9 @@ def _comes_from_weights(layer: Layer, plan: QuantizationPlan) -> bool:
     source = by_output.get(layer.inputs[0])
     while source is not None and source.op.only_reshapes:
         source = by_output.get(source.inputs[0])
-    return (
-        source is not None and source.role is Role.COMPUTE and source.activation is None and source.batch_norm is None
-    )
+    if source is None or source.role is not Role.COMPUTE or source.batch_norm is not None:
+        return False
+    return source.activation is None or source.curve is not None
 
 
 def _edge_tensors(plan: QuantizationPlan, ends: set[ir.Node]) -> set[ir.Value]:
@@ -242,10 +266,10 @@ def _feeding_weights(plan: QuantizationPlan) -> set[ir.Value]:
     return feeding
 
 
-def _is_signed(layer: Layer, signed: dict[ir.Value, bool | None]) -> bool | None:
-    """Whether what leaves the layer can be negative; None where it hangs on the graph's input."""
+def _signs(layer: Layer, signed: dict[ir.Value, bool | None]) -> tuple[bool | None, bool | None]:
+    """Whether the layer's result can be negative, before and behind its activation; None: it hangs on the input."""
     sign = layer.op.sign([signed.get(value, True) for value in layer.inputs])
-    return sign if layer.activation is None else op_of(layer.activation).sign([sign])
+    return sign, sign if layer.activation is None else op_of(layer.activation).sign([sign])
 
 
 def _feeds_add(value: ir.Value, plan: QuantizationPlan) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.spec import SIGNED_ZERO_POINT, STORAGE_MAX, QuantSpec
+from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.arith.table import SIZE, CodeTable, Grid
 from qpipe.errors import ModelError
 from qpipe.nodes import (
@@ -26,12 +26,15 @@ from qpipe.nodes import (
     name_value,
     set_constant_input,
 )
-from qpipe.ops import op_of
+from qpipe.ops import ActivationFunction, Curve, Rectifier, activation_of
+from qpipe.ops.quantizer_parts import dequantizes
 
 BASIS = "qpipe.basis"
 """Metadata of a Gather: the basis that its table is made from, a list of numbers."""
 BOUND = "qpipe.bound"
 """Metadata of a QuantizeLinear: the upper bound of the float Clip from 0 that its codes' range took the place of."""
+FUNCTION = "qpipe.function"
+"""Metadata of a Gather: the activation that its table took the place of, `op`, `domain` and the attributes."""
 
 _PARTS = frozenset({"QuantizeLinear", "Clip", "Cast", "Gather"})
 _FORM = re.compile("QuantizeLinear( Clip)?( Cast Gather( Clip)?)?")
@@ -50,8 +53,8 @@ class ActivationQuantizer:
     output: ir.Value
     spec: QuantSpec
     table: CodeTable | None = None
-    bound: float | None = None
-    """The upper bound of a Clip from 0 that the range took the place of; None where there was none."""
+    function: ActivationFunction | None = None
+    """The activation that range or table took the place of; None where there was none."""
 
     @property
     def grid(self) -> Grid:
@@ -89,12 +92,12 @@ def insert_activation_quantizer(
     suffix: str = "",
     meltable: bool = False,
 ) -> None:
-    """Put a quantizer behind `value`, for all its readers or for the node `only`; `replaces` is a float Clip to drop.
+    """Put a quantizer behind `value`, for all its readers or for the node `only`.
 
-    spec: its grid, or the table behind it.
+    spec: its grid, or the table behind it. replaces: a float activation to drop, which range or table computes.
 
     onnxruntime melts two quantizers in a row into one, which rounds otherwise. A Clip of the integers, though it cuts
-    nothing, keeps one that is meant for `only` apart; `meltable` says that this one may go.
+    nothing, keeps apart one that is meant for `only`, or that reads another one; `meltable` says that it may go.
     """
     base = f"{value.name}/{suffix}" if suffix else f"{value.name}"
     uses = [(node, index) for node, index in value.uses() if only is None or node is only]
@@ -104,13 +107,14 @@ def insert_activation_quantizer(
     before, after = (spec.before, spec.after) if isinstance(spec, CodeTable) else (spec, spec)
     scale, zero_point = _grid(graph, base, before)
     nodes = [ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{base}_quantize")]
-    if (bound := None if replaces is None else op_of(replaces).bound(replaces)) is not None:
-        write_bound(nodes[0], bound)
+    function = None if replaces is None else activation_of(replaces)
+    if isinstance(function, Rectifier):
+        write_bound(nodes[0], function.bound)
     name_value(nodes[-1].outputs[0], f"{base}_codes", _UINT8, shape)
-    if before.needs_clip or (only is not None and not meltable):
+    if before.needs_clip or (not meltable and (only is not None or dequantizes(source.producer()))):
         nodes.append(clip_of_codes(graph, nodes[-1].outputs[0], before, base))
     if isinstance(spec, CodeTable):
-        nodes += _look_up(graph, nodes[-1].outputs[0], spec, base)
+        nodes += _look_up(graph, nodes[-1].outputs[0], spec, base, function)
         scale, zero_point = _grid(graph, f"{base}_level", after)
     nodes.append(ir.node("DequantizeLinear", [nodes[-1].outputs[0], scale, zero_point], name=f"{base}_dequantize"))
     output = nodes[-1].outputs[0]
@@ -143,13 +147,18 @@ def clip_of_codes(graph: ir.Graph, codes: ir.Value, spec: QuantSpec, base: str) 
     return node
 
 
-def _look_up(graph: ir.Graph, codes: ir.Value, table: CodeTable, base: str) -> list[ir.Node]:
+def _look_up(
+    graph: ir.Graph, codes: ir.Value, table: CodeTable, base: str, function: ActivationFunction | None
+) -> list[ir.Node]:
     """The nodes that take codes through a table; a Clip, which cuts nothing, says what range its readers count on."""
     entries = initializer(graph, f"{base}_table", table.array())
     index = ir.node("Cast", [codes], {"to": ir.DataType.INT32}, name=f"{base}_index")
     name_value(index.outputs[0], f"{base}_indices", ir.TensorType(ir.DataType.INT32), codes.shape)
     gather = ir.node("Gather", [entries, index.outputs[0]], name=f"{base}_look_up")
     _write_basis(gather, table)
+    if isinstance(function, Curve):
+        said = {"op": function.op_type, "domain": function.domain, **dict(function.parameters)}
+        gather.metadata_props[FUNCTION] = json.dumps(said)
     name_value(gather.outputs[0], f"{base}_looked_up", _UINT8, codes.shape)
     if not table.after.needs_clip:
         return [index, gather]
@@ -167,13 +176,24 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
         return None
     gather = next((node for node in nodes if node.op_type == "Gather"), None)
     stored = nodes[0].metadata_props.get(BOUND)
-    bound = None if stored is None else float(json.loads(stored))
+    function = None if stored is None else Rectifier(float(json.loads(stored)))
     if gather is None:
-        return ActivationQuantizer(source, codes, dequantize.outputs[0], _read_grid(nodes[0], nodes), bound=bound)
+        return ActivationQuantizer(source, codes, dequantize.outputs[0], _read_grid(nodes[0], nodes), None, function)
     at = nodes.index(gather)
     before, after = _read_grid(nodes[0], nodes[:at]), _read_grid(dequantize, nodes[at:])
     table = _read_table(gather, before, after)
-    return ActivationQuantizer(source, codes, dequantize.outputs[0], after, table, bound)
+    return ActivationQuantizer(source, codes, dequantize.outputs[0], after, table, function or _read_curve(gather))
+
+
+def _read_curve(gather: ir.Node) -> ActivationFunction | None:
+    stored = gather.metadata_props.get(FUNCTION)
+    if stored is None:
+        return None
+    said = json.loads(stored)
+    curve = activation_of(ir.node(said.pop("op"), [None], domain=said.pop("domain"), attributes=said))
+    if curve is None:
+        raise ModelError(f"{describe(gather)}: is a table of {stored}, expected an activation")
+    return curve
 
 
 def write_bound(quantize: ir.Node, bound: float) -> None:
@@ -224,8 +244,6 @@ def _read_grid(node: ir.Node, behind: list[ir.Node]) -> QuantSpec:
     if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.uint8:
         raise ModelError(f"{describe(node)}: expected one constant scale and a uint8 zero point")
     zero = int(zero_point.reshape(-1)[0])
-    if zero not in {0, SIGNED_ZERO_POINT}:
-        raise ModelError(f"{describe(node)}: zero point {zero}, expected 0 or {SIGNED_ZERO_POINT}")
     bounds = [(_scalar(clip, 1), _scalar(clip, 2)) for clip in behind if clip.op_type == "Clip"]
     low, high = bounds[0] if bounds else (0, STORAGE_MAX)
     return QuantSpec(exponent_of(node, float(scale.reshape(-1)[0])), low - zero, high - zero, zero)

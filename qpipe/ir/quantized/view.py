@@ -12,14 +12,14 @@ from typing import Generic, TypeGuard, TypeVar
 
 import onnx_ir as ir
 
-from qpipe.arith.spec import QuantSpec
+from qpipe.arith.spec import SIGNED_ZERO_POINT, QuantSpec
 from qpipe.errors import LoweringError, ModelError
 from qpipe.formats.base import TrainableWeight
-from qpipe.ir.graph.layers import Layer, activation_bound, group_layers
+from qpipe.ir.graph.layers import Layer, group_layers
 from qpipe.ir.quantized.qdq import ActivationQuantizer, data_input, quantizer_nodes, read_activation_quantizer
 from qpipe.ir.quantized.view_weights import FinalWeight, read_weight
 from qpipe.nodes import describe
-from qpipe.ops import Role
+from qpipe.ops import ActivationFunction, Rectifier, Role, activation_of
 from qpipe.ops.quantizer_parts import dequantizes, quantizes
 
 W = TypeVar("W", bound=TrainableWeight | FinalWeight, covariant=True)
@@ -41,14 +41,9 @@ class QuantizedLayer(Layer):
         return self.output if self.quantizer is None else self.quantizer.output
 
     @property
-    def bound(self) -> float | None:
-        """The upper bound of the layer's activation, infinite for a ReLU; None where it has none.
-
-        A Clip that calibration took away, since the range of the integers cuts as it does, is one.
-        """
-        if self.activation is not None:
-            return activation_bound(self.activation)
-        return None if self.quantizer is None else self.quantizer.bound
+    def function(self) -> ActivationFunction | None:
+        """What the layer's activation computes, be it one that calibration took away; None where it has none."""
+        return super().function or (None if self.quantizer is None else self.quantizer.function)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +55,8 @@ class RequantizedLayer(QuantizedLayer):
     @property
     def target(self) -> QuantSpec:
         """The grid that the result is rounded to, cut to what the layer's activation lets through."""
-        bound = None if self.activation is None else activation_bound(self.activation)
-        return self.quantizer.before if bound is None else self.quantizer.before.clipped(bound)
+        clip = None if self.activation is None else activation_of(self.activation)
+        return self.quantizer.before.clipped(clip.bound) if isinstance(clip, Rectifier) else self.quantizer.before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +127,8 @@ def read_view(model: ir.Model) -> View:
     for quantizer in quantizers:
         by_source.setdefault(quantizer.source, []).append(quantizer)
     view = View(graph, inputs=[q for q in quantizers if q.source.is_graph_input()])
+    for quantizer in view.inputs:
+        _check_zero_point(quantizer)
     if not view.inputs:
         raise ModelError(
             "not a quantized model: no QuantizeLinear reads the graph's input; run `qpipe calibrate` first"
@@ -205,10 +202,21 @@ def _quantized(
 
 
 def _check_output(layer: Layer, outputs: list[ActivationQuantizer]) -> None:
+    if outputs and layer.curve is not None:
+        raise ModelError(f"{describe(layer.node)}: computes floats between quantizers, expected the table of it")
+    if outputs and layer.role is not Role.CARRY:
+        _check_zero_point(outputs[0])
     if len(outputs) > 1:
         raise ModelError(f"{describe(layer.node)}: {len(outputs)} quantizers read its output, expected one")
     if not outputs and (layer.batch_norm is not None or layer.is_batch_norm):
         raise ModelError(f"{describe(layer.node)}: no quantizer after its BatchNormalization, expected one")
+
+
+def _check_zero_point(quantizer: ActivationQuantizer) -> None:
+    """Where numbers are rounded, an odd one would round ties to odd; copied codes, and a table's, have any."""
+    if not quantizer.before.is_standard:
+        node, zero = _quantize_node(quantizer), quantizer.before.zero_point
+        raise ModelError(f"{describe(node)}: zero point {zero}, expected 0 or {SIGNED_ZERO_POINT}")
 
 
 def _requantizations(
@@ -217,6 +225,8 @@ def _requantizations(
     """Quantizers that read one of these, directly or through another one."""
     for first in quantizers:
         for second in by_source.get(first.output, []):
+            if second.before != first.spec:
+                _check_zero_point(second)
             yield Requantization(_quantize_node(second), sources=(first,), quantizer=second)
             yield from _requantizations([second], by_source)
 

@@ -105,11 +105,11 @@ def test_models(case: str, words: str, refused: Callable[[str], str]) -> None:
 
 
 def test_nodes_without_integer_form_are_named_all_at_once(refused: Callable[[str], str]) -> None:
-    nodes = ["[squash] s = Sigmoid(block)", "[gate] between = Mul(block, s)"]
+    nodes = ["[squash] s = Softplus(block)", "[gate] between = Mul(block, s)"]
     save(digits_model(between=nodes))
     message = refused(CALIBRATE.format(model="bad.onnx"))
     assert message.startswith(
-        "bad.onnx: no integer form, with layers after it: Sigmoid 'squash', Mul 'gate'; `qpipe inspect`"
+        "bad.onnx: no integer form, with layers after it: Softplus 'squash', Mul 'gate'; `qpipe inspect`"
     )
 
 

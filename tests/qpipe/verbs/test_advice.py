@@ -30,9 +30,9 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("odd", "constants", "words"),
     [
-        ("[odd] between = Sigmoid(block)", {}, "replace it by Relu or Clip(0, 6)"),
-        ("[odd] between = HardSwish(block)", {}, "replace it by Relu or Clip(0, 6)"),
-        ("[odd] between = LeakyRelu(block)", {}, "replace it by Relu or Clip(0, 6)"),
+        ("[odd] between = Softplus(block)", {}, "replace it by Relu or Clip(0, 6)"),
+        ("[odd] between = Elu(block)", {}, "replace it by Relu or Clip(0, 6)"),
+        ("[odd] between = Selu(block)", {}, "replace it by Relu or Clip(0, 6)"),
         ("[odd] between = Clip(block, low, one)", {"one": ONE, "low": np.float32(-1)}, "its bounds are (-1, 1.5)"),
         ("[odd] between = Clip(block, , one)", {"one": ONE}, "its bounds are (none, 1.5)"),
         ("[odd] between = Mul(block, one)", {"one": ONE}, "put it into the weights"),

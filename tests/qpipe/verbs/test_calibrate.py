@@ -242,8 +242,8 @@ def test_a_torch_module_is_taken_as_it_is() -> None:
 
 
 def test_every_node_without_integer_form_is_named() -> None:
-    nodes = ["[squash] s = Sigmoid(block)", "[gate] between = Mul(block, s)"]
-    with pytest.raises(LoweringError, match=r"Sigmoid 'squash', Mul 'gate'; `qpipe inspect` says"):
+    nodes = ["[squash] s = Softplus(block)", "[gate] between = Mul(block, s)"]
+    with pytest.raises(LoweringError, match=r"Softplus 'squash', Mul 'gate'; `qpipe inspect` says"):
         qpipe.calibrate(digits_model(between=nodes), IMAGES)
 
 

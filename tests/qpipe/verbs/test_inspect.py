@@ -47,7 +47,7 @@ def test_a_float_network() -> None:
 
 def test_all_nodes_without_integer_form_at_once_and_what_waits_for_them() -> None:
     nodes = [
-        "[squash] s = Sigmoid(block)",
+        "[squash] s = Softplus(block)",
         "[gate] m = Mul(block, s)",
         "[halve] between = MaxPool<kernel_shape=[2,2]>(m)",
     ]

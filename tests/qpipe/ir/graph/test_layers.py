@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from qpipe.ir.graph.layers import Layer, activation_bound, group_layers
-from qpipe.ops import Role
+from qpipe.ir.graph.layers import Layer, group_layers
+from qpipe.ops import Rectifier, Role, activation_of
 from support.networks import Network
 
 
@@ -62,7 +62,7 @@ def test_activation_bound(low: float | None, high: float | None, bound: float | 
     net = Network(4)
     names = [net.constant(np.float32(v)) if v is not None else "" for v in (low, high)]
     node = net.model(net.op("Clip", "x", *names)).graph.node(0)
-    assert activation_bound(node) == bound
+    assert activation_of(node) == (None if bound is None else Rectifier(bound))
 
 
 def roles(net: Network, *outputs: str) -> list[Role]:

@@ -148,8 +148,8 @@ def test_reshaping_after_a_last_layer_is_the_tail() -> None:
 
 def test_unsupported_only_where_weights_follow() -> None:
     net = Network(3, 8, 8)
-    x = net.op("Sigmoid", net.conv("x", 3, 8), name="gate")
-    y = net.op("Tanh", net.conv(x, 8, 8, name="after"), name="end")
+    x = net.op("Softplus", net.conv("x", 3, 8), name="gate")
+    y = net.op("Erf", net.conv(x, 8, 8, name="after"), name="end")
     found = plan(net, y)
     assert [layer.name for layer in found.unsupported] == ["gate"]
     assert [layer.name for layer in found.tail] == ["gate", "after", "end"]

@@ -1,0 +1,75 @@
+"""What the activations have in common that are no clip: Sigmoid, LeakyRelu, SiLU and their kind."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import onnx_ir as ir
+
+from qpipe.arith.spec import QuantSpec
+from qpipe.errors import LoweringError
+from qpipe.nodes import describe, float_attribute
+from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.function import Curve
+
+if TYPE_CHECKING:
+    import torch
+
+    from qpipe.ir.quantized.view import RequantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
+    from qpipe.lowering.qoperator_builder import QOperatorBuilder
+    from qpipe.ops.base import TorchFunction
+
+
+class CurveOp(Carrier):
+    """A function of one number. Calibration puts a table in its place, so that no lowering ever meets its node.
+
+    Behind a layer it belongs to it; alone it is a table behind its input's grid, and keeps the width of that.
+    """
+
+    domain: ClassVar[str] = ""
+    defaults: ClassVar[tuple[tuple[str, float], ...]] = ()
+    """Its attributes, with ONNX's own values."""
+
+    @abstractmethod
+    def formula(self, x: Any, xp: Any) -> Any:
+        """The function of an array of numpy or torch; its attributes by name behind the two."""
+
+    def activation(self, node: ir.Node) -> Curve:
+        """The function that the node's attributes say."""
+        parameters = tuple((name, float_attribute(node, name, value)) for name, value in self.defaults)
+        return Curve(node.op_type, node.domain, parameters, self.formula)
+
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """None: any attributes will do."""
+        return None
+
+    def torch(self, node: ir.Node) -> TorchFunction:
+        """`x -> f(x)`."""
+        function = self.activation(node)
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            import torch
+
+            result: torch.Tensor = function.real(x, torch)
+            return result
+
+        return run
+
+    def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
+        """What its table gives."""
+        return self.activation(node).table(sources[0], sources[0].bits).after
+
+    def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> NoReturn:
+        """LoweringError: such a node computes floats."""
+        raise _no_table(layer)
+
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> NoReturn:
+        """LoweringError: such a node computes floats."""
+        raise _no_table(layer)
+
+
+def _no_table(layer: RequantizedLayer) -> LoweringError:
+    return LoweringError(f"{describe(layer.node)}: computes floats between quantizers, expected the table of it")

@@ -1,0 +1,70 @@
+"""Activations: real functions on a grid. A clip of the integers is one, a table of 256 entries another."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.arith.spec import QuantSpec
+from qpipe.arith.table import CodeTable, function_table
+from qpipe.nodes import initializer
+
+
+class ActivationFunction(ABC):
+    """What an activation computes, behind the layer that it belongs to or alone."""
+
+    @abstractmethod
+    def real(self, x: Any, xp: Any = np) -> Any:
+        """The function itself, of an array of numpy or torch."""
+
+    @abstractmethod
+    def node(self, graph: ir.Graph, source: ir.Value) -> ir.Node:
+        """A float node that computes it, to be put behind `source`; its constants are in the graph."""
+
+
+@dataclass(frozen=True)
+class Rectifier(ActivationFunction):
+    """`min(max(x, 0), bound)`: the end of a grid's range. A Relu's bound is infinite."""
+
+    bound: float
+
+    def real(self, x: Any, xp: Any = np) -> Any:
+        """The clip."""
+        return xp.clip(x, 0.0, None if math.isinf(self.bound) else self.bound)
+
+    def node(self, graph: ir.Graph, source: ir.Value) -> ir.Node:
+        """A Relu, or a Clip to [0, bound]."""
+        limits = [] if math.isinf(self.bound) else [("low", 0.0), ("high", self.bound)]
+        inputs = [initializer(graph, f"{source.name}_{name}", np.float32(limit)) for name, limit in limits]
+        return ir.node("Clip" if limits else "Relu", [source, *inputs])
+
+
+@dataclass(frozen=True)
+class Curve(ActivationFunction):
+    """Any other function: what its quantizer rounds to is 8-bit, and passes a table of what the function gives.
+
+    op_type, domain, parameters: of the node that computes it. formula: `(x, xp, **parameters)`.
+    """
+
+    op_type: str
+    domain: str
+    parameters: tuple[tuple[str, float], ...]
+    formula: Callable[..., Any] = field(compare=False, repr=False)
+
+    def real(self, x: Any, xp: Any = np) -> Any:
+        """The formula."""
+        return self.formula(x, xp, **dict(self.parameters))
+
+    def node(self, graph: ir.Graph, source: ir.Value) -> ir.Node:
+        """The node that it was read from."""
+        return ir.node(self.op_type, [source], dict(self.parameters), domain=self.domain)
+
+    def table(self, before: QuantSpec, bits: int, largest: float = math.inf) -> CodeTable:
+        """The table behind a grid, which gives `bits` wide codes; largest: of |x|, as far as x commonly goes."""
+        return function_table(self.real, before, bits, largest)

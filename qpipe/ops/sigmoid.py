@@ -1,0 +1,24 @@
+"""Sigmoid: `1 / (1 + exp(-x))`, from 0 to 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qpipe.ops.base import StandardForm
+from qpipe.ops.curve import CurveOp
+
+
+class Sigmoid(CurveOp):
+    """Written with tanh, which overflows nowhere, nor does its gradient."""
+
+    op_types = ("Sigmoid",)
+    standard_forms = (StandardForm("QLinearSigmoid", "Sigmoid", slice(0, 1)),)
+
+    def formula(self, x: Any, xp: Any) -> Any:
+        """`(1 + tanh(x / 2)) / 2`."""
+        return 0.5 + 0.5 * xp.tanh(0.5 * x)
+
+    def sign(self, inputs: Sequence[bool | None]) -> bool | None:
+        """It is positive."""
+        return False

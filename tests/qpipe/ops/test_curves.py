@@ -1,0 +1,226 @@
+"""Activations that are tables: their entries, all exports, training, and what `inspect` says; a new one is one row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from integer_oracle import assert_exact, finalized_on_grids, session_of
+from quantized_models import Weights, float_model
+
+from passes.lower_qoperator import LowerQOperator
+from passes.normalize import normalize
+from passes.remove_quantizers import RemoveQuantizers
+from qpipe.arith.spec import QuantSpec
+from qpipe.errors import ModelError
+from qpipe.ir.quantized.certify import certify
+from qpipe.ir.quantized.view import Requantization, read_view
+from qpipe.ops import Curve, activation_of
+from qpipe.runtime.gate import run_gate
+from qpipe.train.executor import Executor
+from qpipe.train.quantizer import Quantizer
+
+# Op and attributes, and torch's own function: none of our code.
+CURVES: dict[str, tuple[str, dict[str, float], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "Sigmoid": ("Sigmoid", {}, torch.sigmoid),
+}
+FUSED, ALONE = "fused behind a product and an Add", "alone"
+
+
+@pytest.fixture(params=CURVES)
+def curve(request: pytest.FixtureRequest) -> tuple[str, dict[str, float], Callable[[torch.Tensor], torch.Tensor]]:
+    return CURVES[request.param]
+
+
+def function_of(op: str, attributes: dict[str, float]) -> Curve:
+    found = activation_of(ir.node(op, [None], attributes))
+    assert isinstance(found, Curve)
+    return found
+
+
+GRIDS = st.builds(
+    QuantSpec.for_range, st.integers(2, 8), st.integers(-6, 6), signed=st.booleans()
+)  # fmt: skip
+
+
+@settings(max_examples=30)
+@given(before=GRIDS, bits=st.integers(2, 8), share=st.sampled_from([0.0, 0.55, 0.9]))
+@pytest.mark.parametrize("name", CURVES)
+def test_entries_are_the_nearest_integers_on_their_grid(name: str, before: QuantSpec, bits: int, share: float) -> None:
+    op, attributes, real = CURVES[name]
+    largest = share * 2.0 ** (before.exponent + before.largest.bit_length())
+    table = function_of(op, attributes).table(before, bits, largest)
+    after, codes = table.after, np.arange(before.stored_min, before.stored_max + 1)
+    x = (codes - before.zero_point) * before.scale
+    y = real(torch.from_numpy(x).double()).numpy()
+    in_steps = np.clip(y / after.scale, after.qmin, after.qmax)
+    found = np.array(table.reached) - after.zero_point
+    assert np.abs(found - in_steps).max() <= 0.5 + 1e-9
+    # Nothing saturates that commonly occurs, by more than the last step, and the next finer grid would not hold it.
+    usual = np.abs(x) <= (largest or np.inf)
+    assert np.abs(np.round(y / after.scale) - found)[usual].max() <= 1
+    assert (after.qmax - after.qmin).bit_length() <= bits
+    span = (max(y[usual].max(), 0) - min(y[usual].min(), 0)) / after.scale
+    assert span * 2 > 2 ** (bits - 1) - 2 or after.zero_point == 128
+
+
+def network(op: str, attributes: dict[str, float], seed: int, place: str) -> tuple[ir.Model, tuple[int, ...]]:
+    """The function behind a Conv, a Gemm and an Add, or alone behind a pool and beside another reader."""
+    w = Weights(seed)
+    for name, shape in {
+        "w1": (6, 3, 3, 3),
+        "b1": (6,),
+        "w2": (6, 6, 1, 1),
+        "w4": (7, 6),
+        "w5": (7, 7),
+        "w6": (5, 7),
+    }.items():
+        w.normal(name, *shape)
+    text = "".join(f", {name} = {value}" for name, value in attributes.items())
+    call = f"{op}<{text[2:]}>" if text else op
+    behind = [f"a = {call}(c)", "d = Conv(a, w2)", "s = Add(d, a)", f"e = {call}(s)"]
+    alone = ["m = MaxPool<kernel_shape = [2, 2]>(c)", f"a = {call}(m)", "d = Conv(a, w2)", "e = Add(d, m)"]
+    nodes = [
+        "c = Conv<pads = [1, 1, 1, 1]>(x, w1, b1)",
+        *(behind if place == FUSED else alone),
+        "g = GlobalAveragePool(e)",
+        "f = Flatten(g)",
+        "h = Gemm<transB = 1>(f, w4)",
+        f"i = {call}(h)",
+        "j = Gemm<transB = 1>(i, w5)",
+        f"k = {call}(j)",
+        "y = Gemm<transB = 1>(k, w6)",
+    ]
+    return float_model("net", (3, 6, 6), nodes, **w.constants), (3, 6, 6)
+
+
+@settings(max_examples=4)
+@given(data=st.data())
+@pytest.mark.parametrize("place", [FUSED, ALONE])
+@pytest.mark.parametrize("name", CURVES)
+def test_all_exports_give_the_same_integers(name: str, place: str, data: st.DataObject) -> None:
+    op, attributes, _ = CURVES[name]
+    bits, seed = data.draw(st.sampled_from([8, 4])), data.draw(st.integers(0, 1000))
+    model, shape = network(op, attributes, seed, place)
+    spec = finalized_on_grids(model, lambda: data.draw(st.integers(-1, 3)), bits=bits)
+    assert not {op, "Relu"} & {node.op_type for node in spec.graph}
+    assert certify(read_view(spec)).problems == []
+    x = np.random.default_rng(seed).standard_normal((3, *shape)).astype(np.float32)
+    # The oracle, the QDQ file and the integer export; then onnxruntime's own operators, layer by layer.
+    assert_exact(spec, x)
+    lowered = spec.clone()
+    LowerQOperator()(lowered)
+    ir.passes.common.CheckerPass()(lowered)
+    run_gate(spec, lowered)
+
+
+def trainable(op: str, attributes: dict[str, float], place: str = FUSED, **options: Any) -> ir.Model:
+    from passes.calibrate_percentile import CalibratePercentile
+    from passes.insert_quantizers import InsertQuantizers
+
+    model, shape = network(op, attributes, 0, place)
+    normalize(model)
+    x = np.random.default_rng(0).standard_normal((64, *shape)).astype(np.float32)
+    CalibratePercentile(inputs=[x])(model)
+    InsertQuantizers(**options)(model)
+    return model
+
+
+@pytest.mark.parametrize("place", [FUSED, ALONE])
+def test_the_float_network_comes_back(curve: Any, place: str) -> None:
+    """Also its function, with its attributes, from what the table says that it is."""
+    op, attributes, _ = curve
+    # No weight is moved for the sake of its pair.
+    model = trainable(op, attributes, place, cpu="vnni")
+    x = np.random.default_rng(1).standard_normal((4, 3, 6, 6)).astype(np.float32)
+    before, _ = network(op, attributes, 0, place)
+    RemoveQuantizers()(model)
+    ir.passes.common.CheckerPass()(model)
+    assert [n.op_type for n in model.graph].count(op) == [n.op_type for n in before.graph].count(op)
+    np.testing.assert_allclose(
+        session_of(model).run(None, {"x": x})[0], session_of(before).run(None, {"x": x})[0], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_gradient_is_the_function_s_own(curve: Any) -> None:
+    op, attributes, real = curve
+    function = function_of(op, attributes)
+    before = QuantSpec.signed(8, -5)
+    quantizer = Quantizer(function.table(before, 8), function, carries=False).train()
+    x = torch.linspace(-5, 5, 401, requires_grad=True)
+    y = quantizer(x)
+    inside = x.detach().abs() <= 127 / 32
+    y.sum().backward()
+    expected = x.detach().clone().requires_grad_()
+    real(expected).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad[inside], expected.grad[inside], rtol=1e-4, atol=1e-5)  # type: ignore[index]
+    assert not x.grad[~inside].any()
+    # Forward is the table, in training and out of it; without rounding, the function itself.
+    torch.testing.assert_close(quantizer.eval()(x.detach()), y.detach(), rtol=0, atol=0)
+    quantizer.train().round_in_training(False)
+    torch.testing.assert_close(quantizer(x.detach()), real(x.detach()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", [FUSED, ALONE])
+def test_it_trains_and_evaluates_as_its_file(curve: Any, place: str) -> None:
+    """The executor in evaluation gives the integers of the file, before and after a step of training."""
+    from passes.finalize import Finalize
+    from qpipe.train.write_back import write_back
+
+    op, attributes, _ = curve
+    model = trainable(op, attributes, place)
+    network_, x = Executor(model), torch.randn(8, 3, 6, 6)
+    for _ in range(2):
+        final = model.clone()
+        Finalize()(final)
+        (expected,) = session_of(final).run(None, {"x": x.numpy()})
+        np.testing.assert_array_equal(network_.eval()(x)[0].detach().numpy().astype(np.float32), expected)
+        optimizer = torch.optim.SGD(network_.parameters(), 0.05)
+        loss = network_.train()(x)[0].square().mean()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network_.parameters() if p.requires_grad)
+        optimizer.step()
+        network_.eval()
+        write_back(network_)
+
+
+def test_one_that_stands_alone_is_a_table_behind_its_input_s_grid(curve: Any) -> None:
+    op, attributes, _ = curve
+    (layer,) = (x for x in read_view(trainable(op, attributes, ALONE)).layers if isinstance(x, Requantization))
+    assert layer.quantizer.before == layer.sources[0].spec
+    assert layer.function == function_of(op, attributes)
+
+
+def test_the_last_one_stays_float(curve: Any) -> None:
+    """Behind the last layer nothing is gained by integers: there it is exact."""
+    op, attributes, _ = curve
+    w = Weights()
+    w.normal("w1", 4, 3, 1, 1)
+    w.normal("w2", 4, 4, 1, 1)
+    text = ", ".join(f"{name} = {value}" for name, value in attributes.items())
+    call = f"{op}<{text}>" if text else op
+    nodes = ["c = Conv(x, w1)", "r = Relu(c)", "d = Conv(r, w2)", f"y = {call}(d)"]
+    spec = finalized_on_grids(float_model("net", (3, 4, 4), nodes, **w.constants), lambda: 1)
+    view = read_view(spec)
+    assert view.layers[-1].quantizer is None
+    assert [layer.op_type for layer in view.tail] == [op]
+
+
+def test_floats_between_quantizers_are_refused() -> None:
+    """As another tool writes them: they are no table."""
+    model = trainable("Sigmoid", {}, ALONE)
+    (layer,) = (x for x in read_view(model).layers if isinstance(x, Requantization))
+    quantize = layer.node
+    node = ir.node("Sigmoid", [quantize.inputs[0]], name="loose")
+    node.outputs[0].name = "loose"
+    model.graph.insert_before(quantize, node)
+    quantize.replace_input_with(0, node.outputs[0])
+    with pytest.raises(ModelError, match="Sigmoid 'loose': computes floats between quantizers, expected the table"):
+        read_view(model)
