@@ -15,6 +15,9 @@ from qpipe.ops.concat import Concat
 from qpipe.ops.conv import Conv
 from qpipe.ops.function import ActivationFunction, Curve, Rectifier
 from qpipe.ops.gemm import Gemm
+from qpipe.ops.hard_sigmoid import HardSigmoid
+from qpipe.ops.hard_swish import HardSwish
+from qpipe.ops.leaky_relu import LeakyRelu
 from qpipe.ops.max_pool import MaxPool
 from qpipe.ops.pad import Pad
 from qpipe.ops.product import Product, TorchProduct
@@ -23,11 +26,12 @@ from qpipe.ops.requantize import Requantize
 from qpipe.ops.shape import Shape
 from qpipe.ops.sigmoid import Sigmoid
 from qpipe.ops.slice import Slice
+from qpipe.ops.tanh import Tanh
 
 _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
     Pad(), Requantize(),
-    Sigmoid(),
+    Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(),
 )  # fmt: skip
 _REFUSED: Final = Refused()
 

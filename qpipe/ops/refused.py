@@ -28,8 +28,8 @@ _DEFAULT: Final = f"replace it by ops that have an integer form (Conv, Gemm, Rel
 
 _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     _ACTIVATION: (
-        "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Mish", "Swish",
-        "Tanh", "Softplus", "Softsign", "ThresholdedRelu", "Erf",
+        "PRelu", "Elu", "Selu", "Celu", "Gelu", "Mish", "Swish",
+        "Softplus", "Softsign", "ThresholdedRelu", "Erf",
     ),
     _STATISTICS: (
         "InstanceNormalization", "LayerNormalization", "GroupNormalization", "LRN", "MeanVarianceNormalization",

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from integer_oracle import assert_exact, finalized_on_grids, session_of
 from quantized_models import Weights, float_model
+from torch.nn import functional as F
 
 from passes.lower_qoperator import LowerQOperator
 from passes.normalize import normalize
@@ -29,6 +30,12 @@ from qpipe.train.quantizer import Quantizer
 # Op and attributes, and torch's own function: none of our code.
 CURVES: dict[str, tuple[str, dict[str, float], Callable[[torch.Tensor], torch.Tensor]]] = {
     "Sigmoid": ("Sigmoid", {}, torch.sigmoid),
+    "HardSigmoid": ("HardSigmoid", {}, lambda x: (0.2 * x + 0.5).clamp(0, 1)),
+    "HardSigmoid of PyTorch": ("HardSigmoid", {"alpha": 1 / 6}, F.hardsigmoid),
+    "Tanh": ("Tanh", {}, torch.tanh),
+    "LeakyRelu": ("LeakyRelu", {}, F.leaky_relu),
+    "LeakyRelu of Darknet": ("LeakyRelu", {"alpha": 0.1}, lambda x: F.leaky_relu(x, 0.1)),
+    "HardSwish": ("HardSwish", {}, F.hardswish),
 }
 FUSED, ALONE = "fused behind a product and an Add", "alone"
 
@@ -39,7 +46,8 @@ def curve(request: pytest.FixtureRequest) -> tuple[str, dict[str, float], Callab
 
 
 def function_of(op: str, attributes: dict[str, float]) -> Curve:
-    found = activation_of(ir.node(op, [None], attributes))
+    # As a file holds them.
+    found = activation_of(ir.node(op, [None], {name: float(np.float32(value)) for name, value in attributes.items()}))
     assert isinstance(found, Curve)
     return found
 
@@ -153,7 +161,8 @@ def test_the_gradient_is_the_function_s_own(curve: Any) -> None:
     function = function_of(op, attributes)
     before = QuantSpec.signed(8, -5)
     quantizer = Quantizer(function.table(before, 8), function, carries=False).train()
-    x = torch.linspace(-5, 5, 401, requires_grad=True)
+    # Between the corners, where there are any.
+    x = torch.linspace(-5.003, 4.997, 401).requires_grad_()
     y = quantizer(x)
     inside = x.detach().abs() <= 127 / 32
     y.sum().backward()

@@ -1,0 +1,17 @@
+"""HardSwish: `x` times a line between 0 and 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qpipe.ops.curve import CurveOp
+
+
+class HardSwish(CurveOp):
+    """`x HardSigmoid(x)` with the slope 1/6; it ends at -0.375."""
+
+    op_types = ("HardSwish",)
+
+    def formula(self, x: Any, xp: Any) -> Any:
+        """`x min(max(x / 6 + 1/2, 0), 1)`."""
+        return x * xp.clip(x / 6.0 + 0.5, 0.0, 1.0)
