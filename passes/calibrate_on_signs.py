@@ -72,7 +72,7 @@ def _norm(layer: Layer) -> ir.Node:
 
 def _on_signs(model: ir.Model, binary: frozenset[str], normalized: frozenset[str]) -> ir.Model:
     """A copy, float, whose binary layers compute with signs; values that both have keep their names."""
-    copy = ir.Model(model.graph.clone(), ir_version=model.ir_version, functions=[])
+    copy = ir.Model(model.graph.clone(), ir_version=model.ir_version, functions=list(model.functions.values()))
     for layer in group_layers(copy.graph):
         if layer.name in binary:
             _take_signs(copy.graph, layer.node)

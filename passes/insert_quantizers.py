@@ -43,6 +43,7 @@ from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.ir.quantized.write_weight import insert_first_weight
 from qpipe.nodes import describe
 from qpipe.ops import Role
+from qpipe.ops.silu import inline_silu
 from qpipe.ops.weight_layout import is_depthwise
 
 
@@ -101,6 +102,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
         _insert_input_tables(model.graph, chosen, [layer for layer in plan.layers if layer.node in takers], specs)
         _quantize_narrow(model.graph, plan, narrow_grids)
         _quantize_activations(model.graph, plan, specs, grids)
+        inline_silu(model)
         # Names such as `conv1_scale` may be the graph's own.
         ir.passes.common.NameFixPass()(model)
         options: dict[str, JsonValue] = {

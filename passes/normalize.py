@@ -12,6 +12,7 @@ from passes.explicit_padding import ExplicitPadding
 from passes.flatten_linear import FlattenLinear
 from passes.fold_constants import FoldConstants
 from passes.fuse_bias_add import FuseBiasAdd
+from passes.fuse_swish import FuseSwish
 from passes.inline_functions import InlineFunctions
 from passes.name_nodes import NameNodes
 from passes.reduce_mean_to_global_average_pool import ReduceMeanToGlobalAveragePool
@@ -31,6 +32,7 @@ NORMALIZE = ir.passes.Sequential(
     RestoreSoftmax(),
     ExplicitPadding(),
     ReduceMeanToGlobalAveragePool(),
+    FuseSwish(),
     FuseBiasAdd(),
     FlattenLinear(),
     RemoveZeroBias(),

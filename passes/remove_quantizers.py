@@ -40,10 +40,10 @@ class RemoveQuantizers(ir.passes.InPlacePass):
             if is_trainable(layer):
                 layer.node.replace_input_with(1, layer.weight.values)
         for quantizer in view.inputs:
-            _remove(model.graph, quantizer, None)
+            _remove(model, quantizer, None)
         for layer in view.layers:
             if layer.quantizer is not None:
-                _remove(model.graph, layer.quantizer, layer.function if layer.activation is None else None)
+                _remove(model, layer.quantizer, layer.function if layer.activation is None else None)
         common.RemoveUnusedNodesPass()(model)
         for key in (QUANTIZATION, TRAINING):
             set_json(model, key, None)
@@ -60,7 +60,7 @@ def _refuse(layer: QuantizedLayer) -> None:
         )
 
 
-def _remove(graph: ir.Graph, quantizer: ActivationQuantizer, function: ActivationFunction | None) -> None:
+def _remove(model: ir.Model, quantizer: ActivationQuantizer, function: ActivationFunction | None) -> None:
     """Let the quantizer's readers read its source, behind an activation where its range or its table was one."""
     dequantize = quantizer.output.producer()
     assert dequantize is not None
@@ -68,13 +68,13 @@ def _remove(graph: ir.Graph, quantizer: ActivationQuantizer, function: Activatio
     source = quantizer_nodes(dequantize)[0].inputs[0]
     assert source is not None
     if function is not None:
-        source = _activated(graph, source, function)
+        source = _activated(model, source, function)
     replace_value(quantizer.output, source)
 
 
-def _activated(graph: ir.Graph, source: ir.Value, function: ActivationFunction) -> ir.Value:
+def _activated(model: ir.Model, source: ir.Value, function: ActivationFunction) -> ir.Value:
     """The activation as a node behind `source`."""
-    node = function.node(graph, source)
+    node, graph = function.node(model, source), model.graph
     node.name = f"{source.name}_activation"
     name_value(node.outputs[0], f"{source.name}_activated", ir.TensorType(ir.DataType.FLOAT), source.shape)
     producer = source.producer()

@@ -5,7 +5,7 @@ from typing import Final
 import onnx_ir as ir
 
 from qpipe.errors import ModelError
-from qpipe.nodes import STANDARD_DOMAINS, describe
+from qpipe.nodes import describe
 from qpipe.ops.activation import Activation
 from qpipe.ops.add import Add
 from qpipe.ops.average_pool import AveragePool
@@ -25,13 +25,14 @@ from qpipe.ops.refused import Refused
 from qpipe.ops.requantize import Requantize
 from qpipe.ops.shape import Shape
 from qpipe.ops.sigmoid import Sigmoid
+from qpipe.ops.silu import SiLU
 from qpipe.ops.slice import Slice
 from qpipe.ops.tanh import Tanh
 
 _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
     Pad(), Requantize(),
-    Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(),
+    Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
 )  # fmt: skip
 _REFUSED: Final = Refused()
 
@@ -44,7 +45,8 @@ _TRAINED: Final = {operands.op_type: (op, operands) for op in _ALL for operands 
 
 def op_of(node: ir.Node) -> AnyOp:
     """What is known of a node's op; of one that has no integer form, why."""
-    return OPS.get(node.op_type, _REFUSED) if node.domain in STANDARD_DOMAINS else _REFUSED
+    op = OPS.get(node.op_type, _REFUSED)
+    return op if node.domain in op.domains else _REFUSED
 
 
 def activation_of(node: ir.Node) -> ActivationFunction | None:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow
 from qpipe.arith.spec import QuantSpec
+from qpipe.nodes import STANDARD_DOMAINS
 from qpipe.ops.function import ActivationFunction
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Op(ABC, Generic[L]):
     """
 
     op_types: ClassVar[tuple[str, ...]]
+    domains: ClassVar[frozenset[str]] = STANDARD_DOMAINS
     role: ClassVar[Role]
     """Of a node that is not refused."""
     parameters: ClassVar[tuple[Operands, ...]] = ()

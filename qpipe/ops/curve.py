@@ -29,7 +29,6 @@ class CurveOp(Carrier):
     Behind a layer it belongs to it; alone it is a table behind its input's grid, and keeps the width of that.
     """
 
-    domain: ClassVar[str] = ""
     defaults: ClassVar[tuple[tuple[str, float], ...]] = ()
     """Its attributes, with ONNX's own values."""
 
@@ -40,7 +39,10 @@ class CurveOp(Carrier):
     def activation(self, node: ir.Node) -> Curve:
         """The function that the node's attributes say."""
         parameters = tuple((name, float_attribute(node, name, value)) for name, value in self.defaults)
-        return Curve(node.op_type, node.domain, parameters, self.formula)
+        return Curve(node.op_type, node.domain, parameters, self)
+
+    def define(self, model: ir.Model) -> None:
+        """Give the model what a node of this op needs: nothing where it is one of ONNX's own."""
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """None: any attributes will do."""

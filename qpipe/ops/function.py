@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +13,9 @@ import onnx_ir as ir
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable, function_table
 from qpipe.nodes import initializer
+
+if TYPE_CHECKING:
+    from qpipe.ops.curve import CurveOp
 
 
 class ActivationFunction(ABC):
@@ -24,8 +26,8 @@ class ActivationFunction(ABC):
         """The function itself, of an array of numpy or torch."""
 
     @abstractmethod
-    def node(self, graph: ir.Graph, source: ir.Value) -> ir.Node:
-        """A float node that computes it, to be put behind `source`; its constants are in the graph."""
+    def node(self, model: ir.Model, source: ir.Value) -> ir.Node:
+        """A float node that computes it, to be put behind `source`; what it needs besides is in the model."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,10 @@ class Rectifier(ActivationFunction):
         """The clip."""
         return xp.clip(x, 0.0, None if math.isinf(self.bound) else self.bound)
 
-    def node(self, graph: ir.Graph, source: ir.Value) -> ir.Node:
+    def node(self, model: ir.Model, source: ir.Value) -> ir.Node:
         """A Relu, or a Clip to [0, bound]."""
         limits = [] if math.isinf(self.bound) else [("low", 0.0), ("high", self.bound)]
-        inputs = [initializer(graph, f"{source.name}_{name}", np.float32(limit)) for name, limit in limits]
+        inputs = [initializer(model.graph, f"{source.name}_{name}", np.float32(limit)) for name, limit in limits]
         return ir.node("Clip" if limits else "Relu", [source, *inputs])
 
 
@@ -49,20 +51,21 @@ class Rectifier(ActivationFunction):
 class Curve(ActivationFunction):
     """Any other function: what its quantizer rounds to is 8-bit, and passes a table of what the function gives.
 
-    op_type, domain, parameters: of the node that computes it. formula: `(x, xp, **parameters)`.
+    op_type, domain, parameters: of the node that computes it.
     """
 
     op_type: str
     domain: str
     parameters: tuple[tuple[str, float], ...]
-    formula: Callable[..., Any] = field(compare=False, repr=False)
+    op: CurveOp = field(compare=False, repr=False)
 
     def real(self, x: Any, xp: Any = np) -> Any:
-        """The formula."""
-        return self.formula(x, xp, **dict(self.parameters))
+        """The formula of its op."""
+        return self.op.formula(x, xp, **dict(self.parameters))
 
-    def node(self, graph: ir.Graph, source: ir.Value) -> ir.Node:
+    def node(self, model: ir.Model, source: ir.Value) -> ir.Node:
         """The node that it was read from."""
+        self.op.define(model)
         return ir.node(self.op_type, [source], dict(self.parameters), domain=self.domain)
 
     def table(self, before: QuantSpec, bits: int, largest: float = math.inf) -> CodeTable:

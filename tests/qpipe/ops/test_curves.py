@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.view import Requantization, read_view
+from qpipe.nodes import DOMAIN
 from qpipe.ops import Curve, activation_of
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
@@ -36,6 +38,7 @@ CURVES: dict[str, tuple[str, dict[str, float], Callable[[torch.Tensor], torch.Te
     "LeakyRelu": ("LeakyRelu", {}, F.leaky_relu),
     "LeakyRelu of Darknet": ("LeakyRelu", {"alpha": 0.1}, lambda x: F.leaky_relu(x, 0.1)),
     "HardSwish": ("HardSwish", {}, F.hardswish),
+    "SiLU": ("SiLU", {}, F.silu),
 }
 FUSED, ALONE = "fused behind a product and an Add", "alone"
 
@@ -47,7 +50,10 @@ def curve(request: pytest.FixtureRequest) -> tuple[str, dict[str, float], Callab
 
 def function_of(op: str, attributes: dict[str, float]) -> Curve:
     # As a file holds them.
-    found = activation_of(ir.node(op, [None], {name: float(np.float32(value)) for name, value in attributes.items()}))
+    domain = DOMAIN if op == "SiLU" else ""
+    found = activation_of(
+        ir.node(op, [None], {name: float(np.float32(value)) for name, value in attributes.items()}, domain=domain)
+    )
     assert isinstance(found, Curve)
     return found
 
@@ -78,9 +84,17 @@ def test_entries_are_the_nearest_integers_on_their_grid(name: str, before: Quant
     assert span * 2 > 2 ** (bits - 1) - 2 or after.zero_point == 128
 
 
+def written(op: str, attributes: dict[str, float], y: str, x: str) -> list[str]:
+    """`y = op(x)` as exporters write it."""
+    if op == "SiLU":
+        return [f"{y}_gate = Sigmoid({x})", f"{y} = Mul({x}, {y}_gate)"]
+    text = ", ".join(f"{name} = {value}" for name, value in attributes.items())
+    return [f"{y} = {op}<{text}>({x})" if text else f"{y} = {op}({x})"]
+
+
 def network(op: str, attributes: dict[str, float], seed: int, place: str) -> tuple[ir.Model, tuple[int, ...]]:
     """The function behind a Conv, a Gemm and an Add, or alone behind a pool and beside another reader."""
-    w = Weights(seed)
+    w, call = Weights(seed), partial(written, op, attributes)
     for name, shape in {
         "w1": (6, 3, 3, 3),
         "b1": (6,),
@@ -90,19 +104,17 @@ def network(op: str, attributes: dict[str, float], seed: int, place: str) -> tup
         "w6": (5, 7),
     }.items():
         w.normal(name, *shape)
-    text = "".join(f", {name} = {value}" for name, value in attributes.items())
-    call = f"{op}<{text[2:]}>" if text else op
-    behind = [f"a = {call}(c)", "d = Conv(a, w2)", "s = Add(d, a)", f"e = {call}(s)"]
-    alone = ["m = MaxPool<kernel_shape = [2, 2]>(c)", f"a = {call}(m)", "d = Conv(a, w2)", "e = Add(d, m)"]
+    behind = [*call("a", "c"), "d = Conv(a, w2)", "s = Add(d, a)", *call("e", "s")]
+    alone = ["m = MaxPool<kernel_shape = [2, 2]>(c)", *call("a", "m"), "d = Conv(a, w2)", "e = Add(d, m)"]
     nodes = [
         "c = Conv<pads = [1, 1, 1, 1]>(x, w1, b1)",
         *(behind if place == FUSED else alone),
         "g = GlobalAveragePool(e)",
         "f = Flatten(g)",
         "h = Gemm<transB = 1>(f, w4)",
-        f"i = {call}(h)",
+        *call("i", "h"),
         "j = Gemm<transB = 1>(i, w5)",
-        f"k = {call}(j)",
+        *call("k", "j"),
         "y = Gemm<transB = 1>(k, w6)",
     ]
     return float_model("net", (3, 6, 6), nodes, **w.constants), (3, 6, 6)
@@ -148,6 +160,7 @@ def test_the_float_network_comes_back(curve: Any, place: str) -> None:
     model = trainable(op, attributes, place, cpu="vnni")
     x = np.random.default_rng(1).standard_normal((4, 3, 6, 6)).astype(np.float32)
     before, _ = network(op, attributes, 0, place)
+    normalize(before)
     RemoveQuantizers()(model)
     ir.passes.common.CheckerPass()(model)
     assert [n.op_type for n in model.graph].count(op) == [n.op_type for n in before.graph].count(op)
@@ -213,13 +226,12 @@ def test_the_last_one_stays_float(curve: Any) -> None:
     w = Weights()
     w.normal("w1", 4, 3, 1, 1)
     w.normal("w2", 4, 4, 1, 1)
-    text = ", ".join(f"{name} = {value}" for name, value in attributes.items())
-    call = f"{op}<{text}>" if text else op
-    nodes = ["c = Conv(x, w1)", "r = Relu(c)", "d = Conv(r, w2)", f"y = {call}(d)"]
+    nodes = ["c = Conv(x, w1)", "r = Relu(c)", "d = Conv(r, w2)", *written(op, attributes, "y", "d")]
     spec = finalized_on_grids(float_model("net", (3, 4, 4), nodes, **w.constants), lambda: 1)
     view = read_view(spec)
     assert view.layers[-1].quantizer is None
-    assert [layer.op_type for layer in view.tail] == [op]
+    assert [layer.op_type for layer in view.tail] == (["Sigmoid", "Mul"] if op == "SiLU" else [op])
+    assert not spec.functions
 
 
 def test_floats_between_quantizers_are_refused() -> None:
