@@ -10,11 +10,11 @@ before the table is rounded to `before`: its range and its steps are what a requ
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qpipe.arith.namespace import A, namespace
 from qpipe.arith.quantize import quantize
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 
@@ -72,6 +72,7 @@ Grid = QuantSpec | CodeTable
 """What real numbers are rounded to: a grid, or one with a table behind it."""
 
 
-def table_index(x: Any, before: QuantSpec, xp: Any = np) -> Any:
+def table_index(x: A, before: QuantSpec) -> A:
     """The code of `before` that a real number gets, int32: what a table is looked up at (of a NaN, any)."""
-    return xp.clip(xp.asarray(quantize(x, before, xp) + before.zero_point, dtype=xp.int32), 0, STORAGE_MAX)
+    xp = namespace(x)
+    return xp.clip(xp.asarray(quantize(x, before) + before.zero_point, dtype=xp.int32), 0, STORAGE_MAX)
