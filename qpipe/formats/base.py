@@ -105,7 +105,8 @@ class WeightFormat(ABC):
     """The op of the node that gives the codes in a QDQ file."""
 
     bits: int
-    per_channel: bool
+    per_channel: bool = True
+    """In the file; where a multiplier rides in the scales, these are of the channels anyway."""
 
     @property
     @abstractmethod
@@ -113,9 +114,9 @@ class WeightFormat(ABC):
         """The largest magnitude of a code."""
 
     @property
-    @abstractmethod
     def code_bits(self) -> int:
         """The width of a signed code."""
+        return self.qmax.bit_length() + 1
 
     @classmethod
     def check(cls, node: ir.Node, bits: int, *, has_batch_norm: bool) -> None:
@@ -210,7 +211,6 @@ class NominalFormat(WeightFormat):
     needs_batch_norm: ClassVar[bool] = True
 
     exponent: int
-    per_channel: bool = True  # in the file: the multiplier rides in the scale of each channel
 
     @abstractmethod
     def codes(self, rows: A) -> A:

@@ -61,7 +61,6 @@ class Binary(NominalFormat):
 
     exponent: int
     bits = 1
-    code_bits = 2
     qmax = 1
 
     @classmethod

@@ -48,13 +48,8 @@ class DoReFa(NominalFormat):
 
     @property
     def qmax(self) -> int:
-        """The largest magnitude of a code, `2**k - 1`."""
+        """`2**k - 1`: codes are odd, and so have one bit more than k."""
         return int(2**self.bits - 1)
-
-    @property
-    def code_bits(self) -> int:
-        """One bit more than k, because the codes are odd."""
-        return self.bits + 1
 
     @classmethod
     def first(

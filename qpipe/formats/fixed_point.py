@@ -70,11 +70,6 @@ class FixedPoint(WeightFormat):
         """The largest magnitude of a code, `2**(b-1) - 1`."""
         return int(2 ** (self.bits - 1) - 1)
 
-    @property
-    def code_bits(self) -> int:
-        """The width itself."""
-        return self.bits
-
     def quantize(
         self, rows: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None, basis: A | None = None
     ) -> tuple[A, A]:

@@ -65,17 +65,11 @@ class LQ(WeightFormat):
 
     bits: int
     limit: int
-    per_channel = True
 
     @property
     def qmax(self) -> int:
         """The largest magnitude of a code."""
         return self.limit
-
-    @property
-    def code_bits(self) -> int:
-        """The width of a signed code."""
-        return self.limit.bit_length() + 1
 
     @classmethod
     def first(
