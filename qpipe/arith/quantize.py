@@ -1,21 +1,19 @@
 """Quantize, dequantize, requantize, divide: each defined once.
 
-`xp` is the array namespace that interprets the definition: numpy (the oracle), torch (the simulation), or, for the
-integer functions, `qpipe.arith.symbolic`, whose values emit ONNX nodes for Python's operators. One rounding
+The arrays' own library interprets a definition (see `qpipe.arith.namespace`): numpy (the oracle), torch (the
+simulation), or, for the integer functions, `qpipe.arith.symbolic`, whose values emit ONNX nodes. One rounding
 everywhere: half to even, with ONNX's order of rounding and clipping: `clip(round(x / scale))`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qpipe.arith.namespace import A, AnyArray, I, IntArray, integers, namespace
 from qpipe.arith.spec import QuantSpec
-
-IntArray = npt.NDArray[np.int64]
 
 MAX_SHIFT = 22  # the largest shift whose products, zero point included, stay inside int32
 _INT32_MAX = 2**31 - 1
@@ -23,12 +21,13 @@ _WIDEST = 40  # shifting 8 bits by it stays inside int64, and is far beyond what
 _STORAGE_BITS = 8
 
 
-def quantize(x: Any, spec: QuantSpec, xp: Any = np) -> Any:
+def quantize(x: A, spec: QuantSpec) -> A:
     """The integers (without zero point, in x's own float type) of real numbers x."""
+    xp = namespace(x)
     return xp.clip(xp.round(x / spec.scale), spec.qmin, spec.qmax)
 
 
-def dequantize(q: Any, spec: QuantSpec) -> Any:
+def dequantize(q: A, spec: QuantSpec) -> A:
     """The real numbers of integers q (without zero point)."""
     return q * spec.scale
 
@@ -43,11 +42,11 @@ class Requantization:
     no sum lies outside.
     """
 
-    bias: IntArray | None
-    low: IntArray | None
-    high: IntArray | None
-    multiplier: IntArray
-    addend: IntArray
+    bias: AnyArray | None
+    low: AnyArray | None
+    high: AnyArray | None
+    multiplier: AnyArray
+    addend: AnyArray
     limits: tuple[int, int] | None
     shift: int
 
@@ -93,29 +92,31 @@ def _fits(*values: IntArray) -> bool:
     return all(bool(np.all(np.abs(value) <= _INT32_MAX)) for value in values)
 
 
-def requantize(acc: Any, constants: Requantization, xp: Any = np) -> Any:
+def requantize(acc: I, constants: Requantization) -> I:
     """Stored codes (zero point included) of int32 accumulators `[..., C]`.
 
     `addend` is the half that rounds up, less one step, so `p >> shift` is the code rounded half up, less one. The one
     is added again, but where p is a whole and even number of steps: there a tie went up to an odd code.
     """
-    c = constants
+    c, xp = constants, integers(acc)
     if c.bias is not None:
         acc = acc + c.bias
-    if c.low is not None:
+    if c.low is not None and c.high is not None:
         acc = xp.minimum(xp.maximum(acc, c.low), c.high)
-    p = acc * c.multiplier + c.addend
+    p: I = acc * c.multiplier + c.addend
     if c.limits is not None:
         p = xp.clip(p, *c.limits)
-    return (p >> c.shift) + ((p & (2 ** (c.shift + 1) - 1)) != 0)
+    codes: I = (p >> c.shift) + xp.not_equal(p & (2 ** (c.shift + 1) - 1), 0)
+    return codes
 
 
-def divide_half_even(numerator: Any, denominator: Any) -> Any:
+def divide_half_even(numerator: I, denominator: AnyArray | int) -> I:
     """`numerator / denominator` for integers >= 0 and > 0, rounded half to even."""
-    quotient = numerator // denominator
+    quotient: I = numerator // denominator
     # Up where the remainder is over a half, or is the half and the quotient is odd.
-    twice = (numerator - quotient * denominator) * np.int64(2) + (quotient & np.int64(1))
-    return quotient + twice // (denominator + np.int64(1))
+    twice = (numerator - quotient * denominator) * 2 + (quotient & 1)
+    rounded: I = quotient + twice // (denominator + 1)
+    return rounded
 
 
 def accumulator_range(rows: IntArray, qmin: int, qmax: int) -> tuple[IntArray, IntArray]:

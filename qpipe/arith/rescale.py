@@ -14,15 +14,12 @@ In other words, the integer multiplier of the channel becomes part of the scale 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from qpipe.arith.multiplier import MULTIPLIER_BITS, shift_bound
+from qpipe.arith.namespace import Float64Array, FloatArray, IntArray
 from qpipe.arith.power_of_two import SQRT_HALF, Rounding
-from qpipe.arith.quantize import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import pair_sums
-
-Float64Array = npt.NDArray[np.float64]
 
 HEADROOM = 0.97  # of the range, so that a weight which grows a little in training does not cost its channel an exponent
 
@@ -30,7 +27,7 @@ _FLOAT32_NOISE = 1e-6  # what storing weights and statistics as float32 leaves o
 
 
 def channel_ratio(
-    rows: npt.NDArray[np.float32],
+    rows: FloatArray,
     k: Float64Array,
     exponent: IntArray,
     *,

@@ -1,7 +1,7 @@
 """The ONNX interpreter of the integer arithmetic: values whose Python operators emit nodes.
 
-`qpipe.arith.quantize` runs unchanged on them, with `SYMBOLIC` as its array namespace. The operators have their meaning
-for int32; a shifted value and a comparison are uint8, because what is shifted is a code about to be stored: it is exact
+`qpipe.arith.quantize` runs unchanged on them, with `SYMBOLIC` as their library. The operators have their meaning for
+int32; a shifted value and a comparison are uint8, because what is shifted is a code about to be stored: it is exact
 modulo 256. onnxruntime's quirks stay in here: BitShift takes unsigned types only (and a Cast keeps the bits),
 BitwiseAnd is four times as slow as an addition, a division truncates, which is flooring for what is not negative.
 """
@@ -9,27 +9,33 @@ BitwiseAnd is four times as slow as an addition, a division truncates, which is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from qpipe.arith.namespace import AnyArray, IntegerNamespace
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 DType = np.dtype[Any]
 INT32, UINT32, UINT8, BOOL = (np.dtype(t) for t in (np.int32, np.uint32, np.uint8, np.bool_))
 _UINT32_BITS = 32
 
+Operand: TypeAlias = "Symbol | AnyArray | int"
+
 
 class Emitter(Protocol):
-    """Writes nodes: a handle is whatever it returns."""
+    """Writes nodes: a handle is the value that it returns."""
 
-    def node(self, op_type: str, inputs: Sequence[Any], dtype: np.dtype[Any], **attributes: Any) -> Any:
+    def node(self, op_type: str, inputs: Sequence[ir.Value], dtype: DType, **attributes: str | int) -> ir.Value:
         """Emit a node of the standard domain; its one output has this type."""
 
-    def cast(self, value: Any, dtype: np.dtype[Any]) -> Any:
+    def cast(self, value: ir.Value, dtype: DType) -> ir.Value:
         """Emit a Cast, once for a value and a type."""
 
-    def operand(self, array: Array, sizes: Sequence[int | None]) -> Any:
+    def operand(self, array: AnyArray, sizes: Sequence[int | None]) -> ir.Value:
         """A constant that broadcasts against a value whose last dimensions are `sizes` (None: unknown)."""
 
 
@@ -39,65 +45,74 @@ class Symbol:
     # numpy must leave `array + symbol` to this class.
     __array_ufunc__ = None
 
-    def __init__(self, emitter: Emitter, handle: Any, dtype: Any = INT32, sizes: Sequence[int | None] = ()) -> None:
+    def __init__(
+        self, emitter: Emitter, handle: ir.Value, dtype: npt.DTypeLike = INT32, sizes: Sequence[int | None] = ()
+    ) -> None:
         self._emitter = emitter
         self._handle = handle
         self.dtype = np.dtype(dtype)
         self.sizes = tuple(sizes)
 
+    def __array_namespace__(self) -> IntegerNamespace[Symbol]:
+        return SYMBOLIC
+
     @property
-    def handle(self) -> Any:
+    def handle(self) -> ir.Value:
         """What the emitter returned for it."""
         return self._handle
 
-    def astype(self, dtype: Any) -> Symbol:
+    def astype(self, dtype: npt.DTypeLike) -> Symbol:
         """The same integers, or their low bits, in another type."""
         if self.dtype == np.dtype(dtype):
             return self
         return self._like(self._emitter.cast(self.handle, np.dtype(dtype)), dtype)
 
-    def __add__(self, other: Any) -> Symbol:
+    def __add__(self, other: Operand) -> Symbol:
         return self if _is_all(other, 0) else self._binary("Add", other)
 
-    def __sub__(self, other: Any) -> Symbol:
+    def __sub__(self, other: Operand) -> Symbol:
         return self if _is_all(other, 0) else self._binary("Sub", other)
 
-    def __mul__(self, other: Any) -> Symbol:
+    def __mul__(self, other: Operand) -> Symbol:
         return self if _is_all(other, 1) else self._binary("Mul", other)
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def __floordiv__(self, other: Any) -> Symbol:
+    def __floordiv__(self, other: Operand) -> Symbol:
         return self._binary("Div", other)
 
     def __rshift__(self, bits: int) -> Symbol:
         shifted = self.astype(UINT32)._binary("BitShift", bits, direction="RIGHT")
         return shifted.astype(UINT8)
 
-    def __and__(self, mask: Any) -> Symbol:
+    def __and__(self, mask: int) -> Symbol:
         return _Masked(self, int(mask))
 
-    def minimum(self, other: Any) -> Symbol:
+    def minimum(self, other: Operand) -> Symbol:
         """The smaller, element by element."""
         return self._binary("Min", other)
 
-    def maximum(self, other: Any) -> Symbol:
+    def maximum(self, other: Operand) -> Symbol:
         """The larger, element by element."""
         return self._binary("Max", other)
 
-    def clip(self, low: Any, high: Any) -> Symbol:
+    def clip(self, low: Operand, high: Operand) -> Symbol:
         """Between two scalars, which is one pass; otherwise two."""
-        if not (_is_scalar(low) and _is_scalar(high)):
+        if isinstance(low, Symbol) or isinstance(high, Symbol) or np.ndim(low) or np.ndim(high):
             return self.maximum(low).minimum(high)
         bounds = [self._emitter.operand(self._constant(bound), ()) for bound in (low, high)]
         return self._like(self._emitter.node("Clip", [self.handle, *bounds], self.dtype))
+
+    def not_equal(self, other: int) -> Symbol:
+        """Of a masked value alone."""
+        raise NotImplementedError("only a masked value compares")
 
     def sum(self, axes: Sequence[int]) -> Symbol:
         """Over these axes, which stay with one element."""
         operand = self._emitter.operand(np.array(axes, np.int64), ())
         return self._like(self._emitter.node("ReduceSum", [self.handle, operand], self.dtype, keepdims=1))
 
-    def _binary(self, op_type: str, other: Any, **attributes: Any) -> Symbol:
+    def _binary(self, op_type: str, other: Operand, **attributes: str) -> Symbol:
         if isinstance(other, Symbol):
             if other.dtype != self.dtype:
                 raise TypeError(f"{op_type} of {self.dtype} and {other.dtype}")
@@ -106,7 +121,7 @@ class Symbol:
             operand = self._emitter.operand(self._constant(other), self.sizes)
         return self._like(self._emitter.node(op_type, [self.handle, operand], self.dtype, **attributes))
 
-    def _constant(self, value: Any) -> Array:
+    def _constant(self, value: AnyArray | int) -> AnyArray:
         array = np.asarray(value)
         limits = np.iinfo(self.dtype)
         if array.dtype.kind not in "iu" or array.min() < limits.min or array.max() > limits.max:
@@ -115,7 +130,7 @@ class Symbol:
             array = array.flat[0]
         return np.asarray(array, self.dtype)
 
-    def _like(self, handle: Any, dtype: Any = None) -> Symbol:
+    def _like(self, handle: ir.Value, dtype: npt.DTypeLike | None = None) -> Symbol:
         return Symbol(self._emitter, handle, self.dtype if dtype is None else dtype, self.sizes)
 
 
@@ -123,17 +138,19 @@ class _Masked(Symbol):
     """`value & mask`. Compared with 0 under a mask of low bits, it becomes a product that pushes the others out."""
 
     def __init__(self, value: Symbol, mask: int) -> None:
-        super().__init__(value._emitter, None, value.dtype, value.sizes)
+        super().__init__(value._emitter, value.handle, value.dtype, value.sizes)
         self._value, self._mask = value, mask
+        self._masked: ir.Value | None = None
 
     @property
-    def handle(self) -> Any:
+    def handle(self) -> ir.Value:
         """The masked value as a node."""
-        if self._handle is None:
-            self._handle = self._value._binary("BitwiseAnd", self._mask).handle
-        return self._handle
+        if self._masked is None:
+            self._masked = self._value._binary("BitwiseAnd", self._mask).handle
+        return self._masked
 
-    def __ne__(self, other: object) -> Symbol:  # type: ignore[override]
+    def not_equal(self, other: int) -> Symbol:
+        """1 where it is not 0, else 0, uint8."""
         if other != 0:
             raise NotImplementedError("a masked value compares with 0 only")
         bits = self._mask.bit_length()
@@ -141,34 +158,23 @@ class _Masked(Symbol):
             raise NotImplementedError(f"mask {self._mask} is not one of low bits")
         return (self._value.astype(UINT32) * (1 << (_UINT32_BITS - bits))).astype(BOOL).astype(UINT8)
 
-    __hash__ = None  # type: ignore[assignment]
 
-
-class _Namespace:
-    """The functions of an array namespace that the definitions use."""
-
-    @staticmethod
-    def minimum(a: Symbol, b: Any) -> Symbol:
-        """Element by element."""
+class _Namespace(IntegerNamespace[Symbol]):
+    def minimum(self, a: Symbol, b: Operand, /) -> Symbol:
         return a.minimum(b)
 
-    @staticmethod
-    def maximum(a: Symbol, b: Any) -> Symbol:
-        """Element by element."""
+    def maximum(self, a: Symbol, b: Operand, /) -> Symbol:
         return a.maximum(b)
 
-    @staticmethod
-    def clip(a: Symbol, low: Any, high: Any) -> Symbol:
-        """Between low and high."""
-        return a.clip(low, high)
+    def clip(self, x: Symbol, low: int, high: int, /) -> Symbol:
+        return x.clip(low, high)
+
+    def not_equal(self, a: Symbol, b: int, /) -> Symbol:
+        return a.not_equal(b)
 
 
 SYMBOLIC = _Namespace()
 
 
-def _is_scalar(value: Any) -> bool:
-    return np.ndim(value) == 0
-
-
-def _is_all(other: Any, value: int) -> bool:
+def _is_all(other: Operand, value: int) -> bool:
     return not isinstance(other, Symbol) and bool(np.all(np.asarray(other) == value))

@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qpipe.arith.namespace import A, namespace
 from qpipe.arith.power_of_two import rounded_log2
 from qpipe.arith.quantize import quantize
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
@@ -91,7 +91,7 @@ def function_table(
 def _grid_for(low: float, high: float, bits: int) -> QuantSpec:
     """The finest grid of so many bits that holds both: unsigned, or begun a little below 0, or signed."""
     top = max(high, -low)
-    log2_ymax = int(rounded_log2(top, "ceil")) if top else 0
+    log2_ymax = int(rounded_log2(np.asarray(top), "ceil")) if top else 0
     unsigned = QuantSpec.for_range(bits, log2_ymax, signed=False)
     below = round(-low / unsigned.scale)
     if below <= 0:
@@ -105,6 +105,7 @@ Grid = QuantSpec | CodeTable
 """What real numbers are rounded to: a grid, or one with a table behind it."""
 
 
-def table_index(x: Any, before: QuantSpec, xp: Any = np) -> Any:
+def table_index(x: A, before: QuantSpec) -> A:
     """The code of `before` that a real number gets, int32: what a table is looked up at (of a NaN, any)."""
-    return xp.clip(xp.asarray(quantize(x, before, xp) + before.zero_point, dtype=xp.int32), 0, STORAGE_MAX)
+    xp = namespace(x)
+    return xp.clip(xp.asarray(quantize(x, before) + before.zero_point, dtype=xp.int32), 0, STORAGE_MAX)

@@ -43,7 +43,7 @@ class ObservedRange:
 
     def log2_ymax(self, rounding: Rounding = "ceil") -> int | None:
         """Of the next or the nearest power of two; None for zeros (or so small that a scale would leave float32)."""
-        return None if self.ymax < _SMALLEST else int(rounded_log2(self.ymax, rounding))
+        return None if self.ymax < _SMALLEST else int(rounded_log2(np.asarray(self.ymax), rounding))
 
 
 def default_percentile(bits: int) -> float:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from qpipe.arith.multiplier import weight_exponent_floor
+from qpipe.arith.namespace import A, AnyArray, Float64Array, FloatArray, IntArray, namespace
 from qpipe.arith.power_of_two import Rounding
-from qpipe.arith.quantize import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable
 from qpipe.errors import LoweringError, ModelError, RecipeError
 from qpipe.formats import WeightQuantizer
 from qpipe.nodes import constant_array, describe, exponent_of, input_value
-
-FloatArray = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,8 @@ class WeightFormat(ABC):
     """Codes, integers up to `qmax` in magnitude, times one power of two per output channel, and how weights get them.
 
     The class answers for the choice by name: what may be given with it, which networks can have it. An instance is the
-    format of one layer's weights. `rows` are weights `[C, K]`, output channels by what one output sums over; `xp` is
-    numpy or torch; `basis`, `[C, K]`, is what a format learns its levels from beside the weights, None of others.
+    format of one layer's weights. `rows` are weights `[C, K]`, output channels by what one output sums over, numpy's or
+    torch's; `basis`, `[C, K]`, is what a format learns its levels from beside the weights, None of others.
     """
 
     name: ClassVar[WeightQuantizer]
@@ -108,7 +105,8 @@ class WeightFormat(ABC):
     """The op of the node that gives the codes in a QDQ file."""
 
     bits: int
-    per_channel: bool
+    per_channel: bool = True
+    """In the file; where a multiplier rides in the scales, these are of the channels anyway."""
 
     @property
     @abstractmethod
@@ -116,9 +114,9 @@ class WeightFormat(ABC):
         """The largest magnitude of a code."""
 
     @property
-    @abstractmethod
     def code_bits(self) -> int:
         """The width of a signed code."""
+        return self.qmax.bit_length() + 1
 
     @classmethod
     def check(cls, node: ir.Node, bits: int, *, has_batch_norm: bool) -> None:
@@ -154,35 +152,34 @@ class WeightFormat(ABC):
 
     @abstractmethod
     def quantize(
-        self, rows: Any, k: Any, beta: Any, *, source: QuantSpec, output: QuantSpec | None, basis: Any = None,
-        xp: Any = np,
-    ) -> tuple[Any, Any]:  # fmt: skip
+        self, rows: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None, basis: A | None = None
+    ) -> tuple[A, A]:
         """A training step's codes `[C, K]`, in the float type of rows, and exponents, int `[C]`.
 
         k and beta (float64 `[C]`) are those of the affine map behind; output is None for a last layer.
         """
 
     @abstractmethod
-    def codes_at(self, rows: Any, exponent: Any, basis: Any = None, xp: Any = np) -> Any:
+    def codes_at(self, rows: A, exponent: A, basis: A | None = None) -> A:
         """What evaluation uses: codes at exponents `[C]`; at its own, what `quantize` gives."""
 
-    def stored_codes(self, rows: Any, exponent: Any, basis: Any = None, xp: Any = np) -> Any:
+    def stored_codes(self, rows: A, exponent: A, basis: A | None = None) -> A:
         """Codes of the float weights that a file stores, which `storable` gives."""
-        return self.codes_at(rows, exponent, basis, xp)
+        return self.codes_at(rows, exponent, basis)
 
-    def storable(self, rows: FloatArray, exponent: IntArray) -> FloatArray:
+    def storable(self, rows: FloatArray, exponent: AnyArray) -> FloatArray:
         """Float weights as a file keeps them."""
         return rows
 
-    def unrounded(self, weight: Any, xp: Any = np) -> Any:
+    def unrounded(self, weight: A) -> A:
         """What is rounded, in real units and in the weight's layout."""
         return weight
 
-    def rounded_from(self, weight: Any, values: Any, axis: int, xp: Any = np) -> Any:
+    def rounded_from(self, weight: A, values: A, axis: int) -> A:
         """What has the gradient of the rounding; values: the weight without gradient, axis: of its output channels."""
-        return self.unrounded(weight, xp)
+        return self.unrounded(weight)
 
-    def learn(self, rows: Any, basis: Any, xp: Any = np) -> Any:
+    def learn(self, rows: A, basis: A) -> A:
         """The basis for the next step of training."""
         return basis
 
@@ -214,22 +211,28 @@ class NominalFormat(WeightFormat):
     needs_batch_norm: ClassVar[bool] = True
 
     exponent: int
-    per_channel: bool = True  # in the file: the multiplier rides in the scale of each channel
 
     @abstractmethod
-    def codes(self, rows: Any, xp: Any = np) -> Any:
+    def codes(self, rows: A) -> A:
         """Codes `[C, K]`, in the float type of rows."""
 
     def quantize(
-        self, rows: Any, k: Any, beta: Any, *, source: QuantSpec, output: QuantSpec | None, basis: Any = None,
-        xp: Any = np,
-    ) -> tuple[Any, Any]:  # fmt: skip
+        self, rows: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None, basis: A | None = None
+    ) -> tuple[A, A]:
         """The codes, at the nominal exponent whatever the affine map."""
-        return self.codes(rows, xp), xp.zeros(len(rows), dtype=xp.int32) + self.exponent
+        xp = namespace(rows)
+        return self.codes(rows), xp.zeros_like(rows[:, 0], dtype=xp.int32) + self.exponent
 
-    def codes_at(self, rows: Any, exponent: Any, basis: Any = None, xp: Any = np) -> Any:
+    def codes_at(self, rows: A, exponent: A, basis: A | None = None) -> A:
         """The codes, whatever the exponents."""
-        return self.codes(rows, xp)
+        return self.codes(rows)
+
+
+def exponent_floor(rows: A, k: A, beta: A, source: QuantSpec, output: QuantSpec | None) -> A:
+    """The least exponents `[C]` that leave the multiplier behind these weights its bits."""
+    xp = namespace(rows)
+    largest = xp.sum(abs(rows), axis=1, dtype=xp.float64) * (source.largest * source.scale)
+    return weight_exponent_floor(k, beta, source.exponent, output, largest=largest)
 
 
 def stored_weight(

@@ -27,21 +27,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, no_type_check
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.quantize import IntArray
+from qpipe.arith.namespace import A, AnyArray, Float64Array, FloatArray, IntArray, namespace
 from qpipe.arith.spec import SIGNED_ZERO_POINT, QuantSpec
 from qpipe.arith.table import SIZE, CodeTable, Grid
 from qpipe.arith.weights import rows_along
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.formats import WeightQuantizer
-from qpipe.formats.base import (
-    Float64Array,
-    FloatArray,
-    NominalFormat,
-    TrainableWeight,
-    WeightOptions,
-    WeightPlace,
-    stored_weight,
-)
+from qpipe.formats.base import NominalFormat, TrainableWeight, WeightOptions, WeightPlace, stored_weight
 from qpipe.formats.functions import call_function
 from qpipe.nodes import DOMAIN, describe
 
@@ -69,7 +61,6 @@ class Binary(NominalFormat):
 
     exponent: int
     bits = 1
-    code_bits = 2
     qmax = 1
 
     @classmethod
@@ -92,14 +83,15 @@ class Binary(NominalFormat):
         """Its sign."""
         return sign_table(source)
 
-    def codes(self, rows: Any, xp: Any = np) -> Any:
+    def codes(self, rows: A) -> A:
         """See `sign_codes`."""
-        return sign_codes(rows, xp)
+        return sign_codes(rows)
 
-    def rounded_from(self, weight: Any, values: Any, axis: int, xp: Any = np) -> Any:
+    def rounded_from(self, weight: A, values: A, axis: int) -> A:
         """`a clip(w)` with a constant a: the gradient is `mean |w|` within |w| <= 1, and none beyond (section 3.3)."""
-        mean = xp.asarray(magnitudes(rows_along(values, axis), xp), dtype=weight.dtype)
-        return xp.clip(weight, -CLIP, CLIP) * mean.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+        xp = namespace(weight)
+        mean = xp.asarray(magnitudes(rows_along(values, axis)), dtype=weight.dtype)
+        return xp.clip(weight, -CLIP, CLIP) * mean.reshape(tuple(-1 if i == axis else 1 for i in range(weight.ndim)))
 
     def filling_ratio(
         self, rows: FloatArray, k: Float64Array, exponent: IntArray, source: QuantSpec, output: QuantSpec
@@ -138,17 +130,18 @@ class GroupNet(Binary):
     rebuild: ClassVar[str] = "expand-bases"
 
 
-def sign_codes(weight: Any, xp: Any = np) -> Any:
+def sign_codes(weight: A) -> A:
     """-1 where a weight is below 0, else +1, in its float type."""
-    return 2 * xp.asarray(weight >= 0, dtype=weight.dtype) - 1
+    return 2 * namespace(weight).asarray(weight >= 0, dtype=weight.dtype) - 1
 
 
-def magnitudes(rows: Any, xp: Any = np) -> Any:
+def magnitudes(rows: A) -> A:
     """`mean |w|` of each row, float64 `[C]`: the scale at which the signs err least."""
+    xp = namespace(rows)
     return xp.mean(abs(rows), axis=1, dtype=xp.float64)
 
 
-def nominal_exponent(rows: Any) -> int:
+def nominal_exponent(rows: AnyArray) -> int:
     """log2 of the power of two nearest to the mean magnitude of a layer's weights `[C, K]`; 0 where all are zero."""
     mean = float(magnitudes(rows).mean())
     return round(float(np.log2(mean))) if mean > 0 else 0

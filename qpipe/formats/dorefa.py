@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, no_type_check
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.namespace import A, AnyArray, FloatArray, namespace
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import RecipeError
 from qpipe.formats import WeightQuantizer
-from qpipe.formats.base import FloatArray, NominalFormat, TrainableWeight, WeightOptions, WeightPlace, stored_weight
+from qpipe.formats.base import NominalFormat, TrainableWeight, WeightOptions, WeightPlace, stored_weight
 from qpipe.formats.functions import call_function
 from qpipe.nodes import DOMAIN, describe, int_attribute
 
@@ -47,13 +48,8 @@ class DoReFa(NominalFormat):
 
     @property
     def qmax(self) -> int:
-        """The largest magnitude of a code, `2**k - 1`."""
+        """`2**k - 1`: codes are odd, and so have one bit more than k."""
         return int(2**self.bits - 1)
-
-    @property
-    def code_bits(self) -> int:
-        """One bit more than k, because the codes are odd."""
-        return self.bits + 1
 
     @classmethod
     def first(
@@ -68,13 +64,13 @@ class DoReFa(NominalFormat):
             )
         return spec, None
 
-    def codes(self, rows: Any, xp: Any = np) -> Any:
+    def codes(self, rows: A) -> A:
         """See `dorefa_codes`."""
-        return dorefa_codes(rows, self.bits, xp)
+        return dorefa_codes(rows, self.bits)
 
-    def unrounded(self, weight: Any, xp: Any = np) -> Any:
+    def unrounded(self, weight: A) -> A:
         """The normalized tanh: the gradient of the rounding is that of this function (equation 9)."""
-        return unrounded(weight, self.bits, xp) * 2.0**self.exponent
+        return unrounded(weight, self.bits) * 2.0**self.exponent
 
     def code_nodes(self, at: WeightPlace) -> list[ir.Node]:
         """A call of `DoReFaCodes`."""
@@ -88,20 +84,23 @@ class DoReFa(NominalFormat):
         return TrainableWeight(values, scale, exponents, cls(int_attribute(codes, "bits", 0), int(exponents[0])))
 
 
-def unrounded(weight: Any, bits: int, xp: Any = np) -> Any:
+def unrounded(weight: A, bits: int) -> A:
     """`(2**k - 1) tanh(w) / max |tanh(w)|` in w's type: what is rounded to the nearest odd code."""
+    xp = namespace(weight)
     squashed = xp.tanh(weight)
-    return squashed * ((2**bits - 1) / xp.clip(xp.amax(abs(squashed)), TINY, None))
+    steps: A = squashed * ((2**bits - 1) / xp.clip(xp.amax(abs(squashed)), TINY, None))
+    return steps
 
 
-def dorefa_codes(weight: Any, bits: int, xp: Any = np) -> Any:
+def dorefa_codes(weight: A, bits: int) -> A:
     """The odd codes of a layer's weights, in w's float type; computed in float64, where numpy and torch agree."""
+    xp = namespace(weight)
     wide, n = xp.asarray(weight, dtype=xp.float64), 2**bits - 1
-    codes = 2 * xp.round((unrounded(wide, bits, xp) + n) / 2) - n
+    codes = 2 * xp.round((unrounded(wide, bits) + n) / 2) - n
     return xp.asarray(codes, dtype=weight.dtype)
 
 
-def nominal_exponent(weight: Any, codes: Any) -> int:
+def nominal_exponent(weight: AnyArray, codes: AnyArray) -> int:
     """log2 of the power of two nearest to the factor that brings the codes nearest to the weights (least squares)."""
     product, energy = float((weight * codes).sum()), float((codes * codes).sum())
     return round(float(np.log2(product / energy))) if product > 0 else 0

@@ -11,27 +11,18 @@ Source: FAQ, section 3.1.1.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.multiplier import weight_exponent_floor
+from qpipe.arith.namespace import A, AnyArray, Float64Array, FloatArray, IntArray, namespace
 from qpipe.arith.power_of_two import Rounding, rounded_log2
-from qpipe.arith.quantize import IntArray
 from qpipe.arith.rescale import channel_ratio
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import ZERO_EXPONENT, trim_pairs
 from qpipe.formats import WeightQuantizer
-from qpipe.formats.base import (
-    Float64Array,
-    FloatArray,
-    TrainableWeight,
-    WeightFormat,
-    WeightOptions,
-    WeightPlace,
-    stored_weight,
-)
+from qpipe.formats.base import TrainableWeight, WeightFormat, WeightOptions, WeightPlace, exponent_floor, stored_weight
 from qpipe.nodes import constant_input, initializer, rank
 
 DEFAULT_CLIP = {2: 4.12, 3: 4.12, 4: 4.12, 5: 4.12, 6: 6.0, 7: 8.0, 8: 8.0}
@@ -79,21 +70,13 @@ class FixedPoint(WeightFormat):
         """The largest magnitude of a code, `2**(b-1) - 1`."""
         return int(2 ** (self.bits - 1) - 1)
 
-    @property
-    def code_bits(self) -> int:
-        """The width itself."""
-        return self.bits
-
     def quantize(
-        self, rows: Any, k: Any, beta: Any, *, source: QuantSpec, output: QuantSpec | None, basis: Any = None,
-        xp: Any = np,
-    ) -> tuple[Any, Any]:  # fmt: skip
+        self, rows: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None, basis: A | None = None
+    ) -> tuple[A, A]:
         """Pair-safe codes at exponents that leave the multiplier behind its bits."""
-        largest = xp.sum(abs(rows), axis=1, dtype=xp.float64) * (source.largest * source.scale)
-        floor = weight_exponent_floor(k, beta, source.exponent, output, largest=largest, xp=xp)
-        return self.pair_safe(rows, self.exponents(rows, floor, xp), xp)
+        return self.pair_safe(rows, self.exponents(rows, exponent_floor(rows, k, beta, source, output)))
 
-    def exponents(self, rows: Any, floor: Any, xp: Any = np) -> Any:
+    def exponents(self, rows: A, floor: A) -> A:
         """`l = ceil(log2(step))`, `step = 2 c sigma / (2**b - 1)`, int `[C]`, never below `floor` (`[C]`).
 
         With rounding "nearest" l is `round(log2(step))` instead: the step may be up to a factor sqrt(2) too small,
@@ -103,50 +86,52 @@ class FixedPoint(WeightFormat):
         a channel of few weights has a mean); per tensor, that of all. Where c sigma lies beyond the largest weight,
         that weight is the clip: a wider range would hold nothing. Sums are float64, so that numpy and torch agree.
         """
-        step = self.clip_at(rows, xp) * (2.0 / (2**self.bits - 1))
+        xp = namespace(rows)
+        step = self.clip_at(rows) * (2.0 / (2**self.bits - 1))
         if not self.per_channel:
-            floor = xp.amax(floor) + 0 * floor
-        exponent = xp.where(step > 0, rounded_log2(step, self.rounding, xp), ZERO_EXPONENT)
-        return xp.maximum(exponent, floor)
+            floor = xp.broadcast_to(xp.amax(floor), floor.shape)
+        return xp.maximum(xp.where(step > 0, rounded_log2(step, self.rounding), ZERO_EXPONENT), floor)
 
-    def clip_at(self, rows: Any, xp: Any = np) -> Any:
+    def clip_at(self, rows: A) -> A:
         """The largest weight that is represented, `[C]`: c sigma, or the largest weight there is."""
+        xp = namespace(rows)
         square, peak = xp.mean(rows * rows, axis=1, dtype=xp.float64), xp.amax(abs(rows), axis=1)
-        if not self.per_channel:
-            square, peak = xp.mean(square) + 0 * square, xp.amax(peak) + 0 * peak
-        return xp.minimum(self.clip * xp.sqrt(square), peak)
+        if self.per_channel:
+            return xp.minimum(self.clip * xp.sqrt(square), peak)
+        return xp.broadcast_to(xp.minimum(self.clip * xp.sqrt(xp.mean(square)), xp.amax(peak)), peak.shape)
 
-    def pair_safe(self, rows: Any, exponent: Any, xp: Any = np) -> tuple[Any, Any]:
+    def pair_safe(self, rows: A, exponent: A) -> tuple[A, A]:
         """Codes `[C, K]` (in the float type of rows) and exponents `[C]`, kept pair-safe.
 
         A channel with an unsafe pair takes the cheaper (by squared error) of two ways: its exponent is raised by one,
         or the excess is taken off both weights of each unsafe pair. (A raised channel is unsafe only in weights beyond
         the clip; there, too, the excess is taken off.)
         """
-        trimmed = self.codes_at(rows, exponent, xp=xp)
+        xp = namespace(rows)
+        trimmed = self.codes_at(rows, exponent)
         if self._is_pair_safe:
             return trimmed, exponent
-        codes, raised = self.stored_codes(rows, exponent, xp=xp), self.codes_at(rows, exponent + 1, xp=xp)
-        loss_trimmed = _squared_error(rows, trimmed, exponent, xp)
-        loss_raised = _squared_error(rows, raised, exponent + 1, xp)
+        codes, raised = self.stored_codes(rows, exponent), self.codes_at(rows, exponent + 1)
+        loss_trimmed = _squared_error(rows, trimmed, exponent)
+        loss_raised = _squared_error(rows, raised, exponent + 1)
         unsafe = xp.any(trimmed != codes, axis=1)
         if not self.per_channel:
-            zero = 0 * loss_raised
-            loss_trimmed, loss_raised, unsafe = xp.sum(loss_trimmed) + zero, xp.sum(loss_raised) + zero, xp.any(unsafe)
-        raise_it = unsafe & (loss_raised < loss_trimmed)
+            loss_trimmed, loss_raised, unsafe = xp.sum(loss_trimmed), xp.sum(loss_raised), xp.any(unsafe)
+        raise_it = xp.broadcast_to(unsafe & (loss_raised < loss_trimmed), exponent.shape)
         return xp.where(raise_it[:, None], raised, trimmed), exponent + raise_it * 1
 
-    def codes_at(self, rows: Any, exponent: Any, basis: Any = None, xp: Any = np) -> Any:
+    def codes_at(self, rows: A, exponent: A, basis: A | None = None) -> A:
         """The rounded weights, the excess taken off unsafe pairs; what `pair_safe` gives at its own exponents."""
-        codes = self.stored_codes(rows, exponent, xp=xp)
-        return codes if self._is_pair_safe else trim_pairs(codes, self.pair_limit, xp)
+        codes = self.stored_codes(rows, exponent)
+        return codes if self.pair_limit is None or self._is_pair_safe else trim_pairs(codes, self.pair_limit)
 
-    def stored_codes(self, rows: Any, exponent: Any, basis: Any = None, xp: Any = np) -> Any:
+    def stored_codes(self, rows: A, exponent: A, basis: A | None = None) -> A:
         """`clip(round(w / 2**l))`, row by row: unsafe pairs lie at their codes in a file."""
+        xp = namespace(rows)
         scale = xp.ldexp(xp.ones_like(rows[:, :1]), exponent[:, None])
         return xp.clip(xp.round(rows / scale), -self.qmax, self.qmax)
 
-    def storable(self, rows: FloatArray, exponent: IntArray) -> FloatArray:
+    def storable(self, rows: FloatArray, exponent: AnyArray) -> FloatArray:
         """What the pair condition moved lies at its code, where rounding finds it."""
         codes = self.codes_at(rows, exponent)
         scale = np.ldexp(np.float32(1), exponent.astype(np.int32))[:, None]
@@ -193,6 +178,7 @@ class FixedPoint(WeightFormat):
         return self.pair_limit is None or 2 * self.qmax <= self.pair_limit
 
 
-def _squared_error(rows: Any, codes: Any, exponent: Any, xp: Any) -> Any:
+def _squared_error(rows: A, codes: A, exponent: A) -> A:
+    xp = namespace(rows)
     error = rows - codes * xp.ldexp(xp.ones_like(rows[:, :1]), exponent[:, None])
     return xp.sum(error * error, axis=1, dtype=xp.float64)

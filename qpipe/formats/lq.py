@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from operator import sub
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, no_type_check
 
@@ -30,14 +30,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.multiplier import weight_exponent_floor
+from qpipe.arith.namespace import A, AnyArray, FloatArray, namespace, take_along
 from qpipe.arith.power_of_two import rounded_log2
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.arith.table import SIZE, CodeTable
 from qpipe.arith.weights import ZERO_EXPONENT
 from qpipe.errors import ModelError
 from qpipe.formats import WeightQuantizer
-from qpipe.formats.base import FloatArray, TrainableWeight, WeightFormat, WeightOptions, WeightPlace, stored_weight
+from qpipe.formats.base import TrainableWeight, WeightFormat, WeightOptions, WeightPlace, exponent_floor, stored_weight
 from qpipe.formats.functions import call_function
 from qpipe.nodes import DOMAIN, constant_array, describe, initializer, input_value, int_attribute
 
@@ -65,17 +65,11 @@ class LQ(WeightFormat):
 
     bits: int
     limit: int
-    per_channel = True
 
     @property
     def qmax(self) -> int:
         """The largest magnitude of a code."""
         return self.limit
-
-    @property
-    def code_bits(self) -> int:
-        """The width of a signed code."""
-        return self.limit.bit_length() + 1
 
     @classmethod
     def first(
@@ -90,22 +84,21 @@ class LQ(WeightFormat):
         return lq_table(first_activation_basis(ymax, percentile, bits), before)
 
     def quantize(
-        self, rows: Any, k: Any, beta: Any, *, source: QuantSpec, output: QuantSpec | None, basis: Any = None,
-        xp: Any = np,
-    ) -> tuple[Any, Any]:  # fmt: skip
+        self, rows: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None, basis: A | None = None
+    ) -> tuple[A, A]:
         """The nearest levels, at exponents that leave the multiplier behind its bits."""
-        largest = xp.sum(abs(rows), axis=1, dtype=xp.float64) * (source.largest * source.scale)
-        floor = weight_exponent_floor(k, beta, source.exponent, output, largest=largest, xp=xp)
-        exponent = lq_exponents(basis, self.limit, floor, xp)
-        return lq_codes(rows, exponent, basis, xp), exponent
+        assert basis is not None
+        exponent = lq_exponents(basis, self.limit, exponent_floor(rows, k, beta, source, output))
+        return lq_codes(rows, exponent, basis), exponent
 
-    def codes_at(self, rows: Any, exponent: Any, basis: Any = None, xp: Any = np) -> Any:
+    def codes_at(self, rows: A, exponent: A, basis: A | None = None) -> A:
         """The nearest levels: no pair of them can be unsafe."""
-        return lq_codes(rows, exponent, basis, xp)
+        assert basis is not None
+        return lq_codes(rows, exponent, basis)
 
-    def learn(self, rows: Any, basis: Any, xp: Any = np) -> Any:
+    def learn(self, rows: A, basis: A) -> A:
         """One iteration of QEM."""
-        return averaged(basis, solve(rows, basis, -1, xp=xp), xp)
+        return averaged(basis, solve(rows, basis, -1))
 
     def code_nodes(self, at: WeightPlace) -> list[ir.Node]:
         """A call of `LQCodes`."""
@@ -137,41 +130,45 @@ def lq_limit(pair_limit: int | None) -> int:
     return INT8_MAX if pair_limit is None else min(pair_limit // 2, INT8_MAX)
 
 
-def levels_of(basis: Any, low: Low, xp: Any = np) -> tuple[Any, Any]:
+def levels_of(basis: A, low: Low) -> tuple[A, A]:
     """Ascending levels `[C, 2**K]`, float64, and the encoding of each, whose bit i is that of v_i; basis: `[C, K]`."""
+    xp = namespace(basis)
     wide = xp.asarray(basis, dtype=xp.float64)
-    levels = 0 * wide[:, :1]
+    levels = xp.zeros_like(wide[:, :1])
     for i in range(wide.shape[1]):
         levels = xp.concatenate([levels + low * wide[:, i : i + 1], levels + wide[:, i : i + 1]], 1)
     order = xp.argsort(levels, 1)
-    return _take_along(levels, order), order
+    return take_along(levels, order), order
 
 
-def nearest(x: Any, levels: Any, xp: Any = np) -> Any:
+def nearest(x: A, levels: A) -> A:
     """Of each x `[C, N]` the nearest of its row's ascending levels `[C, L]`; of two as near the lower."""
-    found = levels[:, :1] + 0 * x
+    xp = namespace(x)
+    found = xp.broadcast_to(levels[:, :1], x.shape)
     for i in range(1, levels.shape[1]):
         found = xp.where(x > (levels[:, i - 1 : i] + levels[:, i : i + 1]) / 2, levels[:, i : i + 1], found)
     return found
 
 
-def lq_exponents(basis: Any, limit: int, floor: Any, xp: Any = np) -> Any:
+def lq_exponents(basis: A, limit: int, floor: A) -> A:
     """The least `[C]`, never below `floor`, at which the largest level has at most `limit` steps."""
-    levels, _ = levels_of(basis, -1, xp)
+    xp = namespace(basis)
+    levels, _ = levels_of(basis, -1)
     largest = xp.amax(abs(levels), axis=1)
-    exponent = xp.where(largest > 0, rounded_log2(largest / limit, "ceil", xp), ZERO_EXPONENT)
+    exponent = xp.where(largest > 0, rounded_log2(largest / limit, "ceil"), ZERO_EXPONENT)
     return xp.maximum(exponent, floor)
 
 
-def lq_codes(rows: Any, exponent: Any, basis: Any, xp: Any = np) -> Any:
+def lq_codes(rows: A, exponent: A, basis: A) -> A:
     """Codes `[C, N]` of float weights, in their type: the nearest of the integer levels, exact in float32."""
-    levels, _ = levels_of(basis, -1, xp)
+    xp = namespace(rows)
+    levels, _ = levels_of(basis, -1)
     steps = xp.round(xp.ldexp(levels, -exponent[:, None]))
     in_steps = xp.ldexp(xp.asarray(rows, dtype=xp.float64), -exponent[:, None])
-    return xp.asarray(nearest(in_steps, steps, xp), dtype=rows.dtype)
+    return xp.asarray(nearest(in_steps, steps), dtype=rows.dtype)
 
 
-def lq_table(basis: Any, before: QuantSpec) -> CodeTable:
+def lq_table(basis: AnyArray, before: QuantSpec) -> CodeTable:
     """The table behind an unsigned 8-bit quantizer, for a basis `[K]`."""
     levels, _ = levels_of(np.asarray(basis, np.float64)[None], 0)
     after = QuantSpec.unsigned(8, before.exponent)
@@ -180,25 +177,28 @@ def lq_table(basis: Any, before: QuantSpec) -> CodeTable:
     return CodeTable(before, after, tuple(int(code) for code in codes), tuple(np.asarray(basis).tolist()))
 
 
-def solve(x: Any, basis: Any, low: Low, counts: Any = None, xp: Any = np) -> Any:
+def solve(x: A, basis: A, low: Low, counts: A | None = None) -> A:
     """v* `[C, K]`, float64: one iteration of QEM for x `[C, N]`, which occur `counts` times each (None: once)."""
+    xp = namespace(x)
     x, wide = xp.asarray(x, dtype=xp.float64), xp.asarray(basis, dtype=xp.float64)
-    weight = xp.ones_like(x) if counts is None else xp.asarray(counts, dtype=xp.float64) + 0 * x
+    weight = xp.ones_like(x)
+    if counts is not None:
+        weight = xp.broadcast_to(xp.asarray(counts, dtype=xp.float64), x.shape)
     weight = weight / xp.clip(xp.sum(weight, axis=1), 1, None)[:, None]
-    levels, encoding = levels_of(wide, low, xp)
+    levels, encoding = levels_of(wide, low)
     # Of the x of each level, the part of all and the sum.
-    parts, sums = _differences(x, weight, levels, xp)
+    parts, sums = _differences(x, weight, levels)
     bits = [((encoding >> i) & 1) * (1 - low) + low for i in range(wide.shape[1])]
     square = xp.stack([xp.stack([xp.sum(parts * a * b, axis=1) for b in bits], 1) for a in bits], 1)
     product = xp.stack([xp.sum(sums * a, axis=1) for a in bits], 1)
     for i in range(len(bits)):
         square[:, i, i] += _DELTA
-    solution: Any = xp.linalg.solve(square, (product + _DELTA * wide)[..., None])[..., 0]
-    return solution
+    return xp.linalg.solve(square, (product + _DELTA * wide)[..., None])[..., 0]
 
 
-def averaged(basis: Any, solution: Any, xp: Any = np) -> Any:
+def averaged(basis: A, solution: A) -> A:
     """The moving average, in the basis' own type."""
+    xp = namespace(basis)
     moved = MOMENTUM * xp.asarray(basis, dtype=xp.float64) + (1 - MOMENTUM) * solution
     return xp.asarray(moved, dtype=basis.dtype)
 
@@ -261,15 +261,17 @@ def codes_function() -> Any:
     return LQCodes
 
 
-def _differences(x: Any, weight: Any, levels: Any, xp: Any) -> tuple[Any, Any]:
+def _differences(x: A, weight: A, levels: A) -> tuple[A, A]:
     """`[C, L]`: the weight of the x nearest to each level, and their weighted sum."""
+    xp = namespace(x)
     masses, sums = [xp.sum(weight, axis=1)], [xp.sum(weight * x, axis=1)]
     for i in range(1, levels.shape[1]):
         above = weight * (x > (levels[:, i - 1 : i] + levels[:, i : i + 1]) / 2)
         masses.append(xp.sum(above, axis=1))
         sums.append(xp.sum(above * x, axis=1))
-    return tuple(xp.stack([*(a - b for a, b in pairwise(v)), v[-1]], 1) for v in (masses, sums))
+    return _one_by_one(masses), _one_by_one(sums)
 
 
-def _take_along(x: Any, order: Any) -> Any:
-    return np.take_along_axis(x, order, 1) if isinstance(x, np.ndarray) else x.gather(1, order)
+def _one_by_one(sums: list[A]) -> A:
+    """Of each level alone, what is given of it and all above."""
+    return namespace(sums[0]).stack([*map(sub, sums[:-1], sums[1:]), sums[-1]], 1)

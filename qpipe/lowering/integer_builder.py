@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from qpipe.arith.quantize import accumulator_range, requantization, requantize
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.symbolic import INT32, SYMBOLIC, UINT8, Symbol
+from qpipe.arith.symbolic import INT32, UINT8, Symbol
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import InnerWeighted, LastLayer, RequantizedLayer
 from qpipe.ir.quantized.view_weights import FinalWeight
@@ -144,7 +144,7 @@ class IntegerBuilder(IntegerGraph):
     ) -> None:
         """Requantize int32 sums `[..., C]` to the layer's output, its activation included (see `requantization`)."""
         constants = requantization(multiplier, shift, layer.target, bias, accumulators)
-        self.define_symbol(layer, requantize(accumulator, constants, SYMBOLIC), layout)
+        self.define_symbol(layer, requantize(accumulator, constants), layout)
 
     def define_symbol(self, layer: RequantizedLayer, codes: Symbol, layout: Layout) -> None:
         """The layer's output."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from qpipe.arith.namespace import A
 from qpipe.arith.weights import as_rows, from_rows, pair_excess, pair_limit
 from qpipe.nodes import int_attribute, static_shape, window
 from qpipe.ops.base import Operands, Refusal
@@ -89,11 +90,11 @@ class Conv(Product):
         """`[O, C / groups, *kernel]`."""
         return 0
 
-    def to_rows(self, node: ir.Node, weight: Any) -> Any:
+    def to_rows(self, node: ir.Node, weight: A) -> A:
         """Channels fastest: the order of patches of an image with channels last."""
         return as_rows(weight)
 
-    def to_weight(self, node: ir.Node, rows: Any, shape: tuple[int, ...]) -> Any:
+    def to_weight(self, node: ir.Node, rows: A, shape: tuple[int, ...]) -> A:
         """The inverse of `to_rows`."""
         return from_rows(rows, shape)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from qpipe.arith.namespace import A
 from qpipe.nodes import float_attribute, int_attribute, rank
 from qpipe.ops.base import Operands, Refusal, StandardForm
 from qpipe.ops.product import Product, TorchProduct
@@ -81,11 +82,11 @@ class Gemm(Product):
         """`[C, K]` where it is stored transposed, else `[K, C]`."""
         return 0 if int_attribute(node, "transB", 0) else 1
 
-    def to_rows(self, node: ir.Node, weight: Any) -> Any:
+    def to_rows(self, node: ir.Node, weight: A) -> A:
         """`[C, K]`."""
         return weight if self.output_axis(node) == 0 else weight.T
 
-    def to_weight(self, node: ir.Node, rows: Any, shape: tuple[int, ...]) -> Any:
+    def to_weight(self, node: ir.Node, rows: A, shape: tuple[int, ...]) -> A:
         """The inverse of `to_rows`."""
         return rows if self.output_axis(node) == 0 else rows.T
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow, weighted_row
+from qpipe.arith.namespace import A
 from qpipe.nodes import constant_array, constant_input, input_value, static_shape
 from qpipe.ops.base import Op, Refusal, Role
 from qpipe.ops.quantizer_parts import stored
@@ -94,11 +95,11 @@ class Product(Op["InnerWeighted[FinalWeight]"]):
         """The axis of the weight that counts output channels: the `axis` of its QuantizeLinear."""
 
     @abstractmethod
-    def to_rows(self, node: ir.Node, weight: Any) -> Any:
+    def to_rows(self, node: ir.Node, weight: A) -> A:
         """The weight (numpy or torch) as `[C, K]` in the order in which integer kernels sum."""
 
     @abstractmethod
-    def to_weight(self, node: ir.Node, rows: Any, shape: tuple[int, ...]) -> Any:
+    def to_weight(self, node: ir.Node, rows: A, shape: tuple[int, ...]) -> A:
         """The inverse of `to_rows` for a weight of this shape."""
 
     def is_depthwise(self, node: ir.Node, shape: Sequence[int | ir.SymbolicDim] | None = None) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx_ir as ir
 
+from qpipe.arith.namespace import A
 from qpipe.ops import product_of
 
 
@@ -14,12 +13,12 @@ def output_axis(node: ir.Node) -> int:
     return product_of(node).output_axis(node)
 
 
-def to_rows(node: ir.Node, weight: Any) -> Any:
+def to_rows(node: ir.Node, weight: A) -> A:
     """The weight (numpy or torch) as `[C, K]` in the order in which integer kernels sum: channels fastest."""
     return product_of(node).to_rows(node, weight)
 
 
-def to_weight(node: ir.Node, rows: Any, shape: tuple[int, ...]) -> Any:
+def to_weight(node: ir.Node, rows: A, shape: tuple[int, ...]) -> A:
     """The inverse of `to_rows` for a weight of this shape."""
     return product_of(node).to_weight(node, rows, shape)
 

@@ -43,14 +43,14 @@ class StandaloneBatchNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x [N, C, ...]`; float64 in the evaluation of a quantized graph, where every value is exact."""
-        k = normalization_factor(self.gamma.double(), self.variance.double(), self.epsilon, torch)
+        k = normalization_factor(self.gamma.double(), self.variance.double(), self.epsilon)
         mean = self.mean.double()
         b = self.beta.double() - k * mean
         if self._grids is None:
             return self._run(x, k.float(), b.float())
         source, target = self._grids
         with torch.no_grad():
-            codes, exponent, integers = fit_alone(k, self.beta.double(), mean, source=source, output=target, xp=torch)
+            codes, exponent, integers = fit_alone(k, self.beta.double(), mean, source=source, output=target)
             unit = torch.ldexp(integers.multiplier, integers.exponent + exponent)
             rounded_k, rounded_b = codes * unit, integers.bias * unit * source.scale
         k, b = straight_through(k, rounded_k), straight_through(b, rounded_b)

@@ -48,7 +48,7 @@ class Quantizer(nn.Module):
             return x
         levels = self.current_levels()
         if levels is not None:
-            return levels[table_index(x, self.before, torch)]
+            return levels[table_index(x, self.before)]
         return exact_fake_quantize(x, self.spec).float()
 
     @property

@@ -78,7 +78,7 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, before: QuantSpec, levels: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
-        return levels[table_index(x.float(), before, torch)].to(x.dtype)
+        return levels[table_index(x.float(), before)].to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
@@ -115,7 +115,7 @@ def fake_look_up(
     There is no gradient outside of the range of `before`, as with `fake_quantize`, nor above `top`.
     """
     with torch.no_grad():
-        index = table_index(x.float(), before, torch)
+        index = table_index(x.float(), before)
     high = before.qmax * before.scale
     clipped = F.hardtanh(x, before.qmin * before.scale, high if top is None else min(top, high), inplace)
     result: torch.Tensor = _LookUp.apply(clipped.float(), index, levels)  # type: ignore[no-untyped-call]
@@ -125,7 +125,7 @@ def fake_look_up(
 def fake_curve(x: torch.Tensor, before: QuantSpec, levels: torch.Tensor, function: ActivationFunction) -> torch.Tensor:
     """`fake_look_up` of levels that are a function's: the gradient is that of the function itself, at x."""
     with torch.no_grad():
-        index = table_index(x.float(), before, torch)
+        index = table_index(x.float(), before)
     clipped = F.hardtanh(x, before.qmin * before.scale, before.qmax * before.scale)
     return straight_through(function.real(clipped, torch), levels[index].to(x.dtype))
 
@@ -141,5 +141,5 @@ def fake_sign(x: torch.Tensor, before: QuantSpec, levels: torch.Tensor) -> torch
 
 def exact_fake_quantize(x: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
     """The definition itself, in any float type, without gradient."""
-    quantized: torch.Tensor = dequantize(quantize(x, spec, torch), spec)
+    quantized: torch.Tensor = dequantize(quantize(x, spec), spec)
     return quantized

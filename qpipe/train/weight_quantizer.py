@@ -83,8 +83,7 @@ class WeightQuantizer(nn.Module):
 
     def unrounded(self, weight: torch.Tensor) -> torch.Tensor:
         """What is rounded, in real units."""
-        unrounded: torch.Tensor = self.format.unrounded(weight, torch)
-        return unrounded
+        return self.format.unrounded(weight)
 
     def refresh(self, weight: torch.Tensor, affine: Affine) -> None:
         """Recompute the exponents from the float weights as they are now: what is evaluated and written uses these."""
@@ -93,8 +92,8 @@ class WeightQuantizer(nn.Module):
     @torch.no_grad()
     def shipped(self, weight: torch.Tensor, affine: Affine) -> Shipped:
         """The integers at the exponents as they are."""
-        xp, (rows, exponent, basis) = _arrays(to_rows(self._node, weight), self.exponent, self._basis())
-        codes = torch.as_tensor(self.format.codes_at(rows, exponent, basis, xp))
+        rows, exponent, basis = _arrays(to_rows(self._node, weight), self.exponent, self.basis)
+        codes = torch.as_tensor(self.format.codes_at(rows, exponent, basis))
         magnitude = codes.abs().sum(1, dtype=torch.float64)
         integers = self._integers(affine, magnitude)
         signed = to_weight(self._node, codes * integers.sign[:, None].float(), tuple(weight.shape))
@@ -106,13 +105,13 @@ class WeightQuantizer(nn.Module):
         with torch.no_grad():
             rows = torch.ldexp(codes, exponent[:, None])
             values = channels_last(to_weight(self._node, rows, tuple(weight.shape)))
-        rounded_from = self.format.rounded_from(weight, weight.detach(), output_axis(self._node), torch)
+        rounded_from = self.format.rounded_from(weight, weight.detach(), output_axis(self._node))
         return straight_through(rounded_from, values)
 
     @_QUIET
-    def _integers(self, affine: Affine, magnitude: torch.Tensor) -> IntegerAffine:
+    def _integers(self, affine: Affine, magnitude: torch.Tensor) -> IntegerAffine[torch.Tensor]:
         """The affine map as it ships; magnitude: the sum of each channel's codes' magnitudes, float64 `[C]`."""
-        xp, (k, beta, centre, exponent, weight_sum) = _arrays(*affine, self.exponent, magnitude * self.source.largest)
+        k, beta, centre, exponent, weight_sum = _arrays(*affine, self.exponent, magnitude * self.source.largest)
         integers = fit(
             k,
             beta,
@@ -121,18 +120,14 @@ class WeightQuantizer(nn.Module):
             input_exponent=self.source.exponent,
             output=self.target,
             weight_sum=weight_sum,
-            xp=xp,
         )
         return IntegerAffine(*(torch.as_tensor(getattr(integers, field.name)) for field in fields(integers)))
 
     @torch.no_grad()
     @_QUIET
     def _quantize(self, weight: torch.Tensor, affine: Affine) -> tuple[torch.Tensor, torch.Tensor]:
-        tensors = (to_rows(self._node, weight), affine.k, affine.beta, self._basis())
-        xp, (rows, k, beta, basis) = _arrays(*tensors)
-        codes, exponent = self.format.quantize(
-            rows, k, beta, source=self.source, output=self.target, basis=basis, xp=xp
-        )
+        rows, k, beta, basis = _arrays(to_rows(self._node, weight), affine.k, affine.beta, self.basis)
+        codes, exponent = self.format.quantize(rows, k, beta, source=self.source, output=self.target, basis=basis)
         return torch.as_tensor(codes), torch.as_tensor(exponent).long()
 
     @torch.no_grad()
@@ -141,20 +136,16 @@ class WeightQuantizer(nn.Module):
         """The basis for the steps to come."""
         if self.basis is None:
             return
-        xp, (rows, basis) = _arrays(to_rows(self._node, weight), self.basis)
-        self.basis = torch.as_tensor(self.format.learn(rows, basis, xp))
-
-    def _basis(self) -> torch.Tensor:
-        """What the format learns, `[C, K]`; of one that learns nothing without numbers."""
-        return self.exponent.new_zeros(0) if self.basis is None else self.basis
+        rows, basis = _arrays(to_rows(self._node, weight), self.basis)
+        self.basis = torch.as_tensor(self.format.learn(rows, basis))
 
 
-def _arrays(*tensors: torch.Tensor) -> tuple[Any, tuple[Any, ...]]:
-    """The interpreter for per-channel arithmetic, and the tensors as its arrays, without gradient.
+def _arrays(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
+    """What per-channel arithmetic is computed on, without gradient: the tensors, or on the CPU numpy's arrays.
 
-    It is numpy on the CPU, where a call on a few numbers costs a third of torch's; the two agree to the bit.
+    A call of numpy on a few numbers costs a third of torch's; the two agree to the bit.
     """
-    plain = tuple(tensor.detach() for tensor in tensors)
-    if any(tensor.device.type != "cpu" for tensor in plain):
-        return torch, plain
-    return np, tuple(tensor.numpy() for tensor in plain)
+    plain = [None if tensor is None else tensor.detach() for tensor in tensors]
+    if any(tensor is not None and tensor.device.type != "cpu" for tensor in plain):
+        return tuple(plain)
+    return tuple(None if tensor is None else tensor.numpy() for tensor in plain)

@@ -142,7 +142,7 @@ class WeightedLayer(nn.Module):
         beta = self.beta.double()
         if not self.has_batch_norm:
             return Affine(torch.ones_like(beta), beta, torch.zeros_like(beta))
-        k: torch.Tensor = normalization_factor(self.gamma.double(), self.variance.double(), self.epsilon, torch)
+        k: torch.Tensor = normalization_factor(self.gamma.double(), self.variance.double(), self.epsilon)
         return Affine(k, beta, self.mean.double() - self.offset.double())
 
     def _operand(self, affine: Affine) -> tuple[torch.Tensor, Rounded | None]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qpipe.arith.namespace import A, namespace
 from qpipe.ir.graph.layers import Layer
 from qpipe.nodes import constant_input, float_attribute, require_constant
 
@@ -23,9 +23,10 @@ class Affine:
     mean: Float64Array
 
 
-def normalization_factor(gamma: Any, variance: Any, epsilon: float, xp: Any = np) -> Any:
-    """`gamma / sqrt(var + eps)`, in numpy or torch; float64, where the two agree to the bit."""
-    return gamma / xp.sqrt(variance + epsilon)
+def normalization_factor(gamma: A, variance: A, epsilon: float) -> A:
+    """`gamma / sqrt(var + eps)`, of float64; the root of torch may differ from numpy's in its last bit."""
+    factor: A = gamma / namespace(variance).sqrt(variance + epsilon)
+    return factor
 
 
 def read_affine(layer: Layer, channels: int) -> Affine:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from qpipe.arith.multiplier import MULTIPLIER_BITS, IntegerAffine, fit, fit_alone
-from qpipe.arith.quantize import IntArray
-from qpipe.formats.base import FloatArray, TrainableWeight
+from qpipe.arith.namespace import AnyArray, FloatArray, IntArray
+from qpipe.formats.base import TrainableWeight
 from qpipe.ir.graph.affine import batch_norm_parameters, read_affine
 from qpipe.ir.quantized.view import RequantizedLayer, Weighted
 from qpipe.ir.quantized.view_weights import FinalWeight
-from qpipe.nodes import AnyArray, rank
+from qpipe.nodes import rank
 from qpipe.ops.weight_layout import to_rows, to_weight
 
 
 def final_weight(layer: Weighted[TrainableWeight]) -> FinalWeight:
     """Codes, multiplier, exponent and bias of a Conv, Gemm or MatMul; a negative k has its sign in the codes."""
     weight = layer.weight
-    rows = float_rows(layer)
+    rows: AnyArray = float_rows(layer)
     codes = weight.spec.stored_codes(rows, weight.exponents, weight.basis_array)
     integers = fit_layer(layer, codes)
     signed = codes * integers.sign[:, None]
@@ -31,7 +31,7 @@ def float_rows(layer: Weighted[TrainableWeight]) -> FloatArray:
     return rows
 
 
-def fit_layer(layer: Weighted[TrainableWeight], codes: FloatArray) -> IntegerAffine:
+def fit_layer(layer: Weighted[TrainableWeight], codes: FloatArray) -> IntegerAffine[AnyArray]:
     """The integers of the affine map behind these codes `[C, K]`."""
     affine = read_affine(layer, len(codes))
     source = layer.sources[0].spec
@@ -58,7 +58,7 @@ def standalone_batch_norm(layer: RequantizedLayer) -> FinalWeight:
     return _final(weight, MULTIPLIER_BITS, exponent.astype(np.int64), integers)
 
 
-def _final(codes: AnyArray, bits: int, exponent: IntArray, integers: IntegerAffine) -> FinalWeight:
+def _final(codes: AnyArray, bits: int, exponent: IntArray, integers: IntegerAffine[AnyArray]) -> FinalWeight:
     return FinalWeight(
         codes=codes.astype(np.int8),
         bits=bits,

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.quantize import IntArray
+from qpipe.arith.namespace import AnyArray, Float64Array, FloatArray, IntArray
 from qpipe.arith.spec import QuantSpec
-from qpipe.formats.base import Float64Array, FloatArray, TrainableWeight, WeightFormat, WeightOptions, WeightPlace
+from qpipe.formats.base import TrainableWeight, WeightFormat, WeightOptions, WeightPlace
 from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.view import Weighted
@@ -45,7 +45,7 @@ def insert_first_weight(
 
 
 def rows_on_grid(
-    rows: FloatArray,
+    rows: AnyArray,
     k: Float64Array,
     beta: Float64Array,
     spec: WeightFormat,

@@ -69,11 +69,9 @@ def integers_of(
     """Codes, exponents, the weight sum and the integers; torch's as numpy arrays."""
     xp: Any = torch if in_torch else np
     arrays = [torch.from_numpy(a) if in_torch else a for a in (rows, k, beta, mean)]
-    codes, exponent = spec.quantize(arrays[0], arrays[1], arrays[2], source=source, output=output, xp=xp)
+    codes, exponent = spec.quantize(arrays[0], arrays[1], arrays[2], source=source, output=output)
     total = xp.sum(abs(codes), axis=1, dtype=xp.float64) * source.largest
-    found = fit(
-        *arrays[1:], weight_exponent=exponent, input_exponent=source.exponent, output=output, weight_sum=total, xp=xp
-    )
+    found = fit(*arrays[1:], weight_exponent=exponent, input_exponent=source.exponent, output=output, weight_sum=total)
     return np.asarray(codes), np.asarray(exponent), np.asarray(total), IntegerAffine(
         *(np.asarray(getattr(found, name)) for name in ("sign", "multiplier", "exponent", "bias", "shift"))
     )  # fmt: skip
@@ -243,7 +241,7 @@ def test_fit_alone(k: list[float], source: QuantSpec, output: QuantSpec, seed: i
     factor, beta, mean = np.array(k), rng.standard_normal(len(k)), rng.standard_normal(len(k))
     codes, exponent, found = fit_alone(factor, beta, mean, source=source, output=output)
     tensors = [torch.from_numpy(a) for a in (factor, beta, mean)]
-    codes_t, exponent_t, found_t = fit_alone(*tensors, source=source, output=output, xp=torch)
+    codes_t, exponent_t, found_t = fit_alone(*tensors, source=source, output=output)
     for ours, theirs in ((codes, codes_t), (exponent, exponent_t), (found.bias, found_t.bias)):
         np.testing.assert_array_equal(theirs.numpy(), ours)
     assert np.all(found.multiplier == 1)

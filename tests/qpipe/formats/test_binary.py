@@ -29,7 +29,7 @@ def test_numpy_torch_and_the_file_agree(rows: np.ndarray) -> None:
     codes = sign_codes(rows)
     assert codes.dtype == np.float32
     np.testing.assert_array_equal(codes, np.where(rows < 0, -1, 1))
-    np.testing.assert_array_equal(sign_codes(torch.from_numpy(rows), torch).numpy(), codes)
+    np.testing.assert_array_equal(sign_codes(torch.from_numpy(rows)).numpy(), codes)
     np.testing.assert_array_equal(function_codes(rows), codes)
 
 
@@ -60,7 +60,7 @@ def test_the_mean_magnitude_is_the_scale_of_least_error(seed: int) -> None:
     codes, mean = sign_codes(rows), magnitudes(rows)
     for row, code, scale in zip(rows, codes, mean, strict=True):
         np.testing.assert_allclose(np.linalg.lstsq(code[:, None], row, rcond=None)[0][0], scale, rtol=1e-6)
-    np.testing.assert_array_equal(magnitudes(torch.from_numpy(rows), torch).numpy(), mean)
+    np.testing.assert_array_equal(magnitudes(torch.from_numpy(rows)).numpy(), mean)
 
 
 @pytest.mark.parametrize(("scale", "exponent"), [(1.0, 0), (0.7, -1), (0.72, 0), (2.0**-9, -9), (0.0, 0)])

@@ -146,13 +146,13 @@ def test_numpy_equals_torch(rows: np.ndarray, spec: FixedPoint) -> None:
     floor = no_floor(rows)
     at = spec.exponents(rows, floor)
     tensor = torch.from_numpy(rows)
-    at_torch = spec.exponents(tensor, torch.from_numpy(floor), torch)
+    at_torch = spec.exponents(tensor, torch.from_numpy(floor))
     np.testing.assert_array_equal(at_torch.numpy(), at)
     codes, exponent = spec.pair_safe(rows, at)
-    codes_torch, exponent_torch = spec.pair_safe(tensor, at_torch, torch)
+    codes_torch, exponent_torch = spec.pair_safe(tensor, at_torch)
     np.testing.assert_array_equal(exponent_torch.numpy(), exponent)
     np.testing.assert_array_equal(codes_torch.numpy(), codes)
-    np.testing.assert_array_equal(spec.codes_at(tensor, exponent_torch, xp=torch).numpy(), codes)
+    np.testing.assert_array_equal(spec.codes_at(tensor, exponent_torch).numpy(), codes)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -161,8 +161,8 @@ def test_numpy_equals_torch_on_many_weights(bits: int) -> None:
     spec = FixedPoint(bits=bits, clip=DEFAULT_CLIP[bits], pair_limit=128)
     codes, exponent = spec.pair_safe(rows, spec.exponents(rows, no_floor(rows)))
     tensor = torch.from_numpy(rows)
-    at = spec.exponents(tensor, torch.full((64,), NO_FLOOR), torch)
-    codes_torch, exponent_torch = spec.pair_safe(tensor, at, torch)
+    at = spec.exponents(tensor, torch.full((64,), NO_FLOOR))
+    codes_torch, exponent_torch = spec.pair_safe(tensor, at)
     np.testing.assert_array_equal(codes_torch.numpy(), codes)
     np.testing.assert_array_equal(exponent_torch.numpy(), exponent)
 

@@ -104,11 +104,11 @@ def test_codes_are_pair_safe_and_the_same_in_torch(seed: int, bits: int, stored_
     # The largest level takes more than half of the range.
     assert np.all(np.abs(levels).max(1) > 2.0**exponent * limit / 2)
     ours = torch.from_numpy(rows), torch.from_numpy(basis)
-    found = lq_exponents(ours[1], spec.limit, torch.from_numpy(floor), torch)
+    found = lq_exponents(ours[1], spec.limit, torch.from_numpy(floor))
     np.testing.assert_array_equal(found, exponent)
-    np.testing.assert_array_equal(lq_codes(ours[0], found, ours[1], torch), codes)
-    np.testing.assert_allclose(solve(*ours, -1, xp=torch), solve(rows, basis, -1), rtol=1e-9)
-    assert averaged(ours[1], solve(*ours, -1, xp=torch), torch).dtype == torch.float32
+    np.testing.assert_array_equal(lq_codes(ours[0], found, ours[1]), codes)
+    np.testing.assert_allclose(solve(*ours, -1), solve(rows, basis, -1), rtol=1e-9)
+    assert averaged(ours[1], solve(*ours, -1)).dtype == torch.float32
 
 
 def test_the_first_basis_is_better_than_even_levels() -> None:
