@@ -27,7 +27,7 @@ def identity(**changes: Any) -> Identity:
 
 def assert_refused(changed: Identity, kind: type[QpipeError], message: str) -> None:
     with pytest.raises(kind) as raised:
-        check_identity(FILE, identity(), replace)
+        check_identity(FILE, identity(), changed)
     assert str(raised.value) == f"run.checkpoint: a checkpoint of {message}"
 
 
