@@ -19,7 +19,7 @@ from torch import nn
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.view import QuantizedLayer
 from qpipe.nodes import describe
-from qpipe.ops import Role
+from qpipe.ops import Role, TorchProduct
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.quantizer import Quantizer, activate
 from qpipe.train.weighted import Product, Through, WeightedLayer
@@ -128,7 +128,7 @@ class ProductStep(ModuleStep[WeightedLayer]):
         self._show()
         self.module.tap(through)
 
-    def replace_product(self, make: Callable[[Product], Product]) -> None:
+    def replace_product(self, make: Callable[[TorchProduct], Product]) -> None:
         """Train with another arithmetic: see `WeightedLayer.replace_product`."""
         self._overwrites = False
         self.module.replace_product(make)
