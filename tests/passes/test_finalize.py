@@ -27,7 +27,7 @@ def test_no_batch_norm_and_no_float_weight_is_left(bits: int) -> None:
     final = finalized(model)
     ops = [node.op_type for node in final.graph]
     assert "BatchNormalization" not in ops
-    assert ops.count("QuantizeLinear") == len([q for q in read_view(final).layers if q.output is not None]) + 1
+    assert ops.count("QuantizeLinear") == len([q for q in read_view(final).layers if q.quantizer is not None]) + 1
     # Every float constant is a scale.
     floats = [v.name for v in final.graph.initializers.values() if v.dtype == ir.DataType.FLOAT]
     assert [name for name in floats if not str(name).endswith("_scale")] == []
@@ -60,7 +60,7 @@ def test_signs_zeros_and_biases() -> None:
     bias = first.node.inputs[2].producer()  # type: ignore[union-attr]
     assert bias is not None
     scale = constant_input(bias, 1)
-    np.testing.assert_array_equal(scale, first.weight.scales * np.float32(first.inputs[0].spec.scale))
+    np.testing.assert_array_equal(scale, first.weight.scales * np.float32(first.sources[0].spec.scale))
     assert constant_input(bias, 0).dtype == np.int32  # type: ignore[union-attr]
 
 

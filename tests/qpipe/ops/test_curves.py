@@ -12,8 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer_oracle import assert_exact, finalized_on_grids, session_of
-from quantized_models import Weights, float_model
 from torch.nn import functional as F
 
 from passes.lower_qoperator import LowerQOperator
@@ -28,6 +26,10 @@ from qpipe.ops import Curve, activation_of
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
+from support.networks import Weights, float_model
+from support.oracle import assert_integers
+from support.quantize import finalized_on_grids
+from support.run import run
 
 # Op and attributes, and torch's own function: none of our code.
 CURVES: dict[str, tuple[str, dict[str, float], Callable[[torch.Tensor], torch.Tensor]]] = {
@@ -133,7 +135,7 @@ def test_all_exports_give_the_same_integers(name: str, place: str, data: st.Data
     assert certify(read_view(spec)).problems == []
     x = np.random.default_rng(seed).standard_normal((3, *shape)).astype(np.float32)
     # The oracle, the QDQ file and the integer export; then onnxruntime's own operators, layer by layer.
-    assert_exact(spec, x)
+    assert_integers(spec, x)
     lowered = spec.clone()
     LowerQOperator()(lowered)
     ir.passes.common.CheckerPass()(lowered)
@@ -164,9 +166,7 @@ def test_the_float_network_comes_back(curve: Any, place: str) -> None:
     RemoveQuantizers()(model)
     ir.passes.common.CheckerPass()(model)
     assert [n.op_type for n in model.graph].count(op) == [n.op_type for n in before.graph].count(op)
-    np.testing.assert_allclose(
-        session_of(model).run(None, {"x": x})[0], session_of(before).run(None, {"x": x})[0], rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(run(model, x)[0], run(before, x)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_the_gradient_is_the_function_s_own(curve: Any) -> None:
@@ -202,7 +202,7 @@ def test_it_trains_and_evaluates_as_its_file(curve: Any, place: str) -> None:
     for _ in range(2):
         final = model.clone()
         Finalize()(final)
-        (expected,) = session_of(final).run(None, {"x": x.numpy()})
+        (expected,) = run(final, x.numpy())
         np.testing.assert_array_equal(network_.eval()(x)[0].detach().numpy().astype(np.float32), expected)
         optimizer = torch.optim.SGD(network_.parameters(), 0.05)
         loss = network_.train()(x)[0].square().mean()

@@ -94,9 +94,8 @@ FADING = """
 import os
 
 import torch
-from support.training import RUN, images
+from support.training import RUN, images, replace
 from support.zoo.trainable import IMAGE_SHAPE, plain_qdq, residual_qdq
-from small_training import replace
 
 from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
