@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from passes.lower_qoperator import LowerQOperator
 from passes.normalize import normalize
 from passes.remove_quantizers import RemoveQuantizers
 from qpipe.arith.spec import QuantSpec
@@ -26,10 +25,11 @@ from qpipe.ops import Curve, activation_of
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
-from support.networks import Weights, float_model
+from qpipe.train.write_back import write_back
+from support.networks import Weights, checked, float_model
 from support.oracle import assert_integers
-from support.quantize import finalized_on_grids
-from support.run import run
+from support.quantize import finalized_on_grids, quantized, to_qoperator
+from support.run import assert_exact, run
 
 # Op and attributes, and torch's own function: none of our code.
 CURVES: dict[str, tuple[str, dict[str, float], Callable[[torch.Tensor], torch.Tensor]]] = {
@@ -136,22 +136,12 @@ def test_all_exports_give_the_same_integers(name: str, place: str, data: st.Data
     x = np.random.default_rng(seed).standard_normal((3, *shape)).astype(np.float32)
     # The oracle, the QDQ file and the integer export; then onnxruntime's own operators, layer by layer.
     assert_integers(spec, x)
-    lowered = spec.clone()
-    LowerQOperator()(lowered)
-    ir.passes.common.CheckerPass()(lowered)
-    run_gate(spec, lowered)
+    run_gate(spec, to_qoperator(spec))
 
 
 def trainable(op: str, attributes: dict[str, float], place: str = FUSED, **options: Any) -> ir.Model:
-    from passes.calibrate_percentile import CalibratePercentile
-    from passes.insert_quantizers import InsertQuantizers
-
-    model, shape = network(op, attributes, 0, place)
-    normalize(model)
-    x = np.random.default_rng(0).standard_normal((64, *shape)).astype(np.float32)
-    CalibratePercentile(inputs=[x])(model)
-    InsertQuantizers(**options)(model)
-    return model
+    model, _ = network(op, attributes, 0, place)
+    return quantized(model, **options)
 
 
 @pytest.mark.parametrize("place", [FUSED, ALONE])
@@ -164,7 +154,7 @@ def test_the_float_network_comes_back(curve: Any, place: str) -> None:
     before, _ = network(op, attributes, 0, place)
     normalize(before)
     RemoveQuantizers()(model)
-    ir.passes.common.CheckerPass()(model)
+    checked(model)
     assert [n.op_type for n in model.graph].count(op) == [n.op_type for n in before.graph].count(op)
     np.testing.assert_allclose(run(model, x)[0], run(before, x)[0], rtol=1e-4, atol=1e-5)
 
@@ -193,24 +183,17 @@ def test_the_gradient_is_the_function_s_own(curve: Any) -> None:
 @pytest.mark.parametrize("place", [FUSED, ALONE])
 def test_it_trains_and_evaluates_as_its_file(curve: Any, place: str) -> None:
     """The executor in evaluation gives the integers of the file, before and after a step of training."""
-    from passes.finalize import Finalize
-    from qpipe.train.write_back import write_back
-
     op, attributes, _ = curve
     model = trainable(op, attributes, place)
-    network_, x = Executor(model), torch.randn(8, 3, 6, 6)
+    executor, x = Executor(model), torch.randn(8, 3, 6, 6)
     for _ in range(2):
-        final = model.clone()
-        Finalize()(final)
-        (expected,) = run(final, x.numpy())
-        np.testing.assert_array_equal(network_.eval()(x)[0].detach().numpy().astype(np.float32), expected)
-        optimizer = torch.optim.SGD(network_.parameters(), 0.05)
-        loss = network_.train()(x)[0].square().mean()
-        loss.backward()
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network_.parameters() if p.requires_grad)
+        assert_exact(model, x.numpy(), executor)
+        optimizer = torch.optim.SGD(executor.parameters(), 0.05)
+        executor.train()(x)[0].square().mean().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in executor.parameters() if p.requires_grad)
         optimizer.step()
-        network_.eval()
-        write_back(network_)
+        executor.eval()
+        write_back(executor)
 
 
 def test_one_that_stands_alone_is_a_table_behind_its_input_s_grid(curve: Any) -> None:
