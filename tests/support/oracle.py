@@ -29,7 +29,7 @@ def exact_codes(model: ir.Model, inputs: np.ndarray) -> Codes:
     found: Codes = {}
 
     def store(quantizer: ActivationQuantizer, y: torch.Tensor) -> None:
-        codes = (quantize(y, quantizer.before) + quantizer.before.zero_point).numpy().astype(np.uint8)
+        codes = (quantize(y, quantizer.before, torch) + quantizer.before.zero_point).numpy().astype(np.uint8)
         codes = codes if quantizer.table is None else quantizer.table.array()[codes]
         found[str(quantizer.codes.name)] = codes
         real[quantizer.output] = torch.from_numpy(codes).double().sub(quantizer.spec.zero_point) * quantizer.spec.scale
