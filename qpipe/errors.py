@@ -6,6 +6,8 @@ line prints it and exits with `exit_status`; from Python the exception is raised
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
@@ -58,6 +60,13 @@ def one_line(error: BaseException | str, *, kind: bool = False) -> str:
     if kind or not text:
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 3] + "..."
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """What to write in the place of an unknown name, as part of one of our messages."""
+    known = list(known)
+    found = get_close_matches(name, known, n=1)
+    return f"did you mean '{found[0]}'?" if found else f"expected one of {', '.join(known)}"
 
 
 def first_problem(error: ValidationError) -> str:

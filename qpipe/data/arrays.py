@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qpipe.data.augment import Augment
 from qpipe.data.checks import check_floats, check_labels, check_pixels
 from qpipe.data.geometry import fit_pixels
 from qpipe.data.preprocess import Floats, Pixels, Preprocess
@@ -27,29 +26,13 @@ class FloatSource(Source):
         labels: Labels | None,
         transform: Callable[[npt.NDArray[Any]], Floats] | None = None,
     ) -> None:
-        super().__init__(info, labels)
         check_floats(values, info.name)
         self._values, self._transform = values, transform or as_float32
-        self._shape = self._transform(values[:1]).shape[1:]
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """The shape of one input."""
-        return self._shape
-
-    @property
-    def has_pixels(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def size(self) -> int:
-        """The number of samples."""
-        return len(self._values)
+        shape = self._transform(values[:1]).shape[1:]
+        super().__init__(info, image_shape=shape, has_pixels=False, size=len(values), labels=labels)
 
     def _read(self, reading: Reading) -> Iterator[Batch]:
-        refuse_augment(reading.augment, self.name)
-        for chunk in reading.chunks(self.size):
+        for chunk in reading.chunks(len(self)):
             yield Batch(self._transform(self._values[chunk]), None if self.labels is None else self.labels[chunk])
 
 
@@ -60,40 +43,21 @@ class StreamSource(Source):
     """
 
     def __init__(self, info: SourceInfo, stream: Iterable[Any]) -> None:
-        super().__init__(info)
-        self._stream = stream
-        self._items: Iterator[Any] | None = iter(stream)
-        first = next(self._items, None)
+        items = iter(stream)
+        first = next(items, None)
         if first is None:
-            raise DataError(f"data {self.name!r}: the iterable is empty, expected arrays or (inputs, labels)")
-        batch = self._batch(first)
-        self._shape, self._has_pixels = batch.inputs.shape[1:], batch.pixels is not None
+            raise DataError(f"data {info.name!r}: the iterable is empty, expected arrays or (inputs, labels)")
+        batch = _batch(first, info.preprocess, info.name)
+        super().__init__(info, image_shape=batch.inputs.shape[1:], has_pixels=batch.pixels is not None, size=None)
         # An iterator can be run through once, so the item that was taken from it goes back in front.
-        self._once = self._items is stream
-        self._items = chain([first], self._items) if self._once else None
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """The shape of one input of the first batch."""
-        return self._shape
-
-    @property
-    def has_pixels(self) -> bool:
-        """Whether the first batch holds uint8 images."""
-        return self._has_pixels
-
-    @property
-    def size(self) -> int | None:
-        """None: not known before the stream's end."""
-        return None
+        self._once = items is stream
+        self._stream: Iterable[Any] | None = chain([first], items) if self._once else stream
 
     def _read(self, reading: Reading) -> Iterator[Batch]:
         augment, portion = reading.augment, reading.portion
         if portion.count > 1:
             raise DataError(f"data {self.name!r} come as a stream, which several processes can't share: give arrays")
-        if not self.has_pixels:
-            refuse_augment(augment, self.name)
-        recut = _recut(map(self._batch, self._begin()), reading.batch_size, reading.limit)
+        recut = _recut(self._items(), reading.batch_size, reading.limit)
         for part, whole in enumerate(recut):
             if reading.drop_last and len(whole) < reading.batch_size:
                 return
@@ -106,27 +70,26 @@ class StreamSource(Source):
             pixels = plan(whole.pixels, np.arange(len(whole)))
             yield Batch(self.preprocess(pixels), whole.labels, pixels)
 
-    def _begin(self) -> Iterator[Any]:
-        if not self._once:
-            return iter(self._stream)
-        if self._items is None:
+    def _items(self) -> Iterator[Batch]:
+        if self._stream is None:
             raise DataError(f"data {self.name!r}: the iterator is used up; give a list, or an object that starts anew")
-        items, self._items = self._items, None
-        return items
+        items = self._stream
+        if self._once:
+            self._stream = None
+        return (_batch(item, self.preprocess, self.name) for item in items)
 
-    def _batch(self, item: Any) -> Batch:
-        inputs, labels = split_item(item)
-        values = as_array(inputs)
-        known = None if labels is None else check_labels(as_array(labels), len(values), self._classes(), self.name)
-        if values.dtype != np.uint8:
-            check_floats(values, self.name)
-            return Batch(as_float32(values), known)
-        pixels = _fitted(values, self.preprocess, self.name)
-        self.preprocess.check_channels(pixels.shape[-1], self.name)
-        return Batch(self.preprocess(pixels), known, pixels)
 
-    def _classes(self) -> int | None:
-        return None if self.class_names is None else len(self.class_names)
+def _batch(item: Any, preprocess: Preprocess, name: str) -> Batch:
+    """An item of a stream, checked, as the network takes it."""
+    inputs, labels = split_item(item)
+    values = as_array(inputs)
+    known = None if labels is None else check_labels(as_array(labels), len(values), None, name)
+    if values.dtype != np.uint8:
+        check_floats(values, name)
+        return Batch(as_float32(values), known)
+    pixels = _fitted(values, preprocess, name)
+    preprocess.check_channels(pixels.shape[-1], name)
+    return Batch(preprocess(pixels), known, pixels)
 
 
 def _fitted(images: Pixels, preprocess: Preprocess, name: str) -> Pixels:
@@ -142,27 +105,18 @@ def _recut(batches: Iterator[Batch], size: int, limit: int | None) -> Iterator[B
     held: list[Batch] = []
     left = limit
     for batch in batches:
-        held.append(batch if left is None else _part(batch, 0, left))
+        held.append(batch.part(slice(left)))
         if left is not None:
             left -= len(held[-1])
         if sum(map(len, held)) >= size or left == 0:
             whole = _joined(held)
             full = len(whole) // size * size
-            yield from (_part(whole, begin, begin + size) for begin in range(0, full, size))
-            held = [_part(whole, full, len(whole))] if len(whole) > full else []
+            yield from (whole.part(slice(begin, begin + size)) for begin in range(0, full, size))
+            held = [whole.part(slice(full, None))] if len(whole) > full else []
         if left == 0:
             break
     if held:
         yield _joined(held)
-
-
-def _part(batch: Batch, begin: int, end: int) -> Batch:
-    cut = slice(begin, end)
-    return Batch(
-        batch.inputs[cut],
-        None if batch.labels is None else batch.labels[cut],
-        None if batch.pixels is None else batch.pixels[cut],
-    )
 
 
 def _joined(batches: list[Batch]) -> Batch:
@@ -208,9 +162,3 @@ def as_array(value: Any) -> npt.NDArray[Any]:
 def as_float32(values: npt.NDArray[Any]) -> Floats:
     """The same values as float32, each row of memory in order."""
     return np.ascontiguousarray(values, dtype=np.float32)
-
-
-def refuse_augment(augment: Augment | None, name: str) -> None:
-    """Raise DataError where float values were to be cropped and flipped."""
-    if augment is not None:
-        raise DataError(f"data {name!r} are float values: augmentation needs uint8 images")

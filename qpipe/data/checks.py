@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qpipe.data.source import Batch, Labels, Source
+from qpipe.data.source import Labels, Source
 from qpipe.errors import DataError
 
 
@@ -61,34 +61,29 @@ def _check_filled(array: npt.NDArray[Any], name: str) -> None:
         raise DataError(f"{name}: shape is {list(array.shape)}, expected at least one sample and one value in it")
 
 
-def check_fits(data: Source | Batch, input_shape: Sequence[int | str | None], name: str | None = None) -> None:
+def check_fits(source: Source, input_shape: Sequence[int | str | None]) -> None:
     """Raise DataError unless the data fit a model's input.
 
-    `input_shape` is the input's shape with its batch dimension, e.g. [None, 3, 32, 32]; None or a name is a dynamic
-    dimension. The batch dimension is compared for a Batch only.
+    `input_shape` is the input's shape with its batch dimension, which any will do for, e.g. [None, 3, 32, 32]; None or
+    a name is a dynamic dimension.
     """
-    if isinstance(data, Source):
-        name = name or data.name
-        actual: tuple[int | None, ...] = (None, *data.image_shape)
-    else:
-        name = name or "batch"
-        actual = data.inputs.shape
     wanted = [dim if isinstance(dim, int) else None for dim in input_shape]
-    fits = len(actual) == len(wanted) and all(
-        have == want for have, want in zip(actual, wanted, strict=True) if None not in (have, want)
-    )
-    if not fits:
-        hint = _hint(actual[1:], wanted[1:])
-        raise DataError(f"data {name!r}: inputs have shape {_shown(actual)}, the model expects {_shown(wanted)}{hint}")
+    found = (None, *source.image_shape)
+    if len(found) != len(wanted) or any(b not in {a, None} for a, b in zip(found[1:], wanted[1:], strict=True)):
+        raise DataError(
+            f"data {source.name!r}: inputs have shape {_shown(found)}, the model expects {_shown(wanted)}"
+            f"{_hint(source.image_shape, wanted[1:])}"
+        )
 
 
 def _shown(shape: Sequence[int | None]) -> str:
     return "[" + ", ".join("N" if dim is None else str(dim) for dim in shape) + "]"
 
 
-def _hint(actual: Sequence[int | None], wanted: Sequence[int | None]) -> str:
-    if len(actual) != 3 or len(wanted) != 3:
+def _hint(found: Sequence[int], wanted: Sequence[int | None]) -> str:
+    if len(found) != 3 or len(wanted) != 3:
         return ""
-    if [actual[1], actual[2], actual[0]] == list(wanted) or [actual[2], actual[0], actual[1]] == list(wanted):
+    a, b, c = found
+    if list(wanted) in ([b, c, a], [c, a, b]):
         return "; set the preprocessing's layout"
-    return "; set the preprocessing's resize and crop" if actual[0] == wanted[0] else ""
+    return "; set the preprocessing's resize and crop" if a == wanted[0] else ""

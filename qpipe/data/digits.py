@@ -15,7 +15,7 @@ from qpipe.errors import DataError
 TRAIN_SHARE = 0.8
 
 
-def open_digits(split: Split, preprocess: Preprocess, workers: int | None = None) -> Source:
+def open_digits(split: Split, preprocess: Preprocess) -> Source:
     """Images uint8 [N, 8, 8, 1]: 1,437 to train on and 360 to test on. Raises DataError without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
@@ -29,4 +29,4 @@ def open_digits(split: Split, preprocess: Preprocess, workers: int | None = None
     chosen, note = choose_split({"train", "test"}, split, "digits")
     part = order[:train] if chosen == "train" else order[train:]
     info = SourceInfo("digits", preprocess, tuple(str(digit) for digit in range(10)), note)
-    return array_source(info, pixels[part], digits.target[part], workers=workers)
+    return array_source(info, pixels[part], digits.target[part])

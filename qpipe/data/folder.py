@@ -18,20 +18,14 @@ from qpipe.data.geometry import fit_image
 from qpipe.data.pixels import PixelSource
 from qpipe.data.preprocess import Pixels, Preprocess
 from qpipe.data.reading import ReaderStore
-from qpipe.data.source import SourceInfo, Split, choose_split, undivided_note
+from qpipe.data.source import SPLITS, SourceInfo, Split, choose_split, undivided_note
 from qpipe.errors import DataError, one_line
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_SPLIT_FOLDERS: dict[str, str] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
+_SPLIT_FOLDERS: dict[str, str] = {split: split for split in SPLITS} | {"valid": "val", "validation": "val"}
 
 
-def open_folder(root: Path, split: Split, preprocess: Preprocess, workers: int | None = None) -> PixelSource:
+def open_folder(root: Path, split: Split, preprocess: Preprocess) -> PixelSource:
     """The images below `root`. Raises DataError for a folder without images and for a class folder without any."""
     name = str(root)
     splits = _split_folders(root)
@@ -46,7 +40,7 @@ def open_folder(root: Path, split: Split, preprocess: Preprocess, workers: int |
     paths, labels = _labelled(folder, classes) if _folders(folder) else (_images(folder, deep=False), None)
     if not paths:
         raise DataError(f"folder '{folder}' holds no images, expected class folders with {_shown_extensions()} files")
-    store = ReaderStore(FolderReader(paths, preprocess), workers=workers)
+    store = ReaderStore(FolderReader(paths, preprocess))
     info = SourceInfo(name, preprocess, tuple(classes) if labels is not None else None, note)
     return PixelSource(info, store, None if labels is None else np.array(labels, np.int64))
 

@@ -34,7 +34,7 @@ _DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, 
 """What numpy and zipfile raise for truncated, corrupt, encrypted or oversized members, and for pickled ones."""
 
 
-def open_npz(path: Path, split: Split, preprocess: Preprocess, workers: int | None = None) -> Source:
+def open_npz(path: Path, split: Split, preprocess: Preprocess) -> Source:
     """The arrays of one split of an `.npz` file; only these are read. Raises DataError."""
     try:
         size = path.stat().st_size
@@ -44,12 +44,10 @@ def open_npz(path: Path, split: Split, preprocess: Preprocess, workers: int | No
     except _DAMAGED as error:
         raise DataError(f"'{path}' can't be read: {_reason(error)}") from None
     with arrays, step(f"reading {path.name}") if size > _SLOW_BYTES else nullcontext():
-        return open_mapping(arrays, str(path), split, preprocess, workers)
+        return open_mapping(arrays, str(path), split, preprocess)
 
 
-def open_mapping(
-    arrays: Mapping[str, Any], name: str, split: Split, preprocess: Preprocess, workers: int | None = None
-) -> Source:
+def open_mapping(arrays: Mapping[str, Any], name: str, split: Split, preprocess: Preprocess) -> Source:
     """The arrays of one split of a mapping. Raises DataError."""
     prefix, note = _find_split(arrays, name, split)
     image_key = next(key for key in _IMAGE_KEYS if prefix + key in arrays)
@@ -57,17 +55,11 @@ def open_mapping(
     labels = _read(arrays, f"{prefix}labels", name) if f"{prefix}labels" in arrays else None
     class_names = _class_names(arrays, name)
     info = SourceInfo(name, preprocess, class_names, note)
-    return array_source(info, images, labels, key=prefix + image_key, raw_floats=True, workers=workers)
+    return array_source(info, images, labels, key=prefix + image_key, raw_floats=True)
 
 
 def array_source(
-    info: SourceInfo,
-    values: npt.NDArray[Any],
-    labels: Any,
-    *,
-    key: str = "",
-    raw_floats: bool = False,
-    workers: int | None = None,
+    info: SourceInfo, values: npt.NDArray[Any], labels: Any, *, key: str = "", raw_floats: bool = False
 ) -> Source:
     """A source of uint8 images [N, H, W, C] or of float values in memory.
 
@@ -79,7 +71,7 @@ def array_source(
     classes = None if info.class_names is None else len(info.class_names)
     known = None if labels is None else check_labels(as_array(labels), len(values), classes, info.name)
     if values.dtype == np.uint8:
-        return PixelSource(info, array_store(values, info.preprocess, name, workers), known)
+        return PixelSource(info, array_store(values, info.preprocess, name), known)
     check_floats(values, name)
     if not raw_floats:
         return FloatSource(info, values, known)

@@ -26,9 +26,7 @@ DataLike = (
 )
 
 
-def open_data(
-    data: DataLike, split: Split = "train", preprocess: Preprocess | None = None, *, workers: int | None = None
-) -> Source:
+def open_data(data: DataLike, split: Split = "train", preprocess: Preprocess | None = None) -> Source:
     """Open one split of the data.
 
     `data` is one of
@@ -43,8 +41,7 @@ def open_data(
     - a Source, returned as it is.
 
     Data without splits give all their samples as every split, and "val" and "test" stand in for each other;
-    `Source.split_note` then says so. `workers`: processes that decode images; None: one per core, 0: none.
-    Raises DataError.
+    `Source.split_note` then says so. Raises DataError.
     """
     if split not in SPLITS:
         raise DataError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
@@ -52,24 +49,24 @@ def open_data(
     if not isinstance(data, str | Path):
         from qpipe.data.python_data import open_python
 
-        return open_python(data, "given from Python", split, settings, workers)
+        return open_python(data, "given from Python", split, settings)
     path = Path(data)
     if path.is_dir():
         from qpipe.data.folder import open_folder
 
-        return open_folder(path, split, settings, workers)
+        return open_folder(path, split, settings)
     if path.is_file():
         from qpipe.data.npz import open_npz
 
-        return open_npz(path, split, settings, workers)
+        return open_npz(path, split, settings)
     if data == "digits":
         from qpipe.data.digits import open_digits
 
-        return open_digits(split, settings, workers)
+        return open_digits(split, settings)
     if isinstance(data, str) and names_factory(data):
         from qpipe.data.python_data import open_factory
 
-        return open_factory(data, split, settings, workers)
+        return open_factory(data, split, settings)
     raise DataError(
         f"data '{data}' don't exist: expected a folder of class folders, an .npz file, 'digits' or "
         "'package.module:factory'"

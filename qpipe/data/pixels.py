@@ -58,42 +58,28 @@ class ArrayReader:
         return fit_pixels(self.preprocess.recolor(self.images[index], name), self.preprocess, name)
 
 
-def array_store(images: Pixels, preprocess: Preprocess, name: str, workers: int | None = None) -> PixelStore:
+def array_store(images: Pixels, preprocess: Preprocess, name: str) -> PixelStore:
     """The store for images in memory: read in workers only where they are resized or cropped. Raises DataError."""
     check_pixels(images, name)
     size = (images.shape[1], images.shape[2])
     if output_size(*size, preprocess, name) == size and preprocess.resize in (None, min(size)):
         return ArrayStore(images, preprocess, name)
-    return ReaderStore(ArrayReader(images, preprocess, name), workers=workers)
+    return ReaderStore(ArrayReader(images, preprocess, name))
 
 
 class PixelSource(Source):
     """Labelled or unlabelled uint8 images."""
 
     def __init__(self, info: SourceInfo, store: PixelStore, labels: Labels | None) -> None:
-        super().__init__(info, labels)
         info.preprocess.check_channels(store.image_shape[2], info.name)
         self._store = store
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(C, H, W), or (H, W, C) in layout NHWC."""
-        return self.preprocess.input_shape(*self._store.image_shape)
-
-    @property
-    def has_pixels(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def size(self) -> int:
-        """The number of images."""
-        return len(self._store)
+        shape = info.preprocess.input_shape(*store.image_shape)
+        super().__init__(info, image_shape=shape, has_pixels=True, size=len(store), labels=labels)
 
     def _read(self, reading: Reading) -> Iterator[Batch]:
-        chunks = reading.chunks(self.size)
+        chunks = reading.chunks(len(self))
         augment = reading.augment
-        plan = augment.plan(self.size, seed=reading.seed, epoch=reading.epoch) if augment else None
+        plan = augment.plan(len(self), seed=reading.seed, epoch=reading.epoch) if augment else None
         for chunk, pixels in zip(chunks, self._store.gather(chunks), strict=True):
             shown = plan(pixels, chunk) if plan else pixels
             labels = None if self.labels is None else self.labels[chunk]

@@ -9,7 +9,6 @@ in float32, each step rounded: the float network, and the integer table that an 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from qpipe.errors import DataError
+from qpipe.errors import DataError, near
 
 Color = Literal["RGB", "BGR", "GRAY"]
 Layout = Literal["NCHW", "NHWC"]
@@ -84,7 +83,7 @@ class Preprocess(BaseModel):
         given = {key: value for key, value in overrides.items() if value is not None}
         for key in given:
             if key not in type(self).model_fields:
-                raise DataError(f"preprocessing has no setting {key!r}{_near(key, type(self).model_fields)}")
+                raise DataError(f"preprocessing has no setting {key!r}; {near(key, type(self).model_fields)}")
         try:
             return Preprocess.model_validate({**self.model_dump(), **given})
         except ValidationError as error:
@@ -148,8 +147,3 @@ class Preprocess(BaseModel):
     def _factor_offset(self, channels: int) -> tuple[Floats, Floats]:
         mean, std = (np.broadcast_to(np.array(v, np.float64), (channels,)) for v in (self.mean, self.std))
         return (self.pixel_max / 255 / std).astype(np.float32), (-mean / std).astype(np.float32)
-
-
-def _near(key: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(known)}"

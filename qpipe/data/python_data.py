@@ -19,33 +19,33 @@ from qpipe.errors import DataError, QpipeError, one_line
 from qpipe.factories import load_factory
 
 
-def open_factory(spec: str, split: Split, preprocess: Preprocess, workers: int | None = None) -> Source:
+def open_factory(spec: str, split: Split, preprocess: Preprocess) -> Source:
     """The data that `package.module:factory`, called with split=..., returns. Raises DataError."""
     factory = load_factory(spec, DataError, called=f"data {spec!r}", makes="of split")
-    return _call(factory, spec, split, preprocess, workers)
+    return _call(factory, spec, split, preprocess)
 
 
-def open_python(data: Any, name: str, split: Split, preprocess: Preprocess, workers: int | None = None) -> Source:
+def open_python(data: Any, name: str, split: Split, preprocess: Preprocess) -> Source:
     """The source for an object: see `open_data` for what it may be. Raises DataError."""
     if isinstance(data, Source):
         return data
     info = SourceInfo(name, preprocess)
     if isinstance(data, Mapping):
-        return open_mapping(data, name, split, preprocess, workers)
+        return open_mapping(data, name, split, preprocess)
     if hasattr(data, "__array__"):
-        return array_source(info, as_array(data), None, workers=workers)
+        return array_source(info, as_array(data), None)
     if _is_pair(data):
-        return array_source(info, as_array(data[0]), data[1], workers=workers)
+        return array_source(info, as_array(data[0]), data[1])
     if isinstance(data, list | tuple):
-        return _joined(info, data, workers)
+        return _joined(info, data)
     if callable(data) and not isinstance(data, Iterable):
-        return _call(data, name, split, preprocess, workers)
+        return _call(data, name, split, preprocess)
     if not isinstance(data, Iterable):
         raise DataError(f"data: {type(data).__name__} is neither a path nor arrays nor an iterable of them")
     return StreamSource(info, data)
 
 
-def _call(factory: Callable[..., Any], name: str, split: Split, preprocess: Preprocess, workers: int | None) -> Source:
+def _call(factory: Callable[..., Any], name: str, split: Split, preprocess: Preprocess) -> Source:
     try:
         inspect.signature(factory).bind(split=split)
     except TypeError:
@@ -58,7 +58,7 @@ def _call(factory: Callable[..., Any], name: str, split: Split, preprocess: Prep
         raise
     except Exception as error:
         raise DataError(f"data {name!r}: the factory raised {one_line(error, kind=True)}") from error
-    return open_python(data, name, split, preprocess, workers)
+    return open_python(data, name, split, preprocess)
 
 
 def _is_pair(data: Any) -> bool:
@@ -70,7 +70,7 @@ def _is_pair(data: Any) -> bool:
     return hasattr(data[0], "__array__") and as_array(data[1]).ndim == 1
 
 
-def _joined(info: SourceInfo, items: list[Any] | tuple[Any, ...], workers: int | None) -> Source:
+def _joined(info: SourceInfo, items: list[Any] | tuple[Any, ...]) -> Source:
     """One source of a list of batches, which are in memory anyhow: so it has a length, and can be shuffled."""
     if not items:
         raise DataError(f"data {info.name!r}: the list is empty, expected arrays or (inputs, labels)")
@@ -84,4 +84,4 @@ def _joined(info: SourceInfo, items: list[Any] | tuple[Any, ...], workers: int |
     if len(labels) not in (0, len(inputs)):
         raise DataError(f"data {info.name!r}: {len(labels)} of {len(inputs)} batches have labels, expected all or none")
     joined_labels = np.concatenate([np.atleast_1d(each) for each in labels]) if labels else None
-    return array_source(info, np.concatenate(inputs), joined_labels, workers=workers)
+    return array_source(info, np.concatenate(inputs), joined_labels)

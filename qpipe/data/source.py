@@ -39,6 +39,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def part(self, which: slice | Indices) -> Batch:
+        """Some of its samples."""
+        return Batch(
+            self.inputs[which],
+            None if self.labels is None else self.labels[which],
+            None if self.pixels is None else self.pixels[which],
+        )
+
 
 @dataclass(frozen=True)
 class Portion:
@@ -86,7 +94,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What every source knows of itself: `note` says where the split that was asked for is not what is used."""
+    """What is known of data before they are read.
+
+    name: the path or name that error messages show. class_names: in the order of the labels. note: where the data lack
+    the split that was asked for, one line that says what is used instead.
+    """
 
     name: str
     preprocess: Preprocess
@@ -95,47 +107,26 @@ class SourceInfo:
 
 
 class Source(ABC):
-    """Labelled or unlabelled data of one split."""
+    """Labelled or unlabelled data of one split; name, class_names and split_note are as in `SourceInfo`.
 
-    def __init__(self, info: SourceInfo, labels: Labels | None = None) -> None:
-        self.info = info
-        self.labels = labels
-        """All labels, int64 [N]; None without labels, and for a stream, whose batches carry them."""
+    preprocess: what `batches` applies. image_shape: of one input, (C, H, W), or (H, W, C) in layout NHWC. has_pixels:
+    whether the data are uint8 images, which can be augmented and given to an integer-input model. size: the number of
+    samples; None for a stream, which ends when it ends. labels: all of them, int64 [N]; None without labels, and for a
+    stream, whose batches carry them.
+    """
 
-    @property
-    def name(self) -> str:
-        """The path or name that error messages show."""
-        return self.info.name
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """The preprocessing that `batches` applies."""
-        return self.info.preprocess
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The names of the classes, in the order of the labels."""
-        return self.info.class_names
-
-    @property
-    def split_note(self) -> str | None:
-        """Where the data lack the split that was asked for: one line that says what is used instead."""
-        return self.info.note
-
-    @property
-    @abstractmethod
-    def image_shape(self) -> tuple[int, ...]:
-        """The shape of one input: (C, H, W), or (H, W, C) in layout NHWC."""
-
-    @property
-    @abstractmethod
-    def has_pixels(self) -> bool:
-        """Whether the data are uint8 images, which can be augmented and given to an integer-input model."""
-
-    @property
-    @abstractmethod
-    def size(self) -> int | None:
-        """The number of samples; None for a stream, which ends when it ends."""
+    def __init__(
+        self,
+        info: SourceInfo,
+        *,
+        image_shape: tuple[int, ...],
+        has_pixels: bool,
+        size: int | None,
+        labels: Labels | None = None,
+    ) -> None:
+        self.name, self.preprocess = info.name, info.preprocess
+        self.class_names, self.split_note = info.class_names, info.note
+        self.image_shape, self.has_pixels, self.size, self.labels = image_shape, has_pixels, size, labels
 
     def batches(
         self,
@@ -155,6 +146,8 @@ class Source(ABC):
         alone: not on the batch size, the limit or the number of workers. `portion`: what of it is read. Raises
         DataError.
         """
+        if augment is not None and not self.has_pixels:
+            raise DataError(f"data {self.name!r} are float values: augmentation needs uint8 images")
         return self._read(Reading(batch_size, shuffle, seed, epoch, limit, augment, drop_last, portion))
 
     @abstractmethod

@@ -1,9 +1,8 @@
 """What all settings are: strict pydantic models, and their errors in the user's words."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fractions import Fraction
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,7 +19,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from qpipe.errors import RecipeError
+from qpipe.errors import RecipeError, near
 
 
 @dataclass(frozen=True)
@@ -78,13 +77,6 @@ def validated(model: type[S], values: object, describe: Callable[[Sequence[int |
         parents = {problem["loc"][:-1] for problem in problems}
         news = [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in parents]
         raise RecipeError("; ".join(_explain(model, problem, describe) for problem in news)) from None
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """What to write in the place of an unknown name."""
-    known = list(known)
-    found = get_close_matches(name, known, n=1)
-    return f"did you mean '{found[0]}'?" if found else f"expected one of {', '.join(known)}"
 
 
 def _explain(model: type[BaseModel], problem: Any, describe: Callable[[Sequence[int | str]], str]) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeGuard, TypeVar, Union, get_args, get_origin
 
-from qpipe.errors import RecipeError
-from qpipe.settings.base import Accepts, Settings, near, validated
+from qpipe.errors import RecipeError, near
+from qpipe.settings.base import Accepts, Settings, validated
 from qpipe.settings.training import SaidByRecipe
 
 R = TypeVar("R")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qpipe.data import Preprocess, open_data
+from qpipe.data import Preprocess, open_data, reading
 from qpipe.errors import DataError
 
 
@@ -29,8 +29,9 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_class_folders(tree: Path, workers: int) -> None:
-    source = open_data(tree, "train", workers=workers)
+def test_class_folders(tree: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_WORKERS", workers)
+    source = open_data(tree, "train")
     assert source.class_names == ("cat", "dog")
     assert source.labels.tolist() == [0, 0, 1, 1]
     assert source.image_shape == (3, 8, 10)
@@ -93,7 +94,7 @@ def test_palette_with_transparency_gives_no_warning(tmp_path: Path) -> None:
     image = Image.new("P", (4, 4))
     image.putpalette([10, 20, 30] * 256)
     image.save(tmp_path / "c" / "x.png", transparency=bytes(256))
-    assert next(open_data(tmp_path, workers=0).batches(1)).pixels[0, 0, 0].tolist() == [10, 20, 30]
+    assert next(open_data(tmp_path).batches(1)).pixels[0, 0, 0].tolist() == [10, 20, 30]
 
 
 def test_resize_and_crop_bring_all_sizes_together(tmp_path: Path) -> None:
@@ -109,11 +110,12 @@ def test_resize_and_crop_bring_all_sizes_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_images_of_several_sizes_are_refused(tmp_path: Path, workers: int) -> None:
+def test_images_of_several_sizes_are_refused(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_WORKERS", workers)
     _write(tmp_path / "c" / "a.png", size=(30, 20))
     _write(tmp_path / "c" / "b.png", size=(20, 40))
     with pytest.raises(DataError) as caught:
-        list(open_data(tmp_path, workers=workers).batches(2))
+        list(open_data(tmp_path).batches(2))
     first, second = tmp_path / "c" / "a.png", tmp_path / "c" / "b.png"
     assert str(caught.value) == (
         f"image '{second}' is 20x40, image '{first}' 30x20: expected images of one size; set resize and crop"
@@ -122,12 +124,13 @@ def test_images_of_several_sizes_are_refused(tmp_path: Path, workers: int) -> No
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
-def test_unreadable_image_is_named(tree: Path, workers: int, damage: str) -> None:
+def test_unreadable_image_is_named(tree: Path, workers: int, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_WORKERS", workers)
     victim = tree / "dog" / "b.png"
     content = victim.read_bytes()
     victim.write_bytes({"truncated": content[: len(content) // 2], "garbage": b"\x89PNG" * 30, "empty": b""}[damage])
     with pytest.raises(DataError) as caught:
-        list(open_data(tree, workers=workers).batches(2))
+        list(open_data(tree).batches(2))
     assert str(caught.value).startswith(f"image '{victim}' can't be read: ")
     assert "\n" not in str(caught.value)
 

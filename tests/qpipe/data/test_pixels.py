@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from qpipe.data import Preprocess, open_data
+from qpipe.data import Preprocess, open_data, reading
 from qpipe.data.geometry import fit_pixels
 from qpipe.data.pixels import ArrayStore, array_store
 from qpipe.data.reading import ReaderStore
@@ -19,8 +19,9 @@ def test_images_of_the_right_size_are_not_touched_one_by_one(settings: Preproces
     "settings", [Preprocess(resize=8), Preprocess(crop=10), Preprocess(resize=9, crop=8, color="BGR")]
 )
 @pytest.mark.parametrize("workers", [0, 1])
-def test_others_are_resized_and_cropped(settings: Preprocess, workers: int) -> None:
-    store = array_store(IMAGES, settings, "x", workers)
+def test_others_are_resized_and_cropped(settings: Preprocess, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_WORKERS", workers)
+    store = array_store(IMAGES, settings, "x")
     assert isinstance(store, ReaderStore)
     (got,) = store.gather([np.arange(5)])
     for image, result in zip(settings.recolor(IMAGES), got, strict=True):
