@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qpipe import progress
-from qpipe.calibration.pieces import FloatArray
+from qpipe.calibration.percentile import FloatArray
 from qpipe.data import Augment, Source
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.calibration.pieces import FloatArray, Pieces
+from qpipe.calibration.percentile import FloatArray
+from qpipe.calibration.pieces import Pieces
 from qpipe.calibration.shard import ALONE, Float64Array, Shard
 from qpipe.errors import DataError, ModelError
 from qpipe.processes import usable_cores
@@ -17,9 +18,9 @@ from qpipe.processes import usable_cores
 
 @dataclass(frozen=True)
 class Moments:
-    """Of `count` values for each channel: their mean, and the sum of their squared distances from it, `[C]`."""
+    """How many values each channel has, their mean, and the sum of their squared distances from it: `[C]` each."""
 
-    count: float
+    count: Float64Array
     mean: Float64Array
     squares: Float64Array
 
@@ -28,13 +29,16 @@ class Moments:
         """The mean squared distance, as batch normalization has it."""
         return self.squares / self.count
 
+    @property
+    def table(self) -> Float64Array:
+        """All three, `[3, C]`."""
+        return np.stack([self.count, self.mean, self.squares])
+
     def merged(self, other: Moments) -> Moments:
         """The moments of both sets of values together. Source: Chan, Golub and LeVeque 1979, equations 2.1."""
         count = self.count + other.count
-        if not count:
-            return self
         distance = other.mean - self.mean
-        share = other.count / count
+        share = other.count / np.maximum(count, 1)
         return Moments(
             count,
             self.mean + distance * share,
@@ -44,7 +48,7 @@ class Moments:
 
 def no_moments(channels: int) -> Moments:
     """Of no value yet."""
-    return Moments(0.0, np.zeros(channels), np.zeros(channels))
+    return Moments(*np.zeros((3, channels)))
 
 
 def moments(tensor: FloatArray) -> Moments:
@@ -55,7 +59,7 @@ def moments(tensor: FloatArray) -> Moments:
         mean = flat.sum(axis=(0, 2), dtype=np.float64) / count
         # One image at a time: float64 copies of a whole piece would be its largest tensors.
         squares = sum((np.square(image - mean[:, None]).sum(axis=1) for image in flat), np.zeros(len(mean)))
-    return Moments(float(count), mean, squares)
+    return Moments(np.full(len(mean), float(count)), mean, squares)
 
 
 def measure_moments(
@@ -70,41 +74,32 @@ def measure_moments(
         shard: which of the batches this process runs; the moments are those of all batches in every process.
     """
     pieces = Pieces(model, list(channels))
-    width = sum(2 * count + 1 for count in channels.values())
-    found = {name: no_moments(count) for name, count in channels.items()}
+    # The channels of all values side by side.
+    ends = np.cumsum(list(channels.values()))
+    found = no_moments(ends[-1])
     with ThreadPoolExecutor(usable_cores()) as pool:
-        rows = (_row(_batch_moments(pieces, channels, batch, pool)) for batch in shard.share(batches))
-        for row in shard.in_order(rows, width):
-            found = {name: found[name].merged(own) for name, own in _read(row, channels).items()}
-    if not all(merged.count for merged in found.values()):
+        rows = (
+            _batch_moments(pieces, list(channels), ends[-1], batch, pool).table.reshape(-1)
+            for batch in shard.share(batches)
+        )
+        for row in shard.in_order(rows, 3 * ends[-1]):
+            found = found.merged(Moments(*row.reshape(3, -1)))
+    if not found.count.all():
         raise DataError("calibration data: no batch, expected at least one")
-    return found
+    tables = np.split(found.table, ends[:-1], axis=1)
+    return {name: Moments(*table) for name, table in zip(channels, tables, strict=True)}
 
 
 def _batch_moments(
-    pieces: Pieces, channels: Mapping[str, int], batch: FloatArray, pool: ThreadPoolExecutor
-) -> dict[str, Moments]:
+    pieces: Pieces, names: Sequence[str], width: int, batch: FloatArray, pool: ThreadPoolExecutor
+) -> Moments:
     """One batch's; its pieces are merged in order."""
-    found = {name: no_moments(count) for name, count in channels.items()}
+    found = no_moments(width)
     for tensors, _ in pieces.run(batch):
         # Sums release the interpreter's lock.
-        for name, own in zip(channels, pool.map(moments, (tensors[name] for name in channels)), strict=True):
+        piece = list(pool.map(moments, (tensors[name] for name in names)))
+        for name, own in zip(names, piece, strict=True):
             if not np.isfinite(own.squares).all():
                 raise ModelError(f"tensor '{name}' overflows float32 on the calibration data, expected finite values")
-            found[name] = found[name].merged(own)
-    return found
-
-
-def _row(found: Mapping[str, Moments]) -> Float64Array:
-    """The moments of all values as one row of numbers."""
-    return np.concatenate([np.concatenate(([one.count], one.mean, one.squares)) for one in found.values()])
-
-
-def _read(row: Float64Array, channels: Mapping[str, int]) -> dict[str, Moments]:
-    """What `_row` wrote."""
-    found, start = {}, 0
-    for name, count in channels.items():
-        mean, squares = row[start + 1 : start + 1 + 2 * count].reshape(2, count)
-        found[name] = Moments(float(row[start]), mean, squares)
-        start += 1 + 2 * count
+        found = found.merged(Moments(*np.concatenate([own.table for own in piece], axis=1)))
     return found

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from qpipe.calibration.percentile import FloatArray
 from qpipe.errors import DataError
 from qpipe.ir.graph.ending import ending_in
 from qpipe.runtime.session import open_session, run_batches
-
-FloatArray = npt.NDArray[np.float32]
 
 _PIECE_VALUES = 2**22  # values of all observed tensors together that one run of the network produces: 16 MiB
 

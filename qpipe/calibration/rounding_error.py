@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
-from qpipe.calibration.pieces import FloatArray, Pieces
+from qpipe.calibration.percentile import FloatArray
+from qpipe.calibration.pieces import Pieces
 from qpipe.calibration.shard import ALONE, Float64Array, Shard
 from qpipe.errors import DataError
 from qpipe.processes import usable_cores

@@ -28,11 +28,6 @@ class Shard:
     index: int = 0
     count: int = 1
 
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes the files."""
-        return self.index == 0
-
     def share(self, batches: Iterable[T]) -> Iterator[T]:
         """This process's batches; every process must be given all of them, in the same order."""
         return islice(batches, self.index, None, self.count)
@@ -72,10 +67,6 @@ class Shard:
             distributed.all_gather(parts, sent, group=_group())
             whole = all(part[-1] for part in parts)
             yield from (np.asarray(part[:-1].numpy(), np.float64) for part in parts if part[-1])
-
-    def wait(self) -> None:
-        """Return once every process is here: a file that the main process wrote is then there for all."""
-        self.largest(np.zeros(1))
 
 
 ALONE = Shard()

@@ -55,15 +55,14 @@ def open_mapping(arrays: Mapping[str, Any], name: str, split: Split, preprocess:
     labels = _read(arrays, f"{prefix}labels", name) if f"{prefix}labels" in arrays else None
     class_names = _class_names(arrays, name)
     info = SourceInfo(name, preprocess, class_names, note)
-    return array_source(info, images, labels, key=prefix + image_key, raw_floats=True)
+    return array_source(info, images, labels, key=prefix + image_key)
 
 
-def array_source(
-    info: SourceInfo, values: npt.NDArray[Any], labels: Any, *, key: str = "", raw_floats: bool = False
-) -> Source:
+def array_source(info: SourceInfo, values: npt.NDArray[Any], labels: Any, *, key: str = "") -> Source:
     """A source of uint8 images [N, H, W, C] or of float values in memory.
 
-    `raw_floats`: floats are [N, H, W, C] and get mean, std and layout; else they are inputs already. Raises DataError.
+    `key`: of the file or mapping that the values come from; floats of one are [N, H, W, C] and get mean, std and
+    layout, others are inputs already. Raises DataError.
     """
     name = f"{info.name}: {key!r}" if key else info.name
     if values.ndim == 0:
@@ -73,7 +72,7 @@ def array_source(
     if values.dtype == np.uint8:
         return PixelSource(info, array_store(values, info.preprocess, name), known)
     check_floats(values, name)
-    if not raw_floats:
+    if not key:
         return FloatSource(info, values, known)
     info.preprocess.check_channels(values.shape[-1], name)
     return FloatSource(info, values, known, info.preprocess.normalize_floats)

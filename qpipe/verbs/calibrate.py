@@ -29,6 +29,7 @@ from qpipe.ir.files.save import check_output, save_model
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.kind import Kind, find_kind, require_float
+from qpipe.processes import is_main_process, wait_for_all
 from qpipe.settings import CalibrateSettings, LayersSettings, SeedSettings, TorchSettings
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.sources import (
@@ -99,8 +100,7 @@ def calibrate(
         >>> qpipe.inspect("net.qdq.onnx").kind
         'QDQ, trainable'
     """
-    shard = current_shard()
-    if shard.is_main:
+    if is_main_process():
         check_output(output, sources=(model, data, source.weights))
     network = resolve_model(model, source.weights, source.input_shape)
     name = model_name(model)
@@ -114,6 +114,7 @@ def calibrate(
     widths: dict[str, Any] = settings.model_dump(include={"activation_bits", "skip_bits"}) | {"layers": table}
     draws: dict[str, Any] = settings.model_dump(include={"batches", "batch_size"}) | {"seed": seed.seed}
     inputs = CalibrationInputs(images, **draws)
+    shard = current_shard()
     seen: dict[str, Any] = {"inputs": inputs, "shard": shard}
     rebuild: list[ir.passes.InPlacePass] = []
     if settings.restore_batch_norm:
@@ -146,9 +147,9 @@ def calibrate(
         insert.check(network)
     _apply([*observe, insert, RescaleChannels()], network, draws)
     if output is not None:
-        if shard.is_main:
+        if is_main_process():
             save_model(network, output)
-        shard.wait()
+        wait_for_all()
     return network
 
 

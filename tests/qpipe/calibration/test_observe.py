@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from qpipe.calibration import ObservedRange, observe
-from qpipe.calibration.observe import default_percentile
+from qpipe.calibration.observe import ObservedRange, default_percentile, observe
 from qpipe.errors import DataError, ModelError
 from support.networks import Network
 from support.run import run

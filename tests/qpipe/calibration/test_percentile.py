@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpipe.calibration import RunningPercentile, rank_from_top
+from qpipe.calibration.percentile import RunningPercentile, rank_from_top
 
 PERCENTILES = st.sampled_from([50.0, 90.0, 99.0, 99.9, 99.99, 99.999, 100.0, 33.3])
 
