@@ -13,7 +13,7 @@ its own, which then has none to measure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,10 +23,9 @@ import onnx_ir as ir
 from passes.calibrate_percentile import observe_ranges
 from qpipe.calibration.moments import measure_moments
 from qpipe.calibration.shard import ALONE, Shard
-from qpipe.errors import ModelError
 from qpipe.formats.binary import magnitudes, nominal_exponent, sign_codes
 from qpipe.ir.graph.binary_blocks import binary_layers
-from qpipe.ir.graph.layers import Layer, group_layers
+from qpipe.ir.graph.layers import group_layers
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.nodes import float_attribute, initializer, rank, require_constant, set_constant_input
 from qpipe.ops.weight_layout import to_rows, to_weight
@@ -47,37 +46,33 @@ class CalibrateOnSigns(ir.passes.InPlacePass):
         binary = binary_layers(model)
         if not binary:
             return ir.passes.PassResult(model, False)
-        if len(model.graph.inputs) != 1:
-            raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
         plan = plan_quantization(model.graph)
-        normalized = [layer for layer in plan.layers if layer.batch_norm is not None and layer.node not in plan.edges]
-        copy = _on_signs(model, binary, frozenset(layer.name for layer in normalized))
-        channels = {_product(layer): len(require_constant(_norm(layer), 1, "scale")) for layer in normalized}
+        # By the name of the product that each of them normalizes.
+        norms = {
+            str(layer.node.outputs[0].name): layer.batch_norm
+            for layer in plan.layers
+            if layer.batch_norm is not None and layer.node not in plan.edges
+        }
+        copy = _on_signs(model, binary, norms.keys())
+        channels = {name: len(require_constant(norm, 1, "scale")) for name, norm in norms.items()}
         for name, moments in measure_moments(copy, channels, self.inputs, shard=self.shard).items():
-            norm = next(_norm(layer) for layer in normalized if _product(layer) == name)
-            set_constant_input(norm, 3, moments.mean.astype(np.float32))
-            set_constant_input(norm, 4, moments.variance.astype(np.float32))
+            set_constant_input(norms[name], 3, moments.mean.astype(np.float32))
+            set_constant_input(norms[name], 4, moments.variance.astype(np.float32))
         observe_ranges(copy, plan.quantizers, self.inputs, self.percentile, shard=self.shard)
         return ir.passes.PassResult(model, True)
 
 
-def _product(layer: Layer) -> str:
-    return str(layer.node.outputs[0].name)
+def _on_signs(model: ir.Model, binary: frozenset[str], normalized: Set[str]) -> ir.Model:
+    """A copy, float, whose binary layers compute with signs; values that both have keep their names.
 
-
-def _norm(layer: Layer) -> ir.Node:
-    assert layer.batch_norm is not None
-    return layer.batch_norm
-
-
-def _on_signs(model: ir.Model, binary: frozenset[str], normalized: frozenset[str]) -> ir.Model:
-    """A copy, float, whose binary layers compute with signs; values that both have keep their names."""
+    normalized: names of products whose BatchNormalization takes the statistics of what it gets.
+    """
     copy = ir.Model(model.graph.clone(), ir_version=model.ir_version, functions=list(model.functions.values()))
     for layer in group_layers(copy.graph):
         if layer.name in binary:
             _take_signs(copy.graph, layer.node)
-        if layer.name in normalized:
-            _normalize_by_batch(copy.graph, _norm(layer))
+        if layer.batch_norm is not None and layer.node.outputs[0].name in normalized:
+            _normalize_by_batch(copy.graph, layer.batch_norm)
     return copy
 
 
@@ -98,9 +93,8 @@ def _take_signs(graph: ir.Graph, node: ir.Node) -> None:
 
 def _normalize_by_batch(graph: ir.Graph, norm: ir.Node) -> None:
     """BatchNormalization -> (y - mean) / sqrt(var + eps) * gamma + beta with the mean and variance of y itself."""
-    y, result = norm.inputs[0], norm.outputs[0]
+    y, name = norm.inputs[0], str(norm.name)
     dims = rank(y) or 4
-    name = str(norm.name)
     axes = initializer(graph, f"{name}_axes", np.array([0, *range(2, dims)], np.int64))
     epsilon = initializer(graph, f"{name}_epsilon", np.float32(float_attribute(norm, "epsilon", 1e-5)))
     shape = (-1, *[1] * (dims - 2))
@@ -108,19 +102,14 @@ def _normalize_by_batch(graph: ir.Graph, norm: ir.Node) -> None:
         initializer(graph, f"{name}_{what}", require_constant(norm, index, what).reshape(shape))
         for index, what in ((1, "scale"), (2, "bias"))
     )
-    nodes = [mean := ir.node("ReduceMean", [y, axes], {"keepdims": 1})]
-    nodes.append(centred := ir.node("Sub", [y, mean.outputs[0]]))
-    nodes.append(square := ir.node("Mul", [centred.outputs[0], centred.outputs[0]]))
-    nodes.append(variance := ir.node("ReduceMean", [square.outputs[0], axes], {"keepdims": 1}))
-    nodes.append(shifted := ir.node("Add", [variance.outputs[0], epsilon]))
-    nodes.append(deviation := ir.node("Sqrt", [shifted.outputs[0]]))
-    nodes.append(unit := ir.node("Div", [centred.outputs[0], deviation.outputs[0]]))
-    nodes.append(scaled := ir.node("Mul", [unit.outputs[0], gamma]))
-    nodes.append(total := ir.node("Add", [scaled.outputs[0], beta]))
-    for index, node in enumerate(nodes):
+    tape = ir.tape.Tape()
+    mean = tape.op("ReduceMean", [y, axes], {"keepdims": 1})
+    centred = tape.op("Sub", [y, mean])
+    square = tape.op("Mul", [centred, centred])
+    variance = tape.op("ReduceMean", [square, axes], {"keepdims": 1})
+    deviation = tape.op("Sqrt", [tape.op("Add", [variance, epsilon])])
+    unit = tape.op("Div", [centred, deviation])
+    result = tape.op("Add", [tape.op("Mul", [unit, gamma]), beta])
+    for index, node in enumerate(tape.nodes):
         node.name = f"{name}_by_batch_{index}"
-    graph.insert_before(norm, nodes)
-    result.replace_all_uses_with(total.outputs[0], replace_graph_outputs=True)
-    total.outputs[0].type, total.outputs[0].shape = result.type, result.shape
-    total.outputs[0].name, result.name = result.name, f"{result.name}_running"
-    graph.remove(norm, safe=True)
+    ir.convenience.replace_nodes_and_values(graph, norm, [norm], tape.nodes, norm.outputs, [result])

@@ -6,10 +6,9 @@ left on the values, as metadata `qpipe.range`, for the pass `insert-quantizers`.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import onnx_ir as ir
@@ -39,8 +38,6 @@ class CalibratePercentile(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Leave a range on every planned tensor that has none; raise DataError on inputs that can't be used."""
-        if len(model.graph.inputs) != 1:
-            raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
         plan = plan_quantization(
             model.graph, activation_bits=self.activation_bits, skip_bits=self.skip_bits, layers=self.layers
         )
@@ -79,7 +76,7 @@ def observe_ranges(
 
 def write_range(value: ir.Value, observed: ObservedRange, key: str = RANGE_KEY) -> None:
     """Leave the range on the value."""
-    value.metadata_props[key] = json.dumps(dataclasses.asdict(observed))
+    value.metadata_props[key] = json.dumps(asdict(observed))
 
 
 def take_range(value: ir.Value, key: str = RANGE_KEY) -> ObservedRange:

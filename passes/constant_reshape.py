@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.ir.graph.rewrite import rewrite
 from qpipe.nodes import constant_input, initializer, input_value, static_shape
 
 
@@ -24,17 +25,14 @@ class ConstantReshape(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every match; what computed the shape is left to dead-code removal."""
-        modified = False
-        for node in model.graph:
-            modified |= _try_make_constant(model.graph, node)
-        return ir.passes.PassResult(model, modified)
+        return rewrite(model, {"Reshape"}, _try_make_constant)
 
 
 def _try_make_constant(graph: ir.Graph, node: ir.Node) -> bool:
-    if node.op_type != "Reshape" or node.domain != "" or input_value(node, 1) is None:
+    if input_value(node, 1) is None or constant_input(node, 1) is not None:
         return False
     shape = static_shape(node.outputs[0])
-    if constant_input(node, 1) is not None or shape is None or shape.count(None) > 1 or 0 in shape:
+    if shape is None or shape.count(None) > 1 or 0 in shape:
         return False
     target = np.array([-1 if size is None else size for size in shape], np.int64)
     node.replace_input_with(1, initializer(graph, f"{node.outputs[0].name}_shape", target))

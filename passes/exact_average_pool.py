@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.certificate import reciprocal_is_exact
-from qpipe.nodes import initializer, static_shape, window
+from qpipe.ir.graph.rewrite import rewrite
+from qpipe.nodes import Window, initializer, static_shape, window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,34 +27,29 @@ class ExactAveragePool(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every match."""
-        modified = False
-        for node in list(model.graph):
-            if node.domain != "" or not (node.op_type == "GlobalAveragePool" or _is_global(node)):
-                continue
-            shape = static_shape(node.inputs[0]) if node.inputs[0] is not None else None
-            spatial = () if shape is None else shape[2:]
-            known = [size for size in spatial if size is not None]
-            exact = bool(known) and len(known) == len(spatial) and reciprocal_is_exact(math.prod(known))
-            if exact and node.op_type == "GlobalAveragePool":
-                continue
-            dims = 4 if shape is None else len(shape)
-            _replace(model.graph, node, "GlobalAveragePool" if exact else "ReduceMean", dims)
-            modified = True
-        return ir.passes.PassResult(model, modified)
+        return rewrite(model, {"AveragePool", "GlobalAveragePool"}, _try_replace)
 
 
-def _is_global(node: ir.Node) -> bool:
-    """Whether it is an AveragePool whose one window is the image."""
-    shape = static_shape(node.inputs[0]) if node.op_type == "AveragePool" and node.inputs[0] is not None else None
-    if shape is None:
+def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
+    x = node.inputs[0]
+    shape = static_shape(x)
+    is_global = node.op_type == "GlobalAveragePool"
+    if not is_global and (shape is None or not _covers(window(node), shape[2:])):
         return False
-    found = window(node)
-    return found.kernel == shape[2:] and not any(found.pads) and all(d == 1 for d in found.dilations)
-
-
-def _replace(graph: ir.Graph, node: ir.Node, op_type: str, dims: int) -> None:
-    inputs = [node.inputs[0]]
-    if op_type == "ReduceMean":
-        inputs.append(initializer(graph, f"{node.name}_axes", np.arange(2, dims)))
-    new = ir.node(op_type, inputs, name=node.name)
+    spatial = () if shape is None else shape[2:]
+    known = [size for size in spatial if size is not None]
+    is_exact = 0 < len(known) == len(spatial) and reciprocal_is_exact(math.prod(known))
+    if is_exact and is_global:
+        return False
+    if is_exact:
+        new = ir.node("GlobalAveragePool", [x], name=node.name)
+    else:
+        axes = np.arange(2, 4 if shape is None else len(shape))
+        new = ir.node("ReduceMean", [x, initializer(graph, f"{node.name}_axes", axes)], name=node.name)
     ir.convenience.replace_nodes_and_values(graph, node, [node], [new], node.outputs, new.outputs)
+    return True
+
+
+def _covers(found: Window, sizes: tuple[int | None, ...]) -> bool:
+    """Whether the one window is an image of these sizes."""
+    return found.kernel == sizes and not any(found.pads) and all(d == 1 for d in found.dilations)

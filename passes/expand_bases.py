@@ -28,14 +28,15 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.remove_dead_code import RemoveDeadCode
-from passes.shortcut_every_convolution import inner_blocks, remove_activations
+from passes.shortcut_every_convolution import make_binary
 from qpipe.formats.binary import BASES, magnitudes, sign_codes
-from qpipe.ir.graph.binary_blocks import BinaryBlock, binary_blocks, write_binary_blocks
+from qpipe.ir.graph.binary_blocks import BinaryBlock
 from qpipe.ir.graph.layers import Layer
-from qpipe.ir.graph.residual import ResidualBlock, find_blocks
+from qpipe.ir.graph.residual import ResidualBlock
 from qpipe.nodes import initializer, name_value, require_constant, set_constant_input
 from qpipe.ops.weight_layout import to_rows, to_weight
+
+_FLOAT = ir.TensorType(ir.DataType.FLOAT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +47,7 @@ class ExpandBases(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Expand, or raise LoweringError with a block's name before anything is changed; once done, nothing is."""
-        if binary_blocks(model):
-            return ir.passes.PassResult(model, False)
-        graph = model.graph
-        inner = inner_blocks(graph)
-        names = {block.name for block in inner}
-        for block in inner:
-            remove_activations(graph, block)
-        found = [_expand(graph, block) for block in find_blocks(graph) if block.name in names]
-        graph.sort()
-        RemoveDeadCode()(model)
-        ir.passes.common.NameFixPass()(model)
-        write_binary_blocks(model, found)
-        return ir.passes.PassResult(model, True)
+        return make_binary(model, _expand)
 
 
 def _expand(graph: ir.Graph, block: ResidualBlock) -> BinaryBlock:
@@ -74,7 +63,7 @@ def _expand(graph: ir.Graph, block: ResidualBlock) -> BinaryBlock:
     for number, base in enumerate(bases[1:], start=2):
         sums.append(_add(graph, block, total, base[-1].outputs[0], number))
         total = sums[-1].outputs[0]
-    block.add.replace_input_with(0 if block.add.inputs[0] is block.main else 1, total)
+    block.add.replace_input_with(block.add.inputs.index(block.main), total)
     layers = [Layer(node).name for base in bases for node in base if node.op_type == "Conv"]
     return BinaryBlock(block.name, tuple(layers), str(block.add.name), tuple(str(add.name) for add in sums))
 
@@ -92,7 +81,7 @@ def _copy(graph: ir.Graph, block: ResidualBlock, before: list[ir.Node], number: 
             inputs.append(None if array is None else initializer(graph, f"{name}_{index}", np.array(array)))
         copies.append(ir.Node("", node.op_type, inputs, node.attributes.values(), name=name))
         result, value = node.outputs[0], copies[-1].outputs[0]
-        name_value(value, f"{name}_y", ir.TensorType(ir.DataType.FLOAT), result.shape)
+        name_value(value, f"{name}_y", _FLOAT, result.shape)
     graph.insert_after(before[-1], copies)
     return copies
 
@@ -106,8 +95,6 @@ def _left_over(node: ir.Node, weight: np.ndarray) -> np.ndarray:
 
 def _add(graph: ir.Graph, block: ResidualBlock, total: ir.Value, base: ir.Value, number: int) -> ir.Node:
     add = ir.node("Add", [total, base], name=f"{block.add.name}_bases{number}")
-    name_value(
-        add.outputs[0], f"{block.add.outputs[0].name}_bases{number}", ir.TensorType(ir.DataType.FLOAT), base.shape
-    )
+    name_value(add.outputs[0], f"{block.add.outputs[0].name}_bases{number}", _FLOAT, base.shape)
     graph.insert_before(block.add, add)
     return add

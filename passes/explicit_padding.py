@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.ir.graph.rewrite import rewrite
 from qpipe.nodes import (
     constant_input,
     initializer,
@@ -25,8 +26,6 @@ from qpipe.nodes import (
 )
 from qpipe.ops.pad import all_pads
 
-_OPS = frozenset({"Conv", "MaxPool", "AveragePool"})
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExplicitPadding(ir.passes.InPlacePass):
@@ -36,47 +35,40 @@ class ExplicitPadding(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite the attributes of every match in place."""
-        modified = False
-        for node in model.graph:
-            if node.op_type in _OPS and node.domain == "" and "auto_pad" in node.attributes:
-                modified |= _try_make_explicit(node)
-            elif node.op_type == "Pad" and node.domain == "":
-                modified |= _try_pad_all_axes(model.graph, node)
-        return ir.passes.PassResult(model, modified)
+        windows = rewrite(model, {"Conv", "MaxPool", "AveragePool"}, _try_make_explicit)
+        pads = rewrite(model, {"Pad"}, _try_pad_all_axes)
+        return ir.passes.PassResult(model, windows.modified or pads.modified)
 
 
-def _try_make_explicit(node: ir.Node) -> bool:
-    auto_pad = string_attribute(node, "auto_pad", "NOTSET")
-    if auto_pad == "NOTSET":
-        del node.attributes["auto_pad"]
-        return True
-    if auto_pad == "VALID":
-        pads: tuple[int, ...] | None = (0, 0) * len(kernel_shape(node))
-    else:
-        pads = _same_pads(node, odd_at_begin=auto_pad == "SAME_LOWER")
-    if pads is None:
+def _try_make_explicit(_: ir.Graph, node: ir.Node) -> bool:
+    if "auto_pad" not in node.attributes:
         return False
-    del node.attributes["auto_pad"]
-    # The output of SAME is ceil(in / stride) already; with a stride over the kernel, ceil_mode would add to it.
-    if auto_pad != "VALID":
+    auto_pad = string_attribute(node, "auto_pad", "NOTSET")
+    if auto_pad == "VALID":
+        node.attributes["pads"] = ir.AttrInt64s("pads", (0, 0) * len(kernel_shape(node)))
+    elif auto_pad != "NOTSET":
+        pads = _same_pads(node, odd_at_begin=auto_pad == "SAME_LOWER")
+        if pads is None:
+            return False
+        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+        # The output of SAME is ceil(in / stride) already; with a stride over the kernel, ceil_mode would add to it.
         node.attributes.pop("ceil_mode", None)
-    node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    del node.attributes["auto_pad"]
     return True
 
 
 def _try_pad_all_axes(graph: ir.Graph, node: ir.Node) -> bool:
     if constant_input(node, 3) is None or constant_input(node, 1) is None or rank(node.inputs[0]) is None:
         return False
-    node.replace_input_with(
-        1, initializer(graph, f"{node.name or node.outputs[0].name}_pads", np.array(all_pads(node)))
-    )
+    name = f"{node.name or node.outputs[0].name}_pads"
+    node.replace_input_with(1, initializer(graph, name, np.array(all_pads(node))))
     node.resize_inputs(3)
     return True
 
 
 def _same_pads(node: ir.Node, *, odd_at_begin: bool) -> tuple[int, ...] | None:
     """All begins, then all ends; None where the input's spatial shape is unknown or runtimes disagree."""
-    shape = static_shape(node.inputs[0]) if node.inputs[0] is not None else None
+    shape = static_shape(node.inputs[0])
     kernel = kernel_shape(node)
     if shape is None or len(shape) != 2 + len(kernel) or None in shape[2:]:
         return None

@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.nodes import AnyArray, constant_array, constant_input, initializer, name_value, static_shape
-from qpipe.ops import activation_of
+from qpipe.ir.graph.rewrite import activation_behind, added_constant, rewrite
+from qpipe.nodes import AnyArray, constant_input, initializer, name_value, static_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,22 +25,15 @@ class FlattenLinear(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every match."""
-        modified = False
-        for node in list(model.graph):
-            if node.op_type == "Add" and node.domain == "":
-                modified |= any(_try_flatten(model.graph, node, index) for index in (0, 1))
-        return ir.passes.PassResult(model, modified)
+        return rewrite(model, {"Add"}, _try_flatten)
 
 
-def _try_flatten(graph: ir.Graph, add: ir.Node, index: int) -> bool:
-    product, bias = add.inputs[index], constant_array(add.inputs[1 - index])
-    if product is None or bias is None or len(product.uses()) != 1 or product.is_graph_output():
+def _try_flatten(graph: ir.Graph, add: ir.Node) -> bool:
+    match = added_constant(add)
+    if match is None or match[0].op_type != "MatMul" or match[0].domain != "":
         return False
-    matmul = product.producer()
-    if matmul is None or matmul.op_type != "MatMul" or matmul.domain != "":
-        return False
-    x, weight = matmul.inputs[0], constant_input(matmul, 1)
-    sizes = None if x is None else static_shape(x)
+    matmul, bias = match
+    sizes, weight = static_shape(matmul.inputs[0]), constant_input(matmul, 1)
     if sizes is None or len(sizes) < 3 or None in sizes[1:] or weight is None or weight.ndim != 2:
         return False
     if bias.size != weight.shape[1] or bias.shape[-1] != bias.size:
@@ -53,9 +46,7 @@ def _flatten(
     graph: ir.Graph, matmul: ir.Node, add: ir.Node, between: list[int], weight: tuple[int, ...], bias: AnyArray
 ) -> None:
     name, float32 = str(matmul.name or add.outputs[0].name), ir.TensorType(ir.DataType.FLOAT)
-    readers = list(add.outputs[0].consumers())
-    is_alone = len(readers) == 1 and not add.outputs[0].is_graph_output()
-    last = readers[0] if is_alone and activation_of(readers[0]) is not None else add
+    last = activation_behind(add.outputs[0]) or add
     rows = _reshape(graph, matmul.inputs[0], [-1, weight[0]], f"{name}/rows")
     inputs = [rows.outputs[0], matmul.inputs[1], initializer(graph, f"{name}_bias", np.array(bias.reshape(-1)))]
     gemm = ir.node("Gemm", inputs, name=name)

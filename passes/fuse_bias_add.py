@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.nodes import AnyArray, constant_array, constant_input, input_value, rank
+from qpipe.ir.graph.rewrite import added_constant, rewrite
+from qpipe.nodes import AnyArray, constant_input, initializer, input_value, rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,27 +24,16 @@ class FuseBiasAdd(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse every matching pair."""
-        modified = False
-        for node in list(model.graph):
-            if node.op_type == "Add" and node.domain == "":
-                modified |= any(_try_fuse(model.graph, node, index) for index in (0, 1))
-        return ir.passes.PassResult(model, modified)
+        return rewrite(model, {"Add"}, _try_fuse)
 
 
-def _try_fuse(graph: ir.Graph, add: ir.Node, index: int) -> bool:
-    """Fuse the Add with the producer of its input at `index`, the other input being the bias."""
-    product, offset = add.inputs[index], constant_array(add.inputs[1 - index])
-    if product is None or offset is None or len(product.uses()) != 1 or product.is_graph_output():
+def _try_fuse(graph: ir.Graph, add: ir.Node) -> bool:
+    match = added_constant(add)
+    if match is None or match[0].domain != "" or match[0].graph is not graph:
         return False
-    layer = product.producer()
-    if layer is None or layer.domain != "" or layer.graph is not graph:
-        return False
-    if layer.op_type == "Conv":
-        fused = _conv_with_bias(graph, layer, offset)
-    elif layer.op_type == "MatMul":
-        fused = _gemm(graph, layer, offset)
-    else:
-        return False
+    layer, offset = match
+    fuse = {"Conv": _conv_with_bias, "MatMul": _gemm}.get(layer.op_type)
+    fused = None if fuse is None else fuse(graph, layer, offset)
     if fused is None:
         return False
     ir.convenience.replace_nodes_and_values(graph, add, [layer, add], [fused], add.outputs, fused.outputs)
@@ -82,13 +72,4 @@ def _gemm(graph: ir.Graph, matmul: ir.Node, offset: AnyArray) -> ir.Node | None:
 
 def _bias_initializer(graph: ir.Graph, layer: ir.Node, bias: AnyArray) -> ir.Value:
     """A new initializer, because the old ones may have other readers; dead-code removal takes those that have none."""
-    base = f"{layer.name or layer.outputs[0].name}_bias"
-    taken = ir.convenience.create_value_mapping(graph)
-    name, count = base, 0
-    while name in taken:
-        count += 1
-        name = f"{base}_{count}"
-    tensor = ir.tensor(np.ascontiguousarray(bias), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(bias.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return initializer(graph, f"{layer.name or layer.outputs[0].name}_bias", np.ascontiguousarray(bias))

@@ -14,7 +14,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from qpipe.nodes import DOMAIN, float_attribute, name_value
+from qpipe.ir.graph.rewrite import rewrite
+from qpipe.nodes import DOMAIN, float_attribute
 from qpipe.ops.silu import NAME, SiLU
 
 
@@ -26,11 +27,7 @@ class FuseSwish(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace every match."""
-        modified = False
-        for node in list(model.graph):
-            if node.op_type == "Mul" and node.domain == "":
-                modified |= _try_fuse(model, node)
-        return ir.passes.PassResult(model, modified)
+        return rewrite(model, {"Mul"}, lambda _, node: _try_fuse(model, node))
 
 
 def _try_fuse(model: ir.Model, product: ir.Node) -> bool:
@@ -40,11 +37,15 @@ def _try_fuse(model: ir.Model, product: ir.Node) -> bool:
             continue
         if gate.op_type == "Sigmoid":
             SiLU().define(model)
-            _replace(product, ir.node(NAME, [x], domain=DOMAIN, name=product.name))
-            return True
-        if gate.op_type == "HardSigmoid" and _is_of_swish(gate):
-            _replace(product, ir.node("HardSwish", [x], name=product.name))
-            return True
+            fused = ir.node(NAME, [x], domain=DOMAIN, name=product.name)
+        elif gate.op_type == "HardSigmoid" and _is_of_swish(gate):
+            fused = ir.node("HardSwish", [x], name=product.name)
+        else:
+            continue
+        ir.convenience.replace_nodes_and_values(
+            model.graph, product, [product], [fused], product.outputs, fused.outputs
+        )
+        return True
     return False
 
 
@@ -52,10 +53,3 @@ def _is_of_swish(gate: ir.Node) -> bool:
     # The file has it in float32.
     slope, middle = float_attribute(gate, "alpha", 0.2), float_attribute(gate, "beta", 0.5)
     return math.isclose(slope, 1 / 6, rel_tol=1e-6) and middle == 0.5
-
-
-def _replace(product: ir.Node, fused: ir.Node) -> None:
-    old, graph = product.outputs[0], product.graph
-    assert isinstance(graph, ir.Graph)
-    name_value(fused.outputs[0], str(old.name), old.type or ir.TensorType(ir.DataType.FLOAT), old.shape)
-    ir.convenience.replace_nodes_and_values(graph, product, [product], [fused], [old], fused.outputs)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from qpipe.ir.graph.rewrite import rewrite
 from qpipe.nodes import constant_input, int_attribute, rank
 
 
@@ -20,11 +21,7 @@ class ReduceMeanToGlobalAveragePool(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace every match; axes that are not constant and inputs of unknown rank don't match."""
-        modified = False
-        for node in list(model.graph):
-            if node.op_type == "ReduceMean" and node.domain == "":
-                modified |= _try_replace(model.graph, node)
-        return ir.passes.PassResult(model, modified)
+        return rewrite(model, {"ReduceMean"}, _try_replace)
 
 
 def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:

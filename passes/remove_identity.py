@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qpipe.errors import ModelError
+from qpipe.ir.graph.rewrite import rewrite
 from qpipe.nodes import constant_input, describe, input_value
 
 
@@ -21,26 +22,21 @@ class RemoveIdentity(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Remove every match; raise ModelError on a Dropout that is exported in training mode."""
-        modified = False
-        for node in list(model.graph):
-            if node.op_type == "Dropout" and node.domain == "" and _is_identity(node):
-                _replace_by_identity(model.graph, node)
-                modified = True
-        result = common.IdentityEliminationPass()(model)
-        return ir.passes.PassResult(model, modified or result.modified)
+        dropouts = rewrite(model, {"Dropout"}, _try_make_identity)
+        identities = common.IdentityEliminationPass()(model)
+        return ir.passes.PassResult(model, dropouts.modified or identities.modified)
 
 
-def _is_identity(node: ir.Node) -> bool:
-    """Whether the Dropout does nothing; False where its mask is used, which needs the node."""
+def _try_make_identity(graph: ir.Graph, node: ir.Node) -> bool:
+    """Replace a Dropout that does nothing; one whose mask is used stays."""
     if input_value(node, 2) is not None:
         training_mode = constant_input(node, 2)
         if training_mode is None or training_mode.item():
             ratio = constant_input(node, 1)
             if ratio is None or ratio.item() != 0:
                 raise ModelError(f"{describe(node)}: is in training mode, expected a model exported for inference")
-    return all(not mask.uses() and not mask.is_graph_output() for mask in node.outputs[1:])
-
-
-def _replace_by_identity(graph: ir.Graph, node: ir.Node) -> None:
+    if any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:]):
+        return False
     identity = ir.node("Identity", [node.inputs[0]], name=node.name)
     ir.convenience.replace_nodes_and_values(graph, node, [node], [identity], node.outputs[:1], identity.outputs)
+    return True

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from qpipe.ir.graph.rewrite import rewrite
 from qpipe.nodes import constant_input
 
 
@@ -19,11 +20,12 @@ class RemoveZeroBias(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Remove every match; the initializer stays for dead-code removal."""
-        modified = False
-        for node in model.graph:
-            if node.op_type == "Conv" and node.domain == "":
-                bias = constant_input(node, 2)
-                if bias is not None and not bias.any():
-                    node.resize_inputs(2)
-                    modified = True
-        return ir.passes.PassResult(model, modified)
+        return rewrite(model, {"Conv"}, _try_remove)
+
+
+def _try_remove(_: ir.Graph, conv: ir.Node) -> bool:
+    bias = constant_input(conv, 2)
+    if bias is None or bias.any():
+        return False
+    conv.resize_inputs(2)
+    return True

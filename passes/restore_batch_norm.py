@@ -28,7 +28,6 @@ import onnx_ir as ir
 
 from qpipe.calibration.moments import Moments, measure_moments
 from qpipe.calibration.shard import ALONE, Shard
-from qpipe.errors import ModelError
 from qpipe.ir.graph.affine import Float64Array, read_affine
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.plan import plan_quantization
@@ -55,35 +54,29 @@ class RestoreBatchNorm(ir.passes.InPlacePass):
         layers = _folded_layers(model.graph)
         if not layers:
             return ir.passes.PassResult(model, False)
-        if len(model.graph.inputs) != 1:
-            raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
-        channels = {_product(layer): _channels(layer) for layer in layers}
-        moments = measure_moments(model, channels, self.inputs, shard=self.shard)
-        for layer in layers:
-            _insert(model.graph, layer, moments[_product(layer)])
+        channels = {name: _channels(layer.node) for name, layer in layers.items()}
+        for name, moments in measure_moments(model, channels, self.inputs, shard=self.shard).items():
+            _insert(model.graph, layers[name], moments)
         # Names such as `conv1_mean` may be the graph's own.
         ir.passes.common.NameFixPass()(model)
         return ir.passes.PassResult(model, True)
 
 
-def _folded_layers(graph: ir.Graph) -> list[Layer]:
+def _folded_layers(graph: ir.Graph) -> dict[str, Layer]:
+    """By the name of their product."""
     plan = plan_quantization(graph)
-    return [
-        layer
+    return {
+        str(layer.node.outputs[0].name): layer
         for layer in plan.layers
         if layer.is_weighted
         and layer.batch_norm is None
         and layer.node not in plan.last
         and input_value(layer.node, 2) is not None
-    ]
+    }
 
 
-def _product(layer: Layer) -> str:
-    return str(layer.node.outputs[0].name)
-
-
-def _channels(layer: Layer) -> int:
-    return int(require_constant(layer.node, 1, "weight").shape[output_axis(layer.node)])
+def _channels(node: ir.Node) -> int:
+    return int(require_constant(node, 1, "weight").shape[output_axis(node)])
 
 
 def _insert(graph: ir.Graph, layer: Layer, measured: Moments) -> None:

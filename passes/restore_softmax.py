@@ -10,9 +10,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from qpipe.nodes import int_attribute, rank
-
-_OPS = frozenset({"Softmax", "LogSoftmax"})
+from qpipe.ir.graph.rewrite import only_reader, rewrite
+from qpipe.nodes import int_attribute, rank, static_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,30 +22,20 @@ class RestoreSoftmax(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace every match."""
-        modified = False
-        for node in list(model.graph):
-            if node.op_type in _OPS and node.domain == "" and node.graph is model.graph:
-                modified |= _try_restore(model.graph, node)
-        return ir.passes.PassResult(model, modified)
+        return rewrite(model, {"Softmax", "LogSoftmax"}, _try_restore)
 
 
 def _try_restore(graph: ir.Graph, softmax: ir.Node) -> bool:
-    flat = softmax.inputs[0]
-    flatten = flat.producer() if flat is not None else None
-    consumers = softmax.outputs[0].consumers()
-    if flat is None or flatten is None or flatten.op_type != "Flatten" or len(flat.uses()) != 1:
+    flat, reshape = softmax.inputs[0], only_reader(softmax.outputs[0])
+    flatten = None if flat is None or only_reader(flat) is not softmax else flat.producer()
+    if flatten is None or flatten.op_type != "Flatten" or reshape is None or reshape.op_type != "Reshape":
         return False
-    if len(consumers) != 1 or consumers[0].op_type != "Reshape" or softmax.outputs[0].is_graph_output():
-        return False
-    x, reshape = flatten.inputs[0], consumers[0]
-    x_rank = rank(x)
+    x, x_rank = flatten.inputs[0], rank(flatten.inputs[0])
     if x is None or x_rank is None or reshape.inputs[0] is not softmax.outputs[0]:
         return False
-    over_last = int_attribute(flatten, "axis", 1) % x_rank == x_rank - 1 and int_attribute(softmax, "axis", -1) in (
-        -1,
-        1,
-    )
-    if not over_last or flat.is_graph_output() or not _restores_shape(x, reshape):
+    if int_attribute(flatten, "axis", 1) % x_rank != x_rank - 1 or int_attribute(softmax, "axis", -1) not in {-1, 1}:
+        return False
+    if not _restores_shape(x, reshape):
         return False
     restored = ir.node(softmax.op_type, [x], {"axis": -1}, name=softmax.name)
     old_nodes = [flatten, softmax, reshape]
@@ -60,9 +49,6 @@ def _restores_shape(x: ir.Value, reshape: ir.Node) -> bool:
     producer = shape.producer() if shape is not None else None
     if producer is not None and producer.op_type == "Shape" and producer.inputs[0] is x and not producer.attributes:
         return True
-    return x.shape is not None and x.shape == reshape.outputs[0].shape and _at_most_one_unknown(x.shape)
-
-
-def _at_most_one_unknown(shape: ir.Shape) -> bool:
-    """With one dynamic dimension the number of elements fixes it; with two, equal names could be coincidence."""
-    return sum(not isinstance(dim, int) for dim in shape) <= 1
+    # With one dynamic dimension the number of elements fixes it; with two, equal names could be coincidence.
+    known = static_shape(x)
+    return known is not None and known.count(None) <= 1 and x.shape == reshape.outputs[0].shape

@@ -53,33 +53,33 @@ class RoundRanges(ir.passes.InPlacePass):
             model.graph, activation_bits=self.activation_bits, skip_bits=self.skip_bits, layers=self.layers
         )
         observed = {value: take_range(value) for value in plan.quantizers}
+        rounding: Rounding = "ceil" if self.rounding == "least-error" else self.rounding
+        chosen = {value: found.log2_ymax(rounding) for value, found in observed.items()}
         if self.rounding == "least-error":
-            chosen = self._least_error(model, plan, observed)
-        else:
-            chosen = {value: found.log2_ymax(self.rounding) for value, found in observed.items()}
+            chosen |= self._least_error(model, plan, observed, chosen)
         for value, found in observed.items():
             write_range(value, _rounded(found, chosen[value]))
         for value in plan.narrowed:
             narrow = take_range(value, NARROW_KEY)
-            rounding: Rounding = "ceil" if self.rounding == "least-error" else self.rounding
             write_range(value, _rounded(narrow, narrow.log2_ymax(rounding)), NARROW_KEY)
         return ir.passes.PassResult(model, bool(observed))
 
     def _least_error(
-        self, model: ir.Model, plan: QuantizationPlan, observed: dict[ir.Value, ObservedRange]
+        self,
+        model: ir.Model,
+        plan: QuantizationPlan,
+        observed: dict[ir.Value, ObservedRange],
+        tops: dict[ir.Value, int | None],
     ) -> dict[ir.Value, int | None]:
-        """log2 of the power of two that errs least, of each tensor that is not all zeros."""
-        chosen = {value: found.log2_ymax() for value, found in observed.items()}
-        tried = {value: [top - i for i in range(TRIED)] for value, top in chosen.items() if top is not None}
+        """log2 of the power of two that errs least, at most `tops`, of each tensor that is not all zeros."""
+        tried = {value: range(top, top - TRIED, -1) for value, top in tops.items() if top is not None}
         names = {value: str(planned.observed.name) for value, planned in plan.quantizers.items()}
         grids = {
-            names[value]: [
-                plan.quantizers[value].grid(power, is_negative=observed[value].is_negative) for power in powers
-            ]
+            names[value]: [plan.quantizers[value].grid(p, is_negative=observed[value].is_negative) for p in powers]
             for value, powers in tried.items()
         }
         best = least_error(model, grids, self.inputs, shard=self.shard)
-        return chosen | {value: powers[best[names[value]]] for value, powers in tried.items()}
+        return {value: powers[best[names[value]]] for value, powers in tried.items()}
 
 
 def _rounded(observed: ObservedRange, log2_ymax: int | None) -> ObservedRange:

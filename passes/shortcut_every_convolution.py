@@ -16,6 +16,7 @@ training. Source: Liu et al. 2018, *Bi-Real Net*, section 3.1 and figure 3. The 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,7 +29,7 @@ from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks
 from qpipe.ir.quantized.bypass import replace_value
 from qpipe.ir.quantized.plan import plan_quantization
-from qpipe.nodes import describe, static_shape
+from qpipe.nodes import describe, name_value, static_shape
 from qpipe.ops import Role, activation_of
 
 _ON_MAIN_PATH = frozenset({"Conv", "BatchNormalization", "Relu", "Clip"})
@@ -42,26 +43,31 @@ class ShortcutEveryConvolution(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite, or raise LoweringError with a block's name before anything is changed; once done, nothing is."""
-        if binary_blocks(model):
-            return ir.passes.PassResult(model, False)
-        graph = model.graph
-        names = {block.name for block in inner_blocks(graph)}
-        for block in inner_blocks(graph):
-            remove_activations(graph, block)
-        # Names don't hang on the activations that went; values do.
-        blocks = [block for block in find_blocks(graph) if block.name in names]
-        found = []
-        for block in blocks:
-            found.append(BinaryBlock(block.name, tuple(Layer(node).name for node in block.layers), str(block.add.name)))
-            _shortcut(graph, block)
-        graph.sort()
-        RemoveDeadCode()(model)
-        ir.passes.common.NameFixPass()(model)
-        write_binary_blocks(model, found)
-        return ir.passes.PassResult(model, True)
+        return make_binary(model, _shortcut)
 
 
-def inner_blocks(graph: ir.Graph) -> list[ResidualBlock]:
+def make_binary(model: ir.Model, rewrite: Callable[[ir.Graph, ResidualBlock], BinaryBlock]) -> ir.passes.PassResult:
+    """Take the activations out of the inner blocks, rewrite these and note down what they are; once done, nothing is.
+
+    LoweringError with a block's name, before anything is changed.
+    """
+    if binary_blocks(model):
+        return ir.passes.PassResult(model, False)
+    graph = model.graph
+    inner = _inner_blocks(graph)
+    for block in inner:
+        _remove_activations(graph, block)
+    # Names don't hang on the activations that went; values do.
+    names = {block.name for block in inner}
+    found = [rewrite(graph, block) for block in find_blocks(graph) if block.name in names]
+    graph.sort()
+    RemoveDeadCode()(model)
+    ir.passes.common.NameFixPass()(model)
+    write_binary_blocks(model, found)
+    return ir.passes.PassResult(model, True)
+
+
+def _inner_blocks(graph: ir.Graph) -> list[ResidualBlock]:
     """The blocks that may become binary, checked; LoweringError that names what can't be, or where there are none."""
     edges = plan_quantization(graph).edges
     blocks = [block for block in find_blocks(graph) if edges.isdisjoint(block.layers)]
@@ -72,7 +78,7 @@ def inner_blocks(graph: ir.Graph) -> list[ResidualBlock]:
     return blocks
 
 
-def remove_activations(graph: ir.Graph, block: ResidualBlock) -> None:
+def _remove_activations(graph: ir.Graph, block: ResidualBlock) -> None:
     """Take away the activations on the block's main path, and the one that the block's input comes from."""
     before = _activation_before(block.start)
     for node in [*block.main_nodes, *([] if before is None else [before])]:
@@ -104,11 +110,12 @@ def _activation_before(value: ir.Value) -> ir.Node | None:
     node = value.producer()
     if node is None or activation_of(node) is not None:
         return node
-    is_carrier = Layer(node).role in {Role.CARRY, Role.POOL} and node.op_type != "Concat" and node.inputs[0] is not None
-    return _activation_before(node.inputs[0]) if is_carrier and node.inputs[0] is not None else None
+    source = node.inputs[0]
+    is_carrier = Layer(node).role in {Role.CARRY, Role.POOL} and node.op_type != "Concat"
+    return _activation_before(source) if is_carrier and source is not None else None
 
 
-def _shortcut(graph: ir.Graph, block: ResidualBlock) -> None:
+def _shortcut(graph: ir.Graph, block: ResidualBlock) -> BinaryBlock:
     """Add the sums before the block's own Add, and let that take the last of them."""
     shape = _shape(block.main)
     stream, is_skip_used = block.start, False
@@ -121,28 +128,23 @@ def _shortcut(graph: ir.Graph, block: ResidualBlock) -> None:
         is_skip_used |= takes_skip
         if node is block.layers[-1]:
             assert shortcut is not None
-            _set_shortcut(block.add, product, shortcut)
+            block.add.replace_input_with(1 - block.add.inputs.index(product), shortcut)
         else:
             stream = product if shortcut is None else _add(graph, node, product, shortcut)
+    return BinaryBlock(block.name, tuple(Layer(node).name for node in block.layers), str(block.add.name))
 
 
 def _add(graph: ir.Graph, node: ir.Node, product: ir.Value, shortcut: ir.Value) -> ir.Value:
     """`product + shortcut`, which all readers of the product get."""
     add = ir.node("Add", [None, shortcut], name=f"{node.name}_shortcut")
     total = add.outputs[0]
-    total.name, total.type = f"{product.name}_shortcut", product.type
-    total.shape = None if product.shape is None else product.shape.copy()
+    name_value(total, f"{product.name}_shortcut", product.type or ir.TensorType(ir.DataType.FLOAT), product.shape)
     product.replace_all_uses_with(total)
     add.replace_input_with(0, product)
     producer = product.producer()
     assert producer is not None
     graph.insert_after(producer, add)
     return total
-
-
-def _set_shortcut(add: ir.Node, product: ir.Value, shortcut: ir.Value) -> None:
-    index = 1 if add.inputs[0] is product else 0
-    add.replace_input_with(index, shortcut)
 
 
 def _shape(value: ir.Value) -> tuple[int | None, ...] | None:

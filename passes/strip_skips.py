@@ -21,6 +21,7 @@ from qpipe.errors import LoweringError
 from qpipe.ir.graph.layer_options import names_like
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks
+from qpipe.ir.graph.rewrite import activation_behind
 from qpipe.ir.graph.stripped_blocks import StrippedBlock, add_stripped_blocks
 from qpipe.ir.quantized.bypass import (
     fuse_batch_norm,
@@ -97,7 +98,7 @@ def _refuse_obstacles(found: Sequence[ResidualBlock], chosen: Sequence[ResidualB
 def _strip(graph: ir.Graph, block: ResidualBlock) -> list[ir.Node]:
     """Join the Add's readers to the main path and remove what is dead then; returns what was removed."""
     total, end, start = block.add.outputs[0], block.main, quantizer_before(block.start)
-    follower = _activation_behind(total)
+    follower = activation_behind(total)
     quantizers = _quantizers_around(block.main, total if follower is None else follower.outputs[0])
     if quantizers is not None:
         before, behind = quantizers
@@ -121,13 +122,6 @@ def _strip(graph: ir.Graph, block: ResidualBlock) -> list[ir.Node]:
     for value in (end, *([] if start is None else [start.source])):
         removed += _remove_dead(graph, fuse_batch_norm(value))
     return removed
-
-
-def _activation_behind(total: ir.Value) -> ir.Node | None:
-    """The Relu or Clip that alone reads the sum, and so belongs to the Add's layer."""
-    readers = total.consumers()
-    is_alone = len(readers) == 1 and not total.is_graph_output() and activation_of(readers[0]) is not None
-    return readers[0] if is_alone else None
 
 
 def _quantizers_around(main: ir.Value, total: ir.Value) -> tuple[ActivationQuantizer, ActivationQuantizer] | None:

@@ -28,10 +28,11 @@ class WeightsToUint8(ir.passes.InPlacePass):
         view = read_final_view(model)
         modified = False
         for layer in view.layers:
-            dequantize = require_input(layer.node, 1, "weight").producer() if is_final(layer) else None
-            if dequantize is None or not is_final(layer):
+            if not is_final(layer):
                 continue
-            codes, scale = dequantize.inputs[0], dequantize.inputs[1]
+            dequantize = require_input(layer.node, 1, "weight").producer()
+            assert dequantize is not None
+            codes, scale = dequantize.inputs[:2]
             # A packed weight comes from a Cast.
             if codes is None or scale is None or codes.producer() is not None or codes.dtype == ir.DataType.UINT8:
                 continue

@@ -89,9 +89,9 @@ def require_constant(node: ir.Node, index: int, what: str) -> AnyArray:
     return array
 
 
-def static_shape(value: ir.Value) -> tuple[int | None, ...] | None:
+def static_shape(value: ir.Value | None) -> tuple[int | None, ...] | None:
     """The shape with None for every dimension that is not a fixed number; None where the rank is unknown."""
-    if value.shape is None:
+    if value is None or value.shape is None:
         return None
     return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
 
@@ -165,8 +165,7 @@ def kernel_shape(node: ir.Node) -> tuple[int, ...]:
     kernel = ints_attribute(node, "kernel_shape", ())
     if kernel:
         return kernel
-    weight = input_value(node, 1)
-    shape = None if weight is None else static_shape(weight)
+    shape = static_shape(input_value(node, 1))
     if shape is None or len(shape) < 3 or None in shape[2:]:
         raise ModelError(f"{describe(node)}: the kernel's shape is unknown; expected the attribute kernel_shape")
     return tuple(dim for dim in shape[2:] if dim is not None)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.calibration.percentile import FloatArray
-from qpipe.errors import DataError
+from qpipe.errors import DataError, ModelError
 from qpipe.ir.graph.ending import ending_in
 from qpipe.runtime.session import open_session, run_batches
 
@@ -23,8 +23,10 @@ class Pieces:
     """
 
     def __init__(self, model: ir.Model, names: Sequence[str]) -> None:
-        source = model.graph.inputs[0]
-        self._input = str(source.name)
+        """ModelError where the model has other than one input."""
+        if len(model.graph.inputs) != 1:
+            raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
+        self._input = str(model.graph.inputs[0].name)
         self._observes_input = self._input in names
         self._names = [name for name in names if name != self._input]
         # A network of one layer has nothing to observe but its input.

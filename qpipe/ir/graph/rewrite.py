@@ -1,0 +1,42 @@
+"""What passes that rewrite a graph node by node have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+
+import onnx_ir as ir
+
+from qpipe.nodes import AnyArray, constant_array
+from qpipe.ops import activation_of
+
+
+def rewrite(model: ir.Model, op_types: Set[str], attempt: Callable[[ir.Graph, ir.Node], bool]) -> ir.passes.PassResult:
+    """Try each node of these standard ops that is there when its turn comes; `attempt` says whether it did anything."""
+    graph = model.graph
+    nodes = [node for node in graph if node.op_type in op_types and node.domain == ""]
+    changed = [node.graph is graph and attempt(graph, node) for node in nodes]
+    return ir.passes.PassResult(model, any(changed))
+
+
+def added_constant(add: ir.Node) -> tuple[ir.Node, AnyArray] | None:
+    """The node whose result an Add alone reads, and the constant that it adds to that; None for another Add."""
+    for product, offset in (add.inputs, add.inputs[::-1]):
+        constant = constant_array(offset)
+        if product is None or constant is None or only_reader(product) is not add:
+            continue
+        producer = product.producer()
+        if producer is not None:
+            return producer, constant
+    return None
+
+
+def activation_behind(value: ir.Value) -> ir.Node | None:
+    """The activation that alone reads the value, and so belongs to the layer that gives it."""
+    reader = only_reader(value)
+    return reader if reader is not None and activation_of(reader) is not None else None
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The one node that reads the value, once, where the graph does not give it too."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
