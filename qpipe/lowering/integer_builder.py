@@ -18,6 +18,7 @@ import onnx_ir as ir
 from qpipe.arith.quantize import accumulator_range, requantization, requantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.symbolic import INT32, UINT8, Symbol
+from qpipe.arith.table import CodeTable
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import InnerWeighted, LastLayer, RequantizedLayer
 from qpipe.ir.quantized.view_weights import FinalWeight
@@ -25,6 +26,7 @@ from qpipe.lowering.im2col import HEIGHT, WIDTH, convolve, multiply, pad, weight
 from qpipe.lowering.integer_graph import Array, IntegerGraph
 from qpipe.lowering.integer_pool import divide, window_sums
 from qpipe.lowering.marks import mark
+from qpipe.lowering.rows import row_sizes
 from qpipe.lowering.stem import fold_stride
 from qpipe.nodes import Window, static_shape
 from qpipe.ops.weight_layout import to_rows
@@ -120,8 +122,16 @@ class IntegerBuilder(IntegerGraph):
     def define_rounded(self, quantizer: ActivationQuantizer, value: ir.Value, layout: Layout = "NCHW") -> None:
         """`value` is rounded to the quantizer's grid; its table follows."""
         if quantizer.table is not None:
-            value = self.node("Gather", [self.shared(quantizer.table.array()), self.cast(value, INT32)])
+            value = self._look_up(value, quantizer.table, self.arranged(tuple(quantizer.codes.shape or ()), layout))
         self.define(quantizer, value, layout)
+
+    def _look_up(self, value: ir.Value, table: CodeTable, shape: Sequence[Any]) -> ir.Value:
+        entries, sizes = self.shared(table.array()), row_sizes(shape)
+        if sizes is None:
+            return self.node("Gather", [entries, self.cast(value, INT32)])
+        row = self.node("Reshape", [value, self.integers([-1])])
+        found = self.node("GatherElements", [entries, self.cast(row, INT32)])
+        return self.node("Reshape", [found, self.integers(sizes)])
 
     def define_clipped(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         """`value` saturates to the whole of uint8 and is what the quantizer rounds to, but for its narrower range."""

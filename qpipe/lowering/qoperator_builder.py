@@ -19,6 +19,7 @@ from qpipe.ir.quantized.view import LastLayer, QuantizedLayer, RequantizedLayer,
 from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
 from qpipe.lowering.marks import mark
+from qpipe.lowering.rows import row_sizes
 from qpipe.nodes import initializer
 
 MICROSOFT = "com.microsoft"
@@ -73,7 +74,7 @@ class QOperatorBuilder:
         """An initializer of its own."""
         return initializer(self.graph, name, array)
 
-    def scalar(self, name: str, value: np.generic) -> ir.Value:
+    def scalar(self, name: str, value: np.generic | npt.NDArray[Any]) -> ir.Value:
         """An initializer that all who ask for this name share."""
         if name not in self._scalars:
             self._scalars[name] = initializer(self.graph, name, np.asarray(value))
@@ -195,9 +196,19 @@ class QOperatorBuilder:
         if quantizer.table is None:
             return value
         name, to_int32 = str(quantizer.codes.name), {"to": ir.DataType.INT32}
+        table, sizes = (
+            self.constant(f"{name}_table", quantizer.table.array()),
+            row_sizes(tuple(quantizer.codes.shape or ())),
+        )
+        if sizes is not None:
+            row = self.scalar("one_row", np.array([-1]))
+            value = self.emit("Reshape", [value, row], name=f"{name}_row")
         index = self.emit("Cast", [value], name=f"{name}_index", attributes=to_int32, dtype=ir.DataType.INT32)
-        table = self.constant(f"{name}_table", quantizer.table.array())
-        return self.emit("Gather", [table, index], name=f"{name}_look_up")
+        if sizes is None:
+            return self.emit("Gather", [table, index], name=f"{name}_look_up")
+        found = self.emit("GatherElements", [table, index], name=f"{name}_look_up")
+        shape = self.scalar(f"shape_{'_'.join(map(str, sizes))}", np.array(sizes))
+        return self.emit("Reshape", [found, shape], name=f"{name}_from_row")
 
     def _define(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         if value in self._codes.values():

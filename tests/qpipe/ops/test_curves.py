@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+import qpipe
 from passes.normalize import normalize
 from passes.remove_quantizers import RemoveQuantizers
+from passes.strip_skips import StripSkips
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.certify import certify
@@ -228,3 +230,36 @@ def test_floats_between_quantizers_are_refused() -> None:
     quantize.replace_input_with(0, node.outputs[0])
     with pytest.raises(ModelError, match="Sigmoid 'loose': computes floats between quantizers, expected the table"):
         read_view(model)
+
+
+@pytest.mark.parametrize("place", [FUSED, ALONE])
+def test_inspect_shows_it_as_quantized(curve: Any, place: str) -> None:
+    """In the float network, and in the file that calibration makes of it."""
+    op, attributes, _ = curve
+    model, _ = network(op, attributes, 0, place)
+    report = qpipe.inspect(model.clone())
+    assert report.ready
+    assert {node.role for node in report.nodes if node.op == op} == {"quantized"}
+    notes = {node.name: node.note for node in report.nodes}
+    assert notes["Conv_d" if place == ALONE else "Conv_c"].startswith("8-bit weights, 8-bit output, ")
+    assert any(f"a table of {op}" in note for note in notes.values())
+    found = qpipe.inspect(quantized(model))
+    assert {node.role for node in found.nodes} <= {"quantized", "carries integers"}
+    assert any(f"-> {op}, " in node.note for node in found.nodes)
+
+
+@pytest.mark.parametrize("end", ["behind the Add", "before the Add"])
+def test_a_skip_is_stripped_and_the_table_stays(curve: Any, end: str) -> None:
+    op, attributes, _ = curve
+    w, call = Weights(), partial(written, op, attributes)
+    for name in ("w1", "w2", "w3"):
+        w.normal(name, 3, 3, 3, 3)
+    block = [*call("e", "d"), "z = Add(e, r)"] if end == "before the Add" else ["e = Add(d, r)", *call("z", "e")]
+    pads = "pads = [1, 1, 1, 1]"
+    nodes = [f"c = Conv<{pads}>(x, w1)", "r = Relu(c)", f"d = Conv<{pads}>(r, w2)", *block, f"y = Conv<{pads}>(z, w3)"]
+    model = quantized(float_model("net", (3, 5, 5), nodes, **w.constants))
+    assert StripSkips()(model).modified
+    x = np.random.default_rng(0).standard_normal((3, 3, 5, 5)).astype(np.float32)
+    assert_exact(model, x)
+    functions = [layer.function for layer in read_view(model).layers]
+    assert sum(function == function_of(op, attributes) for function in functions) == 1

@@ -8,6 +8,7 @@ import torch
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.view import read_final_view, read_view
+from qpipe.ops import Rectifier
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
@@ -52,7 +53,7 @@ def assert_exact(model: ir.Model, inputs: np.ndarray, executor: Executor) -> Non
 def test_gradient_is_straight_through_within_the_range() -> None:
     before = QuantSpec.unsigned(4, -2)
     table = random_table(before, np.random.default_rng(0), signed=True)
-    quantizer = Quantizer(table, float("inf"), carries=False)
+    quantizer = Quantizer(table, Rectifier(float("inf")), carries=False)
     x = torch.linspace(-2, 6, 257, requires_grad=True)
     y = quantizer(x)
     y.sum().backward()
