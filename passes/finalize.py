@@ -79,7 +79,7 @@ def _dequantized(
     # Without zero points onnxruntime leaves a Gemm in float.
     zero_point = initializer(graph, f"{base}_weight_zero_point", np.zeros(scales.shape, np.int8))
     weight = ir.node("DequantizeLinear", [codes, scale, zero_point], axis, name=f"{base}_weight_dequantize")
-    bias_scale = initializer(graph, f"{base}_bias_scale", scales * np.float32(layer.sources[0].spec.scale))
+    bias_scale = initializer(graph, f"{base}_bias_scale", scales * np.float32(layer.sources[0].grid.scale))
     bias_codes = initializer(graph, f"{base}_bias", final.bias.astype(np.int32))
     bias = ir.node(
         "DequantizeLinear", [bias_codes, bias_scale], {"axis": 0} if per_channel else {}, name=f"{base}_bias_dequantize"

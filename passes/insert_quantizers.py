@@ -25,7 +25,7 @@ from passes.calibrate_percentile import NARROW_KEY, RANGE_KEY, take_range
 from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE
 from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.table import CodeTable, Grid
+from qpipe.arith.table import CodeTable, GridOrTable
 from qpipe.arith.weights import pair_limit
 from qpipe.calibration.observe import default_percentile
 from qpipe.errors import LoweringError, RecipeError
@@ -93,7 +93,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
             if grid is not None:
                 specs[layer.output] = grid
         # What the sums of a layer are rounded to, where a table of its activation follows.
-        rounded = {v: grid.before for v, grid in grids.items() if isinstance(grid, CodeTable) and v not in learned}
+        rounded = {v: grid.rounded_to for v, grid in grids.items() if isinstance(grid, CodeTable) and v not in learned}
         for layer in plan.layers:
             if layer.is_weighted:
                 source, output = (specs | narrow)[layer.inputs[0]], (specs | narrow | rounded).get(layer.output)
@@ -146,7 +146,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
         marked = binary_layers(model)
         return {layer.node for layer in plan.layers if layer.name in marked}
 
-    def _observed_grid(self, planned: PlannedQuantizer, key: str, learned: Set[ir.Value]) -> Grid:
+    def _observed_grid(self, planned: PlannedQuantizer, key: str, learned: Set[ir.Value]) -> GridOrTable:
         observed = take_range(planned.value, key)
         log2_ymax = observed.log2_ymax()
         if log2_ymax is None:
@@ -190,9 +190,9 @@ def _learned_values(plan: QuantizationPlan, chosen: type[WeightFormat]) -> set[i
     }  # fmt: skip
 
 
-def _read_grid(grid: Grid) -> QuantSpec:
+def _read_grid(grid: GridOrTable) -> QuantSpec:
     """That which readers see."""
-    return grid.after if isinstance(grid, CodeTable) else grid
+    return grid.grid if isinstance(grid, CodeTable) else grid
 
 
 def _refuse_unsupported(plan: QuantizationPlan) -> None:
@@ -215,7 +215,7 @@ def _check_distance(layer: Layer, specs: dict[ir.Value, QuantSpec]) -> None:
         )
 
 
-def _quantize_narrow(graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir.Value, Grid]) -> None:
+def _quantize_narrow(graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir.Value, GridOrTable]) -> None:
     """A quantizer of its own for each layer of weights that reads a value which is carried wider for a skip."""
     for layer in plan.layers:
         if layer.is_weighted and layer.inputs[0] in narrow:
@@ -239,7 +239,7 @@ def _insert_input_tables(
 
 
 def _quantize_activations(
-    graph: ir.Graph, plan: QuantizationPlan, specs: Mapping[ir.Value, QuantSpec], grids: Mapping[ir.Value, Grid]
+    graph: ir.Graph, plan: QuantizationPlan, specs: Mapping[ir.Value, QuantSpec], grids: Mapping[ir.Value, GridOrTable]
 ) -> None:
     """specs: carriers have their inputs'. grids: what has a table."""
     for layer in plan.layers:

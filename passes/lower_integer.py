@@ -54,7 +54,7 @@ class LowerInteger(ir.passes.InPlacePass):
                 values, own = pixel_values(model, quantizer)
                 take_pixels(model.graph, quantizer, values, b, pixels=self.layout, own=own)
             else:
-                value = b.node("QuantizeLinear", [quantizer.source, *b.grid(quantizer.before)])
+                value = b.node("QuantizeLinear", [quantizer.source, *b.grid(quantizer.rounded_to)])
                 b.define_clipped(quantizer, value)
         for layer in view.layers:
             b.start(layer.name)

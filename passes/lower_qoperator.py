@@ -53,7 +53,7 @@ class LowerQOperator(ir.passes.InPlacePass):
                 take_pixels(model.graph, quantizer, values, ends, pixels=self.layout, own=own)
                 b.adopt_input(quantizer, ends.codes(quantizer))
             else:
-                inputs = [quantizer.source, *b.grid(quantizer.before)]
+                inputs = [quantizer.source, *b.grid(quantizer.rounded_to)]
                 b.define_input(quantizer, b.emit("QuantizeLinear", inputs, name=f"{quantizer.source.name}_quantize"))
         for layer in view.layers:
             if isinstance(layer, LastLayer):

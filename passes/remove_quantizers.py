@@ -54,7 +54,7 @@ def _refuse(layer: QuantizedLayer) -> None:
     """Weights behind a quantizer that normalizes them are not on the scale of a float network's."""
     if is_final(layer):
         raise ModelError(f"{describe(layer.node)}: its weights are integers, expected the file that can be trained")
-    if is_trainable(layer) and not layer.weight.spec.holds_floats:
+    if is_trainable(layer) and not layer.weight.format.holds_floats:
         raise ModelError(
             f"{describe(layer.node)}: its weights are on the scale of another quantizer, expected fixed-point ones"
         )

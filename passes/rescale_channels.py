@@ -47,8 +47,8 @@ def _try_rescale(layer: QuantizedLayer) -> bool:
     weight = layer.weight
     rows = float_rows(layer)
     affine = read_affine(layer, len(rows))
-    source, output = layer.sources[0].spec, layer.quantizer.before
-    ratio = weight.spec.filling_ratio(rows, affine.k, weight.exponents, source, output)
+    source, output = layer.sources[0].grid, layer.quantizer.rounded_to
+    ratio = weight.format.filling_ratio(rows, affine.k, weight.exponents, source, output)
     if ratio is None:
         return False
     epsilon = float_attribute(batch_norm, "epsilon", 1e-5)
@@ -59,7 +59,7 @@ def _try_rescale(layer: QuantizedLayer) -> bool:
     if np.all(ratio == 1):
         return False
     scaled = (rows * ratio[:, None]).astype(np.float32)
-    write_weight(layer, *rows_on_grid(scaled, affine.k / ratio, affine.beta, weight.spec, source, output))
+    write_weight(layer, *rows_on_grid(scaled, affine.k / ratio, affine.beta, weight.format, source, output))
     set_constant_input(batch_norm, 3, (mean * ratio).astype(np.float32))
     set_constant_input(batch_norm, 4, np.where(ratio == 1, variance, rescaled).astype(np.float32))
     if input_value(layer.node, 2) is not None:

@@ -1,10 +1,10 @@
 """A table behind an 8-bit quantizer: its codes become others, of levels that no evenly spaced grid has.
 
-    q = clip(round(x / before.scale)) + before.zero_point        code = entries[q]
-    level = (code - after.zero_point) * after.scale
+    q = clip(round(x / rounded_to.scale)) + rounded_to.zero_point        code = entries[q]
+    level = (code - grid.zero_point) * grid.scale
 
 The levels lie on a power-of-two grid again, so that whoever reads the codes computes with integers as ever. What comes
-before the table is rounded to `before`: its range and its steps are what a requantization is proven for.
+before the table is rounded to `rounded_to`: its range and its steps are what a requantization is proven for.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CodeTable:
-    """entries: the code of `after` for each uint8 code, 256; those that `before` does not reach mean nothing.
+    """entries: the code of `grid` for each uint8 code, 256; those that `rounded_to` does not reach mean nothing.
 
     basis: the numbers that the entries are made from, where training goes on from these.
     """
 
-    before: QuantSpec
-    after: QuantSpec
+    rounded_to: QuantSpec
+    grid: QuantSpec
     entries: tuple[int, ...]
     basis: tuple[float, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        low, high = self.after.stored_min, self.after.stored_max
+        low, high = self.grid.stored_min, self.grid.stored_max
         if len(self.entries) != SIZE:
             raise ValueError(f"a table of {len(self.entries)} entries, expected {SIZE}")
         outside = [code for code in self.reached if not low <= code <= high]
@@ -49,13 +49,13 @@ class CodeTable:
     @property
     def reached(self) -> tuple[int, ...]:
         """The entries of the codes that there are."""
-        return self.entries[self.before.stored_min : self.before.stored_max + 1]
+        return self.entries[self.rounded_to.stored_min : self.rounded_to.stored_max + 1]
 
     @property
     def reach(self) -> QuantSpec:
-        """`after` with no more range than what the entries reach, and 0, which padding puts between them."""
-        low, high = min(self.reached) - self.after.zero_point, max(self.reached) - self.after.zero_point
-        return replace(self.after, qmin=min(low, 0), qmax=max(high, 0))
+        """`grid` with no more range than what the entries reach, and 0, which padding puts between them."""
+        low, high = min(self.reached) - self.grid.zero_point, max(self.reached) - self.grid.zero_point
+        return replace(self.grid, qmin=min(low, 0), qmax=max(high, 0))
 
     @property
     def bits(self) -> int:
@@ -68,7 +68,7 @@ class CodeTable:
 
     def levels(self) -> npt.NDArray[np.float32]:
         """The real number that each entry stands for, float32 `[256]`, exact."""
-        return ((self.array().astype(np.float32) - self.after.zero_point) * np.float32(self.after.scale)).astype(
+        return ((self.array().astype(np.float32) - self.grid.zero_point) * np.float32(self.grid.scale)).astype(
             np.float32
         )
 
@@ -101,7 +101,7 @@ def _grid_for(low: float, high: float, bits: int) -> QuantSpec:
     return QuantSpec.for_range(bits, log2_ymax, signed=True)
 
 
-Grid = QuantSpec | CodeTable
+GridOrTable = QuantSpec | CodeTable
 """What real numbers are rounded to: a grid, or one with a table behind it."""
 
 

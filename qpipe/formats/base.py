@@ -57,14 +57,14 @@ class TrainableWeight:
     values: ir.Value
     scale: ir.Value
     exponents: IntArray
-    spec: WeightFormat
+    format: WeightFormat
     basis: ir.Value | None = None
     """Where the format learns one: an initializer `[C, K]`."""
 
     @property
     def bits(self) -> int:
         """The width."""
-        return self.spec.bits
+        return self.format.bits
 
     @property
     def array(self) -> FloatArray:

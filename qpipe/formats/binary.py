@@ -29,7 +29,7 @@ import onnx_ir as ir
 
 from qpipe.arith.namespace import A, AnyArray, Float64Array, FloatArray, IntArray, namespace
 from qpipe.arith.spec import SIGNED_ZERO_POINT, QuantSpec
-from qpipe.arith.table import SIZE, CodeTable, Grid
+from qpipe.arith.table import SIZE, CodeTable, GridOrTable
 from qpipe.arith.weights import rows_along
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.formats import WeightQuantizer
@@ -153,9 +153,9 @@ def sign_table(before: QuantSpec) -> CodeTable:
     return CodeTable(before, SIGNS, tuple(codes.tolist()))
 
 
-def is_sign(grid: Grid) -> bool:
+def is_sign(grid: GridOrTable) -> bool:
     """Whether it is the table of a sign."""
-    return isinstance(grid, CodeTable) and grid == sign_table(grid.before)
+    return isinstance(grid, CodeTable) and grid == sign_table(grid.rounded_to)
 
 
 def base_grid(grids: Sequence[QuantSpec]) -> QuantSpec:

@@ -46,7 +46,7 @@ def _dequantize(layer: QuantizedLayer, b: Builder) -> ir.Value:
     """The layer's result in real numbers."""
     name, value = f"{layer.name}_dequantize", b.result(layer.result)
     if layer.quantizer is not None:
-        inputs = [value, *b.grid(layer.quantizer.spec)]
+        inputs = [value, *b.grid(layer.quantizer.grid)]
         return b.emit("DequantizeLinear", inputs, name=name, dtype=ir.DataType.FLOAT)
     scales = result_scales(layer)
     if layer.result.uses():
@@ -64,8 +64,8 @@ def _dequantize(layer: QuantizedLayer, b: Builder) -> ir.Value:
 def result_scales(layer: QuantizedLayer) -> npt.NDArray[np.float32]:
     """Real units per step of what a layer gives: float32, `[1]` where all channels have one, else `[C]`."""
     if layer.quantizer is not None:
-        return np.array([layer.quantizer.spec.scale], np.float32)
+        return np.array([layer.quantizer.grid.scale], np.float32)
     if not is_final(layer):
         raise LoweringError(f"{layer.op_type} '{layer.name}': its weights are floats, expected a finalized layer")
-    scales = layer.weight.scales * np.float32(layer.sources[0].spec.scale)
+    scales = layer.weight.scales * np.float32(layer.sources[0].grid.scale)
     return scales[:1] if np.all(scales == scales[0]) else scales

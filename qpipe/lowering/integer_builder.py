@@ -85,14 +85,14 @@ class IntegerBuilder(IntegerGraph):
 
     def convolve(self, source: ActivationQuantizer, weight: Array, bits: int, shape: Window, groups: int) -> ir.Value:
         """int32 `[N, H', W', O]` of an image's codes and a weight `[O, C / groups, kh, kw]`, without the bias."""
-        x, fill, sizes = self.codes(source, "NHWC"), source.spec.zero_point, static_shape(source.codes)
+        x, fill, sizes = self.codes(source, "NHWC"), source.grid.zero_point, static_shape(source.codes)
         if groups == 1 and sizes is not None and len(sizes) == 4:
             x, weight, shape = fold_stride(self, x, weight, shape, sizes[2:], fill) or (x, weight, shape)
         return convolve(self, x, weight, bits, shape, groups, fill)
 
     def multiply(self, source: ActivationQuantizer, rows: Array, bits: int) -> ir.Value:
         """int32 `[..., C]` of codes `[..., K]` and a weight's rows `[C, K]`, without the bias."""
-        return multiply(self, self.codes(source), weight_matrix(self, rows, bits), source.spec.zero_point)
+        return multiply(self, self.codes(source), weight_matrix(self, rows, bits), source.grid.zero_point)
 
     def mean_of_image(self, layer: RequantizedLayer, pixels: int) -> None:
         """The layer's output: the mean over height and width, so many pixels."""
@@ -103,7 +103,7 @@ class IntegerBuilder(IntegerGraph):
     def mean_of_windows(self, layer: RequantizedLayer, shape: Window, pads: Sequence[int], counts: Array) -> None:
         """The layer's output: means under a window; counts `[H', W', 1]`: how many pixels each has that are real."""
         source = layer.sources[0]
-        x = pad(self, self.codes(source, "NHWC"), pads, source.spec.zero_point)
+        x = pad(self, self.codes(source, "NHWC"), pads, source.grid.zero_point)
         like = self.arranged(static_shape(layer.output) or (), "NHWC")[1:]
         divide(self, layer, window_sums(self, x, shape, like), math.prod(shape.kernel), counts)
 
@@ -135,7 +135,7 @@ class IntegerBuilder(IntegerGraph):
 
     def define_clipped(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         """`value` saturates to the whole of uint8 and is what the quantizer rounds to, but for its narrower range."""
-        spec = quantizer.before
+        spec = quantizer.rounded_to
         if spec.needs_clip:
             bounds = [self.shared(np.uint8(bound)) for bound in (spec.stored_min, spec.stored_max)]
             value = self.node("Clip", [value, *bounds])
@@ -153,7 +153,7 @@ class IntegerBuilder(IntegerGraph):
         accumulators: Range | None = None,
     ) -> None:
         """Requantize int32 sums `[..., C]` to the layer's output, its activation included (see `requantization`)."""
-        constants = requantization(multiplier, shift, layer.target, bias, accumulators)
+        constants = requantization(multiplier, shift, layer.clipped_to, bias, accumulators)
         self.define_symbol(layer, requantize(accumulator, constants), layout)
 
     def define_symbol(self, layer: RequantizedLayer, codes: Symbol, layout: Layout) -> None:
@@ -162,14 +162,14 @@ class IntegerBuilder(IntegerGraph):
 
     def finish_weighted(self, layer: InnerWeighted[FinalWeight], sums: ir.Value, layout: Layout) -> None:
         """Bias and requantization of a weighted layer's int32 sums."""
-        final, source = layer.weight, layer.sources[0].spec
+        final, source = layer.weight, layer.sources[0].grid
         rows = to_rows(layer.node, final.codes.astype(np.int64))
         self.finish(
             layer,
             self.symbol(sums, layer.output, layout),
             layout,
             multiplier=final.multiplier,
-            shift=layer.quantizer.before.exponent - source.exponent - final.exponent,
+            shift=layer.quantizer.rounded_to.exponent - source.exponent - final.exponent,
             bias=final.bias,
             accumulators=accumulator_range(rows, source.qmin, source.qmax),
         )
@@ -182,8 +182,8 @@ class IntegerBuilder(IntegerGraph):
 
     def carry(self, layer: RequantizedLayer, value: ir.Value, layout: Layout, carried: QuantSpec) -> None:
         """`value` holds codes of the inputs' grid, within `carried` or to be cut to it."""
-        source, spec = layer.sources[0].spec, layer.target
-        held = (min(q.spec.stored_min for q in layer.sources), max(q.spec.stored_max for q in layer.sources))
+        source, spec = layer.sources[0].grid, layer.clipped_to
+        held = (min(q.grid.stored_min for q in layer.sources), max(q.grid.stored_max for q in layer.sources))
         low, high = max(held[0], carried.stored_min), min(held[1], carried.stored_max)
         same = (spec.exponent, spec.zero_point) == (source.exponent, source.zero_point)
         if same:
@@ -201,7 +201,7 @@ class IntegerBuilder(IntegerGraph):
             layer,
             codes.astype(INT32),
             layout,
-            shift=layer.target.exponent - source.exponent,
+            shift=layer.clipped_to.exponent - source.exponent,
             bias=-source.zero_point,
             accumulators=(source.stored_min, source.stored_max),
         )

@@ -67,10 +67,10 @@ def take_pixels(
     graph.inputs[list(graph.inputs).index(old)] = new
     codes = new if pixels == "NHWC" else b.transpose(new, TO_NHWC)
     sizes = [size if isinstance(size, int) else None for size in last[1:]]
-    tables = code_tables(values, quantizer.before)
+    tables = code_tables(values, quantizer.rounded_to)
     if quantizer.table is not None:
         tables = quantizer.table.array()[tables]
-    looked_up = look_up(b, Symbol(b, codes, UINT8, sizes), tables, quantizer.spec)
+    looked_up = look_up(b, Symbol(b, codes, UINT8, sizes), tables, quantizer.grid)
     # A network that wants channels last has them in its own layout.
     b.define(quantizer, looked_up.handle, "NCHW" if own == "NHWC" else "NHWC")
 
@@ -124,7 +124,7 @@ def give_integers(model: ir.Model, view: View, b: IntegerBuilder, layout: Layout
             continue
         value = b.result(layer.result)
         if layer.quantizer is not None:
-            value = (Symbol(b, value, UINT8).astype(INT32) + -layer.quantizer.spec.zero_point).handle
+            value = (Symbol(b, value, UINT8).astype(INT32) + -layer.quantizer.grid.zero_point).handle
         units = result_scales(layer)
         if len(units) > 1:
             raise LoweringError(f"{layer.op_type} '{layer.name}': its channels have different units, expected one")

@@ -35,7 +35,7 @@ def window_sums(b: IntegerGraph, x: ir.Value, shape: Window, sizes: Sequence[int
 
 def divide(b: IntegerBuilder, layer: RequantizedLayer, total: Symbol, pixels: int, counts: Array) -> None:
     """The layer's output: `total` sums the codes of `pixels` pixels, `counts` are real; others hold the zero point."""
-    source, spec = layer.sources[0].spec, layer.target
+    source, spec = layer.sources[0].grid, layer.clipped_to
     bias, finer = -source.zero_point * pixels, source.exponent - spec.exponent
     low, high = source.stored_min * pixels, source.stored_max * pixels
     count = int(counts.flat[0])

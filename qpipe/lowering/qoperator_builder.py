@@ -98,7 +98,7 @@ class QOperatorBuilder:
 
     def quantized_inputs(self, layer: QuantizedLayer) -> list[ir.Value]:
         """Codes, scale and zero point of each of the layer's inputs, one after the other."""
-        return [value for q in layer.sources for value in (self.codes(q), *self.grid(q.spec))]
+        return [value for q in layer.sources for value in (self.codes(q), *self.grid(q.grid))]
 
     def weight(
         self, layer: Weighted[FinalWeight], codes: npt.NDArray[np.int8] | None = None
@@ -145,7 +145,9 @@ class QOperatorBuilder:
     def define_input(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         """`value` saturates to the whole of uint8 and is the quantizer's, but for its narrower range and its table."""
         name = str(quantizer.codes.name)
-        self._define(quantizer, self._look_up(quantizer, self._clip(value, (0, STORAGE_MAX), quantizer.before, name)))
+        self._define(
+            quantizer, self._look_up(quantizer, self._clip(value, (0, STORAGE_MAX), quantizer.rounded_to, name))
+        )
 
     def adopt_input(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         """`value` holds the quantizer's codes; another builder made it."""
@@ -153,13 +155,13 @@ class QOperatorBuilder:
 
     def finish(self, layer: RequantizedLayer, value: ir.Value) -> None:
         """`value` is the layer's result on its target, within uint8; activation, range and table follow."""
-        clipped = self._clip(value, (0, STORAGE_MAX), layer.target, layer.name)
+        clipped = self._clip(value, (0, STORAGE_MAX), layer.clipped_to, layer.name)
         self._define(layer.quantizer, self._look_up(layer.quantizer, clipped))
 
     def carry(self, layer: RequantizedLayer, value: ir.Value, carried: QuantSpec) -> None:
         """`value` holds codes of the inputs' grid, within `carried` or to be cut to it."""
-        spec, source = layer.quantizer.before, layer.sources[0].spec
-        held = (min(q.spec.stored_min for q in layer.sources), max(q.spec.stored_max for q in layer.sources))
+        spec, source = layer.quantizer.rounded_to, layer.sources[0].grid
+        held = (min(q.grid.stored_min for q in layer.sources), max(q.grid.stored_max for q in layer.sources))
         if (spec.exponent, spec.zero_point) == (source.exponent, source.zero_point):
             both = QuantSpec(spec.exponent, max(spec.qmin, carried.qmin), min(spec.qmax, carried.qmax), spec.zero_point)
             value = self._clip(value, held, both, layer.name)

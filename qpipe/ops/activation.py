@@ -67,13 +67,13 @@ class Activation(Carrier):
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """A Clip of the codes."""
-        b.carry(layer, b.codes(layer.sources[0]), self.carried(layer.node, [layer.sources[0].spec]))
+        b.carry(layer, b.codes(layer.sources[0]), self.carried(layer.node, [layer.sources[0].grid]))
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """A Clip of the codes."""
         source = layer.sources[0]
         layout = b.layout(source)
-        b.carry(layer, b.codes(source, layout), layout, self.carried(layer.node, [source.spec]))
+        b.carry(layer, b.codes(source, layout), layout, self.carried(layer.node, [source.grid]))
 
 
 def _limit(node: ir.Node, index: int) -> float | None:

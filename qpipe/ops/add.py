@@ -53,26 +53,26 @@ class Add(Unweighted):
 
     def prove(self, layer: RequantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRow]:
         """The sum is exact in float32."""
-        yield add_row(layer.name, layer.op_type, [q.reach for q in layer.sources], layer.quantizer.before)
+        yield add_row(layer.name, layer.op_type, [q.reach for q in layer.sources], layer.quantizer.rounded_to)
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """QLinearAdd."""
-        inputs = [*b.quantized_inputs(layer), *b.grid(layer.quantizer.before)]
+        inputs = [*b.quantized_inputs(layer), *b.grid(layer.quantizer.rounded_to)]
         b.finish(layer, b.emit("QLinearAdd", inputs, name=layer.name, domain="com.microsoft"))
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The sum in the finer operand's steps, zero points and all."""
         layout = b.common_layout(layer.sources)
-        unit = min(q.spec.exponent for q in layer.sources)
+        unit = min(q.grid.exponent for q in layer.sources)
         total, bias, low, high = None, 0, 0, 0
         for q in layer.sources:
-            steps = 1 << (q.spec.exponent - unit)
+            steps = 1 << (q.grid.exponent - unit)
             term = b.symbol(b.codes(q, layout), q.codes, layout, UINT8).astype(INT32) * steps
             total = term if total is None else total + term
-            bias -= q.spec.zero_point * steps
-            low, high = low + q.spec.stored_min * steps, high + q.spec.stored_max * steps
+            bias -= q.grid.zero_point * steps
+            low, high = low + q.grid.stored_min * steps, high + q.grid.stored_max * steps
         assert total is not None
-        shift = layer.quantizer.before.exponent - unit
+        shift = layer.quantizer.rounded_to.exponent - unit
         b.finish(layer, total, layout, shift=shift, bias=bias, accumulators=(low, high))
 
 

@@ -78,13 +78,13 @@ class AveragePool(Unweighted):
 
     def prove(self, layer: RequantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRow]:
         """The mean of each count is one that onnxruntime rounds rightly; of a ReduceMean, which divides, any is."""
-        source, output = layer.sources[0].reach, layer.quantizer.before
+        source, output = layer.sources[0].reach, layer.quantizer.rounded_to
         divides = layer.op_type == "ReduceMean"
         yield pool_row(layer.name, layer.op_type, source, output, counts=counts(layer.node), divides=divides)
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """QLinearAveragePool, QLinearGlobalAveragePool; ReduceMean stays a float island, whose division is exact."""
-        inputs, output = b.quantized_inputs(layer), b.grid(layer.quantizer.before)
+        inputs, output = b.quantized_inputs(layer), b.grid(layer.quantizer.rounded_to)
         node, name, float32 = layer.node, layer.name, ir.DataType.FLOAT
         if layer.op_type == "ReduceMean":
             real = b.emit("DequantizeLinear", inputs, name=f"{name}_dequantize", dtype=float32)

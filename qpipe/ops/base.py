@@ -154,12 +154,12 @@ class Carrier(Unweighted):
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """The node itself."""
         codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.sources])
-        b.carry(layer, codes, self.carried(layer.node, [q.spec for q in layer.sources]))
+        b.carry(layer, codes, self.carried(layer.node, [q.grid for q in layer.sources]))
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The node itself."""
         codes = b.emit_copy(layer.node, [b.codes(q) for q in layer.sources])
-        b.carry(layer, codes, "NCHW", self.carried(layer.node, [q.spec for q in layer.sources]))
+        b.carry(layer, codes, "NCHW", self.carried(layer.node, [q.grid for q in layer.sources]))
 
 
 AnyOp = Op[Any]

@@ -58,4 +58,4 @@ class Concat(Carrier):
         dims = len(layer.sources[0].codes.shape or ())
         axis = int_attribute(layer.node, "axis", 0)
         value = b.concat([b.codes(q, layout) for q in layer.sources], b.axis(axis, dims, layout))
-        b.carry(layer, value, layout, self.carried(layer.node, [q.spec for q in layer.sources]))
+        b.carry(layer, value, layout, self.carried(layer.node, [q.grid for q in layer.sources]))

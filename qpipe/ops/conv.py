@@ -115,7 +115,7 @@ class Conv(Product):
         codes, stored = _align_channels(layer, codes, b)
         weight, zero_point = b.weight(layer, stored)
         inputs: list[ir.Value | None] = [codes, *grid, weight, b.weight_scale(layer), b.spread(layer, zero_point)]
-        inputs = [*inputs, *b.grid(layer.quantizer.before), b.bias(layer)]
+        inputs = [*inputs, *b.grid(layer.quantizer.rounded_to), b.bias(layer)]
         b.finish(layer, b.emit("QLinearConv", inputs, name=layer.name, attributes=layer.node.attributes))
 
     def lower_qoperator_last(self, layer: LastLayer[FinalWeight], b: QOperatorBuilder) -> None:
@@ -157,13 +157,13 @@ def _align_channels(
     small = weight.shape[1] < MAX_ALIGNED and weight.shape[0] >= MIN_OUTPUTS and weight.shape[0] % 8 == 0
     if not missing or not small or b.weights != "int8" or int_attribute(layer.node, "group", 1) > 1 or weight.ndim != 4:
         return codes, weight
-    limit = pair_limit(layer.sources[0].spec.stored_max)
+    limit = pair_limit(layer.sources[0].grid.stored_max)
     for begin in (0, missing):
         spread = [(0, 0), (begin, missing - begin), (0, 0), (0, 0)]
         padded = np.pad(weight, spread)
         if b.portable and np.any(pair_excess(as_rows(padded.astype(np.int64)), limit)):
             continue
         pads = b.constant(f"{layer.name}_channel_pads", np.array([pads[i] for i in (0, 1) for pads in spread]))
-        inputs = [codes, pads, b.zero_point(layer.sources[0].spec)]
+        inputs = [codes, pads, b.zero_point(layer.sources[0].grid)]
         return b.emit("Pad", inputs, name=f"{layer.name}_channels"), padded
     return codes, weight

@@ -62,7 +62,7 @@ class CurveOp(Carrier):
 
     def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
         """What its table gives."""
-        return self.activation(node).table(sources[0], sources[0].bits).after
+        return self.activation(node).table(sources[0], sources[0].bits).grid
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> NoReturn:
         """LoweringError: such a node computes floats."""

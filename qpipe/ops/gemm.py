@@ -100,10 +100,10 @@ class Gemm(Product):
         inputs: list[ir.Value | None] = [*b.quantized_inputs(layer), weight]
         inputs += [b.weight_scale(layer), b.spread(layer, zero_point)]
         if layer.op_type == "MatMul":
-            value = b.emit("QLinearMatMul", [*inputs, *b.grid(layer.quantizer.before)], name=layer.name)
+            value = b.emit("QLinearMatMul", [*inputs, *b.grid(layer.quantizer.rounded_to)], name=layer.name)
         else:
             attributes = {"transB": int(self.output_axis(layer.node) == 0)}
-            inputs = [*inputs, b.bias(layer), *b.grid(layer.quantizer.before)]
+            inputs = [*inputs, b.bias(layer), *b.grid(layer.quantizer.rounded_to)]
             value = b.emit("QGemm", inputs, name=layer.name, attributes=attributes, domain="com.microsoft")
         b.finish(layer, value)
 

@@ -55,8 +55,8 @@ class Pad(Carrier):
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """Pad with the zero point."""
         source = layer.sources[0]
-        inputs = [b.codes(source), layer.node.inputs[1], b.zero_point(source.spec), *layer.node.inputs[3:]]
-        b.carry(layer, b.emit("Pad", inputs, name=layer.name), source.spec)
+        inputs = [b.codes(source), layer.node.inputs[1], b.zero_point(source.grid), *layer.node.inputs[3:]]
+        b.carry(layer, b.emit("Pad", inputs, name=layer.name), source.grid)
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """Pad with the zero point, in the layout that the tensor has."""
@@ -64,9 +64,9 @@ class Pad(Carrier):
         layout, pads = b.layout(source), all_pads(layer.node)
         half = len(pads) // 2
         arranged = [*b.arranged(pads[:half], layout), *b.arranged(pads[half:], layout)]
-        fill = b.shared(np.uint8(source.spec.zero_point))
+        fill = b.shared(np.uint8(source.grid.zero_point))
         value = b.node("Pad", [b.codes(source, layout), b.integers(arranged), fill])
-        b.carry(layer, value, layout, source.spec)
+        b.carry(layer, value, layout, source.grid)
 
 
 def all_pads(node: ir.Node) -> tuple[int, ...]:

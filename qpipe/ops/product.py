@@ -116,7 +116,7 @@ class Product(Op["InnerWeighted[FinalWeight]"]):
     def prove(self, layer: Weighted[FinalWeight], *, check_pairs: bool) -> Iterator[CertificateRow]:
         """Accumulation, requantization, pairs, simulation in float32 (see `qpipe.arith.certificate`)."""
         weight, codes = layer.weight, layer.weight.codes
-        source, output = layer.sources[0].reach, None if layer.quantizer is None else layer.quantizer.before
+        source, output = layer.sources[0].reach, None if layer.quantizer is None else layer.quantizer.rounded_to
         yield weighted_row(
             layer.name,
             layer.op_type,

@@ -31,9 +31,9 @@ class Requantize(Unweighted):
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """The codes themselves, moved to the other grid."""
-        b.carry(layer, b.codes(layer.sources[0]), layer.sources[0].spec)
+        b.carry(layer, b.codes(layer.sources[0]), layer.sources[0].grid)
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The codes themselves, moved to the other grid."""
         layout = b.layout(layer.sources[0])
-        b.carry(layer, b.codes(layer.sources[0], layout), layout, layer.sources[0].spec)
+        b.carry(layer, b.codes(layer.sources[0], layout), layout, layer.sources[0].grid)

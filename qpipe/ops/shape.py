@@ -51,7 +51,7 @@ class Shape(Carrier):
             super().lower_qoperator(layer, b)
             return
         source = layer.sources[0]
-        b.carry(layer, b.emit("Identity", [b.codes(source)], name=layer.name), source.spec)
+        b.carry(layer, b.emit("Identity", [b.codes(source)], name=layer.name), source.grid)
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The node itself on codes; what does nothing keeps the layout."""
@@ -60,7 +60,7 @@ class Shape(Carrier):
             return
         source = layer.sources[0]
         layout = b.layout(source)
-        b.carry(layer, b.codes(source, layout), layout, source.spec)
+        b.carry(layer, b.codes(source, layout), layout, source.grid)
 
 
 def arguments_refusal(node: ir.Node, *, expected: int = 0) -> Refusal | None:

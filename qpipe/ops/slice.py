@@ -64,7 +64,7 @@ class Slice(Carrier):
         chosen = [b.axis(int(axis), dims, layout) for axis in (range(count) if axes is None else axes)]
         strides = b.integers([1] * count if steps is None else steps.tolist())
         value = b.node("Slice", [b.codes(source, layout), starts, ends, b.integers(chosen), strides])
-        b.carry(layer, value, layout, source.spec)
+        b.carry(layer, value, layout, source.grid)
 
 
 def slices(node: ir.Node) -> dict[int, slice]:

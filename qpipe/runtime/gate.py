@@ -158,7 +158,7 @@ class _Gate:
             pixels = extremes(shape, QuantSpec.unsigned(8, 0), self.rng)
             yield Inputs(preprocess(pixels), pixels)
         else:
-            grid = quantizer.before
+            grid = quantizer.rounded_to
             codes = extremes(shape, grid, self.rng).astype(np.float32)
             yield Inputs((codes - grid.zero_point) * np.float32(grid.scale))
 

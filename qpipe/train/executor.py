@@ -168,7 +168,7 @@ class Executor(nn.Module):
             quantizer = quantizer_of(layer.quantizer, layer.function, carries=carries)
         if layer.is_batch_norm:
             target = layer.quantizer if self._rounds else None
-            grids = None if target is None else (layer.sources[0].spec, target.before)
+            grids = None if target is None else (layer.sources[0].grid, target.rounded_to)
             return NormStep(position, layer, quantizer, StandaloneBatchNorm(layer.node, grids))
         if layer.role is Role.COMPUTE:
             module = WeightedLayer(layer, batch_norm=self._batch_norm, quantized=self._rounds)
@@ -205,4 +205,4 @@ def _carries(layer: QuantizedLayer, quantizer: ActivationQuantizer) -> bool:
     """Whether the layer's output is on its quantizer's grid already."""
     if layer.role is not Role.CARRY or quantizer.table is not None or activation_of(layer.node) is not None:
         return False
-    return layer.op.carried(layer.node, [q.spec for q in layer.sources]) == quantizer.spec
+    return layer.op.carried(layer.node, [q.grid for q in layer.sources]) == quantizer.grid

@@ -57,7 +57,8 @@ def check_identity(path: Path, stored: Identity, wanted: Identity) -> None:
 
 def _network(executor: Executor) -> dict[str, JsonValue]:
     grids = [
-        f"{name}: {quantizer.spec}" + (f" behind {quantizer.before}" if quantizer.before != quantizer.spec else "")
+        f"{name}: {quantizer.grid}"
+        + (f" behind {quantizer.rounded_to}" if quantizer.rounded_to != quantizer.grid else "")
         for name, quantizer in executor.named_quantizers()
     ]
     grids += [f"{module.layer.name}: {module.quantizer and module.quantizer.format}" for module in executor.weighted()]

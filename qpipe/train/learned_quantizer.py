@@ -31,7 +31,7 @@ class LearnedQuantizer(Quantizer):
 
     def table(self) -> CodeTable:
         """What the basis makes as it is now."""
-        return lq_table(self.basis[0].cpu().numpy(), self.before)
+        return lq_table(self.basis[0].cpu().numpy(), self.rounded_to)
 
     def current_levels(self) -> torch.Tensor:
         """Of the table."""
@@ -39,14 +39,14 @@ class LearnedQuantizer(Quantizer):
 
     def _fake(self, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
         levels = self.current_levels()
-        y, index = fake_look_up(x, self.before, levels, top=float(levels.max()), inplace=overwrite)
+        y, index = fake_look_up(x, self.rounded_to, levels, top=float(levels.max()), inplace=overwrite)
         self._learn(index)
         return y
 
     def _learn(self, index: torch.Tensor) -> None:
         """One iteration of QEM on a batch of the 8-bit codes."""
         counts = torch.bincount(index.flatten(), minlength=SIZE).cpu().numpy()
-        x, basis = np.arange(SIZE) * self.before.scale, self.basis.cpu().numpy()
+        x, basis = np.arange(SIZE) * self.rounded_to.scale, self.basis.cpu().numpy()
         moved = averaged(basis, solve(x[None], basis, 0, counts[None]))
         self.basis = torch.from_numpy(moved).to(self.basis.device)
 
@@ -56,7 +56,7 @@ def quantizer_of(
 ) -> Quantizer:
     """The module of a quantizer; ModelError where its table is not what its basis makes."""
     if quantizer.table is None or quantizer.basis is None:
-        return Quantizer(quantizer.grid, function, carries=carries)
+        return Quantizer(quantizer.grid_or_table, function, carries=carries)
     learned = LearnedQuantizer(quantizer.table, quantizer.basis, function, carries=carries)
     if learned.table() != quantizer.table:
         raise ModelError(f"quantizer '{quantizer.codes.name}': its table is not the one that its basis makes")

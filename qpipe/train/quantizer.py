@@ -7,7 +7,8 @@ import math
 import torch
 from torch import nn
 
-from qpipe.arith.table import CodeTable, Grid, table_index
+from qpipe.arith.spec import QuantSpec
+from qpipe.arith.table import CodeTable, GridOrTable, table_index
 from qpipe.formats.binary import is_sign
 from qpipe.ops import ActivationFunction, Curve, Rectifier
 from qpipe.train.straight_through import exact_fake_quantize, fake_curve, fake_look_up, fake_quantize, fake_sign
@@ -16,19 +17,22 @@ from qpipe.train.straight_through import exact_fake_quantize, fake_curve, fake_l
 class Quantizer(nn.Module):
     """One activation quantizer, with the activation before it.
 
-    `carries` says that the values are already on the grid. grid: where the values are rounded to, or the table behind
-    it; `spec` is what readers see, `before` what is rounded to, `levels` what each code of it becomes, float32 `[256]`.
+    `carries` says that the values are already on the grid. `grid` is that of the codes that readers get, `rounded_to`
+    what real numbers are rounded to, `levels` what each code of a table becomes, float32 `[256]`.
     """
 
     levels: torch.Tensor | None
 
-    def __init__(self, grid: Grid, function: ActivationFunction | None = None, *, carries: bool) -> None:
+    def __init__(
+        self, grid_or_table: GridOrTable, function: ActivationFunction | None = None, *, carries: bool
+    ) -> None:
         super().__init__()
-        table = grid if isinstance(grid, CodeTable) else None
-        self.spec, self.before = (grid.after, grid.before) if isinstance(grid, CodeTable) else (grid, grid)
-        self.bits = grid.bits
+        table = grid_or_table if isinstance(grid_or_table, CodeTable) else None
+        self.grid: QuantSpec = grid_or_table.grid if isinstance(grid_or_table, CodeTable) else grid_or_table
+        self.rounded_to: QuantSpec = self.grid if table is None else table.rounded_to
+        self.bits = grid_or_table.bits
         self.register_buffer("levels", None if table is None else torch.from_numpy(table.levels()))
-        self._is_sign = is_sign(grid)
+        self._is_sign = is_sign(grid_or_table)
         self._rounds = True
         self._function = function
         self._curve = function if table is not None and isinstance(function, Curve) else None
@@ -48,8 +52,8 @@ class Quantizer(nn.Module):
             return x
         levels = self.current_levels()
         if levels is not None:
-            return levels[table_index(x, self.before)]
-        return exact_fake_quantize(x, self.spec).float()
+            return levels[table_index(x, self.rounded_to)]
+        return exact_fake_quantize(x, self.grid).float()
 
     @property
     def rounds(self) -> bool:
@@ -71,12 +75,12 @@ class Quantizer(nn.Module):
     def _fake(self, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
         levels = self.current_levels()
         if levels is None:
-            return fake_quantize(x, self.spec, inplace=overwrite)
+            return fake_quantize(x, self.grid, inplace=overwrite)
         if self._is_sign:
-            return fake_sign(x, self.before, levels)
+            return fake_sign(x, self.rounded_to, levels)
         if self._curve is not None:
-            return fake_curve(x, self.before, levels, self._curve)
-        return fake_look_up(x, self.before, levels, inplace=overwrite)[0]
+            return fake_curve(x, self.rounded_to, levels, self._curve)
+        return fake_look_up(x, self.rounded_to, levels, inplace=overwrite)[0]
 
 
 def activate(y: torch.Tensor, function: ActivationFunction | None, *, overwrite: bool = False) -> torch.Tensor:

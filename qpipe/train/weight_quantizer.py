@@ -47,7 +47,8 @@ class WeightQuantizer(nn.Module):
     """One layer's: weights in their number format, multiplier and bias in integers.
 
     exponent: of the channels, int64 `[C]`, as the last step of training chose them, or the file. basis: of a format
-    that learns its levels. source, target: the grids of what the layer reads and gives; a last layer has no target.
+    that learns its levels. source: the grid of what the layer reads. rounded_to: that of what it
+    gives; None of a last layer.
     """
 
     exponent: torch.Tensor
@@ -55,9 +56,9 @@ class WeightQuantizer(nn.Module):
 
     def __init__(self, layer: Weighted[TrainableWeight]) -> None:
         super().__init__()
-        self.format: WeightFormat = layer.weight.spec
-        self.source = layer.sources[0].spec
-        self.target = None if layer.quantizer is None else layer.quantizer.before
+        self.format: WeightFormat = layer.weight.format
+        self.source = layer.sources[0].grid
+        self.rounded_to = None if layer.quantizer is None else layer.quantizer.rounded_to
         self._node = layer.node
         basis = layer.weight.basis_array
         self.register_buffer("exponent", torch.from_numpy(layer.weight.exponents.copy()))
@@ -118,7 +119,7 @@ class WeightQuantizer(nn.Module):
             centre,
             weight_exponent=exponent,
             input_exponent=self.source.exponent,
-            output=self.target,
+            output=self.rounded_to,
             weight_sum=weight_sum,
         )
         return IntegerAffine(*(torch.as_tensor(getattr(integers, field.name)) for field in fields(integers)))
@@ -127,7 +128,7 @@ class WeightQuantizer(nn.Module):
     @_QUIET
     def _quantize(self, weight: torch.Tensor, affine: Affine) -> tuple[torch.Tensor, torch.Tensor]:
         rows, k, beta, basis = _arrays(to_rows(self._node, weight), affine.k, affine.beta, self.basis)
-        codes, exponent = self.format.quantize(rows, k, beta, source=self.source, output=self.target, basis=basis)
+        codes, exponent = self.format.quantize(rows, k, beta, source=self.source, output=self.rounded_to, basis=basis)
         return torch.as_tensor(codes), torch.as_tensor(exponent).long()
 
     @torch.no_grad()

@@ -216,7 +216,7 @@ def _quantized_note(layer: QuantizedLayer) -> str:
 
 def _grid(quantizer: ActivationQuantizer) -> str:
     """Such as "uint8 2^-5": what an integer is, and what one step is worth; "4 levels of" it, of a table of levels."""
-    spec, table = quantizer.spec, quantizer.table
+    spec, table = quantizer.grid, quantizer.table
     is_curve = isinstance(quantizer.function, Curve)
     levels = "" if table is None or is_curve else f"{len(set(table.reached))} levels of "
     return levels + f"{'int' if spec.qmin < 0 else 'uint'}{spec.bits} 2^{spec.exponent}"

@@ -102,7 +102,7 @@ def why_no_float(network: ir.Model) -> str | None:
     if binary_blocks(network):
         return "a binary network holds none"
     weights = [layer.weight for layer in read_view(network).layers if is_trainable(layer)]
-    if get_json(network, TRAINING) and not all(weight.spec.holds_floats for weight in weights):
+    if get_json(network, TRAINING) and not all(weight.format.holds_floats for weight in weights):
         return "a network that was trained with another quantizer than fixed-point holds none"
     return None
 

@@ -66,17 +66,17 @@ def test_blocks_are_binary_and_nothing_else() -> None:
     _, model = bireal()
     layers = read_view(model).layers
     weighted = [layer for layer in layers if isinstance(layer, Weighted)]
-    kinds = [type(layer.weight.spec) for layer in weighted if is_trainable(layer)]
+    kinds = [type(layer.weight.format) for layer in weighted if is_trainable(layer)]
     assert kinds == [FixedPoint, *[Binary] * 3, FixedPoint, Binary, FixedPoint]
     for layer in weighted:
         source = layer.sources[0]
-        assert (source.spec == SIGNS and is_sign(source.grid)) == (layer.name in binary_layers(model))
+        assert (source.grid == SIGNS and is_sign(source.grid)) == (layer.name in binary_layers(model))
     adds = [layer for layer in layers if layer.op_type == "Add"]
     assert len(adds) == 4
     for add in adds:
-        assert all((q.spec.bits, q.spec.is_signed) == (8, True) for q in add.sources)
+        assert all((q.grid.bits, q.grid.is_signed) == (8, True) for q in add.sources)
         assert add.quantizer is not None
-        assert add.quantizer.spec.bits == 8
+        assert add.quantizer.grid.bits == 8
     assert functions(model) == [Binary.codes_op] * 5  # four calls and one definition
 
 
@@ -84,7 +84,7 @@ def test_every_channel_has_the_nominal_magnitude() -> None:
     _, model = bireal()
     for layer in binary(model):
         assert is_trainable(layer)
-        np.testing.assert_allclose(magnitudes(rows_of(layer)), 2.0**layer.weight.spec.exponent, rtol=TO_FLOAT32)
+        np.testing.assert_allclose(magnitudes(rows_of(layer)), 2.0**layer.weight.format.exponent, rtol=TO_FLOAT32)
     assert not RescaleChannels()(model).modified
 
 
@@ -137,7 +137,7 @@ def test_statistics_are_those_of_signs() -> None:
 
 def test_the_gradient_of_a_sign_is_a_piecewise_quadratics() -> None:
     _, model = bireal()
-    table = binary(model)[0].sources[0].grid
+    table = binary(model)[0].sources[0].grid_or_table
     quantizer = Quantizer(table, carries=False).train()
     x = torch.linspace(-2, 2, 65, requires_grad=True)
     y = quantizer(x)

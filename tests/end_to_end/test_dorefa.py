@@ -61,9 +61,9 @@ def test_inner_layers_alone_have_it(bits: int) -> None:
     assert (first.spec.bits, last.spec.bits) == (8, 8)
     assert len(inner) == 5
     for weight in inner:
-        assert isinstance(weight.spec, DoReFa)
-        assert weight.spec.bits == bits
-        assert set(weight.exponents.tolist()) == {weight.spec.exponent}
+        assert isinstance(weight.format, DoReFa)
+        assert weight.format.bits == bits
+        assert set(weight.exponents.tolist()) == {weight.format.exponent}
     assert functions(model) == [DoReFa.codes_op] * 6  # five calls and one definition
 
 
@@ -91,7 +91,7 @@ def test_what_is_final_holds_integers_only(bits: int) -> None:
 
 
 def _is_dorefa(weight: TrainableWeight) -> bool:
-    return isinstance(weight.spec, DoReFa)
+    return isinstance(weight.format, DoReFa)
 
 
 def _codes(model: ir.Model, name: str) -> np.ndarray:
@@ -99,7 +99,7 @@ def _codes(model: ir.Model, name: str) -> np.ndarray:
     assert is_trainable(layer)
     values = constant_array(layer.weight.values)
     assert values is not None
-    return dorefa_codes(to_rows(layer.node, values), layer.weight.spec.bits)
+    return dorefa_codes(to_rows(layer.node, values), layer.weight.format.bits)
 
 
 @pytest.mark.parametrize("build", NORMALIZED)
@@ -233,7 +233,7 @@ def test_the_verbs(tmp_path: Path) -> None:
     onnx.save_model(digits_model(), path)
     options: dict[str, Any] = {"weight_bits": 2, "activation_bits": 4, "quantizer": "dorefa", "batches": 1}
     qdq = qpipe.calibrate(path, "digits", tmp_path / "qdq.onnx", preprocess=PREPROCESS, **options)
-    assert [weight.spec.bits for weight in weights(qdq).values() if _is_dorefa(weight)] == [2, 2]
+    assert [weight.format.bits for weight in weights(qdq).values() if _is_dorefa(weight)] == [2, 2]
     # The written file is read as what it was, and runs.
     tuned = qpipe.finetune(tmp_path / "qdq.onnx", "digits", tmp_path / "tuned.onnx", lr=0.02, flip=False)
     assert functions(tuned) == [DoReFa.codes_op] * 3

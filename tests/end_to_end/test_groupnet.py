@@ -53,15 +53,15 @@ def test_bases_are_binary_on_one_grid_and_summed_exactly() -> None:
     for name in names:
         weight = layers[name].weight
         assert isinstance(weight, TrainableWeight)
-        assert isinstance(weight.spec, Binary)
-        assert is_sign(layers[name].sources[0].grid)
+        assert isinstance(weight.format, Binary)
+        assert is_sign(layers[name].sources[0].grid_or_table)
     # Of each block one table for what all its bases read, and one within each.
     assert sum(node.op_type == "Gather" for node in model.graph) == 2 * (1 + BASES)
     for block in binary_blocks(model):
         sums = [layers[name] for name in block.sums]
         totals = {add.quantizer.output for add in sums if add.quantizer is not None}
         inputs = [quantizer for add in sums for quantizer in add.sources]
-        bases = {quantizer.spec for quantizer in inputs if quantizer.output not in totals}
+        bases = {quantizer.grid for quantizer in inputs if quantizer.output not in totals}
         assert len(sums) == BASES - 1
         assert len(bases) == 1
         common = bases.pop()
@@ -69,9 +69,9 @@ def test_bases_are_binary_on_one_grid_and_summed_exactly() -> None:
         for add in sums:
             assert add.quantizer is not None
             # The sum of integers on these steps lies on them: nothing is rounded, and nothing cut off.
-            assert (add.quantizer.spec.exponent, add.quantizer.spec.qmax) == (common.exponent, 127)
-        assert layers[block.end].sources[0].spec.exponent == common.exponent or (
-            layers[block.end].sources[1].spec.exponent == common.exponent
+            assert (add.quantizer.grid.exponent, add.quantizer.grid.qmax) == (common.exponent, 127)
+        assert layers[block.end].sources[0].grid.exponent == common.exponent or (
+            layers[block.end].sources[1].grid.exponent == common.exponent
         )
 
 

@@ -78,7 +78,7 @@ def test_training_is_exact(layers: LayerTable, rounding: Rounding, rescaled: boo
 
 
 def specs(model: ir.Model) -> list[object]:
-    return [layer.weight.spec for layer in read_view(model).layers if is_trainable(layer)]
+    return [layer.weight.format for layer in read_view(model).layers if is_trainable(layer)]
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

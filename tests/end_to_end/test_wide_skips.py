@@ -156,9 +156,9 @@ def adds(model: ir.Model) -> list[QuantizedLayer]:
 def assert_widths(model: ir.Model, narrow: int, wide: int) -> None:
     """Every convolution but the first reads `narrow` bits; every operand of an Add has at least `wide`."""
     first, *inner = convolutions(model)
-    assert first.sources[0].spec.bits == 8
-    assert {layer.sources[0].spec.bits for layer in inner} == {narrow}
-    assert min(source.spec.bits for layer in adds(model) for source in layer.sources) == wide
+    assert first.sources[0].grid.bits == 8
+    assert {layer.sources[0].grid.bits for layer in inner} == {narrow}
+    assert min(source.grid.bits for layer in adds(model) for source in layer.sources) == wide
 
 
 ALL = [*EXPECTED, *(lambda net, build=build: build(net, True) for build in BUILDS)]
@@ -203,7 +203,7 @@ def test_stripped_it_is_as_if_there_had_been_no_skip(build: Build) -> None:
     for skip_bits in (None, 8):
         net, model = made(build)
         stripped(quantized(model, net.inputs(16), **W4A4, skip_bits=skip_bits))
-        widths.append([layer.sources[0].spec.bits for layer in convolutions(model)])
+        widths.append([layer.sources[0].grid.bits for layer in convolutions(model)])
     assert widths[0] == widths[1]
     assert all(layer.op_type != "QuantizeLinear" for layer in read_view(model).layers)
     executor = Executor(model)
@@ -215,8 +215,8 @@ def test_stripped_it_is_as_if_there_had_been_no_skip(build: Build) -> None:
 def specs(model: ir.Model) -> tuple[QuantSpec, QuantSpec]:
     """Of the first Add's skip: as it is carried, and as the first block's first convolution reads it."""
     source = convolutions(model)[1].sources[0]
-    (wide,) = {q.spec for q in adds(model)[0].sources} - {adds(model)[0].sources[0].spec}
-    return wide, source.spec
+    (wide,) = {q.grid for q in adds(model)[0].sources} - {adds(model)[0].sources[0].grid}
+    return wide, source.grid
 
 
 def test_fixed_ranges_are_those_of_each_width() -> None:

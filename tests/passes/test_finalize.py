@@ -60,7 +60,7 @@ def test_signs_zeros_and_biases() -> None:
     bias = first.node.inputs[2].producer()  # type: ignore[union-attr]
     assert bias is not None
     scale = constant_input(bias, 1)
-    np.testing.assert_array_equal(scale, first.weight.scales * np.float32(first.sources[0].spec.scale))
+    np.testing.assert_array_equal(scale, first.weight.scales * np.float32(first.sources[0].grid.scale))
     assert constant_input(bias, 0).dtype == np.int32  # type: ignore[union-attr]
 
 

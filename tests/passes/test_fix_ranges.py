@@ -40,10 +40,10 @@ def test_every_tensor_behind_the_first_weights_has_its_widths_range(bits: int) -
     InsertQuantizers(activation_bits=bits, layers=layers)(model)
     for quantizer in [layer.quantizer for layer in read_view(model).layers if layer.quantizer is not None]:
         width = fixed.get(str(quantizer.source.name))
-        if width is not None and quantizer.spec.needs_clip:
-            top = quantizer.spec.exponent + width - quantizer.spec.is_signed
+        if width is not None and quantizer.grid.needs_clip:
+            top = quantizer.grid.exponent + width - quantizer.grid.is_signed
             assert 2.0 ** (top - 1) < fixed_range(width) <= 2.0**top
-    assert read_view(model).inputs[0].spec.exponent == 1 - 7
+    assert read_view(model).inputs[0].grid.exponent == 1 - 7
 
 
 def test_it_needs_no_data() -> None:

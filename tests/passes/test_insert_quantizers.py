@@ -21,7 +21,7 @@ from support.run import run
 def specs(model: ir.Model) -> dict[str, QuantSpec]:
     view = read_view(model)
     quantizers = [*view.inputs, *(layer.quantizer for layer in view.layers if layer.quantizer is not None)]
-    return {str(q.source.name): q.spec for q in quantizers}
+    return {str(q.source.name): q.grid for q in quantizers}
 
 
 def test_grids_follow_from_the_ranges() -> None:
@@ -58,7 +58,7 @@ def test_the_written_weights_are_pair_safe(per_channel: bool) -> None:
                 values = constant_array(layer.weight.values)
                 rows = to_rows(layer.node, values)
                 codes = np.clip(np.round(rows / np.exp2(layer.weight.exponents[:, None])), -127, 127)
-                total += np.count_nonzero(pair_excess(codes, 2**15 // layer.sources[0].spec.stored_max))
+                total += np.count_nonzero(pair_excess(codes, 2**15 // layer.sources[0].grid.stored_max))
         unsafe.append(total)
     assert unsafe[0] == 0
     assert unsafe[1] > 0

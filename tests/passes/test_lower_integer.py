@@ -157,7 +157,7 @@ def test_pixels_for_a_network_of_channels_last(layout):
 @pytest.mark.parametrize("exponent", [-9, -6, -3, 0])
 def test_a_line_is_found_only_where_it_gives_the_table(settings, exponent):
     spec = finalized_on_grids(residual_network(), lambda: exponent + 7)
-    grid = read_view(spec).inputs[0].spec
+    grid = read_view(spec).inputs[0].grid
     preprocess = Preprocess(**settings)
     tables = code_tables(np.stack([preprocess.table(channel) for channel in range(3)]), grid)
     line = find_line(tables, grid)

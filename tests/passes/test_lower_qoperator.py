@@ -241,7 +241,7 @@ def test_two_quantizers_in_a_row_stay_two(step):
     nodes = ["c = Conv(x, w1)", "r = Relu(c)", "m = MaxPool<kernel_shape=[2, 2]>(r)", "y = Conv(m, w2)"]
     spec = finalized(quantized(float_model("net", (3, 8, 8), nodes, **w.constants)))
     pool = next(node for node in spec.graph if node.op_type == "MaxPool")
-    grid = read_view(spec).layers[0].quantizer.spec
+    grid = read_view(spec).layers[0].quantizer.grid
     moved = QuantSpec.unsigned(8, grid.exponent + step)
     insert_activation_quantizer(spec.graph, pool.inputs[0], moved, only=pool, suffix="moved")
     model = to_qoperator(spec)

@@ -24,7 +24,7 @@ builds = pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name
 
 def form(layer: QuantizedLayer) -> tuple[object, ...]:
     nodes = tuple(node.op_type for node in layer.nodes)
-    return (*nodes, len(layer.sources), layer.quantizer is not None and layer.quantizer.spec.is_signed)
+    return (*nodes, len(layer.sources), layer.quantizer is not None and layer.quantizer.grid.is_signed)
 
 
 @builds
@@ -83,7 +83,7 @@ def widened(build: Build) -> tuple[Network, ir.Model]:
 
 def requantize(model: ir.Model, value: ir.Value, reader: ir.Node, bits: int) -> None:
     """The same range in fewer bits, for one reader."""
-    spec = next(quantizer.spec for quantizer in quantizers(model) if quantizer.output is value)
+    spec = next(quantizer.grid for quantizer in quantizers(model) if quantizer.output is value)
     lost = spec.bits - bits
     narrow = (QuantSpec.signed if spec.is_signed else QuantSpec.unsigned)(bits, spec.exponent + lost)
     insert_activation_quantizer(model.graph, value, narrow, only=reader, suffix=str(reader.name))
@@ -104,7 +104,7 @@ def test_a_value_that_was_wider_for_the_skip_is_not_any_more() -> None:
     assert_exact(model, net.inputs())
     stripped(model)
     layers = [layer for layer in read_view(model).layers if layer.op_type == "Conv"]
-    assert [layer.sources[0].spec.bits for layer in layers] == [8, 4, 8, 4, 8]
+    assert [layer.sources[0].grid.bits for layer in layers] == [8, 4, 8, 4, 8]
     assert requantizations(model) == 0
     assert_exact(model, net.inputs())
     qpipe.export(model)
@@ -151,7 +151,7 @@ def test_a_bound_outlives_its_quantizer() -> None:
     y = net.relu6(norm_conv(net, net.op("Relu", norm_conv(net, x, 8, 8)), 8, 8), 0.75)
     model = quantized(net.model(net.head(net.op("Add", y, x), 8)), net.inputs())
     stripped(model)
-    *_, spec = (layer.quantizer.spec for layer in read_view(model).layers if layer.op_type == "Conv")
+    *_, spec = (layer.quantizer.grid for layer in read_view(model).layers if layer.op_type == "Conv")
     assert (spec.qmin, spec.qmax * spec.scale) == (0, 0.75)
     assert_exact(model, net.inputs())
 

@@ -27,7 +27,7 @@ def random_table(
     bounds = rng.choice(np.arange(before.stored_min + 1, before.stored_max + 1), levels - 1, replace=False)
     entries = steps[np.searchsorted(np.sort(bounds), np.arange(256), "right")]
     table = CodeTable(before, after, tuple(entries.tolist()))
-    return replace(table, after=table.reach) if narrow else table
+    return replace(table, grid=table.reach) if narrow else table
 
 
 def put_table(graph: ir.Graph, quantizer: ActivationQuantizer, table: CodeTable) -> None:
@@ -49,8 +49,8 @@ def put_tables(model: ir.Model, *, seed: int = 0) -> int:
     quantizers = [*view.inputs, *(layer.quantizer for layer in view.layers if layer.quantizer is not None)]
     chosen = [q for q in quantizers if q.source.producer() is None or q.source.producer().op_type not in CARRIERS]
     for index, quantizer in enumerate(chosen):
-        signed = quantizer.spec.is_signed or index % 3 == 1
-        table = random_table(quantizer.spec, rng, signed=signed, narrow=index % 3 == 2)
+        signed = quantizer.grid.is_signed or index % 3 == 1
+        table = random_table(quantizer.grid, rng, signed=signed, narrow=index % 3 == 2)
         put_table(model.graph, quantizer, table)
     ir.passes.common.RemoveUnusedNodesPass()(model)
     model.graph.sort()

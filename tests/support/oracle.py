@@ -29,10 +29,10 @@ def exact_codes(model: ir.Model, inputs: np.ndarray) -> Codes:
     found: Codes = {}
 
     def store(quantizer: ActivationQuantizer, y: torch.Tensor) -> None:
-        codes = (quantize(y, quantizer.before, torch) + quantizer.before.zero_point).numpy().astype(np.uint8)
+        codes = (quantize(y, quantizer.rounded_to, torch) + quantizer.rounded_to.zero_point).numpy().astype(np.uint8)
         codes = codes if quantizer.table is None else quantizer.table.array()[codes]
         found[str(quantizer.codes.name)] = codes
-        real[quantizer.output] = torch.from_numpy(codes).double().sub(quantizer.spec.zero_point) * quantizer.spec.scale
+        real[quantizer.output] = torch.from_numpy(codes).double().sub(quantizer.grid.zero_point) * quantizer.grid.scale
 
     for quantizer in view.inputs:
         store(quantizer, torch.from_numpy(inputs).double())
@@ -51,7 +51,7 @@ def _run(layer: QuantizedLayer, inputs: list[torch.Tensor]) -> torch.Tensor:
         scale = layer.weight.multiplier * np.exp2(layer.weight.exponent.astype(np.float64))
         axis = 0 if layer.op_type == "Conv" or layer.node.attributes.get_int("transB", 0) else 1
         shape = [-1 if i == axis else 1 for i in range(layer.weight.codes.ndim)]
-        bias = torch.from_numpy(layer.weight.bias * scale * layer.sources[0].spec.scale)
+        bias = torch.from_numpy(layer.weight.bias * scale * layer.sources[0].grid.scale)
         inputs = [*inputs, torch.from_numpy(layer.weight.codes * scale.reshape(shape)), bias]
     y = run(*inputs)
     activation = layer.activation
@@ -70,7 +70,7 @@ def units(spec: ir.Model) -> Mapping[str, float]:
     scales = {}
     for layer in read_view(spec).layers:
         if layer.quantizer is None and is_final(layer):
-            scales[str(layer.result.name)] = float(layer.weight.scales[0] * layer.sources[0].spec.scale)
+            scales[str(layer.result.name)] = float(layer.weight.scales[0] * layer.sources[0].grid.scale)
     return scales
 
 
@@ -96,5 +96,5 @@ def real_output(spec: ir.Model, expected: Codes, value: ir.Value) -> np.ndarray:
     if str(value.name) in expected:
         return expected[str(value.name)].astype(np.float32)
     quantizer = next(q.quantizer for q in read_view(spec).layers if q.result is value)
-    grid: QuantSpec = quantizer.spec
+    grid: QuantSpec = quantizer.grid
     return ((expected[str(quantizer.codes.name)].astype(np.float64) - grid.zero_point) * grid.scale).astype(np.float32)

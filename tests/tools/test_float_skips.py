@@ -24,7 +24,7 @@ def test_what_convolutions_read_is_rounded_and_nothing_else() -> None:
             layer, reads = step.layer, [values[value] for value in step.reads]
             executor.run(values, [step])
             for quantizer, x in zip(layer.sources, reads, strict=True):
-                on_grid = torch.equal(x, torch.round(x / quantizer.spec.scale) * quantizer.spec.scale)
+                on_grid = torch.equal(x, torch.round(x / quantizer.grid.scale) * quantizer.grid.scale)
                 if layer.is_weighted:
                     assert on_grid, layer.name
                 elif layer.op_type == "Add":

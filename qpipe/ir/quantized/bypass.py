@@ -58,7 +58,7 @@ def narrow(wide: ActivationQuantizer) -> list[ir.Value]:
     if readers is None or isinstance(wide.function, Curve):
         return []
     kept, *others = readers
-    if any((other.spec, other.table) != (kept.spec, kept.table) or other.output.is_graph_output() for other in others):
+    if any((other.grid, other.table) != (kept.grid, kept.table) or other.output.is_graph_output() for other in others):
         return []
     for other in others:
         other.output.replace_all_uses_with(kept.output)
@@ -88,17 +88,17 @@ def fuse_batch_norm(product: ir.Value) -> list[ir.Value]:
 
 def inherit_bound(first: ActivationQuantizer, second: ActivationQuantizer) -> None:
     """Cut the second's range as the first's was: at 0, and at a ReLU6's bound, which is a top that is not all ones."""
-    spec = first.before
+    spec = first.rounded_to
     if isinstance(first.function, Rectifier) and second.function is None:
         write_bound(_quantize_node(second), first.function.bound)
     if not spec.is_signed:
-        _set_range(second, second.before.clipped(spec.bound))
+        _set_range(second, second.rounded_to.clipped(spec.bound))
 
 
 def keep_apart(first: ActivationQuantizer, second: ActivationQuantizer) -> None:
     """Put a Clip that cuts nothing into the second, which reads the first: onnxruntime melts two that have none."""
     if not _has_clip(first) and not _has_clip(second):
-        _write_clip(second, second.before)
+        _write_clip(second, second.rounded_to)
 
 
 def _has_clip(quantizer: ActivationQuantizer) -> bool:
@@ -127,7 +127,7 @@ def _dequantize_node(node: ir.Node) -> ir.Node | None:
 
 
 def _set_range(quantizer: ActivationQuantizer, spec: QuantSpec) -> None:
-    if spec == quantizer.before:
+    if spec == quantizer.rounded_to:
         return
     if not _has_clip(quantizer):
         _write_clip(quantizer, spec)

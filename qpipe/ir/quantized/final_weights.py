@@ -18,11 +18,11 @@ def final_weight(layer: Weighted[TrainableWeight]) -> FinalWeight:
     """Codes, multiplier, exponent and bias of a Conv, Gemm or MatMul; a negative k has its sign in the codes."""
     weight = layer.weight
     rows: AnyArray = float_rows(layer)
-    codes = weight.spec.stored_codes(rows, weight.exponents, weight.basis_array)
+    codes = weight.format.stored_codes(rows, weight.exponents, weight.basis_array)
     integers = fit_layer(layer, codes)
     signed = codes * integers.sign[:, None]
     shape = tuple(weight.values.shape.numpy()) if weight.values.shape is not None else ()
-    return _final(to_weight(layer.node, signed, shape), weight.spec.code_bits, weight.exponents, integers)
+    return _final(to_weight(layer.node, signed, shape), weight.format.code_bits, weight.exponents, integers)
 
 
 def float_rows(layer: Weighted[TrainableWeight]) -> FloatArray:
@@ -34,14 +34,14 @@ def float_rows(layer: Weighted[TrainableWeight]) -> FloatArray:
 def fit_layer(layer: Weighted[TrainableWeight], codes: FloatArray) -> IntegerAffine[AnyArray]:
     """The integers of the affine map behind these codes `[C, K]`."""
     affine = read_affine(layer, len(codes))
-    source = layer.sources[0].spec
+    source = layer.sources[0].grid
     return fit(
         affine.k,
         affine.beta,
         affine.mean,
         weight_exponent=layer.weight.exponents,
         input_exponent=source.exponent,
-        output=None if layer.quantizer is None else layer.quantizer.before,
+        output=None if layer.quantizer is None else layer.quantizer.rounded_to,
         weight_sum=np.abs(codes).sum(axis=1, dtype=np.float64) * source.largest,
     )
 
@@ -52,7 +52,9 @@ def standalone_batch_norm(layer: RequantizedLayer) -> FinalWeight:
     In two dimensions, where there is no Conv, as a Gemm: a diagonal `[C, C]`.
     """
     k, beta, mean = batch_norm_parameters(layer)
-    codes, exponent, integers = fit_alone(k, beta, mean, source=layer.sources[0].spec, output=layer.quantizer.before)
+    codes, exponent, integers = fit_alone(
+        k, beta, mean, source=layer.sources[0].grid, output=layer.quantizer.rounded_to
+    )
     dims = rank(layer.node.inputs[0]) or 4
     weight = np.diag(codes) if dims == 2 else codes.reshape(-1, *([1] * (dims - 1)))
     return _final(weight, MULTIPLIER_BITS, exponent.astype(np.int64), integers)

@@ -18,7 +18,7 @@ def origin_of(view: View) -> str:
     """SHA-256 (hexadecimal) of a final graph's grids, weights, multipliers and biases, layer by layer."""
     digest = hashlib.sha256()
     for layer in view.layers:
-        grids = [quantizer.spec for quantizer in (*layer.sources, layer.quantizer) if quantizer is not None]
+        grids = [quantizer.grid for quantizer in (*layer.sources, layer.quantizer) if quantizer is not None]
         digest.update(f"{layer.op_type} {grids}\n".encode())
         if layer.quantizer is not None and layer.quantizer.table is not None:
             digest.update(f"{layer.quantizer.table}\n".encode())

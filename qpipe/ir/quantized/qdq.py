@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.spec import STORAGE_MAX, QuantSpec
-from qpipe.arith.table import SIZE, CodeTable, Grid
+from qpipe.arith.spec import SIGNED_ZERO_POINT, STORAGE_MAX, QuantSpec
+from qpipe.arith.table import SIZE, CodeTable, GridOrTable
 from qpipe.errors import ModelError
 from qpipe.nodes import (
     constant_array,
@@ -43,33 +43,33 @@ _UINT8 = ir.TensorType(ir.DataType.UINT8)
 
 @dataclass(frozen=True)
 class ActivationQuantizer:
-    """`source` (float) becomes `codes` (uint8, all done) on `spec`; `output` is what float consumers read.
+    """`source` (float) becomes `codes` (uint8, all done) on `grid`; `output` is what float consumers read.
 
-    table: what the codes that `source` is rounded to pass through, where there is one; its `after` is `spec`.
+    table: what the codes that `source` is rounded to pass through, where there is one; its grid is `grid`.
     """
 
     source: ir.Value
     codes: ir.Value
     output: ir.Value
-    spec: QuantSpec
+    grid: QuantSpec
     table: CodeTable | None = None
     function: ActivationFunction | None = None
     """The activation that range or table took the place of; None where there was none."""
 
     @property
-    def grid(self) -> Grid:
-        """`spec`, or the table before it."""
-        return self.table or self.spec
+    def grid_or_table(self) -> GridOrTable:
+        """`grid`, or the table before it."""
+        return self.table or self.grid
 
     @property
-    def before(self) -> QuantSpec:
-        """The grid that `source` is rounded to: `spec`, or what the table takes."""
-        return self.spec if self.table is None else self.table.before
+    def rounded_to(self) -> QuantSpec:
+        """The grid that `source` is rounded to: `grid`, or what the table takes."""
+        return self.grid if self.table is None else self.table.rounded_to
 
     @property
     def reach(self) -> QuantSpec:
-        """`spec` with the range that the codes can have."""
-        return self.spec if self.table is None else self.table.reach
+        """`grid` with the range that the codes can have."""
+        return self.grid if self.table is None else self.table.reach
 
     @property
     def basis(self) -> tuple[float, ...] | None:
@@ -79,13 +79,13 @@ class ActivationQuantizer:
     @property
     def bits(self) -> int:
         """The width of the range, or of an index into the table's levels."""
-        return self.spec.bits if self.table is None else self.table.bits
+        return self.grid.bits if self.table is None else self.table.bits
 
 
 def insert_activation_quantizer(
     graph: ir.Graph,
     value: ir.Value,
-    spec: Grid,
+    spec: GridOrTable,
     *,
     only: ir.Node | None = None,
     replaces: ir.Node | None = None,
@@ -104,7 +104,7 @@ def insert_activation_quantizer(
     source = value if replaces is None else replaces.inputs[0]
     assert source is not None
     shape = value.shape
-    before, after = (spec.before, spec.after) if isinstance(spec, CodeTable) else (spec, spec)
+    before, after = (spec.rounded_to, spec.grid) if isinstance(spec, CodeTable) else (spec, spec)
     scale, zero_point = _grid(graph, base, before)
     nodes = [ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{base}_quantize")]
     function = None if replaces is None else activation_of(replaces)
@@ -160,9 +160,9 @@ def _look_up(
         said = {"op": function.op_type, "domain": function.domain, **dict(function.parameters)}
         gather.metadata_props[FUNCTION] = json.dumps(said)
     name_value(gather.outputs[0], f"{base}_looked_up", _UINT8, codes.shape)
-    if not table.after.needs_clip:
+    if not table.grid.needs_clip:
         return [index, gather]
-    return [index, gather, clip_of_codes(graph, gather.outputs[0], table.after, f"{base}_level")]
+    return [index, gather, clip_of_codes(graph, gather.outputs[0], table.grid, f"{base}_level")]
 
 
 def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None:
@@ -177,12 +177,21 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
     gather = next((node for node in nodes if node.op_type == "Gather"), None)
     stored = nodes[0].metadata_props.get(BOUND)
     function = None if stored is None else Rectifier(float(json.loads(stored)))
+    at = len(nodes) if gather is None else nodes.index(gather)
+    rounded_to = _read_grid(nodes[0], nodes[:at])
+    if source.is_graph_input():
+        check_zero_point(nodes[0], rounded_to)
     if gather is None:
-        return ActivationQuantizer(source, codes, dequantize.outputs[0], _read_grid(nodes[0], nodes), None, function)
-    at = nodes.index(gather)
-    before, after = _read_grid(nodes[0], nodes[:at]), _read_grid(dequantize, nodes[at:])
-    table = _read_table(gather, before, after)
+        return ActivationQuantizer(source, codes, dequantize.outputs[0], rounded_to, None, function)
+    after = _read_grid(dequantize, nodes[at:])
+    table = _read_table(gather, rounded_to, after)
     return ActivationQuantizer(source, codes, dequantize.outputs[0], after, table, function or _read_curve(gather))
+
+
+def check_zero_point(quantize: ir.Node, grid: QuantSpec) -> None:
+    """ModelError where numbers are rounded with one that is odd: ties would go to odd. Copied codes have any."""
+    if not grid.is_standard:
+        raise ModelError(f"{describe(quantize)}: zero point {grid.zero_point}, expected 0 or {SIGNED_ZERO_POINT}")
 
 
 def _read_curve(gather: ir.Node) -> ActivationFunction | None:

@@ -12,11 +12,17 @@ from typing import Generic, TypeGuard, TypeVar
 
 import onnx_ir as ir
 
-from qpipe.arith.spec import SIGNED_ZERO_POINT, QuantSpec
+from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError, ModelError
 from qpipe.formats.base import TrainableWeight
 from qpipe.ir.graph.layers import Layer, group_layers
-from qpipe.ir.quantized.qdq import ActivationQuantizer, data_input, quantizer_nodes, read_activation_quantizer
+from qpipe.ir.quantized.qdq import (
+    ActivationQuantizer,
+    check_zero_point,
+    data_input,
+    quantizer_nodes,
+    read_activation_quantizer,
+)
 from qpipe.ir.quantized.view_weights import FinalWeight, read_weight
 from qpipe.nodes import describe
 from qpipe.ops import ActivationFunction, Rectifier, Role, activation_of
@@ -53,10 +59,12 @@ class RequantizedLayer(QuantizedLayer):
     quantizer: ActivationQuantizer
 
     @property
-    def target(self) -> QuantSpec:
+    def clipped_to(self) -> QuantSpec:
         """The grid that the result is rounded to, cut to what the layer's activation lets through."""
         clip = None if self.activation is None else activation_of(self.activation)
-        return self.quantizer.before.clipped(clip.bound) if isinstance(clip, Rectifier) else self.quantizer.before
+        return (
+            self.quantizer.rounded_to.clipped(clip.bound) if isinstance(clip, Rectifier) else self.quantizer.rounded_to
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +135,6 @@ def read_view(model: ir.Model) -> View:
     for quantizer in quantizers:
         by_source.setdefault(quantizer.source, []).append(quantizer)
     view = View(graph, inputs=[q for q in quantizers if q.source.is_graph_input()])
-    for quantizer in view.inputs:
-        _check_zero_point(quantizer)
     if not view.inputs:
         raise ModelError(
             "not a quantized model: no QuantizeLinear reads the graph's input; run `qpipe calibrate` first"
@@ -205,18 +211,11 @@ def _check_output(layer: Layer, outputs: list[ActivationQuantizer]) -> None:
     if outputs and layer.curve is not None:
         raise ModelError(f"{describe(layer.node)}: computes floats between quantizers, expected the table of it")
     if outputs and layer.role is not Role.CARRY:
-        _check_zero_point(outputs[0])
+        check_zero_point(_quantize_node(outputs[0]), outputs[0].rounded_to)
     if len(outputs) > 1:
         raise ModelError(f"{describe(layer.node)}: {len(outputs)} quantizers read its output, expected one")
     if not outputs and (layer.batch_norm is not None or layer.is_batch_norm):
         raise ModelError(f"{describe(layer.node)}: no quantizer after its BatchNormalization, expected one")
-
-
-def _check_zero_point(quantizer: ActivationQuantizer) -> None:
-    """Where numbers are rounded, an odd one would round ties to odd; copied codes, and a table's, have any."""
-    if not quantizer.before.is_standard:
-        node, zero = _quantize_node(quantizer), quantizer.before.zero_point
-        raise ModelError(f"{describe(node)}: zero point {zero}, expected 0 or {SIGNED_ZERO_POINT}")
 
 
 def _requantizations(
@@ -225,8 +224,8 @@ def _requantizations(
     """Quantizers that read one of these, directly or through another one."""
     for first in quantizers:
         for second in by_source.get(first.output, []):
-            if second.before != first.spec:
-                _check_zero_point(second)
+            if second.rounded_to != first.grid:
+                check_zero_point(_quantize_node(second), second.rounded_to)
             yield Requantization(_quantize_node(second), sources=(first,), quantizer=second)
             yield from _requantizations([second], by_source)
 

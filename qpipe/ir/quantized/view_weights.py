@@ -75,7 +75,7 @@ def _options(model: ir.Model, layer: Layer, source: ActivationQuantizer) -> Weig
     return WeightOptions(
         clip=next((float(clip) for clip in clips if isinstance(clip, int | float)), None),
         rounding=rounding if rounding in ("ceil", "nearest") else None,
-        pair_limit=None if waived else pair_limit(source.spec.stored_max),
+        pair_limit=None if waived else pair_limit(source.grid.stored_max),
     )
 
 

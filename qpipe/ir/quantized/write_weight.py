@@ -68,7 +68,7 @@ def write_weight(
     replace_constant(weight.values, to_weight(layer.node, stored, tuple(shape.numpy())))
     if weight.basis is not None and basis is not None:
         replace_constant(weight.basis, basis)
-    replace_constant(weight.scale, _scale(exponents, weight.spec))
+    replace_constant(weight.scale, _scale(exponents, weight.format))
 
 
 def _insert_quantizer(

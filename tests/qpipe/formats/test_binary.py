@@ -47,7 +47,7 @@ def test_zero_is_positive() -> None:
 def test_a_table_of_signs_is_known_as_one() -> None:
     for before in (QuantSpec.signed(8, -5), QuantSpec.signed(4, 0), QuantSpec.unsigned(8, -2)):
         assert is_sign(sign_table(before))
-        assert sign_table(before).after == SIGNS
+        assert sign_table(before).grid == SIGNS
     before = QuantSpec.signed(8, -5)
     flipped = CodeTable(before, SIGNS, tuple(256 - entry for entry in sign_table(before).entries))
     assert not is_sign(flipped)

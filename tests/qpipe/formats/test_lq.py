@@ -121,7 +121,7 @@ def test_the_first_basis_is_better_than_even_levels() -> None:
 def test_a_table_of_activations(bits: int) -> None:
     before = QuantSpec(-6, 0, 200)
     table = lq_table(first_activation_basis(2.5, 99.0, bits), before)
-    assert table.after == QuantSpec.unsigned(8, -6)
+    assert table.grid == QuantSpec.unsigned(8, -6)
     assert (table.entries[0], table.bits, len(set(table.reached))) == (0, bits, 2**bits)
     assert list(table.entries) == sorted(table.entries)
     assert max(table.entries) <= before.stored_max

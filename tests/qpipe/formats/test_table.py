@@ -55,7 +55,7 @@ def test_no_other_room_tells_formats_apart(file: Path) -> None:
     [
         "quantizer == 'dorefa'",
         "{'bireal', 'groupnet'}",
-        "isinstance(layer.weight.spec, FixedPoint)",
+        "isinstance(layer.weight.format, FixedPoint)",
         "isinstance(spec, int | lq.LQ)",
         "type(spec) is Binary",
         "match spec:\n    case DoReFa(bits=2):\n        pass",

@@ -74,7 +74,7 @@ def test_entries_are_the_nearest_integers_on_their_grid(name: str, before: Quant
     op, attributes, real = CURVES[name]
     largest = share * 2.0 ** (before.exponent + before.largest.bit_length())
     table = function_of(op, attributes).table(before, bits, largest)
-    after, codes = table.after, np.arange(before.stored_min, before.stored_max + 1)
+    after, codes = table.grid, np.arange(before.stored_min, before.stored_max + 1)
     x = (codes - before.zero_point) * before.scale
     y = real(torch.from_numpy(x).double()).numpy()
     in_steps = np.clip(y / after.scale, after.qmin, after.qmax)
@@ -201,7 +201,7 @@ def test_it_trains_and_evaluates_as_its_file(curve: Any, place: str) -> None:
 def test_one_that_stands_alone_is_a_table_behind_its_input_s_grid(curve: Any) -> None:
     op, attributes, _ = curve
     (layer,) = (x for x in read_view(trainable(op, attributes, ALONE)).layers if isinstance(x, Requantization))
-    assert layer.quantizer.before == layer.sources[0].spec
+    assert layer.quantizer.rounded_to == layer.sources[0].grid
     assert layer.function == function_of(op, attributes)
 
 

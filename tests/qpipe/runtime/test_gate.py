@@ -137,7 +137,7 @@ def test_extremes_have_both_ends():
 
 def test_patterns_reach_the_largest_sum_of_a_channel(spec):
     layer = read_view(spec).layers[0]
-    grid, weight = layer.sources[0].spec, layer.weight.codes.astype(np.int64)
+    grid, weight = layer.sources[0].grid, layer.weight.codes.astype(np.int64)
     codes = np.full((4, 3, 8, 8), grid.zero_point, np.uint8)
     draw_patterns(codes, layer, grid, 1, np.random.default_rng(0))
     padded = np.pad(codes, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=grid.zero_point).astype(np.int64) - 128

@@ -119,8 +119,8 @@ def test_dead_channels(options: dict[str, object]) -> None:
     output = read_view(alone).layers[0].quantizer
     assert output is not None
     values = run(finalized(alone), net.inputs(16))[0]
-    np.testing.assert_allclose(values[:, 1], 0.77, atol=output.spec.scale / 2)
-    np.testing.assert_allclose(values[:, 3], 0.6, atol=output.spec.scale / 2)
+    np.testing.assert_allclose(values[:, 1], 0.77, atol=output.grid.scale / 2)
+    np.testing.assert_allclose(values[:, 3], 0.6, atol=output.grid.scale / 2)
     assert model.graph.outputs[1].name == "constants_y"
 
 

@@ -61,7 +61,7 @@ def test_a_product_is_one_op_over_three_primitives(mode: BatchNormMode) -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=SUMMED_OTHERWISE * float(theirs.abs().max()))
     assert len(saved) == len(found) == 6
     for step, (x, w) in zip(network.products(), saved, strict=True):
-        scale = step.layer.sources[0].spec.scale
+        scale = step.layer.sources[0].grid.scale
         assert torch.equal(x / scale, (x / scale).round())
         assert torch.equal(w, step.module.weight_in_use())
 
@@ -166,7 +166,7 @@ def test_a_step_without_its_quantizer() -> None:
     x, _ = batch()
     network = Executor(plain_qdq())
     step = network.steps[1]
-    spec = step.layer.quantizer.spec  # type: ignore[union-attr]
+    spec = step.layer.quantizer.grid  # type: ignore[union-attr]
 
     def given() -> torch.Tensor:
         values = network.start(x)

@@ -62,7 +62,7 @@ def test_gradient_is_straight_through_within_the_range() -> None:
     found = y.detach()
     with torch.no_grad():
         np.testing.assert_array_equal(found, quantizer.eval()(x))
-    assert set(found.tolist()) == {(code - 128) * table.after.scale for code in table.reached}
+    assert set(found.tolist()) == {(code - 128) * table.grid.scale for code in table.reached}
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -87,11 +87,11 @@ def test_a_checkpoint_of_another_table_is_another_network() -> None:
 def test_the_view_keeps_both_grids() -> None:
     net, outputs = build(residual)
     model = quantized(net.model(*outputs), net.inputs())
-    before = [q.spec for layer in read_view(model).layers for q in layer.sources]
+    before = [q.grid for layer in read_view(model).layers for q in layer.sources]
     count = put_tables(model)
     found = [q for layer in read_view(model).layers for q in layer.sources]
-    assert [q.before for q in found] == before
+    assert [q.rounded_to for q in found] == before
     tables = {q.output: q.table for q in found if q.table is not None}
     assert len(tables) == count
-    assert all(q.spec == q.table.after for q in found if q.table is not None)
+    assert all(q.grid == q.table.grid for q in found if q.table is not None)
     assert {q.codes.dtype for q in found} == {ir.DataType.UINT8}

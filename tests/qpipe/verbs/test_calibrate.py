@@ -65,7 +65,7 @@ def test_one_seed_one_result_and_the_argument_stays() -> None:
 def test_widths_and_granularity() -> None:
     model = qpipe.calibrate(digits_model(), IMAGES, weight_bits=4, activation_bits=4, per_channel=False)
     weights = weights_of(model)
-    assert {name: weight.spec.bits for name, weight in weights.items()} == {
+    assert {name: weight.format.bits for name, weight in weights.items()} == {
         "conv1": 8,
         "conv2": 4,
         "conv3": 4,
@@ -73,7 +73,7 @@ def test_widths_and_granularity() -> None:
     }
     assert all(len(set(weight.exponents.tolist())) == 1 for weight in weights.values())
     view = read_view(model)
-    bits = {layer.name: layer.quantizer.spec.bits for layer in view.layers if layer.quantizer is not None}
+    bits = {layer.name: layer.quantizer.grid.bits for layer in view.layers if layer.quantizer is not None}
     assert bits["conv1"] == 4
     assert bits["conv2"] == 8, "a branch before an Add"
     assert bits["conv3"] == 8, "the last layer's input"
@@ -86,11 +86,11 @@ def test_single_layers_have_widths_and_clips_of_their_own() -> None:
     ]
     model = qpipe.calibrate(digits_model(), IMAGES, weight_bits=4, activation_bits=4, layers=layers)
     weights = weights_of(model)
-    assert {name: weight.spec.bits for name, weight in weights.items()} == {
+    assert {name: weight.format.bits for name, weight in weights.items()} == {
         "conv1": 3, "conv2": 6, "conv3": 3, "linear": 8,
     }  # fmt: skip
-    assert (weights["conv1"].spec.clip, weights["conv2"].spec.clip) == (DEFAULT_CLIP[3], 3.0)
-    bits = {layer.name: layer.quantizer.spec.bits for layer in read_view(model).layers if layer.quantizer is not None}
+    assert (weights["conv1"].format.clip, weights["conv2"].format.clip) == (DEFAULT_CLIP[3], 3.0)
+    bits = {layer.name: layer.quantizer.grid.bits for layer in read_view(model).layers if layer.quantizer is not None}
     assert (bits["conv1"], bits["conv2"]) == (4, 5)
     entries = get_json(model, "provenance")
     assert "conv*:weight_bits=3; conv2:weight_bits=6,activation_bits=5,weight_clip=3" in str(entries)
@@ -104,7 +104,7 @@ def test_roundings_of_activations(rounding: Literal["ceil", "nearest", "least-er
         for each in ("ceil", rounding)
     )
     pairs = zip(read_view(reference).layers, read_view(model).layers, strict=True)
-    distances = {a.quantizer.spec.exponent - b.quantizer.spec.exponent for a, b in pairs if a.quantizer and b.quantizer}
+    distances = {a.quantizer.grid.exponent - b.quantizer.grid.exponent for a, b in pairs if a.quantizer and b.quantizer}
     assert distances <= {"ceil": {0}, "nearest": {0, 1}, "least-error": {0, 1, 2, 3}}[rounding]
     assert (distances == {0}) == (rounding == "ceil")
 
@@ -117,9 +117,9 @@ def test_the_controls() -> None:
     assert not np.array_equal(values[0], values[1])
     assert not np.array_equal(values[0], values[2])
     view = read_view(first)
-    exponents = {layer.name: layer.quantizer.spec.exponent for layer in view.layers if layer.quantizer is not None}
+    exponents = {layer.name: layer.quantizer.grid.exponent for layer in view.layers if layer.quantizer is not None}
     assert (exponents["conv1"], exponents["conv2"], exponents["add"]) == (4 - 8, 4 - 7, 4 - 8)
-    assert view.inputs[0].spec == read_view(learned).inputs[0].spec
+    assert view.inputs[0].grid == read_view(learned).inputs[0].grid
     passes = [entry["pass"] for entry in get_json(first, "provenance")]  # type: ignore[index,call-overload,union-attr]
     assert passes == ["restore-batch-norm", "randomize-weights", "fix-ranges", "calibrate-percentile",
                       "insert-quantizers", "rescale-channels"]  # fmt: skip
@@ -192,7 +192,7 @@ def test_a_lower_percentile_gives_finer_grids() -> None:
     coarse, fine = (qpipe.calibrate(digits_model(), IMAGES, percentile=p) for p in (100, 60))
     pairs = zip(read_view(coarse).layers, read_view(fine).layers, strict=True)
     exponents = [
-        (a.quantizer.spec.exponent, b.quantizer.spec.exponent) for a, b in pairs if a.quantizer and b.quantizer
+        (a.quantizer.grid.exponent, b.quantizer.grid.exponent) for a, b in pairs if a.quantizer and b.quantizer
     ]
     assert all(a >= b for a, b in exponents)
     assert any(a > b for a, b in exponents)
@@ -208,7 +208,7 @@ def test_data_in_any_form_give_the_same_grids(data: object) -> None:
     found = qpipe.calibrate(digits_model(), data, batch_size=40, batches=1)  # type: ignore[arg-type]
     layers = zip(read_view(reference).layers, read_view(found).layers, strict=True)
     assert all(
-        a.quantizer == b.quantizer or a.quantizer.spec == b.quantizer.spec
+        a.quantizer == b.quantizer or a.quantizer.grid == b.quantizer.grid
         for a, b in layers
         if a.quantizer and b.quantizer
     )
@@ -216,7 +216,7 @@ def test_data_in_any_form_give_the_same_grids(data: object) -> None:
 
 def test_a_qdq_network_is_brought_to_another_width(stages: Path) -> None:
     again = qpipe.calibrate(stages / "net.qdq.onnx", "digits", weight_bits=4, batches=1)
-    assert {weight.spec.bits for weight in weights_of(again).values()} == {4, 8}
+    assert {weight.format.bits for weight in weights_of(again).values()} == {4, 8}
     assert get_json(again, "input_sha256") == hashlib.sha256((stages / "net.onnx").read_bytes()).hexdigest()
     assert get_object(again, "preprocess") == get_object(ir.load(stages / "net.qdq.onnx"), "preprocess")
     passes = [entry.name for entry in get_provenance(again)]

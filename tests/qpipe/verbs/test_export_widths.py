@@ -139,7 +139,7 @@ def test_any_mixture_of_widths(data: st.DataObject) -> None:
         for name, keys in LAYERS.items()
     }
     qdq = calibrated([{"match": name, **own} for name, own in widths.items()], data.draw(st.integers(0, 3)))
-    bits = {layer.name: layer.weight.spec.bits for layer in read_view(qdq).layers if isinstance(layer, Weighted)}
+    bits = {layer.name: layer.weight.format.bits for layer in read_view(qdq).layers if isinstance(layer, Weighted)}
     assert bits == {name: own["weight_bits"] for name, own in widths.items() if "weight_bits" in own}
     assert_exact(qdq, IMAGES)
     expected = run_all(open_session(finalized(qdq)), IMAGES)[0]

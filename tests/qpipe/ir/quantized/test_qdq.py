@@ -30,7 +30,7 @@ def test_it_is_the_definition_and_reads_back(spec: QuantSpec, where: str) -> Non
     insert_activation_quantizer(model.graph, value, spec)
     ir.passes.common.CheckerPass()(model)
     found = [read_activation_quantizer(node) for node in model.graph if node.op_type == "DequantizeLinear"]
-    assert [q.spec for q in found if q is not None] == [spec]
+    assert [q.grid for q in found if q is not None] == [spec]
     x = net.inputs(50, scale=8)
     expected = -dequantize(quantize(x, spec), spec) if where == "input" else dequantize(quantize(-x, spec), spec)
     np.testing.assert_array_equal(run(model, x)[0], expected)
@@ -89,9 +89,9 @@ def test_a_table_reads_back(after: QuantSpec) -> None:
     ir.passes.common.CheckerPass()(model)
     quantizer = read_activation_quantizer(next(node for node in model.graph if node.op_type == "DequantizeLinear"))
     assert quantizer is not None
-    assert (quantizer.grid, quantizer.spec, quantizer.before) == (table, after, table.before)
+    assert (quantizer.grid_or_table, quantizer.grid, quantizer.rounded_to) == (table, after, table.rounded_to)
     x = net.inputs(50, scale=8)
-    np.testing.assert_array_equal(run(model, x)[0], -table.levels()[table_index(x, table.before)])
+    np.testing.assert_array_equal(run(model, x)[0], -table.levels()[table_index(x, table.rounded_to)])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from qpipe.ir.quantized.qdq import insert_activation_quantizer
 from qpipe.ir.quantized.view import is_final, is_trainable, leading_to, read_view
+from qpipe.nodes import set_constant_input
 from support.networks import Network
 from support.quantize import finalized, quantized
 
@@ -35,25 +36,25 @@ def test_layers_between_their_quantizers() -> None:
     ]  # fmt: skip
     assert [layer.op_type for layer in view.tail] == ["Softmax"]
     by_name = {layer.name: layer for layer in view.layers}
-    widths = {name: by_name[name].weight.spec.bits for name in ("first", "depthwise", "branch")}  # type: ignore[union-attr]
+    widths = {name: by_name[name].weight.format.bits for name in ("first", "depthwise", "branch")}  # type: ignore[union-attr]
     assert widths == {"first": 8, "depthwise": 4, "branch": 4}
     last = view.layers[-1]
     assert last.quantizer is None
     assert view.results == [last.result]
     assert is_trainable(last)
-    assert not last.weight.spec.per_channel
+    assert not last.weight.format.per_channel
     assert len(set(last.weight.exponents.tolist())) == 1
 
 
 def test_the_pair_condition_is_the_inputs_and_not_a_depthwise_layers() -> None:
     limits = {
-        layer.name: layer.weight.spec.pair_limit
+        layer.name: layer.weight.format.pair_limit
         for layer in read_view(network()[1]).layers if is_trainable(layer)
     }  # fmt: skip
     assert limits["first"] == (2**15 - 1) // 255
     assert limits["depthwise"] is None
     free = read_view(network(cpu="vnni")[1])
-    assert [q.weight.spec.pair_limit for q in free.layers if is_trainable(q)] == [None] * 4
+    assert [q.weight.format.pair_limit for q in free.layers if is_trainable(q)] == [None] * 4
 
 
 @pytest.mark.parametrize("final", [False, True])
@@ -65,9 +66,9 @@ def test_a_saved_file_reads_back_the_same(tmp_path: Path, final: bool) -> None:
     assert ours.is_final == theirs.is_final == final
     assert [layer.name for layer in ours.layers] == [layer.name for layer in theirs.layers]
     for a, b in zip(ours.layers, theirs.layers, strict=True):
-        assert [q.spec for q in a.sources] == [q.spec for q in b.sources]
+        assert [q.grid for q in a.sources] == [q.grid for q in b.sources]
         if is_trainable(a) and is_trainable(b):
-            assert a.weight.spec == b.weight.spec
+            assert a.weight.format == b.weight.format
             np.testing.assert_array_equal(a.weight.exponents, b.weight.exponents)
         if is_final(a) and is_final(b):
             assert a.weight.bits == b.weight.bits
@@ -128,4 +129,16 @@ def test_a_norm_without_a_quantizer_behind() -> None:
     model = net.model(net.norm(net.conv("x", 3, 8, name="c"), 8))
     insert_activation_quantizer(model.graph, model.graph.inputs[0], QuantSpec.signed(8, -4))
     with pytest.raises(ModelError, match="Conv 'c': no quantizer after its BatchNormalization"):
+        read_view(model)
+
+
+def test_what_is_rounded_has_a_zero_point_that_keeps_ties() -> None:
+    """Only a table's codes, and what copies them, have another one."""
+    net = Network(3, 8, 8)
+    model = quantized(net.model(net.head(net.op("Relu", net.conv("x", 3, 8)), 8)), net.inputs())
+    quantizer = read_view(model).layers[0].quantizer
+    assert quantizer is not None
+    for node in (quantizer.output.producer(), quantizer.source.consumers()[0]):
+        set_constant_input(node, 2, np.array(9, np.uint8))
+    with pytest.raises(ModelError, match="zero point 9, expected 0 or 128"):
         read_view(model)

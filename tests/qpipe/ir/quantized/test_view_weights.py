@@ -28,7 +28,7 @@ def network(**options: object) -> ir.Model:
 
 def specs(model: ir.Model) -> dict[str, FixedPoint]:
     layers = read_view(model).layers
-    return {layer.name: layer.weight.spec for layer in layers if is_trainable(layer)}
+    return {layer.name: layer.weight.format for layer in layers if is_trainable(layer)}
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

@@ -51,7 +51,7 @@ def by_hand(
     def grid(position: int, y: torch.Tensor) -> torch.Tensor:
         quantizer = twin.steps[position].quantizer
         assert quantizer is not None
-        return fake_quantize(y, quantizer.spec)
+        return fake_quantize(y, quantizer.grid)
 
     def norm(layer: WeightedLayer | nn.BatchNorm2d, y: torch.Tensor) -> torch.Tensor:
         gamma, beta = (layer.gamma, layer.beta) if isinstance(layer, WeightedLayer) else (layer.weight, layer.bias)
@@ -65,7 +65,7 @@ def by_hand(
         return F.conv2d(y, quantized[index], stride=stride, padding=1)
 
     first, second = module.adaptors
-    stem = norm(layers[0], conv(0, fake_quantize(x, twin.input_quantizer.spec)))
+    stem = norm(layers[0], conv(0, fake_quantize(x, twin.input_quantizer.grid)))
     o1 = conv(1, grid(0, stem))
     o2 = conv(2, grid(1, norm(layers[1], o1)))
     o3 = conv(3, grid(2, norm(layers[2], o2)), stride=2)

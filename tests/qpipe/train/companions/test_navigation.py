@@ -84,9 +84,9 @@ def test_the_quantizer_before_is_a_requantization() -> None:
     network, blocks = wide_skips()
     found = input_quantizer(network, step_with(network, str(blocks[0].layers[0].name)))
     assert found is not None
-    assert found.spec.bits == 4
+    assert found.grid.bits == 4
     assert network.steps[0].quantizer is not None
-    assert network.steps[0].quantizer.spec.bits == 8
+    assert network.steps[0].quantizer.grid.bits == 8
 
 
 def test_the_quantizer_before_what_carries() -> None:

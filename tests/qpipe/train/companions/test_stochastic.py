@@ -225,9 +225,9 @@ def test_what_is_not_drawn_is_before_its_rounding(quantizer: str) -> None:
             assert isinstance(layer.quantizer.format, DoReFa) == (quantizer == "dorefa")
             assert torch.equal(raw, layer.weight) == (quantizer == "fixed-point")
             assert torch.equal(layer.weight_in_use(), raw) == bool(ratio)
-            steps = inputs[step] / source.spec.scale
+            steps = inputs[step] / source.grid.scale
             assert torch.equal(steps, steps.round()) != bool(ratio)
-            beyond[bool(ratio)] |= bool((steps > source.spec.qmax).any())
+            beyond[bool(ratio)] |= bool((steps > source.grid.qmax).any())
             assert steps.min() == 0  # the ReLU stays
     assert beyond == [False, True]  # nor is it clipped
 

@@ -35,7 +35,7 @@ def test_an_activations_ratio_is_that_of_its_quantizer_behind_the_relu() -> None
     executor = small_executor()
     found = dict(zip(dict(executor.named_quantizers()), activation_noise(executor, INPUTS), strict=True))
     x = torch.cat(INPUTS)
-    spec = dict(executor.named_quantizers())["input"].spec
+    spec = dict(executor.named_quantizers())["input"].grid
     on_grid = (x / spec.scale).round().clamp(spec.qmin, spec.qmax) * spec.scale
     # Sums of three batches in another order.
     assert found["input"].item() == pytest.approx(
