@@ -24,7 +24,7 @@ from results import Results, Row, rounded
 
 from qpipe.data import Preprocess, open_data
 from qpipe.progress import reporting, track
-from qpipe.runtime.cpu import describe
+from qpipe.runtime.cpu import this_cpu
 from qpipe.runtime.memory import peak_rss
 from qpipe.runtime.session import open_session, run_batches, single_input
 
@@ -132,7 +132,7 @@ def main(
     if contestant is not None and inputs is not None:
         run_contestant(contestant, model, inputs, batch_size)
         return
-    typer.echo(describe())
+    typer.echo(this_cpu().describe())
     names = tuple(each for each in CONTESTANTS if ours or each != "qpipe")
     results = Results(name)
     counts = [int(count) for count in images.split(",")]

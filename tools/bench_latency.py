@@ -21,7 +21,7 @@ from qpipe.data import Preprocess, open_data
 from qpipe.errors import ModelError
 from qpipe.progress import reporting
 from qpipe.runtime.accuracy import measure_accuracy
-from qpipe.runtime.cpu import describe
+from qpipe.runtime.cpu import this_cpu
 from qpipe.runtime.latency import measure_latency
 from qpipe.runtime.memory import measure_memory
 from qpipe.runtime.session import open_session
@@ -129,7 +129,7 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     sizes = [int(size) for size in batch_sizes.split(",")]
     results = Results(name)
-    typer.echo(describe())
+    typer.echo(this_cpu().describe())
     networks = [resnet18(folder)]
     if model.exists() and data.exists():
         networks.insert(0, resnet20(model, data, count=5, size=100))

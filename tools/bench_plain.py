@@ -19,7 +19,7 @@ import qpipe
 from passes.strip_skips import StripSkips
 from qpipe.errors import QpipeError
 from qpipe.progress import reporting
-from qpipe.runtime.cpu import describe
+from qpipe.runtime.cpu import this_cpu
 from qpipe.verbs.bench import BenchReport
 
 
@@ -81,7 +81,7 @@ def main(
         onnx.save(resnet18_like.build(), like_resnet18)
     networks = {"ResNet-20, 32x32": (model, 32), "ResNet-18-like, 224x224": (like_resnet18, 224)}
     results = Results(name)
-    typer.echo(describe())
+    typer.echo(this_cpu().describe())
     with reporting():
         for title, (path, image_size) in networks.items():
             files = export_both(path, image_size, folder)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qpipe.ir.files.save import atomic_path
-from qpipe.runtime.cpu import describe
+from qpipe.runtime.cpu import this_cpu
 
 Row = Mapping[str, str | float | int | None]
 ORIGIN = ("cpu", "command", "versions")
@@ -60,7 +60,7 @@ class Results:
         path = folder / f"{self.name}.json"
         content = {
             "benchmark": self.name,
-            "cpu": describe(),
+            "cpu": this_cpu().describe(),
             "command": shlex.join(["python", *sys.argv]),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             **({"earlier": self.earlier} if self.earlier else {}),
@@ -68,7 +68,7 @@ class Results:
         }
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        Console().print(f"{describe()}; written to {path}")
+        Console().print(f"{this_cpu().describe()}; written to {path}")
         return path
 
 

@@ -4,16 +4,17 @@ The models run batch by batch on the same images, so that nothing is kept but co
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from qpipe.data import Batch
 from qpipe.errors import DataError, ModelError
-from qpipe.runtime.outputs import BatchLike, Output, integers_equal, run_batch
-from qpipe.runtime.session import AnyModel, Array, open_session, session_name
+from qpipe.runtime.outputs import Output, integers_equal, run_batch
+from qpipe.runtime.session import AnyModel, Array, as_session, session_name
 
 TOP: Final = 5
 
@@ -41,10 +42,6 @@ class AccuracyReport:
     models: tuple[ModelAccuracy, ...]
     different: tuple[tuple[int, ...], ...]
 
-    def integers_equal(self, models: Sequence[int]) -> bool:
-        """Whether these models (by position) gave exactly the same outputs, as fixed point, on every image."""
-        return all(self.different[one][other] == 0 for one in models for other in models)
-
 
 @dataclass
 class _Tally:
@@ -55,22 +52,22 @@ class _Tally:
     top5: int = 0
     agreed: int = 0
     largest_difference: float = 0.0
-    classes: int = field(default=0)
+    classes: int = 0
 
 
 def measure_accuracy(
-    models: Sequence[AnyModel | ort.InferenceSession], batches: Iterable[BatchLike], *, threads: int | None = None
+    models: Sequence[AnyModel | ort.InferenceSession], batches: Iterable[Batch], *, threads: int | None = None
 ) -> AccuracyReport:
     """Run every model on every batch and count.
 
     Models take float32 inputs or uint8 pixels, and give float or int32 logits [N, classes] (trailing dimensions of one
     are dropped). The class is the first output's largest value, the first of equals; or the integer [N] that it is
-    itself. Raises DataError where there are
-    no images, labels are missing for a part of them, or a label has no class; ModelError as the session does.
+    itself. Raises DataError where there are no images, labels are missing for a part of them, or a label has no class;
+    ModelError as the session does.
     """
     if not models:
         raise ModelError("no models to measure; expected one or more")
-    tallies = [_Tally(_session(model, threads)) for model in models]
+    tallies = [_Tally(as_session(model, threads)) for model in models]
     different = np.zeros((len(models), len(models)), np.int64)
     count, labelled = 0, 0
     for batch in batches:
@@ -92,10 +89,6 @@ def measure_accuracy(
     different += different.T
     figures = tuple(_figures(tally, count, labelled > 0) for tally in tallies)
     return AccuracyReport(count, figures, tuple(tuple(int(value) for value in row) for row in different))
-
-
-def _session(model: AnyModel | ort.InferenceSession, threads: int | None) -> ort.InferenceSession:
-    return model if isinstance(model, ort.InferenceSession) else open_session(model, threads=threads)
 
 
 def _scores(output: Output) -> Array:

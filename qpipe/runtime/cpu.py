@@ -34,7 +34,10 @@ class Cpu:
 
     @property
     def has_vnni(self) -> bool:
-        """Whether it multiplies and adds four 8-bit pairs into int32 in one instruction, without saturation."""
+        """Whether it multiplies and adds four 8-bit pairs into int32 in one instruction, without saturation.
+
+        As AVX512-VNNI, AVX-VNNI and ARM's dot products do.
+        """
         return any(exact for flag, _, exact in _INSTRUCTION_SETS if flag in self.flags)
 
     @property
@@ -66,31 +69,17 @@ def this_cpu() -> Cpu:
     if platform.system() == "Linux":
         name, flags = parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     elif platform.system() == "Darwin":
-        name, flags = _sysctl()
+        name = _plain(_sysctl("machdep.cpu.brand_string"))
+        flags = frozenset(_sysctl("machdep.cpu.leaf7_features").lower().split())
+        if _sysctl("hw.optional.arm.FEAT_DotProd") == "1":
+            flags |= {"feat_dotprod"}
     return Cpu(name or _plain(platform.processor()) or platform.machine() or "unknown CPU", usable_cores(), flags)
 
 
-def has_vnni() -> bool:
-    """Whether this CPU adds 8-bit products without saturation: AVX512-VNNI, AVX-VNNI or ARM dot products."""
-    return this_cpu().has_vnni
-
-
-def describe() -> str:
-    """This CPU in one line, for tables and result files."""
-    return this_cpu().describe()
-
-
-def _sysctl() -> tuple[str, frozenset[str]]:
-    """Name and flags on macOS."""
-    keys = ["machdep.cpu.brand_string", "machdep.cpu.leaf7_features", "hw.optional.arm.FEAT_DotProd"]
-    found = {}
-    for key in keys:
-        result = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
-        found[key] = result.stdout.strip() if result.returncode == 0 else ""
-    flags = set(found[keys[1]].lower().split())
-    if found[keys[2]] == "1":
-        flags.add("feat_dotprod")
-    return _plain(found[keys[0]]), frozenset(flags)
+def _sysctl(key: str) -> str:
+    """What macOS says of its machine under this key; nothing where it has none."""
+    result = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def _plain(name: str) -> str:

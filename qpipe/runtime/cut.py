@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from qpipe.errors import ModelError
 from qpipe.ir.graph.ending import end_in
-from qpipe.ir.quantized.view import View, read_view
+from qpipe.ir.quantized.view import QuantizedLayer, View, read_view
 from qpipe.lowering.marks import CODES_OF, LAYOUT
 
 Array = npt.NDArray[Any]
@@ -38,10 +38,14 @@ class Tensor:
         return np.moveaxis(array, -1, 1) if self.is_nhwc and array.ndim > 2 else array
 
 
+def compared(layer: QuantizedLayer) -> ir.Value:
+    """The integers that a layer gives, or the floats of a last one."""
+    return layer.result if layer.quantizer is None else layer.quantizer.codes
+
+
 def spec_tensors(view: View) -> dict[str, Tensor]:
     """The QDQ graph's own quantized tensors in topological order, then what a last layer gives (float)."""
-    values = [quantizer.codes for quantizer in view.inputs]
-    values += [layer.result if layer.quantizer is None else layer.quantizer.codes for layer in view.layers]
+    values = [*(quantizer.codes for quantizer in view.inputs), *map(compared, view.layers)]
     return {str(value.name): Tensor(str(value.name), value) for value in values}
 
 
@@ -96,10 +100,7 @@ def cut_apart(model: ir.Model, outputs: list[str], shapes: Mapping[str, tuple[in
     # The shapes that were inferred for another batch size would only be in the way.
     for node in copy.graph:
         for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None
-    for value in copy.graph.outputs:
-        value.shape = None
+            value.shape = None
     return copy
 
 

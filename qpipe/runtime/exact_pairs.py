@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from qpipe.ir.quantized.weight_codes import stored_weight
 from qpipe.nodes import constant_input, initializer
-from qpipe.runtime.cpu import has_vnni
+from qpipe.runtime.cpu import this_cpu
 from qpipe.runtime.session import open_session
 
 # int8 weights beyond ±64 become uint8 with zero point 128 when the session starts; without effect where it isn't x86.
@@ -22,7 +22,7 @@ _WEIGHT, _ZERO_POINT = 3, 5  # inputs of a QLinearMatMul
 
 def open_exact(model: ir.Model, *, threads: int | None = None) -> ort.InferenceSession:
     """Open `model` on kernels that don't saturate: where the CPU has VNNI the usual ones, else slower ones."""
-    if has_vnni():
+    if this_cpu().has_vnni:
         return open_session(model, threads=threads)
     copy = model.clone()
     # What onnxruntime's option (1.31) needs: that no two operators share a constant of int8, and that none is a

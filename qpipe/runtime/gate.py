@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.data import Preprocess
+from qpipe.data import Batch, Preprocess
 from qpipe.data.carried import carried_preprocess
 from qpipe.errors import LoweringError, ParityError
 from qpipe.ir.graph.ending import ending_in
@@ -29,9 +29,9 @@ from qpipe.ir.quantized.view import InnerWeighted, LastLayer, QuantizedLayer, Vi
 from qpipe.lowering.ends import result_scales
 from qpipe.ops import OPS, Product, product_of
 from qpipe.progress import track
-from qpipe.runtime.cut import Tensor, cut_apart, input_name, spec_tensors, tensors_of, with_outputs
+from qpipe.runtime.cut import Tensor, compared, cut_apart, input_name, spec_tensors, tensors_of, with_outputs
 from qpipe.runtime.exact_pairs import open_exact
-from qpipe.runtime.outputs import BatchLike, integers_equal, model_input, run_batch
+from qpipe.runtime.outputs import integers_equal, model_input, run_batch
 from qpipe.runtime.probes import ROUNDS, extremes, layer_probe
 from qpipe.runtime.session import fixed_batch, open_session
 
@@ -44,15 +44,6 @@ _PRODUCTS = frozenset({*(name for name, op in OPS.items() if isinstance(op, Prod
 FLOAT_OPS = _PRODUCTS | {f"Fused{name}" for name in _PRODUCTS}
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """A batch for both models: floats `[N, ...]` for the specification, pixels `[N, H, W, C]` for an integer file."""
-
-    inputs: Array
-    pixels: Array | None = None
-    labels: Array | None = None
-
-
 @dataclass
 class GateReport:
     """What was run: images of calibration data, rows of extreme inputs, rounds of single layers; integers compared."""
@@ -63,13 +54,9 @@ class GateReport:
     layer_rounds: int = 0
     integers: int = 0
 
-    def to_json(self) -> dict[str, int]:
-        """Plain values."""
-        return asdict(self)
-
 
 def run_gate(
-    spec: ir.Model, lowered: ir.Model, *, batches: Iterable[BatchLike] = (), seed: int = 0, pairs: str = "safe"
+    spec: ir.Model, lowered: ir.Model, *, batches: Iterable[Batch] = (), seed: int = 0, pairs: str = "safe"
 ) -> GateReport:
     """Run and compare; ParityError names the first layer, in topological order, with an integer that differs.
 
@@ -80,8 +67,8 @@ def run_gate(
     """
     gate = _Gate(spec, lowered, seed, pairs)
     check_fused(spec, gate.view)
-    gate.compare_whole(batches, "calibration")
-    gate.compare_whole(gate.extreme_inputs(), "extreme")
+    gate.report.images = gate.compare_whole(batches, "calibration")
+    gate.report.extreme_rows = gate.compare_whole([gate.extreme_inputs()], "extreme")
     gate.compare_layers()
     return gate.report
 
@@ -126,41 +113,34 @@ class _Gate:
         self.plain = self._open(spec if same else ending_in(spec, names), lowered)
         self.exposed = self._open(with_outputs(spec, self.targets), with_outputs(lowered, self.targets))
         self.shapes = self._shapes()
+        row = sum(math.prod(shape) for shape in self.shapes.values())
+        # Rows that one run takes: the model's own number, or as many as fit `ELEMENTS`.
+        self.size = fixed_batch(self.plain[0]) or max(1, min(MAX_BATCH, ELEMENTS // max(row, 1)))
         self.report = GateReport(tensors=len(self.targets))
 
-    def batch_size(self) -> int:
-        """Rows that one run takes: the model's own number, or as many as fit `ELEMENTS`."""
-        fixed = fixed_batch(self.plain[0])
-        row = sum(math.prod(shape) for shape in self.shapes.values())
-        return fixed or max(1, min(MAX_BATCH, ELEMENTS // max(row, 1)))
-
-    def compare_whole(self, batches: Iterable[BatchLike], kind: str) -> None:
-        """Outputs of both models as they are, and all their integers."""
-        size = self.batch_size()
+    def compare_whole(self, batches: Iterable[Batch], kind: str) -> int:
+        """Outputs of both models as they are, and all their integers; how many rows that were."""
+        rows = 0
         for batch in batches:
-            for piece in _pieces(batch, size):
+            for piece in _pieces(batch, self.size):
                 found = [self._run_exposed(session, piece) for session in self.exposed]
                 self._compare(found[0], found[1], kind)
                 self._compare_outputs(piece, kind)
-            if kind == "calibration":
-                self.report.images += len(batch.inputs)
-            else:
-                self.report.extreme_rows += len(batch.inputs)
+            rows += len(batch.inputs)
+        return rows
 
-    def extreme_inputs(self) -> Iterator[Inputs]:
+    def extreme_inputs(self) -> Batch:
         """Random and extreme integers as the network's input."""
-        quantizer = self.view.inputs[0]
         shape = (EXTREME_ROWS, *(int(size) for size in self.plain[0].get_inputs()[0].shape[1:]))
         if self.plain[1].get_inputs()[0].type == "tensor(uint8)":
             preprocess = carried_preprocess(self.lowered) or Preprocess()
             if preprocess.layout == "NCHW":
                 shape = (shape[0], *shape[2:], shape[1])
             pixels = extremes(shape, QuantSpec.unsigned(8, 0), self.rng)
-            yield Inputs(preprocess(pixels), pixels)
-        else:
-            grid = quantizer.rounded_to
-            codes = extremes(shape, grid, self.rng).astype(np.float32)
-            yield Inputs((codes - grid.zero_point) * np.float32(grid.scale))
+            return Batch(preprocess(pixels), pixels=pixels)
+        grid = self.view.inputs[0].rounded_to
+        codes = extremes(shape, grid, self.rng).astype(np.float32)
+        return Batch((codes - grid.zero_point) * np.float32(grid.scale))
 
     def compare_layers(self) -> None:
         """Each layer alone on random integers, on extremes, and on its weights' own patterns."""
@@ -171,8 +151,7 @@ class _Gate:
         for layer in self.view.layers:
             for quantizer in layer.sources:
                 readers[str(quantizer.codes.name)].append(layer)
-        size = self.batch_size()
-        shapes = {name: (size, *self.shapes[name][1:]) for name in quantizers if readers[name]}
+        shapes = {name: (self.size, *self.shapes[name][1:]) for name in quantizers if readers[name]}
         outputs = [name for name in self.targets if name not in {str(q.codes.name) for q in self.view.inputs}]
         sessions = self._open(*(cut_apart(model, outputs, shapes) for model in (self.spec, self.lowered)))
         tensors = [spec_tensors(self.view), self.lowered_tensors]
@@ -202,7 +181,7 @@ class _Gate:
         arrays = self.exposed[0].run(None, {value.name: zeros})
         return {name: array.shape for name, array in zip(self.targets, arrays, strict=True)}
 
-    def _run_exposed(self, session: ort.InferenceSession, batch: BatchLike) -> dict[str, Array]:
+    def _run_exposed(self, session: ort.InferenceSession, batch: Batch) -> dict[str, Array]:
         arrays = session.run(None, {session.get_inputs()[0].name: model_input(session, batch)})
         return dict(zip(self.targets, arrays, strict=True))
 
@@ -224,7 +203,7 @@ class _Gate:
                     f"inputs, by up to {largest:g}"
                 )
 
-    def _compare_outputs(self, batch: BatchLike, kind: str) -> None:
+    def _compare_outputs(self, batch: Batch, kind: str) -> None:
         for expected, found in zip(*(run_batch(session, batch) for session in self.plain), strict=True):
             wrong = int((~integers_equal(expected, found)).sum())
             if wrong:
@@ -238,23 +217,17 @@ def _owners(view: View) -> dict[str, str]:
     """Whose each tensor is, as messages say it."""
     owners = {str(q.codes.name): f"input '{q.source.name}'" for q in view.inputs}
     for layer in view.layers:
-        value = layer.result if layer.quantizer is None else layer.quantizer.codes
-        owners[str(value.name)] = f"{layer.op_type} '{layer.name}'"
+        owners[str(compared(layer).name)] = f"{layer.op_type} '{layer.name}'"
     return owners
 
 
-def _pieces(batch: BatchLike, size: int) -> Iterator[Inputs]:
+def _pieces(batch: Batch, size: int) -> Iterator[Batch]:
     for start in range(0, len(batch.inputs), size):
         part = np.arange(start, start + size)
         # The last one is filled up with its first rows, for models whose batch is fixed.
-        part = np.where(part < len(batch.inputs), part, start)
-        yield Inputs(batch.inputs[part], None if batch.pixels is None else batch.pixels[part])
+        yield batch.part(np.where(part < len(batch.inputs), part, start))
 
 
 def _feeds(session: ort.InferenceSession, codes: dict[str, Array], tensors: dict[str, Tensor]) -> dict[str, Array]:
-    wanted = {value.name: value.type for value in session.get_inputs()}
-    feeds = {}
-    for name, array in codes.items():
-        if input_name(name) in wanted:
-            feeds[input_name(name)] = tensors[name].to_own(array)
-    return feeds
+    wanted = {value.name for value in session.get_inputs()}
+    return {input_name(name): tensors[name].to_own(a) for name, a in codes.items() if input_name(name) in wanted}

@@ -17,9 +17,9 @@ from qpipe.progress import track
 from qpipe.runtime.session import (
     AnyModel,
     Array,
+    as_session,
     fixed_batch,
     input_dtype,
-    open_session,
     run_batches,
     session_name,
     single_input,
@@ -62,9 +62,7 @@ def measure_latency(
         raise RecipeError(f"repeats {repeats}, batch sizes {list(batch_sizes)}: expected numbers from 1")
     if not models:
         raise ModelError("no models to measure; expected one or more")
-    sessions = [
-        model if isinstance(model, ort.InferenceSession) else open_session(model, threads=threads) for model in models
-    ]
+    sessions = [as_session(model, threads) for model in models]
     latencies: list[Latency] = []
     for size in batch_sizes:
         feeds = [random_input(session, size) for session in sessions]
@@ -114,11 +112,5 @@ def _in_turn(
 
 def _latency(session: ort.InferenceSession, batch_size: int, own: list[float], first: list[float]) -> Latency:
     median, minimum = statistics.median(own), min(own)
-    return Latency(
-        session_name(session),
-        batch_size,
-        median,
-        minimum,
-        statistics.median(first) / median,
-        min(first) / minimum,
-    )
+    ratio, ratio_of_minima = statistics.median(first) / median, min(first) / minimum
+    return Latency(session_name(session), batch_size, median, minimum, ratio, ratio_of_minima)

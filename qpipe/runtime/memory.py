@@ -4,11 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import psutil
 
 from qpipe.errors import ModelError, QpipeError
@@ -20,10 +19,8 @@ RUNS: Final = 3
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """name: of the model; total: peak resident bytes of the process; before: resident bytes before it was opened."""
+    """total: peak resident bytes of the process that ran the model; before: resident bytes before it was opened."""
 
-    name: str
-    batch_size: int
     total: int
     before: int
 
@@ -59,19 +56,18 @@ def measure_memory(path: str | Path, batch_size: int = 1, *, threads: int | None
     if result.returncode:
         message = result.stderr.strip().splitlines()
         raise ModelError(message[-1] if message else f"{path}: the process that measures its memory ended early")
-    figures = json.loads(result.stdout)
-    return PeakMemory(str(path), batch_size, figures["total"], figures["before"])
+    return PeakMemory(**json.loads(result.stdout))
 
 
-def _measure_here(path: str, batch_size: int, threads: int | None) -> dict[str, int]:
+def _measure_here(path: str, batch_size: int, threads: int | None) -> PeakMemory:
     from qpipe.runtime.latency import random_input
 
     before = psutil.Process().memory_info().rss
     session = open_session(path, threads=threads)
-    feed: dict[str, np.ndarray[Any, Any]] = random_input(session, batch_size)
+    feed = random_input(session, batch_size)
     for _ in range(RUNS):
         session.run(None, feed)
-    return {"total": peak_rss(), "before": before}
+    return PeakMemory(peak_rss(), before)
 
 
 def _main(arguments: list[str]) -> int:
@@ -81,7 +77,7 @@ def _main(arguments: list[str]) -> int:
     except QpipeError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
-    sys.stdout.write(json.dumps(figures))
+    sys.stdout.write(json.dumps(asdict(figures)))
     return 0
 
 

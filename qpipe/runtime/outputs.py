@@ -6,33 +6,18 @@ The metadata key ``qpipe.io`` of an integer model is an object: `layout`, NHWC o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 from pydantic import TypeAdapter, ValidationError
 
+from qpipe.data import Batch
 from qpipe.errors import DataError, ModelError, first_problem
 from qpipe.runtime.session import Array, input_dtype, run_batches, session_name
 
 IO_KEY: Final = "qpipe.io"
-
-
-class BatchLike(Protocol):
-    """A part of the data: `inputs` float32 [N, ...], `labels` int64 [N], `pixels` uint8 [N, H, W, C]."""
-
-    @property
-    def inputs(self) -> Array:
-        """Preprocessed, float32 [N, ...]."""
-
-    @property
-    def labels(self) -> Array | None:
-        """Classes, int64 [N]."""
-
-    @property
-    def pixels(self) -> Array | None:
-        """What `inputs` were computed from, uint8 [N, H, W, C]."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +77,7 @@ def read_io(session: ort.InferenceSession) -> IntegerIO | None:
         raise ModelError(f"{_where(session)}: {first_problem(error)}") from None
 
 
-def model_input(session: ort.InferenceSession, batch: BatchLike) -> Array:
+def model_input(session: ort.InferenceSession, batch: Batch) -> Array:
     """What of `batch` this model takes: its preprocessed inputs, or its pixels in the model's layout."""
     if input_dtype(session) != np.uint8:
         return batch.inputs
@@ -104,28 +89,19 @@ def model_input(session: ort.InferenceSession, batch: BatchLike) -> Array:
     return batch.pixels if io.layout == "NHWC" else np.ascontiguousarray(batch.pixels.transpose(0, 3, 1, 2))
 
 
-def run_batch(session: ort.InferenceSession, batch: BatchLike) -> list[Output]:
+def run_batch(session: ort.InferenceSession, batch: Batch) -> list[Output]:
     """The model's outputs on one batch; ModelError where one is NaN or infinite, or fixed point without a scale."""
     arrays = next(run_batches(session, [model_input(session, batch)]))
     return [_output(session, value.name, array) for value, array in zip(session.get_outputs(), arrays, strict=True)]
 
 
 def _output(session: ort.InferenceSession, name: str, array: Array) -> Output:
-    if np.issubdtype(array.dtype, np.integer):
-        return Output(array, _scale(session, name))
+    io = read_io(session) if np.issubdtype(array.dtype, np.integer) else None
+    if io is not None and name not in io.scales:
+        raise ModelError(f"{_where(session)}: no scale for the integer output '{name}'")
     if not np.isfinite(array).all():
         raise ModelError(f"{session_name(session)}: output '{name}' has NaN or infinite values")
-    return Output(array)
-
-
-def _scale(session: ort.InferenceSession, name: str) -> float | None:
-    io = read_io(session)
-    if io is None:
-        return None
-    scale: Any = io.scales.get(name)
-    if scale is None:
-        raise ModelError(f"{_where(session)}: no scale for the integer output '{name}'")
-    return float(scale)
+    return Output(array, None if io is None else io.scales[name])
 
 
 def _where(session: ort.InferenceSession) -> str:

@@ -39,36 +39,29 @@ def open_session(
     model: AnyModel,
     *,
     threads: int | None = None,
-    spin: bool = False,
     optimize: bool = True,
-    profile: str | os.PathLike[str] | None = None,
     optimized_path: str | os.PathLike[str] | None = None,
     config: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> ort.InferenceSession:
     """Open `model` on the CPU.
 
-    threads: of one operator, all cores by default. spin: whether idle threads spin; sessions that spin in one process
-    take the cores from each other, so it is off. optimize: off runs the graph as it is written. profile: prefix of the
-    file that `session.end_profiling()` writes. optimized_path: where the optimized graph is written. config: further
-    entries of the session's configuration. name: what messages and tables call the model; by default its path. Raises
-    ModelError, one line that names the file.
+    threads: of one operator, all cores by default; idle ones don't spin, because sessions that spin in one process take
+    the cores from each other. optimize: off runs the graph as it is written. optimized_path: where the optimized graph
+    is written. config: further entries of the session's configuration. name: what messages and tables call the model;
+    by default its path. Raises ModelError, one line that names the file.
     """
     own_name, source = _name_and_source(model)
     name = name or own_name
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-    options.add_session_config_entry("session.inter_op.allow_spinning", str(int(spin)))
-    for key, value in (config or {}).items():
+    spinning = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
+    for key, value in (spinning | dict(config or {})).items():
         options.add_session_config_entry(key, value)
     if threads is not None:
         options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = os.fspath(profile)
     if optimized_path is not None:
         options.optimized_model_filepath = os.fspath(optimized_path)
     try:
@@ -77,6 +70,11 @@ def open_session(
         raise ModelError(f"{name}: onnxruntime can't open it: {_said(error)}") from error
     session.qpipe_name = name
     return session
+
+
+def as_session(model: AnyModel | ort.InferenceSession, threads: int | None) -> ort.InferenceSession:
+    """The session itself, or one of the model, in which an operator has so many threads."""
+    return model if isinstance(model, ort.InferenceSession) else open_session(model, threads=threads)
 
 
 def session_name(session: ort.InferenceSession) -> str:
@@ -106,16 +104,6 @@ def fixed_batch(session: ort.InferenceSession) -> int | None:
     """The batch size that is written into the model's only input, None where it is open."""
     shape = single_input(session).shape
     return shape[0] if shape and isinstance(shape[0], int) else None
-
-
-def run_all(session: ort.InferenceSession, array: Array, batch_size: int = 64) -> list[Array]:
-    """Run all rows of `array` in batches of `batch_size`; each output [N, ...] in the model's order."""
-    if batch_size < 1:
-        raise DataError(f"batch size {batch_size}: expected 1 or more")
-    if not len(array):
-        raise DataError(f"{session_name(session)}: no data to run; expected one row or more")
-    batches = (array[start : start + batch_size] for start in range(0, len(array), batch_size))
-    return [np.concatenate(parts) for parts in zip(*run_batches(session, batches), strict=True)]
 
 
 def run_batches(session: ort.InferenceSession, batches: Iterable[Array]) -> Iterator[list[Array]]:
@@ -169,6 +157,11 @@ def _run(session: ort.InferenceSession, batch: Array) -> list[Array]:
         outputs: list[Array] = session.run(None, {single_input(session).name: np.ascontiguousarray(batch)})
     except _ORT_ERRORS as error:
         raise ModelError(f"{session_name(session)}: onnxruntime can't run it: {_said(error)}") from error
+    for value, output in zip(session.get_outputs(), outputs, strict=True):
+        if not isinstance(output, np.ndarray) or output.dtype.kind not in "fiub":
+            raise ModelError(
+                f"{session_name(session)}: output '{value.name}' has type {value.type}; expected a tensor of numbers"
+            )
     return outputs
 
 
@@ -176,11 +169,10 @@ def _name_and_source(model: AnyModel) -> tuple[str, str | bytes]:
     """What messages call the model, and what onnxruntime opens: a path, or the serialized model."""
     if isinstance(model, bytes):
         return "model in memory", model
-    if isinstance(model, ir.Model):
+    if isinstance(model, ir.Model | onnx.ModelProto):
         name = f"model '{model.graph.name or 'without a name'}'"
-        return name, _serialize(ir.to_proto(ir.external_data.load_to_model(model.clone())), name)
-    if isinstance(model, onnx.ModelProto):
-        name = f"model '{model.graph.name or 'without a name'}'"
+        if isinstance(model, ir.Model):
+            model = ir.to_proto(ir.external_data.load_to_model(model.clone()))
         return name, _serialize(model, name)
     path = Path(model)
     if not path.is_file():

@@ -12,7 +12,7 @@ from qpipe.data import DataLike
 from qpipe.errors import OutputError, RecipeError
 from qpipe.ir.cost.liveness import ActivationPeak, activation_peak
 from qpipe.ir.files.save import check_output
-from qpipe.runtime import cpu
+from qpipe.runtime.cpu import this_cpu
 from qpipe.runtime.latency import Latency, measure_latency
 from qpipe.runtime.memory import PeakMemory, measure_memory
 from qpipe.runtime.session import open_session
@@ -124,7 +124,7 @@ def bench(
         rows.append(_row(runnables[position], latency, memory, peak, _top1(comparison, position)))
     images = None if comparison is None else comparison.images
     notes = () if source is None or source.split_note is None else (source.split_note,)
-    report = BenchReport(cpu.describe(), threads, tuple(rows), images, notes)
+    report = BenchReport(this_cpu().describe(), threads, tuple(rows), images, notes)
     if picture is not None:
         _draw(report, picture)
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import onnx
@@ -97,7 +98,7 @@ def export(
     else:
         compared = spec, lowered
     report = run_gate(*compared, batches=_images(spec, data, seed.seed), seed=seed.seed, pairs=certificate.pairs)
-    certificate.gate.update(report.to_json())
+    certificate.gate.update(asdict(report))
     store_certificate(lowered, certificate)
     # `validate` compares the integers of all that was made from one QDQ file.
     store_origin(lowered, read_view(spec))

@@ -14,7 +14,7 @@ from passes.insert_quantizers import InsertQuantizers
 from passes.lower_integer import LowerInteger
 from passes.normalize import normalize
 from qpipe.arith.weights import pair_excess, pair_limit
-from qpipe.data import Preprocess
+from qpipe.data import Batch, Preprocess
 from qpipe.data.carried import store_preprocess
 from qpipe.errors import LoweringError
 from qpipe.ir.files.load import load_model
@@ -22,7 +22,7 @@ from qpipe.ir.files.metadata import get_json
 from qpipe.ir.quantized.float_free import float_tensors
 from qpipe.ir.quantized.view import read_view
 from qpipe.lowering.integer_ends import code_tables, find_line
-from qpipe.runtime.gate import Inputs, run_gate
+from qpipe.runtime.gate import run_gate
 from support.networks import Weights, float_model
 from support.quantize import finalized, finalized_on_grids, quantized, to_integer
 from support.run import run
@@ -272,7 +272,7 @@ def test_a_pretrained_network(shared):
     Finalize()(model)
     integer, from_pixels = to_integer(model), to_integer(model, io="integer", layout="NHWC")
     assert float_tensors(integer) == float_tensors(from_pixels) == []
-    run_gate(model, integer, batches=[Inputs(preprocess(pixels[64:]))])
+    run_gate(model, integer, batches=[Batch(preprocess(pixels[64:]))])
     expected = run(model, preprocess(pixels))[0]
     (scale,) = get_json(from_pixels, "io")["scales"].values()
     np.testing.assert_array_equal(run(from_pixels, pixels)[0] * np.float32(scale), expected)

@@ -3,12 +3,13 @@
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import torch
 
 from qpipe.ir.files.metadata import get_object
 from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.runtime.exact_pairs import open_exact
-from qpipe.runtime.session import open_session
+from qpipe.runtime.session import open_session, run_batches
 from qpipe.train.executor import Executor
 from support.quantize import finalized
 
@@ -21,6 +22,12 @@ def run(model: ir.Model, inputs: np.ndarray, *, optimize: bool = True) -> list[n
     waived = (get_object(model, QUANTIZATION) or {}).get("cpu") == "vnni"
     session = open_exact(model, threads=1) if waived else open_session(model, threads=1, optimize=optimize)
     return session.run(None, {session.get_inputs()[0].name: inputs})
+
+
+def run_all(session: ort.InferenceSession, rows: np.ndarray, batch_size: int = 64) -> list[np.ndarray]:
+    """Outputs of all rows in batches of `batch_size`, each [N, ...]."""
+    batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    return [np.concatenate(parts) for parts in zip(*run_batches(session, batches), strict=True)]
 
 
 def run_as_written(model: ir.Model, **inputs: np.ndarray) -> list[np.ndarray]:

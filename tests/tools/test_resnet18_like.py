@@ -2,7 +2,8 @@ import numpy as np
 import onnx
 import resnet18_like
 
-from qpipe.runtime.session import open_session, run_all
+from qpipe.runtime.session import open_session
+from support.run import run_all
 
 
 def test_shapes_and_parameters_are_those_of_resnet18():

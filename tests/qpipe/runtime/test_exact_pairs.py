@@ -10,6 +10,7 @@ from qpipe.errors import ParityError
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.view import read_view
 from qpipe.runtime import exact_pairs
+from qpipe.runtime.cpu import Cpu
 from qpipe.runtime.exact_pairs import open_exact
 from qpipe.runtime.gate import run_gate
 from support.networks import Weights, float_model
@@ -19,6 +20,7 @@ from support.quantize import finalized, quantized
 INPUTS = np.random.default_rng(1).standard_normal((64, 3, 6, 6)).astype(np.float32)
 LOWERINGS = [None, LowerQOperator(cpu="vnni"), LowerQOperator(weights="uint8"), LowerInteger()]
 NAMES = ["qdq", "qoperator", "uint8", "integer"]
+WITHOUT_VNNI = Cpu("old", 1, frozenset({"avx2"}))
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def result(model: ir.Model) -> np.ndarray:
 @pytest.mark.parametrize("vnni", [None, False], ids=["this CPU", "as without VNNI"])
 def test_every_integer_operator_is_exact(spec, lowering, vnni, monkeypatch):
     if vnni is not None:
-        monkeypatch.setattr(exact_pairs, "has_vnni", lambda: vnni)
+        monkeypatch.setattr(exact_pairs, "this_cpu", lambda: WITHOUT_VNNI)
     problems = certify(read_view(spec)).problems
     assert [problem.split()[0] for problem in problems] == ["Conv", "Conv", "MatMul", "Gemm", "Gemm"]
     expected = exact_codes(spec, INPUTS)["y"]
@@ -68,7 +70,7 @@ def test_every_integer_operator_is_exact(spec, lowering, vnni, monkeypatch):
 
 
 def test_the_model_itself_stays_as_it_is(spec, monkeypatch):
-    monkeypatch.setattr(exact_pairs, "has_vnni", lambda: False)
+    monkeypatch.setattr(exact_pairs, "this_cpu", lambda: WITHOUT_VNNI)
     model = lowered(spec, LowerQOperator(cpu="vnni"))
     before = ir.to_proto(model).SerializeToString()
     open_exact(model)

@@ -5,11 +5,12 @@ import onnx_ir as ir
 import pytest
 
 from qpipe.arith.spec import QuantSpec
+from qpipe.data import Batch
 from qpipe.errors import LoweringError, ModelError, ParityError
 from qpipe.ir.quantized.view import read_view
 from qpipe.lowering.marks import CODES_OF
 from qpipe.runtime.cut import with_outputs
-from qpipe.runtime.gate import Inputs, check_fused, run_gate
+from qpipe.runtime.gate import check_fused, run_gate
 from qpipe.runtime.probes import draw_patterns, extremes, layer_probe
 from support.quantize import finalized, quantized, to_qoperator
 from support.zoo.residual import residual_network
@@ -37,7 +38,7 @@ def change(value: ir.Value, edit) -> None:
 
 def test_an_equal_model_passes(spec, lowered):
     images = np.random.default_rng(0).standard_normal((20, 3, 8, 8)).astype(np.float32)
-    report = run_gate(spec, lowered, batches=[Inputs(images)])
+    report = run_gate(spec, lowered, batches=[Batch(images)])
     assert (report.images, report.extreme_rows, report.layer_rounds) == (20, 16, 6)
     assert report.tensors == 7
     assert report.integers > 10_000

@@ -10,7 +10,7 @@ import pytest
 
 from qpipe.errors import ModelError
 from qpipe.ir.files.upgrade import IR_VERSIONS, OPSET, TWO_BIT_OPSET
-from qpipe.runtime.cpu import describe, has_vnni
+from qpipe.runtime.cpu import this_cpu
 from qpipe.runtime.session import open_session
 from support.networks import parse, scale_constants
 from support.saturating_kernel import exact_matmul, saturating_matmul_u8s8
@@ -220,10 +220,10 @@ def test_unsafe_pairs_are_exact_with_vnni_and_saturate_as_emulated_without(rows)
     weight = rng.integers(-127, 128, (64, 32)).astype(np.int8)
     exact, emulated = exact_matmul(x, weight), saturating_matmul_u8s8(x, weight)
     assert (exact != emulated).mean() > 0.4
-    if not has_vnni() and "AVX" not in describe():
-        pytest.skip(f"pairs are a matter of x86, and this is {describe()}")
+    if not this_cpu().has_vnni and "AVX" not in this_cpu().describe():
+        pytest.skip(f"pairs are a matter of x86, and this is {this_cpu().describe()}")
     model = integer_matmul(x.shape, weight)
-    np.testing.assert_array_equal(run(model, x=x), exact if has_vnni() else emulated)
+    np.testing.assert_array_equal(run(model, x=x), exact if this_cpu().has_vnni else emulated)
 
 
 def packed_model(dtype, low, high, opset, ir_version):

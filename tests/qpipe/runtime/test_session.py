@@ -1,13 +1,12 @@
-import json
-
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
 from qpipe.errors import DataError, ModelError
-from qpipe.runtime.session import fixed_batch, input_dtype, open_session, run_all, run_batches, session_name
+from qpipe.runtime.session import fixed_batch, input_dtype, open_session, run_batches, session_name
 from support.networks import parse
+from support.run import run_all
 from support.zoo.linear import linear_model
 
 WEIGHT = np.arange(6).reshape(3, 2)
@@ -66,16 +65,8 @@ def test_options_reach_onnxruntime(path, tmp_path):
     assert options.intra_op_num_threads == 1
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert [node.op_type for node in onnx.load(tmp_path / "o.onnx").graph.node] == ["MatMul"]
-    spinning = open_session(path, spin=True, config={"session.x64quantprecision": "1"}).get_session_options()
-    assert spinning.get_session_config_entry("session.intra_op.allow_spinning") == "1"
-    assert spinning.get_session_config_entry("session.x64quantprecision") == "1"
-
-
-def test_profile_names_the_nodes(path, tmp_path):
-    session = open_session(path, profile=tmp_path / "profile")
-    run_all(session, ROWS)
-    with open(session.end_profiling(), encoding="utf-8") as file:
-        assert any(event.get("args", {}).get("op_name") == "MatMul" for event in json.load(file))
+    precise = open_session(path, config={"session.x64quantprecision": "1"}).get_session_options()
+    assert precise.get_session_config_entry("session.x64quantprecision") == "1"
 
 
 def test_unreadable_models_are_one_line_with_the_name(tmp_path):
@@ -118,17 +109,12 @@ def test_failing_run_is_a_model_error(capfd):
         (ROWS[:, :2], r"takes float32 \[batch, 3\], the data are float32 \[7, 2\]"),
         (ROWS[:, :, None], r"takes float32 \[batch, 3\], the data are float32 \[7, 3, 1\]"),
         (ROWS.astype(np.uint8), r"takes float32 \[batch, 3\], the data are uint8 \[7, 3\]"),
-        (ROWS[:0], "no data to run"),
+        (ROWS[:0], r"takes float32 \[batch, 3\], the data are float32 \[0, 3\]"),
     ],
 )
 def test_data_that_do_not_fit(array, message):
     with pytest.raises(DataError, match=message):
-        run_all(open_session(linear_model(WEIGHT)), array)
-
-
-def test_batch_size_must_be_positive():
-    with pytest.raises(DataError, match="batch size 0: expected 1 or more"):
-        run_all(open_session(linear_model(WEIGHT)), ROWS, 0)
+        next(run_batches(open_session(linear_model(WEIGHT)), [array]))
 
 
 def test_models_with_two_inputs_are_refused():
@@ -141,6 +127,19 @@ def test_input_of_strings_is_refused():
     model = parse("(bool[1] x) => (bool[] y) { y = Identity(x) }")
     with pytest.raises(ModelError, match=r"input 'x' has type tensor\(bool\); expected numbers"):
         input_dtype(open_session(model))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("(float[N,3] x) => (seq(float[N,3]) y) { y = SequenceConstruct(x) }", "seq(tensor(float))"),
+        ("(float[N,3] x) => (string[N,3] y) { y = Cast<to=8>(x) }", "tensor(string)"),
+    ],
+)
+def test_an_output_that_is_no_tensor_of_numbers_is_refused(text, found):
+    with pytest.raises(ModelError) as caught:
+        run_all(open_session(parse(text)), ROWS)
+    assert str(caught.value) == f"model 'small': output 'y' has type {found}; expected a tensor of numbers"
 
 
 def test_fixed_batch_needs_an_output_row_for_each_input_row():

@@ -6,7 +6,7 @@ import pytest
 
 import qpipe
 from qpipe.errors import DataError, ModelError, OutputError, RecipeError
-from qpipe.runtime import cpu
+from qpipe.runtime.cpu import this_cpu
 from support.networks import float_model
 from support.zoo.residual import residual_network
 
@@ -14,7 +14,7 @@ from support.zoo.residual import residual_network
 def test_rows_are_ratios_to_the_first_model_at_each_batch_size(stages: Path) -> None:
     files = [str(stages / file) for file in ("net.onnx", "tuned.qdq.onnx", "net.int8.onnx")]
     report = qpipe.bench(files, batch_sizes=(1, 3), repeats=3, threads=1)
-    assert (report.cpu, report.threads) == (cpu.describe(), 1)
+    assert (report.cpu, report.threads) == (this_cpu().describe(), 1)
     assert [(row.name, row.batch_size) for row in report.rows] == [(file, size) for size in (1, 3) for file in files]
     assert [row.size for row in report.rows] == [Path(file).stat().st_size for file in files] * 2
     assert [row.kind for row in report.rows[:3]] == ["float", "QDQ, trainable", "qoperator"]
@@ -80,7 +80,7 @@ def test_a_picture_of_the_first_batch_size(stages: Path, tmp_path: Path) -> None
     assert second.size is not None
     assert f"{first.activation_kib:.3g} KiB" in words
     assert any(word.endswith(f" kB   {second.size / first.size:.2f}×") for word in words)
-    assert any(cpu.describe() in word for word in words)
+    assert any(this_cpu().describe() in word for word in words)
 
 
 def test_a_picture_of_models_in_memory_has_no_sizes(tmp_path: Path) -> None:

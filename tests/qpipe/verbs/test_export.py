@@ -19,8 +19,9 @@ from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import TRAINING, get_object, get_provenance, set_json
 from qpipe.ir.quantized.certify import check_certificate
 from qpipe.ir.quantized.view_weights import QUANTIZATION
-from qpipe.runtime.session import open_session, run_all
+from qpipe.runtime.session import open_session
 from support.quantize import finalized, quantized
+from support.run import run_all
 from support.zoo.residual import residual_network
 
 IMAGES = np.random.default_rng(1).standard_normal((8, 3, 8, 8)).astype(np.float32)

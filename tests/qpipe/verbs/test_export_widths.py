@@ -19,10 +19,10 @@ from qpipe.data.carried import store_preprocess
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import get_object
 from qpipe.ir.quantized.view import Weighted, read_view
-from qpipe.runtime.session import open_session, run_all
+from qpipe.runtime.session import open_session
 from support.networks import Weights, float_model
 from support.quantize import finalized, quantized
-from support.run import assert_exact
+from support.run import assert_exact, run_all
 from support.zoo.residual import residual_network
 
 IMAGES = np.random.default_rng(1).standard_normal((8, 3, 8, 8)).astype(np.float32)
