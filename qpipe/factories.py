@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from qpipe.errors import QpipeError, one_line
 
-_FORM: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# timm has a tag of the weights in a name, as in timm:resnet18.a1_in1k.
+_FORM: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*|timm:[\w.]+")
 
 
 def names_factory(text: str) -> bool:
-    """Whether a text has the form of one."""
+    """Whether a text has the form of one, or of a network of torchvision's or timm's."""
     return _FORM.fullmatch(text) is not None
 
 

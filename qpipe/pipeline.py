@@ -22,7 +22,7 @@ from pydantic import JsonValue
 
 import qpipe
 from qpipe.errors import OutputError, ParityError, one_line
-from qpipe.json_values import plain_rows, to_plain
+from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.progress import step
 from qpipe.recipe import Recipe, names_code
@@ -52,9 +52,7 @@ class Stage:
     def key(self) -> str:
         """The hash of the inputs as they are now, and of the arguments."""
         inputs = {name: spec if names_code(spec) else fingerprint(Path(spec)) for name, spec in self.inputs.items()}
-        arguments = to_plain(self.arguments)
-        assert isinstance(arguments, dict)
-        return stage_key(self.name, inputs, arguments)
+        return stage_key(self.name, inputs, to_plain(self.arguments))
 
 
 @dataclass(frozen=True)
@@ -232,8 +230,7 @@ def _validate_stage(recipe: Recipe, models: list[str], folder: Path) -> Stage:
 
     def run(_: Resumption) -> None:
         report = qpipe.validate(models, recipe.data.path, **arguments)
-        rows = plain_rows(report.rows)
-        write_json(output, {"ok": bool(report.ok), "rows": [dict(row) for row in rows]})
+        write_json(output, {"ok": report.ok, "rows": to_plain(report.rows)})
         if not report.ok:
             raise ParityError(f"{output}: files that must compute the same integers differ; see its rows")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -29,21 +29,20 @@ class _Task(Protocol):
     def finish(self, *, complete: bool) -> None: ...
 
 
-class _Reporter(Protocol):
-    def start(self, description: str, total: int | None, *, counted: bool) -> _Task: ...
+_Start = Callable[[str, int | None, bool], _Task]
+"""Begins to show a loop or stage: its description, the number of its items, and whether it has items at all."""
 
-
-_reporter: ContextVar[_Reporter | None] = ContextVar("qpipe_progress", default=None)
+_start: ContextVar[_Start | None] = ContextVar("qpipe_progress", default=None)
 
 
 @contextmanager
 def reporting() -> Iterator[None]:
     """Show the progress of every `track` and `step` inside the block, on stderr."""
-    token = _reporter.set(_BarReporter() if sys.stderr.isatty() else _LineReporter())
+    token = _start.set(_Bars().start if sys.stderr.isatty() else _LineTask)
     try:
         yield
     finally:
-        _reporter.reset(token)
+        _start.reset(token)
 
 
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -51,34 +50,33 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
 
     `total` is the number of items where `iterable` has no length of its own; without either there is no estimate.
     """
-    reporter = _reporter.get()
-    if reporter is None:
-        yield from iterable
-        return
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    task = reporter.start(description, total, counted=True)
-    complete = False
-    try:
+    with _shown(description, total, counted=True) as task:
         for item in iterable:
             yield item
-            task.advance()
-        complete = True
-    finally:
-        task.finish(complete=complete)
+            if task is not None:
+                task.advance()
 
 
 @contextmanager
 def step(description: str) -> Iterator[None]:
     """Show that a stage of unknown length runs: a spinner on a terminal, one plain line elsewhere."""
-    reporter = _reporter.get()
-    if reporter is None:
+    with _shown(description, None, counted=False):
         yield
+
+
+@contextmanager
+def _shown(description: str, total: int | None, *, counted: bool) -> Iterator[_Task | None]:
+    """What shows a loop or stage while it runs; None where nobody asked for it."""
+    start = _start.get()
+    if start is None:
+        yield None
         return
-    task = reporter.start(description, None, counted=False)
+    task = start(description, total, counted)
     complete = False
     try:
-        yield
+        yield task
         complete = True
     finally:
         task.finish(complete=complete)
@@ -91,19 +89,14 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-class _LineReporter:
-    def start(self, description: str, total: int | None, *, counted: bool) -> _Task:
-        if not counted:
-            print(f"{description} ...", file=sys.stderr, flush=True)
-        return _LineTask(description, total, counted)
-
-
 class _LineTask:
     def __init__(self, description: str, total: int | None, counted: bool) -> None:
         self.description, self.total, self.counted = description, total, counted
         self.done = 0
         self.begin = time.monotonic()
         self.due = self.begin + FIRST_LINE_SECONDS
+        if not counted:
+            print(f"{description} ...", file=sys.stderr, flush=True)
 
     def advance(self) -> None:
         self.done += 1
@@ -126,14 +119,14 @@ class _LineTask:
             print(f"{self.description}: done in {_duration(elapsed)}", file=sys.stderr, flush=True)
 
 
-class _BarReporter:
+class _Bars:
     """One rich display for all loops that run at a time; a loop inside a loop is a second bar of the same display."""
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
         self.running = 0
 
-    def start(self, description: str, total: int | None, *, counted: bool) -> _Task:
+    def start(self, description: str, total: int | None, counted: bool) -> _Task:
         if self.progress is None:
             self.progress = _new_progress()
             self.progress.start()
@@ -178,8 +171,8 @@ def _new_progress() -> Progress:
 
 
 class _BarTask:
-    def __init__(self, reporter: _BarReporter, progress: Progress, task: TaskID) -> None:
-        self.reporter, self.progress, self.task = reporter, progress, task
+    def __init__(self, bars: _Bars, progress: Progress, task: TaskID) -> None:
+        self.bars, self.progress, self.task = bars, progress, task
 
     def advance(self) -> None:
         self.progress.advance(self.task)
@@ -188,4 +181,4 @@ class _BarTask:
         if complete:
             done = self.progress.tasks[self.progress.task_ids.index(self.task)].completed
             self.progress.update(self.task, total=max(done, 1), completed=max(done, 1))
-        self.reporter.stop(self.task)
+        self.bars.stop(self.task)

@@ -25,7 +25,6 @@
 Paths are relative to the recipe's own folder. An unknown key is an error that suggests the near name.
 """
 
-import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from typing import Annotated, Self
 from pydantic import Field, Strict, model_validator
 
 from qpipe.errors import RecipeError, one_line
+from qpipe.factories import names_factory
 from qpipe.settings import (
     CalibrateSettings,
     DataSettings,
@@ -48,9 +48,6 @@ from qpipe.settings import (
 )
 from qpipe.settings.recipes import resolve
 from qpipe.settings.training import FLOAT_TEACHER, NO_TEACHER
-
-# digits, package.module:factory, torchvision:NAME and timm:NAME name code, not a file.
-_CODE = re.compile(r"digits|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class Recipe(SeedSettings):
@@ -100,8 +97,8 @@ class Recipe(SeedSettings):
 
 
 def names_code(spec: str) -> bool:
-    """Whether a model's or data's `path` names code (a factory, or built-in data) rather than a file."""
-    return _CODE.fullmatch(spec) is not None
+    """Whether a model's or data's `path` names code rather than a file: built-in data, a factory, a zoo's network."""
+    return spec == "digits" or names_factory(spec)
 
 
 def load_recipe(path: str | Path) -> Recipe:

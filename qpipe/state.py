@@ -79,9 +79,9 @@ def finished_stages(folder: Path) -> dict[str, Finished]:
     return _read(folder / STATE_FILE).finished
 
 
-def stage_key(stage: str, inputs: Mapping[str, str], arguments: Mapping[str, JsonValue]) -> str:
+def stage_key(stage: str, inputs: Mapping[str, str], arguments: JsonValue) -> str:
     """One hash of a stage's input fingerprints and arguments, and of qpipe's version."""
-    what = {"qpipe": qpipe.__version__, "stage": stage, "inputs": dict(inputs), "arguments": dict(arguments)}
+    what = {"qpipe": qpipe.__version__, "stage": stage, "inputs": dict(inputs), "arguments": arguments}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, frozenset[str] | None] = {
     "processes": FOUNDATION,
     "factories": FOUNDATION,
     "settings": FOUNDATION | {"arith", "formats"},
-    "recipe": FOUNDATION | {"settings"},
+    "recipe": FOUNDATION | {"settings", "factories"},
     "arith": FOUNDATION,
     "nodes": FOUNDATION,
     "formats": FOUNDATION | {"arith", "nodes"},

@@ -6,7 +6,7 @@ import typer
 from pydantic import JsonValue
 
 from qpipe.cli.options import JsonOption, OutputOption, QdqArgument, expand_settings
-from qpipe.cli.output import emit, metadata, print_line, print_table, size_text, working
+from qpipe.cli.output import emit, metadata, print_table, working
 from qpipe.json_values import plain_rows
 from qpipe.settings import ExportSettings, SeedSettings
 
@@ -32,6 +32,8 @@ def export(
       qpipe export resnet20.qdq.onnx --format qoperator -o resnet20.int8.onnx
       qpipe export resnet20.qdq.onnx --format integer --io integer -o resnet20.integer.onnx
     """
+    from rich.filesize import decimal
+
     import qpipe
     from qpipe.ir.cost.file_size import file_size
 
@@ -45,9 +47,9 @@ def export(
         # The operators of the other formats are integer ones, whatever runs them.
         fused = [str(row["layer"]) for row in rows if row["exact_in_float32"] is False]
         if settings.format == "qdq" and fused:
-            print_line(f"exact only where a runtime fuses them to integer kernels: {', '.join(fused)}")
-        print_line(gate_line(carried.get("certificate")))
-        print_line(f"wrote {output}, {size_text(size)}")
+            print(f"exact only where a runtime fuses them to integer kernels: {', '.join(fused)}")
+        print(gate_line(carried.get("certificate")))
+        print(f"wrote {output}, {decimal(size)}")
 
     emit(json, {"output": output, "size": size, "metadata": carried}, show)
 

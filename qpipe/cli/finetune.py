@@ -6,7 +6,7 @@ import typer
 from pydantic import JsonValue
 
 from qpipe.cli.options import DataOption, JsonOption, OutputOption, expand_settings
-from qpipe.cli.output import emit, metadata, print_line, working
+from qpipe.cli.output import emit, metadata, working
 from qpipe.json_values import plain_rows
 from qpipe.settings import CheckpointSettings, FinetuneSettings, PreprocessSettings, SeedSettings
 
@@ -56,11 +56,11 @@ def finetune(
 
     def show() -> None:
         if (line := stripped_line(qdq)) is not None:
-            print_line(line)
+            print(line)
         if (line := recipe_line(carried.get("training"))) is not None:
-            print_line(line)
-        print_line(phases_line(carried.get("training")))
-        print_line(f"wrote {output}")
+            print(line)
+        print(phases_line(carried.get("training")))
+        print(f"wrote {output}")
 
     emit(json, {"output": output, "metadata": carried}, show)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qpipe.cli.options import JsonOption, ModelArgument, expand_settings
-from qpipe.cli.output import cell, emit, print_line, print_table, working
+from qpipe.cli.output import cell, emit, print_table, working
 from qpipe.json_values import to_plain
 from qpipe.settings import TorchSettings
 
@@ -31,24 +31,24 @@ def inspect(model: ModelArgument, source: TorchSettings, json: JsonOption = Fals
 
 def _show(model: str, report: Mapping[str, Any]) -> None:
     """Facts first, then ops, then the nodes, and last what stands in the way."""
-    print_line(model)
+    print(model)
     for key, value in report.items():
         if key not in _TABLES:
-            print_line(f"  {key}: {cell(value)}")
+            print(f"  {key}: {cell(value)}")
     for key in ("inputs", "outputs"):
-        print_line(f"  {key}: {', '.join(map(_tensor, report[key]))}")
+        print(f"  {key}: {', '.join(map(_tensor, report[key]))}")
     print_table("ops", [{"op": op, "nodes": count} for op, count in report["ops"].items()])
     # Most models need no advice, and then the column would only take the room.
     unused = {"advice"} if not any(node["advice"] for node in report["nodes"]) else set()
     print_table("nodes", [{key: node[key] for key in node if key not in unused} for node in report["nodes"]])
-    print_line(", ".join(f"{role}: {count}" for role, count in report["roles"].items()))
+    print(", ".join(f"{role}: {count}" for role, count in report["roles"].items()))
     for problem in report["problems"]:
-        print_line(f"problem: {problem}")
+        print(f"problem: {problem}")
     changes = [node["name"] for node in report["nodes"] if node["advice"]]
     if changes:
-        print_line(f"no integer form as they stand ({len(changes)}): {', '.join(changes)}")
+        print(f"no integer form as they stand ({len(changes)}): {', '.join(changes)}")
     elif report["ready"] and report["kind"] == "float":
-        print_line("every node before the float tail has an integer form: `qpipe calibrate` takes it")
+        print("every node before the float tail has an integer form: `qpipe calibrate` takes it")
 
 
 def _tensor(tensor: Mapping[str, Any]) -> str:

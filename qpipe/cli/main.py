@@ -91,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MemoryError as error:
-        return _fail(f"out of memory{_detail(error)}; a smaller --batch-size needs less", BAD_INPUT)
+        detail = f" ({error})" if str(error) else ""
+        return _fail(f"out of memory{detail}; a smaller --batch-size needs less", BAD_INPUT)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", BAD_INPUT)
@@ -110,7 +111,3 @@ def _fail(message: str, status: int) -> int:
 def _help_of(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     return f"{context.command_path if context else 'qpipe'} --help"
-
-
-def _detail(error: BaseException) -> str:
-    return f" ({error})" if str(error) else ""

@@ -13,8 +13,6 @@ from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process
 from qpipe.progress import reporting
 
-Show = Callable[[], None]
-
 
 @contextlib.contextmanager
 def working() -> Iterator[None]:
@@ -28,7 +26,7 @@ def working() -> Iterator[None]:
         yield
 
 
-def emit(json: bool, payload: Mapping[str, Any], show: Show) -> None:
+def emit(json: bool, payload: Mapping[str, Any], show: Callable[[], None]) -> None:
     """Print `payload` as one JSON object, or have `show` print it for people; the main process alone does."""
     if not is_main_process():
         return
@@ -59,11 +57,6 @@ def print_table(title: str, rows: Sequence[Mapping[str, JsonValue]]) -> None:
         console.print(table)
 
 
-def print_line(text: str) -> None:
-    """Print one line as it is, without markup."""
-    print(text)
-
-
 def cell(value: JsonValue) -> str:
     """A value as a table shows it."""
     if value is None:
@@ -82,13 +75,6 @@ def cell(value: JsonValue) -> str:
     return value.replace("[", r"\[")
 
 
-def size_text(size: int) -> str:
-    """Bytes as people read them: 187.3 kB."""
-    from rich.filesize import decimal
-
-    return decimal(size)
-
-
 def metadata(model: Any) -> dict[str, JsonValue]:
     """What an `onnx_ir.Model` carries under `qpipe.`, without the prefix; JSON values are parsed."""
     prefix = "qpipe."
@@ -98,7 +84,9 @@ def metadata(model: Any) -> dict[str, JsonValue]:
 
 
 def _in_column(column: str, value: JsonValue) -> str:
-    return size_text(value) if column == "size" and isinstance(value, int) else cell(value)
+    from rich.filesize import decimal
+
+    return decimal(value) if column == "size" and isinstance(value, int) else cell(value)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -1,12 +1,13 @@
 """`qpipe run`: a whole pipeline from one recipe."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qpipe.cli.options import JsonOption
-from qpipe.cli.output import emit, print_line, print_table, working
-from qpipe.json_values import plain_rows, to_plain
+from qpipe.cli.output import emit, print_table, working
+from qpipe.json_values import plain_rows
 
 if TYPE_CHECKING:
     from qpipe.pipeline import PipelineReport
@@ -37,13 +38,10 @@ def run(
 
 def emit_report(json: bool, report: "PipelineReport") -> None:
     """Print a finished pipeline: its stages and the rows of its validation."""
-    stages = plain_rows(report.stages)
 
     def show() -> None:
-        print_table("stages", stages)
+        print_table("stages", plain_rows(report.stages))
         print_table("validation", report.rows)
-        print_line(f"all files are in {report.output}")
+        print(f"all files are in {report.output}")
 
-    payload = to_plain(report)
-    assert isinstance(payload, dict)
-    emit(json, payload, show)
+    emit(json, asdict(report), show)

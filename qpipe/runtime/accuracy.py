@@ -30,8 +30,8 @@ class ModelAccuracy:
     name: str
     top1: float | None
     top5: float | None
-    agreement: float
-    largest_difference: float
+    agreement: float | None
+    largest_difference: float | None
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from typing import Any, Final
 from qpipe import progress
 from qpipe.data import DataLike
 from qpipe.errors import OutputError, RecipeError
-from qpipe.ir.cost.liveness import ActivationPeak, activation_peak
+from qpipe.ir.cost.liveness import activation_peak
 from qpipe.ir.files.save import check_output
 from qpipe.runtime.cpu import this_cpu
-from qpipe.runtime.latency import Latency, measure_latency
-from qpipe.runtime.memory import PeakMemory, measure_memory
+from qpipe.runtime.latency import measure_latency
+from qpipe.runtime.memory import measure_memory
 from qpipe.runtime.session import open_session
 from qpipe.settings import BenchSettings
-from qpipe.verbs.comparison import Comparison, compare, open_common
+from qpipe.verbs.comparison import compare, open_common
 from qpipe.verbs.names import told_apart
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
@@ -117,11 +117,26 @@ def bench(
     peaks = [activation_peak(runnable.network, size) for size in sizes for runnable in runnables]
     comparison = None if source is None else compare(runnables, source, _BATCH_SIZE, settings.limit)
     rows = []
-    for index, latency in enumerate(latencies):
+    for index, (latency, memory, peak) in enumerate(zip(latencies, memories, peaks, strict=True)):
         position = index % len(runnables)
-        memory = (memories[index], memories[index - position])
-        peak = (peaks[index], peaks[index - position])
-        rows.append(_row(runnables[position], latency, memory, peak, _top1(comparison, position)))
+        runnable, first_peak = runnables[position], peaks[index - position]
+        rows.append(
+            BenchRow(
+                name=runnable.name,
+                kind=runnable.kind.value,
+                size=runnable.size,
+                batch_size=latency.batch_size,
+                median_ms=1000 * latency.median,
+                minimum_ms=1000 * latency.minimum,
+                speedup=latency.ratio,
+                peak_mib=memory / _MEBIBYTE,
+                memory_ratio=memory / max(memories[index - position], 1),
+                activation_kib=None if peak is None else peak.size / _KIBIBYTE,
+                activation_ratio=None if peak is None or first_peak is None else peak.size / max(first_peak.size, 1),
+                activation_node=None if peak is None else peak.node,
+                top1=None if comparison is None else comparison.figures[position].top1,
+            )
+        )
     images = None if comparison is None else comparison.images
     notes = () if source is None or source.split_note is None else (source.split_note,)
     report = BenchReport(this_cpu().describe(), threads, tuple(rows), images, notes)
@@ -136,44 +151,14 @@ def _check_picture(path: ModelPath | None, sources: Iterable[object]) -> None:
     check_output(path, sources=sources)
 
 
-def _memories(runnables: Sequence[Runnable], batch_sizes: Sequence[int], threads: int | None) -> list[PeakMemory]:
-    """In the order of the latencies: batch sizes, and within each the models."""
+def _memories(runnables: Sequence[Runnable], batch_sizes: Sequence[int], threads: int | None) -> list[int]:
+    """Bytes that each run adds, in the order of the latencies: batch sizes, and within each the models."""
     runs = [(size, runnable) for size in batch_sizes for runnable in runnables]
     memories = []
     for size, runnable in progress.track(runs, "measuring memory"):
         with runnable.file() as path:
-            memories.append(measure_memory(path, size, threads=threads))
+            memories.append(measure_memory(path, size, threads=threads).model)
     return memories
-
-
-def _row(
-    runnable: Runnable,
-    latency: Latency,
-    memory: tuple[PeakMemory, PeakMemory],
-    peak: tuple[ActivationPeak | None, ActivationPeak | None],
-    top1: float | None,
-) -> BenchRow:
-    """memory, peak: the model's own and the first one's."""
-    own, first = peak
-    return BenchRow(
-        name=runnable.name,
-        kind=runnable.kind.value,
-        size=runnable.size,
-        batch_size=latency.batch_size,
-        median_ms=1000 * latency.median,
-        minimum_ms=1000 * latency.minimum,
-        speedup=latency.ratio,
-        peak_mib=memory[0].model / _MEBIBYTE,
-        memory_ratio=memory[0].model / max(memory[1].model, 1),
-        activation_kib=None if own is None else own.size / _KIBIBYTE,
-        activation_ratio=None if own is None or first is None else own.size / max(first.size, 1),
-        activation_node=None if own is None else own.node,
-        top1=top1,
-    )
-
-
-def _top1(comparison: Comparison | None, position: int) -> float | None:
-    return None if comparison is None else comparison.figures[position].top1
 
 
 def _draw(report: BenchReport, path: ModelPath) -> None:

@@ -107,7 +107,8 @@ def calibrate(
     _to_float(network, name)
     normalize(network)
     pixels = preprocess_of(network, preprocess)
-    images = open_source(network, data, "train", pixels)
+    with about(name):
+        images = open_source(network, data, "train", pixels)
     store_preprocess(network, pixels)
     store_origin_file(network, model)
     table = LayerTable(tuple(LayerOptions(**entry.arguments()) for entry in layers.layers))

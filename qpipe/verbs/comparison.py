@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from passes.lower_integer import CUT_TAIL
 from qpipe import progress
@@ -19,22 +19,15 @@ from qpipe.verbs.runnable import Runnable
 from qpipe.verbs.sources import PreprocessLike, preprocess_of
 
 
-@dataclass(frozen=True)
-class Figures:
-    """Of one model; agreement and largest difference are None where its outputs mean something else."""
-
-    top1: float | None
-    top5: float | None
-    agreement: float | None
-    largest_difference: float | None
-
-
 @dataclass
 class Comparison:
-    """images: how many were run. figures: by position. different: on how many images two of one origin differ."""
+    """images: how many were run. figures: by position. different: on how many images two of one origin differ.
+
+    Agreement and largest difference are None for a model whose outputs mean something else than the first one's.
+    """
 
     images: int = 0
-    figures: dict[int, Figures] = field(default_factory=dict)
+    figures: dict[int, ModelAccuracy] = field(default_factory=dict)
     different: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def differ(self, one: int, other: int) -> int:
@@ -70,20 +63,19 @@ def compare(runnables: Sequence[Runnable], source: Source, batch_size: int, limi
     cut = [index for index, runnable in enumerate(runnables) if get_json(runnable.network, CUT_TAIL)]
     whole = [index for index in range(len(runnables)) if index not in cut]
     if whole:
-        for index, own in zip(whole, measure(whole, [runnables[i].source for i in whole]), strict=True):
-            found.figures[index] = Figures(own.top1, own.top5, own.agreement, own.largest_difference)
+        found.figures.update(zip(whole, measure(whole, [runnables[i].source for i in whole]), strict=True))
     while cut:
-        same = _of_origin(runnables, cut[0])
+        same = of_origin(runnables, cut[0])
         names = [str(value.name) for value in runnables[cut[0]].network.graph.outputs]
         models = [runnables[i].source if i in cut else ending_in(runnables[i].network, names) for i in same]
         for index, own in zip(same, measure(same, models), strict=True):
             if index in cut:
-                found.figures[index] = Figures(own.top1, own.top5, None, None)
+                found.figures[index] = replace(own, agreement=None, largest_difference=None)
         cut = [index for index in cut if index not in same]
     return found
 
 
-def _of_origin(runnables: Sequence[Runnable], index: int) -> list[int]:
+def of_origin(runnables: Sequence[Runnable], index: int) -> list[int]:
     """The positions of all models of the same origin, at least its own."""
     origin = runnables[index].origin
     return [other for other, one in enumerate(runnables) if other == index or (origin and one.origin == origin)]
@@ -117,7 +109,7 @@ def _common_preprocess(runnables: Sequence[Runnable], overrides: PreprocessLike)
 def _check_inputs(runnables: Sequence[Runnable], source: Source) -> None:
     """Refuse data that don't fit a model's input; what takes pixels is checked when it runs."""
     for runnable in runnables:
-        value = runnable.network.graph.inputs[0] if runnable.network.graph.inputs else None
-        shape = None if value is None or value.dtype is None else static_shape(value)
-        if value is not None and shape is not None and value.dtype is not None and value.dtype.is_floating_point():
-            check_fits(source, shape)
+        for value in runnable.network.graph.inputs[:1]:
+            shape = static_shape(value)
+            if shape is not None and value.dtype is not None and value.dtype.is_floating_point():
+                check_fits(source, shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -149,14 +148,12 @@ def _lowering(settings: ExportSettings) -> list[ir.passes.InPlacePass]:
     return [*([WeightsToUint8()] if settings.weights == "uint8" else []), ShareConstants()]
 
 
-def _images(model: ir.Model, data: DataLike | None, seed: int) -> Iterator[Batch]:
-    """A few of the training images, shuffled where their number is known."""
+def _images(model: ir.Model, data: DataLike | None, seed: int) -> list[Batch]:
+    """A batch of a few of the training images, shuffled where their number is known; none without data."""
     if data is None:
-        return
+        return []
     source = open_source(model, data, "train", preprocess_of(model, None))
-    found = 0
-    for batch in source.batches(GATE_IMAGES, shuffle=source.size is not None, seed=seed, limit=GATE_IMAGES):
-        found += len(batch.inputs)
-        yield batch
-    if not found:
+    batches = source.batches(GATE_IMAGES, shuffle=source.size is not None, seed=seed, limit=GATE_IMAGES)
+    if not (found := list(batches)):
         raise DataError("no images for the gate; expected one or more")
+    return found

@@ -111,12 +111,11 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
     ops = Counter(node.op_type for node in network.graph)
     kind, view = find_kind(network)
     problems: list[str] = []
-    if kind is Kind.FLOAT:
-        normalize(network)
-    else:
+    if kind is not Kind.FLOAT:
         with quiet("onnx_ir"):
             common.ShapeInferencePass(strict_mode=False)(network)
     if kind is Kind.FLOAT:
+        normalize(network)
         nodes, problems = _float_nodes(network.graph)
     elif view is not None:
         nodes = _view_nodes(view)

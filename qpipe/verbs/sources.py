@@ -49,7 +49,9 @@ def store_origin_file(model: ir.Model, path: object) -> None:
 
 
 def open_source(model: ir.Model, data: DataLike, split: Split, preprocess: Preprocess) -> Source:
-    """The data, checked against the model's input."""
+    """The data, checked against the model's input; ModelError where it has other than one."""
+    if len(model.graph.inputs) != 1:
+        raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
     source = open_data(data, split, preprocess)
     shape = static_shape(model.graph.inputs[0])
     if shape is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import onnx
 import onnx_ir as ir
 
 from passes.normalize import normalize
@@ -18,9 +17,8 @@ from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.ir.quantized.kind import Kind, find_kind, require_qdq
 from qpipe.settings import FinetuneSettings
 from qpipe.verbs.calibrate import calibrate
-from qpipe.verbs.sources import ModelPath, PreprocessLike, about, model_name, store_origin_file
-
-AnyModel = ModelPath | onnx.ModelProto | ir.Model
+from qpipe.verbs.runnable import OnnxModel
+from qpipe.verbs.sources import PreprocessLike, about, model_name, store_origin_file
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Subject:
 
 
 def make_subject(
-    model: AnyModel, data: DataLike, *, plain: bool, blocks: str, seed: int, preprocess: PreprocessLike
+    model: OnnxModel, data: DataLike, *, plain: bool, blocks: str, seed: int, preprocess: PreprocessLike
 ) -> Subject:
     """Load; with `plain` calibrate a float network to 8 bits, and strip the chosen blocks.
 

@@ -27,8 +27,9 @@ from qpipe.train.run import Epoch
 from qpipe.train.schedule import check_stream
 from qpipe.train.write_back import write_back
 from qpipe.verbs.phases import accuracy_of, warn_of_float, warn_of_training
+from qpipe.verbs.runnable import OnnxModel
 from qpipe.verbs.sources import PreprocessLike, about, model_name, open_source, preprocess_of
-from qpipe.verbs.subject import AnyModel, Subject, check_subject, make_subject
+from qpipe.verbs.subject import Subject, check_subject, make_subject
 from qpipe.verbs.teacher import check_teacher, load_teacher, loss_of
 
 
@@ -110,7 +111,7 @@ class TrainingRun:
 
 
 def prepare(
-    asked: FinetuneSettings, model: AnyModel, data: DataLike, *, seed: int, preprocess: PreprocessLike
+    asked: FinetuneSettings, model: OnnxModel, data: DataLike, *, seed: int, preprocess: PreprocessLike
 ) -> TrainingRun:
     """Everything of a run but its training; raises what `qpipe.finetune` does."""
     # Before the network is loaded, and may be calibrated.

@@ -12,7 +12,7 @@ from qpipe.ir.quantized.certify import certify, check_certificate
 from qpipe.ir.quantized.kind import Kind
 from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.settings import ValidateSettings
-from qpipe.verbs.comparison import Comparison, compare, open_common
+from qpipe.verbs.comparison import Comparison, compare, of_origin, open_common
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
 from qpipe.verbs.sources import PreprocessLike
@@ -90,12 +90,11 @@ def validate(
     runnables = open_all(models)
     source = open_common(runnables, data, settings.split, preprocess)
     comparison = compare(runnables, source, settings.batch_size, settings.limit)
-    failures = [_certificate_problems(runnable) for runnable in runnables]
     rows = []
     problems = _differences(runnables, comparison)
     for index, runnable in enumerate(runnables):
-        failed = failures[index]
-        same = [other for other in _same_origin(runnables, index) if other != index]
+        failed = _certificate_problems(runnable)
+        same = [other for other in of_origin(runnables, index) if other != index]
         figures = comparison.figures[index]
         rows.append(
             ValidationRow(
@@ -115,19 +114,11 @@ def validate(
     return ValidationReport(comparison.images, tuple(rows), tuple(problems), notes)
 
 
-def _same_origin(runnables: Sequence[Runnable], index: int) -> list[int]:
-    """The positions of all models that must compute the integers of the one at `index`."""
-    origin = runnables[index].origin
-    if origin is None:
-        return [index]
-    return [other for other, runnable in enumerate(runnables) if runnable.origin == origin]
-
-
 def _differences(runnables: Sequence[Runnable], comparison: Comparison) -> list[str]:
     """A line for each pair that must be equal and is not."""
     lines = []
     for index, runnable in enumerate(runnables):
-        for other in _same_origin(runnables, index):
+        for other in of_origin(runnables, index):
             if other > index and (count := comparison.differ(index, other)):
                 names = f"{runnable.name} and {runnables[other].name}"
                 lines.append(

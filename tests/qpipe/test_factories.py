@@ -9,6 +9,7 @@ from qpipe.factories import load_factory, names_factory
 
 def test_the_form() -> None:
     assert names_factory("package.module:factory")
+    assert names_factory("timm:resnet18.a1_in1k")
     assert not any(map(names_factory, ["module", "C:/net.onnx", "a:b:c", "3a:b", "a:b.c", ""]))
 
 

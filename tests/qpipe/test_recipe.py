@@ -181,7 +181,7 @@ def test_weights_that_are_unsafe_without_vnni_are_refused_before_anything_runs(t
     assert load_recipe(written(tmp_path, unsafe + '[export]\nweights = "uint8"\n')).export.weights == "uint8"
 
 
-@pytest.mark.parametrize("spec", ["digits", "torchvision:resnet18", "timm:resnet18", "package.module:factory"])
+@pytest.mark.parametrize("spec", ["digits", "torchvision:resnet18", "timm:resnet18.a1_in1k", "package.module:factory"])
 def test_code(spec: str) -> None:
     assert names_code(spec)
 

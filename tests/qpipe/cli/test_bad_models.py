@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from support.networks import parse
 from support.zoo.digits import digits_model
 
 CALIBRATE = "calibrate {model} --data digits -o out.onnx"
@@ -115,8 +116,13 @@ def test_nodes_without_integer_form_are_named_all_at_once(refused: Callable[[str
 
 def test_two_inputs(refused: Callable[[str], str]) -> None:
     two_inputs()
-    assert "2 inputs, expected 1" in refused(CALIBRATE.format(model="bad.onnx"))
+    assert refused(CALIBRATE.format(model="bad.onnx")) == "bad.onnx: the model has 2 inputs, expected 1"
     assert "inputs are 'x', 'z'; expected exactly one" in refused("bench bad.onnx")
+
+
+def test_no_input(refused: Callable[[str], str]) -> None:
+    save(parse("() => (float[4] y) { y = Relu(c) }", c=np.ones(4, np.float32)))
+    assert refused(CALIBRATE.format(model="bad.onnx")) == "bad.onnx: the model has 0 inputs, expected 1"
 
 
 def test_the_wrong_stage(refused: Callable[[str], str]) -> None:
