@@ -70,7 +70,7 @@ def test_blocks_are_binary_and_nothing_else() -> None:
     assert kinds == [FixedPoint, *[Binary] * 3, FixedPoint, Binary, FixedPoint]
     for layer in weighted:
         source = layer.sources[0]
-        assert (source.grid == SIGNS and is_sign(source.grid)) == (layer.name in binary_layers(model))
+        assert (source.grid == SIGNS and is_sign(source.grid_or_table)) == (layer.name in binary_layers(model))
     adds = [layer for layer in layers if layer.op_type == "Add"]
     assert len(adds) == 4
     for add in adds:

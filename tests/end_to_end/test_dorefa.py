@@ -56,9 +56,9 @@ def test_inner_layers_alone_have_it(bits: int) -> None:
     _, model = dorefa(bits=bits)
     found = list(weights(model).values())
     first, *inner, last = found
-    assert isinstance(first.spec, FixedPoint)
-    assert isinstance(last.spec, FixedPoint)
-    assert (first.spec.bits, last.spec.bits) == (8, 8)
+    assert isinstance(first.format, FixedPoint)
+    assert isinstance(last.format, FixedPoint)
+    assert (first.format.bits, last.format.bits) == (8, 8)
     assert len(inner) == 5
     for weight in inner:
         assert isinstance(weight.format, DoReFa)
@@ -189,10 +189,10 @@ def test_a_layers_own_width() -> None:
     table = LayerTable((LayerOptions(str(names[2]), weight_bits=5), LayerOptions(str(names[0]), weight_bits=4)))
     quantized(model, net.inputs(), weight_bits=2, activation_bits=4, quantizer="dorefa", layers=table)
     found = weights(model)
-    assert found[str(names[2])].spec.bits == 5
-    assert found[str(names[1])].spec.bits == 2
-    assert isinstance(found[str(names[0])].spec, FixedPoint)
-    assert found[str(names[0])].spec.bits == 4
+    assert found[str(names[2])].format.bits == 5
+    assert found[str(names[1])].format.bits == 2
+    assert isinstance(found[str(names[0])].format, FixedPoint)
+    assert found[str(names[0])].format.bits == 4
 
 
 def without_a_norm() -> tuple[Network, ir.Model]:
