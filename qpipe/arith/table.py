@@ -16,14 +16,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from qpipe.arith.namespace import A, namespace
+from qpipe.arith.namespace import A, Float64Array, namespace
 from qpipe.arith.power_of_two import rounded_log2
 from qpipe.arith.quantize import quantize
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 
 SIZE = STORAGE_MAX + 1
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -74,14 +72,14 @@ class CodeTable:
 
 
 def function_table(
-    function: Callable[[FloatArray], FloatArray], before: QuantSpec, bits: int, largest: float = math.inf
+    function: Callable[[Float64Array], Float64Array], before: QuantSpec, bits: int, largest: float = math.inf
 ) -> CodeTable:
     """The table of a real function: of each code of `before` the nearest number on a grid of `bits`, half to even.
 
     largest: the magnitude beyond which x hardly occurs; what the function gives there may saturate. 0: it is unknown.
     """
     integers = np.clip(np.arange(SIZE) - before.zero_point, before.qmin, before.qmax)
-    x: FloatArray = integers * np.float64(before.scale)
+    x: Float64Array = integers * np.float64(before.scale)
     y = function(x)
     usual = y[np.abs(x) <= (largest or math.inf)]
     after = _grid_for(float(usual.min()), float(usual.max()), bits)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import onnx_ir as ir
 
+from qpipe.arith.namespace import A
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError
 from qpipe.nodes import describe, float_attribute
@@ -15,8 +16,6 @@ from qpipe.ops.base import Carrier, Refusal
 from qpipe.ops.function import Curve
 
 if TYPE_CHECKING:
-    import torch
-
     from qpipe.ir.quantized.view import RequantizedLayer
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
@@ -33,8 +32,8 @@ class CurveOp(Carrier):
     """Its attributes, with ONNX's own values."""
 
     @abstractmethod
-    def formula(self, x: Any, xp: Any) -> Any:
-        """The function of an array of numpy or torch; its attributes by name behind the two."""
+    def formula(self, x: A) -> A:
+        """The function; its attributes come by name."""
 
     def activation(self, node: ir.Node) -> Curve:
         """The function that the node's attributes say."""
@@ -50,15 +49,7 @@ class CurveOp(Carrier):
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> f(x)`."""
-        function = self.activation(node)
-
-        def run(x: torch.Tensor) -> torch.Tensor:
-            import torch
-
-            result: torch.Tensor = function.real(x, torch)
-            return result
-
-        return run
+        return self.activation(node).real
 
     def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
         """What its table gives."""

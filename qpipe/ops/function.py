@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.namespace import A, namespace
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable, function_table
 from qpipe.nodes import initializer
@@ -22,8 +23,8 @@ class ActivationFunction(ABC):
     """What an activation computes, behind the layer that it belongs to or alone."""
 
     @abstractmethod
-    def real(self, x: Any, xp: Any = np) -> Any:
-        """The function itself, of an array of numpy or torch."""
+    def real(self, x: A) -> A:
+        """The function itself."""
 
     @abstractmethod
     def node(self, model: ir.Model, source: ir.Value) -> ir.Node:
@@ -36,9 +37,9 @@ class Rectifier(ActivationFunction):
 
     bound: float
 
-    def real(self, x: Any, xp: Any = np) -> Any:
+    def real(self, x: A) -> A:
         """The clip."""
-        return xp.clip(x, 0.0, None if math.isinf(self.bound) else self.bound)
+        return namespace(x).clip(x, 0.0, None if math.isinf(self.bound) else self.bound)
 
     def node(self, model: ir.Model, source: ir.Value) -> ir.Node:
         """A Relu, or a Clip to [0, bound]."""
@@ -59,9 +60,9 @@ class Curve(ActivationFunction):
     parameters: tuple[tuple[str, float], ...]
     op: CurveOp = field(compare=False, repr=False)
 
-    def real(self, x: Any, xp: Any = np) -> Any:
+    def real(self, x: A) -> A:
         """The formula of its op."""
-        return self.op.formula(x, xp, **dict(self.parameters))
+        return self.op.formula(x, **dict(self.parameters))
 
     def node(self, model: ir.Model, source: ir.Value) -> ir.Node:
         """The node that it was read from."""

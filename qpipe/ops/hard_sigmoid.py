@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from qpipe.arith.namespace import A, namespace
 from qpipe.ops.curve import CurveOp
 
 
@@ -14,9 +14,9 @@ class HardSigmoid(CurveOp):
     op_types = ("HardSigmoid",)
     defaults = (("alpha", 0.2), ("beta", 0.5))
 
-    def formula(self, x: Any, xp: Any, alpha: float = 0.2, beta: float = 0.5) -> Any:
+    def formula(self, x: A, alpha: float = 0.2, beta: float = 0.5) -> A:
         """The line, clipped."""
-        return xp.clip(alpha * x + beta, 0.0, 1.0)
+        return namespace(x).clip(alpha * x + beta, 0.0, 1.0)
 
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:
         """It is not negative."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from qpipe.arith.namespace import A, namespace
 from qpipe.ops.curve import CurveOp
 
 
@@ -12,6 +11,6 @@ class HardSwish(CurveOp):
 
     op_types = ("HardSwish",)
 
-    def formula(self, x: Any, xp: Any) -> Any:
+    def formula(self, x: A) -> A:
         """`x min(max(x / 6 + 1/2, 0), 1)`."""
-        return x * xp.clip(x / 6.0 + 0.5, 0.0, 1.0)
+        return x * namespace(x).clip(x / 6.0 + 0.5, 0.0, 1.0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from qpipe.arith.namespace import A, namespace
 from qpipe.ops.base import StandardForm
 from qpipe.ops.curve import CurveOp
 
@@ -15,6 +14,6 @@ class LeakyRelu(CurveOp):
     standard_forms = (StandardForm("QLinearLeakyRelu", "LeakyRelu", slice(0, 1)),)
     defaults = (("alpha", 0.01),)
 
-    def formula(self, x: Any, xp: Any, alpha: float = 0.01) -> Any:
+    def formula(self, x: A, alpha: float = 0.01) -> A:
         """One of two lines."""
-        return xp.where(x < 0, alpha * x, x)
+        return namespace(x).where(x < 0, alpha * x, x)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from qpipe.arith.namespace import A, namespace
 from qpipe.ops.base import StandardForm
 from qpipe.ops.curve import CurveOp
 
@@ -15,9 +15,9 @@ class Sigmoid(CurveOp):
     op_types = ("Sigmoid",)
     standard_forms = (StandardForm("QLinearSigmoid", "Sigmoid", slice(0, 1)),)
 
-    def formula(self, x: Any, xp: Any) -> Any:
+    def formula(self, x: A) -> A:
         """`(1 + tanh(x / 2)) / 2`."""
-        return 0.5 + 0.5 * xp.tanh(0.5 * x)
+        return 0.5 + 0.5 * namespace(x).tanh(0.5 * x)
 
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:
         """It is positive."""

@@ -6,11 +6,12 @@ stays float.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from qpipe.arith.namespace import A, namespace
 from qpipe.nodes import DOMAIN
 from qpipe.ops.curve import CurveOp
 
@@ -23,9 +24,9 @@ class SiLU(CurveOp):
     op_types = (NAME,)
     domains = frozenset({DOMAIN})
 
-    def formula(self, x: Any, xp: Any) -> Any:
+    def formula(self, x: A) -> A:
         """`x (1 + tanh(x / 2)) / 2`."""
-        return x * (0.5 + 0.5 * xp.tanh(0.5 * x))
+        return x * (0.5 + 0.5 * namespace(x).tanh(0.5 * x))
 
     def define(self, model: ir.Model) -> None:
         """The function, in standard operators."""

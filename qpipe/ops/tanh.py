@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from qpipe.arith.namespace import A, namespace
 from qpipe.ops.curve import CurveOp
 
 
@@ -12,6 +11,6 @@ class Tanh(CurveOp):
 
     op_types = ("Tanh",)
 
-    def formula(self, x: Any, xp: Any) -> Any:
-        """Both libraries' own."""
-        return xp.tanh(x)
+    def formula(self, x: A) -> A:
+        """The library's own."""
+        return namespace(x).tanh(x)

@@ -88,8 +88,7 @@ def activate(y: torch.Tensor, function: ActivationFunction | None, *, overwrite:
     if function is None:
         return y
     if not isinstance(function, Rectifier):
-        result: torch.Tensor = function.real(y, torch)
-        return result
+        return function.real(y)
     if math.isinf(function.bound):
         return y.relu_() if overwrite else y.relu()
     return y.clamp_(0.0, function.bound) if overwrite else y.clamp(0.0, function.bound)

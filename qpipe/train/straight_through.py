@@ -127,7 +127,7 @@ def fake_curve(x: torch.Tensor, before: QuantSpec, levels: torch.Tensor, functio
     with torch.no_grad():
         index = table_index(x.float(), before)
     clipped = F.hardtanh(x, before.qmin * before.scale, before.qmax * before.scale)
-    return straight_through(function.real(clipped, torch), levels[index].to(x.dtype))
+    return straight_through(function.real(clipped), levels[index].to(x.dtype))
 
 
 def fake_sign(x: torch.Tensor, before: QuantSpec, levels: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ def exact_codes(model: ir.Model, inputs: np.ndarray) -> Codes:
     found: Codes = {}
 
     def store(quantizer: ActivationQuantizer, y: torch.Tensor) -> None:
-        codes = (quantize(y, quantizer.rounded_to, torch) + quantizer.rounded_to.zero_point).numpy().astype(np.uint8)
+        codes = (quantize(y, quantizer.rounded_to) + quantizer.rounded_to.zero_point).numpy().astype(np.uint8)
         codes = codes if quantizer.table is None else quantizer.table.array()[codes]
         found[str(quantizer.codes.name)] = codes
         real[quantizer.output] = torch.from_numpy(codes).double().sub(quantizer.grid.zero_point) * quantizer.grid.scale
@@ -55,7 +55,7 @@ def _run(layer: QuantizedLayer, inputs: list[torch.Tensor]) -> torch.Tensor:
         inputs = [*inputs, torch.from_numpy(layer.weight.codes * scale.reshape(shape)), bias]
     y = run(*inputs)
     activation = layer.activation
-    return y if activation is None else activation_of(activation).real(y, torch)
+    return y if activation is None else activation_of(activation).real(y)
 
 
 def lowered_codes(model: ir.Model, inputs: np.ndarray, *, optimize: bool = True) -> Codes:
