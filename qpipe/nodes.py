@@ -186,9 +186,8 @@ def initializer(graph: ir.Graph, name: str, array: AnyArray | np.generic | ir.Te
         count += 1
         unique = f"{name}_{count}"
     tensor = ir.tensor(array, name=unique) if isinstance(array, np.ndarray | np.generic) else array
-    value = ir.Value(
-        name=unique, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )  # fmt: skip
+    shape, dtype = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+    value = ir.Value(name=unique, shape=shape, type=dtype, const_value=tensor)
     tensor.name = unique
     graph.register_initializer(value)
     return value

@@ -127,8 +127,9 @@ def load_recipe(path: str | Path) -> Recipe:
 def _key(location: Sequence[int | str]) -> str:
     """A key as it stands in the file: `[calibrate] batches`, or `seed` at the top."""
     *tables, last = [part for part in location if isinstance(part, str)]
-    if tables == ["layer"]:
-        return f"[[layer]] {int(location[1]) + 1}, {last}"
+    match location:
+        case "layer", int(index), *keys:
+            return ", ".join([f"[[layer]] {index + 1}", *map(str, keys)])
     return f"[{'.'.join(tables)}] {last}" if tables else last
 
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 import typer
 from ag_rows import DOREFA
-from bench_finetune_step import Contestant, time_in_turn
+from bench_finetune_step import Contestant, noise, time_in_turn
 from results import Results, rounded
 
 import qpipe
@@ -82,10 +82,7 @@ def main(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    inputs = torch.from_numpy(rng.standard_normal((batch_size, 3, 32, 32)).astype(np.float32))
-    labels = torch.from_numpy(rng.integers(0, 10, batch_size))
+    inputs, labels = noise(batch_size)
     residual = qpipe.calibrate(model, [inputs.numpy()], batches=1, **DOREFA)
     plain = residual.clone()
     StripSkips()(plain)

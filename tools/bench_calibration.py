@@ -18,9 +18,8 @@ from typing import Annotated
 import numpy as np
 import psutil
 import typer
-from bench_latency import IMAGENET
 from onnxruntime_static import Batches, FloatArray
-from results import Results, Row, rounded
+from results import PREPROCESS, Results, Row, rounded
 
 from qpipe.data import Preprocess, open_data
 from qpipe.progress import reporting, track
@@ -110,7 +109,7 @@ def compare(model: Path, inputs: FloatArray, batch_size: int, rounds: int, names
 
 def read_images(data: Path, count: int) -> FloatArray:
     """The first training images, preprocessed, float32 [count, 3, 32, 32]."""
-    source = open_data(data, "train", Preprocess(**IMAGENET))
+    source = open_data(data, "train", Preprocess(**PREPROCESS))
     return np.concatenate([batch.inputs for batch in source.batches(256, limit=count)])
 
 

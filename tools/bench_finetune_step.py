@@ -41,6 +41,14 @@ class Contestant:
     step: Callable[[], None]
 
 
+def noise(batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs [N, 3, 32, 32] and labels [N], the same ones each time; torch draws the same after it as well."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    inputs = torch.from_numpy(rng.standard_normal((batch_size, 3, 32, 32)).astype(np.float32))
+    return inputs, torch.from_numpy(rng.integers(0, 10, batch_size))
+
+
 def training_step(
     module: torch.nn.Module, logits: Callable[[], torch.Tensor], labels: torch.Tensor
 ) -> Callable[[], None]:
@@ -145,10 +153,7 @@ def main(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    inputs = torch.from_numpy(rng.standard_normal((batch_size, 3, 32, 32)).astype(np.float32))
-    labels = torch.from_numpy(rng.integers(0, 10, batch_size))
+    inputs, labels = noise(batch_size)
     precisions, modes = get_args(Precision), get_args(BatchNormMode)
     contestants = [plain_float(inputs, labels, precision) for precision in precisions]
     contestants.append(plain_float(inputs, labels, "fp32", channels_last=True))

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import onnx
 import resnet18_like
 import typer
 from onnxruntime_static import FloatArray, quantize
-from results import Results, Row, rounded
+from results import PREPROCESS, Results, Row, rounded
 
 from qpipe.data import Preprocess, open_data
 from qpipe.errors import ModelError
@@ -26,7 +25,6 @@ from qpipe.runtime.latency import measure_latency
 from qpipe.runtime.memory import measure_memory
 from qpipe.runtime.session import open_session
 
-IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 FORMATS = ("qoperator", "integer", "qdq")
 
 
@@ -43,16 +41,14 @@ class Network:
 
 def resnet20(model: Path, data: Path, count: int, size: int) -> Network:
     """The real network, with `count` batches of `size` training images."""
-    source = open_data(data, "train", Preprocess(**IMAGENET))
+    source = open_data(data, "train", Preprocess(**PREPROCESS))
     batches = [batch.inputs for batch in islice(source.batches(size), count)]
-    return Network("ResNet-20", model, data, batches, IMAGENET)
+    return Network("ResNet-20", model, data, batches, PREPROCESS)
 
 
 def resnet18(folder: Path) -> Network:
     """The network with random weights, and a few images of noise: their values don't change the time."""
-    path = folder / "resnet18_like.onnx"
-    if not path.exists():
-        onnx.save(resnet18_like.build(), path)
+    path = resnet18_like.file_in(folder)
     rng = np.random.default_rng(0)
     batches = [rng.standard_normal((1, 3, 224, 224)).astype(np.float32) for _ in range(4)]
     return Network("ResNet-18-like, 224x224", path, batches, batches)
@@ -99,7 +95,7 @@ def latency_rows(files: dict[str, Path], batch_sizes: Sequence[int], repeats: in
 
 def accuracy_rows(files: dict[str, Path], data: Path, limit: int | None) -> list[Row]:
     """Top-1 on the test images, as it is here and with `session.x64quantprecision`, which avoids saturating pairs."""
-    source = open_data(data, "test", Preprocess(**IMAGENET))
+    source = open_data(data, "test", Preprocess(**PREPROCESS))
     rows: dict[str, dict[str, str | float | int | None]] = {label: {"file": label} for label in files}
     for column, value in (("top-1", "0"), ("top-1, x64quantprecision", "1")):
         config = {"session.x64quantprecision": value}

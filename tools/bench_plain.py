@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import onnx
 import resnet18_like
 import typer
 from results import Results, Row, rounded
@@ -76,9 +75,7 @@ def main(
     """
     folder.mkdir(parents=True, exist_ok=True)
     sizes = [int(size) for size in batch_sizes.split(",")]
-    like_resnet18 = folder / "resnet18_like.onnx"
-    if not like_resnet18.exists():
-        onnx.save(resnet18_like.build(), like_resnet18)
+    like_resnet18 = resnet18_like.file_in(folder)
     networks = {"ResNet-20, 32x32": (model, 32), "ResNet-18-like, 224x224": (like_resnet18, 224)}
     results = Results(name)
     typer.echo(this_cpu().describe())

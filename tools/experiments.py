@@ -15,13 +15,12 @@ from typing import Annotated, Any
 
 import typer
 from float_skips import train_and_count
-from results import Results, Row
+from results import PREPROCESS, Results, Row
 
 import qpipe
 from qpipe import progress
 from qpipe.ir.files.save import atomic_path
 
-PREPROCESS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 ORIGINAL = "the float network"  # as a teacher: the file itself, where training has changed what the QDQ file holds
 
 ModelArgument = Annotated[Path, typer.Argument(help="the float network")]
@@ -117,14 +116,11 @@ class Experiment:
         if self.row.finetune is None:
             return start
         output, checkpoint = self._file("qdq.onnx"), self._file("checkpoint.safetensors")
-        arguments = dict(self.row.finetune)
+        arguments = {"seed": self.seed, "evaluate_every": self.row.evaluate_every, **self.row.finetune}
         if arguments.get("teacher") == ORIGINAL:
             arguments["teacher"] = str(self.model)
         if not output.exists():
-            qpipe.finetune(
-                start, self.data, output, seed=self.seed, checkpoint=checkpoint, resume=checkpoint.exists(),
-                evaluate_every=self.row.evaluate_every, **arguments,
-            )  # fmt: skip
+            qpipe.finetune(start, self.data, output, checkpoint=checkpoint, resume=checkpoint.exists(), **arguments)
         return output
 
     def _export(self, trained: Path) -> Path:

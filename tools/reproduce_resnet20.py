@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from results import Results, Row
+from results import PREPROCESS, Results, Row
 
 import qpipe
 from qpipe import progress
 from qpipe.settings import Format
 
 BATCH_SIZE = 128  # the float network's own
-PREPROCESS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,9 @@ def _calibrate(model: Path, data: Path, output: Path, cpu: Any) -> None:
 
 def _finetune(model: Path, data: Path, output: Path, run: Run) -> None:
     checkpoint = output.with_suffix(".checkpoint.safetensors")
-    batch_norm: Any = run.batch_norm
-    qpipe.finetune(
-        model, data, output, epochs=run.epochs, batch_size=BATCH_SIZE, batch_norm=batch_norm, evaluate=False,
-        checkpoint=checkpoint, resume=checkpoint.exists(),
-    )  # fmt: skip
+    arguments: dict[str, Any] = {"epochs": run.epochs, "batch_norm": run.batch_norm, "batch_size": BATCH_SIZE}
+    resume = checkpoint.exists()
+    qpipe.finetune(model, data, output, **arguments, evaluate=False, checkpoint=checkpoint, resume=resume)
 
 
 def _once(output: Path, make: Callable[[Path], object]) -> Path:

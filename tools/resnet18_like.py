@@ -113,6 +113,14 @@ def _measure_statistics(model: onnx.ModelProto, rng: np.random.Generator, image_
         known[node.output[0]] = session.run(None, {name: known[name] for name in inputs})[0]
 
 
+def file_in(folder: Path) -> Path:
+    """The network at 224x224 in this folder, written where it is not there yet."""
+    path = folder / "resnet18_like.onnx"
+    if not path.exists():
+        onnx.save(build(), path)
+    return path
+
+
 def main(
     output: Annotated[Path, typer.Argument(help="where the .onnx file goes")] = Path("artifacts/resnet18_like.onnx"),
     image_size: Annotated[int, typer.Option(help="height and width of the input")] = 224,

@@ -20,6 +20,8 @@ Row = Mapping[str, str | float | int | None]
 ORIGIN = ("cpu", "command", "versions")
 PACKAGES = ("numpy", "onnx", "onnxruntime", "torch")
 RESULTS = Path("artifacts/results")
+PREPROCESS: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+"""What CIFAR-10's images go through before the networks of the benchmarks."""
 
 
 @dataclass

@@ -90,7 +90,9 @@ def _explain(model: type[BaseModel], problem: Any, describe: Callable[[Sequence[
     if problem["type"] == "value_error":
         return str(problem["msg"]).removeprefix("Value error, ")
     expected = str(problem["msg"]).removeprefix("Input should be ").removeprefix("a valid dictionary or instance of ")
-    expected = {"model_type": "a table", "too_short": "at least one item"}.get(problem["type"], expected)
+    expected = {"model_type": "a table", "too_short": "at least one item", "tuple_type": "a list"}.get(
+        problem["type"], expected
+    )
     return f"{describe(location)}: {problem['input']!r}, expected {expected}"
 
 

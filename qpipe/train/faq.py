@@ -21,6 +21,7 @@ Source: FAQ, sections 3.1.1, 3.2 and 3.3.
 from __future__ import annotations
 
 from qpipe.data import Augment, Source
+from qpipe.errors import RecipeError
 from qpipe.settings import FinetuneSettings
 
 CIFAR_PADDING = 4  # pixels, the usual for images of 32
@@ -37,7 +38,13 @@ def default_augment(source: Source, crop_padding: int | None, flip: bool | None)
 
 
 def with_augmentation(settings: FinetuneSettings, source: Source) -> FinetuneSettings:
-    """The settings with the crop and the flip that these data take, where they don't say."""
+    """The settings with the crop and the flip that these data take, where they don't say.
+
+    RecipeError where they ask floats for one.
+    """
+    for name, value in (("crop_padding", settings.crop_padding), ("flip", settings.flip)):
+        if value and not source.has_pixels:
+            raise RecipeError(f"{name}: {value}, but without effect on float values, expected none, or uint8 images")
     augment = default_augment(source, settings.crop_padding, settings.flip)
     return settings.model_copy(
         update={"crop_padding": augment.pad if augment else 0, "flip": augment is not None and augment.flip}

@@ -124,7 +124,8 @@ limit = 100
             MINIMAL + LAYER + "match = 'b'\n",
             "layer 'b': nothing given, expected at least one of weight_bits, activation_bits, weight_clip",
         ),
-        (MINIMAL + "[layer]\nmatch = 'b'\n", "layer: {'match': 'b'}, expected a valid tuple"),
+        (MINIMAL + "[layer]\nmatch = 'b'\n", "layer: {'match': 'b'}, expected a list"),
+        ("layer = ['b']\n" + MINIMAL, "[[layer]] 1: 'b', expected a table"),
         (MINIMAL + "[calibrate]\nweight_bits = 1\n", "[calibrate] weight_bits: 1, expected 2, 3, 4, 5, 6, 7 or 8"),
         (
             MINIMAL + "[calibrate]\nranges = 'fixed'\nactivation_rounding = 'nearest'\n",

@@ -149,7 +149,7 @@ def test_what_does_not_go_together(
         ([{"match": "a", "weight_bits": 9}], "layers[0] weight_bits: 9, expected 2, 3, 4, 5, 6, 7 or 8"),
         ([{"match": "a", "weight_bits": 4}, "b"], "layers[1]: 'b', expected a table"),
         ([{"match": "a", "bits": 4}], "layers[0] bits: unknown key, expected one of match, weight_bits, "),
-        ("abc", "layers: 'abc', expected a valid tuple"),
+        ("abc", "layers: 'abc', expected a list"),
     ],
 )
 def test_layers(layers: Any, message: str) -> None:
