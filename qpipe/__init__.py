@@ -32,8 +32,6 @@ __all__ = [
     "validate",
 ]
 
-_VERBS = frozenset({"bench", "calibrate", "export", "finetune", "inspect", "report", "validate"})
-
 
 def __getattr__(name: str) -> Any:
     """Import a verb when it is first asked for."""
@@ -44,7 +42,7 @@ def __getattr__(name: str) -> Any:
             return version("qpipe")
         except PackageNotFoundError:
             return "unknown (not installed)"
-    if name in _VERBS:
+    if name in __all__:
         verb = getattr(import_module(f"qpipe.verbs.{name}"), name)
         globals()[name] = verb
         return verb

@@ -39,28 +39,21 @@ class Stage:
     """One step of a pipeline: what it reads, what it is told, what it writes, and how.
 
     `inputs` are paths, or names of code (digits, package.module:factory), whose text is all that is known of them.
-    `shared`: whether several processes do it together; the main one does all others.
+    `run` is told whether the checkpoint of the folder is its own, to go on from. `shared`: whether several processes do
+    it together; the main one does all others.
     """
 
     name: str
     inputs: Mapping[str, str]
     arguments: Mapping[str, Any]
     output: Path
-    run: Callable[["Resumption"], None]
+    run: Callable[[bool], object]
     shared: bool = False
 
     def key(self) -> str:
         """The hash of the inputs as they are now, and of the arguments."""
         inputs = {name: spec if names_code(spec) else fingerprint(Path(spec)) for name, spec in self.inputs.items()}
         return stage_key(self.name, inputs, to_plain(self.arguments))
-
-
-@dataclass(frozen=True)
-class Resumption:
-    """Where a stage that runs long may keep its checkpoint, and whether the one there is its own."""
-
-    checkpoint: Path
-    resume: bool
 
 
 @dataclass(frozen=True)
@@ -111,13 +104,8 @@ def run_stages(stages: list[Stage], folder: Path) -> tuple[StageOutcome, ...]:
         state = State(folder)
         key = stage.key()
         finished = state.finished(stage.name, key)
-        if finished is None:
-            with step(title):
-                seconds = _run(stage, key, state, folder)
-        else:
-            seconds = finished.seconds
-            with step(f"{title}: finished before"):
-                pass
+        with step(title if finished is None else f"{title}: finished before"):
+            seconds = _run(stage, key, state, folder) if finished is None else finished.seconds
         outcomes.append(StageOutcome(stage.name, str(stage.output), finished is not None, seconds))
     wait_for_all()
     return tuple(outcomes)
@@ -152,17 +140,17 @@ def make_folder(path: str | Path) -> Path:
 def _run(stage: Stage, key: str, state: State, folder: Path) -> float:
     """Run one stage and record it; the seconds that it took. The main process alone touches files."""
     checkpoint = folder / CHECKPOINT_FILE
-    at = Resumption(checkpoint, state.was_begun(stage.name, key) and checkpoint.exists())
+    resume = state.was_begun(stage.name, key) and checkpoint.exists()
     wait_for_all()
     began = time.perf_counter()
     if not is_main_process():
         if stage.shared:
-            stage.run(at)
+            stage.run(resume)
         return time.perf_counter() - began
-    if not at.resume:
+    if not resume:
         checkpoint.unlink(missing_ok=True)
     state.begin(stage.name, key)
-    stage.run(at)
+    stage.run(resume)
     seconds = time.perf_counter() - began
     state.end(stage.name, key, stage.output, seconds)
     checkpoint.unlink(missing_ok=True)
@@ -172,7 +160,7 @@ def _run(stage: Stage, key: str, state: State, folder: Path) -> float:
 def _import_stage(recipe: Recipe, folder: Path) -> Stage:
     output, model = folder / FLOAT_FILE, recipe.model
 
-    def run(_: Resumption) -> None:
+    def run(_: bool) -> None:
         from qpipe.ir.files.save import save_model
         from qpipe.ir.files.torch_import import resolve_model
 
@@ -191,7 +179,7 @@ def _calibrate_stage(recipe: Recipe, model: str, folder: Path) -> Stage:
         "preprocess": recipe.preprocess.overrides(),
     }
 
-    def run(_: Resumption) -> None:
+    def run(_: bool) -> None:
         qpipe.calibrate(model, recipe.data.path, output, **arguments)
 
     inputs = {"model": model, "data": recipe.data.path}
@@ -203,8 +191,9 @@ def _finetune_stage(recipe: Recipe, qdq: Path, folder: Path) -> Stage:
     output = folder / "finetuned.qdq.onnx"
     arguments = {**recipe.finetune.arguments(), "seed": recipe.seed}
 
-    def run(at: Resumption) -> None:
-        qpipe.finetune(qdq, recipe.data.path, output, **arguments, checkpoint=at.checkpoint, resume=at.resume)
+    def run(resume: bool) -> None:
+        checkpoint = folder / CHECKPOINT_FILE
+        qpipe.finetune(qdq, recipe.data.path, output, **arguments, checkpoint=checkpoint, resume=resume)
 
     inputs = {"model": str(qdq), "data": recipe.data.path}
     teacher = recipe.finetune.teacher
@@ -217,7 +206,7 @@ def _export_stage(recipe: Recipe, settings: ExportSettings, qdq: Path, folder: P
     output = folder / f"model.{settings.format}.onnx"
     arguments = {**settings.arguments(), "seed": recipe.seed}
 
-    def run(_: Resumption) -> None:
+    def run(_: bool) -> None:
         qpipe.export(qdq, output, **arguments, data=recipe.data.path)
 
     inputs = {"model": str(qdq), "data": recipe.data.path}
@@ -228,7 +217,7 @@ def _validate_stage(recipe: Recipe, models: list[str], folder: Path) -> Stage:
     output = folder / REPORT_FILE
     arguments = {**recipe.validation.arguments(), "preprocess": recipe.preprocess.overrides()}
 
-    def run(_: Resumption) -> None:
+    def run(_: bool) -> None:
         report = qpipe.validate(models, recipe.data.path, **arguments)
         write_json(output, {"ok": report.ok, "rows": to_plain(report.rows)})
         if not report.ok:

@@ -5,7 +5,7 @@ from typing import Final
 
 from qpipe.ir.files.save import save_model
 from qpipe.ir.files.torch_import import resolve_model
-from qpipe.pipeline import FLOAT_FILE, PipelineReport, Resumption, Stage, finish, make_folder, stages_of
+from qpipe.pipeline import FLOAT_FILE, PipelineReport, Stage, finish, make_folder, stages_of
 from qpipe.recipe import Recipe
 
 EPOCHS: Final = 20
@@ -47,7 +47,7 @@ def run_demo(output: str | Path, *, restart: bool = False) -> PipelineReport:
 def _train_stage(folder: Path) -> Stage:
     output = folder / FLOAT_FILE
 
-    def run(_: Resumption) -> None:
+    def run(_: bool) -> None:
         from qpipe.demo.network import INPUT_SHAPE, train_network
 
         network = train_network(epochs=EPOCHS, seed=SEED)

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from qpipe.errors import RecipeError
-from qpipe.settings.training import FLOAT_TEACHER, NO_TEACHER, FinetuneSettings, Method, RecipeName
+from qpipe.settings.training import FLOAT_TEACHER, NO_TEACHER, FinetuneSettings, RecipeName
 
 _FAQ_4BIT: Final[Mapping[str, Any]] = {"epochs": 110, "schedule": "exponential", "lr": 0.0015, "lr_end": 1e-6}
 _STEP: Final[Mapping[str, Any]] = {"epochs": 110, "schedule": "step", "milestones": (30, 60, 90)}
@@ -59,12 +59,6 @@ RECIPES: Final[Mapping[RecipeName, FinetuneSettings]] = {
 DEFAULT_RECIPE: Final[RecipeName] = "faq-8bit"
 
 
-def _default_recipe(method: Method, *, strips: bool) -> RecipeName:
-    if strips:
-        return "plain"
-    return DEFAULT_RECIPE if method == "faq" else "ag"
-
-
 def resolve(asked: FinetuneSettings, *, strips: bool = False) -> FinetuneSettings:
     """A whole run: what was asked for, and the rest as its recipe says, which has a name then.
 
@@ -77,7 +71,7 @@ def resolve(asked: FinetuneSettings, *, strips: bool = False) -> FinetuneSetting
     Raises:
         RecipeError: values don't go together, or one was given that nothing would read.
     """
-    name = asked.recipe or _default_recipe(asked.method, strips=strips)
+    name = asked.recipe or ("plain" if strips else "ag" if asked.method == "ag" else DEFAULT_RECIPE)
     said = FinetuneSettings.said_by_recipes()
     given = {key: getattr(asked, key) for key in said if key in asked.model_fields_set}
     if given.get("teacher") == NO_TEACHER:

@@ -34,7 +34,7 @@ def test_training_comes_first_and_writes_a_network_with_batch_normalization(
     monkeypatch.setattr(demo, "finish", finish)
     assert run_demo(tmp_path / "demo").output == str(tmp_path / "demo")
     (train,) = stages
-    train.run(demo.Resumption(tmp_path / "checkpoint", resume=False))
+    train.run(False)
     model = load_model(tmp_path / "demo" / "float.onnx")
     assert sum(node.op_type == "BatchNormalization" for node in model.graph) == 9
 
