@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from qpipe import progress
 from qpipe.calibration.percentile import FloatArray
 from qpipe.data import Augment, Source
 
 
+@dataclass
 class CalibrationInputs:
     """The first batches of a shuffled epoch, as they are or augmented; each `iter` gives the same ones.
 
     A stream may not begin again, or with other data, so its inputs are kept from the first time on.
     """
 
-    def __init__(
-        self, source: Source, *, batches: int, batch_size: int, seed: int, augment: Augment | None = None
-    ) -> None:
-        self._source = source
-        self._batch_size = batch_size
-        self._limit = batches * batch_size
-        self._seed = seed
-        self._augment = augment
-        self._kept: list[FloatArray] | None = None
+    source: Source
+    batches: int
+    batch_size: int
+    seed: int
+    augment: Augment | None = None
+    _kept: list[FloatArray] | None = field(default=None, init=False)
 
     def __iter__(self) -> Iterator[FloatArray]:
         """float32 `[N, C, H, W]`."""
-        if self._source.size is None and self._kept is None:
+        if self.source.size is None and self._kept is None:
             self._kept = list(self._read())
         batches = self._read() if self._kept is None else self._kept
-        total = self._source.n_batches(self._batch_size, limit=self._limit)
+        total = self.source.n_batches(self.batch_size, limit=self.batches * self.batch_size)
         return progress.track(batches, "calibrating", total)
 
     def _read(self) -> Iterator[FloatArray]:
-        stream = self._source.batches(
-            self._batch_size,
-            shuffle=self._source.size is not None,
-            seed=self._seed,
-            limit=self._limit,
-            augment=self._augment,
+        is_shuffled, limit = self.source.size is not None, self.batches * self.batch_size
+        stream = self.source.batches(
+            self.batch_size, shuffle=is_shuffled, seed=self.seed, limit=limit, augment=self.augment
         )
         return (batch.inputs for batch in stream)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -90,22 +90,20 @@ def _find_split(arrays: Mapping[str, Any], name: str, split: Split) -> tuple[str
     raise DataError(f"data {name!r}: {_EXPECTED}; found {found}")
 
 
-def _read(arrays: Mapping[str, Any], key: str, name: str) -> npt.NDArray[Any]:
+def _read(arrays: Mapping[str, Any], key: str, name: str, read: Callable[[Any], Any] = as_array) -> npt.NDArray[Any]:
     try:
-        return as_array(arrays[key])
+        array: npt.NDArray[Any] = read(arrays[key])
     except _DAMAGED as error:
         raise DataError(f"data {name!r}: {key!r} can't be read: {_reason(error)}") from None
     except DataError as error:
         raise DataError(f"data {name!r}: {key!r}: {error}") from None
+    return array
 
 
 def _class_names(arrays: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
     if "class_names" not in arrays:
         return None
-    try:
-        names = np.asarray(arrays["class_names"])
-    except _DAMAGED as error:
-        raise DataError(f"data {name!r}: 'class_names' can't be read: {_reason(error)}") from None
+    names = _read(arrays, "class_names", name, np.asarray)
     if names.ndim != 1 or names.dtype.kind not in "US":
         shape = list(names.shape)
         raise DataError(f"data {name!r}: 'class_names' is {names.dtype} {shape}, expected one string per class")
