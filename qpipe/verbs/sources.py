@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
 from qpipe.data.carried import carried_preprocess
-from qpipe.errors import LoweringError, ModelError
+from qpipe.errors import DataError, LoweringError, ModelError
 from qpipe.ir.files.metadata import get_input_sha256, set_input_sha256
 from qpipe.nodes import static_shape
 
@@ -39,6 +39,8 @@ def preprocess_of(model: ir.Model, overrides: PreprocessLike) -> Preprocess:
     """The model's own preprocessing, with the overrides' fields replaced; DataError on a wrong one."""
     if isinstance(overrides, Preprocess):
         return overrides
+    if not isinstance(overrides, Mapping | None):
+        raise DataError(f"preprocess: {overrides!r}, expected a mapping of settings, such as {{'mean': (0.5,)}}")
     return (carried_preprocess(model) or Preprocess()).merge(overrides or {})
 
 

@@ -254,3 +254,11 @@ def test_inputs_that_are_not_finite() -> None:
         qpipe.calibrate(digits_model(), broken)
     with pytest.raises(DataError, match="expected finite"):
         qpipe.calibrate(digits_model(), iter([broken]))
+
+
+@pytest.mark.parametrize("preprocess", ["mean", [0.3]])
+def test_preprocessing_is_a_mapping(preprocess: Any) -> None:
+    with pytest.raises(DataError) as caught:
+        qpipe.calibrate(digits_model(), "digits", preprocess=preprocess)
+    expected = f"preprocess: {preprocess!r}, expected a mapping of settings, such as {{'mean': (0.5,)}}"
+    assert str(caught.value) == expected
