@@ -81,8 +81,8 @@ class InsertQuantizers(ir.passes.InPlacePass):
         narrow_grids = {v: self._observed_grid(p, NARROW_KEY, learned) for v, p in plan.narrowed.items()}
         grids = {v: self._observed_grid(p, RANGE_KEY, learned) for v, p in plan.quantizers.items()}
         if chosen.rebuild is not None:
-            grids |= base_grids(plan, {v: _read_grid(grid) for v, grid in grids.items()}, binary_blocks(model))
-        narrow, specs = ({value: _read_grid(grid) for value, grid in some.items()} for some in (narrow_grids, grids))
+            grids |= base_grids(plan, {v: grid.grid for v, grid in grids.items()}, binary_blocks(model))
+        narrow, specs = ({value: grid.grid for value, grid in some.items()} for some in (narrow_grids, grids))
         for layer in plan.layers:
             if layer.role is Role.JOIN:
                 _check_distance(layer, specs)
@@ -188,11 +188,6 @@ def _learned_values(plan: QuantizationPlan, chosen: type[WeightFormat]) -> set[i
         if quantizer.signed is False and quantizer.bits in chosen.learned_widths and value not in carried
         and quantizer.curve is None
     }  # fmt: skip
-
-
-def _read_grid(grid: GridOrTable) -> QuantSpec:
-    """That which readers see."""
-    return grid.grid if isinstance(grid, CodeTable) else grid
 
 
 def _refuse_unsupported(plan: QuantizationPlan) -> None:

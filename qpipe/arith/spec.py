@@ -49,6 +49,21 @@ class QuantSpec:
         return replace(self, qmin=max(self.qmin, 0), qmax=top)
 
     @property
+    def grid(self) -> QuantSpec:
+        """The grid of the codes that readers get: this one; a table has another (see `qpipe.arith.table`)."""
+        return self
+
+    @property
+    def rounded_to(self) -> QuantSpec:
+        """The grid that real numbers are rounded to: this one."""
+        return self
+
+    @property
+    def reach(self) -> QuantSpec:
+        """The grid with the range that codes can have: this one."""
+        return self
+
+    @property
     def scale(self) -> float:
         """Real units per integer step."""
         return 2.0**self.exponent

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import nn
 
-from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable, GridOrTable, table_index
 from qpipe.formats.binary import is_sign
 from qpipe.ops import ActivationFunction, Curve, Rectifier
@@ -28,9 +27,7 @@ class Quantizer(nn.Module):
     ) -> None:
         super().__init__()
         table = grid_or_table if isinstance(grid_or_table, CodeTable) else None
-        self.grid: QuantSpec = grid_or_table.grid if isinstance(grid_or_table, CodeTable) else grid_or_table
-        self.rounded_to: QuantSpec = self.grid if table is None else table.rounded_to
-        self.bits = grid_or_table.bits
+        self.grid, self.rounded_to, self.bits = grid_or_table.grid, grid_or_table.rounded_to, grid_or_table.bits
         self.register_buffer("levels", None if table is None else torch.from_numpy(table.levels()))
         self._is_sign = is_sign(grid_or_table)
         self._rounds = True

@@ -47,8 +47,8 @@ class WeightQuantizer(nn.Module):
     """One layer's: weights in their number format, multiplier and bias in integers.
 
     exponent: of the channels, int64 `[C]`, as the last step of training chose them, or the file. basis: of a format
-    that learns its levels. source: the grid of what the layer reads. rounded_to: that of what it
-    gives; None of a last layer.
+    that learns its levels. source: the grid of what the layer reads. rounded_to: that of what it gives; None
+    of a last layer.
     """
 
     exponent: torch.Tensor

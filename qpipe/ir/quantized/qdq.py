@@ -64,12 +64,12 @@ class ActivationQuantizer:
     @property
     def rounded_to(self) -> QuantSpec:
         """The grid that `source` is rounded to: `grid`, or what the table takes."""
-        return self.grid if self.table is None else self.table.rounded_to
+        return self.grid_or_table.rounded_to
 
     @property
     def reach(self) -> QuantSpec:
         """`grid` with the range that the codes can have."""
-        return self.grid if self.table is None else self.table.reach
+        return self.grid_or_table.reach
 
     @property
     def basis(self) -> tuple[float, ...] | None:
@@ -79,7 +79,7 @@ class ActivationQuantizer:
     @property
     def bits(self) -> int:
         """The width of the range, or of an index into the table's levels."""
-        return self.grid.bits if self.table is None else self.table.bits
+        return self.grid_or_table.bits
 
 
 def insert_activation_quantizer(
@@ -104,7 +104,7 @@ def insert_activation_quantizer(
     source = value if replaces is None else replaces.inputs[0]
     assert source is not None
     shape = value.shape
-    before, after = (spec.rounded_to, spec.grid) if isinstance(spec, CodeTable) else (spec, spec)
+    before, after = spec.rounded_to, spec.grid
     scale, zero_point = _grid(graph, base, before)
     nodes = [ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{base}_quantize")]
     function = None if replaces is None else activation_of(replaces)
