@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from qpipe.arith.weights import NO_FLOOR, ZERO_EXPONENT
+from qpipe.formats.base import WeightOptions
 from qpipe.formats.fixed_point import DEFAULT_CLIP, FixedPoint
 
 FREE = FixedPoint(bits=8, clip=8.0)
@@ -174,3 +175,13 @@ def test_zero_and_constant_channels() -> None:
     assert not codes[0].any()
     values = codes[1] * 2.0 ** int(exponent[1])
     np.testing.assert_allclose(values, -0.3, atol=2.0 ** int(exponent[1]))
+
+
+@pytest.mark.parametrize(("around", "exponent"), [(0.999, 0), (1.001, 1)])
+def test_the_clip_of_4_bits_is_the_papers(around: float, exponent: int) -> None:
+    """FAQ, footnote 4: "a constant of 4.12 for all our 4-bit experiments"; the step is 2 * 4.12 sigma / 15."""
+    sigma = 15 / (2 * 4.12) * around
+    rows = np.zeros((1, 100), np.float32)
+    rows[0, 0] = 10 * sigma  # one weight in a hundred has ten standard deviations, and is clipped
+    spec = FixedPoint.of(4, WeightOptions(rounding="ceil"))
+    assert spec.exponents(rows, no_floor(rows)).tolist() == [exponent]

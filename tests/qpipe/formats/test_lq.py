@@ -129,3 +129,9 @@ def test_a_table_of_activations(bits: int) -> None:
 
 def test_negative_levels_are_zero() -> None:
     assert set(lq_table(np.float32([-0.5, 0.5]), QuantSpec.unsigned(8, -4)).entries) == {0, 8}
+
+
+def test_the_moving_average_keeps_nine_tenths() -> None:
+    """LQ-Nets, section 3.2: v <- 0.9 v + 0.1 v*."""
+    basis, solution = np.array([[1.0, 2.0]]), np.array([[2.0, -3.0]])
+    np.testing.assert_allclose(averaged(basis, solution), [[1.1, 1.5]], rtol=1e-15)  # a rounding of float64 or two

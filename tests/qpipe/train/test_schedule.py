@@ -114,3 +114,11 @@ def test_a_stream_has_enough_epochs_where_the_last_one_begins_behind_the_fade(ep
         assert last < Fraction(fade)
     else:
         assert last >= Fraction(fade)
+
+
+def test_an_exponential_rate_stays_within_an_epoch() -> None:
+    """FAQ, section 3.3: "we multiply the learning rate by 0.936 after each epoch"."""
+    run = settings("faq-4bit")
+    for epoch in (0, 1, 109):
+        within = {learning_rate(run, moment(epoch, batch, 7)) for batch in range(7)}
+        assert within == {learning_rate(run, Fraction(epoch))}

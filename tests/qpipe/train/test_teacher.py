@@ -68,3 +68,15 @@ def test_a_teacher_with_other_classes() -> None:
     loss = distillation(Fixed(torch.zeros(2, 7)), weight=0.5, temperature=1.0)
     with pytest.raises(ModelError, match="teacher has 7 classes, the network 5"):
         loss(torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 1))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+def test_the_soft_part_is_multiplied_by_the_square_of_the_temperature(temperature: float) -> None:
+    """Hinton et al., section 2: gradients of soft targets scale as 1/T**2, so they are multiplied by T**2."""
+    torch.manual_seed(0)
+    logits, told, labels, x = torch.randn(4, 5), torch.randn(4, 5), torch.arange(4), torch.zeros(4, 1)
+    p, q = F.softmax(told / temperature, 1), F.softmax(logits / temperature, 1)
+    divergence = (p * (p / q).log()).sum(1).mean()
+    found = distillation(Fixed(told), weight=0.25, temperature=temperature)(logits, labels, x)
+    expected = 0.75 * F.cross_entropy(logits, labels) + 0.25 * {1.0: 1, 2.0: 4, 4.0: 16}[temperature] * divergence
+    torch.testing.assert_close(found, expected)

@@ -116,3 +116,21 @@ def test_a_weight_that_is_used_as_it_is_is_no_parameter_twice() -> None:
     executor(torch.ones(1, 3, 8, 8))
     assert executor.state_dict().keys() == before
     assert layer.weight_in_use() is layer.weight
+
+
+def test_the_multiplier_is_rounded_on_batch_statistics() -> None:
+    """The default mode of training: gamma errs by what rounding k to 8 bits makes it in the file."""
+    net = Network(3, 8, 8)
+    y = net.head(net.op("Relu", net.norm(net.conv("x", 3, 8), 8)), 8)
+    layer = next(iter(Executor(quantized(net.model(y), net.inputs()), batch_norm="batch").train().weighted()))
+    k = layer.gamma.detach().double() / (layer.variance.double() + layer.epsilon).sqrt()
+    x = torch.from_numpy(np.random.default_rng(0).integers(-127, 128, (4, 3, 8, 8))) * grids(layer).source.scale
+    product = torch.nn.functional.conv2d(x.float(), layer.quantized_weight(), padding=1).double()
+    variance = product.var((0, 2, 3), unbiased=False)
+    found = (layer(x.float()) - layer.beta[:, None, None]).double() * (variance + layer.epsilon).sqrt()[:, None, None]
+    centred = product - product.mean((0, 2, 3), keepdim=True)
+    gamma = (found * centred).sum((0, 2, 3)) / (centred * centred).sum((0, 2, 3))
+    mantissa = torch.frexp(k.abs() * gamma / layer.gamma).mantissa * 2**8
+    assert (mantissa - mantissa.round()).abs().max() < 0.01  # float32 sums of 8 bits and some
+    unrounded = torch.frexp(k.abs()).mantissa * 2**8
+    assert (unrounded - unrounded.round()).abs().max() > 0.1

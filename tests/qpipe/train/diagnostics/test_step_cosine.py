@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from qpipe.train.diagnostics.step_cosine import SMOOTHING, StepCosine, angle
+from qpipe.train.diagnostics.step_cosine import StepCosine, angle
 from support.training import batch_of, run_updates
 from support.zoo.trainable import small_executor
 
@@ -24,7 +24,7 @@ def test_angle(a: list[float], b: list[float], expected: float) -> None:
 
 
 def test_it_is_the_papers_measure() -> None:
-    """Against the definition, computed from the weights of every step."""
+    """Against the definition, computed from the weights of every step: FAQ, section 4.7, "smoothing factor 0.9"."""
     executor, observer = small_executor(), StepCosine()
     weights: list[list[torch.Tensor]] = []
     grids: list[list[torch.Tensor]] = []
@@ -46,7 +46,7 @@ def test_it_is_the_papers_measure() -> None:
     for layer, found in enumerate(observer.result()["step_cosine"]):
         average, angles = torch.zeros_like(grids[0][layer]), []
         for t in range(1, 9):
-            average = SMOOTHING * average + (1 - SMOOTHING) * (grids[t][layer] - grids[t - 1][layer])
+            average = 0.9 * average + (1 - 0.9) * (grids[t][layer] - grids[t - 1][layer])
             angles.append(angle(weights[t][layer] - weights[t - 1][layer], average))
         assert found == torch.stack(angles[4:]).mean().cos().item()
     assert observer.result()["step_updates"] == [5, 8]
