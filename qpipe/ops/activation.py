@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from qpipe.arith.exact import Exact
+from qpipe.arith.namespace import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import constant_input, input_value
 from qpipe.ops.base import Carrier, Refusal
@@ -64,6 +66,12 @@ class Activation(Carrier):
         function = self.activation(node)
         assert function is not None
         return sources[0].clipped(function.bound)
+
+    def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
+        """The clip of the real numbers, whose bound may lie between two of the grid."""
+        (x,), function, grid = sources, self.activation(layer.node), layer.sources[0].grid
+        assert function is not None
+        return Exact(function.real(x * 2.0**grid.exponent) * 2.0**-grid.exponent, grid.exponent)
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """A Clip of the codes."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow, add_row
+from qpipe.arith.exact import Exact
+from qpipe.arith.namespace import IntArray
 from qpipe.arith.symbolic import INT32, UINT8
 from qpipe.nodes import constant_array
 from qpipe.ops.base import Refusal, Role, StandardForm, Unweighted
@@ -50,6 +52,12 @@ class Add(Unweighted):
             return a + b
 
         return run
+
+    def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
+        """The sum in the finer operand's steps."""
+        unit = min(q.grid.exponent for q in layer.sources)
+        a, b = (x << (q.grid.exponent - unit) for x, q in zip(sources, layer.sources, strict=True))
+        return Exact(a + b, unit)
 
     def prove(self, layer: RequantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRow]:
         """The sum is exact in float32."""

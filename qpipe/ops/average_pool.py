@@ -6,16 +6,18 @@ onnxruntime's fused pooling multiplies by a rounded reciprocal of the count, whi
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow, pool_row
+from qpipe.arith.exact import Exact
+from qpipe.arith.namespace import IntArray
 from qpipe.errors import LoweringError
 from qpipe.nodes import Window, constant_input, describe, int_attribute, rank, window
 from qpipe.ops.base import Refusal, Role, StandardForm, Unweighted
@@ -24,6 +26,7 @@ from qpipe.ops.windows import (
     as_image,
     dims_refusal,
     image_sizes,
+    patches,
     positions,
     require_dims,
     require_true_sizes,
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
-
-IntArray = npt.NDArray[np.int64]
 
 
 class AveragePool(Unweighted):
@@ -82,6 +83,17 @@ class AveragePool(Unweighted):
         divides = layer.op_type == "ReduceMean"
         yield pool_row(layer.name, layer.op_type, source, output, counts=counts(layer.node), divides=divides)
 
+    def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
+        """The sum under each position, to be divided by how many values it counts."""
+        (x,), node, unit = sources, layer.node, layer.sources[0].grid.exponent
+        if node.op_type != "AveragePool":
+            spatial = tuple(range(2, x.ndim))
+            return Exact(x.sum(axis=spatial, keepdims=True), unit, math.prod(x.shape[2:]))
+        shape = window(node)
+        pads, along = _axis_counts(node, shape, x.shape[2:])
+        sums = patches(x, shape, pads).sum(axis=tuple(range(-len(shape.kernel), 0)))
+        return Exact(sums, unit, functools.reduce(np.multiply.outer, along))
+
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """QLinearAveragePool, QLinearGlobalAveragePool; ReduceMean stays a float island, whose division is exact."""
         inputs, output = b.quantized_inputs(layer), b.grid(layer.quantizer.rounded_to)
@@ -121,7 +133,7 @@ def counts(node: ir.Node) -> set[int]:
     return {math.prod(combination) for combination in itertools.product(*along)} - {0}
 
 
-def _axis_counts(node: ir.Node, shape: Window, sizes: list[int]) -> tuple[tuple[int, ...], list[IntArray]]:
+def _axis_counts(node: ir.Node, shape: Window, sizes: Sequence[int]) -> tuple[tuple[int, ...], list[IntArray]]:
     """The pads of all windows, and how many pixels of each axis a position counts.
 
     What `ceil_mode` adds to the padding is never one that counts.

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow
+from qpipe.arith.exact import Exact
+from qpipe.arith.namespace import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import STANDARD_DOMAINS
 from qpipe.ops.function import ActivationFunction
@@ -130,6 +132,14 @@ class Op(ABC, Generic[L]):
         return iter(())
 
     @abstractmethod
+    def exact(self, layer: L, *sources: IntArray) -> Exact:
+        """What the finalized layer gives before its activation and its rounding, in numpy: the specification.
+
+        sources: the integers of its inputs, without zero points. Nothing of it comes from a runtime or from the
+        lowerings, which are compared with it.
+        """
+
+    @abstractmethod
     def lower_qoperator(self, layer: L, b: QOperatorBuilder) -> None:
         """Write the finalized layer with onnxruntime's integer operators."""
 
@@ -150,6 +160,15 @@ class Carrier(Unweighted):
     def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
         """The first input's grid."""
         return sources[0]
+
+    def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
+        """The integers that it carries, in their own unit."""
+        (x,) = sources
+        return Exact(self.moved(layer.node, x), layer.sources[0].grid.exponent)
+
+    def moved(self, node: ir.Node, x: IntArray) -> IntArray:
+        """The integers of one input in their new place, in numpy."""
+        raise NotImplementedError(f"{node.op_type} carries no integers of one input")
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """The node itself."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import onnx_ir as ir
 
+from qpipe.arith.namespace import IntArray
 from qpipe.errors import LoweringError
 from qpipe.nodes import constant_array, describe, int_attribute, rank
 from qpipe.ops.base import Operands, Refusal, Role, Unweighted
@@ -57,6 +58,10 @@ class BatchNormalization(Unweighted):
             return x * k.reshape(shape) + b.reshape(shape)
 
         return run
+
+    def exact(self, layer: RequantizedLayer, *sources: IntArray) -> NoReturn:
+        """LoweringError: `finalize` leaves none."""
+        raise LoweringError(f"{describe(layer.node)}: is not finalized")
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> NoReturn:
         """LoweringError: `finalize` leaves none."""

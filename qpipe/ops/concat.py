@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.exact import Exact
+from qpipe.arith.namespace import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import constant_array, int_attribute
 from qpipe.ops.base import Carrier, Refusal, StandardForm
@@ -51,6 +54,12 @@ class Concat(Carrier):
         bits = max(spec.bits for spec in sources)
         log2_ymax = max(spec.exponent + spec.largest.bit_length() for spec in sources)
         return QuantSpec.for_range(bits, log2_ymax, signed=any(spec.is_signed for spec in sources))
+
+    def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
+        """All in the finest input's steps."""
+        unit = min(q.grid.exponent for q in layer.sources)
+        parts = [x << (q.grid.exponent - unit) for x, q in zip(sources, layer.sources, strict=True)]
+        return Exact(np.concatenate(parts, int_attribute(layer.node, "axis", 0)), unit)
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """Concat of codes, in the layout that all of them have."""

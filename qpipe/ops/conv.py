@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.namespace import A
+from qpipe.arith.exact import exact_product
+from qpipe.arith.namespace import A, Float64Array, IntArray
 from qpipe.arith.weights import as_rows, from_rows, pair_excess, pair_limit
 from qpipe.nodes import int_attribute, static_shape, window
 from qpipe.ops.base import Operands, Refusal
 from qpipe.ops.product import Product, TorchProduct
-from qpipe.ops.windows import as_image, require_dims, symmetric_pads, torch_pads, window_refusal
+from qpipe.ops.windows import as_image, patches, require_dims, symmetric_pads, torch_pads, window_refusal
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +109,18 @@ class Conv(Product):
     def summands(self, node: ir.Node, weight: Sequence[int | None]) -> int:
         """Input channels of a group times pixels of the kernel."""
         return math.prod(size for size in weight[1:] if size is not None)
+
+    def sums(self, node: ir.Node, codes: IntArray, x: IntArray, largest: int) -> Float64Array:
+        """Patches `[N, G, C / G * kernel, S']` times the weights of each group `[G, O / G, C / G * kernel]`."""
+        shape, groups = window(node), int_attribute(node, "group", 1)
+        found = patches(x, shape, shape.pads)
+        count, channels, dims = len(x), x.shape[1], len(shape.kernel)
+        sizes = found.shape[2 : 2 + dims]
+        # [N, C, *kernel, *S'], the order of a weight's row.
+        taps = found.transpose(0, 1, *range(2 + dims, 2 + 2 * dims), *range(2, 2 + dims))
+        columns = taps.reshape(count, groups, channels // groups * math.prod(shape.kernel), math.prod(sizes))
+        rows = codes.reshape(groups, len(codes) // groups, -1)
+        return exact_product(rows, columns, largest).reshape(count, len(codes), *sizes)
 
     def lower_qoperator(self, layer: InnerWeighted[FinalWeight], b: QOperatorBuilder) -> None:
         """QLinearConv."""

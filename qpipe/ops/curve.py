@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import onnx_ir as ir
 
-from qpipe.arith.namespace import A
+from qpipe.arith.namespace import A, IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError
 from qpipe.nodes import describe, float_attribute
@@ -54,6 +54,10 @@ class CurveOp(Carrier):
     def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
         """What its table gives."""
         return self.activation(node).table(sources[0], sources[0].bits).grid
+
+    def exact(self, layer: RequantizedLayer, *sources: IntArray) -> NoReturn:
+        """LoweringError: such a node computes floats."""
+        raise _no_table(layer)
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> NoReturn:
         """LoweringError: such a node computes floats."""

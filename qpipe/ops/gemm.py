@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.namespace import A
+from qpipe.arith.exact import exact_product
+from qpipe.arith.namespace import A, Float64Array, IntArray
 from qpipe.nodes import float_attribute, int_attribute, rank
 from qpipe.ops.base import Operands, Refusal, StandardForm
 from qpipe.ops.product import Product, TorchProduct
@@ -93,6 +95,12 @@ class Gemm(Product):
     def summands(self, node: ir.Node, weight: Sequence[int | None]) -> int:
         """K."""
         return weight[-1 if self.output_axis(node) == 0 else -2] or 0
+
+    def sums(self, node: ir.Node, codes: IntArray, x: IntArray, largest: int) -> Float64Array:
+        """`[..., C]` of `[..., K]`."""
+        columns = np.moveaxis(x, -1, 0).reshape(x.shape[-1], -1)
+        found = exact_product(self.to_rows(node, codes), columns, largest)
+        return found.T.reshape(*x.shape[:-1], -1)
 
     def lower_qoperator(self, layer: InnerWeighted[FinalWeight], b: QOperatorBuilder) -> None:
         """QGemm, QLinearMatMul for a MatMul."""

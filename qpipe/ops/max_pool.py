@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.nodes import int_attribute
+from qpipe.arith.namespace import IntArray
+from qpipe.arith.spec import STORAGE_MAX
+from qpipe.nodes import int_attribute, window
 from qpipe.ops.base import Carrier, Refusal
-from qpipe.ops.windows import as_image, require_dims, require_true_sizes, torch_pads, window_refusal
+from qpipe.ops.windows import as_image, patches, require_dims, require_true_sizes, torch_pads, window_refusal
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
 
+_BELOW = -STORAGE_MAX  # every integer of a tensor, and of what it is carried to
 _LOWEST = -3.4028234663852886e38  # of float32: what onnxruntime gives where a window sees nothing but padding
 
 
@@ -51,6 +54,13 @@ class MaxPool(Carrier):
             return largest.squeeze(2) if is_row else largest
 
         return run
+
+    def moved(self, node: ir.Node, x: IntArray) -> IntArray:
+        """The largest under each position; what is padded never wins."""
+        shape = window(node)
+        pads = shape.padded(x.shape[2:], ceil_mode=bool(int_attribute(node, "ceil_mode", 0)))
+        largest: IntArray = patches(x, shape, pads, fill=_BELOW).max(axis=tuple(range(-len(shape.kernel), 0)))
+        return largest
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The node itself on codes: on channels first, which is faster than slices and Max on channels last."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.namespace import IntArray
 from qpipe.nodes import constant_array, constant_input, rank, require_constant, string_attribute
 from qpipe.ops.base import Carrier, Refusal
-from qpipe.ops.windows import torch_pads
+from qpipe.ops.windows import padded, torch_pads
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,10 @@ class Pad(Carrier):
             return F.pad(x, pads)
 
         return run
+
+    def moved(self, node: ir.Node, x: IntArray) -> IntArray:
+        """x with a border of zeros, or cropped."""
+        return padded(x, all_pads(node))
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """Pad with the zero point."""

@@ -11,7 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow, weighted_row
-from qpipe.arith.namespace import A
+from qpipe.arith.exact import Exact
+from qpipe.arith.namespace import A, Float64Array, IntArray
+from qpipe.arith.spec import STORAGE_MAX
 from qpipe.nodes import constant_array, constant_input, input_value, static_shape
 from qpipe.ops.base import Op, Refusal, Role
 from qpipe.ops.quantizer_parts import stored
@@ -130,6 +132,22 @@ class Product(Op["InnerWeighted[FinalWeight]"]):
             check_pairs=check_pairs and not self.is_depthwise(layer.node, codes.shape),
             fuses=output is not None or self.fuses_without_quantizer,
         )
+
+    def exact(self, layer: Weighted[FinalWeight], *sources: IntArray) -> Exact:
+        """`(acc + bias) * m` in units of `2**(l_x + l_w)`, each of the channel; of a last layer all have one."""
+        final, grid = layer.weight, layer.sources[0].grid
+        largest = max(STORAGE_MAX - grid.zero_point, grid.zero_point)
+        sums = self.sums(layer.node, final.codes.astype(np.int64), sources[0], largest)
+        along = [1] * sums.ndim
+        along[self.channel_axis] = -1
+        bias, multiplier, exponent = (
+            values.reshape(along) for values in (final.bias, final.multiplier, final.exponent + grid.exponent)
+        )
+        return Exact((sums + bias) * multiplier, exponent)
+
+    @abstractmethod
+    def sums(self, node: ir.Node, codes: IntArray, x: IntArray, largest: int) -> Float64Array:
+        """The sums of products of integers, in numpy: codes of the weight in its own layout, x up to `largest`."""
 
     @abstractmethod
     def lower_qoperator_last(self, layer: LastLayer[FinalWeight], b: QOperatorBuilder) -> None:

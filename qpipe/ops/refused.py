@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import onnx_ir as ir
 
+from qpipe.arith.namespace import IntArray
 from qpipe.errors import LoweringError
 from qpipe.nodes import STANDARD_DOMAINS, constant_array, describe
 from qpipe.ops.base import Refusal, Role, Unweighted
@@ -92,6 +93,10 @@ class Refused(Unweighted):
     def torch(self, node: ir.Node) -> NoReturn:
         """LoweringError: it can't be trained."""
         raise LoweringError(f"{describe(node)}: no torch semantics for it")
+
+    def exact(self, layer: RequantizedLayer, *sources: IntArray) -> NoReturn:
+        """LoweringError."""
+        raise LoweringError(f"{describe(layer.node)}: no integer form")
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> NoReturn:
         """LoweringError."""

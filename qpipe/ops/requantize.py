@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from qpipe.arith.exact import Exact
+from qpipe.arith.namespace import IntArray
 from qpipe.ops.base import Refusal, Role, Unweighted
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ class Requantize(Unweighted):
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> x`."""
         return lambda x: x
+
+    def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
+        """The integers as they are."""
+        return Exact(sources[0], layer.sources[0].grid.exponent)
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """The codes themselves, moved to the other grid."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.namespace import A, IntArray
 from qpipe.nodes import constant_array, int_attribute, ints_attribute, rank, require_constant, static_shape
 from qpipe.ops.base import Carrier, Refusal
 
 if TYPE_CHECKING:
-    import torch
-
     from qpipe.ir.quantized.view import RequantizedLayer
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
+
+Moved = Callable[[Any], Any]
+"""Of an array of numpy or torch: reshaped or reordered."""
 
 
 class Shape(Carrier):
@@ -45,6 +49,11 @@ class Shape(Carrier):
         """`x -> x` in the new shape."""
         return _BUILDERS[node.op_type](node)
 
+    def moved(self, node: ir.Node, x: IntArray) -> IntArray:
+        """The same functions, which know both libraries."""
+        found: IntArray = _BUILDERS[node.op_type](node)(x)
+        return found
+
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """The node itself on codes; Dropout, which takes floats only, does nothing."""
         if layer.op_type != "Dropout":
@@ -71,17 +80,17 @@ def arguments_refusal(node: ir.Node, *, expected: int = 0) -> Refusal | None:
     return Refusal("its arguments are computed by the graph: export the model with a fixed input size")
 
 
-def _flatten(node: ir.Node) -> TorchFunction:
+def _flatten(node: ir.Node) -> Moved:
     axis = int_attribute(node, "axis", 1)
 
-    def run(x: torch.Tensor) -> torch.Tensor:
+    def run(x: A) -> A:
         split = axis + x.ndim if axis < 0 else axis
         return x.reshape(math.prod(x.shape[:split]), -1)
 
     return run
 
 
-def _reshape(node: ir.Node) -> TorchFunction:
+def _reshape(node: ir.Node) -> Moved:
     target = [int(size) for size in require_constant(node, 1, "shape")]
     keeps_zero = bool(int_attribute(node, "allowzero", 0))
     source = None if node.inputs[0] is None else static_shape(node.inputs[0])
@@ -90,34 +99,34 @@ def _reshape(node: ir.Node) -> TorchFunction:
     if source and target and source[0] == target[0] != 0:
         copied.add(0)
 
-    def run(x: torch.Tensor) -> torch.Tensor:
+    def run(x: A) -> A:
         return x.reshape([x.shape[i] if i in copied else size for i, size in enumerate(target)])
 
     return run
 
 
-def _squeeze(node: ir.Node) -> TorchFunction:
+def _squeeze(node: ir.Node) -> Moved:
     axes = tuple(int(axis) for axis in require_constant(node, 1, "axes"))
     return lambda x: x.squeeze(axes)
 
 
-def _unsqueeze(node: ir.Node) -> TorchFunction:
+def _unsqueeze(node: ir.Node) -> Moved:
     axes = [int(axis) for axis in require_constant(node, 1, "axes")]
 
-    def run(x: torch.Tensor) -> torch.Tensor:
-        for axis in sorted(a + x.ndim + len(axes) if a < 0 else a for a in axes):
-            x = x.unsqueeze(axis)
-        return x
+    def run(x: A) -> A:
+        dims = x.ndim + len(axes)
+        added, sizes = {axis % dims for axis in axes}, iter(x.shape)
+        return x.reshape([1 if axis in added else next(sizes) for axis in range(dims)])
 
     return run
 
 
-def _transpose(node: ir.Node) -> TorchFunction:
+def _transpose(node: ir.Node) -> Moved:
     order = ints_attribute(node, "perm", tuple(reversed(range(rank(node.inputs[0]) or 0))))
-    return lambda x: x.permute(order)
+    return lambda x: x.transpose(order) if isinstance(x, np.ndarray) else x.permute(order)
 
 
-def _identity(node: ir.Node) -> TorchFunction:
+def _identity(node: ir.Node) -> Moved:
     return lambda x: x
 
 

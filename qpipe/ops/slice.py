@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.namespace import IntArray
 from qpipe.nodes import constant_input, require_constant
 from qpipe.ops.base import Carrier, Refusal
 from qpipe.ops.shape import arguments_refusal
@@ -39,10 +41,7 @@ class Slice(Carrier):
             import torch
 
             for axis, part in bounds.items():
-                size = x.shape[axis]
-                # Where Python starts a backward slice before the first element, and is empty, ONNX starts at it.
-                start = part.start if part.step > 0 else max(part.start, -size)
-                chosen = range(size)[start : part.stop : part.step]
+                chosen = _chosen(part, x.shape[axis])
                 if chosen.step > 0:
                     index = [slice(None)] * x.ndim
                     index[axis] = slice(chosen.start, chosen.stop, chosen.step)
@@ -52,6 +51,12 @@ class Slice(Carrier):
             return x
 
         return run
+
+    def moved(self, node: ir.Node, x: IntArray) -> IntArray:
+        """By the numbers that ONNX's text gives each axis."""
+        for axis, part in slices(node).items():
+            x = np.take(x, _chosen(part, x.shape[axis]), axis)
+        return x
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """Slice of the codes, in the layout that the tensor has."""
@@ -65,6 +70,13 @@ class Slice(Carrier):
         strides = b.integers([1] * count if steps is None else steps.tolist())
         value = b.node("Slice", [b.codes(source, layout), starts, ends, b.integers(chosen), strides])
         b.carry(layer, value, layout, source.grid)
+
+
+def _chosen(part: slice, size: int) -> range:
+    """The places of an axis of this size that it takes, in order."""
+    # Where Python starts a backward slice before the first element, and is empty, ONNX starts at it.
+    start = part.start if part.step > 0 else max(part.start, -size)
+    return range(size)[start : part.stop : part.step]
 
 
 def slices(node: ir.Node) -> dict[int, slice]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
+from collections.abc import Sequence
 
+import numpy as np
+import onnx_ir as ir
+from numpy.lib.stride_tricks import sliding_window_view
+
+from qpipe.arith.namespace import IntArray
 from qpipe.errors import LoweringError, ModelError
 from qpipe.nodes import Window, describe, int_attribute, static_shape, window
 from qpipe.ops.base import Refusal
@@ -78,6 +83,25 @@ def symmetric_pads(pads: tuple[int, ...]) -> tuple[int, ...] | None:
     """The pads of each dimension where begin and end are equal, else None."""
     half = len(pads) // 2
     return pads[:half] if pads[:half] == pads[half:] else None
+
+
+def padded(x: IntArray, pads: Sequence[int], fill: int = 0) -> IntArray:
+    """x with a border, of ONNX's pads for every axis; negative ones crop."""
+    half = len(pads) // 2
+    for axis, (begin, end) in enumerate(zip(pads[:half], pads[half:], strict=True)):
+        size = x.shape[axis]
+        x = np.take(x, range(max(-begin, 0), size - max(-end, 0)), axis) if min(begin, end) < 0 else x
+    around = [(max(begin, 0), max(end, 0)) for begin, end in zip(pads[:half], pads[half:], strict=True)]
+    return np.pad(x, around, constant_values=fill)
+
+
+def patches(x: IntArray, shape: Window, pads: Sequence[int], fill: int = 0) -> IntArray:
+    """`[N, C, *S', *kernel]`, a view: what each tap of the window sees at each position, of x `[N, C, *S]` padded."""
+    dims = len(shape.kernel)
+    x = padded(x, (0, 0, *pads[:dims], 0, 0, *pads[dims:]), fill)
+    found = sliding_window_view(x, shape.extent, tuple(range(2, 2 + dims)))
+    steps = (slice(None, None, step) for step in (*shape.strides, *shape.dilations))
+    return found[:, :, *steps]
 
 
 def torch_pads(pads: tuple[int, ...]) -> list[int]:

@@ -1,61 +1,18 @@
-"""The exact integers of a finalized QDQ graph, by torch in float64: what every lowering is compared with.
-
-Each layer runs its op's torch semantics on real numbers that lie on power-of-two grids, where float64 has no rounding
-error, and is quantized once.
-"""
+"""A finalized QDQ graph beside the oracle: what every lowering and runtime gives must equal it."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
-from qpipe.arith.quantize import quantize
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.quantized.qdq import ActivationQuantizer
-from qpipe.ir.quantized.view import QuantizedLayer, is_final, read_view
-from qpipe.ops import OPS, activation_of
+from qpipe.ir.quantized.oracle import network_integers
+from qpipe.ir.quantized.view import is_final, read_view
 from qpipe.runtime.cut import lowered_tensors, spec_tensors, with_outputs
 from support.quantize import to_integer
 from support.run import run
 
 Codes = dict[str, np.ndarray]
-
-
-def exact_codes(model: ir.Model, inputs: np.ndarray) -> Codes:
-    """Every quantized tensor's stored codes and every last layer's real result, by name."""
-    view = read_view(model)
-    real: dict[ir.Value, torch.Tensor] = {}
-    found: Codes = {}
-
-    def store(quantizer: ActivationQuantizer, y: torch.Tensor) -> None:
-        codes = (quantize(y, quantizer.rounded_to) + quantizer.rounded_to.zero_point).numpy().astype(np.uint8)
-        codes = codes if quantizer.table is None else quantizer.table.array()[codes]
-        found[str(quantizer.codes.name)] = codes
-        real[quantizer.output] = torch.from_numpy(codes).double().sub(quantizer.grid.zero_point) * quantizer.grid.scale
-
-    for quantizer in view.inputs:
-        store(quantizer, torch.from_numpy(inputs).double())
-    for layer in view.layers:
-        y = _run(layer, [real[q.output] for q in layer.sources])
-        if layer.quantizer is not None:
-            store(layer.quantizer, y)
-        else:
-            found[str(layer.result.name)], real[layer.result] = y.numpy(), y
-    return found
-
-
-def _run(layer: QuantizedLayer, inputs: list[torch.Tensor]) -> torch.Tensor:
-    run = OPS[layer.op_type].torch(layer.node)
-    if is_final(layer):
-        scale = layer.weight.multiplier * np.exp2(layer.weight.exponent.astype(np.float64))
-        axis = 0 if layer.op_type == "Conv" or layer.node.attributes.get_int("transB", 0) else 1
-        shape = [-1 if i == axis else 1 for i in range(layer.weight.codes.ndim)]
-        bias = torch.from_numpy(layer.weight.bias * scale * layer.sources[0].grid.scale)
-        inputs = [*inputs, torch.from_numpy(layer.weight.codes * scale.reshape(shape)), bias]
-    y = run(*inputs)
-    activation = layer.activation
-    return y if activation is None else activation_of(activation).real(y)
 
 
 def lowered_codes(model: ir.Model, inputs: np.ndarray, *, optimize: bool = True) -> Codes:
@@ -78,7 +35,7 @@ def assert_integers(
     spec: ir.Model, inputs: np.ndarray, *, fused: bool = True, optimize: bool = True, **options: str
 ) -> Codes:
     """The oracle, the QDQ file on onnxruntime (`fused`: it is exact there) and the integer file agree; the codes."""
-    expected = exact_codes(spec, inputs)
+    expected = network_integers(spec, inputs)
     if fused:
         for value, array in zip(spec.graph.outputs, run(spec, inputs), strict=True):
             np.testing.assert_array_equal(array, real_output(spec, expected, value))

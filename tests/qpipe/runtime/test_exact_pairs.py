@@ -8,13 +8,13 @@ from passes.lower_integer import LowerInteger
 from passes.lower_qoperator import LowerQOperator
 from qpipe.errors import ParityError
 from qpipe.ir.quantized.certify import certify
+from qpipe.ir.quantized.oracle import network_integers
 from qpipe.ir.quantized.view import read_view
 from qpipe.runtime import exact_pairs
 from qpipe.runtime.cpu import Cpu
 from qpipe.runtime.exact_pairs import open_exact
 from qpipe.runtime.gate import run_gate
 from support.networks import Weights, float_model
-from support.oracle import exact_codes
 from support.quantize import finalized, quantized
 
 INPUTS = np.random.default_rng(1).standard_normal((64, 3, 6, 6)).astype(np.float32)
@@ -65,7 +65,7 @@ def test_every_integer_operator_is_exact(spec, lowering, vnni, monkeypatch):
         monkeypatch.setattr(exact_pairs, "this_cpu", lambda: WITHOUT_VNNI)
     problems = certify(read_view(spec)).problems
     assert [problem.split()[0] for problem in problems] == ["Conv", "Conv", "MatMul", "Gemm", "Gemm"]
-    expected = exact_codes(spec, INPUTS)["y"]
+    expected = network_integers(spec, INPUTS)["y"]
     np.testing.assert_array_equal(result(lowered(spec, lowering)), expected)
 
 
