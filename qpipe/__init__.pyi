@@ -123,7 +123,8 @@ def calibrate(
         batches: training batches to run; the maximum over them counts.
         batch_size: images in a batch.
         percentile: percentile of an activation's range; by default the width's own: 99.99 for 8 bits, 99.9 for 4.
-        weight_clip: clip of the weights in standard deviations; by default the width's own.
+        weight_clip: clip of the weights in standard deviations; by default the largest weight at 8 bits, the width's
+            own at fewer.
         weight_rounding: the weights' power of two: that above their step, or the nearest; by default nearest below 8
             bits.
         activation_rounding: the activations' power of two: above the percentile, the nearest, or that of the least

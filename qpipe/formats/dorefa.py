@@ -31,8 +31,9 @@ from qpipe.nodes import DOMAIN, describe, int_attribute
 if TYPE_CHECKING:
     from onnxscript import FLOAT, INT8
 
-TINY = float(np.finfo(np.float32).tiny)
-"""What the largest tanh counts as at least: weights of nothing but zeros have codes too."""
+TINY = float(np.finfo(np.float32).smallest_subnormal)
+"""What the largest tanh counts as at least: weights of nothing but zeros have codes too, and no other number is less.
+"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def unrounded(weight: A, bits: int) -> A:
     """`(2**k - 1) tanh(w) / max |tanh(w)|` in w's type: what is rounded to the nearest odd code."""
     xp = namespace(weight)
     squashed = xp.tanh(weight)
-    steps: A = squashed * ((2**bits - 1) / xp.clip(xp.amax(abs(squashed)), TINY, None))
+    # Divided first: the reciprocal of a subnormal number is infinite in float32.
+    steps: A = squashed / xp.clip(xp.amax(abs(squashed)), TINY, None) * (2**bits - 1)
     return steps
 
 
@@ -120,7 +122,8 @@ def codes_function() -> Any:
         """`2 round((n tanh(w) / max |tanh(w)| + n) / 2) - n`, n = 2**bits - 1."""
         width = op.Cast(op.Constant(value_int=bits), to=1)
         n = op.Pow(2.0, width) - 1.0
-        squashed = op.Tanh(w)
+        # Of what is small it is the number itself; some runtimes give 0 for the smallest.
+        squashed = op.Where(op.Abs(w) < 0.000244140625, w, op.Tanh(w))
         largest = op.Max(op.ReduceMax(op.Abs(squashed), keepdims=0), TINY)
         return op.Cast(op.Round((squashed / largest * n + n) / 2.0) * 2.0 - n, to=3)
 

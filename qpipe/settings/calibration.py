@@ -34,7 +34,10 @@ class CalibrateSettings(Settings):
         description="percentile of an activation's range; by default the width's own: 99.99 for 8 bits, 99.9 for 4",
     )
     weight_clip: float | None = Field(
-        default=None, gt=0, description="clip of the weights in standard deviations; by default the width's own"
+        default=None,
+        gt=0,
+        description="clip of the weights in standard deviations; by default the largest weight at 8 bits, the width's "
+        "own at fewer",
     )
     weight_rounding: Literal["ceil", "nearest"] | None = Field(
         default=None,

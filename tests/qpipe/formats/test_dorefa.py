@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.formats.dorefa import TINY, DoReFa, codes_function, dorefa_codes, nominal_exponent, unrounded
+from qpipe.formats.dorefa import DoReFa, codes_function, dorefa_codes, nominal_exponent, unrounded
 from support.weight_functions import codes_by
 
 BITS = st.integers(2, 7)
@@ -54,13 +54,14 @@ def normal(*shape: int, scale: float = 0.1, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
 
 
+@example(rows=np.array([[5.9e-39]], np.float32), bits=2)
 @given(rows=weight_rows(), bits=BITS)
 def test_the_codes_are_those_of_the_equation(rows: np.ndarray, bits: int) -> None:
     codes = dorefa_codes(rows, bits)
     assert codes.dtype == np.float32
     assert np.all(codes % 2 == 1)  # odd
     assert np.abs(codes).max() <= DoReFa(bits, 0).qmax
-    if np.abs(rows).max() >= TINY:
+    if rows.any():
         sure = ~on_an_edge(rows, bits, FLOAT64_EDGE) | (rows == 0)
         expected = equation(rows, bits) * (2**bits - 1)
         np.testing.assert_array_equal(codes[sure], np.round(expected)[sure])
@@ -101,6 +102,8 @@ def function_codes(weight: np.ndarray, bits: int) -> np.ndarray:
 
 @example(rows=normal(16, 72), bits=7)
 @example(rows=np.array([[7.9518845e-31]], np.float32), bits=3)
+@example(rows=np.array([[5.9e-39, -3e-39, 1e-45]], np.float32), bits=2)
+@example(rows=np.array([[1e-45]], np.float32), bits=2)
 @given(rows=weight_rows(), bits=BITS)
 def test_the_function_gives_the_same_codes(rows: np.ndarray, bits: int) -> None:
     sure = ~on_an_edge(rows, bits, FLOAT32_EDGE) | (rows == 0)

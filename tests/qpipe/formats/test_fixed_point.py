@@ -82,6 +82,56 @@ def test_nearest_is_ceil_or_one_less(bits: int) -> None:
     assert set((up - nearest).tolist()) == {0, 1}
 
 
+def dirac(size: float = 1.0) -> np.ndarray:
+    """A kernel that is one large tap and 575 small ones: its deviation is a 24th of the tap."""
+    rows = normal(1, 576, scale=1e-3)
+    rows[0, 200] = 1.0
+    return rows * np.float32(size)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_one_large_tap_is_not_cut_off(bits: int, per_channel: bool) -> None:
+    """Eight deviations would hold a third of it; its code times its step is within one step of it."""
+    spec = FixedPoint(bits, per_channel=per_channel)
+    rows = dirac()
+    codes, exponent = spec.pair_safe(rows, spec.exponents(rows, no_floor(rows)))
+    step = 2.0 ** int(exponent[0])
+    assert abs(codes[0, 200] * step - 1) <= step
+    tensor = torch.from_numpy(rows)
+    assert spec.exponents(tensor, torch.full((1,), NO_FLOOR)).tolist() == exponent.tolist()
+
+
+def test_a_clip_that_is_given_holds() -> None:
+    assert FixedPoint(8, 8.0).clip_at(dirac()) == pytest.approx(8 / 24, rel=0.01)
+    assert FixedPoint(8).clip_at(dirac()) == 1
+
+
+def test_at_8_bits_the_clip_is_the_largest_weight() -> None:
+    rows = normal(1, 576, scale=1.0)
+    rows[0, 7] = 8.6  # a little more than 8 deviations
+    assert FixedPoint(8).clip_at(rows) == rows[0, 7]
+    assert FixedPoint(8, 8.0).clip_at(rows) < 8.3
+
+
+@pytest.mark.parametrize("bits", range(2, 8))
+def test_weights_shaped_like_a_bell_are_clipped_at_their_deviation(bits: int) -> None:
+    """A channel of 5,000 has weights beyond 3 deviations, and a few beyond 4: what they lose is less than a step's."""
+    rows = normal(40, 5000)
+    np.testing.assert_array_equal(FixedPoint(bits).clip_at(rows), FixedPoint(bits, DEFAULT_CLIP[bits]).clip_at(rows))
+
+
+@given(rows=weight_rows(), bits=st.integers(2, 8), power=st.integers(-60, 60))
+def test_codes_do_not_depend_on_the_unit(rows: np.ndarray, bits: int, power: int) -> None:
+    """Squares of 1e-30 and 1e30 would leave float32."""
+    spec = FixedPoint(bits, pair_limit=128)
+    scaled = rows * np.float32(2.0**power)
+    codes, exponent = spec.pair_safe(rows, spec.exponents(rows, no_floor(rows)))
+    again, moved = spec.pair_safe(scaled, spec.exponents(scaled, no_floor(rows)))
+    np.testing.assert_array_equal(again, codes)
+    np.testing.assert_array_equal(moved[rows.any(axis=1)], exponent[rows.any(axis=1)] + power)
+
+
 def test_the_floor_wins() -> None:
     rows = normal(3, 20)
     floor = np.array([-3, NO_FLOOR, 5])

@@ -12,7 +12,6 @@ import pytest
 import qpipe
 from qpipe.errors import DataError, LoweringError, ModelError, RecipeError
 from qpipe.formats.base import TrainableWeight
-from qpipe.formats.fixed_point import DEFAULT_CLIP
 from qpipe.ir.files.metadata import get_json, get_object, get_provenance
 from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.nodes import constant_array
@@ -89,7 +88,7 @@ def test_single_layers_have_widths_and_clips_of_their_own() -> None:
     assert {name: weight.format.bits for name, weight in weights.items()} == {
         "conv1": 3, "conv2": 6, "conv3": 3, "linear": 8,
     }  # fmt: skip
-    assert (weights["conv1"].format.clip, weights["conv2"].format.clip) == (DEFAULT_CLIP[3], 3.0)
+    assert (weights["conv1"].format.clip, weights["conv2"].format.clip) == (None, 3.0)
     bits = {layer.name: layer.quantizer.grid.bits for layer in read_view(model).layers if layer.quantizer is not None}
     assert (bits["conv1"], bits["conv2"]) == (4, 5)
     entries = get_json(model, "provenance")

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from qpipe.errors import ModelError
-from qpipe.formats.fixed_point import DEFAULT_CLIP, DEFAULT_ROUNDING, FixedPoint
+from qpipe.formats.fixed_point import DEFAULT_ROUNDING, FixedPoint
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
@@ -34,7 +34,7 @@ def specs(model: ir.Model) -> dict[str, FixedPoint]:
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_the_widths_own_clip_and_rounding(bits: int) -> None:
     second = specs(network(weight_bits=bits))["second"]
-    assert (second.bits, second.clip, second.rounding) == (bits, DEFAULT_CLIP[bits], DEFAULT_ROUNDING[bits])
+    assert (second.bits, second.clip, second.rounding) == (bits, None, DEFAULT_ROUNDING[bits])
 
 
 def test_what_was_chosen_is_read_back(tmp_path: Path) -> None:
