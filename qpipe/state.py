@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import onnx
-from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 import qpipe
-from qpipe.ir.files.save import atomic_path
+from qpipe.ir.files.external import external_files
+from qpipe.ir.files.write import atomic_path
 
 STATE_FILE: Final = "state.json"
 
@@ -100,7 +99,7 @@ def fingerprint(path: Path) -> str:
         return digest.hexdigest()
     if not path.is_file():
         return "missing"
-    files = [path, *_external_files(path)] if path.suffix == ".onnx" else [path]
+    files = [path, *external_files(path)] if path.suffix == ".onnx" else [path]
     return "+".join(_file_hash(file) if file.is_file() else "missing" for file in files)
 
 
@@ -121,16 +120,6 @@ def _content_hash(path: Path, _size: int, _mtime_ns: int) -> str:
     """The hash of a file, computed once a process: every stage asks for that of the data."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _external_files(path: Path) -> list[Path]:
-    """The files beside a model that hold its weights; none where it can't be read, which the stage itself will say."""
-    try:
-        model = onnx.load_model(path, load_external_data=False)
-    except DecodeError:
-        return []
-    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
-    return [path.parent / name for name in sorted({entry.value for entry in entries if entry.key == "location"})]
 
 
 def _read(path: Path) -> _Content:

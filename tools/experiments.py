@@ -19,7 +19,7 @@ from results import PREPROCESS, Results, Row
 
 import qpipe
 from qpipe import progress
-from qpipe.ir.files.save import atomic_path
+from qpipe.ir.files.write import atomic_path
 
 ORIGINAL = "the float network"  # as a teacher: the file itself, where training has changed what the QDQ file holds
 

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from qpipe.ir.files.save import atomic_path
+from qpipe.ir.files.write import atomic_path
 from qpipe.runtime.cpu import this_cpu
 
 Row = Mapping[str, str | float | int | None]

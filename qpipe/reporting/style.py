@@ -18,7 +18,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from qpipe.ir.files.save import atomic_path
+from qpipe.ir.files.write import atomic_path
 
 WIDTH: Final = 10.8
 """Inches of a figure as wide as the page: at 1,040 pixels, a point is 1.34 of them."""

@@ -1,15 +1,16 @@
 """The state of a run between two updates: safetensors (nothing is unpickled), whole or absent.
 
-Whatever holds tensors, the optimizer's `state_dict` among it, is kept as JSON in which each tensor is a name.
+Whatever holds tensors, the optimizer's `state_dict` among it, is kept as JSON in which each tensor is a name. A digest
+over all of it is kept as well: a bit that flipped on the disk would train another network.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from qpipe.errors import ModelError, QpipeError
-from qpipe.ir.files.save import atomic_path
+from qpipe.errors import ModelError, QpipeError, one_line
+from qpipe.ir.files.write import atomic_path
 from qpipe.train.companion import Companion
 from qpipe.train.executor import Executor
-from qpipe.train.identity import Identity, check_identity
+from qpipe.train.identity import Identity, check_identity, digest_of, tensor_parts
 from qpipe.train.observer import Observer
 from qpipe.train.random_state import random_state, set_random_state
 from qpipe.train.run import Epoch, RunState
 
-_CONTENT = "content"
+_CONTENT, _IDENTITY, _DIGEST = "content", "identity", "digest"
 _TENSOR, _PAIRS = "tensor", "pairs"
 
 
@@ -52,24 +53,38 @@ def save_checkpoint(path: Path, parts: Parts, state: RunState) -> None:
         "random": random_state(),
         "run": dataclasses.asdict(state),
     }
-    metadata = {_CONTENT: json.dumps(_pack(content, "", tensors)), "identity": json.dumps(parts.identity)}
+    metadata = {_CONTENT: json.dumps(_pack(content, "", tensors)), _IDENTITY: json.dumps(parts.identity)}
+    metadata[_DIGEST] = _digest(metadata, tensors)
     with atomic_path(path) as beside:
         save_file(tensors, beside, metadata)
 
 
 def load_checkpoint(path: Path, parts: Parts) -> RunState:
-    """Put everything back and say where the run stands; errors name what doesn't fit."""
+    """Put everything back and say where the run stands; ModelError, in one line, for a damaged file, and what doesn't
+    fit is named.
+    """
     require_checkpoint(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ModelError(f"{path}: not a checkpoint: {error}") from None
-    if _CONTENT not in metadata or "identity" not in metadata:
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: not a checkpoint: {one_line(error)}") from None
+    if not {_CONTENT, _IDENTITY, _DIGEST} <= metadata.keys():
         raise ModelError(f"{path}: not a checkpoint of qpipe: it does not say of which run")
-    check_identity(path, json.loads(metadata["identity"]), parts.identity)
-    content = _unpack(json.loads(metadata[_CONTENT]), tensors)
+    if metadata[_DIGEST] != _digest(metadata, tensors):
+        raise ModelError(f"{path}: a damaged checkpoint: what it holds is not what its digest says")
+    try:
+        check_identity(path, json.loads(metadata[_IDENTITY]), parts.identity)
+        return _put_back(_unpack(json.loads(metadata[_CONTENT]), tensors), parts)
+    except QpipeError:
+        raise
+    except Exception as error:
+        # Its digest holds, so that is how it was written: by another program, or for another version.
+        raise ModelError(f"{path}: a damaged checkpoint: {one_line(error, kind=True)}") from error
+
+
+def _put_back(content: Any, parts: Parts) -> RunState:
     parts.executor.load_state_dict(content["network"])
     parts.optimizer.load_state_dict(content["optimizer"])
     for companion, state in zip(parts.companions, content["companions"], strict=True):
@@ -82,6 +97,13 @@ def load_checkpoint(path: Path, parts: Parts) -> RunState:
     return RunState(**{**run, "epochs": [Epoch(**epoch) for epoch in run["epochs"]]})
 
 
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of everything but itself; a text's length comes first, so that none runs into the next."""
+    texts = [metadata[_CONTENT], metadata[_IDENTITY]]
+    heads = (f"{len(text)}\n{text}".encode("utf-8", "surrogatepass") for text in texts)
+    return digest_of(chain(heads, tensor_parts(tensors)))
+
+
 def require_checkpoint(path: Path | None) -> Path:
     """The path, where there is a file to go on from; QpipeError elsewhere."""
     if path is None:
@@ -89,13 +111,6 @@ def require_checkpoint(path: Path | None) -> Path:
     if not path.is_file():
         raise QpipeError(f"{path}: nothing to resume, no such file")
     return path
-
-
-def remove_remains(path: Path) -> None:
-    """Remove what a run that was killed while it wrote `path` left beside it."""
-    for folder in path.parent.glob(f".{path.name}.????????"):
-        if folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -55,6 +55,21 @@ def check_identity(path: Path, stored: Identity, wanted: Identity) -> None:
             raise kind(f"{path}: a checkpoint of {another}: {key} {told}")
 
 
+def tensor_parts(state: Mapping[str, torch.Tensor]) -> Iterable[bytes]:
+    """All that tensors are, in the order of their names, for `digest_of`."""
+    for name, tensor in sorted(state.items()):
+        yield f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode()
+        yield tensor.detach().cpu().contiguous().numpy().tobytes()
+
+
+def digest_of(parts: Iterable[bytes]) -> str:
+    """SHA-256, as "sha256:" and 64 digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return _DIGEST + digest.hexdigest()
+
+
 def _network(executor: Executor) -> dict[str, JsonValue]:
     grids = [
         f"{name}: {quantizer.grid}"
@@ -63,9 +78,9 @@ def _network(executor: Executor) -> dict[str, JsonValue]:
     ]
     grids += [f"{module.layer.name}: {module.quantizer and module.quantizer.format}" for module in executor.weighted()]
     return {
-        "its structure": _digest(line.encode() for line in _structure(executor.graph)),
-        "a quantizer": _digest(line.encode() for line in grids),
-        "a starting weight": _digest(_tensors(executor.state_dict())),
+        "its structure": digest_of(line.encode() for line in _structure(executor.graph)),
+        "a quantizer": digest_of(line.encode() for line in grids),
+        "a starting weight": digest_of(tensor_parts(executor.state_dict())),
     }
 
 
@@ -81,12 +96,6 @@ def _structure(graph: ir.Graph) -> Iterable[str]:
         yield f"{node.domain}.{node.op_type} {reads} {gives} {shapes} {attributes}\n"
 
 
-def _tensors(state: Mapping[str, torch.Tensor]) -> Iterable[bytes]:
-    for name, tensor in sorted(state.items()):
-        yield f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode()
-        yield tensor.detach().cpu().contiguous().numpy().tobytes()
-
-
 def _settings(settings: FinetuneSettings) -> dict[str, JsonValue]:
     """Every value that changes the result; a constant rate alone does not depend on how long the run will be."""
     facts = {name: _plain(value) for name, value in settings.of_training().items()}
@@ -97,7 +106,7 @@ def _settings(settings: FinetuneSettings) -> dict[str, JsonValue]:
     if settings.teacher is None:
         del facts["teacher_weight"], facts["temperature"]
     elif Path(settings.teacher).is_file():
-        facts["the teacher's file"] = _digest([Path(settings.teacher).read_bytes()])
+        facts["the teacher's file"] = digest_of([Path(settings.teacher).read_bytes()])
     return facts
 
 
@@ -113,16 +122,9 @@ def _data(source: Source) -> dict[str, JsonValue]:
         "number of images": source.size,
         "number of classes": classes if classes or labels is None else int(labels.max()) + 1,
         "preprocessing": preprocess,
-        "a label": _digest([] if labels is None else [labels.tobytes()]),
-        "an image": _digest([sample.inputs.tobytes()]),
+        "a label": digest_of([] if labels is None else [labels.tobytes()]),
+        "an image": digest_of([sample.inputs.tobytes()]),
     }
-
-
-def _digest(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return _DIGEST + digest.hexdigest()
 
 
 def _plain(value: Any) -> JsonValue:

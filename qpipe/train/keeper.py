@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from qpipe.errors import QpipeError
-from qpipe.train.checkpoint import Parts, load_checkpoint, remove_remains, require_checkpoint, save_checkpoint
+from qpipe.errors import OutputError, QpipeError
+from qpipe.train.checkpoint import Parts, load_checkpoint, require_checkpoint, save_checkpoint
 from qpipe.train.run import RunState
 
 
@@ -38,18 +39,29 @@ class Keeper:
     def keep_if_due(self, state: RunState) -> None:
         """Write the state after an update, every so many of them."""
         if self.every is not None and state.updates % self.every == 0:
+            self.require_finite(state)
             self.keep(state)
 
     def keep(self, state: RunState) -> None:
-        """Write the state. Raises DivergedError, and keeps the file as it was, where a weight is no number."""
+        """Write the state, after a look at it with `require_finite`; where that fails, warn, and keep the file as it
+        was: what is trained may still be written elsewhere.
+        """
         if self.path is None:
             return
-        if not all(bool(torch.isfinite(weight).all()) for weight in self.parts.executor.parameters()):
-            raise self.diverged(state, "a weight is no finite number")
         if self.writes:
-            remove_remains(self.path)
-            save_checkpoint(self.path, self.parts, state)
+            try:
+                save_checkpoint(self.path, self.parts, state)
+            except OutputError as error:
+                kept = f"the last one is {self.last}" if self.last else "there is none yet"
+                warnings.warn(f"no checkpoint after update {state.updates}: {error}; {kept}", stacklevel=2)
+                return
         self._remember(state)
+
+    def require_finite(self, state: RunState) -> None:
+        """Raise DivergedError where a weight, or a statistic of the network, is no number: no file may hold it."""
+        tensors = self.parts.executor.state_dict().values()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point()):
+            raise self.diverged(state, "a weight is no finite number")
 
     def diverged(self, state: RunState, what: str) -> DivergedError:
         """The error that says where the run stands, and which checkpoint is the last good one."""

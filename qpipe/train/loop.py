@@ -127,6 +127,7 @@ def train(
     executor.train()
     while len(state.epochs) < settings.epochs:
         epoch = _run_epoch(run, state)
+        keeper.require_finite(state)
         is_due = epoch.number % evaluate_every == 0 or epoch.number == settings.epochs
         counted = _evaluate(run, evaluate) if evaluate is not None and is_due else None
         state.close(replace(epoch, test_accuracy=counted))

@@ -11,7 +11,7 @@ from qpipe import progress
 from qpipe.data import DataLike
 from qpipe.errors import OutputError, RecipeError
 from qpipe.ir.cost.liveness import activation_peak
-from qpipe.ir.files.save import check_output
+from qpipe.ir.files.outputs import check_output
 from qpipe.runtime.cpu import this_cpu
 from qpipe.runtime.latency import measure_latency
 from qpipe.runtime.memory import measure_memory

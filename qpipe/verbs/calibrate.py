@@ -25,7 +25,8 @@ from qpipe.data import DataLike, Source
 from qpipe.data.carried import store_preprocess
 from qpipe.formats.table import FORMATS
 from qpipe.ir.files.metadata import AppliedPass, add_provenance
-from qpipe.ir.files.save import check_output, save_model
+from qpipe.ir.files.outputs import check_output
+from qpipe.ir.files.save import save_model
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.kind import Kind, find_kind, require_float

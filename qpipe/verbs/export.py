@@ -17,7 +17,8 @@ from qpipe.data import Batch, DataLike
 from qpipe.errors import DataError, LoweringError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import TRAINING, AppliedPass, add_provenance, get_object
-from qpipe.ir.files.save import check_output, save_model
+from qpipe.ir.files.outputs import check_output
+from qpipe.ir.files.save import save_model
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.quantized.certify import certify, store_certificate
 from qpipe.ir.quantized.float_free import float_tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import onnx
@@ -9,7 +10,9 @@ import onnx_ir as ir
 
 from qpipe.data import DataLike
 from qpipe.errors import OutputError, QpipeError
-from qpipe.ir.files.save import check_output, save_model
+from qpipe.ir.files.lock import held
+from qpipe.ir.files.outputs import check_output, check_outputs_differ, target_of
+from qpipe.ir.files.save import save_model
 from qpipe.processes import is_main_process
 from qpipe.settings import CheckpointSettings, FinetuneSettings, SeedSettings
 from qpipe.verbs.options import takes_options
@@ -58,25 +61,48 @@ def finetune(
     from qpipe.verbs.training_run import prepare
 
     path = None if checkpoint.checkpoint is None else Path(checkpoint.checkpoint)
-    check_output(output, sources=(model, data, settings.teacher))
-    _check_checkpoint(path, output, resume=checkpoint.resume, every=settings.checkpoint_every)
-    training = prepare(settings, model, data, seed=seed.seed, preprocess=preprocess)
-    network = training.carry_out(checkpoint=path, resume=checkpoint.resume)
-    if output is not None and is_main_process():
-        save_model(network, output)
+    if path is None and settings.checkpoint_every is not None:
+        raise QpipeError("--checkpoint-every: no checkpoint was named, expected --checkpoint FILE")
+    sources = (model, data, settings.teacher)
+    check_output(output, sources=sources)
+    _check_checkpoint(path, output, sources, resume=checkpoint.resume)
+    with _alone(path):
+        training = prepare(settings, model, data, seed=seed.seed, preprocess=preprocess)
+        network = training.carry_out(checkpoint=path, resume=checkpoint.resume)
+        if output is not None and is_main_process():
+            _save(network, output, path)
     return network
 
 
-def _check_checkpoint(checkpoint: Path | None, output: ModelPath | None, *, resume: bool, every: int | None) -> None:
+def _check_checkpoint(
+    path: Path | None, output: ModelPath | None, sources: tuple[object, ...], *, resume: bool
+) -> None:
     """Raise OutputError or QpipeError, before any work, where it can't be written or is not there."""
     from qpipe.train.checkpoint import require_checkpoint
 
-    check_output(checkpoint)
-    if checkpoint is None and every is not None:
-        raise QpipeError("--checkpoint-every: no checkpoint was named, expected --checkpoint FILE")
-    if checkpoint is not None and not resume and is_main_process() and checkpoint.exists():
-        raise OutputError(f"{checkpoint}: is there already; --resume goes on from it, another name starts anew")
-    if checkpoint is not None and output is not None and checkpoint.absolute() == Path(output).absolute():
-        raise OutputError(f"{checkpoint}: is the output and the checkpoint, expected two files")
+    if path is not None:
+        if output is not None:
+            check_outputs_differ(path, output, "the output and the checkpoint")
+        if not resume and is_main_process() and target_of(path).exists():
+            raise OutputError(f"{path}: is there already; --resume goes on from it, another name starts anew")
+        # One that is resumed may lie in a folder that is read: it is no image.
+        check_output(path, sources=() if resume else sources)
     if resume:
-        require_checkpoint(checkpoint)
+        require_checkpoint(path)
+
+
+def _alone(checkpoint: Path | None) -> AbstractContextManager[None]:
+    """For as long as it is held, no other run writes this checkpoint. Of several processes the main one holds it."""
+    if checkpoint is None or not is_main_process():
+        return nullcontext()
+    target = target_of(checkpoint)
+    return held(target.with_name(f".{target.name}.qpipe-lock"), str(checkpoint))
+
+
+def _save(network: ir.Model, output: ModelPath, checkpoint: Path | None) -> None:
+    """Write what was trained; where that fails, the checkpoint has it still."""
+    try:
+        save_model(network, output)
+    except OutputError as error:
+        kept = f"; {checkpoint} has the training, --resume goes on from it" if checkpoint else ""
+        raise OutputError(f"{error}{kept}") from error

@@ -10,7 +10,8 @@ from typing import Any
 
 from passes.finalize import Finalize
 from qpipe.errors import ModelError, OutputError, QpipeError
-from qpipe.ir.files.save import atomic_path, check_output
+from qpipe.ir.files.outputs import check_output
+from qpipe.ir.files.write import atomic_path
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.kind import Kind
 from qpipe.ir.quantized.view import read_view

@@ -1,4 +1,3 @@
-import errno
 import os
 import subprocess
 import sys
@@ -10,10 +9,10 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from qpipe.errors import DataError, OutputError
+from qpipe.errors import OutputError
 from qpipe.ir.files import save
 from qpipe.ir.files.load import load_model
-from qpipe.ir.files.save import atomic_path, save_model
+from qpipe.ir.files.save import save_model
 from support.networks import parse
 
 
@@ -124,7 +123,6 @@ from qpipe.errors import OutputError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from support.networks import parse
-from support.networks import parse
 model = load_model(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -140,49 +138,3 @@ for external_data in (None, "net.data"):
     assert printed.count("net.onnx: can't be written: File too large") == 2
     assert os.listdir(tmp_path) == ["net.onnx"]
     assert (tmp_path / "net.onnx").read_bytes() == old
-
-
-def test_atomic_path_keeps_name_and_replaces(tmp_path):
-    target = tmp_path / "out.npz"
-    target.write_bytes(b"old")
-    with atomic_path(target) as temporary:
-        assert temporary.name == target.name
-        np.savez(temporary, a=np.arange(3))
-        assert target.read_bytes() == b"old"
-    with np.load(target) as loaded:
-        np.testing.assert_array_equal(loaded["a"], np.arange(3))
-    assert os.listdir(tmp_path) == ["out.npz"]
-
-
-def _write_half(path, raised):
-    path.write_text("half")
-    raise raised
-
-
-@pytest.mark.parametrize(
-    ("raised", "expected"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), OutputError),
-        (DataError("no"), DataError),
-        (KeyboardInterrupt(), KeyboardInterrupt),
-    ],
-)
-def test_atomic_path_leaves_nothing_behind(tmp_path, raised, expected):
-    target = tmp_path / "out.json"
-    target.write_text("old")
-    with pytest.raises(expected), atomic_path(target) as temporary:
-        _write_half(temporary, raised)
-    assert os.listdir(tmp_path) == ["out.json"]
-    assert target.read_text() == "old"
-
-
-def test_atomic_path_wants_the_file(tmp_path):
-    with pytest.raises(OutputError, match=r"out.json: can't be written"), atomic_path(tmp_path / "out.json"):
-        pass
-    assert not os.listdir(tmp_path)
-
-
-def test_file_has_ordinary_permissions(model, tmp_path):
-    (tmp_path / "plain").touch()
-    save_model(model, tmp_path / "net.onnx")
-    assert (tmp_path / "net.onnx").stat().st_mode == (tmp_path / "plain").stat().st_mode
