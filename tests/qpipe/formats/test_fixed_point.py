@@ -231,7 +231,7 @@ def test_zero_and_constant_channels() -> None:
 def test_the_clip_of_4_bits_is_the_papers(around: float, exponent: int) -> None:
     """FAQ, footnote 4: "a constant of 4.12 for all our 4-bit experiments"; the step is 2 * 4.12 sigma / 15."""
     sigma = 15 / (2 * 4.12) * around
-    rows = np.zeros((1, 100), np.float32)
-    rows[0, 0] = 10 * sigma  # one weight in a hundred has ten standard deviations, and is clipped
+    rows = np.full((1, 100), math.sqrt(75 / 99) * sigma, np.float32)
+    rows[0, 0] = 5 * sigma  # one weight in a hundred has five standard deviations, and is clipped
     spec = FixedPoint.of(4, WeightOptions(rounding="ceil"))
     assert spec.exponents(rows, no_floor(rows)).tolist() == [exponent]
