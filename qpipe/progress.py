@@ -32,17 +32,36 @@ class _Task(Protocol):
 _Start = Callable[[str, int | None, bool], _Task]
 """Begins to show a loop or stage: its description, the number of its items, and whether it has items at all."""
 
+
+class Fact(Protocol):
+    """Something that a command says, as one line; two that are equal are said once."""
+
+    def line(self) -> str:
+        """What is shown."""
+
+
 _start: ContextVar[_Start | None] = ContextVar("qpipe_progress", default=None)
+_told: ContextVar[list[Fact] | None] = ContextVar("qpipe_told", default=None)
 
 
 @contextmanager
-def reporting() -> Iterator[None]:
-    """Show the progress of every `track` and `step` inside the block, on stderr."""
-    token = _start.set(_Bars().start if sys.stderr.isatty() else _LineTask)
+def reporting() -> Iterator[list[Fact]]:
+    """Show the progress of every `track` and `step` inside the block, on stderr, and what is told; gives the latter."""
+    told: list[Fact] = []
+    tokens = _start.set(_Bars().start if sys.stderr.isatty() else _LineTask), _told.set(told)
     try:
-        yield
+        yield told
     finally:
-        _start.reset(token)
+        _start.reset(tokens[0])
+        _told.reset(tokens[1])
+
+
+def tell(fact: Fact) -> None:
+    """Show a line on stderr, where somebody asked for progress and it was not shown yet."""
+    told = _told.get()
+    if told is not None and fact not in told:
+        told.append(fact)
+        print(fact.line(), file=sys.stderr, flush=True)
 
 
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -40,7 +40,7 @@ def calibrate(
     import qpipe
 
     layers = [entry.arguments() for entry in parse_layers(layer)]
-    with working():
+    with working() as told:
         qdq = qpipe.calibrate(
             model,
             data,
@@ -51,4 +51,4 @@ def calibrate(
             layers=layers,
             preprocess=preprocess.overrides(),
         )
-    emit(json, {"output": output, "metadata": metadata(qdq)}, lambda: print(f"wrote {output}"))
+    emit(json, {"output": output, "metadata": metadata(qdq), "data": told}, lambda: print(f"wrote {output}"))

@@ -42,7 +42,7 @@ def finetune(
     """
     import qpipe
 
-    with working():
+    with working() as told:
         qdq = qpipe.finetune(
             model,
             data,
@@ -62,7 +62,7 @@ def finetune(
         print(phases_line(carried.get("training")))
         print(f"wrote {output}")
 
-    emit(json, {"output": output, "metadata": carried}, show)
+    emit(json, {"output": output, "metadata": carried, "data": told}, show)
 
 
 def stripped_line(network: "ir.Model") -> str | None:

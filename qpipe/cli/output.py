@@ -11,19 +11,21 @@ from pydantic import JsonValue
 
 from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process
-from qpipe.progress import reporting
+from qpipe.progress import Fact, reporting
 
 
 @contextlib.contextmanager
-def working() -> Iterator[None]:
+def working() -> Iterator[list[Fact]]:
     """Run a verb: its progress and its warnings are shown on stderr, and whatever a library prints goes there too.
 
-    Of several processes the main one alone shows them.
+    Gives what the verb tells, such as which data it found. Of several processes the main one alone shows them.
     """
-    shown = reporting() if is_main_process() else contextlib.nullcontext()
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), shown:
+    nothing: list[Fact] = []
+    shown: contextlib.AbstractContextManager[list[Fact]]
+    shown = reporting() if is_main_process() else contextlib.nullcontext(nothing)
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), shown as told:
         warnings.showwarning = _show_warning
-        yield
+        yield told
 
 
 def emit(json: bool, payload: Mapping[str, Any], show: Callable[[], None]) -> None:

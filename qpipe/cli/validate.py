@@ -27,7 +27,7 @@ def validate(
     """
     import qpipe
 
-    with working():
+    with working() as told:
         report = qpipe.validate(models, data, **settings.arguments(), preprocess=preprocess.overrides())
     rows = plain_rows(report.rows)
 
@@ -39,6 +39,6 @@ def validate(
             compared = any(row["integers_equal"] for row in rows)
             print("every integer is equal" if compared else "no two models come from one QDQ file")
 
-    emit(json, report.to_json(), show)
+    emit(json, {**report.to_json(), "data": told}, show)
     if not report.ok:
         raise typer.Exit(ParityError.exit_status)

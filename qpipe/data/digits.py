@@ -26,7 +26,9 @@ def open_digits(split: Split, preprocess: Preprocess) -> Source:
     # The file is sorted by writer, so the split is drawn, once and for all: this seed is part of the data.
     order = np.random.default_rng(0).permutation(len(pixels))
     train = int(TRAIN_SHARE * len(pixels))
-    chosen, note = choose_split({"train", "test"}, split, "digits")
+    chosen, note = choose_split(("train", "test"), split, "digits")
     part = order[:train] if chosen == "train" else order[train:]
-    info = SourceInfo("digits", preprocess, tuple(str(digit) for digit in range(10)), note)
+    info = SourceInfo(
+        "digits", preprocess, tuple(str(digit) for digit in range(10)), note, splits=("train", "test"), split=chosen
+    )
     return array_source(info, pixels[part], digits.target[part])

@@ -54,7 +54,10 @@ def open_mapping(arrays: Mapping[str, Any], name: str, split: Split, preprocess:
     images = _read(arrays, prefix + image_key, name)
     labels = _read(arrays, f"{prefix}labels", name) if f"{prefix}labels" in arrays else None
     class_names = _class_names(arrays, name)
-    info = SourceInfo(name, preprocess, class_names, note)
+    splits = _splits(arrays)
+    info = SourceInfo(
+        name, preprocess, class_names, note, splits=splits, split=prefix.removesuffix("_") if splits else split
+    )
     return array_source(info, images, labels, key=prefix + image_key)
 
 
@@ -80,14 +83,17 @@ def array_source(info: SourceInfo, values: npt.NDArray[Any], labels: Any, *, key
 
 def _find_split(arrays: Mapping[str, Any], name: str, split: Split) -> tuple[str, str | None]:
     """The prefix of the keys to read, and a note where it is not the split that was asked for."""
-    available: set[str] = {each for each in SPLITS if any(f"{each}_{key}" in arrays for key in _IMAGE_KEYS)}
-    if available:
+    if available := _splits(arrays):
         chosen, note = choose_split(available, split, name)
         return f"{chosen}_", note
     if any(key in arrays for key in _IMAGE_KEYS):
         return "", undivided_note(name, split)
     found = ", ".join(repr(key) for key in arrays) or "no arrays"
     raise DataError(f"data {name!r}: {_EXPECTED}; found {found}")
+
+
+def _splits(arrays: Mapping[str, Any]) -> tuple[Split, ...]:
+    return tuple(each for each in SPLITS if any(f"{each}_{key}" in arrays for key in _IMAGE_KEYS))
 
 
 def _read(arrays: Mapping[str, Any], key: str, name: str, read: Callable[[Any], Any] = as_array) -> npt.NDArray[Any]:

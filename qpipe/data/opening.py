@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,12 @@ def open_data(data: DataLike, split: Split = "train", preprocess: Preprocess | N
 
         return open_python(data, "given from Python", split, settings)
     path = Path(data)
-    if path.is_dir():
+    # Of os.path, which takes any text: a name with a NUL, or one that is too long, is no file.
+    if os.path.isdir(path):
         from qpipe.data.folder import open_folder
 
         return open_folder(path, split, settings)
-    if path.is_file():
+    if os.path.isfile(path):
         from qpipe.data.npz import open_npz
 
         return open_npz(path, split, settings)
@@ -67,7 +69,8 @@ def open_data(data: DataLike, split: Split = "train", preprocess: Preprocess | N
         from qpipe.data.python_data import open_factory
 
         return open_factory(data, split, settings)
+    problem = "are neither a folder nor a file" if os.path.exists(path) else "don't exist"
     raise DataError(
-        f"data '{data}' don't exist: expected a folder of class folders, an .npz file, 'digits' or "
+        f"data '{data}' {problem}: expected a folder of class folders, an .npz file, 'digits' or "
         "'package.module:factory'"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qpipe.data.draws import SHUFFLE, generator
+from qpipe.data.found import Found
 from qpipe.data.preprocess import Floats, Pixels, Preprocess
 from qpipe.errors import DataError
 
@@ -97,13 +98,18 @@ class SourceInfo:
     """What is known of data before they are read.
 
     name: the path or name that error messages show. class_names: in the order of the labels. note: where the data lack
-    the split that was asked for, one line that says what is used instead.
+    the split that was asked for, one line that says what is used instead. splits, split, content, remarks: as in
+    `Found`.
     """
 
     name: str
     preprocess: Preprocess
     class_names: tuple[str, ...] | None = None
     note: str | None = None
+    splits: tuple[str, ...] = ()
+    split: str | None = None
+    content: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class Source(ABC):
@@ -127,6 +133,23 @@ class Source(ABC):
         self.name, self.preprocess = info.name, info.preprocess
         self.class_names, self.split_note = info.class_names, info.note
         self.image_shape, self.has_pixels, self.size, self.labels = image_shape, has_pixels, size, labels
+        self._info = info
+
+    @property
+    def found(self) -> Found:
+        """What was opened."""
+        content = self._info.content or f"{'uint8 images' if self.has_pixels else 'floats'}, {list(self.image_shape)}"
+        span = None if self.labels is None else f"{self.labels.min()} to {self.labels.max()}"
+        return Found(
+            self.name,
+            self._info.splits,
+            self._info.split,
+            self.size,
+            content,
+            self.class_names,
+            span,
+            self._info.remarks,
+        )
 
     def batches(
         self,
@@ -166,12 +189,12 @@ class Source(ABC):
         return samples // batch_size if drop_last else -(-samples // batch_size)
 
 
-def choose_split(available: set[str], wanted: Split, name: str) -> tuple[str, str | None]:
+def choose_split(available: Collection[Split], wanted: Split, name: str) -> tuple[Split, str | None]:
     """The split to use, and a note where it is another: val and test stand in for each other. Raises DataError."""
     if wanted in available:
         return wanted, None
-    other = {"val": "test", "test": "val"}.get(wanted)
-    if other in available and other is not None:
+    stand_in: dict[Split, Split] = {"val": "test", "test": "val"}
+    if (other := stand_in.get(wanted)) in available and other is not None:
         return other, f"data {name!r} have no split {wanted!r}: {other!r} is used"
     raise DataError(f"data {name!r} have no split {wanted!r}, found {', '.join(sorted(available))}")
 

@@ -41,6 +41,7 @@ def open_common(runnables: Sequence[Runnable], data: DataLike, split: Split, pre
     preprocess: what replaces parts of the preprocessing that the models carry.
     """
     source = open_data(data, split, _common_preprocess(runnables, preprocess))
+    progress.tell(source.found)
     _check_inputs(runnables, source)
     return source
 

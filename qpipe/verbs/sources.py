@@ -16,6 +16,7 @@ from qpipe.data.carried import carried_preprocess
 from qpipe.errors import DataError, LoweringError, ModelError
 from qpipe.ir.files.metadata import get_input_sha256, set_input_sha256
 from qpipe.nodes import static_shape
+from qpipe.progress import tell
 
 PreprocessLike = Preprocess | Mapping[str, Any] | None
 ModelPath = str | os.PathLike[str]
@@ -55,6 +56,7 @@ def open_source(model: ir.Model, data: DataLike, split: Split, preprocess: Prepr
     if len(model.graph.inputs) != 1:
         raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
     source = open_data(data, split, preprocess)
+    tell(source.found)
     shape = static_shape(model.graph.inputs[0])
     if shape is not None:
         check_fits(source, shape)

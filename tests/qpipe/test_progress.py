@@ -2,6 +2,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -115,6 +116,23 @@ def test_exception_in_a_terminal_loop_stops_the_display(monkeypatch: pytest.Monk
             raise ZeroDivisionError
         assert list(progress.track([1], "again")) == [1]
     assert "again" in terminal.getvalue()
+
+
+@dataclass(frozen=True)
+class Note:
+    text: str
+
+    def line(self) -> str:
+        return f"found {self.text}"
+
+
+def test_what_is_told_is_shown_once_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.tell(Note("silence"))
+    with progress.reporting() as told:
+        for text in ("a", "b", "a"):
+            progress.tell(Note(text))
+    assert told == [Note("a"), Note("b")]
+    assert capsys.readouterr() == ("", "found a\nfound b\n")
 
 
 def test_import_needs_no_rich() -> None:

@@ -152,10 +152,10 @@ SHOWN = {
 }
 JSON: dict[str, dict[str, Any]] = {
     "inspect": Inspection().to_json(),
-    "calibrate": {"output": "q.onnx", "metadata": {"certificate": CERTIFICATE}},
-    "finetune": {"output": "f.onnx", "metadata": {"certificate": CERTIFICATE}},
+    "calibrate": {"output": "q.onnx", "metadata": {"certificate": CERTIFICATE}, "data": []},
+    "finetune": {"output": "f.onnx", "metadata": {"certificate": CERTIFICATE}, "data": []},
     "export": {"output": "i.onnx", "size": 187289, "metadata": {"certificate": CERTIFICATE}},
-    "validate": validation(True).to_json(),
+    "validate": {**validation(True).to_json(), "data": []},
     "report": {"output": "r.html", "runs": [], "missing": []},
     "bench": {"cpu": "A CPU, VNNI", "rows": [BENCH_ROW]},
 }

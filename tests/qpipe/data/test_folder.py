@@ -7,21 +7,13 @@ from PIL import Image
 
 from qpipe.data import Preprocess, open_data, reading
 from qpipe.errors import DataError
-
-
-def _write(path: Path, value: int = 0, size: tuple[int, int] = (10, 8), mode: str = "RGB") -> None:
-    """Write a (width, height) image; its first channel is `value` plus a ramp that shows its orientation."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros((size[1], size[0], 3), np.uint8)
-    pixels[..., 0] = value + np.arange(size[0])
-    pixels[..., 1] = np.arange(size[1])[:, None]
-    Image.fromarray(pixels).convert(mode).save(path)
+from support.images import write_image
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     for number, path in enumerate(["dog/b.png", "dog/a.png", "cat/deep/c.png", "cat/d.PNG"]):
-        _write(tmp_path / path, value=20 * number)
+        write_image(tmp_path / path, value=20 * number)
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     (tmp_path / "cat" / ".hidden.png").write_text("no image")
     (tmp_path / ".cache").mkdir()
@@ -46,7 +38,7 @@ def test_class_folders(tree: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_splits_share_one_numbering(tmp_path: Path, split: str) -> None:
     for path in ("train/cat/1.png", "train/dog/2.png", "train/eel/3.png", "validation/dog/4.png", "test/eel/5.png"):
-        _write(tmp_path / path)
+        write_image(tmp_path / path)
     source = open_data(tmp_path, split)
     assert source.class_names == ("cat", "dog", "eel")
     assert source.labels.tolist() == {"train": [0, 1, 2], "val": [1], "test": [2]}[split]
@@ -54,21 +46,21 @@ def test_splits_share_one_numbering(tmp_path: Path, split: str) -> None:
 
 
 def test_missing_split(tmp_path: Path) -> None:
-    _write(tmp_path / "train/cat/1.png")
+    write_image(tmp_path / "train/cat/1.png")
     with pytest.raises(DataError, match="have no split 'test', found train"):
         open_data(tmp_path, "test")
-    _write(tmp_path / "val/cat/1.png")
+    write_image(tmp_path / "val/cat/1.png")
     assert open_data(tmp_path, "test").split_note == f"data '{tmp_path}' have no split 'test': 'val' is used"
 
 
 def test_a_class_named_train_is_a_class(tmp_path: Path) -> None:
-    _write(tmp_path / "train/1.png")
-    _write(tmp_path / "bus/2.png")
+    write_image(tmp_path / "train/1.png")
+    write_image(tmp_path / "bus/2.png")
     assert open_data(tmp_path).class_names == ("bus", "train")
 
 
 def test_images_without_class_folders_are_unlabelled(tmp_path: Path) -> None:
-    _write(tmp_path / "1.png")
+    write_image(tmp_path / "1.png")
     source = open_data(tmp_path)
     assert source.labels is None
     assert source.class_names is None
@@ -78,7 +70,7 @@ def test_images_without_class_folders_are_unlabelled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
 def test_any_mode_becomes_rgb_or_grey(tmp_path: Path, mode: str) -> None:
     name = "x.tif" if mode == "CMYK" else "x.png"
-    _write(tmp_path / "c" / name, mode=mode)
+    write_image(tmp_path / "c" / name, mode=mode)
     with Image.open(tmp_path / "c" / name) as image:
         rgb, grey = np.asarray(image.convert("RGB")), np.asarray(image.convert("L"))
     np.testing.assert_array_equal(next(open_data(tmp_path).batches(1)).pixels[0], rgb)
@@ -98,8 +90,8 @@ def test_palette_with_transparency_gives_no_warning(tmp_path: Path) -> None:
 
 
 def test_resize_and_crop_bring_all_sizes_together(tmp_path: Path) -> None:
-    _write(tmp_path / "c" / "a.png", size=(30, 20))
-    _write(tmp_path / "c" / "b.png", size=(20, 40))
+    write_image(tmp_path / "c" / "a.png", size=(30, 20))
+    write_image(tmp_path / "c" / "b.png", size=(20, 40))
     source = open_data(tmp_path, preprocess=Preprocess(resize=10, crop=8, layout="NHWC"))
     assert source.image_shape == (8, 8, 3)
     (batch,) = source.batches(2)
@@ -112,8 +104,8 @@ def test_resize_and_crop_bring_all_sizes_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_images_of_several_sizes_are_refused(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MAX_WORKERS", workers)
-    _write(tmp_path / "c" / "a.png", size=(30, 20))
-    _write(tmp_path / "c" / "b.png", size=(20, 40))
+    write_image(tmp_path / "c" / "a.png", size=(30, 20))
+    write_image(tmp_path / "c" / "b.png", size=(20, 40))
     with pytest.raises(DataError) as caught:
         list(open_data(tmp_path).batches(2))
     first, second = tmp_path / "c" / "a.png", tmp_path / "c" / "b.png"
@@ -138,7 +130,7 @@ def test_unreadable_image_is_named(tree: Path, workers: int, damage: str, monkey
 def test_folder_without_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"^folder '{tmp_path}' holds no images, expected class folders"):
         open_data(tmp_path)
-    _write(tmp_path / "cat" / "a.png")
+    write_image(tmp_path / "cat" / "a.png")
     (tmp_path / "dog").mkdir()
     with pytest.raises(DataError, match=rf"^class folder '{tmp_path / 'dog'}' holds no images"):
         open_data(tmp_path)
@@ -146,7 +138,7 @@ def test_folder_without_images(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every folder")
 def test_folder_that_may_not_be_read(tmp_path: Path) -> None:
-    _write(tmp_path / "cat" / "a.png")
+    write_image(tmp_path / "cat" / "a.png")
     tmp_path.chmod(0)
     try:
         with pytest.raises(DataError, match="can't be read: Permission denied"):
