@@ -56,7 +56,10 @@ def one_line(error: BaseException | str, *, kind: bool = False) -> str:
     kind: with the exception's type in front, which a message that says nothing has in any case.
     """
     named = error.strerror if isinstance(error, OSError) and not kind else None
-    text = " ".join((named or str(error)).split())
+    try:
+        text = " ".join((named or str(error)).split())
+    except Exception:  # of a user's own, whose text can fail as well
+        text = ""
     if kind or not text:
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 3] + "..."

@@ -5,7 +5,8 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from qpipe.errors import QpipeError, one_line
@@ -29,14 +30,27 @@ def load_factory(spec: str, error: type[QpipeError], *, called: str, makes: str)
         # Installed commands don't look into the current folder by themselves. Last, so that it shadows nothing; and it
         # stays, because a function may import when it is called.
         sys.path.append(os.getcwd())
-    try:
+    with user_code(error, f"{called}: module '{package}' can't be imported:"):
         module = importlib.import_module(package)
-    except Exception as problem:
-        raise error(f"{called}: module '{package}' can't be imported: {one_line(problem, kind=True)}") from problem
-    if not hasattr(module, name):
+        found = hasattr(module, name)
+    if not found:
         near = difflib.get_close_matches(name, dir(module), n=1)
         raise error(f"{called}: module '{package}' has no '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
     factory = getattr(module, name)
     if not callable(factory):
         raise error(f"{called}: '{name}' is {type(factory).__name__}, expected a function {makes}")
     return factory  # type: ignore[no-any-return]
+
+
+@contextmanager
+def user_code(error: type[QpipeError], called: str) -> Iterator[None]:
+    """Let what code of the user's own raises inside the block be one line: what it is called, and the exception.
+
+    An exit is no exception to this: a script that ends by itself would end qpipe in silence. Ctrl-C goes through.
+    """
+    try:
+        yield
+    except QpipeError:
+        raise
+    except (Exception, SystemExit) as problem:
+        raise error(f"{called} {one_line(problem, kind=True)}") from problem

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from contextlib import AbstractContextManager
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from qpipe.data.geometry import fit_pixels
 from qpipe.data.preprocess import Floats, Pixels, Preprocess
 from qpipe.data.source import Batch, Labels, Reading, Source, SourceInfo
 from qpipe.errors import DataError
+from qpipe.factories import user_code
 
 
 class FloatSource(Source):
@@ -43,12 +45,14 @@ class StreamSource(Source):
     """
 
     def __init__(self, info: SourceInfo, stream: Iterable[Any]) -> None:
-        items = iter(stream)
-        first = next(items, None)
+        with _iterating(info.name, 0):
+            items = iter(stream)
+            first = next(items, None)
         if first is None:
             raise DataError(f"data {info.name!r}: the iterable is empty, expected arrays or (inputs, labels)")
         batch = _batch(first, info.preprocess, info.name)
         super().__init__(info, image_shape=batch.inputs.shape[1:], has_pixels=batch.pixels is not None, size=None)
+        self._labelled = batch.labels is not None
         # An iterator can be run through once, so the item that was taken from it goes back in front.
         self._once = items is stream
         self._stream: Iterable[Any] | None = chain([first], items) if self._once else stream
@@ -76,14 +80,48 @@ class StreamSource(Source):
         items = self._stream
         if self._once:
             self._stream = None
-        return (_batch(item, self.preprocess, self.name) for item in items)
+        return map(self._checked, _counted(items, self.name), count())
+
+    def _checked(self, item: Any, position: int) -> Batch:
+        """The item's batch, which is of the first one's kind."""
+        batch = _batch(item, self.preprocess, self.name)
+        for what, found, expected in (
+            ("inputs of shape", list(batch.inputs.shape[1:]), list(self.image_shape)),
+            ("uint8 images:", batch.pixels is not None, self.has_pixels),
+            ("labels:", batch.labels is not None, self._labelled),
+        ):
+            if found != expected:
+                raise DataError(f"data {self.name!r}: item {position} has {what} {found}, the first one {expected}")
+        return batch
+
+
+def _counted(items: Iterable[Any], name: str) -> Iterator[Any]:
+    """The items of an iterable of the user's own; DataError says at which it raised."""
+    position, ended = 0, object()
+    with _iterating(name, position):
+        iterator = iter(items)
+    while True:
+        with _iterating(name, position):
+            item = next(iterator, ended)
+        if item is ended:
+            return
+        yield item
+        position += 1
+
+
+def _iterating(name: str, position: int) -> AbstractContextManager[None]:
+    return user_code(DataError, f"data {name!r}: at item {position} the iterable raised")
 
 
 def _batch(item: Any, preprocess: Preprocess, name: str) -> Batch:
     """An item of a stream, checked, as the network takes it."""
-    inputs, labels = split_item(item)
-    values = as_array(inputs)
-    known = None if labels is None else check_labels(as_array(labels), len(values), None, name)
+    inputs, labels = split_item(item, f"data {name!r}")
+    values = as_array(inputs, f"data {name!r}")
+    if values.ndim == 0:
+        raise DataError(f"data {name!r}: an item has shape [], expected [N, ...]")
+    known = (
+        None if labels is None else check_labels(as_array(labels, f"data {name!r}: labels"), len(values), None, name)
+    )
     if values.dtype != np.uint8:
         check_floats(values, name)
         return Batch(as_float32(values), known)
@@ -124,10 +162,6 @@ def _joined(batches: list[Batch]) -> Batch:
         return batches[0]
     labels = [batch.labels for batch in batches if batch.labels is not None]
     pixels = [batch.pixels for batch in batches if batch.pixels is not None]
-    shapes = {batch.inputs.shape[1:] for batch in batches}
-    if len(shapes) > 1 or len(labels) not in (0, len(batches)) or len(pixels) not in (0, len(batches)):
-        shown = " and ".join(str(list(shape)) for shape in sorted(shapes))
-        raise DataError(f"data: batches differ in shape ({shown}), in type, or in having labels")
     return Batch(
         np.concatenate([batch.inputs for batch in batches]),
         np.concatenate(labels) if labels else None,
@@ -135,27 +169,27 @@ def _joined(batches: list[Batch]) -> Batch:
     )
 
 
-def split_item(item: Any) -> tuple[Any, Any]:
-    """The inputs and the labels (None where there are none) of one item of an iterable."""
+def split_item(item: Any, called: str) -> tuple[Any, Any]:
+    """The inputs and the labels (None where there are none) of one item of an iterable. Raises DataError."""
     if isinstance(item, Batch):
         return (item.inputs if item.pixels is None else item.pixels), item.labels
     if isinstance(item, tuple | list):
         if len(item) != 2:
-            raise DataError(f"data: an item of the iterable has {len(item)} parts, expected inputs or (inputs, labels)")
+            raise DataError(
+                f"{called}: an item of the iterable has {len(item)} parts, expected inputs or (inputs, labels)"
+            )
         return item[0], item[1]
     return item, None
 
 
-def as_array(value: Any) -> npt.NDArray[Any]:
-    """A numpy array of an array, a torch tensor or nested lists of numbers. Raises DataError."""
-    if hasattr(value, "detach"):  # a torch tensor, by its method: torch need not be imported for it
-        value = value.detach().cpu()
-    try:
+def as_array(value: Any, called: str) -> npt.NDArray[Any]:
+    """A numpy array of an array, a torch tensor or nested lists of numbers. Raises DataError that names `called`."""
+    with user_code(DataError, f"{called}: {type(value).__name__} is no array:"):
+        if hasattr(value, "detach"):  # a torch tensor, by its method: torch need not be imported for it
+            value = value.detach().cpu()
         array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"data: {type(value).__name__} is no array: {error}") from None
     if array.dtype.kind not in "fiub":
-        raise DataError(f"data: expected arrays of numbers, found {type(value).__name__} of {array.dtype}")
+        raise DataError(f"{called}: expected arrays of numbers, found {type(value).__name__} of {array.dtype}")
     return array
 
 

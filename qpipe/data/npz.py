@@ -9,9 +9,8 @@ Nothing is unpickled.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,31 +18,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qpipe.data.archive import NpzArchive
 from qpipe.data.arrays import FloatSource, as_array
 from qpipe.data.checks import check_floats, check_labels
 from qpipe.data.pixels import PixelSource, array_store
 from qpipe.data.preprocess import Preprocess
 from qpipe.data.source import SPLITS, Source, SourceInfo, Split, choose_split, undivided_note
 from qpipe.errors import DataError, one_line
+from qpipe.factories import user_code
 from qpipe.progress import step
 
 _IMAGE_KEYS = ("images", "x")
 _EXPECTED = "expected 'images' (or 'x') and 'labels', or 'train_images', 'train_labels', 'test_images', ..."
 _SLOW_BYTES = 32 << 20
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""What numpy and zipfile raise for truncated, corrupt, encrypted or oversized members, and for pickled ones."""
 
 
 def open_npz(path: Path, split: Split, preprocess: Preprocess) -> Source:
     """The arrays of one split of an `.npz` file; only these are read. Raises DataError."""
-    try:
-        size = path.stat().st_size
-        if not zipfile.is_zipfile(path):
-            raise DataError(f"'{path}' is no .npz file, or a truncated one ({size} bytes)")
-        arrays = np.load(path, allow_pickle=False)
-    except _DAMAGED as error:
-        raise DataError(f"'{path}' can't be read: {_reason(error)}") from None
-    with arrays, step(f"reading {path.name}") if size > _SLOW_BYTES else nullcontext():
+    with (
+        NpzArchive(path) as arrays,
+        step(f"reading {path.name}") if path.stat().st_size > _SLOW_BYTES else nullcontext(),
+    ):
         return open_mapping(arrays, str(path), split, preprocess)
 
 
@@ -71,7 +66,11 @@ def array_source(info: SourceInfo, values: npt.NDArray[Any], labels: Any, *, key
     if values.ndim == 0:
         raise DataError(f"{name}: shape is [], expected [N, ...]")
     classes = None if info.class_names is None else len(info.class_names)
-    known = None if labels is None else check_labels(as_array(labels), len(values), classes, info.name)
+    known = (
+        None
+        if labels is None
+        else check_labels(as_array(labels, f"{info.name}: labels"), len(values), classes, info.name)
+    )
     if values.dtype == np.uint8:
         return PixelSource(info, array_store(values, info.preprocess, name), known)
     check_floats(values, name)
@@ -96,27 +95,28 @@ def _splits(arrays: Mapping[str, Any]) -> tuple[Split, ...]:
     return tuple(each for each in SPLITS if any(f"{each}_{key}" in arrays for key in _IMAGE_KEYS))
 
 
-def _read(arrays: Mapping[str, Any], key: str, name: str, read: Callable[[Any], Any] = as_array) -> npt.NDArray[Any]:
-    try:
-        array: npt.NDArray[Any] = read(arrays[key])
-    except _DAMAGED as error:
-        raise DataError(f"data {name!r}: {key!r} can't be read: {_reason(error)}") from None
-    except DataError as error:
-        raise DataError(f"data {name!r}: {key!r}: {error}") from None
-    return array
+def _read(arrays: Mapping[str, Any], key: str, name: str) -> npt.NDArray[Any]:
+    return as_array(_get(arrays, key, name), f"data {name!r}: {key!r}")
+
+
+def _get(arrays: Mapping[str, Any], key: str, name: str) -> Any:
+    with user_code(DataError, f"data {name!r}: {key!r} can't be read:"):  # a mapping may be of the user's own
+        return arrays[key]
 
 
 def _class_names(arrays: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
     if "class_names" not in arrays:
         return None
-    names = _read(arrays, "class_names", name, np.asarray)
+    names = np.asarray(_get(arrays, "class_names", name))
     if names.ndim != 1 or names.dtype.kind not in "US":
         shape = list(names.shape)
         raise DataError(f"data {name!r}: 'class_names' is {names.dtype} {shape}, expected one string per class")
-    return tuple(names.astype(np.str_).tolist())
-
-
-def _reason(error: BaseException) -> str:
-    if "allow_pickle" in str(error):
-        return "it holds pickled Python objects, which qpipe never loads"
-    return one_line(error)
+    try:
+        text = names.astype(np.str_)
+        if text.size and text.view(np.uint32).max() > sys.maxunicode:
+            raise ValueError("they hold what is no character")
+        found = tuple(text.tolist())
+        "".join(found).encode()
+    except ValueError as error:  # bytes that are no ASCII, or halves of characters
+        raise DataError(f"data {name!r}: 'class_names' are no text: {one_line(error)}") from None
+    return found

@@ -15,8 +15,8 @@ from qpipe.data.arrays import StreamSource, as_array, split_item
 from qpipe.data.npz import array_source, open_mapping
 from qpipe.data.preprocess import Preprocess
 from qpipe.data.source import Source, SourceInfo, Split
-from qpipe.errors import DataError, QpipeError, one_line
-from qpipe.factories import load_factory
+from qpipe.errors import DataError
+from qpipe.factories import load_factory, user_code
 
 
 def open_factory(spec: str, split: Split, preprocess: Preprocess) -> Source:
@@ -33,15 +33,15 @@ def open_python(data: Any, name: str, split: Split, preprocess: Preprocess) -> S
     if isinstance(data, Mapping):
         return open_mapping(data, name, split, preprocess)
     if hasattr(data, "__array__"):
-        return array_source(info, as_array(data), None)
-    if _is_pair(data):
-        return array_source(info, as_array(data[0]), data[1])
+        return array_source(info, as_array(data, f"data {name!r}"), None)
+    if _is_pair(data, f"data {name!r}"):
+        return array_source(info, as_array(data[0], f"data {name!r}"), data[1])
     if isinstance(data, list | tuple):
         return _joined(info, data)
     if callable(data) and not isinstance(data, Iterable):
         return _call(data, name, split, preprocess)
-    if not isinstance(data, Iterable):
-        raise DataError(f"data: {type(data).__name__} is neither a path nor arrays nor an iterable of them")
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes):
+        raise DataError(f"data {name!r}: {type(data).__name__} is neither arrays nor an iterable of them")
     return StreamSource(info, data)
 
 
@@ -52,31 +52,30 @@ def _call(factory: Callable[..., Any], name: str, split: Split, preprocess: Prep
         raise DataError(f"data {name!r}: the factory must take split=..., it is called with nothing else") from None
     except ValueError:  # a builtin without a signature: the call itself will tell
         pass
-    try:
+    with user_code(DataError, f"data {name!r}: the factory raised"):
         data = factory(split=split)
-    except QpipeError:
-        raise
-    except Exception as error:
-        raise DataError(f"data {name!r}: the factory raised {one_line(error, kind=True)}") from error
     return open_python(data, name, split, preprocess)
 
 
-def _is_pair(data: Any) -> bool:
+def _is_pair(data: Any, called: str) -> bool:
     """Whether this is (inputs, labels): a tuple of an array and of one integer per sample (or None)."""
     if not isinstance(data, tuple) or len(data) != 2 or data[0] is None:
         return False
     if data[1] is None:
         return True
-    return hasattr(data[0], "__array__") and as_array(data[1]).ndim == 1
+    return hasattr(data[0], "__array__") and as_array(data[1], called).ndim == 1
 
 
 def _joined(info: SourceInfo, items: list[Any] | tuple[Any, ...]) -> Source:
     """One source of a list of batches, which are in memory anyhow: so it has a length, and can be shuffled."""
     if not items:
         raise DataError(f"data {info.name!r}: the list is empty, expected arrays or (inputs, labels)")
-    pairs = [split_item(item) for item in items]
-    inputs = [as_array(values) for values, _ in pairs]
-    labels = [as_array(each) for _, each in pairs if each is not None]
+    called = f"data {info.name!r}"
+    pairs = [split_item(item, called) for item in items]
+    inputs = [as_array(values, called) for values, _ in pairs]
+    labels = [as_array(each, f"{called}: labels") for _, each in pairs if each is not None]
+    if any(array.ndim == 0 for array in inputs):
+        raise DataError(f"{called}: a batch has shape [], expected [N, ...]")
     shapes = {array.shape[1:] for array in inputs}
     if len(shapes) > 1 or len({array.dtype for array in inputs}) > 1:
         shown = " and ".join(sorted({f"{array.dtype} {list(array.shape[1:])}" for array in inputs}))

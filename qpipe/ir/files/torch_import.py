@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qpipe.errors import ModelError, one_line
-from qpipe.factories import load_factory, names_factory
+from qpipe.factories import load_factory, names_factory, user_code
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.upgrade import OPSET
@@ -100,32 +100,28 @@ def export_module(module: "nn.Module", input_shape: Sequence[int], *, name: str)
     """
     import torch
 
-    module = copy.deepcopy(module).eval().cpu().float()
-    # torch.export takes a batch of one for a constant.
-    example = torch.zeros(2, *input_shape)
-    try:
-        with torch.no_grad():
-            output = module(example)
-    except Exception as error:
-        raise ModelError(
-            f"{name}: input [batch, {', '.join(map(str, input_shape))}] does not fit: {one_line(error, kind=True)}"
-        ) from error
-    try:
-        with quiet("torch.onnx"):
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                # onnxscript's optimizer would fuse BatchNormalization into Conv; it has to stay a node.
-                optimize=False,
-                opset_version=OPSET,
-                input_names=["input"],
-                output_names=["output"] if isinstance(output, torch.Tensor) else None,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
-    except Exception as error:
-        raise ModelError(f"{name}: can't be exported to ONNX: {one_line(error, kind=True)}") from error
+    with user_code(ModelError, f"{name}: the module can't be copied:"):
+        module = copy.deepcopy(module).eval().cpu().float()
+    with (
+        user_code(ModelError, f"{name}: input [batch, {', '.join(map(str, input_shape))}] does not fit:"),
+        torch.no_grad(),
+    ):
+        # torch.export takes a batch of one for a constant.
+        example = torch.zeros(2, *input_shape)
+        output = module(example)
+    with user_code(ModelError, f"{name}: can't be exported to ONNX:"), quiet("torch.onnx"):
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            # onnxscript's optimizer would fuse BatchNormalization into Conv; it has to stay a node.
+            optimize=False,
+            opset_version=OPSET,
+            input_names=["input"],
+            output_names=["output"] if isinstance(output, torch.Tensor) else None,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
     assert program is not None
     model = load_model(program.model_proto)
     # Stack traces, with the paths of this machine.
@@ -149,10 +145,8 @@ def _zoo(extra: str, package: str) -> Any:
 def _call(factory: Any, spec: str, *arguments: Any, **keywords: Any) -> "nn.Module":
     import torch
 
-    try:
+    with user_code(ModelError, f"{spec}: the factory raised"):
         made = factory(*arguments, **keywords)
-    except Exception as error:
-        raise ModelError(f"{spec}: the factory failed: {one_line(error, kind=True)}") from error
     if not isinstance(made, torch.nn.Module):
         raise ModelError(f"{spec}: the factory returned {type(made).__name__}, expected an nn.Module")
     return made

@@ -83,7 +83,7 @@ def test_a_torch_data_loader_is_a_stream() -> None:
         ((FLOATS, LABELS * 1.0), "given from Python: labels are float64, expected integers"),
         (FLOATS * np.inf, "expected finite"),
         (["a", "b"], "expected arrays of numbers, found str"),
-        (7, "data: int is neither a path nor arrays nor an iterable of them"),
+        (7, "data 'given from Python': int is neither arrays nor an iterable of them"),
         (iter([]), "the iterable is empty"),
         (np.float32(3), "shape is [], expected [N, ...]"),
     ],
@@ -111,6 +111,37 @@ def stream(*, split):
 def wrong(): return None
 def nothing(split): return None
 def broken(split): raise OSError("no\\nconnection")
+def ends(split): raise SystemExit(0)
+def text(split): return "digits.npz"
+def late(split):
+    yield np.zeros((2, 1, 8, 8), np.float32)
+    raise ValueError("no more\\nimages")
+def ends_late(split):
+    yield np.zeros((2, 1, 8, 8), np.float32)
+    raise SystemExit
+def grows(split):
+    for size in (8, 8, 9): yield np.zeros((2, 1, size, size), np.float32)
+def loses_labels(split):
+    yield np.zeros((2, 1, 8, 8), np.float32), [0, 1]
+    yield np.zeros((2, 1, 8, 8), np.float32)
+def turns_to_pixels(split):
+    yield np.zeros((2, 8, 8, 1), np.float32)
+    yield np.zeros((2, 8, 1, 8), np.uint8)
+def turns_to_nothing(split):
+    yield np.zeros((2, 1, 8, 8), np.float32)
+    yield None
+def turns_to_text(split):
+    yield np.zeros((2, 1, 8, 8), np.float32), [0, 1]
+    yield np.zeros((2, 1, 8, 8), np.float32), ["a", "b"]
+class Silent(Exception):
+    def __str__(self): raise TypeError
+def silent(split): raise Silent
+class Array:
+    def __array__(self, *_, **__): raise RuntimeError("on another\\nmachine")
+def elsewhere(split): return [Array()]
+class Lazy(dict):
+    def __getitem__(self, key): raise OSError("gone")
+def lazy(split): return Lazy(images=0)
 value = 3
 """
 
@@ -119,6 +150,7 @@ value = 3
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "qpipe_test_factories.py").write_text(FACTORIES)
     (tmp_path / "qpipe_test_broken.py").write_text("1 / 0")
+    (tmp_path / "qpipe_test_ends.py").write_text("raise SystemExit(0)")
     monkeypatch.chdir(tmp_path)
     path = [entry for entry in sys.path if entry]
     monkeypatch.setattr(sys, "path", [*path])
@@ -141,8 +173,23 @@ def test_factory_of_a_module_in_the_current_folder(module: str) -> None:
         ("qpipe_test_factories:absent", "module 'qpipe_test_factories' has no 'absent'"),
         ("qpipe_test_factories:value", "'value' is int, expected a function of split"),
         ("qpipe_test_factories:wrong", "the factory must take split=..., it is called with nothing else"),
-        ("qpipe_test_factories:nothing", "NoneType is neither a path nor arrays nor an iterable of them"),
+        (
+            "qpipe_test_factories:nothing",
+            "'qpipe_test_factories:nothing': NoneType is neither arrays nor an iterable of",
+        ),
         ("qpipe_test_factories:broken", "the factory raised OSError: no connection"),
+        ("qpipe_test_factories:ends", "data 'qpipe_test_factories:ends': the factory raised SystemExit: 0"),
+        (
+            "qpipe_test_factories:text",
+            "'qpipe_test_factories:text': str is neither arrays nor an iterable of them",
+        ),
+        ("qpipe_test_factories:silent", "data 'qpipe_test_factories:silent': the factory raised Silent"),
+        (
+            "qpipe_test_factories:elsewhere",
+            "data 'qpipe_test_factories:elsewhere': Array is no array: RuntimeError: on another machine",
+        ),
+        ("qpipe_test_factories:lazy", "data 'qpipe_test_factories:lazy': 'images' can't be read: OSError: gone"),
+        ("qpipe_test_ends:f", "module 'qpipe_test_ends' can't be imported: SystemExit: 0"),
         ("qpipe_test_broken:f", "module 'qpipe_test_broken' can't be imported: ZeroDivisionError: division by zero"),
         (
             "qpipe_test_absent.sub:f",
@@ -156,6 +203,36 @@ def test_bad_factories(spec: str, message: str) -> None:
         open_data(spec)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("late", "at item 1 the iterable raised ValueError: no more images"),
+        ("ends_late", "at item 1 the iterable raised SystemExit"),
+        ("grows", "item 2 has inputs of shape [1, 9, 9], the first one [1, 8, 8]"),
+        ("loses_labels", "item 1 has labels: False, the first one True"),
+        ("turns_to_pixels", "item 1 has uint8 images: True, the first one False"),
+        ("turns_to_nothing", "expected arrays of numbers, found NoneType of object"),
+        ("turns_to_text", "labels: expected arrays of numbers, found list of <U1"),
+    ],
+)
+@pytest.mark.usefixtures("module")
+def test_a_factory_whose_batches_go_wrong_later(name: str, message: str) -> None:
+    spec = f"qpipe_test_factories:{name}"
+    source = open_data(spec)
+    with pytest.raises(DataError) as caught:
+        list(source.batches(2))
+    assert str(caught.value) == f"data {spec!r}: {message}"
+
+
+def test_ctrl_c_goes_through() -> None:
+    def interrupted(split: str) -> Iterator[np.ndarray]:
+        yield FLOATS
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(open_data(interrupted).batches(6))
 
 
 def test_arrays_need_no_torch() -> None:

@@ -126,7 +126,7 @@ def test_factory_with_weights(net, package, container):
         ("nets_of_test.small:zzz", "'nets_of_test.small' has no 'zzz'$"),
         ("nets_of_test.small:number", "'number' is int, expected a function that returns an nn.Module"),
         ("nets_of_test.small:makes_text", "the factory returned str, expected an nn.Module"),
-        ("nets_of_test.small:needs_arguments", "the factory failed: TypeError"),
+        ("nets_of_test.small:needs_arguments", "the factory raised TypeError"),
     ],
 )
 def test_factories_that_make_no_module(package, spec, message):
