@@ -6,9 +6,11 @@ numpy alone computes it, in float64, which holds every integer below 2**53 and d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from qpipe.arith.multiplier import FLOAT32_EXACT
 from qpipe.arith.namespace import AnyArray, Float64Array, IntArray
 from qpipe.arith.quantize import quantize
 from qpipe.arith.spec import QuantSpec
@@ -47,8 +49,8 @@ class Exact:
         return found
 
 
-def exact_product(rows: IntArray, columns: AnyArray, largest: int) -> Float64Array:
-    """`rows [..., C, K] @ columns [..., K, P]` of integers, every sum exact; largest: magnitude of a column's number.
+def product_type(rows: IntArray, largest: int) -> type[np.floating[Any]]:
+    """The narrower float type in which sums of products are exact: of weights' rows `[..., K]` and numbers up to this.
 
     Partial sums are integers of at most `largest * sum |row|`, in whatever order they are added: float32 holds them up
     to 2**24, float64 up to 2**53.
@@ -56,6 +58,4 @@ def exact_product(rows: IntArray, columns: AnyArray, largest: int) -> Float64Arr
     bound = largest * int(np.abs(rows).sum(axis=-1).max(initial=0))
     if bound >= _EXACT:
         raise OverflowError(f"sums of up to {bound}")
-    kind = np.float32 if bound <= 2**24 else np.float64
-    product: Float64Array = (rows.astype(kind) @ columns.astype(kind)).astype(np.float64)
-    return product
+    return np.float32 if bound <= FLOAT32_EXACT else np.float64

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.exact import exact_product
+from qpipe.arith.exact import product_type
 from qpipe.arith.namespace import A, Float64Array, IntArray
 from qpipe.arith.weights import as_rows, from_rows, pair_excess, pair_limit
 from qpipe.nodes import int_attribute, static_shape, window
@@ -113,14 +113,15 @@ class Conv(Product):
     def sums(self, node: ir.Node, codes: IntArray, x: IntArray, largest: int) -> Float64Array:
         """Patches `[N, G, C / G * kernel, S']` times the weights of each group `[G, O / G, C / G * kernel]`."""
         shape, groups = window(node), int_attribute(node, "group", 1)
-        found = patches(x, shape, shape.pads)
+        rows = codes.reshape(groups, len(codes) // groups, -1)
+        kind = product_type(rows, largest)
+        found = patches(x.astype(kind), shape, shape.pads)
         count, channels, dims = len(x), x.shape[1], len(shape.kernel)
         sizes = found.shape[2 : 2 + dims]
         # [N, C, *kernel, *S'], the order of a weight's row.
         taps = found.transpose(0, 1, *range(2 + dims, 2 + 2 * dims), *range(2, 2 + dims))
         columns = taps.reshape(count, groups, channels // groups * math.prod(shape.kernel), math.prod(sizes))
-        rows = codes.reshape(groups, len(codes) // groups, -1)
-        return exact_product(rows, columns, largest).reshape(count, len(codes), *sizes)
+        return (rows.astype(kind) @ columns).astype(np.float64).reshape(count, len(codes), *sizes)
 
     def lower_qoperator(self, layer: InnerWeighted[FinalWeight], b: QOperatorBuilder) -> None:
         """QLinearConv."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.exact import exact_product
+from qpipe.arith.exact import product_type
 from qpipe.arith.namespace import A, Float64Array, IntArray
 from qpipe.nodes import float_attribute, int_attribute, rank
 from qpipe.ops.base import Operands, Refusal, StandardForm
@@ -98,9 +98,9 @@ class Gemm(Product):
 
     def sums(self, node: ir.Node, codes: IntArray, x: IntArray, largest: int) -> Float64Array:
         """`[..., C]` of `[..., K]`."""
-        columns = np.moveaxis(x, -1, 0).reshape(x.shape[-1], -1)
-        found = exact_product(self.to_rows(node, codes), columns, largest)
-        return found.T.reshape(*x.shape[:-1], -1)
+        rows = self.to_rows(node, codes)
+        kind = product_type(rows, largest)
+        return (x.astype(kind) @ rows.astype(kind).T).astype(np.float64)
 
     def lower_qoperator(self, layer: InnerWeighted[FinalWeight], b: QOperatorBuilder) -> None:
         """QGemm, QLinearMatMul for a MatMul."""

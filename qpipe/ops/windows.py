@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 
-from qpipe.arith.namespace import IntArray
+from qpipe.arith.namespace import AnyArray
 from qpipe.errors import LoweringError, ModelError
 from qpipe.nodes import Window, describe, int_attribute, static_shape, window
 from qpipe.ops.base import Refusal
@@ -85,7 +85,7 @@ def symmetric_pads(pads: tuple[int, ...]) -> tuple[int, ...] | None:
     return pads[:half] if pads[:half] == pads[half:] else None
 
 
-def padded(x: IntArray, pads: Sequence[int], fill: int = 0) -> IntArray:
+def padded(x: AnyArray, pads: Sequence[int], fill: int = 0) -> AnyArray:
     """x with a border, of ONNX's pads for every axis; negative ones crop."""
     half = len(pads) // 2
     for axis, (begin, end) in enumerate(zip(pads[:half], pads[half:], strict=True)):
@@ -95,7 +95,7 @@ def padded(x: IntArray, pads: Sequence[int], fill: int = 0) -> IntArray:
     return np.pad(x, around, constant_values=fill)
 
 
-def patches(x: IntArray, shape: Window, pads: Sequence[int], fill: int = 0) -> IntArray:
+def patches(x: AnyArray, shape: Window, pads: Sequence[int], fill: int = 0) -> AnyArray:
     """`[N, C, *S', *kernel]`, a view: what each tap of the window sees at each position, of x `[N, C, *S]` padded."""
     dims = len(shape.kernel)
     x = padded(x, (0, 0, *pads[:dims], 0, 0, *pads[dims:]), fill)

@@ -1,12 +1,16 @@
 """The gate: a lowered model must compute the QDQ specification's integers, every one of them.
 
-Both run on onnxruntime at default optimization, in three ways: as they are, with the outputs compared; with every
+The specification is the oracle's (`qpipe.ir.quantized.oracle`): numpy alone, without a runtime. On a few rows, layer by
+layer and through the whole network, it is compared with the lowered model, with the QDQ file as onnxruntime optimizes
+it, and, of layers that float32 holds exactly, with the QDQ file as it runs without any optimization. On many more rows
+the lowered model is compared with the optimized file, in three ways: as they are, with the outputs compared; with every
 quantized tensor as an output; and cut into single layers, each with inputs of its own (see `qpipe.runtime.cut`), so
 that deep layers see extreme integers too.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -25,11 +29,12 @@ from qpipe.data import Batch, Preprocess
 from qpipe.data.carried import carried_preprocess
 from qpipe.errors import LoweringError, ParityError
 from qpipe.ir.graph.ending import ending_in
+from qpipe.ir.quantized.oracle import layer_result, network_integers, result_name
 from qpipe.ir.quantized.view import InnerWeighted, LastLayer, QuantizedLayer, View, read_view
-from qpipe.lowering.ends import result_scales
 from qpipe.ops import OPS, Product, product_of
 from qpipe.progress import track
-from qpipe.runtime.cut import Tensor, compared, cut_apart, input_name, spec_tensors, tensors_of, with_outputs
+from qpipe.runtime.cut import Tensor, cut_apart, input_name, spec_tensors, tensors_of, with_outputs
+from qpipe.runtime.differences import LOWERED, OPTIMIZED, SPECIFIED, UNFUSED, Differences
 from qpipe.runtime.exact_pairs import open_exact
 from qpipe.runtime.outputs import integers_equal, model_input, run_batch
 from qpipe.runtime.probes import ROUNDS, extremes, layer_probe
@@ -38,6 +43,8 @@ from qpipe.runtime.session import fixed_batch, open_session
 Array = npt.NDArray[Any]
 
 ELEMENTS = 2**23  # integers of all tensors together in one run: keeps memory and time of a run small
+ORACLE_ELEMENTS = 2**20  # the same of what the oracle computes, which is slower
+ORACLE_ROUNDS = 3  # of single layers: random, extreme, the weights' patterns
 MAX_BATCH = 16
 EXTREME_ROWS = 16
 _PRODUCTS = frozenset({*(name for name, op in OPS.items() if isinstance(op, Product)), "ConvTranspose"})
@@ -46,12 +53,16 @@ FLOAT_OPS = _PRODUCTS | {f"Fused{name}" for name in _PRODUCTS}
 
 @dataclass
 class GateReport:
-    """What was run: images of calibration data, rows of extreme inputs, rounds of single layers; integers compared."""
+    """What was run: images of calibration data, rows of extreme inputs, rounds of single layers; integers compared.
+
+    oracle_rows: those of them that numpy computed too, through the network or layer by layer.
+    """
 
     tensors: int = 0
     images: int = 0
     extreme_rows: int = 0
     layer_rounds: int = 0
+    oracle_rows: int = 0
     integers: int = 0
 
 
@@ -70,6 +81,7 @@ def run_gate(
     gate.report.images = gate.compare_whole(batches, "calibration")
     gate.report.extreme_rows = gate.compare_whole([gate.extreme_inputs()], "extreme")
     gate.compare_layers()
+    gate.report.integers = gate.differences.integers
     return gate.report
 
 
@@ -101,12 +113,9 @@ class _Gate:
         self.view = read_view(spec)
         self.spec, self.lowered = spec, lowered
         self.rng = np.random.default_rng(seed)
-        self.targets = list(spec_tensors(self.view))
-        self.owner = _owners(self.view)
-        self.scales = {
-            str(layer.result.name): result_scales(layer) for layer in self.view.layers if layer.quantizer is None
-        }
-        self.lowered_tensors = tensors_of(lowered)
+        self.differences = Differences(self.view)
+        self.spec_tensors, self.lowered_tensors = spec_tensors(self.view), tensors_of(lowered)
+        self.targets = list(self.spec_tensors)
         names = [str(value.name) for value in lowered.graph.outputs]
         same = names == [value.name for value in spec.graph.outputs]
         self.pairs = pairs
@@ -116,14 +125,18 @@ class _Gate:
         row = sum(math.prod(shape) for shape in self.shapes.values())
         # Rows that one run takes: the model's own number, or as many as fit `ELEMENTS`.
         self.size = fixed_batch(self.plain[0]) or max(1, min(MAX_BATCH, ELEMENTS // max(row, 1)))
+        self.oracle_size = max(1, min(self.size, ORACLE_ELEMENTS // max(row, 1)))
         self.report = GateReport(tensors=len(self.targets))
 
     def compare_whole(self, batches: Iterable[Batch], kind: str) -> int:
         """Outputs of both models as they are, and all their integers; how many rows that were."""
         rows = 0
         for batch in batches:
-            for piece in _pieces(batch, self.size):
+            for position, piece in enumerate(_pieces(batch, self.size)):
                 found = [self._run_exposed(session, piece) for session in self.exposed]
+                if not position:
+                    specified = network_integers(self.spec, piece.inputs[: self.oracle_size])
+                    self._compare_specified(specified, found, kind)
                 self._compare(found[0], found[1], kind)
                 self._compare_outputs(piece, kind)
             rows += len(batch.inputs)
@@ -153,17 +166,28 @@ class _Gate:
                 readers[str(quantizer.codes.name)].append(layer)
         shapes = {name: (self.size, *self.shapes[name][1:]) for name in quantizers if readers[name]}
         outputs = [name for name in self.targets if name not in {str(q.codes.name) for q in self.view.inputs}]
-        sessions = self._open(*(cut_apart(model, outputs, shapes) for model in (self.spec, self.lowered)))
-        tensors = [spec_tensors(self.view), self.lowered_tensors]
+        apart = [cut_apart(model, outputs, shapes) for model in (self.spec, self.lowered)]
+        sessions, unfused = self._open(*apart), open_session(apart[0], optimize=False)
+        tensors = [self.spec_tensors, self.lowered_tensors]
         for round_ in track(range(ROUNDS), "comparing single layers"):
             codes = {
                 name: layer_probe(shape, quantizers[name].reach, readers[name], round_=round_, rng=self.rng)
                 for name, shape in shapes.items()
             }
-            found = []
-            for session, own in zip(sessions, tensors, strict=True):
-                arrays = session.run(None, _feeds(session, codes, own))
-                found.append(dict(zip(outputs, arrays, strict=True)))
+            found = [
+                dict(zip(outputs, session.run(None, _feeds(session, codes, own)), strict=True))
+                for session, own in zip(sessions, tensors, strict=True)
+            ]
+            if round_ < ORACLE_ROUNDS:
+                specified = {
+                    result_name(layer): layer_result(
+                        layer, [codes[str(q.codes.name)][: self.oracle_size] for q in layer.sources]
+                    )
+                    for layer in self.view.layers
+                }
+                self._compare_specified(specified, found, "single-layer")
+                arrays = unfused.run(None, _feeds(unfused, codes, self.spec_tensors))
+                self._compare_unfused(specified, dict(zip(outputs, arrays, strict=True)))
             self._compare(found[0], found[1], "single-layer")
             self.report.layer_rounds += 1
 
@@ -185,23 +209,22 @@ class _Gate:
         arrays = session.run(None, {session.get_inputs()[0].name: model_input(session, batch)})
         return dict(zip(self.targets, arrays, strict=True))
 
+    def _compare_specified(self, specified: dict[str, Array], found: list[dict[str, Array]], kind: str) -> None:
+        """Both models on a few rows against the oracle."""
+        self.differences.check(specified, found[0], OPTIMIZED, kind, self.spec_tensors)
+        self.differences.check(specified, found[1], SPECIFIED, kind, self.lowered_tensors)
+        self.report.oracle_rows += len(next(iter(specified.values())))
+
+    def _compare_unfused(self, specified: dict[str, Array], found: dict[str, Array]) -> None:
+        """Of single layers those that float32 holds exactly."""
+        rows = itertools.chain.from_iterable(layer.op.prove(layer, check_pairs=False) for layer in self.view.layers)
+        inexact = {row.layer for row in rows if not row.exact_in_float32}
+        exact = {result_name(layer) for layer in self.view.layers if layer.name not in inexact}
+        known = {name: array for name, array in specified.items() if name in exact}
+        self.differences.check(known, found, UNFUSED, "single-layer", self.spec_tensors)
+
     def _compare(self, spec: dict[str, Array], lowered: dict[str, Array], kind: str) -> None:
-        for name, expected in spec.items():
-            found = self.lowered_tensors[name].to_common(lowered[name])
-            if name in self.scales and found.dtype == np.int32:
-                scales = self.scales[name]
-                along = (-1, *[1] * (found.ndim - 2)) if len(scales) > 1 else (1,)
-                found = found.astype(np.float32) * scales.reshape(along)
-            self.report.integers += expected.size
-            if expected.shape != found.shape:
-                raise ParityError(f"{self.owner[name]}: shape {list(found.shape)}, expected {list(expected.shape)}")
-            wrong = int(np.count_nonzero(expected != found))
-            if wrong:
-                largest = np.abs(expected.astype(np.float64) - found).max()
-                raise ParityError(
-                    f"{self.owner[name]}: {wrong} of {expected.size} integers differ from the QDQ file's on {kind} "
-                    f"inputs, by up to {largest:g}"
-                )
+        self.differences.check(spec, lowered, LOWERED, kind, self.lowered_tensors)
 
     def _compare_outputs(self, batch: Batch, kind: str) -> None:
         for expected, found in zip(*(run_batch(session, batch) for session in self.plain), strict=True):
@@ -211,14 +234,6 @@ class _Gate:
                     f"the outputs of {wrong} of {len(batch.inputs)} {kind} inputs differ from the QDQ file's, though "
                     "all integers agree once they are looked at: onnxruntime optimizes the two otherwise"
                 )
-
-
-def _owners(view: View) -> dict[str, str]:
-    """Whose each tensor is, as messages say it."""
-    owners = {str(q.codes.name): f"input '{q.source.name}'" for q in view.inputs}
-    for layer in view.layers:
-        owners[str(compared(layer).name)] = f"{layer.op_type} '{layer.name}'"
-    return owners
 
 
 def _pieces(batch: Batch, size: int) -> Iterator[Batch]:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from qpipe.arith.exact import Exact, exact_product
+from qpipe.arith.exact import Exact, product_type
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError
 from qpipe.ir.quantized.oracle import layer_result, network_integers
@@ -66,11 +66,14 @@ def test_a_quotient_is_rounded_half_to_even_once(divisor):
     np.testing.assert_array_equal(Exact(values, 0, divisor).rounded(spec), expected)
 
 
-def test_sums_that_float32_does_not_hold_are_added_in_float64():
-    rows, columns = np.array([[2**12, 1]]), np.array([[2**13], [1]])
-    assert exact_product(rows, columns, 2**13)[0, 0] == 2**25 + 1
+@pytest.mark.parametrize(("weight", "largest", "kind"), [(2**12, 2**12, "float32"), (2**12 + 1, 2**12, "float64")])
+def test_sums_are_added_in_the_type_that_holds_them(weight, largest, kind):
+    assert product_type(np.array([[weight]]), largest).__name__ == kind
+
+
+def test_sums_that_no_type_holds():
     with pytest.raises(OverflowError):
-        exact_product(np.array([[2**30]]), np.array([[2**30]]), 2**30)
+        product_type(np.array([[2**30]]), 2**30)
     with pytest.raises(OverflowError):
         Exact(np.array([2**53]), 0)
 
