@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.ir.graph.rewrite import rewrite
+from qpipe.ir.graph.shapes import correct_size
 from qpipe.nodes import (
     constant_input,
     initializer,
@@ -35,7 +36,14 @@ class ExplicitPadding(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite the attributes of every match in place."""
-        windows = rewrite(model, {"Conv", "MaxPool", "AveragePool"}, _try_make_explicit)
+
+        def attempt(graph: ir.Graph, node: ir.Node) -> bool:
+            changed = _try_make_explicit(graph, node)
+            if changed:
+                correct_size(model, node)
+            return changed
+
+        windows = rewrite(model, {"Conv", "MaxPool", "AveragePool"}, attempt)
         pads = rewrite(model, {"Pad"}, _try_pad_all_axes)
         return ir.passes.PassResult(model, windows.modified or pads.modified)
 

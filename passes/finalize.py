@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.exact_average_pool import ExactAveragePool
+from passes.explicit_pools import ExplicitPools
 from passes.remove_dead_code import RemoveDeadCode
 from qpipe.errors import LoweringError
 from qpipe.ir.files.upgrade import label_opset
@@ -33,7 +34,8 @@ class Finalize(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Finalize; a final graph is left as it is, but for its pools."""
-        pools = ExactAveragePool()(model).modified
+        pools = ExplicitPools()(model).modified
+        pools |= ExactAveragePool()(model).modified
         view = read_view(model)
         if view.is_final:
             return ir.passes.PassResult(model, pools)

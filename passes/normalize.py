@@ -9,6 +9,7 @@ import onnx_ir as ir
 from passes.constant_reshape import ConstantReshape
 from passes.constants_to_initializers import ConstantsToInitializers
 from passes.explicit_padding import ExplicitPadding
+from passes.explicit_pools import ExplicitPools
 from passes.flatten_linear import FlattenLinear
 from passes.fold_constants import FoldConstants
 from passes.fuse_bias_add import FuseBiasAdd
@@ -24,6 +25,9 @@ from qpipe.errors import QpipeError
 
 NORMALIZE = ir.passes.Sequential(
     InlineFunctions(),
+    # Before sizes are folded into constants: inference has other ones for some windows.
+    ExplicitPadding(),
+    ExplicitPools(),
     FoldConstants(),
     # After folding, which leaves an Identity where it proves that a node does nothing.
     RemoveIdentity(),
@@ -31,6 +35,7 @@ NORMALIZE = ir.passes.Sequential(
     ConstantReshape(),
     RestoreSoftmax(),
     ExplicitPadding(),
+    ExplicitPools(),
     ReduceMeanToGlobalAveragePool(),
     FuseSwish(),
     FuseBiasAdd(),

@@ -45,7 +45,9 @@ class Activation(Carrier):
         low, high = _limit(node, 1), _limit(node, 2)
         if low != 0.0 or (input_value(node, 2) is not None and high is None):
             return None
-        return Rectifier(math.inf if high is None else high)
+        bound = math.inf if high is None else high
+        # Where the bounds are in the wrong order ONNX gives the upper one for every number, and so it is with none.
+        return Rectifier(bound) if bound > 0 else None
 
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:
         """It cuts at 0."""

@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,6 @@ from qpipe.ops.windows import (
     patches,
     positions,
     require_dims,
-    require_true_sizes,
     symmetric_pads,
     torch_pads,
     window_refusal,
@@ -67,6 +67,10 @@ class AveragePool(Unweighted):
         dilations = window(node).dilations
         if any(d != 1 for d in dilations):
             return Refusal(f"its dilations are {list(dilations)}: write it as a Conv of one channel a group")
+        if _hangs_over_counted(node) and image_sizes(node) is None:
+            return Refusal(
+                "it counts pads and rounds up (count_include_pad, ceil_mode): export the model with a fixed input size"
+            )
         return None
 
     def fits_skip(self, node: ir.Node) -> bool:
@@ -81,7 +85,11 @@ class AveragePool(Unweighted):
         """The mean of each count is one that onnxruntime rounds rightly; of a ReduceMean, which divides, any is."""
         source, output = layer.sources[0].reach, layer.quantizer.rounded_to
         divides = layer.op_type == "ReduceMean"
-        yield pool_row(layer.name, layer.op_type, source, output, counts=counts(layer.node), divides=divides)
+        row = pool_row(layer.name, layer.op_type, source, output, counts=counts(layer.node), divides=divides)
+        if _hangs_over_counted(layer.node):
+            hangs = "hangs over pads that count, where onnxruntime divides by the whole window"
+            row = replace(row, problems=(*row.problems, f"{hangs}; calibrate the network again"))
+        yield row
 
     def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
         """The sum under each position, to be divided by how many values it counts."""
@@ -115,7 +123,6 @@ class AveragePool(Unweighted):
         if node.op_type != "AveragePool":
             b.mean_of_image(layer, math.prod(sizes))
             return
-        require_true_sizes(node)
         sizes, shape = [1] * (2 - len(sizes)) + sizes, as_image(window(node))
         pads, along = _axis_counts(node, shape, sizes)
         # [H', W', 1]: so many real pixels are under each position of the window.
@@ -131,6 +138,13 @@ def counts(node: ir.Node) -> set[int]:
         return {math.prod(sizes)}
     along = [set(axis.tolist()) for axis in _axis_counts(node, window(node), sizes)[1]]
     return {math.prod(combination) for combination in itertools.product(*along)} - {0}
+
+
+def _hangs_over_counted(node: ir.Node) -> bool:
+    """Whether windows may hang over pads that count, which onnxruntime's fused kernel divides by the whole window."""
+    if node.op_type != "AveragePool" or not int_attribute(node, "ceil_mode", 0):
+        return False
+    return bool(int_attribute(node, "count_include_pad", 0)) and any(window(node).pads)
 
 
 def _axis_counts(node: ir.Node, shape: Window, sizes: Sequence[int]) -> tuple[tuple[int, ...], list[IntArray]]:

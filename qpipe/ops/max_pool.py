@@ -10,13 +10,11 @@ from qpipe.arith.namespace import IntArray
 from qpipe.arith.spec import STORAGE_MAX
 from qpipe.nodes import int_attribute, window
 from qpipe.ops.base import Carrier, Refusal
-from qpipe.ops.windows import as_image, patches, require_dims, require_true_sizes, torch_pads, window_refusal
+from qpipe.ops.windows import as_image, image_sizes, patches, require_dims, torch_pads, window_refusal
 
 if TYPE_CHECKING:
     import torch
 
-    from qpipe.ir.quantized.view import RequantizedLayer
-    from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
 
 _BELOW = -STORAGE_MAX  # every integer of a tensor, and of what it is carried to
@@ -29,10 +27,10 @@ class MaxPool(Carrier):
     op_types = ("MaxPool",)
 
     def refusal(self, node: ir.Node) -> Refusal | None:
-        """A window over one dimension or two, and no indices."""
+        """A window over one dimension or two, of pads that runtimes take, and no indices."""
         if len(node.outputs) > 1:
             return Refusal("its indices are used: use its first output only")
-        return window_refusal(node)
+        return window_refusal(node) or _overhang_refusal(node)
 
     def fits_skip(self, node: ir.Node) -> bool:
         """To shrink."""
@@ -62,7 +60,13 @@ class MaxPool(Carrier):
         largest: IntArray = patches(x, shape, pads, fill=_BELOW).max(axis=tuple(range(-len(shape.kernel), 0)))
         return largest
 
-    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
-        """The node itself on codes: on channels first, which is faster than slices and Max on channels last."""
-        require_true_sizes(layer.node)
-        super().lower_integer(layer, b)
+
+def _overhang_refusal(node: ir.Node) -> Refusal | None:
+    """A dilated window may hang over the end by its kernel and more, which no runtime takes as pads."""
+    shape, sizes = window(node), image_sizes(node)
+    if sizes is None or not int_attribute(node, "ceil_mode", 0):
+        return None
+    ends = shape.padded(sizes, ceil_mode=True)[len(sizes) :]
+    if all(end < kernel for end, kernel in zip(ends, shape.kernel, strict=True)):
+        return None
+    return Refusal("its last dilated window hangs over the end by its kernel or more: export it without ceil_mode")

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from qpipe.arith.namespace import AnyArray
 from qpipe.errors import LoweringError, ModelError
-from qpipe.nodes import Window, describe, int_attribute, static_shape, window
+from qpipe.nodes import Window, describe, static_shape, window
 from qpipe.ops.base import Refusal
 
 MOST_DIMS = 2
@@ -31,22 +31,6 @@ def dims_refusal(dims: int) -> Refusal | None:
     if dims in range(1, MOST_DIMS + 1):
         return None
     return Refusal(f"it has {dims} spatial dimensions, expected 1 or 2: {_NO_ADVICE}")
-
-
-def require_true_sizes(node: ir.Node) -> None:
-    """LoweringError where the file's sizes count a window that lies in the padding alone, which runtimes leave out."""
-    found, sizes = window(node), image_sizes(node)
-    said = static_shape(node.outputs[0]) or ()
-    if not int_attribute(node, "ceil_mode", 0) or sizes is None or len(said) != len(sizes) + 2:
-        return
-    pads = found.padded(sizes, ceil_mode=True)
-    for i, size in enumerate(sizes):
-        count = positions(found, pads, i, size)
-        if said[2 + i] not in {None, count}:
-            raise LoweringError(
-                f"{describe(node)}: the file says {said[2 + i]} windows, but only {count} begin on the image; "
-                "expected pads without ceil_mode"
-            )
 
 
 def image_sizes(node: ir.Node) -> list[int] | None:

@@ -4,15 +4,21 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from passes.explicit_pools import ExplicitPools
+from qpipe.arith.exact import Exact
 from qpipe.arith.spec import QuantSpec
 from qpipe.data import Batch
 from qpipe.errors import LoweringError, ModelError, ParityError
+from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.view import read_view
 from qpipe.lowering.marks import CODES_OF
+from qpipe.ops.add import Add
 from qpipe.runtime.cut import with_outputs
+from qpipe.runtime.differences import UNFUSED, Differences
 from qpipe.runtime.gate import check_fused, run_gate
 from qpipe.runtime.probes import draw_patterns, extremes, layer_probe
-from support.quantize import finalized, quantized, to_qoperator
+from support.networks import float_model
+from support.quantize import finalized, finalized_on_grids, quantized, to_qoperator
 from support.zoo.residual import residual_network
 
 
@@ -121,6 +127,47 @@ def test_a_last_layer_that_stays_float_is_refused(spec):
     dequantize.resize_inputs(2)  # without a zero point onnxruntime does not fuse a Gemm
     with pytest.raises(LoweringError, match="Gemm_y"):
         check_fused(spec, read_view(spec))
+
+
+def pool_network(attributes: str, *, height: int = 8) -> ir.Model:
+    """Finalized, with the pool as it is given here: what passes would write otherwise stays."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((4, 2, 1, 1)), "v": rng.standard_normal((3, 4, 1, 1))}
+    nodes = ["c = Conv(x, w)", "r = Relu(c)", f"[pool] p = AveragePool<{attributes}>(r)", "y = Conv(p, v)"]
+    model = float_model("net", (2, height, 8), nodes, **{name: w.astype(np.float32) for name, w in weights.items()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExplicitPools, "call", lambda self, model: ir.passes.PassResult(model, False))
+        return finalized_on_grids(model, lambda: 1)
+
+
+@pytest.mark.parametrize(("height", "pads"), [(8, [1, 1, 0, 0]), (7, [0, 0, 0, 0])])
+def test_what_the_optimizer_makes_of_the_specification_is_compared_with_it(height, pads):
+    """Both files would agree: each has the same fused kernel, which errs."""
+    text = f"kernel_shape=[2, 2], strides=[2, 2], pads={pads}, ceil_mode=1, count_include_pad=1"
+    spec = pool_network(text, height=height)
+    with pytest.raises(ParityError, match=r"^AveragePool 'pool': .* says are others once onnxruntime optimizes it"):
+        run_gate(spec, to_qoperator(spec))
+
+
+def test_a_pool_that_onnxruntime_fuses_wrongly_is_no_part_of_a_certificate():
+    spec = pool_network("kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 0, 0], ceil_mode=1, count_include_pad=1")
+    assert certify(read_view(spec)).problems == [
+        "AveragePool 'pool': hangs over pads that count, where onnxruntime divides by the whole window; calibrate the "
+        "network again"
+    ]
+
+
+def test_what_a_layer_says_is_compared_with_the_file_as_it_is_written(spec, lowered, monkeypatch):
+    """Without the optimizer, where float32 holds the sums."""
+
+    def check(self, expected, found, what, *rest):
+        return original(self, expected, found, what, *rest) if what == UNFUSED else None
+
+    original = Differences.check
+    monkeypatch.setattr(Add, "exact", lambda self, layer, a, b: Exact(a - b, layer.sources[0].grid.exponent))
+    monkeypatch.setattr(Differences, "check", check)
+    with pytest.raises(ParityError, match=r"^Add .* as onnxruntime runs it, without optimizing it, on single-layer"):
+        run_gate(spec, lowered)
 
 
 def test_outputs_are_the_tensors_asked_for(spec):
