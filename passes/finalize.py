@@ -18,6 +18,7 @@ from passes.explicit_pools import ExplicitPools
 from passes.remove_dead_code import RemoveDeadCode
 from qpipe.errors import LoweringError
 from qpipe.ir.files.upgrade import label_opset
+from qpipe.ir.graph.numbers import check_numbers
 from qpipe.ir.quantized.final_weights import final_weight, standalone_batch_norm
 from qpipe.ir.quantized.view import QuantizedLayer, RequantizedLayer, is_trainable, read_view
 from qpipe.ir.quantized.view_weights import FinalWeight
@@ -33,12 +34,13 @@ class Finalize(ir.passes.InPlacePass):
     name: ClassVar[str] = "finalize"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Finalize; a final graph is left as it is, but for its pools."""
+        """Finalize; a final graph is left as it is, but for its pools. Raises ModelError on what is not a number."""
         pools = ExplicitPools()(model).modified
         pools |= ExactAveragePool()(model).modified
         view = read_view(model)
         if view.is_final:
             return ir.passes.PassResult(model, pools)
+        check_numbers(model.graph)
         for layer in view.layers:
             if isinstance(layer, RequantizedLayer) and layer.op_type == "BatchNormalization":
                 _replace_batch_norm(model.graph, layer)

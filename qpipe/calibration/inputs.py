@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from qpipe import progress
 from qpipe.calibration.percentile import FloatArray
 from qpipe.data import Augment, Source
@@ -32,8 +34,13 @@ class CalibrationInputs:
         total = self.source.n_batches(self.batch_size, limit=self.batches * self.batch_size)
         return progress.track(batches, "calibrating", total)
 
-    def _read(self) -> Iterator[FloatArray]:
-        is_shuffled, limit = self.source.size is not None, self.batches * self.batch_size
+    def first(self, count: int) -> FloatArray:
+        """The first images, at most so many; none where there are none."""
+        batches = self._read(count) if self.source.size is not None else iter(self)
+        return next(batches, np.zeros((0, 0), np.float32))[:count]
+
+    def _read(self, count: int | None = None) -> Iterator[FloatArray]:
+        is_shuffled, limit = self.source.size is not None, count or self.batches * self.batch_size
         stream = self.source.batches(
             self.batch_size, shuffle=is_shuffled, seed=self.seed, limit=limit, augment=self.augment
         )

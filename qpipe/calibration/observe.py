@@ -20,6 +20,7 @@ from qpipe.calibration.percentile import FloatArray, RunningPercentile
 from qpipe.calibration.pieces import Pieces
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.errors import DataError, ModelError
+from qpipe.ir.graph.numbers import LARGEST
 from qpipe.processes import usable_cores
 
 DEFAULT_PERCENTILE = {2: 99.0, 3: 99.5, 4: 99.9, 5: 99.94, 6: 99.97, 7: 99.98, 8: 99.99}
@@ -88,16 +89,18 @@ def observe(
             for percentile in watched.values():
                 percentile.end()
             seen += len(batch)
-    own = [(percentile.value, percentile.saw_negative) for percentile in watched.values()]
+    own = [(percentile.value, percentile.saw_negative, percentile.largest) for percentile in watched.values()]
     # The row of how much was seen comes first.
-    merged = shard.largest(np.array([(seen, 0), *own], np.float64))
+    merged = shard.largest(np.array([(seen, 0, 0), *own], np.float64))
     if not merged[0, 0]:
         raise DataError("calibration data: no batch, expected at least one")
     ranges = dict(zip(watched, merged[1:].tolist(), strict=True))
-    for name, (ymax, _) in ranges.items():
-        if not math.isfinite(ymax):
+    for name, (_, _, largest) in ranges.items():
+        if math.isinf(largest):
             raise ModelError(f"tensor '{name}' overflows float32 on the calibration data, expected finite values")
-    return {name: ObservedRange(ymax, bool(negative)) for name, (ymax, negative) in ranges.items()}
+        if largest >= LARGEST:
+            raise ModelError(f"tensor '{name}' reaches {largest:.3g} on the calibration data, expected less than 2**64")
+    return {name: ObservedRange(ymax, bool(negative)) for name, (ymax, negative, _) in ranges.items()}
 
 
 def _update(watched: Mapping[str, RunningPercentile], tensors: Mapping[str, FloatArray], names: Sequence[str]) -> None:

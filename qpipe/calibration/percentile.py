@@ -34,11 +34,14 @@ class RunningPercentile:
     Args:
         percentile: in (0, 100].
         magnitude: whether the percentile is of `|x|` (a signed tensor's); `saw_negative` then says if a value was.
+
+    `largest` is the largest value of all batches, or of all that are positive; it is infinite where one is.
     """
 
     def __init__(self, percentile: float, *, magnitude: bool = False) -> None:
         self.value = 0.0
         self.saw_negative = False
+        self.largest = 0.0
         self._percentile = percentile
         self._magnitude = magnitude
         self._rank = 0
@@ -71,6 +74,8 @@ class RunningPercentile:
 
     def _take(self, values: FloatArray) -> None:
         if values.size:
+            # No value that is larger than all before is below the threshold.
+            self.largest = max(self.largest, float(values.max()))
             self._candidates.append(values)
             self._held += values.size
 

@@ -8,7 +8,7 @@ from qpipe.cli.output import cell, emit, print_table, working
 from qpipe.json_values import to_plain
 from qpipe.settings import TorchSettings
 
-_TABLES = ("inputs", "outputs", "ops", "roles", "nodes", "problems", "ready")
+_TABLES = ("inputs", "outputs", "ops", "roles", "nodes", "problems", "ready", "comparison")
 
 
 @expand_settings
@@ -44,11 +44,29 @@ def _show(model: str, report: Mapping[str, Any]) -> None:
     print(", ".join(f"{role}: {count}" for role, count in report["roles"].items()))
     for problem in report["problems"]:
         print(f"problem: {problem}")
+    if report["comparison"] is not None:
+        _show_comparison(report["comparison"])
     changes = [node["name"] for node in report["nodes"] if node["advice"]]
     if changes:
         print(f"no integer form as they stand ({len(changes)}): {', '.join(changes)}")
     elif report["ready"] and report["kind"] == "float":
         print("every node before the float tail has an integer form: `qpipe calibrate` takes it")
+
+
+def _show_comparison(compared: Mapping[str, Any]) -> None:
+    """Each tensor's signal to noise, and what was found wrong."""
+    rows = [
+        {
+            "tensor": row["tensor"], "layer": row["layer"], "bits": row["bits"], "signal to noise, dB": row["decibels"],
+            "channels": row["channels"] or None, "with fewer than 2 levels": len(row["lost"]),
+        }
+        for row in compared["tensors"]
+    ]  # fmt: skip
+    agreement = compared["agreement"]
+    same = "" if agreement is None else f", first choice equal on {agreement:.0%}"
+    print_table(f"after calibration, beside the float network: {compared['images']} images{same}", rows)
+    for problem in compared["problems"]:
+        print(f"found: {problem}")
 
 
 def _tensor(tensor: Mapping[str, Any]) -> str:

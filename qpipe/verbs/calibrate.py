@@ -29,9 +29,11 @@ from qpipe.ir.files.outputs import check_output
 from qpipe.ir.files.save import save_model
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
+from qpipe.ir.graph.numbers import check_numbers
 from qpipe.ir.quantized.kind import Kind, find_kind, require_float
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.settings import CalibrateSettings, LayersSettings, SeedSettings, TorchSettings
+from qpipe.verbs.beside_float import compare_with_float
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.sources import (
     ModelPath,
@@ -107,9 +109,12 @@ def calibrate(
     name = model_name(model)
     _to_float(network, name)
     normalize(network)
+    with about(name):
+        check_numbers(network.graph)
     pixels = preprocess_of(network, preprocess)
     with about(name):
         images = open_source(network, data, "train", pixels)
+    floats = network.clone()
     store_preprocess(network, pixels)
     store_origin_file(network, model)
     table = LayerTable(tuple(LayerOptions(**entry.arguments()) for entry in layers.layers))
@@ -148,6 +153,9 @@ def calibrate(
         _apply(rebuild, network, draws)
         insert.check(network)
     _apply([*observe, insert, RescaleChannels()], network, draws)
+    is_ready = FORMATS[settings.quantizer].holds_floats and settings.start == "pretrained"
+    with about(name):
+        compare_with_float(floats, network, inputs, is_ready=is_ready)
     if output is not None:
         if is_main_process():
             save_model(network, output)

@@ -28,7 +28,7 @@ from qpipe.ir.quantized.view import read_view
 from qpipe.runtime.gate import run_gate
 from qpipe.settings import ExportSettings, SeedSettings
 from qpipe.verbs.options import takes_options
-from qpipe.verbs.sources import ModelPath, model_name, open_source, preprocess_of
+from qpipe.verbs.sources import ModelPath, about, model_name, open_source, preprocess_of
 
 GATE_IMAGES = 64  # of the calibration data that the gate compares, besides random and extreme inputs
 
@@ -80,7 +80,8 @@ def export(
     require_qdq(spec, model_name(model))
     if settings.plain:
         _refuse_skips(spec, model_name(model))
-    Finalize()(spec)
+    with about(model_name(model)):
+        Finalize()(spec)
     add_provenance(spec, AppliedPass.of(Finalize()))
     certificate = certify(read_view(spec), cpu=settings.cpu, weights=settings.weights)
     _refuse(certificate)

@@ -10,12 +10,15 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from passes.normalize import normalize
+from qpipe.calibration.comparison import NetworkComparison
 from qpipe.errors import ModelError
 from qpipe.ir.cost.macs import count_parameters, total_macs
+from qpipe.ir.files.metadata import COMPARISON, checked, get_object
 from qpipe.ir.files.opset import original_opset
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
 from qpipe.ir.graph.layers import Layer
+from qpipe.ir.graph.numbers import number_problems
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
@@ -65,7 +68,7 @@ class Inspection:
     kind: float, QDQ or export. opset, ops: of the file. parameters: of weights and biases. macs: for one image, None
     where shapes are unknown. roles: how many nodes have each. nodes: after normalization; of a QDQ file without the
     quantizers, of an export those that are not integers. residual_blocks: names, for `finetune --blocks`. problems:
-    what else stands in the way, a line each.
+    what else stands in the way, a line each. comparison: of a calibrated network, with the float network that it was.
     """
 
     kind: str
@@ -79,6 +82,7 @@ class Inspection:
     nodes: tuple[NodeInfo, ...]
     residual_blocks: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    comparison: NetworkComparison | None = None
 
     @property
     def ready(self) -> bool:
@@ -117,6 +121,7 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
     if kind is Kind.FLOAT:
         normalize(network)
         nodes, problems = _float_nodes(network.graph)
+        problems += number_problems(network.graph)
     elif view is not None:
         nodes = _view_nodes(view)
     elif kind is Kind.FOREIGN:
@@ -124,6 +129,7 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
     else:
         nodes = _export_nodes(network)
     roles = Counter(node.role for node in nodes)
+    compared = get_object(network, COMPARISON)
     return Inspection(
         kind=kind.value,
         inputs=tuple(map(_tensor_info, network.graph.inputs)),
@@ -136,6 +142,7 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
         residual_blocks=tuple(block.name for block in find_blocks(network.graph)),
         nodes=tuple(node for node in nodes if node.role != INTEGERS),
         problems=tuple(problems),
+        comparison=None if compared is None else checked(COMPARISON, compared, NetworkComparison),
     )
 
 

@@ -22,7 +22,7 @@ from qpipe.ir.files.upgrade import OPSET
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.origin import origin_of, stored_origin
 from qpipe.ir.quantized.view import View, read_view
-from qpipe.verbs.sources import ModelPath
+from qpipe.verbs.sources import ModelPath, about
 
 OnnxModel = ModelPath | onnx.ModelProto | ir.Model
 
@@ -78,7 +78,8 @@ def open_runnable(model: OnnxModel, number: int = 1) -> Runnable:
     # What ships is the file itself, but for opsets that onnxruntime may not know yet.
     path = Path(name) if is_file and original_opset(model) <= network.opset_imports.get("", OPSET) else None
     if kind is Kind.TRAINABLE:
-        Finalize()(network)
+        with about(name):
+            Finalize()(network)
         view, path = read_view(network), None
     origin = None if kind is Kind.TRAINABLE else stored_origin(network)
     if origin is None and view is not None:

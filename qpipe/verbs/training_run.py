@@ -11,7 +11,8 @@ from pydantic import JsonValue
 
 from qpipe.data import DataLike, Source
 from qpipe.data.carried import store_preprocess
-from qpipe.ir.files.metadata import FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
+from qpipe.ir.files.metadata import COMPARISON, FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
+from qpipe.ir.graph.numbers import check_numbers
 from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process
 from qpipe.settings import FinetuneSettings
@@ -103,6 +104,8 @@ class TrainingRun:
         if self.observers and is_main_process():
             record["diagnostics"] = to_plain(self.observers[0].result())
         set_json(network, TRAINING, record)
+        # Of the network as it was calibrated.
+        set_json(network, COMPARISON, None)
 
     def _told(self) -> dict[str, JsonValue]:
         """The run's values as they were used, for the file."""
@@ -126,6 +129,7 @@ def prepare(
     run = with_augmentation(run, source)
     store_preprocess(network, pixels)
     with about(model_name(model)):
+        check_numbers(network.graph)
         executor = Executor(network, batch_norm=run.batch_norm, precision=run.precision)
         check_classes(executor, source)
         check_stream(run, source.size)

@@ -5,6 +5,7 @@
 | `qpipe.preprocess`    | how pixels become the network's input                             |
 | `qpipe.provenance`    | list of ``{"pass": name, "arguments": {...}}``, in order of running |
 | `qpipe.input_sha256`  | SHA-256 of the file that everything started from                  |
+| `qpipe.comparison`    | of a calibrated network: signal to noise of each tensor beside the float network, problems |
 | `qpipe.certificate`   | the exactness certificate                                         |
 | `qpipe.training`      | the last run of training: its epochs, accuracies, settings and diagnostics |
 | `qpipe.plain`         | the stripped skips: list of ``{"name": block, "layers": [...], "removed": [...]}`` |
@@ -29,6 +30,7 @@ T = TypeVar("T")
 PREPROCESS: Final = "preprocess"
 PROVENANCE: Final = "provenance"
 INPUT_SHA256: Final = "input_sha256"
+COMPARISON: Final = "comparison"
 CERTIFICATE: Final = "certificate"
 TRAINING: Final = "training"
 FLOAT_PHASE: Final = "float"

@@ -1,0 +1,219 @@
+"""A float network beside what calibration made of it, tensor by tensor, on a few images.
+
+For each tensor x with a quantizer, and each output, the signal-to-noise ratio `10 log10(sum x**2 / sum (x - q)**2)` in
+decibels, q being what the finalized network gives in its place, with all that was rounded before it; and the channels
+that keep fewer than 2 levels, though they vary in the float network. Sums are float64 and memory holds a piece of the
+images, as for every other observer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.arith.namespace import AnyArray, Float64Array
+from qpipe.arith.spec import QuantSpec
+from qpipe.calibration.percentile import FloatArray
+from qpipe.calibration.pieces import Pieces
+from qpipe.errors import ModelError
+from qpipe.ir.quantized.view import QuantizedLayer, View, read_view
+from qpipe.nodes import describe
+from qpipe.ops import Role
+
+MOST_DECIBELS = 200.0
+"""What tensors without any noise have; float32 has 150."""
+
+_DEQUANTIZED = "_dequantized"  # behind the name of a float value: what its quantizer gives
+
+
+@dataclass(frozen=True)
+class TensorComparison:
+    """tensor: the name of the float value. layer: the node that gives it. bits: None of a last layer's, or an output.
+
+    decibels: of signal to noise, at most `MOST_DECIBELS`. channels: how many it has. lost: those with fewer than 2
+    levels. largest: the channel with the largest magnitude, and how many times the median channel's it is.
+    """
+
+    tensor: str
+    layer: str
+    bits: int | None
+    decibels: float
+    channels: int
+    lost: tuple[int, ...] = ()
+    largest: tuple[int, float] = (0, 1.0)
+
+
+@dataclass(frozen=True)
+class NetworkComparison:
+    """images: how many were run. agreement: how often the first choice of the first output is the float network's.
+    problems: what was found wrong, a line each, the worst first.
+
+    agreement is a fraction of 1; None where the output is neither scores `[N, C]` of two or more, nor a choice `[N]`.
+    """
+
+    images: int
+    tensors: tuple[TensorComparison, ...]
+    agreement: float | None
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A value of the float network, and what stands for it in the finalized one: codes on a grid, or floats."""
+
+    value: ir.Value
+    name: str
+    layer: str
+    grid: QuantSpec | None = None
+    bits: int | None = None
+
+
+class _Sums:
+    """Of one tensor, over the pieces."""
+
+    def __init__(self) -> None:
+        self.signal = self.noise = 0.0
+        self.codes = self.floats = np.zeros((2, 0))
+
+    def add(self, x: FloatArray, other: AnyArray, grid: QuantSpec | None) -> None:
+        """x, `[N, C, ...]` in real units; other: codes on the grid, or real units as well."""
+        if grid is not None:
+            codes = _by_channel(other)
+            self.codes = _wider(self.codes, codes)
+            self.floats = _wider(self.floats, _by_channel(x))
+            other = (other.astype(np.float32) - grid.zero_point) * np.float32(grid.scale)
+        self.signal += float(np.square(x, dtype=np.float64).sum())
+        self.noise += float(np.square(np.subtract(x, other, dtype=np.float64)).sum())
+
+    @property
+    def decibels(self) -> float:
+        """Of signal to noise; of two zeros all, of a zero that is none the negative of it."""
+        if not self.noise:
+            return MOST_DECIBELS
+        ratio = self.signal / self.noise
+        return float(np.clip(10 * math.log10(ratio), -MOST_DECIBELS, MOST_DECIBELS)) if ratio else -MOST_DECIBELS
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """Channels that vary in the float network and not in the other."""
+        gone = (self.codes[0] == self.codes[1]) & (self.floats[0] < self.floats[1])
+        return tuple(int(channel) for channel in np.flatnonzero(gone))
+
+    @property
+    def largest(self) -> tuple[int, float]:
+        """The channel of the largest magnitude, and its ratio to the median of those that have any."""
+        magnitudes = np.abs(self.floats).max(axis=0, initial=0.0)
+        if not magnitudes.any():
+            return 0, 1.0
+        channel = int(magnitudes.argmax())
+        return channel, float(magnitudes[channel] / np.median(magnitudes[magnitudes > 0]))
+
+
+def compare_networks(floats: ir.Model, final: ir.Model, images: FloatArray) -> NetworkComparison:
+    """Run both on images `[N, C, H, W]`.
+
+    floats: the normalized float network. final: the finalized QDQ network that was made from it.
+
+    Raises:
+        ModelError: names a tensor of either network that is NaN or infinite on the images.
+    """
+    compared = _compared(floats, read_view(final))
+    sums = {item.name: _Sums() for item in compared}
+    choices: list[tuple[int, int]] = []
+    output = str(final.graph.outputs[0].name)
+    here = Pieces(floats, [str(item.value.name) for item in compared])
+    there = Pieces(final, [item.name for item in compared])
+    for (ours, _), (theirs, _) in zip(here.run(images), there.run(images), strict=True):
+        for item in compared:
+            x, other = ours[str(item.value.name)], theirs[item.name]
+            _check_finite(item, x, other)
+            sums[item.name].add(x, other, item.grid)
+            if item.name == output:
+                choices += _choices(x, other)
+    return NetworkComparison(
+        len(images),
+        tuple(_tensor(item, sums[item.name]) for item in compared),
+        float(np.mean([ours == theirs for ours, theirs in choices])) if choices else None,
+    )
+
+
+def _compared(floats: ir.Model, view: View) -> list[_Compared]:
+    """What has a quantizer, what a last layer gives, and the outputs; carriers have their input's integers."""
+    values = {str(value.name): value for node in floats.graph for value in node.outputs}
+    values |= {str(value.name): value for value in floats.graph.inputs}
+    found: dict[str, _Compared] = {}
+    for quantizer in view.inputs:
+        value = values.get(str(quantizer.source.name))
+        if value is not None:
+            name = str(quantizer.codes.name)
+            found[name] = _Compared(value, name, "the input", quantizer.grid, quantizer.bits)
+    for layer in view.layers:
+        if (item := _of_layer(layer, values)) is not None:
+            found[item.name] = item
+    for ours, theirs in zip(floats.graph.outputs, view.graph.outputs, strict=True):
+        if (node := ours.producer()) is not None and theirs.producer() is not None:
+            found.setdefault(str(theirs.name), _Compared(ours, str(theirs.name), describe(node)))
+    return list(found.values())
+
+
+def _of_layer(layer: QuantizedLayer, values: Mapping[str, ir.Value]) -> _Compared | None:
+    """None of what only carries integers, and of what the float network does not have."""
+    if layer.role is Role.CARRY and layer.function is None:
+        return None
+    if layer.quantizer is None:
+        value = values.get(str(layer.result.name))
+        return None if value is None else _Compared(value, str(layer.result.name), describe(layer.node))
+    name = str(layer.quantizer.output.name).removesuffix(_DEQUANTIZED)
+    # One reader's own quantizer has a suffix behind a slash.
+    value = values.get(name) or values.get(name.rpartition("/")[0])
+    if value is None:
+        return None
+    node = value.producer()
+    of = layer.node if layer.role is not Role.NONE or node is None else node
+    return _Compared(value, str(layer.quantizer.codes.name), describe(of), layer.quantizer.grid, layer.quantizer.bits)
+
+
+def _tensor(item: _Compared, sums: _Sums) -> TensorComparison:
+    return TensorComparison(
+        str(item.value.name),
+        item.layer,
+        item.bits,
+        round(sums.decibels, 1),
+        sums.codes.shape[1],
+        sums.lost,
+        sums.largest,
+    )
+
+
+def _check_finite(item: _Compared, x: AnyArray, other: AnyArray) -> None:
+    for array, which in ((x, "float"), (other, "quantized")):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ModelError(
+                f"{item.layer}: tensor '{item.value.name}' of the {which} network has NaN or infinite values on the "
+                "calibration data, expected finite ones"
+            )
+
+
+def _choices(x: AnyArray, other: AnyArray) -> list[tuple[int, int]]:
+    """Both first choices, image by image; none where the output holds no choice."""
+    if x.ndim == 2 and x.shape[1] > 1:
+        x, other = x.argmax(axis=1), other.argmax(axis=1)
+    if x.ndim != 1 or x.dtype.kind not in "iu":
+        return []
+    return list(zip(x.tolist(), other.tolist(), strict=True))
+
+
+def _by_channel(x: AnyArray) -> Float64Array:
+    """The least and the largest value of each channel, `[2, C]`."""
+    rows = x.reshape(len(x), x.shape[1] if x.ndim > 1 else 1, -1)
+    return np.stack([rows.min(axis=2).min(axis=0), rows.max(axis=2).max(axis=0)]).astype(np.float64)
+
+
+def _wider(one: Float64Array, other: Float64Array) -> Float64Array:
+    if not one.size:
+        return other
+    return np.stack([np.minimum(one[0], other[0]), np.maximum(one[1], other[1])])
