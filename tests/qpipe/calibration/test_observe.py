@@ -82,3 +82,16 @@ def test_a_network_that_overflows() -> None:
     y = net.op("Gemm", net.op("Gemm", "x", weight), weight)
     with pytest.raises(ModelError, match=f"tensor '{y}' overflows float32"):
         observe(net.model(y), {y: 100.0}, [net.inputs() + 5], magnitudes=frozenset({y}))
+
+
+def test_a_few_values_that_overflow_are_enough() -> None:
+    """The percentile lies far below them, and would pass over them."""
+    net = Network(4)
+    weight = net.constant(np.diag(np.float32([1e38, 1, 1, 1])))
+    y = net.op("Gemm", "x", weight)
+    inputs = np.ones((1000, 4), np.float32)
+    inputs[7, 0] = 1e3
+    with pytest.raises(ModelError, match=f"tensor '{y}' overflows float32"):
+        observe(net.model(y), {y: 50.0}, [inputs], magnitudes=frozenset())
+    with pytest.raises(ModelError, match=rf"tensor '{y}' reaches 1e\+38 on the calibration data, expected less than"):
+        observe(net.model(y), {y: 50.0}, [inputs[:5]], magnitudes=frozenset({y}))
