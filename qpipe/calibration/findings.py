@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qpipe.calibration.comparison import NetworkComparison, TensorComparison
 from qpipe.ir.graph.affine import read_affine
+from qpipe.ir.quantized.compared import NetworkComparison, TensorComparison
 from qpipe.ir.quantized.final_weights import float_rows
 from qpipe.ir.quantized.view import View, is_final, is_trainable
 from qpipe.nodes import describe

@@ -10,7 +10,6 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from passes.normalize import normalize
-from qpipe.calibration.comparison import NetworkComparison
 from qpipe.errors import ModelError
 from qpipe.ir.cost.macs import count_parameters, total_macs
 from qpipe.ir.files.metadata import COMPARISON, checked, get_object
@@ -20,6 +19,7 @@ from qpipe.ir.files.torch_import import ModelLike, resolve_model
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.numbers import number_problems
 from qpipe.ir.graph.residual import find_blocks
+from qpipe.ir.quantized.compared import NetworkComparison
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer

@@ -11,8 +11,9 @@ import pytest
 
 from passes.normalize import normalize
 from qpipe.calibration import pieces
-from qpipe.calibration.comparison import MOST_DECIBELS, NetworkComparison, compare_networks
+from qpipe.calibration.comparison import compare_networks
 from qpipe.errors import ModelError
+from qpipe.ir.quantized.compared import MOST_DECIBELS, NetworkComparison
 from qpipe.ir.quantized.view import read_view
 from qpipe.nodes import constant_input
 from support.networks import Network, build, float_model
