@@ -3,18 +3,40 @@
 Three things are never folded. QuantizeLinear and DequantizeLinear keep a Q/DQ pair what it is. The Cast of a packed
 constant to int8 is how weights of 4 and 2 bits are stored; folding it would double the file. BatchNormalization is not
 constant, and none of onnxscript's fusions runs here, so it stays a node.
+
+How large a result becomes is known before it is computed, from the shapes, so that a few bytes can't fill the memory.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
 
+from qpipe.errors import ModelError, one_line
+from qpipe.ir.files.checks import check_sizes
+from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.files.quiet import quiet
+from qpipe.ir.files.upgrade import OPSET
+from qpipe.nodes import static_shape
 
 _QUANTIZATION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _PACKED = frozenset({ir.DataType.INT2, ir.DataType.UINT2, ir.DataType.INT4, ir.DataType.UINT4})
+# Their results are never longer than what goes in, times its rank; onnx doesn't say how long.
+_DEPENDS_ON_NUMBERS = frozenset({"NonZero", "Compress", "Unique"})
+# What onnx's evaluator computes in Python's loops, element by element.
+_SLOW = frozenset(
+    {"Conv", "ConvInteger", "ConvTranspose", "QLinearConv", "DeformConv", "Einsum", "LSTM", "GRU", "RNN", "DFT", "STFT",
+     "AveragePool", "MaxPool", "LpPool", "MaxUnpool", "NonMaxSuppression", "RoiAlign", "GridSample", "Col2Im", "Resize",
+     "Upsample", "MelWeightMatrix", "TfIdfVectorizer", "RegexFullMatch", "Attention"}
+)  # fmt: skip
+_MOST_PRODUCTS = 2**32
+"""Multiplications of a MatMul or Gemm of constants."""
+_MOST_GROWTH = 2**27
+"""Elements that all folded results of a model may have beyond what they take the place of."""
+# onnx's inference reads the numbers of shapes, repeats and the like, which are as long as a rank at most.
+_SHORT = 64
 # Folding one constant can make the next one's shape known; in practice the second round finds nothing.
 _ROUNDS = 4
 
@@ -27,36 +49,103 @@ class FoldConstants(ir.passes.InPlacePass):
     output_size_limit: int = 2**22
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Infer and fold until nothing changes."""
+        """Infer and fold until nothing changes; ModelError on a tensor that is too large for any memory."""
         modified = False
         for _ in range(_ROUNDS):
-            # Where inference fails, shapes stay unknown; whoever needs one says so with the node's name.
-            with quiet("onnx_ir", "onnxscript"):
-                changed = self._infer_and_fold(model)
-            modified |= changed
-            if not changed:
+            inferred, is_complete = infer_shapes(model)
+            folded = self._fold(model)
+            modified |= inferred or folded
+            if is_complete and not (inferred or folded):
                 break
         _tidy(model)
+        check_sizes(ir.convenience.create_value_mapping(model.graph).values())
         return ir.passes.PassResult(model, modified)
 
-    def _infer_and_fold(self, model: ir.Model) -> bool:
+    def _fold(self, model: ir.Model) -> bool:
         from onnxscript.optimizer import fold_constants_ir
 
-        inferred = common.ShapeInferencePass(strict_mode=False)(model)
-        folded = fold_constants_ir(
-            model,
-            # A weight that is reshaped or transposed in the graph may have any size.
-            input_size_limit=2**62,
-            output_size_limit=self.output_size_limit,
-            should_fold=_should_fold,
-        )
-        return bool(inferred.modified or folded.modified)
+        folding = _Folding(model.opset_imports.get("", OPSET), self.output_size_limit)
+        try:
+            with quiet("onnx_ir", "onnxscript"):
+                folded = fold_constants_ir(
+                    model,
+                    # A weight that is reshaped or transposed in the graph may have any size.
+                    input_size_limit=2**62,
+                    output_size_limit=self.output_size_limit,
+                    should_fold=folding.is_worth_it,
+                )
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(f"constants can't be folded: {one_line(error)}") from error
+        return bool(folded.modified)
 
 
-def _should_fold(node: ir.Node) -> bool:
-    if node.domain != "" or node.op_type in _QUANTIZATION_OPS:
-        return False
-    return not any(value is not None and value.dtype in _PACKED for value in node.inputs)
+class _Folding:
+    """Decides, node by node in the order of folding, from the sizes alone."""
+
+    def __init__(self, opset: int, output_size_limit: int) -> None:
+        self.opset = opset
+        self.output_size_limit = output_size_limit
+        self.growth = 0
+
+    def is_worth_it(self, node: ir.Node) -> bool:
+        """Whether the result of a node whose inputs are constant is to be computed and stored."""
+        if node.domain != "" or node.op_type in _QUANTIZATION_OPS | _SLOW or len(node.outputs) != 1:
+            return False
+        constants = [value for value in node.inputs if value is not None]
+        if any(value.dtype in _PACKED for value in constants):
+            return False
+        size = self._result_size(node, constants)
+        if size is None or _products(node, size) > _MOST_PRODUCTS:
+            return False
+        freed = sum(_size(value) for value in constants if len(value.uses()) == 1)
+        grown = size - freed
+        if (grown > 0 and size > self.output_size_limit) or self.growth + grown > _MOST_GROWTH:
+            return False
+        self.growth += grown
+        return True
+
+    def _result_size(self, node: ir.Node, constants: list[ir.Value]) -> int | None:
+        """Elements of the result; None where onnx can't say."""
+        if node.op_type in _DEPENDS_ON_NUMBERS:
+            return sum(_size(value) * max(1, len(_tensor(value).shape)) for value in constants)
+        types = {str(value.name): _type_proto(value) for value in constants}
+        short = {str(value.name): ir.to_proto(_tensor(value)) for value in constants if _size(value) <= _SHORT}
+        try:
+            schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
+            inferred = onnx.shape_inference.infer_node_outputs(schema, ir.to_proto(node), types, short)
+            node.outputs[0].shape = ir.serde.deserialize_type_proto_for_shape(inferred[str(node.outputs[0].name)])
+        except Exception:
+            return None
+        shape = static_shape(node.outputs[0])
+        if shape is None or None in shape:
+            return None
+        # Nothing that reads it can be run, however it is computed.
+        check_sizes(node.outputs)
+        return math.prod(dim for dim in shape if dim is not None)
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol:
+    assert value.const_value is not None  # onnxscript asks about nodes of constants alone
+    return value.const_value
+
+
+def _size(value: ir.Value) -> int:
+    return math.prod(_tensor(value).shape.numpy())
+
+
+def _type_proto(value: ir.Value) -> onnx.TypeProto:
+    tensor = _tensor(value)
+    return onnx.helper.make_tensor_type_proto(tensor.dtype, tensor.shape.numpy())
+
+
+def _products(node: ir.Node, size: int) -> int:
+    """Multiplications of a node whose result has this size: as many for each element as the summed axis is long."""
+    if "MatMul" not in node.op_type and node.op_type != "Gemm":
+        return size
+    factor = node.inputs[0]
+    return size * max(() if factor is None else _tensor(factor).shape.numpy(), default=1)
 
 
 def _tidy(model: ir.Model) -> None:

@@ -21,7 +21,7 @@ from passes.remove_dead_code import RemoveDeadCode
 from passes.remove_identity import RemoveIdentity
 from passes.remove_zero_bias import RemoveZeroBias
 from passes.restore_softmax import RestoreSoftmax
-from qpipe.errors import QpipeError
+from qpipe.errors import ModelError, QpipeError, one_line
 
 NORMALIZE = ir.passes.Sequential(
     InlineFunctions(),
@@ -47,11 +47,11 @@ NORMALIZE = ir.passes.Sequential(
 
 
 def normalize(model: ir.Model) -> ir.passes.PassResult:
-    """Normalize in place; raises the QpipeError of the pass that fails, as it is."""
+    """Normalize in place; raises the QpipeError of the pass that fails, as it is, and any other as a ModelError."""
     try:
         return NORMALIZE(model)
-    except ir.passes.PassError as error:
+    except (ir.passes.PassError, ir.passes.InvariantError) as error:
         # onnx_ir wraps what a pass raises; the user is to see the pass's own words.
         if isinstance(error.__cause__, QpipeError):
             raise error.__cause__ from None
-        raise
+        raise ModelError(f"the graph can't be normalized: {one_line(error, kind=True)}") from error

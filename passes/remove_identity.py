@@ -1,13 +1,13 @@
 """Remove Identity nodes, and Dropout, which is the identity at inference.
 
-An Identity between a graph input and a graph output stays: the two names need it.
+An Identity stays where two names need it: between an input or a constant and an output, between two outputs, and as the
+result of a branch (If, Loop) whose value comes from outside of it.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from qpipe.errors import ModelError
 from qpipe.ir.graph.rewrite import rewrite
@@ -16,27 +16,46 @@ from qpipe.nodes import constant_input, describe, input_value
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveIdentity(ir.passes.InPlacePass):
-    """Identity(x) and inference Dropout(x) become x."""
+    """Identity(x) and inference Dropout(x) become x, in branches too."""
 
     name: ClassVar[str] = "remove-identity"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Remove every match; raise ModelError on a Dropout that is exported in training mode."""
         dropouts = rewrite(model, {"Dropout"}, _try_make_identity)
-        identities = common.IdentityEliminationPass()(model)
-        return ir.passes.PassResult(model, dropouts.modified or identities.modified)
+        nodes = [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.op_type == "Identity"]
+        identities = [_try_remove(node) for node in nodes]
+        return ir.passes.PassResult(model, dropouts.modified or any(identities))
 
 
 def _try_make_identity(graph: ir.Graph, node: ir.Node) -> bool:
     """Replace a Dropout that does nothing; one whose mask is used stays."""
     if input_value(node, 2) is not None:
         training_mode = constant_input(node, 2)
-        if training_mode is None or training_mode.item():
+        if training_mode is None or training_mode.any():
             ratio = constant_input(node, 1)
-            if ratio is None or ratio.item() != 0:
+            if ratio is None or ratio.any():
                 raise ModelError(f"{describe(node)}: is in training mode, expected a model exported for inference")
     if any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:]):
         return False
     identity = ir.node("Identity", [node.inputs[0]], name=node.name)
     ir.convenience.replace_nodes_and_values(graph, node, [node], [identity], node.outputs[:1], identity.outputs)
+    return True
+
+
+def _try_remove(node: ir.Node) -> bool:
+    value, result, graph = input_value(node, 0), node.outputs[0], node.graph
+    if node.domain != "" or value is None or graph is None:
+        return False
+    if result.is_graph_output():
+        producer = value.producer()
+        if producer is None or producer.graph is not graph or value.is_graph_output():
+            return False
+        # The output keeps its name, type and shape.
+        value.name, value.type = result.name, result.type or value.type
+        value.shape = result.shape if result.shape is not None else value.shape
+    elif value.shape is None:
+        value.shape, value.type = result.shape, value.type or result.type
+    result.replace_all_uses_with(value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
     return True

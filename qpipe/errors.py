@@ -6,6 +6,7 @@ line prints it and exits with `exit_status`; from Python the exception is raised
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -49,20 +50,56 @@ class ParityError(QpipeError):
 MESSAGE_LENGTH: Final = 300
 """Characters of another library's message that one of ours repeats at most."""
 
+# What libraries put around their reason: terminal colours, the log's time and place, status codes, C++ source lines.
+_NOISE: Final = re.compile(
+    r"\x1b\[[0-9;?]*[ -/]*[@-~]"
+    r"|(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.,\d]* )?\[[VIWEF]:\w*:[^\]]*\]\s*"
+    r"|\[ONNXRuntimeError\] : \d+ : \w+ : "
+    r"|(?:\S*/)?\w+\.(?:cc|cpp|cu|h):\d+:? "
+    r"(?:[\w:<>&*~ ,]*::[~\w]+\([^()]*(?:\([^()]*\)[^()]*)*\)(?: const)? ?|\w+ (?=[A-Z]))?"
+)
+# A wrapper of onnx_ir or onnxscript, whose reason is in its cause; the first name that it repeats says where that is.
+_WRAPPER: Final = re.compile(
+    r"Error calling \w+ with: (?:.*?\bname: \"([^\"]+)\")?"
+    r"|Error during constant folding for node '([^']+)'"
+    r"|An error occurred when |Pre-condition for pass |Post-condition for pass "
+    # onnx_ir's wrapper may itself fail to say what it called.
+    r"|<lambda>\(\) missing ",
+    re.DOTALL,
+)
+
 
 def one_line(error: BaseException | str, *, kind: bool = False) -> str:
     """Another library's exception, or its message, as part of one of ours: without line breaks, cut where it is long.
 
-    kind: with the exception's type in front, which a message that says nothing has in any case.
+    Of onnx_ir's wrappers it is the innermost cause, and what a library puts around its reason (log prefixes, colours,
+    source lines) is left out. kind: with the exception's type in front, which a message that says nothing has anyway.
     """
+    where = ""
+    while isinstance(error, Exception) and not isinstance(error, QpipeError):
+        wrapper, cause = _WRAPPER.match(_text(error)), error.__cause__ or error.__context__
+        if wrapper is None or cause is None:
+            break
+        name = next(filter(None, wrapper.groups()), None)
+        where, error = where if name is None else f"'{name}': ", cause
     named = error.strerror if isinstance(error, OSError) and not kind else None
-    try:
-        text = " ".join((named or str(error)).split())
-    except Exception:  # of a user's own, whose text can fail as well
-        text = ""
+    text = "nested too deeply" if isinstance(error, RecursionError) else (named or _text(error))
+    text = where + printable(" ".join(_NOISE.sub("", text).split()))
     if kind or not text:
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 3] + "..."
+
+
+def _text(error: BaseException | str) -> str:
+    try:
+        return str(error)
+    except Exception:  # of a user's own, whose text can fail as well
+        return ""
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey, and what no encoding takes, escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ AnyArray = npt.NDArray[Any]
 
 DOMAIN: Final = "qpipe"
 """Of the functions that our files have in the place of quantizers which are not affine."""
+_GRAPHS: Final = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
 STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
 
 
@@ -68,6 +69,23 @@ def input_value(node: ir.Node, index: int) -> ir.Value | None:
 def constant_input(node: ir.Node, index: int) -> AnyArray | None:
     """The array of a constant input; None where the input is left out or is computed."""
     return constant_array(input_value(node, index))
+
+
+def reads(node: ir.Node) -> list[ir.Value]:
+    """What a node reads: its inputs, and what its branches and loop bodies take from outside of them."""
+    graphs = [
+        graph
+        for attribute in node.attributes.values()
+        if attribute.type in _GRAPHS and not attribute.is_ref()
+        for graph in (attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else [attribute.as_graph()])
+    ]
+    inner = {inside for graph in graphs for inside in (graph, *graph.subgraphs())}
+    read = [
+        *node.inputs,
+        *(v for graph in graphs for n in ir.traversal.RecursiveGraphIterator(graph) for v in n.inputs),
+    ]
+    read += [value for graph in graphs for value in graph.outputs]
+    return [value for value in read if value is not None and value.graph not in inner]
 
 
 def require_input(node: ir.Node, index: int, what: str) -> ir.Value:

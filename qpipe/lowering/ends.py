@@ -22,23 +22,21 @@ def add_nodes(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
     model.graph.extend(nodes)
     ir.passes.common.RemoveUnusedNodesPass()(model)
     model.graph.sort()
+    # A float tail that reads the network's input keeps its quantizer, whose lowered form is called the same.
+    ir.passes.common.NameFixPass()(model)
 
 
 def dequantize_results(model: ir.Model, view: View, b: Builder) -> None:
     """Real numbers of every tensor that leaves the quantized part, for the float tail and the outputs."""
+    results = set(view.results)
     for layer in view.layers:
-        if layer.result not in view.results:
+        if layer.result not in results:
             continue
         old = layer.result
         real = _dequantize(layer, b)
         real.shape = None if old.shape is None else old.shape.copy()
-        for tail in view.tail:
-            for node in tail.nodes:
-                for index in [i for i, value in enumerate(node.inputs) if value is old]:
-                    node.replace_input_with(index, real)
-        if old.is_graph_output():
-            outputs = model.graph.outputs
-            outputs[list(outputs).index(old)] = real
+        # Branches of the tail read it as well; the QDQ nodes that do are dropped.
+        old.replace_all_uses_with(real, replace_graph_outputs=True)
         real.name = old.name
 
 

@@ -67,7 +67,7 @@ def open_session(
     try:
         session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except _ORT_ERRORS as error:
-        raise ModelError(f"{name}: onnxruntime can't open it: {_said(error)}") from error
+        raise ModelError(f"{name}: onnxruntime can't open it: {one_line(error)}") from error
     session.qpipe_name = name
     return session
 
@@ -156,7 +156,7 @@ def _run(session: ort.InferenceSession, batch: Array) -> list[Array]:
     try:
         outputs: list[Array] = session.run(None, {single_input(session).name: np.ascontiguousarray(batch)})
     except _ORT_ERRORS as error:
-        raise ModelError(f"{session_name(session)}: onnxruntime can't run it: {_said(error)}") from error
+        raise ModelError(f"{session_name(session)}: onnxruntime can't run it: {one_line(error)}") from error
     for value, output in zip(session.get_outputs(), outputs, strict=True):
         if not isinstance(output, np.ndarray) or output.dtype.kind not in "fiub":
             raise ModelError(
@@ -188,10 +188,3 @@ def _serialize(proto: onnx.ModelProto, name: str) -> bytes:
     except Exception as error:  # protobuf's EncodeError is private to its implementation (upb, python).
         raise ModelError(f"{name}: too large for one message: {one_line(error)}; pass the path of a file") from error
     return content
-
-
-def _said(error: BaseException) -> str:
-    """The message without onnxruntime's prefix."""
-    text = str(error).split("[ONNXRuntimeError] : ")[-1]
-    parts = text.split(" : ", 2)
-    return one_line(parts[2] if len(parts) == 3 and parts[0].isdigit() else text)

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from passes.normalize import normalize
 from qpipe.errors import ModelError
 from qpipe.ir.cost.macs import count_parameters, total_macs
+from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.files.metadata import COMPARISON, checked, get_object
 from qpipe.ir.files.opset import original_opset
-from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.numbers import number_problems
@@ -116,8 +115,7 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
     kind, view = find_kind(network)
     problems: list[str] = []
     if kind is not Kind.FLOAT:
-        with quiet("onnx_ir"):
-            common.ShapeInferencePass(strict_mode=False)(network)
+        infer_shapes(network)
     if kind is Kind.FLOAT:
         normalize(network)
         nodes, problems = _float_nodes(network.graph)

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from passes.finalize import Finalize
 from qpipe.errors import ModelError
 from qpipe.ir.cost.file_size import file_size
-from qpipe.ir.files.load import load_model
+from qpipe.ir.files.load import is_as_written, load_model
 from qpipe.ir.files.opset import original_opset
 from qpipe.ir.files.save import save_model
 from qpipe.ir.files.upgrade import OPSET
@@ -76,7 +76,8 @@ def open_runnable(model: OnnxModel, number: int = 1) -> Runnable:
     name = os.fspath(model) if is_file else f"model {number}"  # type: ignore[arg-type]
     kind, view = find_kind(network)
     # What ships is the file itself, but for opsets that onnxruntime may not know yet.
-    path = Path(name) if is_file and original_opset(model) <= network.opset_imports.get("", OPSET) else None
+    can_open = is_file and original_opset(model) <= network.opset_imports.get("", OPSET)
+    path = Path(name) if can_open and is_as_written(network) else None
     if kind is Kind.TRAINABLE:
         with about(name):
             Finalize()(network)

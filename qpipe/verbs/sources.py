@@ -29,10 +29,12 @@ def model_name(model: object) -> str:
 
 @contextmanager
 def about(name: str) -> Iterator[None]:
-    """Let a ModelError or LoweringError about something in a graph name the file as well."""
+    """Let a ModelError or LoweringError about something in a graph name the file as well, where it doesn't yet."""
     try:
         yield
     except (ModelError, LoweringError) as error:
+        if str(error).startswith((name, "model '")):
+            raise
         raise type(error)(f"{name}: {error}") from error
 
 

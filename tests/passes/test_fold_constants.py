@@ -7,7 +7,8 @@ import pytest
 from passes.constants_to_initializers import ConstantsToInitializers
 from passes.fold_constants import FoldConstants
 from passes.remove_dead_code import RemoveDeadCode
-from support.networks import build, integers, ops
+from qpipe.errors import ModelError
+from support.networks import build, integers, ops, parse
 from support.run import run_as_written
 
 
@@ -115,3 +116,61 @@ def test_shapes_are_inferred_and_no_history_is_left():
     assert not any(value.metadata_props for value in values)
     folded = model.graph.node(1).inputs[1]
     assert folded.shape == folded.const_value.shape
+
+
+BOMBS = {
+    "Expand": ("Expand(one, large)", "Expand 'e': its output 'e' has 1,600,000,000 elements"),
+    "ConstantOfShape": ("ConstantOfShape(large)", "1,600,000,000 elements"),
+    "Tile": ("Tile(row, large)", "6,400,000,000 elements"),
+    "an outer product": ("MatMul(column, long)", "1,600,000,000 elements"),
+    "broadcasting": ("Mul(column, long)", "1,600,000,000 elements"),
+    "Range": ("Range(zero, far, step)", "1,000,000,000 elements"),
+    "OneHot": ("OneHot(many, far_int, pair)", "40,000,000,000,000 elements"),
+    "a window": ("HannWindow(far_int)", "1,000,000,000 elements"),
+    "Pad": ("Pad(row, pads)", "400,100,004 elements"),
+}
+
+
+@pytest.mark.parametrize(("node", "message"), BOMBS.values(), ids=BOMBS)
+def test_the_size_of_a_result_is_known_before_the_result(node, message):
+    constants = {
+        "one": np.float32(1), "large": np.array([40000, 40000]), "row": np.ones((1, 4), np.float32),
+        "column": np.ones((40000, 1), np.float32), "long": np.ones((1, 40000), np.float32), "zero": np.int64(0),
+        "far": np.int64(10**9), "step": np.int64(1), "far_int": np.int64(10**9), "many": np.zeros(40000, np.int64),
+        "pair": np.array([0, 1], np.float32), "pads": np.array([10000, 10000, 10000, 10000]),
+    }  # fmt: skip
+    used = {
+        name: array
+        for name, array in constants.items()
+        if name in node.replace(",", " ").replace(")", " ").split("(")[1].split()
+    }
+    model = ir.from_proto(parse(f"(float[N,4] x) => (float[N,4] y) {{ y = Relu(x) e = {node} }}", **used))
+    with pytest.raises(ModelError, match=message):
+        FoldConstants()(model)
+
+
+def test_what_grows_in_small_steps_ends_as_well():
+    """Each doubles: every step is within what one result may grow by, until their sum is not."""
+    nodes = "a0 = Expand(one, half) " + " ".join(f"a{i + 1} = Concat<axis = 0>(a{i}, a{i})" for i in range(12))
+    model = ir.from_proto(
+        parse(f"(float[N,4] x) => (float[N,4] y) {{ y = Relu(x) {nodes} }}", one=np.float32(1), half=np.array([2**20]))
+    )
+    with pytest.raises(ModelError, match="elements, expected 268,435,456 at most"):
+        FoldConstants()(model)
+
+
+def test_a_product_of_large_constants_is_not_computed():
+    constants = {"a": np.ones((2000, 2000), np.float32), "b": np.ones((2000, 2000), np.float32)}
+    model = build("(float[N,2000] x) => (float[N,2000] y) { p = MatMul(a, b) y = MatMul(x, p) }", **constants)
+    FoldConstants()(model)
+    assert ops(model) == ["MatMul", "MatMul"]
+
+
+def test_what_computes_element_by_element_in_python_stays():
+    model = build(
+        '(float[1,1,8,8] x) => (float[1,1,8,8] y) { r = Resize<mode = "linear">(c, , s) y = Add(x, r) }',
+        c=np.ones((1, 1, 4, 4), np.float32),
+        s=np.array([1, 1, 2, 2], np.float32),
+    )
+    FoldConstants()(model)
+    assert ops(model) == ["Resize", "Add"]

@@ -9,8 +9,8 @@ import math
 from typing import Final
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
+from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.files.quiet import quiet
 from qpipe.nodes import int_attribute
 from qpipe.ops import STANDARD_FORMS, StandardForm
@@ -40,7 +40,7 @@ def value_sizes(model: ir.Model, batch_size: int = 1) -> dict[str, int]:
     for _ in range(_ROUNDS):
         with quiet("onnx_ir", "onnxscript"):
             # Types are not checked, because a standard form need not know the integers of its original.
-            common.ShapeInferencePass(check_type=False, strict_mode=False)(copy)
+            infer_shapes(copy, check_type=False)
             # Before folding, which takes values away.
             sizes = {str(value.name): _bytes(value) for value in _values(copy.graph)}
             found |= {name: size for name, size in sizes.items() if size is not None}

@@ -10,6 +10,7 @@ from onnx import version_converter
 from onnx_ir.passes import common
 
 from qpipe.errors import ModelError, one_line
+from qpipe.ir.files.infer import follows_lists
 from qpipe.ir.files.quiet import quiet
 
 OPSET = 21
@@ -76,7 +77,7 @@ def _convert(model: ir.Model, opset: int, target: int, source: str) -> ir.Model:
             return model
         proto = ir.to_proto(model)
         # The converter's adapters ask for shapes (Softmax's meaning changed with opset 13).
-        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=follows_lists(model))
         return ir.from_proto(version_converter.convert_version(proto, target))
     except Exception as error:
         raise ModelError(

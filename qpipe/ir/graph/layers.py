@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from qpipe.ir.graph.rewrite import only_reader
 from qpipe.ops import ActivationFunction, AnyOp, Curve, Product, Refusal, Role, activation_of, op_of
 
 
@@ -119,9 +120,5 @@ def group_layers(graph: ir.Graph, skip: frozenset[ir.Node] = frozenset()) -> lis
 
 def _only_consumer(node: ir.Node) -> ir.Node | None:
     """The one consumer of the node's output, if it takes it as its first input."""
-    value = node.outputs[0]
-    uses = list(value.uses())
-    if len(uses) != 1 or value.is_graph_output():
-        return None
-    consumer, index = uses[0]
-    return consumer if index == 0 else None
+    consumer = only_reader(node.outputs[0])
+    return consumer if consumer is not None and consumer.inputs[0] is node.outputs[0] else None

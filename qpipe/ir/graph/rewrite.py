@@ -37,6 +37,8 @@ def activation_behind(value: ir.Value) -> ir.Node | None:
 
 
 def only_reader(value: ir.Value) -> ir.Node | None:
-    """The one node that reads the value, once, where the graph does not give it too."""
+    """The one node that reads the value, once, in its own graph (not in a branch), where that doesn't give it too."""
     uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.graph is not value.graph:
+        return None
+    return uses[0].node

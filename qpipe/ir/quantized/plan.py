@@ -23,6 +23,7 @@ from qpipe.errors import RecipeError
 from qpipe.formats.table import EDGE_FORMAT
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerOptions, LayerTable
 from qpipe.ir.graph.layers import Layer, group_layers
+from qpipe.nodes import reads
 from qpipe.ops import Curve, Rectifier, Role, op_of
 
 EDGE_BITS = 8  # first and last layer's weights, last layer's input, the graph's input, a branch before an Add
@@ -167,7 +168,7 @@ def _split_tail(graph: ir.Graph, plan: QuantizationPlan) -> None:
             continue
         plan.tail.append(layer)
         tainted.update(value for node in layer.nodes for value in node.outputs)
-    feeding = {value for layer in plan.tail if layer.role is Role.COMPUTE for value in _ancestors(layer.node.inputs)}
+    feeding = {value for layer in plan.tail if layer.role is Role.COMPUTE for value in _ancestors(reads(layer.node))}
     plan.unsupported = [
         layer for layer in plan.tail if layer.role is Role.NONE and not feeding.isdisjoint(layer.node.outputs)
     ]
@@ -176,14 +177,14 @@ def _split_tail(graph: ir.Graph, plan: QuantizationPlan) -> None:
         plan.unsupported = [layer for layer in plan.tail if layer.op.role is Role.COMPUTE]
 
 
-def _ancestors(values: Iterable[ir.Value | None]) -> set[ir.Value]:
+def _ancestors(values: Iterable[ir.Value]) -> set[ir.Value]:
     found: set[ir.Value] = set()
-    stack = [value for value in values if value is not None]
+    stack = list(values)
     while stack:
         value = stack.pop()
         producer = value.producer()
         if value not in found and producer is not None:
-            stack.extend(v for v in producer.inputs if v is not None)
+            stack.extend(reads(producer))
         found.add(value)
     return found
 

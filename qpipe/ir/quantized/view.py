@@ -24,7 +24,7 @@ from qpipe.ir.quantized.qdq import (
     read_activation_quantizer,
 )
 from qpipe.ir.quantized.view_weights import FinalWeight, read_weight
-from qpipe.nodes import describe
+from qpipe.nodes import describe, reads
 from qpipe.ops import ActivationFunction, Rectifier, Role, activation_of
 from qpipe.ops.quantizer_parts import dequantizes, quantizes
 
@@ -121,7 +121,7 @@ def leading_to(outputs: Iterable[ir.Value], candidates: Set[ir.Value]) -> list[i
         if value in candidates:
             found[value] = None
         elif value not in seen and producer is not None:
-            stack.extend(v for v in reversed(producer.inputs) if v is not None)
+            stack.extend(reversed(reads(producer)))
         seen.add(value)
     return list(found)
 

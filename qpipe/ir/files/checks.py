@@ -1,0 +1,178 @@
+"""What a model must be before anything reads it: finite, of a bearable size, with an input whose shape is known."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
+from typing import Final
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from qpipe.errors import ModelError, one_line
+from qpipe.ir.files.infer import infer_shapes
+from qpipe.nodes import describe, static_shape
+
+MOST_ELEMENTS: Final = 2**28
+"""Of one tensor, 1 GiB in float32: more can neither be calibrated nor compared in memory."""
+MOST_NODES: Final = 2**17
+"""Of a model whose functions are written out."""
+_MOST_NAMESAKES: Final = 2**26
+"""Steps for the names of inlined values: the inliner counts up from one for each of them."""
+# An infinite number in one of these is a bound, not a weight.
+_BOUND_OPS: Final = frozenset({"Clip", "Max", "Min", "Pad", "Where"})
+_TYPES: Final = frozenset(member.value for member in ir.DataType)
+
+
+def check_proto(proto: onnx.ModelProto, source: str) -> None:
+    """Refuse what onnx_ir would pass over, or call an error of its own."""
+    # Bytes of another kind can parse as a message of unknown fields only.
+    if not proto.ir_version or not proto.HasField("graph"):
+        raise ModelError(f"{source}: not an ONNX model")
+    if not proto.graph.node:
+        raise ModelError(f"{source}: the graph has no nodes")
+    for graph in _graph_protos(proto.graph):
+        for sparse in graph.sparse_initializer:
+            raise ModelError(f"{source}: initializer '{sparse.values.name}' is sparse, expected a dense tensor")
+        for tensor in graph.initializer:
+            if tensor.data_type not in _TYPES:
+                raise ModelError(f"{source}: initializer '{tensor.name}' has the unknown type {tensor.data_type}")
+        for node in graph.node:
+            if any(attribute.HasField("sparse_tensor") for attribute in node.attribute):
+                raise ModelError(f"{source}: {node.op_type} '{node.name}' holds a sparse tensor, expected a dense one")
+
+
+def _graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    stack = [graph]
+    while stack:
+        graph = stack.pop()
+        yield graph
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        stack.extend(attribute.g for attribute in attributes if attribute.HasField("g"))
+        stack.extend(inner for attribute in attributes for inner in attribute.graphs)
+
+
+def check_functions(model: ir.Model, source: str) -> None:
+    """Refuse functions that call themselves, and those that become too many nodes where they are written out."""
+    functions = model.functions
+    if not functions:
+        return
+    calls = {key: Counter(node.op_identifier() for node in function.all_nodes()) for key, function in functions.items()}
+    try:
+        callers_first = list(TopologicalSorter(calls).static_order())[::-1]
+    except CycleError as error:
+        cycle = " -> ".join(name for _, name, _ in error.args[1])
+        raise ModelError(f"{source}: functions call each other in a circle ({cycle}), expected none") from None
+    copies = Counter(node.op_identifier() for node in ir.traversal.RecursiveGraphIterator(model.graph))
+    values: Counter[str | None] = Counter()
+    for key in callers_first:
+        if key in functions:
+            for called, times in calls[key].items():
+                copies[called] += times * copies[key]
+            for node in functions[key].all_nodes():
+                values.update({output.name: copies[key] for output in node.outputs})
+    nodes = sum(times for key, times in copies.items() if key not in functions)
+    if nodes > MOST_NODES or sum(times**2 for times in values.values()) > 2 * _MOST_NAMESAKES:
+        (_, name, _), times = max(((key, copies[key]) for key in functions), key=lambda item: item[1])
+        raise ModelError(
+            f"{source}: written out, the functions are {_number(nodes)} nodes ('{name}' {_number(times)} times), "
+            f"expected {MOST_NODES:,} at most"
+        )
+
+
+def check_graph(model: ir.Model, source: str) -> None:
+    """ONNX's own checker, for a graph that has nodes, and outputs which they give."""
+    if not len(model.graph):
+        raise ModelError(f"{source}: the graph has no nodes")
+    if not model.graph.outputs:
+        raise ModelError(f"{source}: the graph has no outputs")
+    for index, value in enumerate(model.graph.outputs):
+        if value.is_graph_input() and not value.is_initializer():
+            raise ModelError(f"{source}: output '{value.name}' is an input, expected what a node gives")
+        if value in model.graph.outputs[:index]:
+            raise ModelError(f"{source}: output '{value.name}' stands twice among the outputs, expected it once")
+    # The checker wants a name; runtimes don't.
+    model.graph.name = model.graph.name or "main"
+    try:
+        if any(value.shape is None for value in model.graph.outputs):
+            # As for the name.
+            infer_shapes(model)
+        common.CheckerPass()(model)
+    except Exception as error:
+        raise ModelError(f"{source}: invalid ONNX model: {one_line(error)}") from error
+
+
+def check_inputs(model: ir.Model, source: str) -> None:
+    """Every input is a tensor whose rank and dimensions are known, but for the first, the batch."""
+    for value in model.graph.inputs:
+        if value.is_initializer():
+            continue
+        if not isinstance(value.type, ir.TensorType):
+            raise ModelError(f"{source}: input '{value.name}' is of type {value.type}, expected a tensor")
+        if value.shape is None:
+            raise ModelError(f"{source}: input '{value.name}' has no shape; export the model with its input shape")
+        for index, dim in enumerate(value.shape):
+            if (index > 0 and not isinstance(dim, int)) or (isinstance(dim, int) and dim < 1):
+                found = dim if isinstance(dim, int) else f"'{dim.value}'" if dim.value else "unknown"
+                raise ModelError(
+                    f"{source}: input '{value.name}': dimension {index} is {found}, expected a fixed number (only the "
+                    "first one, the batch, may be dynamic); export the model with a fixed input size"
+                )
+
+
+def check_sizes(values: Iterable[ir.Value], about: str = "") -> None:
+    """Refuse a tensor of more than `MOST_ELEMENTS`, with the node that gives it; unknown sizes count as one."""
+    for value in values:
+        shape = static_shape(value) or ()
+        size = math.prod(dim for dim in shape if dim is not None)
+        if size > MOST_ELEMENTS:
+            node = value.producer()
+            owner = f"input '{value.name}'" if node is None else f"{describe(node)}: its output '{value.name}'"
+            inputs = [] if value.graph is None else value.graph.inputs
+            is_batch = shape[0] not in (None, 1) and any(shape[:1] == (static_shape(fed) or ())[:1] for fed in inputs)
+            batch = f"; export the model with a dynamic batch, or one of 1 (it is {shape[0]:,})" if is_batch else ""
+            raise ModelError(f"{about}{owner} has {_number(size)} elements, expected {MOST_ELEMENTS:,} at most{batch}")
+
+
+def check_weights(model: ir.Model, source: str) -> None:
+    """Refuse NaN and infinite weights, and tensors whose bytes don't fit their shape."""
+    for owner, tensor, is_bound in constant_tensors(model, source):
+        try:
+            array = tensor.numpy()
+        except Exception as error:
+            raise ModelError(f"{source}: {owner} can't be read: {one_line(error)}") from error
+        if not tensor.dtype.is_floating_point():
+            continue
+        if np.isnan(array).any():
+            raise ModelError(f"{source}: {owner} contains NaN, expected finite weights")
+        if not (is_bound and array.size == 1) and np.isinf(array).any():
+            raise ModelError(f"{source}: {owner} contains infinite values, expected finite weights")
+
+
+def constant_tensors(model: ir.Model, source: str) -> Iterator[tuple[str, ir.TensorProtocol, bool]]:
+    """Every initializer and Constant: what to call it, the tensor, and whether only bounds are read from it."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield f"initializer '{value.name}'", value.const_value, is_bound(value)
+        for node in graph:
+            if node.op_type == "Constant" and node.domain == "":
+                try:
+                    tensor = ir.convenience.get_const_tensor(node.outputs[0])
+                except (ValueError, TypeError):
+                    tensor = None
+                if tensor is None:
+                    found = ", ".join(node.attributes) or "none"
+                    raise ModelError(f"{source}: {describe(node)} has the attributes {found}, expected one dense value")
+                yield describe(node), tensor, is_bound(node.outputs[0])
+
+
+def is_bound(value: ir.Value) -> bool:
+    """Whether nothing but clips and the like read it."""
+    return all(node.op_type in _BOUND_OPS for node in value.consumers())
+
+
+def _number(count: int) -> str:
+    return f"{count:,}" if count < 10**15 else "over 10^15"
