@@ -149,11 +149,12 @@ def _float_nodes(graph: ir.Graph) -> tuple[list[NodeInfo], list[str]]:
     found: dict[ir.Node, NodeInfo] = {}
     for layer in plan.layers:
         _add_layer(found, layer, _form(layer), _planned_note(layer, plan))
-    in_the_way = _before_weights(plan)
+    unsupported = {layer.node for layer in plan.unsupported}
+    in_the_way = {layer.node for layer in _before_weights(plan)}
     for layer in plan.tail:
-        if layer in plan.unsupported:
+        if layer.node in unsupported:
             _add_layer(found, layer, NO_FORM, advice=str(layer.refusal or ""))
-        elif layer in in_the_way:
+        elif layer.node in in_the_way:
             _add_layer(found, layer, _form(layer), "once the nodes before it have an integer form")
         else:
             _add_layer(found, layer, FLOAT_TAIL, "stays float behind the integers")

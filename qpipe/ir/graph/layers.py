@@ -8,6 +8,7 @@ op says (`qpipe.ops`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -64,9 +65,9 @@ class Layer:
         """The activations that enter."""
         return self.op.operands(self.node)
 
-    @property
+    @cached_property
     def refusal(self) -> Refusal | None:
-        """Why it has no integer form as it stands; None where it has one."""
+        """Why it has no integer form as it stood when it was first asked; None where it has one."""
         return self.op.refusal(self.node)
 
     @property
@@ -80,15 +81,14 @@ class Layer:
         return isinstance(self.op, Product) and self.refusal is None
 
     @property
+    def takes_batch_norm(self) -> bool:
+        """Whether a BatchNormalization that alone reads its node is a part of it."""
+        return isinstance(self.op, Product) and self.refusal is None and self.op.has_channels(self.node)
+
+    @property
     def is_batch_norm(self) -> bool:
         """Whether it is a BatchNormalization that stands alone."""
         return self.op.role is Role.COMPUTE and not isinstance(self.op, Product) and self.refusal is None
-
-
-def takes_batch_norm(node: ir.Node) -> bool:
-    """Whether a BatchNormalization that alone reads it is a part of its layer."""
-    op = op_of(node)
-    return isinstance(op, Product) and op.refusal(node) is None and op.has_channels(node)
 
 
 def group_layers(graph: ir.Graph, skip: frozenset[ir.Node] = frozenset()) -> list[Layer]:
@@ -102,17 +102,18 @@ def group_layers(graph: ir.Graph, skip: frozenset[ir.Node] = frozenset()) -> lis
     for node in graph:
         if node in taken:
             continue
+        alone = Layer(node)
         batch_norm = activation = None
         last = node
-        if takes_batch_norm(node):
+        if alone.takes_batch_norm:
             follower = _only_consumer(last)
             batch_norm = follower if follower is not None and Layer(follower).is_batch_norm else None
             last = batch_norm or last
-        if Layer(node).role in {Role.COMPUTE, Role.JOIN, Role.POOL}:
+        if alone.role in {Role.COMPUTE, Role.JOIN, Role.POOL}:
             follower = _only_consumer(last)
             function = None if follower is None else activation_of(follower)
             activation = None if function is None or (skip and isinstance(function, Curve)) else follower
-        layer = Layer(node, batch_norm, activation)
+        layer = alone if last is node and activation is None else Layer(node, batch_norm, activation)
         taken.update(layer.nodes)
         layers.append(layer)
     return layers

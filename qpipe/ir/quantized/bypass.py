@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.ir.graph.layers import Layer, takes_batch_norm
+from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.qdq import (
     ActivationQuantizer,
     clip_of_codes,
@@ -77,7 +77,7 @@ def fuse_batch_norm(product: ir.Value) -> list[ir.Value]:
         return []
     output = quantizers[0].output
     readers = list(output.uses())
-    if len(readers) != 1 or output.is_graph_output() or not takes_batch_norm(producer):
+    if len(readers) != 1 or output.is_graph_output() or not Layer(producer).takes_batch_norm:
         return []
     reader, index = readers[0]
     if index != 0 or not Layer(reader).is_batch_norm:

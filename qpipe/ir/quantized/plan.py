@@ -13,6 +13,7 @@ Gradient Module*, section 1: a skip at few bits costs accuracy, and theirs stays
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -113,6 +114,7 @@ def plan_quantization(
     reached = _before_weights(graph, plan)
     wide = _edge_tensors(plan, ends)
     on_skips = _on_skips(plan) if skip_bits is not None else set()
+    added = {value for layer in plan.layers if layer.role is Role.JOIN for value in layer.inputs}
     for value in graph.inputs:
         if any(value in layer.inputs for layer in plan.layers):
             plan.quantizers[value] = PlannedQuantizer(value, EDGE_BITS, None)
@@ -137,7 +139,7 @@ def plan_quantization(
             )
         if layer.role is Role.CARRY or layer.node in plan.last:
             continue
-        branch = layer.role is Role.COMPUTE and layer.activation is None and _feeds_add(layer.output, plan)
+        branch = layer.role is Role.COMPUTE and layer.activation is None and layer.output in added
         edge = layer.output in wide or layer.output in reached or layer.output not in feeding
         bits = own.activation_bits or (EDGE_BITS if edge or branch else activation_bits)
         rounded = signed[layer.output] if layer.curve is None else before
@@ -168,7 +170,7 @@ def _split_tail(graph: ir.Graph, plan: QuantizationPlan) -> None:
             continue
         plan.tail.append(layer)
         tainted.update(value for node in layer.nodes for value in node.outputs)
-    feeding = {value for layer in plan.tail if layer.role is Role.COMPUTE for value in _ancestors(reads(layer.node))}
+    feeding = _ancestors(value for layer in plan.tail if layer.role is Role.COMPUTE for value in reads(layer.node))
     plan.unsupported = [
         layer for layer in plan.tail if layer.role is Role.NONE and not feeding.isdisjoint(layer.node.outputs)
     ]
@@ -194,30 +196,33 @@ def _find_last(graph: ir.Graph, plan: QuantizationPlan) -> None:
 
     Reshaping behind joins the tail, and so does what would be a table: there its result is float, and exact.
     """
-    inner = {value for layer in plan.layers for value in layer.inputs}
-    for layer in reversed(list(plan.layers)):
-        if layer.output in inner:
-            continue
-        if layer.curve is not None and layer.activation is not None:
-            plan.tail.insert(0, Layer(layer.activation))
-            bare = replace(layer, activation=None)
-            plan.layers[plan.layers.index(layer)] = layer = bare
-        elif layer.curve is not None or (layer.op.only_reshapes and _comes_from_weights(layer, plan)):
-            plan.layers.remove(layer)
-            plan.tail.insert(0, layer)
-            inner = {value for other in plan.layers for value in other.inputs}
-        if layer.is_weighted and layer.activation is None and layer.batch_norm is None:
-            plan.last.add(layer.node)
+    readers = Counter(value for layer in plan.layers for value in layer.inputs)
+    origins: dict[ir.Value, Layer | None] = {}  # what a value comes from through layers that only reshape
+    for layer in plan.layers:
+        origins[layer.output] = origins.get(layer.inputs[0]) if layer.op.only_reshapes else layer
+    kept: list[Layer] = []
+    behind: list[Layer] = []
+    for layer in reversed(plan.layers):
+        if not readers[layer.output]:
+            if layer.curve is not None and layer.activation is not None:
+                behind.append(Layer(layer.activation))
+                layer = replace(layer, activation=None)
+            elif layer.curve is not None or (layer.op.only_reshapes and _is_sum(origins.get(layer.output))):
+                behind.append(layer)
+                readers.subtract(layer.inputs)
+                continue
+            if layer.is_weighted and layer.activation is None and layer.batch_norm is None:
+                plan.last.add(layer.node)
+        kept.append(layer)
+    plan.layers[:] = reversed(kept)
+    plan.tail[:0] = reversed(behind)
 
 
-def _comes_from_weights(layer: Layer, plan: QuantizationPlan) -> bool:
-    by_output = {other.output: other for other in plan.layers}
-    source = by_output.get(layer.inputs[0])
-    while source is not None and source.op.only_reshapes:
-        source = by_output.get(source.inputs[0])
-    if source is None or source.role is not Role.COMPUTE or source.batch_norm is not None:
+def _is_sum(layer: Layer | None) -> bool:
+    """Whether the layer has weights and gives their sums as they are, or to what would be a table."""
+    if layer is None or layer.role is not Role.COMPUTE or layer.batch_norm is not None:
         return False
-    return source.activation is None or source.curve is not None
+    return layer.activation is None or layer.curve is not None
 
 
 def _edge_tensors(plan: QuantizationPlan, ends: set[ir.Node]) -> set[ir.Value]:
@@ -271,7 +276,3 @@ def _signs(layer: Layer, signed: dict[ir.Value, bool | None]) -> tuple[bool | No
     """Whether the layer's result can be negative, before and behind its activation; None: it hangs on the input."""
     sign = layer.op.sign([signed.get(value, True) for value in layer.inputs])
     return sign, sign if layer.activation is None else op_of(layer.activation).sign([sign])
-
-
-def _feeds_add(value: ir.Value, plan: QuantizationPlan) -> bool:
-    return any(layer.role is Role.JOIN and value in layer.inputs for layer in plan.layers)
