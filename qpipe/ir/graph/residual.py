@@ -102,11 +102,13 @@ def weighted(nodes: tuple[ir.Node, ...]) -> tuple[ir.Node, ...]:
 
 def is_quantizer(node: ir.Node) -> bool:
     """Whether it is a part of a quantizer: QuantizeLinear, Clip and table of its integers, DequantizeLinear."""
-    if not may_change_codes(node):
-        return quantizes(node) or dequantizes(node)
-    source = data_input(node)
-    producer = source.producer() if source is not None else None
-    return producer is not None and not dequantizes(producer) and is_quantizer(producer)
+    while may_change_codes(node):
+        source = data_input(node)
+        producer = source.producer() if source is not None else None
+        if producer is None or dequantizes(producer):
+            return False
+        node = producer
+    return quantizes(node) or dequantizes(node)
 
 
 class _Dominators:
