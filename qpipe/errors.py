@@ -98,7 +98,10 @@ def _text(error: BaseException | str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would obey, and what no encoding takes, escaped."""
+    """The text with an escape for all that a terminal would obey, or can't show: a name may hold anything.
+
+    Line breaks among them, escape sequences, what turns the direction of writing, and what no encoding takes.
+    """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

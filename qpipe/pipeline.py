@@ -14,6 +14,7 @@ fine-tuning itself goes on from its last checkpoint.
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,8 @@ from pydantic import JsonValue
 
 import qpipe
 from qpipe.errors import OutputError, ParityError, one_line
+from qpipe.ir.files.lock import held
+from qpipe.ir.files.outputs import check_output
 from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.progress import step
@@ -32,6 +35,7 @@ from qpipe.state import STATE_FILE, State, fingerprint, stage_key, write_json
 FLOAT_FILE: Final = "float.onnx"
 REPORT_FILE: Final = "report.json"
 CHECKPOINT_FILE: Final = "finetune.checkpoint"
+LOCK_FILE: Final = ".qpipe-lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,7 @@ class Stage:
 
     `inputs` are paths, or names of code (digits, package.module:factory), whose text is all that is known of them.
     `run` is told whether the checkpoint of the folder is its own, to go on from. `shared`: whether several processes do
-    it together; the main one does all others.
+    it together; the main one does all others. checkpoint: the file from which it goes on.
     """
 
     name: str
@@ -49,6 +53,12 @@ class Stage:
     output: Path
     run: Callable[[bool], object]
     shared: bool = False
+    checkpoint: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that it writes, and may delete."""
+        return (self.output,) if self.checkpoint is None else (self.output, self.checkpoint)
 
     def key(self) -> str:
         """The hash of the inputs as they are now, and of the arguments."""
@@ -87,12 +97,34 @@ def run_recipe(recipe: Recipe, *, restart: bool = False) -> PipelineReport:
 
 
 def finish(stages: list[Stage], folder: Path, *, restart: bool = False) -> PipelineReport:
-    """Run those of `stages` that are not finished, the last of which is `validate`, and report on all of them."""
-    if restart and is_main_process():
-        (folder / STATE_FILE).unlink(missing_ok=True)
-    outcomes = run_stages(stages, folder)
+    """Run those of `stages` that are not finished, the last of which is `validate`, and report on all of them.
+
+    No other run may be at work in the folder, and nothing in it that a stage writes be an input, or a file that no run
+    made: OutputError before the first stage.
+    """
+    with held(folder / LOCK_FILE, str(folder)) if is_main_process() else nullcontext():
+        if is_main_process():
+            _check_files(stages, folder)
+            if restart:
+                State(folder).forget()
+        outcomes = run_stages(stages, folder)
     report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     return PipelineReport(str(folder), outcomes, report["rows"])
+
+
+def _check_files(stages: list[Stage], folder: Path) -> None:
+    """Raise OutputError where a run would take the place of something that it did not make."""
+    record, state = folder / STATE_FILE, State(folder)
+    written = [file for stage in stages for file in stage.files]
+    made_here: set[str] = set()
+    for stage in stages:
+        given = [Path(spec) for spec in stage.inputs.values() if spec not in made_here and not names_code(spec)]
+        for file in (record, *written):
+            check_output(file, sources=given)
+        made_here.add(str(stage.output))
+    for file in written:
+        if file.exists() and not state.made(file):
+            raise OutputError(f"{file}: is there already, and no run made it; expected another output folder")
 
 
 def run_stages(stages: list[Stage], folder: Path) -> tuple[StageOutcome, ...]:
@@ -105,7 +137,7 @@ def run_stages(stages: list[Stage], folder: Path) -> tuple[StageOutcome, ...]:
         key = stage.key()
         finished = state.finished(stage.name, key)
         with step(title if finished is None else f"{title}: finished before"):
-            seconds = _run(stage, key, state, folder) if finished is None else finished.seconds
+            seconds = _run(stage, key, state) if finished is None else finished.seconds
         outcomes.append(StageOutcome(stage.name, str(stage.output), finished is not None, seconds))
     wait_for_all()
     return tuple(outcomes)
@@ -132,28 +164,29 @@ def make_folder(path: str | Path) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError of a NUL
         raise OutputError(f"{folder}: can't be created ({one_line(error)}), expected a folder") from error
     return folder
 
 
-def _run(stage: Stage, key: str, state: State, folder: Path) -> float:
+def _run(stage: Stage, key: str, state: State) -> float:
     """Run one stage and record it; the seconds that it took. The main process alone touches files."""
-    checkpoint = folder / CHECKPOINT_FILE
-    resume = state.was_begun(stage.name, key) and checkpoint.exists()
+    checkpoint = stage.checkpoint
+    resume = checkpoint is not None and state.was_begun(stage.name, key) and checkpoint.exists()
     wait_for_all()
     began = time.perf_counter()
     if not is_main_process():
         if stage.shared:
             stage.run(resume)
         return time.perf_counter() - began
-    if not resume:
+    state.begin(stage.name, key, stage.files)
+    if checkpoint is not None and not resume:
         checkpoint.unlink(missing_ok=True)
-    state.begin(stage.name, key)
     stage.run(resume)
     seconds = time.perf_counter() - began
     state.end(stage.name, key, stage.output, seconds)
-    checkpoint.unlink(missing_ok=True)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     return seconds
 
 
@@ -191,15 +224,24 @@ def _finetune_stage(recipe: Recipe, qdq: Path, folder: Path) -> Stage:
     output = folder / "finetuned.qdq.onnx"
     arguments = {**recipe.finetune.arguments(), "seed": recipe.seed}
 
+    checkpoint = folder / CHECKPOINT_FILE
+
     def run(resume: bool) -> None:
-        checkpoint = folder / CHECKPOINT_FILE
         qpipe.finetune(qdq, recipe.data.path, output, **arguments, checkpoint=checkpoint, resume=resume)
 
     inputs = {"model": str(qdq), "data": recipe.data.path}
     teacher = recipe.finetune.teacher
     if teacher is not None and Path(teacher).is_file():
         inputs["teacher"] = teacher
-    return Stage(name="finetune", inputs=inputs, arguments=arguments, output=output, run=run, shared=True)
+    return Stage(
+        name="finetune",
+        inputs=inputs,
+        arguments=arguments,
+        output=output,
+        run=run,
+        shared=True,
+        checkpoint=checkpoint,
+    )
 
 
 def _export_stage(recipe: Recipe, settings: ExportSettings, qdq: Path, folder: Path) -> Stage:

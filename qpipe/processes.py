@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
+import time
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(days=1)
 """How long processes wait for the main one, which evaluates and writes alone."""
 
+_WATCH_SECONDS = 0.2
+"""How long a child may outlive its parent."""
 # torchrun's, and those of three kinds of MPI, by which `accelerate launch --mpirun_hostfile` starts CPU processes.
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -49,6 +53,20 @@ def wait_for_all() -> None:
 def usable_cores() -> int:
     """How many cores this process may run on, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent(parent: int) -> None:
+    """Let this process end with the one that started it, whose number is `parent`, however that one ends.
+
+    It asks: a pipe between them would be held open by the other children as well.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="ends with its parent").start()
 
 
 def _told(names: tuple[str, ...], default: int) -> int:

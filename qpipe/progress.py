@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from qpipe.errors import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -71,7 +73,7 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    with _shown(description, total, counted=True) as task:
+    with _shown(printable(description), total, counted=True) as task:
         for item in iterable:
             yield item
             if task is not None:
@@ -81,7 +83,7 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
 @contextmanager
 def step(description: str) -> Iterator[None]:
     """Show that a stage of unknown length runs: a spinner on a terminal, one plain line elsewhere."""
-    with _shown(description, None, counted=False):
+    with _shown(printable(description), None, counted=False):
         yield
 
 
@@ -175,15 +177,16 @@ def _new_progress() -> Progress:
         TimeRemainingColumn,
     )
 
+    console = Console(stderr=True)
     return Progress(
-        SpinnerColumn(),
+        SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left:"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         redirect_stdout=False,  # stdout may be a script's JSON
         redirect_stderr=False,
     )

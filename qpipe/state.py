@@ -8,13 +8,15 @@ everything after it whose own inputs come out different.
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 import qpipe
+from qpipe.errors import OutputError, first_problem, one_line
 from qpipe.ir.files.external import external_files
 from qpipe.ir.files.write import atomic_path
 
@@ -33,16 +35,35 @@ class Finished(BaseModel):
 
 
 class _Content(BaseModel):
+    """written_by: what tells the record from any other JSON. made: the files that runs here wrote, or were about to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    written_by: Literal["qpipe run"]
+    made: list[str] = []
     finished: dict[str, Finished] = {}
     begun: dict[str, str] = {}
 
 
 class State:
-    """The stages of one output folder, written to the disk at every change."""
+    """The stages of one output folder, written to the disk at every change.
+
+    Raises OutputError where the folder's record is damaged, or none of ours: it stays.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._content = _read(folder / STATE_FILE)
+
+    def made(self, file: Path) -> bool:
+        """Whether a run in this folder wrote the file, or was about to: then it may be written again."""
+        return file.name in self._content.made
+
+    def forget(self) -> None:
+        """Record that no stage is finished; whose the files are is still known."""
+        self._content.finished.clear()
+        self._content.begun.clear()
+        self._write()
 
     def finished(self, stage: str, key: str) -> Finished | None:
         """The record of `stage`, where it ended with this key and its output still is what it was."""
@@ -55,19 +76,26 @@ class State:
         """Whether `stage` was begun with this key and did not end: its checkpoint may be taken up."""
         return self._content.begun.get(stage) == key
 
-    def begin(self, stage: str, key: str) -> None:
-        """Record that `stage` runs, and that its older output counts no more."""
+    def begin(self, stage: str, key: str, writes: Iterable[Path]) -> None:
+        """Record that `stage` runs and will write these files, and that its older output counts no more."""
+        self._content.made = list(dict.fromkeys([*self._content.made, *(file.name for file in writes)]))
         self._content.finished.pop(stage, None)
         self._content.begun[stage] = key
         self._write()
 
     def end(self, stage: str, key: str, output: Path, seconds: float) -> None:
-        """Record that `stage` ended and wrote `output`, a path in the folder."""
+        """Record that `stage` ended and wrote `output`, a path in the folder.
+
+        Where that fails, as on a full disk, it warns: the output is there, and a rerun makes it once more.
+        """
         self._content.begun.pop(stage, None)
         self._content.finished[stage] = Finished(
             key=key, output=output.name, output_hash=fingerprint(output), seconds=round(seconds, 3)
         )
-        self._write()
+        try:
+            self._write()
+        except OutputError as error:
+            warnings.warn(f"{error}; a rerun does the stage {stage} again", stacklevel=2)
 
     def _write(self) -> None:
         write_json(self._folder / STATE_FILE, self._content.model_dump(mode="json"))
@@ -123,8 +151,14 @@ def _content_hash(path: Path, _size: int, _mtime_ns: int) -> str:
 
 
 def _read(path: Path) -> _Content:
-    """The recorded stages; none where there is no file, or one that is no record."""
+    """The recorded stages; none where there is no file, OutputError where it is no record."""
     try:
-        return _Content.model_validate_json(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, ValidationError):
-        return _Content()
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path}: is no file, expected the record of a `qpipe run`")
+        return _Content.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return _Content(written_by="qpipe run")
+    except ValidationError as error:
+        raise OutputError(f"{path}: no record of a `qpipe run`, or a damaged one: {first_problem(error)}") from None
+    except OSError as error:
+        raise OutputError(f"{path}: can't be read: {one_line(error)}") from error

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from qpipe.cli.options import JsonOption, ModelsArgument, expand_settings
-from qpipe.cli.output import emit, print_table, working
+from qpipe.cli.output import emit, print_table, say, working
 from qpipe.json_values import plain_rows
 from qpipe.settings import BenchSettings, DataSettings, PreprocessSettings
 
@@ -44,11 +44,11 @@ def bench(
         known = {key for row in rows for key, value in row.items() if value is not None} - {"activation_node"}
         print_table("latency and memory", [{key: row[key] for key in row if key in known} for row in rows])
         for note in report.notes:
-            print(note)
+            say(note)
         if data is not None:
-            print(f"top-1: {data}, {settings.split}, {report.images} images")
-        print(f"CPU: {report.cpu}")
+            say(f"top-1: {data}, {settings.split}, {report.images} images")
+        say(f"CPU: {report.cpu}")
         if picture is not None:
-            print(f"wrote {picture}")
+            say(f"wrote {picture}")
 
     emit(json, report.to_json(), show)

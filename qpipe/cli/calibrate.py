@@ -9,7 +9,7 @@ from qpipe.cli.options import (
     expand_settings,
     parse_layers,
 )
-from qpipe.cli.output import emit, metadata, working
+from qpipe.cli.output import emit, metadata, say, working
 from qpipe.settings import CalibrateSettings, PreprocessSettings, SeedSettings, TorchSettings
 
 
@@ -51,4 +51,4 @@ def calibrate(
             layers=layers,
             preprocess=preprocess.overrides(),
         )
-    emit(json, {"output": output, "metadata": metadata(qdq), "data": told}, lambda: print(f"wrote {output}"))
+    emit(json, {"output": output, "metadata": metadata(qdq), "data": told}, lambda: say(f"wrote {output}"))

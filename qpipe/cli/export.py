@@ -6,7 +6,7 @@ import typer
 from pydantic import JsonValue
 
 from qpipe.cli.options import JsonOption, OutputOption, QdqArgument, expand_settings
-from qpipe.cli.output import emit, metadata, print_table, working
+from qpipe.cli.output import emit, metadata, print_table, say, working
 from qpipe.json_values import plain_rows
 from qpipe.settings import ExportSettings, SeedSettings
 
@@ -47,9 +47,9 @@ def export(
         # The operators of the other formats are integer ones, whatever runs them.
         fused = [str(row["layer"]) for row in rows if row["exact_in_float32"] is False]
         if settings.format == "qdq" and fused:
-            print(f"exact only where a runtime fuses them to integer kernels: {', '.join(fused)}")
-        print(gate_line(carried.get("certificate")))
-        print(f"wrote {output}, {decimal(size)}")
+            say(f"exact only where a runtime fuses them to integer kernels: {', '.join(fused)}")
+        say(gate_line(carried.get("certificate")))
+        say(f"wrote {output}, {decimal(size)}")
 
     emit(json, {"output": output, "size": size, "metadata": carried}, show)
 

@@ -6,7 +6,7 @@ import typer
 from pydantic import JsonValue
 
 from qpipe.cli.options import DataOption, JsonOption, OutputOption, expand_settings
-from qpipe.cli.output import emit, metadata, working
+from qpipe.cli.output import emit, metadata, say, working
 from qpipe.json_values import plain_rows
 from qpipe.settings import CheckpointSettings, FinetuneSettings, PreprocessSettings, SeedSettings
 
@@ -56,11 +56,11 @@ def finetune(
 
     def show() -> None:
         if (line := stripped_line(qdq)) is not None:
-            print(line)
+            say(line)
         if (line := recipe_line(carried.get("training"))) is not None:
-            print(line)
-        print(phases_line(carried.get("training")))
-        print(f"wrote {output}")
+            say(line)
+        say(phases_line(carried.get("training")))
+        say(f"wrote {output}")
 
     emit(json, {"output": output, "metadata": carried, "data": told}, show)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qpipe.cli.options import JsonOption, ModelArgument, expand_settings
-from qpipe.cli.output import cell, emit, print_table, working
+from qpipe.cli.output import cell, emit, print_table, say, working
 from qpipe.json_values import to_plain
 from qpipe.settings import TorchSettings
 
@@ -31,26 +31,26 @@ def inspect(model: ModelArgument, source: TorchSettings, json: JsonOption = Fals
 
 def _show(model: str, report: Mapping[str, Any]) -> None:
     """Facts first, then ops, then the nodes, and last what stands in the way."""
-    print(model)
+    say(model)
     for key, value in report.items():
         if key not in _TABLES:
-            print(f"  {key}: {cell(value)}")
+            say(f"  {key}: {cell(value)}")
     for key in ("inputs", "outputs"):
-        print(f"  {key}: {', '.join(map(_tensor, report[key]))}")
+        say(f"  {key}: {', '.join(map(_tensor, report[key]))}")
     print_table("ops", [{"op": op, "nodes": count} for op, count in report["ops"].items()])
     # Most models need no advice, and then the column would only take the room.
     unused = {"advice"} if not any(node["advice"] for node in report["nodes"]) else set()
     print_table("nodes", [{key: node[key] for key in node if key not in unused} for node in report["nodes"]])
-    print(", ".join(f"{role}: {count}" for role, count in report["roles"].items()))
+    say(", ".join(f"{role}: {count}" for role, count in report["roles"].items()))
     for problem in report["problems"]:
-        print(f"problem: {problem}")
+        say(f"problem: {problem}")
     if report["comparison"] is not None:
         _show_comparison(report["comparison"])
     changes = [node["name"] for node in report["nodes"] if node["advice"]]
     if changes:
-        print(f"no integer form as they stand ({len(changes)}): {', '.join(changes)}")
+        say(f"no integer form as they stand ({len(changes)}): {', '.join(changes)}")
     elif report["ready"] and report["kind"] == "float":
-        print("every node before the float tail has an integer form: `qpipe calibrate` takes it")
+        say("every node before the float tail has an integer form: `qpipe calibrate` takes it")
 
 
 def _show_comparison(compared: Mapping[str, Any]) -> None:
@@ -66,7 +66,7 @@ def _show_comparison(compared: Mapping[str, Any]) -> None:
     same = "" if agreement is None else f", first choice equal on {agreement:.0%}"
     print_table(f"after calibration, beside the float network: {compared['images']} images{same}", rows)
     for problem in compared["problems"]:
-        print(f"found: {problem}")
+        say(f"found: {problem}")
 
 
 def _tensor(tensor: Mapping[str, Any]) -> str:

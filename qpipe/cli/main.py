@@ -1,7 +1,7 @@
 """The entry point: the table of commands, and what an error looks like.
 
-A QpipeError, a wrong option, a full disk or memory: one line on stderr and an exit status, never a traceback. Any other
-exception is a defect of qpipe, and keeps its traceback.
+A QpipeError, a wrong option, a full disk or memory, a signal: one line on stderr and an exit status, never a traceback.
+Any other exception is a defect of qpipe, and keeps its traceback.
 """
 
 import os
@@ -19,8 +19,10 @@ from qpipe.cli.finetune import finetune
 from qpipe.cli.inspect import inspect
 from qpipe.cli.report import report
 from qpipe.cli.run import run
+from qpipe.cli.signals import Ending, ending
+from qpipe.cli.streams import drop_stdout, steady_streams
 from qpipe.cli.validate import validate
-from qpipe.errors import QpipeError
+from qpipe.errors import QpipeError, one_line, printable
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     inspect,
@@ -35,6 +37,8 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
 )
 BAD_INPUT: Final = QpipeError.exit_status
 INTERRUPTED: Final = 130
+UNREAD: Final = 1
+"""Whoever read stdout has gone."""
 
 app = typer.Typer(
     name="qpipe",
@@ -78,33 +82,58 @@ def _qpipe(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command (by default that of `sys.argv`) and return its exit status."""
+    with steady_streams(), ending() as end:
+        status = _run(arguments, end)
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            drop_stdout()
+            if not status:
+                unread = isinstance(error, BrokenPipeError)
+                status = UNREAD if unread else _fail(f"stdout: {one_line(error)}", BAD_INPUT)
+        return status
+
+
+def _run(arguments: Sequence[str] | None, end: Ending) -> int:
     try:
+        _refuse_nul(sys.argv[1:] if arguments is None else arguments)
         status = app(arguments, prog_name="qpipe", standalone_mode=False)
     except QpipeError as error:
-        return _fail(str(error), error.exit_status)
+        # One that a signal led to, such as that of a worker which got it as well, is not the news.
+        return _ended(end) if end.number else _fail(str(error), error.exit_status)
     except typer.TyperException as error:
         return _fail(f"{error.format_message()} (see {_help_of(error)})", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except BrokenPipeError:
-        # Whoever read stdout has gone; what is left in the buffer must not fail once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        drop_stdout()
+        return UNREAD
     except MemoryError as error:
         detail = f" ({error})" if str(error) else ""
         return _fail(f"out of memory{detail}; a smaller --batch-size needs less", BAD_INPUT)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{os.fspath(error.filename)}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", BAD_INPUT)
     # typer makes this status of a KeyboardInterrupt, and says nothing.
     if status == INTERRUPTED:
-        return _fail("interrupted", INTERRUPTED)
+        return _ended(end)
     return status if isinstance(status, int) else 0
+
+
+def _refuse_nul(words: Sequence[str]) -> None:
+    """No system passes it; who calls `main` may."""
+    for word in words:
+        if "\0" in word:
+            raise QpipeError(f"{word}: has a NUL, which no option can hold")
+
+
+def _ended(end: Ending) -> int:
+    return _fail(end.word, end.status)
 
 
 def _fail(message: str, status: int) -> int:
     """One line on stderr, whatever lines the message has."""
-    print(f"qpipe: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"qpipe: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return status
 
 

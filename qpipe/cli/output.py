@@ -9,9 +9,13 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from qpipe.errors import printable
 from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process
 from qpipe.progress import Fact, reporting
+
+_COLUMN, _FRAME = 8, 3
+"""Characters that a column of a table has at least, where it has so many, and those that stand around them."""
 
 
 @contextlib.contextmanager
@@ -38,6 +42,11 @@ def emit(json: bool, payload: Mapping[str, Any], show: Callable[[], None]) -> No
         show()
 
 
+def say(line: str) -> None:
+    """Print one line for people, whatever the names in it hold."""
+    print(printable(line))
+
+
 def print_table(title: str, rows: Sequence[Mapping[str, JsonValue]]) -> None:
     """Print rows as a table whose columns are the keys of all rows; nothing where there are no rows.
 
@@ -45,16 +54,22 @@ def print_table(title: str, rows: Sequence[Mapping[str, JsonValue]]) -> None:
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     columns = list(dict.fromkeys(key for row in rows for key in row))
+    shown = [[printable(_in_column(column, row.get(column))) for column in columns] for row in rows]
     # A certificate has more columns than a terminal: what does not fit folds, and a pipe gets whole lines.
     console = Console(width=None if sys.stdout.isatty() else 200)
-    table = Table(title=title, title_justify="left", title_style="bold")
+    # Of a terminal that has no room for that either the lines break: nothing is left out.
+    least = [min(max(map(len, texts)), _COLUMN) + _FRAME for texts in zip(*shown, strict=True)]
+    console.width = max(console.width, sum(least) + 1)
+    table = Table(title=Text(printable(title), "bold"), title_justify="left")
     for column in columns:
         numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_in_column(column, row.get(column)) for column in columns))
+    for texts in shown:
+        # As Text: of a plain one rich would take [..] for markup.
+        table.add_row(*map(Text, texts))
     if rows:
         console.print(table)
 
@@ -73,8 +88,7 @@ def cell(value: JsonValue) -> str:
         return ", ".join(map(cell, value))
     if isinstance(value, dict):
         return ", ".join(f"{key} {cell(item)}" for key, item in value.items())
-    # rich would take [..] for markup.
-    return value.replace("[", r"\[")
+    return value
 
 
 def metadata(model: Any) -> dict[str, JsonValue]:
@@ -94,7 +108,7 @@ def _in_column(column: str, value: JsonValue) -> str:
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """One line, without the place in the source that Python adds."""
     if is_main_process():
-        print(f"qpipe: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"qpipe: warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _parsed(text: str) -> JsonValue:

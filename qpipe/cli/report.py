@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from qpipe.cli.options import JsonOption, expand_settings
-from qpipe.cli.output import emit, working
+from qpipe.cli.output import emit, say, working
 from qpipe.settings import ReportSettings
 
 
@@ -37,7 +37,7 @@ def report(
 
     def show() -> None:
         for sentence in page.missing:
-            print(sentence)
-        print(f"wrote {output}")
+            say(sentence)
+        say(f"wrote {output}")
 
     emit(json, {"output": output, **page.to_json()}, show)

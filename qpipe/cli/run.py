@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qpipe.cli.options import JsonOption
-from qpipe.cli.output import emit, print_table, working
+from qpipe.cli.output import emit, print_table, say, working
 from qpipe.json_values import plain_rows
 
 if TYPE_CHECKING:
@@ -42,6 +42,6 @@ def emit_report(json: bool, report: "PipelineReport") -> None:
     def show() -> None:
         print_table("stages", plain_rows(report.stages))
         print_table("validation", report.rows)
-        print(f"all files are in {report.output}")
+        say(f"all files are in {report.output}")
 
     emit(json, asdict(report), show)

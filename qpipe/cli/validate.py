@@ -3,7 +3,7 @@
 import typer
 
 from qpipe.cli.options import DataOption, JsonOption, ModelsArgument, expand_settings
-from qpipe.cli.output import emit, print_table, working
+from qpipe.cli.output import emit, print_table, say, working
 from qpipe.errors import ParityError
 from qpipe.json_values import plain_rows
 from qpipe.settings import PreprocessSettings, ValidateSettings
@@ -34,10 +34,10 @@ def validate(
     def show() -> None:
         print_table(f"{data}, {settings.split}, {report.images} images", rows)
         for line in (*report.notes, *report.problems):
-            print(line)
+            say(line)
         if report.ok:
             compared = any(row["integers_equal"] for row in rows)
-            print("every integer is equal" if compared else "no two models come from one QDQ file")
+            say("every integer is equal" if compared else "no two models come from one QDQ file")
 
     emit(json, {**report.to_json(), "data": told}, show)
     if not report.ok:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,7 +16,7 @@ import numpy as np
 from qpipe.data.preprocess import Pixels
 from qpipe.data.source import Indices
 from qpipe.errors import DataError
-from qpipe.processes import usable_cores
+from qpipe.processes import end_with_parent, usable_cores
 
 CACHE_BYTES = 1 << 30
 """Data sets of up to this many bytes (after resize and crop) are decoded once only."""
@@ -107,7 +109,7 @@ def default_workers() -> int:
 # The standard library's pool, not torch's DataLoader: it needs no torch in the workers or here, leaves torch's random
 # state alone, and ends at once where a loop over it is abandoned (the loader may wait five seconds per worker).
 def _in_workers(unit: _Unit, units: list[list[int]], workers: int) -> Iterator[Pixels]:
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(unit,))
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(unit, os.getpid()))
     pending: deque[Future[Pixels]] = deque()
     try:
         for indices in units:
@@ -128,9 +130,15 @@ _unit_of_worker: _Unit | None = None
 """In a worker process: what it was started for, so that it travels there once."""
 
 
-def _start_worker(unit: _Unit) -> None:
+def _start_worker(unit: _Unit, parent: int) -> None:
+    """The main process alone answers to Ctrl-C, and ends its workers; what ends it by force ends them as well."""
     global _unit_of_worker
     _unit_of_worker = unit
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGHUP"):  # a fork has the handlers of the command line
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    end_with_parent(parent)
 
 
 def _work(indices: list[int]) -> Pixels:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from qpipe.errors import printable
 from qpipe.reporting.curves import draw_curves
 from qpipe.reporting.distance import draw_neuron_cosine
 from qpipe.reporting.missing import missing
@@ -24,6 +27,7 @@ def render(runs: Sequence[Run], title: str) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.filters |= FILTERS
     floats = {run.float_accuracy for run in runs}
@@ -47,3 +51,8 @@ def render(runs: Sequence[Run], title: str) -> str:
         shaded=bool(same_width([found for *_, found in diagnosed(runs) if found.step_cosine])),
         updates=[found.step_updates for *_, found in diagnosed(runs) if found.step_updates],
     )
+
+
+def _shown(value: object) -> object:
+    """What an expression of the template becomes: of a name, what a page can hold and a reader see."""
+    return printable(str(value)) if isinstance(value, str | Path) and not isinstance(value, Markup) else value

@@ -18,6 +18,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from qpipe.errors import printable
 from qpipe.ir.files.write import atomic_path
 
 WIDTH: Final = 10.8
@@ -102,7 +103,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r' id="\w+_\d+"', "", text)
     text = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    label = escape(description, quote=True)
+    label = escape(printable(description), quote=True)
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).rstrip()
 
 
@@ -128,7 +129,8 @@ def legend_of_runs(figure: Figure, names: Sequence[str], handles: Sequence[Any])
 
 def shortened(name: str) -> str:
     """A run's name where there is little room."""
-    return name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
+    shown = printable(name)
+    return shown if len(shown) <= LONGEST_LABEL else f"{shown[: LONGEST_LABEL - 1]}…"
 
 
 def label_layers(axes: Any, names: Sequence[str]) -> None:
@@ -140,7 +142,9 @@ def label_layers(axes: Any, names: Sequence[str]) -> None:
         axes.set_xticks(range(0, len(names), step), [str(i + 1) for i in range(0, len(names), step)])
         axes.set_xlabel("layer")
         return
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_xticks(
+        range(len(names)), list(map(printable, names)), rotation=40, ha="right", rotation_mode="anchor", fontsize=8
+    )
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Final
 import psutil
 
 from qpipe.errors import ModelError, QpipeError
+from qpipe.processes import end_with_parent
 from qpipe.runtime.session import open_session
 
 RUNS: Final = 3
@@ -48,7 +49,15 @@ def peak_rss() -> int:
 
 def measure_memory(path: str | Path, batch_size: int = 1, *, threads: int | None = None) -> PeakMemory:
     """Open the model at `path` in a new process, run it on random input, return the process's peak."""
-    command = [sys.executable, "-m", "qpipe.runtime.memory", str(path), str(batch_size), str(threads or 0)]
+    command = [
+        sys.executable,
+        "-m",
+        "qpipe.runtime.memory",
+        str(path),
+        str(batch_size),
+        str(threads or 0),
+        str(os.getpid()),
+    ]
     # The same qpipe as here, wherever the child looks for packages.
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -71,7 +80,8 @@ def _measure_here(path: str, batch_size: int, threads: int | None) -> PeakMemory
 
 
 def _main(arguments: list[str]) -> int:
-    path, batch_size, threads = arguments
+    path, batch_size, threads, parent = arguments
+    end_with_parent(int(parent))
     try:
         figures = _measure_here(path, int(batch_size), int(threads) or None)
     except QpipeError as error:

@@ -179,7 +179,18 @@ def _name_and_source(model: AnyModel) -> tuple[str, str | bytes]:
         raise ModelError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected an .onnx file")
     if not path.stat().st_size:
         raise ModelError(f"{path}: the file is empty; expected an .onnx file")
+    if not _is_utf8(path):
+        # onnxruntime takes no other names.
+        return str(path), _name_and_source(ir.load(path))[1]
     return str(path), str(path)
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _serialize(proto: onnx.ModelProto, name: str) -> bytes:

@@ -17,6 +17,7 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 
 from qpipe.errors import RecipeError, near
@@ -59,9 +60,25 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _texts_without_nul(cls, values: Any) -> Any:
+        """No path of a file can hold one, and nothing that opens files says so in a line."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if has_nul(value):
+                raise ValueError(f"{name}: {value!r} has a NUL, expected none")
+        return values
+
     def arguments(self) -> dict[str, Any]:
         """The fields by name, as keyword arguments for the verb."""
         return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+def has_nul(value: object) -> bool:
+    """Whether a text or path, or one of several, holds the character that ends a name for the system."""
+    if isinstance(value, list | tuple):
+        return any(map(has_nul, value))
+    return isinstance(value, str | os.PathLike) and "\0" in str(value)
 
 
 S = TypeVar("S", bound=BaseModel)

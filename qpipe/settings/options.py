@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from qpipe.errors import RecipeError, near
-from qpipe.settings.base import Accepts, Settings, validated
+from qpipe.settings.base import Accepts, Settings, has_nul, validated
 from qpipe.settings.training import SaidByRecipe
 
 R = TypeVar("R")
@@ -108,6 +108,9 @@ def expanded(
         for name in given:
             if name not in known:
                 raise RecipeError(f"{name}: unknown option of {function.__name__}, {near(name, known)}")
+        for name, value in (*zip(known, positional, strict=False), *given.items()):
+            if has_nul(value):
+                raise RecipeError(f"{name}: {value!r} has a NUL, expected none")
         for group, model in groups.items():
             fields = {name: given.pop(name) for name in model.model_fields if name in given}
             given[group] = validated(model, fields, key_of)

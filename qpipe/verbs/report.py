@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from passes.finalize import Finalize
-from qpipe.errors import ModelError, OutputError, QpipeError
+from qpipe.errors import ModelError, QpipeError
 from qpipe.ir.files.outputs import check_output
 from qpipe.ir.files.write import atomic_path
 from qpipe.ir.quantized.certify import certify
@@ -77,7 +77,8 @@ def report(
 
     html = render(found, settings.title or " · ".join(run.name for run in found))
     if output is not None:
-        _write(html, output)
+        with atomic_path(output) as temporary:
+            temporary.write_text(html, encoding="utf-8")
     sentences = dict.fromkeys(sentence for part in missing(found).values() for sentence in part)
     return Report(html, tuple(found), tuple(sentences))
 
@@ -105,14 +106,6 @@ def _proven(run: Run) -> Run:
         certificate_source="proven for this page",
         certificate_problems=tuple(certificate.problems),
     )
-
-
-def _write(html: str, output: ModelPath) -> None:
-    with atomic_path(output) as temporary:
-        try:
-            temporary.write_text(html, encoding="utf-8")
-        except UnicodeError as error:
-            raise OutputError(f"{os.fspath(output)}: a name in the page is no text: {error}") from None
 
 
 def _facts(run: Run) -> dict[str, Any]:

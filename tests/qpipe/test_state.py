@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def model_with_external_weights(folder: Path, values: list[float]) -> Path:
 def test_a_finished_stage_is_found_again(tmp_path: Path) -> None:
     output = tmp_path / "out.txt"
     output.write_text("made")
-    State(tmp_path).begin("s", "key")
+    State(tmp_path).begin("s", "key", [])
     State(tmp_path).end("s", "key", output, 1.5)
     record = State(tmp_path).finished("s", "key")
     assert record is not None
@@ -33,7 +34,7 @@ def test_finished_stages_are_listed_in_order(tmp_path: Path) -> None:
     for name in ("second", "first"):
         (tmp_path / name).write_text(name)
         State(tmp_path).end(name, "key", tmp_path / name, 1.0)
-    State(tmp_path).begin("third", "key")
+    State(tmp_path).begin("third", "key", [])
     assert {name: stage.output for name, stage in finished_stages(tmp_path).items()} == {
         "second": "second", "first": "first",
     }  # fmt: skip
@@ -43,7 +44,7 @@ def test_another_key_a_changed_output_and_a_lost_one_are_not_finished(tmp_path: 
     output = tmp_path / "out.txt"
     output.write_text("made")
     state = State(tmp_path)
-    state.begin("s", "key")
+    state.begin("s", "key", [])
     state.end("s", "key", output, 0)
     assert state.finished("s", "other") is None
     assert state.finished("t", "key") is None
@@ -57,21 +58,73 @@ def test_a_stage_that_was_begun_again_is_not_finished(tmp_path: Path) -> None:
     output = tmp_path / "out.txt"
     output.write_text("made")
     state = State(tmp_path)
-    state.begin("s", "key")
+    state.begin("s", "key", [])
     state.end("s", "key", output, 0)
     assert not state.was_begun("s", "key")
-    state.begin("s", "other")
+    state.begin("s", "other", [])
     assert State(tmp_path).was_begun("s", "other")
     assert not State(tmp_path).was_begun("s", "key")
     assert State(tmp_path).finished("s", "key") is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"finished": {"s": {}}}', b"\xff"])
-def test_a_damaged_record_means_nothing_is_finished(tmp_path: Path, content: bytes) -> None:
+DAMAGED = [
+    b"",
+    b"{",
+    b"[]",
+    b"{}",
+    b"5",
+    b"\xff",
+    b'{"written_by": "another program"}',
+    b'{"finished": {}, "begun": {}}',
+    b'{"written_by": "qpipe run", "finished": {"s": {}}}',
+    b'{"written_by": "qpipe run", "finished": {"s": {"key": 1, "output": [], "output_hash": {}, "seconds": "x"}}}',
+    b'{"written_by": "qpipe run", "begun": {"s": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+    b'{"written_by": "qpipe run", "more": 1}',
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_record_that_is_damaged_or_somebody_elses_is_refused_and_stays(tmp_path: Path, content: bytes) -> None:
     (tmp_path / STATE_FILE).write_bytes(content)
+    for read in (State, finished_stages):
+        with pytest.raises(OutputError, match=r"^.*state.json: no record of a `qpipe run`, or a damaged one: .+$"):
+            read(tmp_path)
+    assert (tmp_path / STATE_FILE).read_bytes() == content
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_record_that_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / STATE_FILE)
+    with pytest.raises(OutputError, match="is no file"):
+        State(tmp_path)
+
+
+def test_whose_the_files_are_outlives_that_the_stages_are_forgotten(tmp_path: Path) -> None:
     state = State(tmp_path)
-    assert state.finished("s", "key") is None
-    assert not state.was_begun("s", "key")
+    (tmp_path / "a").touch()
+    state.begin("s", "key", [tmp_path / "a", tmp_path / "b"])
+    state.end("s", "key", tmp_path / "a", 0)
+    State(tmp_path).forget()
+    again = State(tmp_path)
+    assert again.finished("s", "key") is None
+    assert [again.made(tmp_path / name) for name in "abc"] == [True, True, False]
+
+
+def test_a_full_disk_costs_the_record_of_a_stage_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State(tmp_path)
+    state.begin("s", "key", [])
+    (tmp_path / "a").touch()
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.warns(UserWarning, match=r"state.json: can't be written: No space .*; a rerun does the stage s again"):
+        state.end("s", "key", tmp_path / "a", 0)
+    with pytest.raises(OutputError, match="No space left"):
+        state.begin("t", "key", [])
 
 
 def test_a_key_depends_on_stage_inputs_and_arguments() -> None:
