@@ -63,7 +63,7 @@ def tell(fact: Fact) -> None:
     told = _told.get()
     if told is not None and fact not in told:
         told.append(fact)
-        print(fact.line(), file=sys.stderr, flush=True)
+        print(printable(fact.line()), file=sys.stderr, flush=True)
 
 
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
