@@ -1,0 +1,108 @@
+"""Run functions in forked children, each within limits of time and memory, several side by side.
+
+The parent has one thread and has imported what the children need, so that a child starts within milliseconds.
+"""
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+BYTES: Final = 4 << 30
+FILE_BYTES: Final = 1 << 30
+"""The largest file that a child may write: a damaged size must not fill the disk."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A child that is gone: its number, wait status, seconds and largest resident memory.
+
+    slow: it was killed at its limit of time. orphans: whether processes of its session were left, which are killed.
+    """
+
+    number: int
+    status: int
+    seconds: float
+    peak: int
+    slow: bool
+    orphans: bool
+
+    @property
+    def signal(self) -> int | None:
+        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else None
+
+
+@dataclass(frozen=True)
+class _Child:
+    number: int
+    process: int
+    begun: float
+
+
+def run_forked(
+    numbers: Iterable[int], work: Callable[[int], None], *, seconds: float, jobs: int = 1
+) -> Iterator[Ended]:
+    """Call `work` for each number in a child of its own; yield each as it ends."""
+    running: dict[int, _Child] = {}
+    waiting, poll = iter(numbers), select.poll()
+    while True:
+        while len(running) < jobs and (number := next(waiting, None)) is not None:
+            child = _Child(number, _fork(work, number), time.monotonic())
+            handle = os.pidfd_open(child.process)
+            poll.register(handle, select.POLLIN)
+            running[handle] = child
+        if not running:
+            return
+        ready = {handle for handle, _ in poll.poll(100)}
+        for handle, child in list(running.items()):
+            late = time.monotonic() - child.begun > seconds
+            if handle in ready or late:
+                poll.unregister(handle)
+                os.close(handle)
+                del running[handle]
+                yield _finish(child, late=late and handle not in ready)
+
+
+def _fork(work: Callable[[int], None], number: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    process = os.fork()
+    if process:
+        return process
+    status = 70  # of a failure of this tool itself
+    try:
+        os.setsid()
+        _limit()
+        work(number)
+        status = 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _limit() -> None:
+    """Memory beyond what the parent has mapped, sizes of files, and no core dumps."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        mapped = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + BYTES, mapped + BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _finish(child: _Child, *, late: bool) -> Ended:
+    if late:
+        os.killpg(child.process, signal.SIGKILL)
+    _, status, usage = os.wait4(child.process, 0)
+    seconds = time.monotonic() - child.begun
+    orphans = False
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.process, signal.SIGKILL)
+        orphans = not late
+    return Ended(child.number, status, seconds, usage.ru_maxrss * 1024, late, orphans)

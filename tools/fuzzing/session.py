@@ -1,0 +1,190 @@
+"""Run the cases: each in a fork and a folder of its own, judged command by command."""
+
+import contextlib
+import faulthandler
+import importlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from fuzzing.case import Case, Command
+from fuzzing.forked import BYTES, Ended, run_forked
+from fuzzing.judge import (
+    CRASH, HANG, LEFT, MEMORY, Finding, judge_error, judge_files, judge_status, judge_words, snapshot,
+)  # fmt: skip
+from fuzzing.kinds import KINDS
+
+SECONDS: Final = 30.0
+SUITE: Final = 70
+"""The exit status of a child whose case could not be made: a failure of this tool."""
+
+
+@dataclass
+class Outcome:
+    """A case, what its commands came to, and what was found."""
+
+    number: int
+    kind: str
+    what: str = ""
+    commands: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Session:
+    """Cases of one seed. seeds: the folder of healthy files; work: where each case has a folder."""
+
+    seed: int
+    seeds: Path
+    work: Path
+    kinds: Sequence[str] = tuple(KINDS)
+
+    def kind_of(self, number: int) -> str:
+        weights = [KINDS[kind][0] for kind in self.kinds]
+        return self._random(number, "kind").choices(self.kinds, weights)[0]
+
+    def run(self, numbers: Iterable[int], jobs: int) -> Iterator[Outcome]:
+        for ended in run_forked(numbers, self._child, seconds=SECONDS, jobs=jobs):
+            outcome = self._read(ended)
+            yield outcome
+            shutil.rmtree(self._folder(ended.number), ignore_errors=True)
+
+    def make(self, number: int) -> Case:
+        """Write the files of a case into its folder."""
+        folder = self._folder(number) / "files"
+        shutil.rmtree(self._folder(number), ignore_errors=True)
+        folder.mkdir(parents=True)
+        return KINDS[self.kind_of(number)][1](self._random(number, "case"), self.seeds, folder)
+
+    def remake(self, number: int) -> Path:
+        """The folder with the files of a case as they are before its commands, made in a process of its own."""
+        for _ in run_forked([number], self.make_quietly, seconds=SECONDS):
+            pass
+        return self._folder(number) / "files"
+
+    def make_quietly(self, number: int) -> None:
+        """As `make`, without a result."""
+        self.make(number)
+
+    def _random(self, number: int, purpose: str) -> Random:
+        return Random(f"{self.seed} {number} {purpose}")
+
+    def _folder(self, number: int) -> Path:
+        return self.work / f"case{number}"
+
+    def _child(self, number: int) -> None:
+        folder = self._folder(number)
+        outcome = Outcome(number, self.kind_of(number))
+        try:
+            case = self.make(number)
+        except BaseException as error:
+            print(f"case {number} of {outcome.kind} could not be made: {error!r}", file=sys.stderr)
+            raise
+        outcome.what = case.what
+        faulthandler.enable(open(folder / "native", "w"))  # noqa: SIM115 (it stays open)
+        faulthandler.dump_traceback_later(SECONDS - 1, file=open(folder / "slow", "w"))  # noqa: SIM115
+        os.chdir(folder / "files")
+        for command in case.commands:
+            outcome.commands.append({"words": command.words, "status": None})
+            _write(folder, outcome)
+            status, findings = _meet(command, folder)
+            outcome.commands[-1]["status"] = status
+            outcome.findings += findings
+            if status != 0 and not case.independent:
+                break
+        faulthandler.cancel_dump_traceback_later()
+        _write(folder, outcome)
+
+    def _read(self, ended: Ended) -> Outcome:
+        """What the child wrote, and what it could not say itself."""
+        folder = self._folder(ended.number)
+        path = folder / "outcome.json"
+        if not path.exists():
+            return Outcome(ended.number, self.kind_of(ended.number), "could not be made", findings=[
+                Finding("tool", f"status {ended.status}, slow {ended.slow}", "the case could not be made")])  # fmt: skip
+        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        outcome = Outcome(**{**content, "findings": [Finding(**one) for one in content["findings"]]})
+        verb = outcome.commands[-1]["words"][0] if outcome.commands else ""
+        if ended.slow:
+            where = _frames(folder / "slow")
+            outcome.findings.append(Finding(HANG, f"{verb}: {where[:1]}", "\n".join(where)))
+        elif ended.signal is not None or ended.status:
+            where = _frames(folder / "native")
+            outcome.findings.append(Finding(CRASH, f"{verb}: signal {ended.signal}: {where[:1]}", "\n".join(where)))
+        if ended.peak > BYTES:
+            outcome.findings.append(Finding(MEMORY, verb, f"{ended.peak / 2**30:.1f} GiB"))
+        if ended.orphans:
+            outcome.findings.append(Finding(LEFT, f"{verb}: processes", "processes outlive the command"))
+        return outcome
+
+
+def _meet(command: Command, folder: Path) -> tuple[int | None, list[Finding]]:
+    """Run one command as a user does, and judge it."""
+    from qpipe.cli.main import main
+
+    before = snapshot(Path())
+    error: BaseException | None = None
+    status: Any = None
+    with _redirected(folder):
+        try:
+            status = main(command.words)
+        except BaseException as caught:
+            error = caught
+    after = snapshot(Path())
+    if error is not None:
+        return None, [judge_error(error), *judge_files(command, 2, before, after)]
+    said = (folder / "stderr").read_text(encoding="utf-8", errors="replace")
+    findings = [*judge_status(command, status), *judge_words(command, status, said)]
+    findings += judge_files(command, status, before, after)
+    if status == 0 and command.specification is not None:
+        from fuzzing.equality import judge_export
+
+        findings += judge_export(command.specification, command.outputs[0])
+    return status, findings
+
+
+@contextlib.contextmanager
+def _redirected(folder: Path) -> Iterator[None]:
+    """stdout and stderr in files, those of native libraries and of other processes too; nothing on stdin."""
+    kept = [os.dup(number) for number in range(3)]
+    null = os.open(os.devnull, os.O_RDONLY)
+    files = [os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in ("stdout", "stderr")]
+    for number, file in enumerate([null, *files]):
+        os.dup2(file, number)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(ValueError, OSError):
+                stream.flush()
+        for number, file in enumerate(kept):
+            os.dup2(file, number)
+            os.close(file)
+        for file in (null, *files):
+            os.close(file)
+
+
+def _write(folder: Path, outcome: Outcome) -> None:
+    text = json.dumps(asdict(outcome))
+    (folder / "outcome.json").write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def _frames(path: Path) -> list[str]:
+    """The frames that faulthandler wrote, innermost first, those of qpipe where there are any."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    frames = [line.strip() for line in lines if line.lstrip().startswith("File")]
+    own = [line for line in frames if "/qpipe/" in line or "/passes/" in line]
+    return own or frames
+
+
+def warm(modules: Iterable[str]) -> None:
+    """Import what children use, so that they need not."""
+    for name in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
