@@ -1,7 +1,7 @@
 """One damaged input and the commands that meet it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -11,12 +11,14 @@ from typing import Protocol
 class Command:
     """Words after `qpipe`, and what they may write: files of the folder, or folders with all that is in them.
 
-    specification: the QDQ file that an export, the output, is compared with.
+    specification: the QDQ file that an export, the output, is compared with. consistent: `validate` must find no
+    difference, since qpipe itself made the files from one another.
     """
 
     words: tuple[str, ...]
     outputs: tuple[str, ...] = ()
     specification: str | None = None
+    consistent: bool = False
 
 
 @dataclass
@@ -26,7 +28,6 @@ class Case:
     what: str
     commands: Sequence[Command]
     independent: bool = False
-    notes: dict[str, str] = field(default_factory=dict)
 
 
 class Damage(Protocol):

@@ -33,7 +33,7 @@ def from_qdq(rng: Random, model: str, data: str, *, others: Sequence[str] = ()) 
         words = ("export", model, "-o", output, "--format", form, *_export_options(rng, form))
         chain.append(Command(words, (output,), model))
     # A file with integer inputs and outputs is compared as well.
-    chain.append(Command(("validate", *others, model, *exports, "--data", data)))
+    chain.append(Command(("validate", *others, model, *exports, "--data", data), consistent=True))
     return [*chain, *from_export(rng, exports[0], model)]
 
 

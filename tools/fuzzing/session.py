@@ -16,7 +16,7 @@ from typing import Any, Final
 from fuzzing.case import Case, Command
 from fuzzing.forked import BYTES, Ended, run_forked
 from fuzzing.judge import (
-    CRASH, HANG, LEFT, MEMORY, Finding, judge_error, judge_files, judge_status, judge_words, snapshot,
+    CRASH, DIFFERENT, HANG, LEFT, MEMORY, Finding, judge_error, judge_files, judge_status, judge_words, snapshot,
 )  # fmt: skip
 from fuzzing.kinds import KINDS
 
@@ -146,6 +146,8 @@ def _meet(command: Command, folder: Path) -> tuple[int | None, list[Finding]]:
         from fuzzing.equality import judge_export
 
         findings += judge_export(command.specification, command.outputs[0])
+    if status == 1 and command.words[0] == "validate" and command.consistent:
+        findings.append(Finding(DIFFERENT, "validate", (folder / "stdout").read_text(errors="replace")[-2000:]))
     return status, findings
 
 
