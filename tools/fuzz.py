@@ -9,11 +9,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before its libraries are imported: a fork has one thread
 
-import gc
-import json
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,28 +21,8 @@ from typing import Annotated
 import typer
 from fuzzing.judge import KINDS as FINDINGS
 from fuzzing.kinds import KINDS
-from fuzzing.session import Outcome, Session, warm
-from results import Results, Row
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def prepare(folder: Path) -> list[str]:
-    """Make the healthy files in a process of its own, which keeps this one's libraries unused; what it imported."""
-    code = (
-        "import sys, json, pathlib; from fuzzing.seeds import make_seeds; make_seeds(pathlib.Path(sys.argv[1]));"
-        "print(json.dumps(sorted(name for name in sys.modules if name != '__main__')))"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tools"), *sys.path])}
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False, env=environment
-    )
-    if result.returncode:
-        raise SystemExit(f"the healthy files can't be made: {result.stderr.strip() or result.stdout.strip()}")
-    *said, modules = result.stdout.strip().splitlines()
-    print(*said, sep="\n", file=sys.stderr)
-    names: list[str] = json.loads(modules)
-    return names
+from fuzzing.session import Outcome, Session, prepare
+from results import Results, Row, rounded
 
 
 def keep(session: Session, outcome: Outcome, folder: Path) -> None:
@@ -81,63 +58,61 @@ def main(
     with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
         work = Path(folder)
         seeds = (healthy or work / "healthy").resolve()
-        modules = seeds.parent / f"{seeds.name}.modules.json"
-        if not seeds.is_dir() or not any(seeds.iterdir()):
-            seeds.mkdir(parents=True, exist_ok=True)
-            modules.write_text(json.dumps(prepare(seeds)), encoding="utf-8")
-        warm(json.loads(modules.read_text(encoding="utf-8")))
-        import torch
-
-        torch.set_num_threads(1)
-        gc.freeze()
+        prepare(seeds, jobs)
         print(f"ready after {time.monotonic() - begun:.0f} s", file=sys.stderr)
         session = Session(seed, seeds, work, chosen)
         outcomes = []
         groups: dict[tuple[str, str], list[int]] = {}
         for outcome in session.run(range(first, first + cases), jobs):
             outcomes.append(outcome)
-            for one in outcome.findings:
-                group = groups.setdefault((one.kind, one.place), [])
+            for place in {(one.kind, one.place) for one in outcome.findings}:
+                group = groups.setdefault(place, [])
                 group.append(outcome.number)
                 if len(group) == 1:
-                    print(f"{outcome.number}: {outcome.kind}: {one.kind}: {one.place}", file=sys.stderr, flush=True)
+                    print(outcome.number, outcome.kind, *place, sep=": ", file=sys.stderr, flush=True)
                     if keep_in is not None:
                         keep(session, outcome, keep_in / str(outcome.number))
-        if keep_in is not None:
-            lines = [f"{len(ns)}\t{kind}\t{place!r}\t{ns[:3]}" for (kind, place), ns in sorted(groups.items())]
-            (keep_in / "groups.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
-    tables = count(outcomes)
     results = Results("fuzz")
-    for title, rows in tables.items():
-        results.add(title, rows)
-    seconds = time.monotonic() - begun
-    print(f"{len(outcomes)} cases in {seconds:.0f} s, {len(groups)} distinct findings")
+    results.add("Damaged inputs", by_damage(outcomes))
+    results.add("Their commands", by_command(outcomes))
+    if groups:
+        results.add("What was found", [
+            {"finding": kind, "where": place, "cases": len(numbers), "first": numbers[0]}
+            for (kind, place), numbers in sorted(groups.items(), key=lambda group: -len(group[1]))
+        ])  # fmt: skip
+    print(f"{len(outcomes)} cases in {time.monotonic() - begun:.0f} s, {len(groups)} distinct findings")
     if save:
         results.save()
     raise typer.Exit(int(bool(groups)))
 
 
-def count(outcomes: list[Outcome]) -> dict[str, list[Row]]:
-    """Cases and findings by the kind of damage, and commands by their exit status."""
-    by_kind: list[Row] = []
+def by_damage(outcomes: list[Outcome]) -> list[Row]:
+    """Cases, those with each kind of finding, the longest and the largest, by the kind of damage."""
+    rows: list[Row] = []
     for kind in [*KINDS, "all"]:
         own = [one for one in outcomes if kind in ("all", one.kind)]
+        found = Counter(each for one in own for each in {finding.kind for finding in one.findings})
         if own:
-            found = Counter(each for one in own for each in {finding.kind for finding in one.findings})
-            by_kind.append({"damage": kind, "cases": len(own), **{name: found[name] for name in FINDINGS}})
-    statuses = Counter((command["words"][0], command["status"]) for one in outcomes for command in one.commands)
-    verbs = sorted({verb for verb, _ in statuses})
-    commands: list[Row] = [
-        {
-            "command": verb,
-            "runs": sum(number for (own, _), number in statuses.items() if own == verb),
-            "done": statuses[verb, 0],
-            "refused": statuses[verb, 2],
-            "integers differ": statuses[verb, 1],
-        }
-        for verb in verbs
-    ]
-    return {"Cases with findings": by_kind, "Commands": commands}
+            limits = {
+                "longest s": rounded(max(x.seconds for x in own)),
+                "largest MB": max(x.peak for x in own) // 10**6,
+            }
+            rows.append({"damage": kind, "cases": len(own), **{name: found[name] for name in FINDINGS}, **limits})
+    return rows
+
+
+def by_command(outcomes: list[Outcome]) -> list[Row]:
+    """How often each command was run, and how it ended; of exports, how many were compared with the specification."""
+    commands = [command for outcome in outcomes for command in outcome.commands]
+    rows: list[Row] = []
+    for verb in sorted({command["words"][0] for command in commands}):
+        own = [command for command in commands if command["words"][0] == verb]
+        statuses = Counter(command["status"] for command in own)
+        rows.append({
+            "command": verb, "runs": len(own), "done": statuses[0], "refused": statuses[2],
+            "integers differ": statuses[1], "exports compared": sum(command.get("compared", 0) for command in own),
+        })  # fmt: skip
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One damaged input and the commands that meet it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -11,13 +11,13 @@ from typing import Protocol
 class Command:
     """Words after `qpipe`, and what they may write: files of the folder, or folders with all that is in them.
 
-    specification: the QDQ file that an export, the output, is compared with. consistent: `validate` must find no
+    compared: exports, with the QDQ file that each is compared with. consistent: `validate` must find no
     difference, since qpipe itself made the files from one another.
     """
 
     words: tuple[str, ...]
     outputs: tuple[str, ...] = ()
-    specification: str | None = None
+    compared: Mapping[str, str] = field(default_factory=dict)
     consistent: bool = False
 
 
@@ -33,4 +33,5 @@ class Case:
 class Damage(Protocol):
     """Writes a case's files into `folder`, from healthy ones in `seeds`. Equal draws give equal files."""
 
-    def __call__(self, rng: Random, seeds: Path, folder: Path) -> Case: ...
+    def __call__(self, rng: Random, seeds: Path, folder: Path) -> Case:
+        """The commands that meet the files."""

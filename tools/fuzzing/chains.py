@@ -31,7 +31,7 @@ def from_qdq(rng: Random, model: str, data: str, *, others: Sequence[str] = ()) 
     exports = [f"made.{form}.onnx" for form in formats]
     for form, output in zip(formats, exports, strict=True):
         words = ("export", model, "-o", output, "--format", form, *_export_options(rng, form))
-        chain.append(Command(words, (output,), model))
+        chain.append(Command(words, (output,), {output: model}))
     # A file with integer inputs and outputs is compared as well.
     chain.append(Command(("validate", *others, model, *exports, "--data", data), consistent=True))
     return [*chain, *from_export(rng, exports[0], model)]

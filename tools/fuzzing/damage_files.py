@@ -8,8 +8,9 @@ from random import Random
 from typing import Any, Final
 
 import onnx
+
 from fuzzing.case import Case, Command
-from fuzzing.chains import from_float
+from fuzzing.chains import FORMATS, from_float
 from fuzzing.networks import SHAPES
 from fuzzing.values import STRINGS, damaged_bytes, damaged_json, floating, integer
 
@@ -78,13 +79,13 @@ def _entry(rng: Random, proto: onnx.ModelProto, folder: Path) -> str:
 
 def damaged_checkpoint(rng: Random, seeds: Path, folder: Path) -> Case:
     """A safetensors file with JSON in its header: lengths, header, what it says of the run, tensors."""
-    for file in ("digits.qdq.onnx", "digits.npz"):
+    for file in ("untrained.qdq.onnx", "digits.npz"):
         shutil.copy(seeds / file, folder)
     content = (seeds / "digits.checkpoint").read_bytes()
     damaged, what = _damaged_safetensors(rng, content)
     (folder / "run.checkpoint").write_bytes(damaged)
     epochs = rng.choice(("1", "2"))
-    words = ("finetune", "digits.qdq.onnx", "--data", "digits.npz", "-o", "trained.qdq.onnx", "--epochs", epochs)
+    words = ("finetune", "untrained.qdq.onnx", "--data", "digits.npz", "-o", "trained.qdq.onnx", "--epochs", epochs)
     run = Command((*words, "--checkpoint", "run.checkpoint", "--resume"), ("trained.qdq.onnx", "run.checkpoint"))
     return Case(what, [run])
 
@@ -133,7 +134,8 @@ def damaged_recipe(rng: Random, seeds: Path, folder: Path) -> Case:
     if rng.random() < 0.05:
         content = damaged_bytes(rng, text.encode("utf-8", "surrogatepass"))
         (folder / "recipe.toml").write_bytes(content)
-    return Case(what, [Command(("run", "recipe.toml"), ("run",))])
+    exports = {f"run/model.{form}.onnx": "run/finetuned.qdq.onnx" for form in FORMATS}
+    return Case(what, [Command(("run", "recipe.toml"), ("run",), exports)])
 
 
 def _damaged_toml(rng: Random, text: str) -> tuple[str, str]:
@@ -150,7 +152,9 @@ def _damaged_toml(rng: Random, text: str) -> tuple[str, str]:
             rng.shuffle(lines)
             what = "lines in another order"
         case 3:
-            wrong = rng.choice((".".join("a" * 20_000), "[" * 5000, "\0", "é = 1", "[model]", "[[export]]", "= 1", "\ufeff"))
+            wrong = rng.choice(
+                (".".join("a" * 20_000), "[" * 5000, "\0", "é = 1", "[model]", "[[export]]", "= 1", "\ufeff")
+            )
             lines.insert(at, wrong)
             what = f"with {wrong!r:.30}"
         case 4 if equals:
@@ -162,7 +166,11 @@ def _damaged_toml(rng: Random, text: str) -> tuple[str, str]:
                 return text, "nothing"
             at = rng.choice(settings)
             key, _, value = lines[at].partition(" = ")
-            new = rng.choice(RECIPE_VALUES) if rng.random() < 0.7 else rng.choice((str(integer(rng)), repr(floating(rng))))
+            new = (
+                rng.choice(RECIPE_VALUES)
+                if rng.random() < 0.7
+                else rng.choice((str(integer(rng)), repr(floating(rng))))
+            )
             lines[at] = f"{key} = {new}"
             what = f"{key} = {new:.40}"
     return "\n".join(lines) + "\n", what

@@ -7,12 +7,13 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper, parser
+
 from fuzzing.case import Case
 from fuzzing.chains import from_float
 from fuzzing.networks import SHAPES
 from fuzzing.protobuf import damage
 from fuzzing.values import damaged_bytes, floating, integer, text
-from onnx import TensorProto, helper, numpy_helper, parser
 
 ATTRIBUTES: Final[dict[str, tuple[Any, ...]]] = {
     "pads": ([0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1], [2, 1, 0, 3], [-1, 0, 0, 0], [9, 9, 9, 9], [1, 1], [2]),
@@ -62,8 +63,8 @@ INSERTED: Final = (
     "o = GlobalMaxPool(i)", "o = ReduceMean(i)", "o = Transpose(i)", "o = Transpose<perm=[0,1,3,2]>(i)",
     "o = ArgMax<axis=1>(i)", "o = Cast<to=6>(i)", "c = Cast<to=10>(i) o = Cast<to=1>(c)", "o = Shape(i)",
     "o = DepthToSpace<blocksize=2>(i)", "o = SpaceToDepth<blocksize=2>(i)", "o = InstanceNormalization(i, i, i)",
-    "o = LRN<size=3>(i)", "o, p = Split<axis=1, num_outputs=2>(i)", "o = com.microsoft.Gelu(i)", "o = custom.Unknown(i)",
-    "z = Constant<value_int=1>() o, p = TopK(i, z)", "s = Shape(i) o = Expand(i, s)", "o = Squeeze(i)",
+    "o = LRN<size=3>(i)", "o, p = Split<axis=1, num_outputs=2>(i)", "o = com.microsoft.Gelu(i)",
+    "o = custom.Unknown(i)", "z = Constant<value_int=1>() o, p = TopK(i, z)", "s = Shape(i) o = Expand(i, s)", "o = Squeeze(i)",
     "z = Constant<value_ints=[2]>() o = Unsqueeze(i, z)", "z = Constant<value_ints=[0]>() o = Gather<axis=1>(i, z)",
     "z = Constant<value_ints=[0,0,1,1,0,0,1,1]>() o = Pad(i, z)",
     "z = Constant<value_ints=[1,1]>() a = Constant<value_ints=[2]>() o = Pad(i, z, , a)",

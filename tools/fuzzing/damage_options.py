@@ -8,11 +8,18 @@ from typing import Final, Literal, get_args, get_origin
 
 from fuzzing.case import Case, Command
 from fuzzing.values import STRINGS, floating, integer
-
 from qpipe.cli.options import flag
 from qpipe.settings import (
-    BenchSettings, CalibrateSettings, CheckpointSettings, ExportSettings, FinetuneSettings, PreprocessSettings,
-    ReportSettings, SeedSettings, TorchSettings, ValidateSettings,
+    BenchSettings,
+    CalibrateSettings,
+    CheckpointSettings,
+    ExportSettings,
+    FinetuneSettings,
+    PreprocessSettings,
+    ReportSettings,
+    SeedSettings,
+    TorchSettings,
+    ValidateSettings,
 )  # fmt: skip
 from qpipe.settings.base import Settings
 from qpipe.settings.options import Option, options_of

@@ -6,13 +6,14 @@ from random import Random
 from typing import Any
 
 import onnx
+from onnx import helper
+
 from fuzzing.case import Case
 from fuzzing.chains import from_export, from_qdq
 from fuzzing.networks import SHAPES
 from fuzzing.protobuf import damage, messages
 from fuzzing.seeds import QUANTIZERS
 from fuzzing.values import STRINGS, damaged_bytes, damaged_json, text
-from onnx import helper
 
 NODE_KEYS = ("qpipe.bound", "qpipe.function", "qpipe.basis", "qpipe.codes_of", "qpipe.layout", "qpipe.observed")
 

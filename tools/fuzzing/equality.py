@@ -1,4 +1,4 @@
-"""An export's numbers beside those of the specification: the final QDQ graph, by numpy and by an unoptimized session."""
+"""An export's numbers beside the specification's: those of the final QDQ graph, by numpy and without the optimizer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
-from fuzzing.judge import DIFFERENT, Finding
 
+from fuzzing.judge import DIFFERENT, Finding
 from passes.finalize import Finalize
 from qpipe.ir.files.load import load_model
 from qpipe.ir.quantized.oracle import network_integers

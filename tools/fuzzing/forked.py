@@ -35,6 +35,7 @@ class Ended:
 
     @property
     def signal(self) -> int | None:
+        """What killed it, if anything did."""
         return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else None
 
 

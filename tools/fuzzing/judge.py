@@ -37,6 +37,8 @@ _SAID = re.compile(
 
 @dataclass(frozen=True)
 class Finding:
+    """What was found: its kind, where, and the words that show it."""
+
     kind: str
     place: str
     words: str
@@ -98,7 +100,8 @@ def judge_words(command: Command, status: int, said: str) -> list[Finding]:
         found.append(Finding(LINES, "control characters", message))
     if re.search(r"Error calling|Traceback|object has no attribute|NoneType", message):
         found.append(Finding(UNNAMED, "words: " + _alike(message), message))
-    if not any(name in message for name in _names(command)):
+    short = [word for word in command.words[1:] if len(word) <= 2]
+    if not any(name in message for name in _names(command)) and not message.startswith(tuple(f"{x}: " for x in short)):
         found.append(Finding(UNNAMED, _alike(message), message))
     return found
 
@@ -111,14 +114,14 @@ def judge_files(command: Command, status: int, before: Snapshot, after: Snapshot
     def may_write(path: str) -> bool:
         # A folder that is named holds what it likes, but for temporary files.
         inside = [out for out in command.outputs if path.startswith(f"{out}/")]
-        return path in command.outputs or bool(inside) and not Path(path).name.startswith(".")
+        return path in command.outputs or (bool(inside) and not Path(path).name.startswith("."))
 
     keeps = verb in ("finetune", "run")  # checkpoints, finished stages
     for path in sorted({*before, *after}):
         if before.get(path) == after.get(path):
             continue
         change = "is gone" if path not in after else "is new" if path not in before else "was changed"
-        allowed = may_write(path) and (status != 2 or keeps and not path.endswith((".onnx", ".html")) or "/" in path)
+        allowed = may_write(path) and (status != 2 or (keeps and not path.endswith((".onnx", ".html"))) or "/" in path)
         if not allowed:
             kind = LEFT if path not in before else CHANGED
             name = re.sub(r"\.[A-Za-z0-9_]{8}(?=/|$)", ".XXXXXXXX", path)

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
-from fuzzing.values import damaged_bytes, floating, integer, text
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+
+from fuzzing.values import damaged_bytes, floating, integer, text
 
 # What a number's type can hold; a value beyond would be refused by protobuf itself.
 RANGES = {
@@ -118,7 +119,9 @@ def _set(rng: Random, root: Message, values: Any, index: int, field: Any) -> str
 def _reorder(rng: Random, values: Any) -> str:
     order = list(values)
     rng.shuffle(order)
-    copies = [type(value).FromString(value.SerializeToString()) if isinstance(value, Message) else value for value in order]
+    copies = [
+        type(value).FromString(value.SerializeToString()) if isinstance(value, Message) else value for value in order
+    ]
     del values[:]
     values.extend(copies)
     return "reordered"

@@ -1,4 +1,4 @@
-"""The healthy files: each network with data, its QDQ, trained and exported files, a checkpoint, a recipe and its run."""
+"""The healthy files: networks with data, their QDQ, trained and exported files, a checkpoint, a recipe and its run."""
 
 import contextlib
 import io
@@ -8,9 +8,9 @@ from typing import Final
 
 import numpy as np
 import onnx
-from fuzzing.networks import CLASSES, SHAPES, float_networks
 from PIL import Image
 
+from fuzzing.networks import CLASSES, SHAPES, float_networks
 from qpipe.cli.main import main
 
 IMAGES: Final = 16
@@ -51,28 +51,40 @@ limit = 16
 """
 
 
-def make_seeds(folder: Path) -> None:
-    """Write all of them into `folder`, by qpipe's own commands. Raises RuntimeError where one of them is refused."""
+def tasks() -> list[str]:
+    """What `make_seeds` makes: each network with its files, then what is made of the digits'."""
+    return [*SHAPES, *QUANTIZERS, "trained", "run"]
+
+
+def make_floats(folder: Path) -> None:
+    """The float networks and data, before everything else."""
     for name, proto in float_networks().items():
         onnx.save_model(proto, folder / f"{name}.onnx")
         np.savez(folder / f"{name}.npz", **arrays(name))
-    make_images(folder / "images")
     (folder / "recipe.toml").write_text(RECIPE.lstrip(), encoding="utf-8")
+
+
+def make_seeds(folder: Path, task: str) -> None:
+    """What belongs to one of the tasks, by qpipe's own commands. Raises RuntimeError where one of them is refused."""
     with contextlib.chdir(folder):
-        for name in SHAPES:
-            _run("calibrate", f"{name}.onnx", "--data", f"{name}.npz", "-o", f"{name}.qdq.onnx")
-            for form in FORMATS:
-                _run("export", f"{name}.qdq.onnx", "-o", f"{name}.int-{form}.onnx", "--format", form)
-        for quantizer in QUANTIZERS:
-            bits = "1" if quantizer in ("bireal", "groupnet") else "2"
-            widths = ("--weight-bits", bits, "--activation-bits", bits) if bits == "2" else ()
-            words = ("--data", "digits.npz", "--quantizer", quantizer, *widths)
-            _run("calibrate", "digits.onnx", *words, "-o", f"{quantizer}.qdq.onnx")
-        trained = ("--data", "digits.npz", "--epochs", "1", "--diagnose", "--checkpoint", "digits.checkpoint")
-        _run("finetune", "digits.qdq.onnx", *trained, "-o", "trained.qdq.onnx")
-        _run("export", "digits.qdq.onnx", "-o", "io.int-integer.onnx", "--format", "integer", "--io", "integer")
-        _run("run", "recipe.toml")
-        _run("report", "trained.qdq.onnx", "-o", "report.html")
+        match task:
+            case "trained":
+                _run("calibrate", "digits.onnx", "--data", "digits.npz", "-o", "untrained.qdq.onnx")
+                words = ("--data", "digits.npz", "--epochs", "1", "--diagnose", "--checkpoint", "digits.checkpoint")
+                _run("finetune", "untrained.qdq.onnx", *words, "-o", "trained.qdq.onnx")
+            case "run":
+                _run("run", "recipe.toml")
+            case name if name in QUANTIZERS:
+                words = () if name in ("bireal", "groupnet") else ("--weight-bits", "2", "--activation-bits", "2")
+                words = ("--data", "digits.npz", "--quantizer", name, *words)
+                _run("calibrate", "digits.onnx", *words, "-o", f"{name}.qdq.onnx")
+            case name:
+                _run("calibrate", f"{name}.onnx", "--data", f"{name}.npz", "-o", f"{name}.qdq.onnx")
+                for form in FORMATS:
+                    _run("export", f"{name}.qdq.onnx", "-o", f"{name}.int-{form}.onnx", "--format", form)
+                if name == "digits":
+                    words = ("--format", "integer", "--io", "integer")
+                    _run("export", "digits.qdq.onnx", "-o", "io.int-integer.onnx", *words)
 
 
 def arrays(name: str) -> dict[str, np.ndarray]:

@@ -2,9 +2,11 @@
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import json
 import os
+import pkgutil
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,24 +18,36 @@ from typing import Any, Final
 from fuzzing.case import Case, Command
 from fuzzing.forked import BYTES, Ended, run_forked
 from fuzzing.judge import (
-    CRASH, DIFFERENT, HANG, LEFT, MEMORY, Finding, judge_error, judge_files, judge_status, judge_words, snapshot,
+    CRASH,
+    DIFFERENT,
+    HANG,
+    LEFT,
+    MEMORY,
+    Finding,
+    judge_error,
+    judge_files,
+    judge_status,
+    judge_words,
+    snapshot,
 )  # fmt: skip
 from fuzzing.kinds import KINDS
+from fuzzing.seeds import make_floats, make_seeds, tasks
 
 SECONDS: Final = 30.0
-SUITE: Final = 70
-"""The exit status of a child whose case could not be made: a failure of this tool."""
+TOOL: Final = "failure of the tool"
 
 
 @dataclass
 class Outcome:
-    """A case, what its commands came to, and what was found."""
+    """A case, what its commands came to, and what was found; its seconds, and the most memory that was resident."""
 
     number: int
     kind: str
     what: str = ""
     commands: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    seconds: float = 0.0
+    peak: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,10 +60,12 @@ class Session:
     kinds: Sequence[str] = tuple(KINDS)
 
     def kind_of(self, number: int) -> str:
+        """The kind of damage, drawn by weight."""
         weights = [KINDS[kind][0] for kind in self.kinds]
         return self._random(number, "kind").choices(self.kinds, weights)[0]
 
     def run(self, numbers: Iterable[int], jobs: int) -> Iterator[Outcome]:
+        """Each case's outcome as it ends; nothing of its files is kept."""
         for ended in run_forked(numbers, self._child, seconds=SECONDS, jobs=jobs):
             outcome = self._read(ended)
             yield outcome
@@ -95,6 +111,9 @@ class Session:
             _write(folder, outcome)
             status, findings = _meet(command, folder)
             outcome.commands[-1]["status"] = status
+            for exported, specification in command.compared.items() if status == 0 else ():
+                findings += _compare(specification, exported)
+                outcome.commands[-1]["compared"] = outcome.commands[-1].get("compared", 0) + 1
             outcome.findings += findings
             if status != 0 and not case.independent:
                 break
@@ -106,10 +125,11 @@ class Session:
         folder = self._folder(ended.number)
         path = folder / "outcome.json"
         if not path.exists():
-            return Outcome(ended.number, self.kind_of(ended.number), "could not be made", findings=[
-                Finding("tool", f"status {ended.status}, slow {ended.slow}", "the case could not be made")])  # fmt: skip
+            unmade = Finding(TOOL, f"wait status {ended.status}, slow {ended.slow}", "the case could not be made")
+            return Outcome(ended.number, self.kind_of(ended.number), findings=[unmade])
         content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         outcome = Outcome(**{**content, "findings": [Finding(**one) for one in content["findings"]]})
+        outcome.seconds, outcome.peak = ended.seconds, ended.peak
         verb = outcome.commands[-1]["words"][0] if outcome.commands else ""
         if ended.slow:
             where = _frames(folder / "slow")
@@ -142,13 +162,21 @@ def _meet(command: Command, folder: Path) -> tuple[int | None, list[Finding]]:
     said = (folder / "stderr").read_text(encoding="utf-8", errors="replace")
     findings = [*judge_status(command, status), *judge_words(command, status, said)]
     findings += judge_files(command, status, before, after)
-    if status == 0 and command.specification is not None:
-        from fuzzing.equality import judge_export
-
-        findings += judge_export(command.specification, command.outputs[0])
     if status == 1 and command.words[0] == "validate" and command.consistent:
         findings.append(Finding(DIFFERENT, "validate", (folder / "stdout").read_text(errors="replace")[-2000:]))
     return status, findings
+
+
+def _compare(specification: str, exported: str) -> list[Finding]:
+    """What differs; an export that can't even be compared is a finding as well."""
+    from fuzzing.equality import judge_export
+
+    if not (Path(specification).exists() and Path(exported).exists()):
+        return []  # a recipe need not make all of them
+    try:
+        return judge_export(specification, exported)
+    except Exception as error:
+        return [Finding(DIFFERENT, f"can't be compared: {judge_error(error).place}", judge_error(error).words)]
 
 
 @contextlib.contextmanager
@@ -185,8 +213,34 @@ def _frames(path: Path) -> list[str]:
     return own or frames
 
 
-def warm(modules: Iterable[str]) -> None:
-    """Import what children use, so that they need not."""
-    for name in modules:
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+def prepare(seeds: Path, jobs: int) -> None:
+    """Make the healthy files, and import what commands import: in children, so that this process runs nothing itself.
+
+    Raises RuntimeError where qpipe refuses one of them.
+    """
+    for package in ("qpipe", "passes"):
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    names = tasks()
+
+    def make(number: int) -> None:
+        make_seeds(seeds, names[number])
+        (seeds / f"{names[number]}.modules").write_text("\n".join(sys.modules), encoding="utf-8")
+
+    if not seeds.is_dir() or not any(seeds.iterdir()):
+        seeds.mkdir(parents=True, exist_ok=True)
+        for ended in run_forked([0], lambda _: make_floats(seeds), seconds=SECONDS):
+            _require(ended, "float networks")
+        for ended in run_forked(range(len(names)), make, seconds=10 * SECONDS, jobs=jobs):
+            _require(ended, names[ended.number])
+    for file in seeds.glob("*.modules"):
+        for name in file.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+    gc.freeze()
+
+
+def _require(ended: Ended, what: str) -> None:
+    if ended.status:
+        raise RuntimeError(f"the healthy files of {what} can't be made: wait status {ended.status}")
