@@ -11,13 +11,15 @@ from typing import Protocol
 class Command:
     """Words after `qpipe`, and what they may write: files of the folder, or folders with all that is in them.
 
-    compared: exports, with the QDQ file that each is compared with. consistent: `validate` must find no
+    compared: exports, with the QDQ file that each is compared with. calibrated: the float network and the data, where
+    the output may not be noise unless a warning says so. consistent: `validate` must find no
     difference, since qpipe itself made the files from one another.
     """
 
     words: tuple[str, ...]
     outputs: tuple[str, ...] = ()
     compared: Mapping[str, str] = field(default_factory=dict)
+    calibrated: tuple[str, str] | None = None
     consistent: bool = False
 
 

@@ -14,9 +14,10 @@ BENCH_SHARE: Final = 0.01
 def from_float(rng: Random, model: str, data: str, options: Sequence[str] = ()) -> list[Command]:
     """inspect, calibrate, and what follows."""
     words = ("calibrate", model, "--data", data, "-o", "made.qdq.onnx", *options)
+    calibrated = None if options else (model, data)
     return [
         Command(("inspect", model)),
-        Command(words, ("made.qdq.onnx",)),
+        Command(words, ("made.qdq.onnx",), calibrated=calibrated),
         *from_qdq(rng, "made.qdq.onnx", data, others=(model,)),
     ]
 

@@ -9,8 +9,9 @@ import os
 import pkgutil
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -111,9 +112,8 @@ class Session:
             _write(folder, outcome)
             status, findings = _meet(command, folder)
             outcome.commands[-1]["status"] = status
-            for exported, specification in command.compared.items() if status == 0 else ():
-                findings += _compare(specification, exported)
-                outcome.commands[-1]["compared"] = outcome.commands[-1].get("compared", 0) + 1
+            outcome.commands[-1]["compared"] = len(command.compared) if status == 0 else 0
+            outcome.findings += _numbers(command, status, folder)
             outcome.findings += findings
             if status != 0 and not case.independent:
                 break
@@ -162,21 +162,30 @@ def _meet(command: Command, folder: Path) -> tuple[int | None, list[Finding]]:
     said = (folder / "stderr").read_text(encoding="utf-8", errors="replace")
     findings = [*judge_status(command, status), *judge_words(command, status, said)]
     findings += judge_files(command, status, before, after)
-    if status == 1 and command.words[0] == "validate" and command.consistent:
-        findings.append(Finding(DIFFERENT, "validate", (folder / "stdout").read_text(errors="replace")[-2000:]))
     return status, findings
 
 
-def _compare(specification: str, exported: str) -> list[Finding]:
-    """What differs; an export that can't even be compared is a finding as well."""
+def _numbers(command: Command, status: int | None, folder: Path) -> list[Finding]:
+    """What is wrong with the numbers of what was written, though the command did not say so."""
     from fuzzing.equality import judge_export
+    from fuzzing.nearness import judge_calibration
 
-    if not (Path(specification).exists() and Path(exported).exists()):
-        return []  # a recipe need not make all of them
-    try:
-        return judge_export(specification, exported)
-    except Exception as error:
-        return [Finding(DIFFERENT, f"can't be compared: {judge_error(error).place}", judge_error(error).words)]
+    if status == 1 and command.consistent:
+        return [Finding(DIFFERENT, command.words[0], (folder / "stdout").read_text(errors="replace")[-2000:])]
+    if status != 0:
+        return []
+    judged: list[Callable[[], list[Finding]]] = [
+        partial(judge_export, specification, exported) for exported, specification in command.compared.items()
+    ]
+    if command.calibrated is not None and "qpipe: warning:" not in (folder / "stderr").read_text(errors="replace"):
+        judged.append(partial(judge_calibration, command.calibrated[0], command.outputs[0], command.calibrated[1]))
+    found = []
+    for judge in judged:
+        try:
+            found += judge()
+        except Exception as error:
+            found.append(Finding(DIFFERENT, f"can't be compared: {judge_error(error).place}", judge_error(error).words))
+    return found
 
 
 @contextlib.contextmanager

@@ -1,0 +1,37 @@
+"""A calibrated network's numbers beside the float network's: they may differ, but not without a word."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from fuzzing.judge import DIFFERENT, Finding
+from qpipe.data import Preprocess, open_data
+from qpipe.data.carried import carried_preprocess
+from qpipe.ir.files.load import load_model
+from qpipe.runtime.session import open_session
+
+DECIBELS: Final = 3.0
+"""Of signal to noise, on the data that it was calibrated on. Eight bits have 30 and more; less than this is noise."""
+
+
+def judge_calibration(network: str, calibrated: str, data: str) -> list[Finding]:
+    """Whether outputs are noise, or no numbers where the float network's are."""
+    model = load_model(Path(calibrated))
+    source = open_data(data, "train", carried_preprocess(model) or Preprocess())
+    x = next(iter(source.batches(16))).inputs
+    given, made = (_outputs(Path(name), x) for name in (network, calibrated))
+    for number, (a, b) in enumerate(zip(given, made, strict=True)):
+        if a.dtype.kind != "f" or a.shape != b.shape or not np.isfinite(a).all():
+            continue
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        noise, signal = np.square(a - b).mean(), np.square(a).mean()
+        if not np.isfinite(b).all() or (signal > 0 and noise * 10 ** (DECIBELS / 10) > signal):
+            words = f"output {number}: signal {signal:g}, noise {noise:g}"
+            return [Finding(DIFFERENT, f"calibrate: output {number} is noise, without a warning", words)]
+    return []
+
+
+def _outputs(path: Path, x: np.ndarray) -> list[Any]:
+    session = open_session(path, optimize=False, threads=1)
+    return session.run(None, {session.get_inputs()[0].name: x})
