@@ -29,7 +29,7 @@ def from_qdq(rng: Random, model: str, data: str, *, others: Sequence[str] = ()) 
         chain.append(finetune(rng, model, data))
         others, model = (*others, model), "trained.qdq.onnx"
     formats = FORMATS if rng.random() < 0.1 else (rng.choice(FORMATS),)
-    exports = [f"made.{form}.onnx" for form in formats]
+    exports = [f"int.{form}.onnx" for form in formats]
     for form, output in zip(formats, exports, strict=True):
         words = ("export", model, "-o", output, "--format", form, *_export_options(rng, form))
         chain.append(Command(words, (output,), {output: model}))
