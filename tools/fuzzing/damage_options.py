@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Final, Literal, get_args, get_origin
@@ -70,7 +71,8 @@ def damaged_options(rng: Random, seeds: Path, folder: Path) -> Case:
     for _ in range(rng.choice((1, 1, 2, 3))):
         words = _other_words(rng, verb, words)
     cut = [word.replace("\0", "") if "\0" in word else word for word in words]  # no process can be given one
-    return Case(" ".join(cut)[:500], [Command(tuple(cut), outputs)])
+    named = [word for flag, word in pairwise(cut) if flag in ("-o", "--output", "--checkpoint", "--picture")]
+    return Case(" ".join(cut)[:500], [Command(tuple(cut), (*outputs, *named))])
 
 
 def _other_words(rng: Random, verb: str, words: list[str]) -> list[str]:
