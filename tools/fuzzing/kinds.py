@@ -2,13 +2,14 @@
 
 from typing import Final
 
-from fuzzing import damage_data, damage_files, damage_network, damage_options, damage_quantized
+from fuzzing import damage_data, damage_files, damage_network, damage_options, damage_quantized, damage_size
 from fuzzing.case import Damage
 
 KINDS: Final[dict[str, tuple[int, Damage]]] = {
     "network: fields": (14, damage_network.damaged_field),
     "network: bytes": (3, damage_network.damaged_file),
-    "network: another": (20, damage_network.other_network),
+    "network: another": (18, damage_network.other_network),
+    "network: size": (2, damage_size.oversized),
     "external data": (5, damage_files.external_data),
     "QDQ: fields": (10, damage_quantized.damaged_field),
     "QDQ: metadata": (8, damage_quantized.damaged_metadata),
