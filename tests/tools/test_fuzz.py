@@ -98,7 +98,7 @@ def test_limits_of_time_and_memory_and_crashes(tmp_path: Path) -> None:
             bytearray(8 << 30)  # MemoryError, without a page touched
 
     sys.stderr.flush()
-    ended = {one.number: one for one in run_forked(range(4), work, seconds=0.5, jobs=2)}
+    ended = {one.number: one for one in run_forked(range(4), work, seconds=0.25, jobs=2)}
     assert (tmp_path / "done").read_text() == "0"
     assert [ended[number].slow for number in range(4)] == [False, True, False, False]
     assert (ended[0].status, ended[2].signal) == (0, signal.SIGTERM)

@@ -14,14 +14,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import psutil
+
 BYTES: Final = 4 << 30
 FILE_BYTES: Final = 1 << 30
 """The largest file that a child may write: a damaged size must not fill the disk."""
 
 
+PATIENCE: Final = 4
+"""How many times its seconds a child may last that doesn't use them."""
+
+
 @dataclass(frozen=True)
 class Ended:
-    """A child that is gone: its number, wait status, seconds and largest resident memory.
+    """A child that is gone: its number, wait status, seconds of computing and largest resident memory.
 
     slow: it was killed at its limit of time. orphans: whether processes of its session were left, which are killed.
     """
@@ -62,12 +68,23 @@ def run_forked(
             return
         ready = {handle for handle, _ in poll.poll(100)}
         for handle, child in list(running.items()):
-            late = time.monotonic() - child.begun > seconds
+            late = _is_late(child, seconds)
             if handle in ready or late:
                 poll.unregister(handle)
                 os.close(handle)
                 del running[handle]
                 yield _finish(child, late=late and handle not in ready)
+
+
+def _is_late(child: _Child, seconds: float) -> bool:
+    """Whether it has computed for longer, or waited for several times as long: others may want the processor too."""
+    waited = time.monotonic() - child.begun
+    if waited <= seconds:
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = psutil.Process(child.process).cpu_times()
+        return waited > PATIENCE * seconds or times.user + times.system > seconds
+    return False
 
 
 def _fork(work: Callable[[int], None], number: int) -> int:
@@ -101,7 +118,7 @@ def _finish(child: _Child, *, late: bool) -> Ended:
     if late:
         os.killpg(child.process, signal.SIGKILL)
     _, status, usage = os.wait4(child.process, 0)
-    seconds = time.monotonic() - child.begun
+    seconds = usage.ru_utime + usage.ru_stime
     orphans = False
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.process, signal.SIGKILL)

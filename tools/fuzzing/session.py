@@ -105,7 +105,7 @@ class Session:
             raise
         outcome.what = case.what
         faulthandler.enable(open(folder / "native", "w"))  # noqa: SIM115 (it stays open)
-        faulthandler.dump_traceback_later(SECONDS - 1, file=open(folder / "slow", "w"))  # noqa: SIM115
+        faulthandler.dump_traceback_later(SECONDS - 1, repeat=True, file=open(folder / "slow", "w"))  # noqa: SIM115
         os.chdir(folder / "files")
         for command in case.commands:
             outcome.commands.append({"words": command.words, "status": None})
