@@ -35,6 +35,9 @@ from fuzzing.kinds import KINDS
 from fuzzing.seeds import make_floats, make_seeds, tasks
 
 SECONDS: Final = 30.0
+"""Of computing, that a command may take."""
+ALL_COMMANDS: Final = 2
+"""How many times as long all commands of a case, and their comparisons, may take."""
 TOOL: Final = "failure of the tool"
 
 
@@ -67,7 +70,7 @@ class Session:
 
     def run(self, numbers: Iterable[int], jobs: int) -> Iterator[Outcome]:
         """Each case's outcome as it ends; nothing of its files is kept."""
-        for ended in run_forked(numbers, self._child, seconds=SECONDS, jobs=jobs):
+        for ended in run_forked(numbers, self._child, seconds=ALL_COMMANDS * SECONDS, jobs=jobs):
             outcome = self._read(ended)
             yield outcome
             shutil.rmtree(self._folder(ended.number), ignore_errors=True)
@@ -110,7 +113,10 @@ class Session:
         for command in case.commands:
             outcome.commands.append({"words": command.words, "status": None})
             _write(folder, outcome)
+            begun = _computed()
             status, findings = _meet(command, folder)
+            if (took := _computed() - begun) > SECONDS:
+                findings.append(Finding(HANG, f"{command.words[0]}, but it ends", f"{took:.0f} s"))
             outcome.commands[-1]["status"] = status
             outcome.commands[-1]["compared"] = len(command.compared) if status == 0 else 0
             outcome.findings += _numbers(command, status, folder)
@@ -142,6 +148,12 @@ class Session:
         if ended.orphans:
             outcome.findings.append(Finding(LEFT, f"{verb}: processes", "processes outlive the command"))
         return outcome
+
+
+def _computed() -> float:
+    """Seconds of computing of this process and of those that it waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _meet(command: Command, folder: Path) -> tuple[int | None, list[Finding]]:
