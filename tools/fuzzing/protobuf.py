@@ -66,7 +66,7 @@ def _damage_field(rng: Random, root: Message, message: Message, field: Any, dono
         if other is None:
             getattr(message, field.name).SetInParent()
             return "made empty"
-        getattr(message, field.name).CopyFrom(other)
+        getattr(message, field.name).CopyFrom(_copy(other))
         return "replaced by another of its type"
     value = scalar(rng, field, getattr(message, field.name), _names(root))
     setattr(message, field.name, value)
@@ -95,7 +95,7 @@ def _insert(rng: Random, root: Message, values: Any, field: Any, donors: Sequenc
     other = _other(rng, root, field.message_type, donors)
     added = values.add()
     if other is not None:
-        added.CopyFrom(other)
+        added.CopyFrom(_copy(other))
     return "one added" if other is not None else "an empty one added"
 
 
@@ -119,12 +119,15 @@ def _set(rng: Random, root: Message, values: Any, index: int, field: Any) -> str
 def _reorder(rng: Random, values: Any) -> str:
     order = list(values)
     rng.shuffle(order)
-    copies = [
-        type(value).FromString(value.SerializeToString()) if isinstance(value, Message) else value for value in order
-    ]
+    copies = [_copy(value) if isinstance(value, Message) else value for value in order]
     del values[:]
     values.extend(copies)
     return "reordered"
+
+
+def _copy(message: Message) -> Message:
+    """Apart from what it is part of: a message that is copied into itself would be endless."""
+    return type(message).FromString(message.SerializeToString())
 
 
 def scalar(rng: Random, field: Any, now: Any, names: Sequence[str]) -> Any:

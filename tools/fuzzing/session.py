@@ -101,11 +101,7 @@ class Session:
     def _child(self, number: int) -> None:
         folder = self._folder(number)
         outcome = Outcome(number, self.kind_of(number))
-        try:
-            case = self.make(number)
-        except BaseException as error:
-            print(f"case {number} of {outcome.kind} could not be made: {error!r}", file=sys.stderr)
-            raise
+        case = self.make(number)
         outcome.what = case.what
         faulthandler.enable(open(folder / "native", "w"))  # noqa: SIM115 (it stays open)
         faulthandler.dump_traceback_later(SECONDS - 1, repeat=True, file=open(folder / "slow", "w"))  # noqa: SIM115
