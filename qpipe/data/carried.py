@@ -5,13 +5,17 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from qpipe.data.preprocess import Preprocess
+from qpipe.errors import DataError, ModelError
 from qpipe.ir.files.metadata import PREPROCESS, get_object, set_json
 
 
 def carried_preprocess(model: ir.Model) -> Preprocess | None:
-    """What the model carries, None where that is nothing; DataError that names the key where one is wrong."""
+    """What the model carries, None where that is nothing; ModelError that names the key where one is wrong."""
     stored = get_object(model, PREPROCESS)
-    return None if stored is None else Preprocess().merge(stored)
+    try:
+        return None if stored is None else Preprocess().merge(stored)
+    except DataError as error:
+        raise ModelError(f"metadata 'qpipe.{PREPROCESS}': {error}") from None
 
 
 def store_preprocess(model: ir.Model, preprocess: Preprocess) -> None:

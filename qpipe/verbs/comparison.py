@@ -16,7 +16,7 @@ from qpipe.nodes import static_shape
 from qpipe.runtime.accuracy import AccuracyReport, ModelAccuracy, measure_accuracy
 from qpipe.runtime.session import AnyModel, open_session
 from qpipe.verbs.runnable import Runnable
-from qpipe.verbs.sources import PreprocessLike, preprocess_of
+from qpipe.verbs.sources import PreprocessLike, about, preprocess_of
 
 
 @dataclass
@@ -61,7 +61,7 @@ def compare(runnables: Sequence[Runnable], source: Source, batch_size: int, limi
         return report.models
 
     found = Comparison()
-    cut = [index for index, runnable in enumerate(runnables) if get_json(runnable.network, CUT_TAIL)]
+    cut = [index for index, runnable in enumerate(runnables) if _is_cut(runnable)]
     whole = [index for index in range(len(runnables)) if index not in cut]
     if whole:
         found.figures.update(zip(whole, measure(whole, [runnables[i].source for i in whole]), strict=True))
@@ -74,6 +74,12 @@ def compare(runnables: Sequence[Runnable], source: Source, batch_size: int, limi
                 found.figures[index] = replace(own, agreement=None, largest_difference=None)
         cut = [index for index in cut if index not in same]
     return found
+
+
+def _is_cut(runnable: Runnable) -> bool:
+    """Whether it ends before the float tail of its origin."""
+    with about(runnable.name):
+        return bool(get_json(runnable.network, CUT_TAIL))
 
 
 def of_origin(runnables: Sequence[Runnable], index: int) -> list[int]:
@@ -94,7 +100,10 @@ def _add(found: Comparison, positions: Sequence[int], report: AccuracyReport) ->
 
 def _common_preprocess(runnables: Sequence[Runnable], overrides: PreprocessLike) -> Preprocess:
     """The preprocessing that the models carry, all that carry one the same; DataError where they don't."""
-    carrying = [runnable for runnable in runnables if carried_preprocess(runnable.network) is not None]
+    carrying = []
+    for runnable in runnables:
+        with about(runnable.name):
+            carrying += [runnable] if carried_preprocess(runnable.network) is not None else []
     found = [(runnable.name, preprocess_of(runnable.network, overrides)) for runnable in carrying or runnables]
     for name, settings in found[1:]:
         if settings != found[0][1]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import os
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from contextlib import nullcontext
+from typing import Any, TypeVar
 
 from qpipe.settings.options import Option, expanded, options_of, settings_of
+from qpipe.verbs.sources import about
 
 R = TypeVar("R")
 _WIDTH = 116  # of 120, where the docstring stands four to the right
@@ -16,14 +20,27 @@ _WIDTH = 116  # of 120, where the docstring stands four to the right
 def takes_options(verb: Callable[..., R]) -> Callable[..., R]:
     """The verb with a keyword for each field of its settings, which its signature and its docstring show as well.
 
+    What is wrong with a model names the file, where the verb's first argument is the path of one.
     Type checkers and editors read `qpipe/__init__.pyi`, which `tools/stub.py` writes.
     """
-    made = expanded(verb, _parameter, _key)
+    made = _naming_file(expanded(verb, _parameter, _key))
     options = [option for model in settings_of(verb).values() for option in options_of(model)]
     head, args, tail = inspect.cleandoc(verb.__doc__ or "").partition("\nArgs:\n")
     arguments, gap, rest = tail.partition("\n\n")
     made.__doc__ = head + args + "\n".join([arguments, *map(_described, options)]) + gap + rest
     return made
+
+
+def _naming_file(verb: Callable[..., R]) -> Callable[..., R]:
+    first = next(iter(inspect.signature(verb).parameters))
+
+    @functools.wraps(verb)
+    def call(*positional: Any, **given: Any) -> R:
+        model = positional[0] if positional else given.get(first)
+        with about(os.fspath(model)) if isinstance(model, str | os.PathLike) else nullcontext():
+            return verb(*positional, **given)
+
+    return call
 
 
 def _parameter(option: Option) -> inspect.Parameter:

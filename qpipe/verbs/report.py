@@ -22,7 +22,7 @@ from qpipe.reporting.run import Run
 from qpipe.settings import ReportSettings
 from qpipe.verbs.names import told_apart
 from qpipe.verbs.options import takes_options
-from qpipe.verbs.sources import ModelPath
+from qpipe.verbs.sources import ModelPath, about
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,12 @@ def report(
         raise ModelError("no runs were given, expected one or more")
     if names is not None and len(names) != len(paths):
         raise QpipeError(f"{len(names)} names for {len(paths)} runs, expected one for each")
-    found = [read_run(path, None if names is None else names[index]) for index, path in enumerate(paths)]
-    found = [_proven(_with_float(run, settings.float_accuracy)) for run in _told_apart(found)]
+    found = []
+    for index, path in enumerate(paths):
+        with about(os.fspath(path)):
+            run = read_run(path, None if names is None else names[index])
+            found.append(_proven(_with_float(run, settings.float_accuracy)))
+    found = _told_apart(found)
     # matplotlib takes a second, which a missing file need not wait for.
     from qpipe.reporting.page import render
 

@@ -74,13 +74,17 @@ def open_runnable(model: OnnxModel, number: int = 1) -> Runnable:
     network = load_model(model)
     is_file = isinstance(model, str | os.PathLike)
     name = os.fspath(model) if is_file else f"model {number}"  # type: ignore[arg-type]
+    with about(name):
+        return _runnable(model, network, name, is_file=is_file)
+
+
+def _runnable(model: OnnxModel, network: ir.Model, name: str, *, is_file: bool) -> Runnable:
     kind, view = find_kind(network)
     # What ships is the file itself, but for opsets that onnxruntime may not know yet.
     can_open = is_file and original_opset(model) <= network.opset_imports.get("", OPSET)
     path = Path(name) if can_open and is_as_written(network) else None
     if kind is Kind.TRAINABLE:
-        with about(name):
-            Finalize()(network)
+        Finalize()(network)
         view, path = read_view(network), None
     origin = None if kind is Kind.TRAINABLE else stored_origin(network)
     if origin is None and view is not None:

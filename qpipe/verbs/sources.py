@@ -33,7 +33,7 @@ def about(name: str) -> Iterator[None]:
     try:
         yield
     except (ModelError, LoweringError) as error:
-        if str(error).startswith((name, "model '")):
+        if name in str(error):
             raise
         raise type(error)(f"{name}: {error}") from error
 

@@ -15,7 +15,7 @@ from qpipe.settings import ValidateSettings
 from qpipe.verbs.comparison import Comparison, compare, of_origin, open_common
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
-from qpipe.verbs.sources import PreprocessLike
+from qpipe.verbs.sources import PreprocessLike, about
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ def _differences(runnables: Sequence[Runnable], comparison: Comparison) -> list[
 def _certificate_problems(runnable: Runnable) -> list[str] | None:
     """What is wrong with its certificate, none where it holds; None where it has none and makes none."""
     network = runnable.network
-    if runnable.kind is Kind.TRAINABLE and runnable.view is not None:
-        options: Mapping[str, Any] = get_object(network, QUANTIZATION) or {}
-        return certify(runnable.view, cpu=str(options.get("cpu", "portable"))).problems
-    return None if get_json(network, CERTIFICATE) is None else check_certificate(network)
+    with about(runnable.name):
+        if runnable.kind is Kind.TRAINABLE and runnable.view is not None:
+            options: Mapping[str, Any] = get_object(network, QUANTIZATION) or {}
+            return certify(runnable.view, cpu=str(options.get("cpu", "portable"))).problems
+        return None if get_json(network, CERTIFICATE) is None else check_certificate(network)

@@ -3,7 +3,7 @@ import pytest
 
 from qpipe.data import Preprocess
 from qpipe.data.carried import carried_preprocess, store_preprocess
-from qpipe.errors import DataError
+from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import PREPROCESS, set_json
 
 
@@ -28,8 +28,8 @@ def test_what_is_stored_is_carried(model: ir.Model, settings: Preprocess) -> Non
 
 def test_a_wrong_key_is_named(model: ir.Model) -> None:
     set_json(model, PREPROCESS, {"zoom": 2})
-    with pytest.raises(DataError, match="preprocessing has no setting 'zoom'"):
+    with pytest.raises(ModelError, match=r"'qpipe\.preprocess': preprocessing has no setting 'zoom'"):
         carried_preprocess(model)
     set_json(model, PREPROCESS, {"std": [0]})
-    with pytest.raises(DataError, match=r"preprocessing std \[0\]: expected numbers above 0"):
+    with pytest.raises(ModelError, match=r"'qpipe\.preprocess': preprocessing std \[0\]: expected numbers above 0"):
         carried_preprocess(model)
