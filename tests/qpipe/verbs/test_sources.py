@@ -37,7 +37,6 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
         ("preprocess", '{"mean": ["x"]}', ("calibrate", "finetune", "export", "validate", "bench")),
         ("preprocess", "[]", tuple(VERBS)),
         ("provenance", '{"pass": 1}', ("calibrate", "finetune", "export", "report")),
-        ("quantization", "3", ("export", "validate")),
     ],
 )
 def test_metadata(network: onnx.ModelProto, key: str, value: str, verbs: tuple[str, ...], tmp_path: Path) -> None:
