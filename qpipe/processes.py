@@ -69,6 +69,13 @@ def end_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True, name="ends with its parent").start()
 
 
+def free_memory() -> int:
+    """Bytes that could be taken without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def _told(names: tuple[str, ...], default: int) -> int:
     """The first of these variables that the launcher set."""
     return next((int(os.environ[name]) for name in names if name in os.environ), default)

@@ -16,9 +16,9 @@ from typing import IO, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from qpipe.errors import DataError, QpipeError, one_line
+from qpipe.processes import free_memory
 
 _FREE_BYTES = 256 << 20
 """Arrays up to this size are never taken for a bomb, nor compared with the memory that is free."""
@@ -103,7 +103,7 @@ class NpzArchive(Mapping[str, npt.NDArray[Any]]):
         if told > _BOMB * member.compress_size:
             times = told // max(member.compress_size, 1)
             raise self._error(key, f"can't be read: it unpacks to {times:,} times its size ({told:,} bytes)")
-        if told > (free := psutil.virtual_memory().available):
+        if told > (free := free_memory()):
             raise self._error(
                 key, f"can't be read: it has {told:,} bytes, more than the {free:,} of memory that are free"
             )

@@ -11,6 +11,9 @@ from PIL import Image
 from qpipe.data.preprocess import Pixels, Preprocess
 from qpipe.errors import DataError
 
+LARGEST_AREA = 1 << 27
+"""Pixels of an image at most, after resizing."""
+
 
 def resized_size(height: int, width: int, resize: int | None) -> tuple[int, int]:
     """The (height, width) of an image whose short side becomes `resize`; the long side is truncated."""
@@ -24,6 +27,8 @@ def resized_size(height: int, width: int, resize: int | None) -> tuple[int, int]
 def output_size(height: int, width: int, preprocess: Preprocess, name: str) -> tuple[int, int]:
     """The (height, width) after resize and crop. Raises DataError where the image is smaller than the crop."""
     height, width = resized_size(height, width, preprocess.resize)
+    if height * width > LARGEST_AREA:
+        raise DataError(f"{name}: resize {preprocess.resize} makes it {width}x{height}, more than any network takes")
     crop = preprocess.crop
     if crop is None:
         return height, width

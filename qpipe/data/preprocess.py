@@ -23,6 +23,8 @@ Layout = Literal["NCHW", "NHWC"]
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
+LARGEST_SIDE = 1 << 15
+"""Pixels of a side that images are resized to at most: a thousand times what networks take."""
 # ITU-R 601-2 luma in 16 bits, as Pillow converts RGB to L, so that a folder and an array give the same grey.
 _LUMA = (19595, 38470, 7471)
 _LUMA_HALF = 1 << 15
@@ -40,8 +42,8 @@ class Preprocess(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    resize: int | None = Field(default=None, ge=1)
-    crop: int | None = Field(default=None, ge=1)
+    resize: int | None = Field(default=None, ge=1, le=LARGEST_SIDE)
+    crop: int | None = Field(default=None, ge=1, le=LARGEST_SIDE)
     mean: tuple[float, ...] = Field(default=(0.0,), min_length=1)
     std: tuple[float, ...] = Field(default=(1.0,), min_length=1)
     pixel_max: float = 1.0

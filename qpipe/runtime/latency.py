@@ -3,6 +3,7 @@
 Sessions don't spin: spinning threads of one would take the cores from the next.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from qpipe.errors import ModelError, RecipeError
+from qpipe.processes import free_memory
 from qpipe.progress import track
 from qpipe.runtime.session import (
     AnyModel,
@@ -74,7 +76,8 @@ def measure_latency(
 def random_input(session: ort.InferenceSession, batch_size: int) -> dict[str, Array]:
     """Random values for the model's input: normal floats, or integers over a whole byte.
 
-    ModelError where a dimension other than the batch is open, or the batch is fixed at another size.
+    ModelError where a dimension other than the batch is open, or the batch is fixed at another size; RecipeError where
+    it would take more memory than is free.
     """
     value, dtype, fixed = single_input(session), input_dtype(session), fixed_batch(session)
     if fixed not in (None, batch_size):
@@ -82,6 +85,8 @@ def random_input(session: ort.InferenceSession, batch_size: int) -> dict[str, Ar
     if not all(isinstance(size, int) for size in value.shape[1:]):
         raise ModelError(f"{session_name(session)}: input '{value.name}' is {value.shape}; expected a fixed shape")
     shape = (batch_size, *value.shape[1:])
+    if (needed := math.prod(shape) * 8) > (free := free_memory()):
+        raise RecipeError(f"batch size {batch_size}: an input takes {needed:,} bytes, of {free:,} that are free")
     rng = np.random.default_rng(0)
     array: np.ndarray[Any, Any] = (
         rng.integers(0, 128 if dtype == np.int8 else 256, shape)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -15,8 +15,10 @@ from pydantic import (
     PlainSerializer,
     Strict,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 
@@ -55,6 +57,12 @@ FilePath = Annotated[
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(min_length=1)]
 
 
+INT64_MAX: Final = 2**63 - 1
+FLOAT32_MAX: Final = 3.4e38
+SHOWN: Final = 80
+"""Characters of a value or key that a message repeats at most."""
+
+
 class Settings(BaseModel):
     """The arguments of one stage; a key that no field has is an error."""
 
@@ -68,6 +76,18 @@ class Settings(BaseModel):
             if has_nul(value):
                 raise ValueError(f"{name}: {value!r} has a NUL, expected none")
         return values
+
+    @field_validator("*")
+    @classmethod
+    def _fits_into_tensors(cls, value: Any, info: ValidationInfo) -> Any:
+        """An integer has 64 bits, another number is one of float32: what runtimes, files and JSON readers take."""
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float | Fraction):
+                continue
+            largest = INT64_MAX if isinstance(number, int) else FLOAT32_MAX
+            if number > largest or number < -largest:
+                raise ValueError(f"{info.field_name}: {shown(number)}, expected at most {largest}")
+        return value
 
     def arguments(self) -> dict[str, Any]:
         """The fields by name, as keyword arguments for the verb."""
@@ -101,7 +121,7 @@ def _explain(model: type[BaseModel], problem: Any, describe: Callable[[Sequence[
     location: tuple[int | str, ...] = problem["loc"]
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
-        return f"{describe(location)}: unknown key, {near(str(location[-1]), known)}"
+        return f"{describe(location)}: unknown key, {near(str(location[-1])[:SHOWN], known)}"
     if problem["type"] == "missing":
         return f"{describe(location)}: missing, but required"
     if problem["type"] == "value_error":
@@ -110,7 +130,16 @@ def _explain(model: type[BaseModel], problem: Any, describe: Callable[[Sequence[
     expected = {"model_type": "a table", "too_short": "at least one item", "tuple_type": "a list"}.get(
         problem["type"], expected
     )
-    return f"{describe(location)}: {problem['input']!r}, expected {expected}"
+    return f"{describe(location)}: {shown(problem['input'])}, expected {expected}"
+
+
+def shown(value: object) -> str:
+    """A value that was found, as part of a message: cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or a list in itself
+        text = f"a very large {type(value).__name__}"
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:

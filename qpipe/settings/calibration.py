@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, Strict, model_validator
 
 from qpipe.formats import DEFAULT, WeightQuantizer
-from qpipe.settings.base import Bits, Cpu, Settings
+from qpipe.settings.base import Bits, Cpu, Settings, shown
 
 if TYPE_CHECKING:
     from qpipe.formats.base import WeightFormat
@@ -129,7 +129,7 @@ class LayerSettings(Settings):
     def _says_something(self) -> Self:
         if not self.model_fields_set - {"match"}:
             options = ", ".join(name for name in type(self).model_fields if name != "match")
-            raise ValueError(f"layer '{self.match}': nothing given, expected at least one of {options}")
+            raise ValueError(f"layer {shown(self.match)}: nothing given, expected at least one of {options}")
         return self
 
 

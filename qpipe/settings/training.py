@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from qpipe.settings.base import Epochs, Exact, FilePath, Settings
+from qpipe.settings.base import Epochs, Exact, FilePath, Settings, shown
 
 Precision = Literal["fp32", "bf16"]
 Method = Literal["faq", "ag"]
@@ -139,6 +139,7 @@ class FinetuneSettings(Settings):
     crop_padding: int | None = Field(
         default=None,
         ge=0,
+        le=512,
         description="black pixels around an image before the random crop; by default an eighth of the side, where data "
         "are images",
     )
@@ -162,7 +163,7 @@ class FinetuneSettings(Settings):
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         if self.blocks != "*" and not self.plain:
-            raise ValueError(f"blocks: '{self.blocks}', but without effect, expected it together with plain")
+            raise ValueError(f"blocks: {shown(self.blocks)}, but without effect, expected it together with plain")
         if self.method == "ag" and self.batch_norm != "batch":
             raise ValueError(f"batch_norm: '{self.batch_norm}', expected 'batch' with the method 'ag'")
         return self

@@ -1,3 +1,5 @@
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,64 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 def test_no_such_file_and_a_folder(tmp_path: Path) -> None:
     assert "No such file" in message_of(tmp_path / "absent.toml")
     assert "directory" in message_of(tmp_path)
+
+
+def test_a_mark_of_the_byte_order_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + MINIMAL.encode())
+    assert load_recipe(path).seed == 0
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "recipe.toml")
+    assert message_of(tmp_path / "recipe.toml") == "is no file, expected a recipe"
+
+
+def test_a_device_is_not_read(tmp_path: Path) -> None:
+    try:
+        os.mknod(tmp_path / "recipe.toml", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("only root may make a device")
+    assert message_of(tmp_path / "recipe.toml") == "is no file, expected a recipe"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a=" + "[" * 50_000 + "]" * 50_000, "not valid TOML: nested too deeply"),
+        (
+            MINIMAL.replace("[model]", "a" + ".a" * 50_000 + " = 1\n[model]"),
+            "line 2 has 50,000 dots",
+        ),
+        ("seed = " + "9" * 5000, "not valid TOML: Exceeds the limit"),
+        ("#" * (1 << 20) + "#", "has more than 1,048,576 bytes, expected a recipe"),
+        ("seed = 0x" + "f" * 5000 + "\n" + MINIMAL, "seed: a very large int, expected at most 9223372036854775807"),
+        ("seed = 18446744073709551616\n" + MINIMAL, "seed: 18446744073709551616, expected at most 9223372036854775807"),
+        ("seed = -1\n" + MINIMAL, "seed: -1, expected greater than or equal to 0"),
+        (MINIMAL + "[finetune]\nlr = 1e308\n", "lr: 1e+308, expected at most 3.4e+38"),
+        (MINIMAL + "[finetune]\nmilestones = [1, 1e300]\n", "milestones: Fraction("),
+        (
+            MINIMAL + "[finetune]\ncrop_padding = 1000000000\n",
+            "[finetune] crop_padding: 1000000000, ",
+        ),
+        (MINIMAL + "[preprocess]\nmean = [0.5, 1e100]\n", "mean: 1e+100, expected at most 3.4e+38"),
+        (MINIMAL + "[calibrate]\npercentile = nan\n", "[calibrate] percentile: nan, expected a finite number"),
+        (MINIMAL + "[calibrate]\npercentile = 0\n", "[calibrate] percentile: 0, expected greater than 0"),
+        (
+            MINIMAL + "[finetune]\nlr = 1979-05-27\n",
+            "[finetune] lr: datetime.date(1979, 5, 27), expected a valid number",
+        ),
+        (
+            MINIMAL + f"[calibrate]\nbatches = '{'a' * 500}'\n",
+            f"[calibrate] batches: '{'a' * 76}..., expected a valid integer",
+        ),
+        (MINIMAL + "[preprocess]\nmean = [[[0.5]]]\n", "[preprocess] mean: [[0.5]], expected a valid number"),
+    ],
+)
+def test_what_no_recipe_holds(tmp_path: Path, text: str, message: str) -> None:
+    found = message_of(written(tmp_path, text))
+    assert found.startswith(message)
+    assert len(found) < 600
 
 
 def test_weights_that_are_unsafe_without_vnni_are_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -111,11 +111,8 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_more_than_the_memory_that_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Memory:
-        available = 1000
-
     monkeypatch.setattr(archive, "_FREE_BYTES", 100)
-    monkeypatch.setattr(archive.psutil, "virtual_memory", Memory)
+    monkeypatch.setattr(archive, "free_memory", lambda: 1000)
     np.savez(tmp_path / "d.npz", images=np.zeros((5, 9, 9, 3), np.uint8))
     assert message_of(tmp_path / "d.npz").endswith("it has 1,215 bytes, more than the 1,000 of memory that are free")
 

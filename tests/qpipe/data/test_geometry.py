@@ -61,3 +61,9 @@ def test_image_that_fits_is_untouched() -> None:
 def test_image_smaller_than_the_crop_is_refused() -> None:
     with pytest.raises(DataError, match=r"^a\.png: image is 30x20, smaller than crop 24; set resize as well$"):
         output_size(20, 30, Preprocess(crop=24), "a.png")
+
+
+def test_an_image_that_becomes_too_large_is_refused() -> None:
+    narrow = Image.new("L", (1, 5000))
+    with pytest.raises(DataError, match=r"^x: resize 1000 makes it 1000x5000000, more than any network takes$"):
+        fit_image(narrow, Preprocess(resize=1000), "x")

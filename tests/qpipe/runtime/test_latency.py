@@ -68,3 +68,11 @@ def test_memory_of_a_model_that_cannot_be_opened(tmp_path):
     (tmp_path / "bad.onnx").write_text("no model")
     with pytest.raises(ModelError, match=r"bad.onnx: onnxruntime can't open it"):
         measure_memory(tmp_path / "bad.onnx")
+
+
+@pytest.mark.parametrize("batch_size", [10**12, 2**62, 10**30])
+def test_a_batch_that_no_memory_holds(batch_size):
+    with pytest.raises(
+        RecipeError, match=rf"^batch size {batch_size}: an input takes [\d,]+ bytes, of [\d,]+ that are"
+    ):
+        measure_latency([SMALL], [batch_size])
