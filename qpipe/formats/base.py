@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import onnx_ir as ir
@@ -190,6 +190,11 @@ class WeightFormat(ABC):
 
         k is the BatchNormalization's factor behind, which is divided by it.
         """
+        return None
+
+    @classmethod
+    def codes_function(cls) -> Any:
+        """The onnxscript function behind `codes_op`; None where that is one of ONNX's own."""
         return None
 
     @abstractmethod

@@ -104,6 +104,11 @@ class Binary(NominalFormat):
         ratio = nominal / np.where(mean > 0, mean, nominal)
         return np.where(abs(ratio - 1) < _NEXT_TO_ONE, 1.0, ratio)
 
+    @classmethod
+    def codes_function(cls) -> Any:
+        """See `codes_function` of this module."""
+        return codes_function()
+
     def code_nodes(self, at: WeightPlace) -> list[ir.Node]:
         """A call of `SignCodes`."""
         return [call_function(at.model, codes_function(), [at.weight], f"{at.base}_weight_sign")]

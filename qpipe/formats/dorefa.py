@@ -73,6 +73,11 @@ class DoReFa(NominalFormat):
         """The normalized tanh: the gradient of the rounding is that of this function (equation 9)."""
         return unrounded(weight, self.bits) * 2.0**self.exponent
 
+    @classmethod
+    def codes_function(cls) -> Any:
+        """See `codes_function` of this module."""
+        return codes_function()
+
     def code_nodes(self, at: WeightPlace) -> list[ir.Node]:
         """A call of `DoReFaCodes`."""
         return [call_function(at.model, codes_function(), [at.weight], f"{at.base}_weight_dorefa", bits=self.bits)]

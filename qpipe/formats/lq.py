@@ -100,6 +100,11 @@ class LQ(WeightFormat):
         """One iteration of QEM."""
         return averaged(basis, solve(rows, basis, -1))
 
+    @classmethod
+    def codes_function(cls) -> Any:
+        """See `codes_function` of this module."""
+        return codes_function()
+
     def code_nodes(self, at: WeightPlace) -> list[ir.Node]:
         """A call of `LQCodes`."""
         assert at.basis is not None

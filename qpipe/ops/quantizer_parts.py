@@ -6,7 +6,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from qpipe.nodes import DOMAIN
+from qpipe.nodes import DOMAIN, STANDARD_DOMAINS
 
 _QUANTIZE: Final = "QuantizeLinear"
 _DEQUANTIZE: Final = "DequantizeLinear"
@@ -15,12 +15,12 @@ _CODES: Final = frozenset({"Clip", "Cast", "Gather"})
 
 def quantizes(node: ir.Node | None) -> bool:
     """Whether it makes integers of real numbers."""
-    return node is not None and node.op_type == _QUANTIZE
+    return node is not None and node.op_type == _QUANTIZE and node.domain in STANDARD_DOMAINS
 
 
 def dequantizes(node: ir.Node | None) -> bool:
     """Whether it makes real numbers of integers."""
-    return node is not None and node.op_type == _DEQUANTIZE
+    return node is not None and node.op_type == _DEQUANTIZE and node.domain in STANDARD_DOMAINS
 
 
 def may_change_codes(node: ir.Node) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, field_validator
 
 from qpipe.arith.certificate import CertificateRow
 from qpipe.ir.files.metadata import CERTIFICATE, FLOAT_PHASE, TRAINING, checked
+
+_WIDTHS: Final = re.compile(r"(\d{1,2}|-)/\d{1,2}")  # of weight and activation
 
 
 class Record(BaseModel):
@@ -89,11 +92,19 @@ class TrainingRecord(Record):
 class CertificateRecord(Record):
     """The exactness certificate: its CPUs and weights, how pairs are dealt with, and what was run and compared."""
 
-    cpu: str
-    weights: str
-    pairs: str
+    cpu: Literal["portable", "vnni"]
+    weights: Literal["int8", "uint8"]
+    pairs: Literal["safe", "waived", "not needed"]
     layers: list[CertificateRow]
     gate: dict[str, int] = {}
+
+    @field_validator("layers")
+    @classmethod
+    def _has_widths(cls, rows: list[CertificateRow]) -> list[CertificateRow]:
+        for row in rows:
+            if _WIDTHS.fullmatch(row.bits) is None:
+                raise ValueError(f"layer '{row.layer}' has bits '{row.bits}', expected such as '8/8' or '-/8'")
+        return rows
 
 
 def read_training(value: dict[str, Any] | None) -> TrainingRecord:

@@ -11,12 +11,12 @@ import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.graph.layers import Layer
+from qpipe.ir.quantized.notes import write_bound
 from qpipe.ir.quantized.qdq import (
     ActivationQuantizer,
     clip_of_codes,
     read_activation_quantizer,
     rounding_nodes,
-    write_bound,
 )
 from qpipe.nodes import set_constant_input
 from qpipe.ops import Curve, Rectifier

@@ -1,17 +1,20 @@
 """The exactness certificate of a finalized QDQ graph, and whether a file still is what its certificate was made for.
 
 Each op proves its own layers (`prove`), by the arithmetic of `qpipe.arith.certificate`. A file carries its certificate
-in its metadata, with a hash of all its nodes and constants: a changed integer is noticed in any format, and the QDQ
-format is proven anew as well. (The hash guards against accidents; whoever wants to can compute another.)
+in its metadata, with a hash of all its nodes and constants, and one of itself: a changed integer or claim is noticed in
+any format, and the QDQ format is proven anew as well. (The hashes guard against accidents; whoever wants to can compute
+others.)
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
+from pydantic import JsonValue
 
 from qpipe.arith.certificate import Certificate
 from qpipe.errors import ModelError
@@ -19,6 +22,9 @@ from qpipe.ir.files.metadata import CERTIFICATE, get_object, set_json
 from qpipe.ir.quantized.view import View, read_view
 
 DIGEST = "sha256"
+"""Of the file's nodes and constants."""
+OWN_DIGEST = "certificate_sha256"
+"""Of the certificate's other entries."""
 
 
 def certify(view: View, *, cpu: str = "portable", weights: str = "int8") -> Certificate:
@@ -30,7 +36,8 @@ def certify(view: View, *, cpu: str = "portable", weights: str = "int8") -> Cert
 
 def store_certificate(model: ir.Model, certificate: Certificate) -> None:
     """Put it into the metadata of the file that it was made for."""
-    set_json(model, CERTIFICATE, {**certificate.to_json(), DIGEST: graph_digest(model)})
+    entries = {**certificate.to_json(), DIGEST: graph_digest(model)}
+    set_json(model, CERTIFICATE, {**entries, OWN_DIGEST: _own_digest(entries)})
 
 
 def check_certificate(model: ir.Model) -> list[str]:
@@ -42,6 +49,8 @@ def check_certificate(model: ir.Model) -> list[str]:
     if stored is None:
         raise ModelError("the model has no certificate; `qpipe export` writes one")
     problems = []
+    if stored.get(OWN_DIGEST) != _own_digest(stored):
+        problems.append("the certificate is not as it was written")
     if stored.get(DIGEST) != graph_digest(model):
         problems.append("the file's nodes or constants are not those that its certificate was made for")
     if _is_final_qdq(model):
@@ -50,6 +59,12 @@ def check_certificate(model: ir.Model) -> list[str]:
         if fresh.to_json()["layers"] != stored.get("layers"):
             problems.append("the certificate does not say what the file's integers prove")
     return problems
+
+
+def _own_digest(entries: Mapping[str, JsonValue]) -> str:
+    """SHA-256 of what a certificate says, as equal values give equal text."""
+    others = {name: value for name, value in entries.items() if name != OWN_DIGEST}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def graph_digest(model: ir.Model) -> str:

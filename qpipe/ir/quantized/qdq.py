@@ -6,9 +6,8 @@ and a Clip where what it gives has a narrower range. Weights' are in `write_weig
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +15,9 @@ import onnx_ir as ir
 from qpipe.arith.spec import SIGNED_ZERO_POINT, STORAGE_MAX, QuantSpec
 from qpipe.arith.table import SIZE, CodeTable, GridOrTable
 from qpipe.errors import ModelError
+from qpipe.ir.quantized.notes import read_basis, read_bound, read_curve, write_basis, write_bound, write_curve
 from qpipe.nodes import (
+    STANDARD_DOMAINS,
     constant_array,
     constant_input,
     describe,
@@ -28,13 +29,6 @@ from qpipe.nodes import (
 )
 from qpipe.ops import ActivationFunction, Curve, Rectifier, activation_of
 from qpipe.ops.quantizer_parts import dequantizes
-
-BASIS = "qpipe.basis"
-"""Metadata of a Gather: the basis that its table is made from, a list of numbers."""
-BOUND = "qpipe.bound"
-"""Metadata of a QuantizeLinear: the upper bound of the float Clip from 0 that its codes' range took the place of."""
-FUNCTION = "qpipe.function"
-"""Metadata of a Gather: the activation that its table took the place of, `op`, `domain` and the attributes."""
 
 _PARTS = frozenset({"QuantizeLinear", "Clip", "Cast", "Gather"})
 _FORM = re.compile("QuantizeLinear( Clip)?( Cast Gather( Clip)?)?")
@@ -155,10 +149,9 @@ def _look_up(
     index = ir.node("Cast", [codes], {"to": ir.DataType.INT32}, name=f"{base}_index")
     name_value(index.outputs[0], f"{base}_indices", ir.TensorType(ir.DataType.INT32), codes.shape)
     gather = ir.node("Gather", [entries, index.outputs[0]], name=f"{base}_look_up")
-    _write_basis(gather, table)
+    write_basis(gather, table)
     if isinstance(function, Curve):
-        said = {"op": function.op_type, "domain": function.domain, **dict(function.parameters)}
-        gather.metadata_props[FUNCTION] = json.dumps(said)
+        write_curve(gather, function)
     name_value(gather.outputs[0], f"{base}_looked_up", _UINT8, codes.shape)
     if not table.grid.needs_clip:
         return [index, gather]
@@ -175,8 +168,7 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
     if codes is None or source is None:
         return None
     gather = next((node for node in nodes if node.op_type == "Gather"), None)
-    stored = nodes[0].metadata_props.get(BOUND)
-    function = None if stored is None else Rectifier(float(json.loads(stored)))
+    function = read_bound(nodes[0])
     at = len(nodes) if gather is None else nodes.index(gather)
     rounded_to = _read_grid(nodes[0], nodes[:at])
     if source.is_graph_input():
@@ -185,7 +177,9 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
         return ActivationQuantizer(source, codes, dequantize.outputs[0], rounded_to, None, function)
     after = _read_grid(dequantize, nodes[at:])
     table = _read_table(gather, rounded_to, after)
-    return ActivationQuantizer(source, codes, dequantize.outputs[0], after, table, function or _read_curve(gather))
+    return ActivationQuantizer(
+        source, codes, dequantize.outputs[0], after, table, function or read_curve(gather, table)
+    )
 
 
 def check_zero_point(quantize: ir.Node, grid: QuantSpec) -> None:
@@ -194,47 +188,30 @@ def check_zero_point(quantize: ir.Node, grid: QuantSpec) -> None:
         raise ModelError(f"{describe(quantize)}: zero point {grid.zero_point}, expected 0 or {SIGNED_ZERO_POINT}")
 
 
-def _read_curve(gather: ir.Node) -> ActivationFunction | None:
-    stored = gather.metadata_props.get(FUNCTION)
-    if stored is None:
-        return None
-    said = json.loads(stored)
-    curve = activation_of(ir.node(said.pop("op"), [None], domain=said.pop("domain"), attributes=said))
-    if curve is None:
-        raise ModelError(f"{describe(gather)}: is a table of {stored}, expected an activation")
-    return curve
-
-
-def write_bound(quantize: ir.Node, bound: float) -> None:
-    """Let a QuantizeLinear say what Clip its codes' range took the place of."""
-    quantize.metadata_props[BOUND] = json.dumps(bound)
-
-
 def write_table(quantizer: ActivationQuantizer, table: CodeTable) -> None:
     """Replace the quantizer's table, whose grids stay, and the basis that it is made from."""
     dequantize = quantizer.output.producer()
     assert dequantize is not None
     gather = next(node for node in quantizer_nodes(dequantize) if node.op_type == "Gather")
     set_constant_input(gather, 0, table.array())
-    _write_basis(gather, table)
-
-
-def _write_basis(gather: ir.Node, table: CodeTable) -> None:
-    if table.basis is not None:
-        gather.metadata_props[BASIS] = json.dumps(list(table.basis))
+    write_basis(gather, table)
 
 
 def quantizer_nodes(dequantize: ir.Node) -> list[ir.Node]:
     """The nodes of an activation's quantizer, from QuantizeLinear to before this node; none if it is a weight's."""
     found: list[ir.Node] = []
     value = dequantize.inputs[0]
-    while value is not None and (node := value.producer()) is not None and node.op_type in _PARTS:
+    while value is not None and (node := value.producer()) is not None and _is_part(node):
         found.insert(0, node)
         value = data_input(node)
         if node.op_type == "QuantizeLinear":
             is_known = _FORM.fullmatch(" ".join(part.op_type for part in found)) is not None
             return found if is_known and constant_array(value) is None else []
     return []
+
+
+def _is_part(node: ir.Node) -> bool:
+    return node.op_type in _PARTS and node.domain in STANDARD_DOMAINS
 
 
 def rounding_nodes(dequantize: ir.Node) -> list[ir.Node]:
@@ -262,9 +239,9 @@ def _read_table(gather: ir.Node, before: QuantSpec, after: QuantSpec) -> CodeTab
     entries = constant_input(gather, 0)
     if entries is None or entries.dtype != np.uint8 or entries.shape != (SIZE,):
         raise ModelError(f"{describe(gather)}: expected a constant table of {SIZE} uint8 codes")
-    basis = gather.metadata_props.get(BASIS)
     try:
-        return CodeTable(before, after, tuple(entries.tolist()), None if basis is None else tuple(json.loads(basis)))
+        table = CodeTable(before, after, tuple(entries.tolist()))
+        return replace(table, basis=read_basis(gather, table))
     except ValueError as error:
         raise ModelError(f"{describe(gather)}: {error}") from None
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError, ModelError
 from qpipe.formats.base import TrainableWeight
+from qpipe.ir.graph.functions import check_functions
 from qpipe.ir.graph.layers import Layer, group_layers
 from qpipe.ir.quantized.qdq import (
     ActivationQuantizer,
@@ -129,6 +130,7 @@ def leading_to(outputs: Iterable[ir.Value], candidates: Set[ir.Value]) -> list[i
 def read_view(model: ir.Model) -> View:
     """Read a QDQ graph; ModelError names what is not of the form that calibration writes."""
     graph = model.graph
+    check_functions(model)
     quantizers, skip = _read_quantizers(graph)
     by_output = {quantizer.output: quantizer for quantizer in quantizers}
     by_source: dict[ir.Value, list[ActivationQuantizer]] = {}

@@ -121,7 +121,22 @@ def test_a_certificate_that_claims_something_else_is_noticed():
     stored = get_object(model, "certificate")
     stored["layers"][0]["largest_accumulator"] = 1
     set_json(model, "certificate", stored)
-    assert check_certificate(model) == ["the certificate does not say what the file's integers prove"]
+    assert check_certificate(model) == [
+        "the certificate is not as it was written",
+        "the certificate does not say what the file's integers prove",
+    ]
+
+
+@pytest.mark.parametrize(("key", "value"), [("cpu", "vnni"), ("gate", {"images": 10**6}), ("layers", [])])
+def test_a_changed_certificate_is_noticed_in_any_format(key, value):
+    """Of an export there is nothing to prove anew."""
+    spec = finalized(quantized(residual_network()))
+    model = spec.clone()
+    LowerQOperator()(model)
+    store_certificate(model, certify(read_view(spec)))
+    stored = get_object(model, "certificate")
+    set_json(model, "certificate", stored | {key: value})
+    assert check_certificate(model) == ["the certificate is not as it was written"]
 
 
 @pytest.mark.parametrize("lower", [LowerQOperator(), WeightsToUint8()])
