@@ -1,7 +1,7 @@
 """Written by `tools/stub.py`, which reads the verbs and their settings; change those, and write it anew."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 from qpipe.data import DataLike
 from qpipe.errors import DataError as DataError
@@ -33,14 +33,18 @@ def bench(
     threads: int | None = None,
     split: Literal['train', 'val', 'test'] = 'test',
     limit: int | None = None,
+    output_name: str | None = None,
+    loss: Literal['cross-entropy', 'binary', 'multi-label', 'mse'] | Callable[..., Any] | None = None,
+    metric: Literal['top-1', 'top-5', 'accuracy', 'f1', 'mse', 'psnr', 'miou'] | Callable[..., Any] | None = None,
+    ignore_label: int | None = None,
     preprocess: PreprocessLike = None,
     picture: ModelPath | None = None,
 ) -> BenchReport:
-    """Measure latency, memory and, on data, top-1, the models in turn, each as a ratio to the first.
+    """Measure latency, memory and, on data, the task's metric, the models in turn, each as a ratio to the first.
 
     Args:
         models: float, QDQ or exported. A trainable QDQ model is finalized in memory.
-        data: with labels; None measures no accuracy.
+        data: with labels that models are judged by; None, or data without, judges nothing.
         preprocess: what the data's pixels go through; None is what the models carry.
         picture: where to draw the models side by side, at the first batch size: a .png or an .svg.
         batch_sizes: batch sizes, as in 1,8,32.
@@ -48,6 +52,10 @@ def bench(
         threads: threads of a session; by default the runtime's choice.
         split: the part of the data.
         limit: count top-1 on the first images only.
+        output_name: the output of the network that counts.
+        loss: what training minimizes; by default what the output and the labels leave.
+        metric: what the network is judged by; by default that of the loss.
+        ignore_label: the class in label maps, as 255, that neither loss nor metric counts.
 
     Returns:
         One row for each batch size and model, and the CPU that it was measured on.
@@ -249,6 +257,10 @@ def finetune(
     evaluate_every: int | None = None,
     diagnose: bool = False,
     checkpoint_every: int | None = None,
+    output_name: str | None = None,
+    loss: Literal['cross-entropy', 'binary', 'multi-label', 'mse'] | Callable[..., Any] | None = None,
+    metric: Literal['top-1', 'top-5', 'accuracy', 'f1', 'mse', 'psnr', 'miou'] | Callable[..., Any] | None = None,
+    ignore_label: int | None = None,
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -261,12 +273,16 @@ def finetune(
 
     A recipe (`qpipe/settings/recipes.py`) is a whole run; what is given goes before what it says, and None gives
     nothing. The method "ag" is the auxiliary gradient module (AG, section 3.1), ssp AG's section 3.2, additional_losses
-    its equation 3 and joint_distillation its equation 4. Accuracies are counted on onnxruntime.
+    its equation 3 and joint_distillation its equation 4. Networks are judged on onnxruntime.
+
+    What the network is for (output_name, loss, metric) is derived from its outputs and the labels where these leave one
+    reading, and said; a loss can also be a function of `(outputs, labels)`, torch tensors, that gives a number, and a
+    metric one of all outputs and labels, numpy arrays.
 
     Args:
         model: what `calibrate` or an earlier `finetune` wrote; with `plain` a float network too, which is calibrated to
             8 bits first.
-        data: labelled; the training split is trained on, the test split evaluated.
+        data: labelled, unless a teacher is given; the training split is trained on, the test split evaluated.
         output: where to write the trained QDQ file.
         preprocess: what pixels go through; None is what the model carries.
         method: the training method: FAQ's, or with AG's auxiliary gradients.
@@ -309,6 +325,10 @@ def finetune(
         evaluate_every: count the accuracy after every so many epochs.
         diagnose: measure the noise of quantization, for `qpipe report`.
         checkpoint_every: updates between checkpoints; there is one after every epoch anyway.
+        output_name: the output of the network that counts.
+        loss: what training minimizes; by default what the output and the labels leave.
+        metric: what the network is judged by; by default that of the loss.
+        ignore_label: the class in label maps, as 255, that neither loss nor metric counts.
         seed: one seed, one result on one machine.
         checkpoint: file that keeps the state of the run.
         resume: go on from the checkpoint.
@@ -386,17 +406,27 @@ def validate(
     batch_size: int = 256,
     split: Literal['train', 'val', 'test'] = 'test',
     limit: int | None = None,
+    output_name: str | None = None,
+    loss: Literal['cross-entropy', 'binary', 'multi-label', 'mse'] | Callable[..., Any] | None = None,
+    metric: Literal['top-1', 'top-5', 'accuracy', 'f1', 'mse', 'psnr', 'miou'] | Callable[..., Any] | None = None,
+    ignore_label: int | None = None,
     preprocess: PreprocessLike = None,
 ) -> ValidationReport:
-    """Run models on the same images and compare: accuracy, outputs, integers, certificates.
+    """Run models on the same images and compare: the task's metric, outputs, integers, certificates.
+
+    What the models are for is derived and said, or asked for, as `finetune` does.
 
     Args:
         models: float, QDQ or exported, with float or integer inputs. A trainable QDQ model is finalized in memory.
-        data: with labels, or without; then there are no accuracies.
+        data: with labels, or without; then nothing is judged, and models are compared alone.
         preprocess: what pixels go through; None is what the models carry.
         batch_size: images in a batch.
         split: the part of the data.
         limit: compare on the first images only.
+        output_name: the output of the network that counts.
+        loss: what training minimizes; by default what the output and the labels leave.
+        metric: what the network is judged by; by default that of the loss.
+        ignore_label: the class in label maps, as 255, that neither loss nor metric counts.
 
     Returns:
         One row for each model; `ok` is False where integers differ between models that were made from one QDQ file, or

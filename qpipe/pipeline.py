@@ -222,7 +222,7 @@ def _calibrate_stage(recipe: Recipe, model: str, folder: Path) -> Stage:
 def _finetune_stage(recipe: Recipe, qdq: Path, folder: Path) -> Stage:
     assert recipe.finetune is not None
     output = folder / "finetuned.qdq.onnx"
-    arguments = {**recipe.finetune.arguments(), "seed": recipe.seed}
+    arguments = {**recipe.finetune.arguments(), **recipe.task.arguments(), "seed": recipe.seed}
 
     checkpoint = folder / CHECKPOINT_FILE
 
@@ -257,11 +257,18 @@ def _export_stage(recipe: Recipe, settings: ExportSettings, qdq: Path, folder: P
 
 def _validate_stage(recipe: Recipe, models: list[str], folder: Path) -> Stage:
     output = folder / REPORT_FILE
-    arguments = {**recipe.validation.arguments(), "preprocess": recipe.preprocess.overrides()}
+    arguments = {
+        **recipe.validation.arguments(),
+        **recipe.task.arguments(),
+        "preprocess": recipe.preprocess.overrides(),
+    }
 
     def run(_: bool) -> None:
         report = qpipe.validate(models, recipe.data.path, **arguments)
-        write_json(output, {"ok": report.ok, "rows": to_plain(report.rows)})
+        write_json(
+            output,
+            {"ok": report.ok, "rows": to_plain([row.to_json() for row in report.rows]), "task": to_plain(report.task)},
+        )
         if not report.ok:
             raise ParityError(f"{output}: files that must compute the same integers differ; see its rows")
 

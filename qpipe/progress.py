@@ -80,6 +80,12 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
                 task.advance()
 
 
+def say(line: str) -> None:
+    """Tell what was found, one line, where progress is shown."""
+    if _start.get() is not None:
+        print(line, file=sys.stderr)
+
+
 @contextmanager
 def step(description: str) -> Iterator[None]:
     """Show that a stage of unknown length runs: a spinner on a terminal, one plain line elsewhere."""

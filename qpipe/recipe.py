@@ -16,6 +16,11 @@
     match = "layer3.*"        # names of `qpipe inspect`
     weight_bits = 4
 
+    [task]                    # what the network is for, where its outputs and the labels leave a choice
+    output_name = "logits"
+    loss = "cross-entropy"
+    metric = "top-1"
+
     [finetune]                # without this table nothing is fine-tuned
     epochs = 1
 
@@ -44,6 +49,7 @@ from qpipe.settings import (
     ModelSettings,
     PreprocessSettings,
     SeedSettings,
+    TaskSettings,
     ValidateSettings,
     validated,
 )
@@ -68,6 +74,7 @@ class Recipe(SeedSettings):
     # Made when it is needed: its checks load the weight formats.
     calibrate: CalibrateSettings = Field(default_factory=CalibrateSettings)
     layers: Annotated[tuple[LayerSettings, ...], Strict(False), Field(alias="layer")] = ()
+    task: TaskSettings = TaskSettings()
     finetune: FinetuneSettings | None = None
     export: ExportsSettings = ExportsSettings()
     # pydantic's models have a method named validate, so the field has another name than the table.

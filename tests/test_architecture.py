@@ -32,12 +32,13 @@ MAY_IMPORT: dict[str, frozenset[str] | None] = {
     "lowering": FOUNDATION | {"arith", "nodes", "ops", "ir"},
     "data": NUMBERS | {"factories", "processes"},
     "calibration": NUMBERS | {"data", "runtime", "processes"},
-    "train": NUMBERS | {"data", "processes", "settings"},
-    "runtime": NUMBERS | {"data", "processes"},
+    "tasks": FOUNDATION | {"nodes", "ops", "settings"},
+    "train": NUMBERS | {"data", "processes", "settings", "tasks"},
+    "runtime": NUMBERS | {"data", "processes", "tasks"},
     "passes": NUMBERS | {"data", "calibration", "train", "runtime"},
-    "reporting": NUMBERS | {"json_values", "state"},
+    "reporting": NUMBERS | {"json_values", "state", "settings"},
     "verbs": NUMBERS
-    | {"data", "calibration", "train", "runtime", "passes", "json_values", "processes", "reporting"}
+    | {"data", "calibration", "tasks", "train", "runtime", "passes", "json_values", "processes", "reporting"}
     | {"settings"},
     "state": FOUNDATION | {"ir", "qpipe"},
     "pipeline": FOUNDATION | {"ir", "json_values", "processes", "qpipe", "recipe", "settings", "state", "verbs"},

@@ -15,8 +15,7 @@ import qpipe
 from qpipe.cli.main import app
 from qpipe.recipe import Recipe
 from qpipe.train.executor import Executor
-from qpipe.train.teacher import cross_entropy
-from support.training import bright_images
+from support.training import bright_images, cross_entropy
 from support.zoo.trainable import qdq
 
 ROOT = Path(__file__).parent.parent

@@ -21,9 +21,11 @@ import qpipe
 from passes.strip_skips import StripSkips
 from qpipe.progress import reporting
 from qpipe.settings.recipes import RECIPES
+from qpipe.tasks.task import CLASSES
 from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
-from qpipe.train.teacher import cross_entropy, distillation, float_teacher
+from qpipe.train.losses import label_loss
+from qpipe.train.teacher import distillation, float_teacher
 
 LEVERS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
@@ -41,9 +43,11 @@ def step_of(residual: ir.Model, plain: ir.Model, inputs: torch.Tensor, labels: t
     settings = RECIPES["ag"].model_copy(update=LEVERS[name])
     executor = Executor(plain, batch_norm="batch")
     companions = make_companions(executor, plain, residual, settings, inputs.shape[1:])
-    loss = cross_entropy
+    loss = label_loss(CLASSES)
     if settings.teacher:
-        loss = distillation(float_teacher(residual), weight=settings.teacher_weight, temperature=settings.temperature)
+        loss = distillation(
+            float_teacher(residual), CLASSES, weight=settings.teacher_weight, temperature=settings.temperature
+        )
     modules = [executor, *companions]
     optimizer = torch.optim.Adam(dict.fromkeys(p for module in modules for p in module.parameters()), settings.lr)
     executor.train()

@@ -19,11 +19,11 @@ import qpipe
 STUB = Path(qpipe.__file__).with_suffix(".pyi")
 ERRORS = [name for name in qpipe.__all__ if name.endswith("Error")]
 VERBS = [name for name in qpipe.__all__ if name not in ERRORS]
-STANDARD = {"os", "Mapping", "Sequence", "Any", "Literal"}
+STANDARD = {"os", "Callable", "Mapping", "Sequence", "Any", "Literal"}
 HEAD = '''"""Written by `tools/stub.py`, which reads the verbs and their settings; change those, and write it anew."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 '''
 
@@ -59,6 +59,8 @@ def spelled(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, str):
         return annotation
+    if annotation is ...:
+        return "..."
     if origin in {Union, types.UnionType}:
         return " | ".join(map(spelled, arguments))
     name = {Literal: "Literal", os.PathLike: "os.PathLike"}.get(origin or annotation, (origin or annotation).__name__)

@@ -7,17 +7,18 @@ import typer
 from qpipe.cli.options import JsonOption, ModelsArgument, expand_settings
 from qpipe.cli.output import emit, print_table, say, working
 from qpipe.json_values import plain_rows
-from qpipe.settings import BenchSettings, DataSettings, PreprocessSettings
+from qpipe.settings import BenchSettings, DataSettings, PreprocessSettings, TaskSettings
 
 
 @expand_settings
 def bench(
     models: ModelsArgument,
     settings: BenchSettings,
+    task: TaskSettings,
     preprocess: PreprocessSettings,
     data: Annotated[
         str | None,
-        typer.Option("--data", help=f"count top-1 as well, on {DataSettings.model_fields['path'].description}"),
+        typer.Option("--data", help=f"judge the models as well, on {DataSettings.model_fields['path'].description}"),
     ] = None,
     picture: Annotated[
         str | None, typer.Option("--picture", help="draw the models side by side: a .png or an .svg to write")
@@ -26,8 +27,8 @@ def bench(
 ) -> None:
     """Measure latency, memory and sizes of models.
 
-    With data top-1 as well. Ratios are to the first model. `activation` is the most that activations take at once, by
-    which of them are alive together; `peak` is what the runtime's process took.
+    With labelled data top-1 as well, or the metric of another task. Ratios are to the first model. `activation` is the
+    most that activations take at once, by which of them are alive together; `peak` is what the runtime's process took.
 
     \b
     Example:
@@ -37,7 +38,9 @@ def bench(
     import qpipe
 
     with working():
-        report = qpipe.bench(models, data, **settings.arguments(), preprocess=preprocess.overrides(), picture=picture)
+        report = qpipe.bench(
+            models, data, **settings.arguments(), **task.arguments(), preprocess=preprocess.overrides(), picture=picture
+        )
 
     def show() -> None:
         rows = plain_rows(report.rows)
@@ -46,7 +49,7 @@ def bench(
         for note in report.notes:
             say(note)
         if data is not None:
-            say(f"top-1: {data}, {settings.split}, {report.images} images")
+            say(f"judged on: {data}, {settings.split}, {report.images} images")
         say(f"CPU: {report.cpu}")
         if picture is not None:
             say(f"wrote {picture}")

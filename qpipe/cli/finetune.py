@@ -8,7 +8,8 @@ from pydantic import JsonValue
 from qpipe.cli.options import DataOption, JsonOption, OutputOption, expand_settings
 from qpipe.cli.output import emit, metadata, say, working
 from qpipe.json_values import plain_rows
-from qpipe.settings import CheckpointSettings, FinetuneSettings, PreprocessSettings, SeedSettings
+from qpipe.reporting.words import in_unit
+from qpipe.settings import CheckpointSettings, FinetuneSettings, PreprocessSettings, SeedSettings, TaskSettings
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,6 +21,7 @@ def finetune(
     data: DataOption,
     output: OutputOption,
     settings: FinetuneSettings,
+    task: TaskSettings,
     preprocess: PreprocessSettings,
     checkpoint: CheckpointSettings,
     seed: SeedSettings,
@@ -48,6 +50,7 @@ def finetune(
             data,
             output,
             **settings.arguments(),
+            **task.arguments(),
             **checkpoint.arguments(),
             **seed.arguments(),
             preprocess=preprocess.overrides(),
@@ -85,9 +88,13 @@ def recipe_line(training: JsonValue) -> str | None:
 
 
 def phases_line(training: JsonValue) -> str:
-    """Where the accuracy stood after each phase, such as "top-1: before training 87.83 %, trained 90.11 %"."""
+    """Where the metric stood after each phase, such as "top-1: before training 87.83 %, trained 90.11 %"."""
     phases = training.get("phases") if isinstance(training, dict) else None
     counted = [row for row in plain_rows(phases) if row["accuracy"] is not None] if isinstance(phases, list) else []
     if not counted:
         return "the accuracy was not counted"
-    return "top-1: " + ", ".join(f"{row['phase']} {100 * float(str(row['accuracy'])):.2f} %" for row in counted)
+    task = training.get("task") if isinstance(training, dict) else None
+    metric = str(task["metric"]) if isinstance(task, dict) else "top-1"
+    return f"{metric}: " + ", ".join(
+        f"{row['phase']} {in_unit(float(str(row['accuracy'])), metric)}" for row in counted
+    )

@@ -75,7 +75,8 @@ def _flag_at(location: Sequence[int | str]) -> str:
 def _parameter(option: Option) -> inspect.Parameter:
     """An option as a parameter that typer reads: its flag, type, default and help."""
     declaration, default, metavar = flag(option.name), option.default, None
-    kinds = [_word_type(kind) for kind in option.types]
+    # A function can be given from Python alone.
+    kinds = [_word_type(kind) for kind in option.types if get_origin(kind) is not Callable]
     if bool in kinds and option.off != "":
         declaration += f"/--{option.off or 'no-' + declaration.removeprefix('--')}"
     if option.is_list:

@@ -6,7 +6,7 @@ from qpipe.cli.options import DataOption, JsonOption, ModelsArgument, expand_set
 from qpipe.cli.output import emit, print_table, say, working
 from qpipe.errors import ParityError
 from qpipe.json_values import plain_rows
-from qpipe.settings import PreprocessSettings, ValidateSettings
+from qpipe.settings import PreprocessSettings, TaskSettings, ValidateSettings
 
 
 @expand_settings
@@ -14,10 +14,11 @@ def validate(
     models: ModelsArgument,
     data: DataOption,
     settings: ValidateSettings,
+    task: TaskSettings,
     preprocess: PreprocessSettings,
     json: JsonOption = False,
 ) -> None:
-    """Compare models on labelled data.
+    """Compare models on data, judged by labels where there are some.
 
     The exit status is 1 where integers differ that must be equal.
 
@@ -28,12 +29,14 @@ def validate(
     import qpipe
 
     with working() as told:
-        report = qpipe.validate(models, data, **settings.arguments(), preprocess=preprocess.overrides())
+        report = qpipe.validate(
+            models, data, **settings.arguments(), **task.arguments(), preprocess=preprocess.overrides()
+        )
     rows = plain_rows(report.rows)
 
     def show() -> None:
         print_table(f"{data}, {settings.split}, {report.images} images", rows)
-        for line in (*report.notes, *report.problems):
+        for line in (*filter(None, [report.task["said"]]), *report.notes, *report.problems):
             say(line)
         if report.ok:
             compared = any(row["integers_equal"] for row in rows)

@@ -50,8 +50,14 @@ class StreamSource(Source):
             first = next(items, None)
         if first is None:
             raise DataError(f"data {info.name!r}: the iterable is empty, expected arrays or (inputs, labels)")
-        batch = _batch(first, info.preprocess, info.name)
-        super().__init__(info, image_shape=batch.inputs.shape[1:], has_pixels=batch.pixels is not None, size=None)
+        batch = _batch(first, info)
+        super().__init__(
+            info,
+            image_shape=batch.inputs.shape[1:],
+            has_pixels=batch.pixels is not None,
+            size=None,
+            first_labels=batch.labels,
+        )
         self._labelled = batch.labels is not None
         # An iterator can be run through once, so the item that was taken from it goes back in front.
         self._once = items is stream
@@ -84,7 +90,7 @@ class StreamSource(Source):
 
     def _checked(self, item: Any, position: int) -> Batch:
         """The item's batch, which is of the first one's kind."""
-        batch = _batch(item, self.preprocess, self.name)
+        batch = _batch(item, self._info)
         for what, found, expected in (
             ("inputs of shape", list(batch.inputs.shape[1:]), list(self.image_shape)),
             ("uint8 images:", batch.pixels is not None, self.has_pixels),
@@ -113,15 +119,15 @@ def _iterating(name: str, position: int) -> AbstractContextManager[None]:
     return user_code(DataError, f"data {name!r}: at item {position} the iterable raised")
 
 
-def _batch(item: Any, preprocess: Preprocess, name: str) -> Batch:
+def _batch(item: Any, info: SourceInfo) -> Batch:
     """An item of a stream, checked, as the network takes it."""
+    preprocess, name = info.preprocess, info.name
     inputs, labels = split_item(item, f"data {name!r}")
     values = as_array(inputs, f"data {name!r}")
     if values.ndim == 0:
         raise DataError(f"data {name!r}: an item has shape [], expected [N, ...]")
-    known = (
-        None if labels is None else check_labels(as_array(labels, f"data {name!r}: labels"), len(values), None, name)
-    )
+    is_known = labels is not None and info.reads_labels
+    known = check_labels(as_array(labels, f"data {name!r}: labels"), len(values), None, name) if is_known else None
     if values.dtype != np.uint8:
         check_floats(values, name)
         return Batch(as_float32(values), known)
@@ -164,9 +170,17 @@ def _joined(batches: list[Batch]) -> Batch:
     pixels = [batch.pixels for batch in batches if batch.pixels is not None]
     return Batch(
         np.concatenate([batch.inputs for batch in batches]),
-        np.concatenate(labels) if labels else None,
+        _joined_labels(labels) if labels else None,
         np.concatenate(pixels) if pixels else None,
     )
+
+
+def _joined_labels(labels: list[Labels]) -> npt.NDArray[Any]:
+    shapes = {each.shape[1:] for each in labels}
+    if len(shapes) > 1:
+        shown = " and ".join(str(list(shape)) for shape in sorted(shapes))
+        raise DataError(f"data: batches have labels of shapes {shown}, expected one shape")
+    return np.concatenate(labels)
 
 
 def split_item(item: Any, called: str) -> tuple[Any, Any]:

@@ -13,24 +13,27 @@ from qpipe.errors import DataError
 
 
 def check_labels(labels: Any, count: int, classes: int | None, name: str) -> Labels:
-    """Return labels as int64 [N]: one integer per sample, from 0 up to the number of classes where that is known."""
+    """Return labels `[N, ...]` as int64, or float32 of floats: one of whatever kind for each sample.
+
+    Whether they fit a network is for its task to say (`qpipe/tasks/`). `classes`: how many names the data have; one
+    label for each sample is one of these then.
+    """
     array = np.asarray(labels)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.ndim != 1:
-        raise DataError(f"{name}: labels have shape {list(array.shape)}, expected [{count}]")
-    if array.dtype.kind not in "iu":
-        raise DataError(f"{name}: labels are {array.dtype}, expected integers")
-    if len(array) != count:
-        raise DataError(f"{name}: {len(array)} labels for {count} samples")
-    wrong = array < 0
-    if classes is not None:
-        wrong |= array >= classes
-    if wrong.any():
-        index = int(np.argmax(wrong))
-        span = "0 or more" if classes is None else f"0 to {classes - 1}"
-        raise DataError(f"{name}: label {index} is {array[index]}, expected {span}")
-    return array.astype(np.int64)
+    if array.dtype.kind not in "iufb":
+        raise DataError(f"{name}: labels are {array.dtype}, expected numbers")
+    if array.ndim == 0 or len(array) != count:
+        raise DataError(f"{name}: {len(array) if array.ndim else 1} labels for {count} samples")
+    with np.errstate(over="ignore"):  # beyond float32 it is as infinite as inf
+        array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+    if (wrong := ~np.isfinite(array)).any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise DataError(f"{name}: label {index[0]} is {array[index]}, expected finite")
+    if classes is not None and array.ndim == 1 and (wrong := (array < 0) | (array >= classes)).any():
+        index = (int(np.argmax(wrong)),)
+        raise DataError(f"{name}: label {index[0]} is {array[index]:g}, expected 0 to {classes - 1}")
+    return array
 
 
 def check_pixels(images: npt.NDArray[np.uint8], name: str) -> None:

@@ -14,7 +14,7 @@ class Found:
 
     name: the path or name that was given. splits: all that there are, none where the data are undivided. split: the one
     that was opened. samples: None of a stream. content: what a sample is, such as "PNG, RGB, 32x32". classes: their
-    names in the order of the labels, None without names. labels: such as "0 to 9", None without any.
+    names in the order of the labels, None without names. labels: such as "0 to 9" or "not read", None without any.
     remarks: what happens to the data that a user might not expect.
     """
 

@@ -1,7 +1,7 @@
 """Arrays in an `.npz` file (or a mapping of arrays), by their keys.
 
 - `images` uint8 [N, H, W, C], or `x` float [N, H, W, C]; the type decides, not the key
-- `labels` int [N], and `class_names`, both optional
+- `labels` [N, ...]: classes, or rows, maps and numbers for other tasks; and `class_names`; both optional
 - `train_images`, `train_labels`, `test_images`, ... (also `val_`, and `x` in place of `images`) where there are splits
 
 Nothing is unpickled.
@@ -33,27 +33,35 @@ _EXPECTED = "expected 'images' (or 'x') and 'labels', or 'train_images', 'train_
 _SLOW_BYTES = 32 << 20
 
 
-def open_npz(path: Path, split: Split, preprocess: Preprocess) -> Source:
+def open_npz(path: Path, split: Split, preprocess: Preprocess, *, labels: bool = True) -> Source:
     """The arrays of one split of an `.npz` file; only these are read. Raises DataError."""
     with (
         NpzArchive(path) as arrays,
         step(f"reading {path.name}") if path.stat().st_size > _SLOW_BYTES else nullcontext(),
     ):
-        return open_mapping(arrays, str(path), split, preprocess)
+        return open_mapping(arrays, str(path), split, preprocess, labels=labels)
 
 
-def open_mapping(arrays: Mapping[str, Any], name: str, split: Split, preprocess: Preprocess) -> Source:
-    """The arrays of one split of a mapping. Raises DataError."""
+def open_mapping(
+    arrays: Mapping[str, Any], name: str, split: Split, preprocess: Preprocess, *, labels: bool = True
+) -> Source:
+    """The arrays of one split of a mapping; `labels`: whether those are read. Raises DataError."""
     prefix, note = _find_split(arrays, name, split)
     image_key = next(key for key in _IMAGE_KEYS if prefix + key in arrays)
     images = _read(arrays, prefix + image_key, name)
-    labels = _read(arrays, f"{prefix}labels", name) if f"{prefix}labels" in arrays else None
-    class_names = _class_names(arrays, name)
+    found = _read(arrays, f"{prefix}labels", name) if labels and f"{prefix}labels" in arrays else None
+    class_names = _class_names(arrays, name) if labels else None
     splits = _splits(arrays)
     info = SourceInfo(
-        name, preprocess, class_names, note, splits=splits, split=prefix.removesuffix("_") if splits else split
+        name,
+        preprocess,
+        class_names,
+        note,
+        splits=splits,
+        split=prefix.removesuffix("_") if splits else split,
+        reads_labels=labels,
     )
-    return array_source(info, images, labels, key=prefix + image_key)
+    return array_source(info, images, found, key=prefix + image_key)
 
 
 def array_source(info: SourceInfo, values: npt.NDArray[Any], labels: Any, *, key: str = "") -> Source:
@@ -66,10 +74,9 @@ def array_source(info: SourceInfo, values: npt.NDArray[Any], labels: Any, *, key
     if values.ndim == 0:
         raise DataError(f"{name}: shape is [], expected [N, ...]")
     classes = None if info.class_names is None else len(info.class_names)
+    is_known = labels is not None and info.reads_labels
     known = (
-        None
-        if labels is None
-        else check_labels(as_array(labels, f"{info.name}: labels"), len(values), classes, info.name)
+        check_labels(as_array(labels, f"{info.name}: labels"), len(values), classes, info.name) if is_known else None
     )
     if values.dtype == np.uint8:
         return PixelSource(info, array_store(values, info.preprocess, name), known)

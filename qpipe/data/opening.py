@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from qpipe.data.preprocess import Preprocess
@@ -20,21 +19,23 @@ DataLike = (
     | Path
     | Source
     | npt.NDArray[Any]
-    | tuple[npt.NDArray[Any], npt.NDArray[np.integer[Any]]]
+    | tuple[npt.NDArray[Any], npt.NDArray[Any]]
     | Mapping[str, npt.NDArray[Any]]
     | Iterable[Any]
     | Callable[..., Any]
 )
 
 
-def open_data(data: DataLike, split: Split = "train", preprocess: Preprocess | None = None) -> Source:
+def open_data(
+    data: DataLike, split: Split = "train", preprocess: Preprocess | None = None, *, labels: bool = True
+) -> Source:
     """Open one split of the data.
 
     `data` is one of
 
     - a folder of class folders of images, below `train`, `val` and `test` where there are splits;
-    - an `.npz` file: `images` uint8 [N, H, W, C] and `labels`, or `train_images`, `train_labels`, `test_images`, ...;
-      `x` float [N, H, W, C] gets the preprocessing's mean, std and layout;
+    - an `.npz` file: `images` uint8 [N, H, W, C] and `labels` [N, ...], or `train_images`, `train_labels`, ...; `x`
+      [N, H, W, C] gets the preprocessing's mean, std and layout;
     - "digits": scikit-learn's digits, uint8 [N, 8, 8, 1];
     - "package.module:factory", or a function: called with split=..., returns any of what follows;
     - an array, (inputs, labels), a mapping with the keys of an `.npz`, or an iterable of arrays or of (inputs, labels):
@@ -42,7 +43,7 @@ def open_data(data: DataLike, split: Split = "train", preprocess: Preprocess | N
     - a Source, returned as it is.
 
     Data without splits give all their samples as every split, and "val" and "test" stand in for each other;
-    `Source.split_note` then says so. Raises DataError.
+    `Source.split_note` then says so. `labels`: False reads and checks none. Raises DataError.
     """
     if split not in SPLITS:
         raise DataError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
@@ -50,7 +51,7 @@ def open_data(data: DataLike, split: Split = "train", preprocess: Preprocess | N
     if not isinstance(data, str | Path):
         from qpipe.data.python_data import open_python
 
-        return open_python(data, "given from Python", split, settings)
+        return open_python(data, "given from Python", split, settings, labels=labels)
     path = Path(data)
     # Of os.path, which takes any text: a name with a NUL, or one that is too long, is no file.
     if os.path.isdir(path):
@@ -60,7 +61,7 @@ def open_data(data: DataLike, split: Split = "train", preprocess: Preprocess | N
     if os.path.isfile(path):
         from qpipe.data.npz import open_npz
 
-        return open_npz(path, split, settings)
+        return open_npz(path, split, settings, labels=labels)
     if data == "digits":
         from qpipe.data.digits import open_digits
 
@@ -68,7 +69,7 @@ def open_data(data: DataLike, split: Split = "train", preprocess: Preprocess | N
     if isinstance(data, str) and names_factory(data):
         from qpipe.data.python_data import open_factory
 
-        return open_factory(data, split, settings)
+        return open_factory(data, split, settings, labels=labels)
     problem = "are neither a folder nor a file" if os.path.exists(path) else "don't exist"
     raise DataError(
         f"data '{data}' {problem}: expected a folder of class folders, an .npz file, 'digits' or "

@@ -19,19 +19,19 @@ from qpipe.errors import DataError
 from qpipe.factories import load_factory, user_code
 
 
-def open_factory(spec: str, split: Split, preprocess: Preprocess) -> Source:
+def open_factory(spec: str, split: Split, preprocess: Preprocess, *, labels: bool = True) -> Source:
     """The data that `package.module:factory`, called with split=..., returns. Raises DataError."""
     factory = load_factory(spec, DataError, called=f"data {spec!r}", makes="of split")
-    return _call(factory, spec, split, preprocess)
+    return _call(factory, spec, split, preprocess, labels)
 
 
-def open_python(data: Any, name: str, split: Split, preprocess: Preprocess) -> Source:
+def open_python(data: Any, name: str, split: Split, preprocess: Preprocess, *, labels: bool = True) -> Source:
     """The source for an object: see `open_data` for what it may be. Raises DataError."""
     if isinstance(data, Source):
         return data
-    info = SourceInfo(name, preprocess)
+    info = SourceInfo(name, preprocess, reads_labels=labels)
     if isinstance(data, Mapping):
-        return open_mapping(data, name, split, preprocess)
+        return open_mapping(data, name, split, preprocess, labels=labels)
     if hasattr(data, "__array__"):
         return array_source(info, as_array(data, f"data {name!r}"), None)
     if _is_pair(data, f"data {name!r}"):
@@ -39,13 +39,13 @@ def open_python(data: Any, name: str, split: Split, preprocess: Preprocess) -> S
     if isinstance(data, list | tuple):
         return _joined(info, data)
     if callable(data) and not isinstance(data, Iterable):
-        return _call(data, name, split, preprocess)
+        return _call(data, name, split, preprocess, labels)
     if not isinstance(data, Iterable) or isinstance(data, str | bytes):
         raise DataError(f"data {name!r}: {type(data).__name__} is neither arrays nor an iterable of them")
     return StreamSource(info, data)
 
 
-def _call(factory: Callable[..., Any], name: str, split: Split, preprocess: Preprocess) -> Source:
+def _call(factory: Callable[..., Any], name: str, split: Split, preprocess: Preprocess, labels: bool) -> Source:
     try:
         inspect.signature(factory).bind(split=split)
     except TypeError:
@@ -54,16 +54,22 @@ def _call(factory: Callable[..., Any], name: str, split: Split, preprocess: Prep
         pass
     with user_code(DataError, f"data {name!r}: the factory raised"):
         data = factory(split=split)
-    return open_python(data, name, split, preprocess)
+    return open_python(data, name, split, preprocess, labels=labels)
 
 
 def _is_pair(data: Any, called: str) -> bool:
-    """Whether this is (inputs, labels): a tuple of an array and of one integer per sample (or None)."""
+    """Whether this is (inputs, labels): a tuple of an array and of one label per sample (or None).
+
+    Labels can be of any shape, so that a tuple of two arrays of one length is such a pair; batches come in a list.
+    """
     if not isinstance(data, tuple) or len(data) != 2 or data[0] is None:
         return False
     if data[1] is None:
         return True
-    return hasattr(data[0], "__array__") and as_array(data[1], called).ndim == 1
+    if not hasattr(data[0], "__array__"):
+        return False
+    inputs, labels = as_array(data[0], called), as_array(data[1], called)
+    return labels.ndim == 1 or (labels.ndim > 1 and inputs.ndim > 0 and len(labels) == len(inputs))
 
 
 def _joined(info: SourceInfo, items: list[Any] | tuple[Any, ...]) -> Source:
@@ -73,7 +79,7 @@ def _joined(info: SourceInfo, items: list[Any] | tuple[Any, ...]) -> Source:
     called = f"data {info.name!r}"
     pairs = [split_item(item, called) for item in items]
     inputs = [as_array(values, called) for values, _ in pairs]
-    labels = [as_array(each, f"{called}: labels") for _, each in pairs if each is not None]
+    labels = [as_array(each, f"{called}: labels") for _, each in pairs if each is not None and info.reads_labels]
     if any(array.ndim == 0 for array in inputs):
         raise DataError(f"{called}: a batch has shape [], expected [N, ...]")
     shapes = {array.shape[1:] for array in inputs}
@@ -82,5 +88,8 @@ def _joined(info: SourceInfo, items: list[Any] | tuple[Any, ...]) -> Source:
         raise DataError(f"data {info.name!r}: batches of {shown}, expected one type and shape")
     if len(labels) not in (0, len(inputs)):
         raise DataError(f"data {info.name!r}: {len(labels)} of {len(inputs)} batches have labels, expected all or none")
+    if len({each.shape[1:] for each in labels}) > 1:
+        shown = " and ".join(sorted({str(list(each.shape[1:])) for each in labels}))
+        raise DataError(f"data {info.name!r}: labels of shapes {shown}, expected one shape")
     joined_labels = np.concatenate([np.atleast_1d(each) for each in labels]) if labels else None
     return array_source(info, np.concatenate(inputs), joined_labels)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-Labels = npt.NDArray[np.int64]
+Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+"""`[N, ...]`: classes, or rows, maps and numbers, as `qpipe/tasks/` reads them."""
 Indices = npt.NDArray[np.int64]
 
 
@@ -29,8 +30,8 @@ class Batch:
     """Part of the data, ready for the network.
 
     `inputs`: float32 [N, C, H, W] ([N, H, W, C] where the preprocessing's layout says so; float data keep their rank).
-    `labels`: int64 [N], or None where there are none. `pixels`: the uint8 [N, H, W, C] that `inputs` were computed from
-    (after resize, crop, colour order and augmentation), or None where the data are floats.
+    `labels`: int64 or float32 [N, ...], or None where there are none. `pixels`: the uint8 [N, H, W, C] that `inputs`
+    were computed from (after resize, crop, colour order and augmentation), or None where the data are floats.
     """
 
     inputs: Floats
@@ -99,7 +100,7 @@ class SourceInfo:
 
     name: the path or name that error messages show. class_names: in the order of the labels. note: where the data lack
     the split that was asked for, one line that says what is used instead. splits, split, content, remarks: as in
-    `Found`.
+    `Found`. reads_labels: whether labels are wanted; else they are neither read nor checked.
     """
 
     name: str
@@ -110,6 +111,7 @@ class SourceInfo:
     split: str | None = None
     content: str | None = None
     remarks: tuple[str, ...] = ()
+    reads_labels: bool = True
 
 
 class Source(ABC):
@@ -117,8 +119,8 @@ class Source(ABC):
 
     preprocess: what `batches` applies. image_shape: of one input, (C, H, W), or (H, W, C) in layout NHWC. has_pixels:
     whether the data are uint8 images, which can be augmented and given to an integer-input model. size: the number of
-    samples; None for a stream, which ends when it ends. labels: all of them, int64 [N]; None without labels, and for a
-    stream, whose batches carry them.
+    samples; None for a stream, which ends when it ends. labels: all of them, [N, ...]; None without labels, and for a
+    stream, whose batches carry them. first_labels: all of them, or those of a stream's first batch.
     """
 
     def __init__(
@@ -129,17 +131,23 @@ class Source(ABC):
         has_pixels: bool,
         size: int | None,
         labels: Labels | None = None,
+        first_labels: Labels | None = None,
     ) -> None:
         self.name, self.preprocess = info.name, info.preprocess
         self.class_names, self.split_note = info.class_names, info.note
         self.image_shape, self.has_pixels, self.size, self.labels = image_shape, has_pixels, size, labels
+        self.first_labels = labels if first_labels is None else first_labels
         self._info = info
 
     @property
     def found(self) -> Found:
         """What was opened."""
         content = self._info.content or f"{'uint8 images' if self.has_pixels else 'floats'}, {list(self.image_shape)}"
-        span = None if self.labels is None else f"{self.labels.min()} to {self.labels.max()}"
+        span = None if self.labels is None else f"{self.labels.min():g} to {self.labels.max():g}"
+        if self.labels is not None and self.labels.ndim > 1:
+            span = f"[{', '.join(map(str, ('N', *self.labels.shape[1:])))}], {span}"
+        if not self._info.reads_labels:
+            span = "not read"
         return Found(
             self.name,
             self._info.splits,

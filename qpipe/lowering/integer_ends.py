@@ -18,11 +18,12 @@ from qpipe.arith.quantize import quantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.symbolic import INT32, UINT8, Symbol
 from qpipe.errors import LoweringError
-from qpipe.ir.files.metadata import set_json
+from qpipe.ir.files.metadata import KEEPS_ORDER, set_json
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import View
 from qpipe.lowering.ends import result_scales
 from qpipe.lowering.integer_builder import TO_NHWC, IntegerBuilder, Layout
+from qpipe.ops.links import keeps_order
 
 IO: Final = "io"
 """Metadata `qpipe.io`: `layout` of the pixels, and `scales`, real units per step of each int32 output by its name."""
@@ -132,4 +133,7 @@ def give_integers(model: ir.Model, view: View, b: IntegerBuilder, layout: Layout
         model.graph.outputs.append(value)
         scales[str(value.name)] = float(units[0])
     set_json(model, IO, {"layout": layout, "scales": scales})
-    return [str(node.name) for layer in view.tail for node in layer.nodes]
+    cut = [node for layer in view.tail for node in layer.nodes]
+    if cut and all(map(keeps_order, cut)):
+        set_json(model, KEEPS_ORDER, True)
+    return [str(node.name) for node in cut]

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from rich.filesize import decimal
 
+from qpipe.settings.task import METRIC_UNITS
+
 
 def widths(counts: Mapping[int, int], unit: str) -> str:
     """ "8 bits", or "4 bits; 8 in 2 layers": the most frequent width first, then the exceptions."""
@@ -20,6 +22,12 @@ def widths(counts: Mapping[int, int], unit: str) -> str:
 def percent(share: float | None) -> str:
     """Of 1, as percent with two decimals."""
     return "–" if share is None else f"{100 * share:.2f}"
+
+
+def in_unit(value: float | None, metric: str) -> str:
+    """A metric with its unit: a share as percent, all else with four digits."""
+    unit = METRIC_UNITS.get(metric, "")
+    return "–" if value is None else f"{100 * value:.2f} %" if unit == "%" else f"{value:.4g}{unit and ' ' + unit}"
 
 
 def gain(difference: float) -> str:

@@ -1,11 +1,10 @@
-"""Accuracy and agreement of any number of models, in one pass over the data.
+"""Metrics and agreement of any number of models, in one pass over the data.
 
 The models run batch by batch on the same images, so that nothing is kept but counts.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,24 +13,36 @@ import onnxruntime as ort
 from qpipe.data import Batch
 from qpipe.errors import DataError, ModelError
 from qpipe.runtime.outputs import Output, integers_equal, run_batch
-from qpipe.runtime.session import AnyModel, Array, as_session, session_name
-
-TOP: Final = 5
+from qpipe.runtime.session import AnyModel, as_session, session_name
+from qpipe.tasks.metrics import metric_of
+from qpipe.tasks.metrics.base import Metric
+from qpipe.tasks.task import CLASSES, Task
 
 
 @dataclass(frozen=True)
 class ModelAccuracy:
-    """One model's figures, fractions of 1.
+    """One model's figures.
 
-    top1, top5: None without labels (top5 also where there are five classes or fewer). agreement: how often its first
-    choice is the first model's. largest_difference: of any output from the first model's, in real units.
+    metric: the task's; None without labels. also: what it tells besides, `top1` and `top5` of classes, fractions of 1.
+    agreement: how often its answer is the first model's, None where answers are no choices. largest_difference: of any
+    output from the first model's, in real units.
     """
 
     name: str
-    top1: float | None
-    top5: float | None
+    metric: float | None
     agreement: float | None
     largest_difference: float | None
+    also: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def top1(self) -> float | None:
+        """Of 1; None without labels, and of other tasks."""
+        return self.also.get("top1")
+
+    @property
+    def top5(self) -> float | None:
+        """Of 1; None where there are five classes or fewer too."""
+        return self.also.get("top5")
 
 
 @dataclass(frozen=True)
@@ -45,103 +56,119 @@ class AccuracyReport:
 
 @dataclass
 class _Tally:
-    """Counts of one model, over the images so far."""
+    """Counts of one model, over the images so far. agreed: in images, of dense answers their shares summed up."""
 
     session: ort.InferenceSession
-    top1: int = 0
-    top5: int = 0
-    agreed: int = 0
+    metric: Metric | None
+    agreed: float = 0.0
     largest_difference: float = 0.0
-    classes: int = 0
 
 
 def measure_accuracy(
-    models: Sequence[AnyModel | ort.InferenceSession], batches: Iterable[Batch], *, threads: int | None = None
+    models: Sequence[AnyModel | ort.InferenceSession],
+    batches: Iterable[Batch],
+    *,
+    threads: int | None = None,
+    task: Task = CLASSES,
 ) -> AccuracyReport:
     """Run every model on every batch and count.
 
-    Models take float32 inputs or uint8 pixels, and give float or int32 logits [N, classes] (trailing dimensions of one
-    are dropped). The class is the first output's largest value, the first of equals; or the integer [N] that it is
-    itself. Raises DataError where there are no images, labels are missing for a part of them, or a label has no class;
-    ModelError as the session does.
+    Models take float32 inputs or uint8 pixels, and give floats or int32 fixed point. A class is the largest value of
+    the output that counts, the first of equals; or the integer [N] that it is itself. Raises DataError where there are
+    no images, labels are missing for a part of them, or a label has no class; ModelError as the session does.
     """
     if not models:
         raise ModelError("no models to measure; expected one or more")
-    tallies = [_Tally(as_session(model, threads)) for model in models]
+    sessions = [as_session(model, threads) for model in models]
+    tallies = [_Tally(session, metric_of(task, session_name(session))) for session in sessions]
     different = np.zeros((len(models), len(models)), np.int64)
     count, labelled = 0, 0
     for batch in batches:
         outputs = [run_batch(tally.session, batch) for tally in tallies]
-        first_choice = _choice(outputs[0][0])
+        first = _answers(outputs[0], task)
         for index, (tally, output) in enumerate(zip(tallies, outputs, strict=True)):
-            tally.agreed += int((_choice(output[0]) == first_choice).sum())
-            tally.largest_difference = max(tally.largest_difference, _difference(tallies[0], outputs[0], tally, output))
+            if first is not None and (own := _answers(output, task)) is not None:
+                tally.agreed += float((own == first).reshape(len(batch), -1).mean(axis=1).sum())
+            found = _difference(tallies[0], outputs[0], tally, output, len(batch))
+            tally.largest_difference = max(tally.largest_difference, found)
             for other in range(index):
-                different[index, other] += _count_different(output, outputs[other])
-            if batch.labels is not None:
-                _count_labels(tally, output[0], batch.labels)
-        count += len(batch.inputs)
-        labelled += len(batch.inputs) if batch.labels is not None else 0
+                different[index, other] += _count_different(output, outputs[other], len(batch))
+            if batch.labels is not None and tally.metric is not None:
+                tally.metric.add(_judged(output[task.position], tally.metric), batch.labels)
+        count += len(batch)
+        labelled += len(batch) if batch.labels is not None else 0
     if not count:
         raise DataError("no images to measure on; expected one or more")
-    if labelled not in (0, count):
+    if labelled not in (0, count) and task.metric is not None:
         raise DataError(f"{labelled} of {count} images have labels; expected all or none")
     different += different.T
-    figures = tuple(_figures(tally, count, labelled > 0) for tally in tallies)
+    has_answers = first is not None
+    figures = tuple(_figures(tally, count, labelled > 0, has_answers) for tally in tallies)
     return AccuracyReport(count, figures, tuple(tuple(int(value) for value in row) for row in different))
 
 
-def _scores(output: Output) -> Array:
-    """[N, classes] in the output's own units, in which the order is exact."""
-    return output.values.reshape(len(output.values), -1)
+def _judged(output: Output, metric: Metric) -> npt.NDArray[np.generic]:
+    """In the output's own units, in which the order is exact, where that is all that counts."""
+    return output.real() if output.scale is not None and not metric.is_order else output.values
 
 
-def _choice(output: Output) -> npt.NDArray[np.int64]:
-    choice: npt.NDArray[np.int64] = output.values if output.is_choice else _scores(output).argmax(axis=1)
-    return choice
+def _answers(outputs: Sequence[Output], task: Task) -> npt.NDArray[np.generic] | None:
+    """What each image or pixel is told to be, [N, ...]; None where that is no choice."""
+    output = outputs[task.position]
+    if output.is_choice:
+        return output.values
+    if task.loss == "cross-entropy":
+        values = output.values if task.is_dense else output.values.reshape(len(output.values), -1)
+        if task.is_choice:
+            return values[:, :1] if values.ndim == 2 and not task.is_dense else values
+        chosen: npt.NDArray[np.generic] = values.argmax(axis=task.class_axis if task.is_dense else 1)
+        return chosen
+    return output.real() > task.threshold if task.loss in ("binary", "multi-label") else None
 
 
-def _count_labels(tally: _Tally, output: Output, labels: Array) -> None:
-    shape = output.values.shape
-    if output.is_choice and len(labels) == shape[0]:
-        tally.top1 += int((output.values == labels).sum())
-        return
-    if len(shape) < 2 or any(size != 1 for size in shape[2:]):
-        raise ModelError(f"{session_name(tally.session)}: output has shape {list(shape)}, expected [N, classes]")
-    if len(labels) != shape[0]:
-        raise DataError(f"{len(labels)} labels for {shape[0]} images; expected one for each")
-    if labels.min() < 0 or labels.max() >= shape[1]:
-        raise DataError(
-            f"labels go from {labels.min()} to {labels.max()}, but {session_name(tally.session)} has {shape[1]} "
-            f"classes; expected labels from 0 to {shape[1] - 1}"
-        )
-    scores = _scores(output)
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    # A rank without sorting; of equal scores the lower class comes first, as in argmax.
-    earlier = np.arange(shape[1])[None, :] < labels[:, None]
-    rank = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
-    tally.classes = shape[1]
-    tally.top1 += int((rank == 0).sum())
-    tally.top5 += int((rank < TOP).sum())
+def _has_rows(output: Output, count: int) -> bool:
+    """Whether each image has a part of it; anchors, say, are the same for all."""
+    return output.values.ndim > 0 and len(output.values) == count
 
 
-def _difference(first: _Tally, reference: list[Output], tally: _Tally, outputs: list[Output]) -> float:
-    """Largest absolute difference over all outputs."""
-    expected = [list(output.values.shape) for output in reference]
-    found = [list(output.values.shape) for output in outputs]
-    if expected != found:
+def _difference(first: _Tally, reference: list[Output], tally: _Tally, outputs: list[Output], count: int) -> float:
+    """Largest absolute difference over all outputs; where what has no rows has another shape there is none."""
+    pairs = list(zip(reference, outputs, strict=len(reference) == len(outputs)))
+    shown = [[list(output.values.shape) for output in each] for each in (outputs, reference)]
+    fits = len(reference) == len(outputs) and all(
+        one.values.shape == other.values.shape or not (_has_rows(one, count) or _has_rows(other, count))
+        for one, other in pairs
+    )
+    if not fits:
         names = session_name(tally.session), session_name(first.session)
-        raise ModelError(f"{names[0]}: outputs have shapes {found}, but those of {names[1]} have {expected}")
-    pairs = zip(reference, outputs, strict=True)
-    return max(float(np.abs(one.real().astype(np.float64) - other.real()).max()) for one, other in pairs)
+        raise ModelError(f"{names[0]}: outputs have shapes {shown[0]}, but those of {names[1]} have {shown[1]}")
+    same = [(one, other) for one, other in pairs if one.values.shape == other.values.shape]
+    return max((_largest(one.real().astype(np.float64) - other.real()) for one, other in same), default=0.0)
 
 
-def _count_different(one: list[Output], other: list[Output]) -> int:
-    equal = [integers_equal(left, right) for left, right in zip(one, other, strict=True)]
+def _largest(difference: npt.NDArray[np.float64]) -> float:
+    return float(np.abs(difference).max(initial=0.0))
+
+
+def _count_different(one: list[Output], other: list[Output], count: int) -> int:
+    equal = [_rows_equal(left, right, count) for left, right in zip(one, other, strict=True)]
     return int((~np.logical_and.reduce(equal)).sum())
 
 
-def _figures(tally: _Tally, count: int, labelled: bool) -> ModelAccuracy:
-    top5 = tally.top5 / count if labelled and tally.classes > TOP else None
-    top1 = tally.top1 / count if labelled else None
-    return ModelAccuracy(session_name(tally.session), top1, top5, tally.agreed / count, tally.largest_difference)
+def _rows_equal(one: Output, other: Output, count: int) -> npt.NDArray[np.bool_]:
+    """For each image; what has no rows is compared as a whole, for all of them."""
+    if one.values.shape == other.values.shape and _has_rows(one, count):
+        return integers_equal(one, other)
+    same = one.values.shape == other.values.shape and bool(integers_equal(one.whole(), other.whole()).all())
+    return np.full(count, same)
+
+
+def _figures(tally: _Tally, count: int, labelled: bool, has_answers: bool) -> ModelAccuracy:
+    metric = tally.metric if labelled else None
+    return ModelAccuracy(
+        session_name(tally.session),
+        None if metric is None else metric.value(),
+        tally.agreed / count if has_answers else None,
+        tally.largest_difference,
+        {} if metric is None else metric.also(),
+    )

@@ -46,6 +46,10 @@ class Output:
         """Whether the network itself chose: integers [N] that count no units."""
         return self.scale is None and self.values.ndim == 1 and np.issubdtype(self.values.dtype, np.integer)
 
+    def whole(self) -> "Output":
+        """It as a single row."""
+        return Output(self.values.reshape(1, -1), self.scale)
+
     def real(self) -> npt.NDArray[np.float32]:
         """The values in real units, float32, as DequantizeLinear computes them."""
         if self.scale is None:

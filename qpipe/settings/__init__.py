@@ -15,6 +15,7 @@ from qpipe.settings.inputs import (
     TorchSettings,
 )
 from qpipe.settings.shipping import BenchSettings, ExportSettings, ExportsSettings, ReportSettings, ValidateSettings
+from qpipe.settings.task import TaskSettings
 from qpipe.settings.training import FinetuneSettings
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "ReportSettings",
     "SeedSettings",
     "Settings",
+    "TaskSettings",
     "TorchSettings",
     "ValidateSettings",
     "validated",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""`(logits [N, classes], labels [N], inputs) -> ()`, the mean over the batch."""
+"""`(answer, labels [N, ...], inputs) -> ()`, the mean over the batch; the answer is what `Executor.answer` gives."""
 
 
 class Companion(nn.Module):

@@ -21,11 +21,13 @@ from qpipe.nodes import describe
 from qpipe.ops import Role, activation_of
 from qpipe.ops.quantizer_parts import quantizes
 from qpipe.settings.training import BatchNormMode, Precision
+from qpipe.tasks.task import Ending
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.learned_quantizer import LearnedQuantizer, quantizer_of
 from qpipe.train.quantizer import Quantizer
 from qpipe.train.step import ModuleStep, NormStep, ProductStep, Step
 from qpipe.train.straight_through import channels_last
+from qpipe.train.tail import Tail
 from qpipe.train.weighted import WeightedLayer
 
 Values = dict[ir.Value, torch.Tensor]
@@ -33,10 +35,11 @@ S = TypeVar("S", bound=Step)
 
 
 class Executor(nn.Module):
-    """Runs a trainable graph up to its last layers; what follows them (a Softmax, say) is not part of training.
+    """Runs a trainable graph up to its last layers, and in training on to what the loss reads, its `answer`.
 
-    The results are in the order of the graph's outputs. It starts in evaluation mode, as what the file computes.
-    `steps` are its layers in topological order; whoever changes or watches one does it there (see `Step`).
+    The results of the last layers are in the order of the graph's outputs. It starts in evaluation mode, as what the
+    file computes. `steps` are its layers in topological order; whoever changes or watches one does it there (see
+    `Step`).
 
     Args:
         model: a trainable QDQ model, or a normalized float model.
@@ -47,6 +50,7 @@ class Executor(nn.Module):
             BatchNormalization unrounded.
         lender: a network of the same graph on whose weights this one trains, as the lender quantized them in the same
             step. Every BatchNormalization is its own, and unrounded.
+        ending: what its `answer` is; by default the first result, each image's a row.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Executor(nn.Module):
         precision: Precision = "fp32",
         full_precision: bool = False,
         lender: Executor | None = None,
+        ending: Ending | None = None,
     ) -> None:
         super().__init__()
         self._model, self._batch_norm, self.precision = model, batch_norm, precision
@@ -75,7 +80,8 @@ class Executor(nn.Module):
         # It starts in evaluation, with the exponents that the file says.
         super().train(False)
         self._last_use = {value: step.position for step in self.steps for value in step.reads}
-        self._last_use.update(dict.fromkeys(self._results, len(self.steps)))
+        self.tail = self.tail_at(ending or Ending())
+        self._last_use.update(dict.fromkeys([*self._results, *self.tail.reads], len(self.steps)))
 
     @property
     def graph(self) -> ir.Graph:
@@ -88,9 +94,27 @@ class Executor(nn.Module):
         self.run(values, self.steps)
         return tuple(values[value] for value in self._results)
 
+    def tail_at(self, ending: Ending) -> Tail:
+        """What leads from the steps to where a loss could read; ModelError where no gradient comes through."""
+        given = [self._input, *self.graph.inputs, *(step.gives for step in self.steps)]
+        return Tail(self.graph, given, self._results, ending)
+
+    def answer(self, x: torch.Tensor) -> torch.Tensor:
+        """What the loss reads: rows `[N, columns]`, scores `[N, classes, ...]`, or an output as it is."""
+        values = self.start(x)
+        self.run(values, self.steps)
+        return self.answer_of(values)
+
+    def answer_of(self, values: Values) -> torch.Tensor:
+        """The answer, when all steps have run."""
+        answer: torch.Tensor = self.tail(values)
+        return answer
+
     def start(self, x: torch.Tensor) -> Values:
         """The values before the first step."""
-        return {self._input: self._prepared(x if self.input_quantizer is None else self.input_quantizer(x))}
+        values = dict.fromkeys(self._model.graph.inputs, x)
+        values[self._input] = self._prepared(x if self.input_quantizer is None else self.input_quantizer(x))
+        return values
 
     def run(self, values: Values, steps: Iterable[Step]) -> None:
         """Run these steps, and put what they give in the place of values that nobody reads any more."""
@@ -112,12 +136,16 @@ class Executor(nn.Module):
 
     def twin(self) -> Executor:
         """A network of the same graph and the same weights, in training, with every BatchNormalization its own."""
-        other = Executor(self._model, batch_norm=self._batch_norm, precision=self.precision, lender=self)
+        other = Executor(
+            self._model, batch_norm=self._batch_norm, precision=self.precision, lender=self, ending=self.tail.ending
+        )
         return other.train()
 
     def float_copy(self) -> Executor:
         """A float network of the same graph that starts from the same weights; in training, on batch statistics."""
-        other = Executor(self._model, batch_norm="batch", precision=self.precision, full_precision=True)
+        other = Executor(
+            self._model, batch_norm="batch", precision=self.precision, full_precision=True, ending=self.tail.ending
+        )
         state = self.state_dict()
         other.load_state_dict({name: state[name] for name in other.state_dict()})
         return other.train()

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import onnx_ir as ir
@@ -15,6 +16,7 @@ from pydantic import JsonValue
 from qpipe.data import Source
 from qpipe.errors import DataError, ModelError, QpipeError
 from qpipe.settings import FinetuneSettings
+from qpipe.tasks.task import CLASSES, Task, name_of
 from qpipe.train.executor import Executor
 from qpipe.train.observer import Observer
 
@@ -32,13 +34,18 @@ _ANOTHER: Mapping[str, tuple[type[QpipeError], str]] = {
 
 
 def identity_of(
-    executor: Executor, settings: FinetuneSettings, seed: int, source: Source, observers: Sequence[Observer] = ()
+    executor: Executor,
+    settings: FinetuneSettings,
+    seed: int,
+    source: Source,
+    task: Task = CLASSES,
+    observers: Sequence[Observer] = (),
 ) -> Identity:
     """The identity of a run that is about to start on this executor, as its weights are now."""
     watching: JsonValue = [type(observer).__name__ for observer in observers]
     return {
         "network": _network(executor),
-        "run": {**_settings(settings), "seed": seed, "observers": watching},
+        "run": {**_settings(settings), "seed": seed, "observers": watching, **_task(task)},
         "data": _data(source),
     }
 
@@ -108,6 +115,28 @@ def _settings(settings: FinetuneSettings) -> dict[str, JsonValue]:
     elif Path(settings.teacher).is_file():
         facts["the teacher's file"] = digest_of([Path(settings.teacher).read_bytes()])
     return facts
+
+
+def _task(task: Task) -> dict[str, JsonValue]:
+    """What weights depend on; a metric changes none of them."""
+    code = getattr(task.loss, "__code__", None)
+    ending = task.ending
+    return {
+        "the output": task.output,
+        "the loss": None if task.loss is None else name_of(task.loss),
+        "the loss's function": digest_of([] if code is None else _parts_of(code)),
+        "what the loss reads": [ending.value, *sorted(ending.skipped), ending.rows, ending.class_axis],
+        "the ignored label": task.ignore_label,
+        "labels": task.has_labels,
+    }
+
+
+def _parts_of(code: CodeType) -> Iterable[bytes]:
+    """A function's own instructions and numbers; inner functions have addresses, which differ between processes."""
+    yield code.co_code
+    for constant in code.co_consts:
+        if isinstance(constant, int | float | str):
+            yield repr(constant).encode()
 
 
 def _data(source: Source) -> dict[str, JsonValue]:

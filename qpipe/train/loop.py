@@ -1,4 +1,4 @@
-"""The training loop: epochs of SGD or Adam on a labelled source, alone or together with other processes."""
+"""The training loop: epochs of SGD or Adam on a source of images, alone or together with other processes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from qpipe import progress
 from qpipe.data import Augment, Portion, Source
 from qpipe.errors import DataError, QpipeError
 from qpipe.settings import FinetuneSettings
+from qpipe.tasks.task import CLASSES, Task
 from qpipe.train.checkpoint import Parts
-from qpipe.train.classes import check_classes, check_label
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.executor import Executor
 from qpipe.train.gradient_clip import clip_gradients, weighted_layers
 from qpipe.train.identity import identity_of
 from qpipe.train.keeper import Keeper
 from qpipe.train.learned_quantizer import LearnedQuantizer
+from qpipe.train.losses import check_labels, hits_of, label_loss
 from qpipe.train.observer import Observer
 from qpipe.train.run import Epoch, RunState
 from qpipe.train.schedule import batches_per_update, learning_rate, moment
-from qpipe.train.teacher import cross_entropy
 from qpipe.train.together import Together, together
 from qpipe.train.weighted import WeightedLayer
 
@@ -43,6 +44,7 @@ class _Run:
     source: Source
     settings: FinetuneSettings
     seed: int
+    task: Task
     loss: Loss
     observers: Sequence[Observer]
     companions: Sequence[Companion]
@@ -77,7 +79,8 @@ def train(
     companions: Sequence[Companion] = (),
     evaluate: Callable[[Executor], float | None] | None = None,
     evaluate_every: int = 1,
-    loss: Loss = cross_entropy,
+    task: Task = CLASSES,
+    loss: Loss | None = None,
 ) -> list[Epoch]:
     """Train in place and leave the executor in evaluation mode, on the CPU.
 
@@ -94,19 +97,20 @@ def train(
         checkpoint_every: updates after which it is written within an epoch.
         observers: look on in the main process.
         companions: train beside the network.
-        evaluate: gives the accuracy, of 1, of the executor in evaluation mode; in the main process.
+        evaluate: gives the task's metric of the executor in evaluation mode; in the main process.
         evaluate_every: after so many epochs, and after the last.
-        loss: of logits, labels and inputs, the mean over the images that it is given.
+        task: what the network is for, which the executor's ending is of.
+        loss: of the answer, labels and inputs, the mean over the images that it is given; by default the task's.
 
     Raises:
         DataError, QpipeError: in one line; DivergedError names the last good checkpoint.
     """
-    check_classes(executor.eval(), source)
+    executor.eval()
     group = together()
     if group.count > min(settings.batch_size, source.size or settings.batch_size):
         raise QpipeError(f"{group.count} processes share a batch of {settings.batch_size}: expected an image for each")
     watching = observers if group.is_main else ()
-    identity = identity_of(executor, settings, seed, source, observers)
+    identity = identity_of(executor, settings, seed, source, task, observers)
     executor.to(group.device)
     for companion in companions:
         companion.to(group.device)
@@ -117,7 +121,18 @@ def train(
     parts = Parts(executor, optimizer, watching, companions, identity)
     keeper = Keeper(checkpoint, checkpoint_every, parts, group.is_main)
     run = _Run(
-        executor, weighted_layers(modules), optimizer, source, settings, seed, loss, watching, companions, group, keeper
+        executor=executor,
+        layers=weighted_layers(modules),
+        optimizer=optimizer,
+        source=source,
+        settings=settings,
+        seed=seed,
+        task=task,
+        loss=loss or label_loss(task),
+        observers=watching,
+        companions=companions,
+        group=group,
+        keeper=keeper,
     )
     state = keeper.resume() if resume else RunState()
     if len(state.epochs) > settings.epochs:
@@ -152,7 +167,7 @@ def _run_epoch(run: _Run, state: RunState) -> Epoch:
     return Epoch(
         state.number,
         state.loss / state.images,
-        state.correct / state.images,
+        state.correct / state.images if run.task.knows_right else None,
         learning_rate(settings, start),
         settings.batch_size * batches_per_update(settings, start),
     )
@@ -180,7 +195,7 @@ def _update(run: _Run, state: RunState, batches: Batches, at: Fraction) -> bool:
     if not math.isfinite(value):
         raise run.keeper.diverged(state, f"the loss is {value}")
     state.loss += value
-    state.correct += int(correct)
+    state.correct += correct
     state.images += int(images)
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(run.settings, at)
@@ -194,17 +209,16 @@ def _update(run: _Run, state: RunState, batches: Batches, at: Fraction) -> bool:
 
 def _accumulate(run: _Run, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Add the gradients of one real batch; its summed loss, right answers and images, float64 `[3]`."""
-    logits = run.executor(inputs)[0].flatten(1)
+    answer = run.executor.answer(inputs)
     if run.source.size is None:
-        check_label(int(labels.max()), logits.shape[1], run.source.name)
-    loss = run.loss(logits, labels, inputs)
+        check_labels(run.task, answer, labels, run.source.name)
+    loss = run.loss(answer, labels, inputs)
     extra = [companion.extra_loss(run.loss, labels, inputs) for companion in run.companions]
     total = sum((part for part in extra if part is not None), start=loss)
     part = total if run.group.count == 1 else total * run.share(len(labels))
     part.backward()  # type: ignore[no-untyped-call]
-    correct = (logits.argmax(1) == labels).sum()
-    images = torch.full_like(correct, len(labels))
-    return torch.stack([loss.detach().double() * len(labels), correct.double(), images.double()])
+    correct = hits_of(run.task, answer.detach(), labels).double()
+    return torch.stack([loss.detach().double() * len(labels), correct, torch.full_like(correct, len(labels))])
 
 
 @torch.no_grad()
@@ -259,7 +273,9 @@ def _batches(run: _Run, state: RunState) -> Batches:
     )
     total = None if run.batches is None else run.batches - state.batches
     for batch in progress.track(batches, f"epoch {state.number}/{settings.epochs}", total):
-        if batch.labels is None:
+        if batch.labels is None and run.task.has_labels:
             raise DataError(f"{source.name}: no labels, expected one for each image")
-        inputs, labels = torch.from_numpy(batch.inputs), torch.from_numpy(batch.labels)
+        inputs = torch.from_numpy(batch.inputs)
+        # Where a teacher alone counts, labels are nothing but as many as there are images.
+        labels = torch.from_numpy(np.zeros(len(batch), np.int64) if batch.labels is None else batch.labels)
         yield inputs.to(run.group.device), labels.to(run.group.device)

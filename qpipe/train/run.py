@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 class Epoch:
     """One epoch: number (from 1), mean loss per image, accuracy on the training images as they were seen, of 1.
 
-    lr and batch_size: at its start, the latter of an update. test_accuracy: of 1, None where it was not counted.
+    accuracy: None of a task that knows no right answers. lr and batch_size: at its start, the latter of an update.
+    test_accuracy: the task's metric, None where it was not counted.
     """
 
     number: int
     loss: float
-    accuracy: float
+    accuracy: float | None
     lr: float
     batch_size: int
     test_accuracy: float | None = None
@@ -31,7 +32,7 @@ class RunState:
     updates: int = 0
     batches: int = 0
     loss: float = 0.0
-    correct: int = 0
+    correct: float = 0
     images: int = 0
 
     @property

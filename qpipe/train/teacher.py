@@ -8,57 +8,56 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import torch
-from torch.nn import functional as F
 
 from qpipe.errors import ModelError
 from qpipe.settings.training import Precision
+from qpipe.tasks.task import Ending, Task
 from qpipe.train.companion import Loss
 from qpipe.train.executor import Executor
+from qpipe.train.losses import LOSSES, label_loss
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """The loss without a teacher."""
-    return F.cross_entropy(logits, labels)
-
-
-def float_teacher(model: ir.Model, *, precision: Precision = "fp32") -> Executor:
+def float_teacher(model: ir.Model, *, precision: Precision = "fp32", ending: Ending | None = None) -> Executor:
     """The float network that a trainable QDQ model still holds, or a float model, frozen and on running statistics.
 
     The QDQ file keeps the float weights, so it is the network that `calibrate` was given (weights of unsafe pairs lie
     at their codes), or, of a fine-tuned file with fixed-point weights, the float copy as it was trained, which may know
     less than the quantized network. Other weights are no float network's any more once they were trained.
     """
-    return Executor(model, precision=precision, full_precision=True).requires_grad_(False)
+    return Executor(model, precision=precision, full_precision=True, ending=ending).requires_grad_(False)
 
 
-def distillation(teacher: torch.nn.Module, *, weight: float, temperature: float) -> Loss:
-    """`(1 - weight) CE(y, labels) + weight T**2 KL(teacher / T || y / T)`; T**2 keeps the gradients' size (section 2).
+def distillation(teacher: Executor, task: Task, *, weight: float, temperature: float) -> Loss:
+    """`(1 - weight) L(y, labels) + weight D(teacher, y)` for what the task's loss is, by `LOSSES`.
+
+    Of classes `D = T**2 KL(teacher / T || y / T)`; T**2 keeps the gradients' size (section 2). Of yes-or-no answers the
+    same with their binary cross entropy, of numbers, and beside a loss of the user's, the mean squared error.
 
     Args:
-        teacher: gives logits, as a tuple of which the first counts.
+        teacher: answers as the network does.
+        task: without labels the teacher alone counts.
         weight: of the teacher's part, 0 to 1.
-        temperature: T, by which both networks' logits are divided.
+        temperature: T, by which both networks' scores are divided.
     """
-
+    kind = LOSSES[task.loss if isinstance(task.loss, str) else "mse"]
+    own = label_loss(task) if task.has_labels else None
+    factor = temperature**2 if kind.is_tempered else 1
     last: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def answer(inputs: torch.Tensor) -> torch.Tensor:
-        """The teacher's logits; two networks that learn from the same batch ask once."""
+        """The teacher's; two networks that learn from the same batch ask once."""
         if not last or last[0][0] is not inputs:
             with torch.no_grad():
-                last[:] = [(inputs, teacher(inputs)[0].flatten(1).float())]
+                last[:] = [(inputs, teacher.answer(inputs).float())]
         return last[0][1]
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    def loss(outputs: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         told = answer(inputs)
-        if told.shape != logits.shape:
-            raise ModelError(f"the teacher has {told.shape[1]} classes, the network {logits.shape[1]}")
-        soft = F.kl_div(
-            F.log_softmax(logits / temperature, 1),
-            F.log_softmax(told / temperature, 1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return (1 - weight) * F.cross_entropy(logits, labels) + weight * temperature**2 * soft
+        if told.shape != outputs.shape:
+            raise ModelError(f"the teacher answers {list(told.shape)}, the network {list(outputs.shape)}")
+        taught = kind.of_teacher(outputs, told, temperature)
+        if own is None:
+            return factor * taught
+        return (1 - weight) * own(outputs, labels, inputs) + weight * factor * taught
 
     return loss

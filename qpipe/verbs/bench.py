@@ -16,7 +16,7 @@ from qpipe.runtime.cpu import this_cpu
 from qpipe.runtime.latency import measure_latency
 from qpipe.runtime.memory import measure_memory
 from qpipe.runtime.session import open_session
-from qpipe.settings import BenchSettings
+from qpipe.settings import BenchSettings, TaskSettings
 from qpipe.verbs.comparison import compare, open_common
 from qpipe.verbs.names import told_apart
 from qpipe.verbs.options import takes_options
@@ -38,7 +38,8 @@ class BenchRow:
     speedup: how many times as fast as the first model, by the medians. peak_mib: resident memory of a process that runs
     it, over what the process had before; memory_ratio: to the first's. activation_kib: the most that activations take
     at once, by which of them are alive together (see `qpipe.ir.cost.liveness`), None where a size is unknown;
-    activation_ratio: to the first's; activation_node: where. top1: a fraction of 1, None without labelled data.
+    activation_ratio: to the first's; activation_node: where. top1: a fraction of 1, None without labelled data, and of
+    other tasks; metric: theirs.
     """
 
     name: str
@@ -54,13 +55,14 @@ class BenchRow:
     activation_ratio: float | None
     activation_node: str | None
     top1: float | None
+    metric: float | None
 
 
 @dataclass(frozen=True)
 class BenchReport:
     """cpu: in one line, with what it does for 8-bit products. threads: of each session, None: the runtime's choice.
 
-    images: on how many top-1 was counted, None without data. notes: on the data.
+    images: on how many models were judged, None without data. notes: on the data.
     """
 
     cpu: str
@@ -80,14 +82,15 @@ def bench(
     data: DataLike | None = None,
     *,
     settings: BenchSettings,
+    task: TaskSettings,
     preprocess: PreprocessLike = None,
     picture: ModelPath | None = None,
 ) -> BenchReport:
-    """Measure latency, memory and, on data, top-1, the models in turn, each as a ratio to the first.
+    """Measure latency, memory and, on data, the task's metric, the models in turn, each as a ratio to the first.
 
     Args:
         models: float, QDQ or exported. A trainable QDQ model is finalized in memory.
-        data: with labels; None measures no accuracy.
+        data: with labels that models are judged by; None, or data without, judges nothing.
         preprocess: what the data's pixels go through; None is what the models carry.
         picture: where to draw the models side by side, at the first batch size: a .png or an .svg.
 
@@ -106,7 +109,7 @@ def bench(
     _check_picture(picture, (*models, data))
     sizes, threads = settings.batch_sizes, settings.threads
     if settings.limit is not None and data is None:
-        raise RecipeError(f"limit: {settings.limit}, but no data were given; expected data to count top-1 on")
+        raise RecipeError(f"limit: {settings.limit}, but no data were given; expected data to judge on")
     runnables = open_all(models)
     source = None if data is None else open_common(runnables, data, settings.split, preprocess)
     sessions = [open_session(runnable.source, threads=threads, name=runnable.name) for runnable in runnables]
@@ -115,7 +118,10 @@ def bench(
     del sessions
     memories = _memories(runnables, sizes, threads)
     peaks = [activation_peak(runnable.network, size) for size in sizes for runnable in runnables]
-    comparison = None if source is None else compare(runnables, source, _BATCH_SIZE, settings.limit)
+    comparison = (
+        None if source is None else compare(runnables, source, _BATCH_SIZE, settings.limit, task, needs_task=False)
+    )
+    is_of_classes = comparison is None or comparison.task.tells_classes
     rows = []
     for index, (latency, memory, peak) in enumerate(zip(latencies, memories, peaks, strict=True)):
         position = index % len(runnables)
@@ -135,10 +141,12 @@ def bench(
                 activation_ratio=None if peak is None or first_peak is None else peak.size / max(first_peak.size, 1),
                 activation_node=None if peak is None else peak.node,
                 top1=None if comparison is None else comparison.figures[position].top1,
+                metric=None if comparison is None or is_of_classes else comparison.figures[position].metric,
             )
         )
     images = None if comparison is None else comparison.images
-    notes = () if source is None or source.split_note is None else (source.split_note,)
+    told = () if comparison is None else (comparison.task.said,)
+    notes = tuple(filter(None, (*told, source and source.split_note)))
     report = BenchReport(this_cpu().describe(), threads, tuple(rows), images, notes)
     if picture is not None:
         _draw(report, picture)

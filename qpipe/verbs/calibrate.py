@@ -113,7 +113,7 @@ def calibrate(
         check_numbers(network.graph)
     pixels = preprocess_of(network, preprocess)
     with about(name):
-        images = open_source(network, data, "train", pixels)
+        images = open_source(network, data, "train", pixels, labels=False)
     floats = network.clone()
     store_preprocess(network, pixels)
     store_origin_file(network, model)

@@ -154,7 +154,7 @@ def _images(model: ir.Model, data: DataLike | None, seed: int) -> list[Batch]:
     """A batch of a few of the training images, shuffled where their number is known; none without data."""
     if data is None:
         return []
-    source = open_source(model, data, "train", preprocess_of(model, None))
+    source = open_source(model, data, "train", preprocess_of(model, None), labels=False)
     batches = source.batches(GATE_IMAGES, shuffle=source.size is not None, seed=seed, limit=GATE_IMAGES)
     if not (found := list(batches)):
         raise DataError("no images for the gate; expected one or more")

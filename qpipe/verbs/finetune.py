@@ -14,7 +14,7 @@ from qpipe.ir.files.lock import held
 from qpipe.ir.files.outputs import check_output, check_outputs_differ, target_of
 from qpipe.ir.files.save import save_model
 from qpipe.processes import is_main_process
-from qpipe.settings import CheckpointSettings, FinetuneSettings, SeedSettings
+from qpipe.settings import CheckpointSettings, FinetuneSettings, SeedSettings, TaskSettings
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.sources import ModelPath, PreprocessLike
 
@@ -26,6 +26,7 @@ def finetune(
     output: ModelPath | None = None,
     *,
     settings: FinetuneSettings,
+    task: TaskSettings,
     seed: SeedSettings,
     checkpoint: CheckpointSettings,
     preprocess: PreprocessLike = None,
@@ -37,12 +38,16 @@ def finetune(
 
     A recipe (`qpipe/settings/recipes.py`) is a whole run; what is given goes before what it says, and None gives
     nothing. The method "ag" is the auxiliary gradient module (AG, section 3.1), ssp AG's section 3.2, additional_losses
-    its equation 3 and joint_distillation its equation 4. Accuracies are counted on onnxruntime.
+    its equation 3 and joint_distillation its equation 4. Networks are judged on onnxruntime.
+
+    What the network is for (output_name, loss, metric) is derived from its outputs and the labels where these leave one
+    reading, and said; a loss can also be a function of `(outputs, labels)`, torch tensors, that gives a number, and a
+    metric one of all outputs and labels, numpy arrays.
 
     Args:
         model: what `calibrate` or an earlier `finetune` wrote; with `plain` a float network too, which is calibrated to
             8 bits first.
-        data: labelled; the training split is trained on, the test split evaluated.
+        data: labelled, unless a teacher is given; the training split is trained on, the test split evaluated.
         output: where to write the trained QDQ file.
         preprocess: what pixels go through; None is what the model carries.
 
@@ -67,7 +72,7 @@ def finetune(
     check_output(output, sources=sources)
     _check_checkpoint(path, output, sources, resume=checkpoint.resume)
     with _alone(path):
-        training = prepare(settings, model, data, seed=seed.seed, preprocess=preprocess)
+        training = prepare(settings, model, data, seed=seed.seed, preprocess=preprocess, purpose=task)
         network = training.carry_out(checkpoint=path, resume=checkpoint.resume)
         if output is not None and is_main_process():
             _save(network, output, path)

@@ -1,7 +1,8 @@
-"""Where a network's accuracy stands, on its way from the float file to the trained one."""
+"""How a network is judged, on its way from the float file to the trained one."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from typing import Final
@@ -12,9 +13,9 @@ from passes.finalize import Finalize
 from qpipe import progress
 from qpipe.data import Source
 from qpipe.ir.quantized.kind import Kind, find_kind
-from qpipe.nodes import static_shape
 from qpipe.processes import is_main_process
 from qpipe.runtime.accuracy import measure_accuracy
+from qpipe.tasks.task import Task
 
 NEAR_CHANCE: Final = 1 / 18
 """How much of the way from guessing to knowing all a network has gone at least that was trained on such images.
@@ -23,20 +24,20 @@ Of ten classes it has 15 % right then, of two 53 %.
 """
 
 
-def accuracy_of(network: ir.Model, test: Source) -> float | None:
-    """Top-1 of what would ship, of 1; the main process counts."""
+def metric_of(network: ir.Model, test: Source, task: Task) -> float | None:
+    """The task's metric of what would ship; the main process counts."""
     if not is_main_process():
         return None
     final = network.clone()
     if find_kind(final)[0] is not Kind.FLOAT:
         Finalize()(final)
     batches = progress.track(test.batches(256), "evaluating", test.n_batches(256))
-    return measure_accuracy([final], batches).models[0].top1
+    return measure_accuracy([final], batches, task=task).models[0].metric
 
 
-def warn_of_float(top1: float | None, network: ir.Model) -> None:
+def warn_of_float(top1: float | None, task: Task) -> None:
     """Warn of a float network that guesses: most often it got pixels of another normalization, and it may teach."""
-    if top1 is not None and top1 < _near_chance(network):
+    if top1 is not None and top1 < _near_chance(task):
         warnings.warn(
             f"the float network's top-1 is {100 * top1:.2f} %, about chance: is the preprocessing that of its training "
             "(--mean, --std, ...)?",
@@ -44,9 +45,9 @@ def warn_of_float(top1: float | None, network: ir.Model) -> None:
         )
 
 
-def warn_of_training(before: Iterable[float | None], after: float | None, network: ir.Model) -> None:
+def warn_of_training(before: Iterable[float | None], after: float | None, task: Task) -> None:
     """Warn of training that has lost what the network knew in one of the phases before."""
-    limit = _near_chance(network)
+    limit = _near_chance(task)
     if after is not None and after < limit and any(top1 is not None and top1 >= limit for top1 in before):
         warnings.warn(
             f"the trained network's top-1 is {100 * after:.2f} %, about chance: training has lost what it knew, "
@@ -55,7 +56,8 @@ def warn_of_training(before: Iterable[float | None], after: float | None, networ
         )
 
 
-def _near_chance(network: ir.Model) -> float:
-    """Below this top-1, of 1, a network guesses; 0 where the number of classes is not known."""
-    _, classes, *_ = (*(static_shape(network.graph.outputs[0]) or ()), None, None)
-    return 1 / classes + NEAR_CHANCE * (1 - 1 / classes) if classes else 0.0
+def _near_chance(task: Task) -> float:
+    """Below this top-1, of 1, a network guesses; minus infinity where nobody knows what guessing gives."""
+    if task.metric != "top-1" or not task.columns:
+        return -math.inf
+    return 1 / task.columns + NEAR_CHANCE * (1 - 1 / task.columns)

@@ -53,11 +53,13 @@ def store_origin_file(model: ir.Model, path: object) -> None:
         set_input_sha256(model, hashlib.sha256(Path(path).read_bytes()).hexdigest())
 
 
-def open_source(model: ir.Model, data: DataLike, split: Split, preprocess: Preprocess) -> Source:
-    """The data, checked against the model's input; ModelError where it has other than one."""
+def open_source(
+    model: ir.Model, data: DataLike, split: Split, preprocess: Preprocess, *, labels: bool = True
+) -> Source:
+    """The data, checked against the model's input; ModelError where it has other than one. labels: are they read."""
     if len(model.graph.inputs) != 1:
         raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
-    source = open_data(data, split, preprocess)
+    source = open_data(data, split, preprocess, labels=labels)
     tell(source.found)
     shape = static_shape(model.graph.inputs[0])
     if shape is not None:

@@ -19,6 +19,8 @@ from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.nodes import static_shape
 from qpipe.settings.training import FLOAT_TEACHER, FinetuneSettings
+from qpipe.tasks.derive import ending_at
+from qpipe.tasks.task import Ending, Task
 
 if TYPE_CHECKING:
     from qpipe.train.companion import Loss
@@ -87,6 +89,9 @@ def _check_shapes(name: str, teacher: ir.Model, network: ir.Model) -> None:
         ("takes", (teacher.graph.inputs[0], network.graph.inputs[0])),
         ("gives", (teacher.graph.outputs[0], network.graph.outputs[0])),
     ):
+        # Which of several outputs counts, the task says; a batch will tell.
+        if what == "gives" and len(teacher.graph.outputs) + len(network.graph.outputs) > 2:
+            continue
         # The first dimension is the batch.
         shapes = [shape[1:] for value in values if (shape := static_shape(value)) is not None]
         if len(shapes) == len(values) and shapes[0] != shapes[1]:
@@ -107,12 +112,23 @@ def why_no_float(network: ir.Model) -> str | None:
     return None
 
 
-def loss_of(run: FinetuneSettings, origin: ir.Model, teacher: ir.Model | None) -> Loss:
-    """Cross entropy, or distillation from `teacher`, or from the float network that `origin` still holds."""
-    from qpipe.train.teacher import cross_entropy, distillation, float_teacher
+def loss_of(run: FinetuneSettings, task: Task, origin: ir.Model, teacher: ir.Model | None) -> Loss:
+    """The task's, or distillation from `teacher`, or from the float network that `origin` still holds."""
+    from qpipe.train.losses import label_loss
+    from qpipe.train.teacher import distillation, float_teacher
     from qpipe.train.together import together
 
     if run.teacher is None:
-        return cross_entropy
-    executor = float_teacher(origin if teacher is None else teacher, precision=run.precision)
-    return distillation(executor.to(together().device), weight=run.teacher_weight, temperature=run.temperature)
+        return label_loss(task)
+    network = origin if teacher is None else teacher
+    executor = float_teacher(network, precision=run.precision, ending=_ending_of(network, task, str(run.teacher)))
+    return distillation(executor.to(together().device), task, weight=run.teacher_weight, temperature=run.temperature)
+
+
+def _ending_of(teacher: ir.Model, task: Task, name: str) -> Ending:
+    """Of the teacher's output that the task is of: by its name, else the one at its place; looked at by itself."""
+    outputs = {value.name: value for value in teacher.graph.outputs}
+    value = outputs.get(task.output) or (teacher.graph.outputs[task.position] if len(outputs) == 1 else None)
+    if value is None:
+        raise ModelError(f"teacher '{name}': has no output '{task.output}', found {', '.join(map(str, outputs))}")
+    return ending_at(value, task)

@@ -9,15 +9,17 @@ from pathlib import Path
 import onnx_ir as ir
 from pydantic import JsonValue
 
+from qpipe import progress
 from qpipe.data import DataLike, Source
 from qpipe.data.carried import store_preprocess
 from qpipe.ir.files.metadata import COMPARISON, FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.ir.graph.numbers import check_numbers
 from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process
-from qpipe.settings import FinetuneSettings
+from qpipe.settings import FinetuneSettings, TaskSettings
 from qpipe.settings.recipes import resolve
-from qpipe.train.classes import check_classes
+from qpipe.tasks.task import Task
+from qpipe.train.answer import answering
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.companions.make import make_companions
 from qpipe.train.diagnostics.collect import Diagnostics, diagnostic_images
@@ -27,7 +29,8 @@ from qpipe.train.loop import train
 from qpipe.train.run import Epoch
 from qpipe.train.schedule import check_stream
 from qpipe.train.write_back import write_back
-from qpipe.verbs.phases import accuracy_of, warn_of_float, warn_of_training
+from qpipe.verbs.phases import metric_of, warn_of_float, warn_of_training
+from qpipe.verbs.purpose import task_of
 from qpipe.verbs.runnable import OnnxModel
 from qpipe.verbs.sources import PreprocessLike, about, model_name, open_source, preprocess_of
 from qpipe.verbs.subject import Subject, check_subject, make_subject
@@ -38,7 +41,7 @@ from qpipe.verbs.teacher import check_teacher, load_teacher, loss_of
 class TrainingRun:
     """settings: what the user said and the recipe come to. executor: of the subject's network.
 
-    test: the images that are counted on, None where nothing is counted.
+    test: the images that are judged on, None where nothing is.
     """
 
     settings: FinetuneSettings
@@ -49,6 +52,7 @@ class TrainingRun:
     executor: Executor
     companions: Sequence[Companion]
     observers: Sequence[Diagnostics]
+    task: Task
     loss: Loss
 
     def carry_out(self, *, checkpoint: Path | None, resume: bool) -> ir.Model:
@@ -66,30 +70,31 @@ class TrainingRun:
             companions=self.companions,
             evaluate=None if self.settings.evaluate_every is None else self._count,
             evaluate_every=self.settings.evaluate_every or 1,
+            task=self.task,
             loss=self.loss,
         )
         write_back(self.executor)
         after = history[-1].test_accuracy
         if self.settings.evaluate and after is None:
-            after = self._accuracy_of(self.subject.network)
-        warn_of_training(phases.values(), after, self.subject.network)
+            after = self._judged(self.subject.network)
+        warn_of_training(phases.values(), after, self.task)
         self._record(history, phases, after)
         return self.subject.network
 
     def _phases(self) -> dict[str, float | None]:
-        """Top-1 of the networks on the way to the one that trains."""
+        """How the networks on the way to the one that trains are judged."""
         if not self.settings.evaluate:
             return {}
-        phases = {phase: self._accuracy_of(network) for phase, network in self.subject.phases.items()}
-        warn_of_float(phases.get(FLOAT_PHASE), self.subject.network)
+        phases = {phase: self._judged(network) for phase, network in self.subject.phases.items()}
+        warn_of_float(phases.get(FLOAT_PHASE), self.task)
         return phases
 
     def _count(self, trained: Executor) -> float | None:
         write_back(trained)
-        return self._accuracy_of(self.subject.network)
+        return self._judged(self.subject.network)
 
-    def _accuracy_of(self, network: ir.Model) -> float | None:
-        return None if self.test is None else accuracy_of(network, self.test)
+    def _judged(self, network: ir.Model) -> float | None:
+        return None if self.test is None else metric_of(network, self.test, self.task)
 
     def _record(self, history: Sequence[Epoch], phases: dict[str, float | None], after: float | None) -> None:
         network, told = self.subject.network, self._told()
@@ -100,6 +105,7 @@ class TrainingRun:
             "accuracy_after": after,
             "phases": [{"phase": phase, "accuracy": top1} for phase, top1 in {**phases, "trained": after}.items()],
             "settings": told,
+            "task": self.task.to_json(),
         }
         if self.observers and is_main_process():
             record["diagnostics"] = to_plain(self.observers[0].result())
@@ -114,7 +120,13 @@ class TrainingRun:
 
 
 def prepare(
-    asked: FinetuneSettings, model: OnnxModel, data: DataLike, *, seed: int, preprocess: PreprocessLike
+    asked: FinetuneSettings,
+    model: OnnxModel,
+    data: DataLike,
+    *,
+    seed: int,
+    preprocess: PreprocessLike,
+    purpose: TaskSettings,
 ) -> TrainingRun:
     """Everything of a run but its training; raises what `qpipe.finetune` does."""
     # Before the network is loaded, and may be calibrated.
@@ -130,18 +142,21 @@ def prepare(
     store_preprocess(network, pixels)
     with about(model_name(model)):
         check_numbers(network.graph)
-        executor = Executor(network, batch_norm=run.batch_norm, precision=run.precision)
-        check_classes(executor, source)
+        task = task_of(network, source, purpose, trains=True, is_taught=run.teacher is not None)
+        executor = answering(network, task, source.image_shape, batch_norm=run.batch_norm, precision=run.precision)
         check_stream(run, source.size)
-        companions = make_companions(executor, network, subject.origin, run, source.image_shape, seed)
+        companions = make_companions(executor, network, subject.origin, run, source.image_shape, seed, task)
+    progress.say(task.said)
+    is_judged = run.evaluate or run.evaluate_every is not None
     return TrainingRun(
         settings=run,
         seed=seed,
         subject=subject,
         source=source,
-        test=open_source(network, data, "test", pixels) if run.evaluate or run.evaluate_every else None,
+        test=open_source(network, data, "test", pixels) if is_judged and task.metric is not None else None,
         executor=executor,
         companions=companions,
         observers=[Diagnostics(diagnostic_images(source))] if run.diagnose else [],
-        loss=loss_of(run, subject.origin, teacher),
+        task=task,
+        loss=loss_of(run, task, subject.origin, teacher),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from qpipe.data import DataLike
@@ -11,7 +11,7 @@ from qpipe.ir.files.metadata import CERTIFICATE, get_json, get_object
 from qpipe.ir.quantized.certify import certify, check_certificate
 from qpipe.ir.quantized.kind import Kind
 from qpipe.ir.quantized.view_weights import QUANTIZATION
-from qpipe.settings import ValidateSettings
+from qpipe.settings import TaskSettings, ValidateSettings
 from qpipe.verbs.comparison import Comparison, compare, of_origin, open_common
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
@@ -22,8 +22,9 @@ from qpipe.verbs.sources import PreprocessLike, about
 class ValidationRow:
     """One model.
 
-    size: bytes of the file and its external data, None for a model in memory. top1, top5: fractions of 1, None without
-    labels (top5 also for five classes or fewer). agreement: how often its first choice is the first model's.
+    size: bytes of the file and its external data, None for a model in memory. metrics: by name, what the task is judged
+    by, None without labels; of classes `top1` and `top5`, fractions of 1 (no top5 of five classes or fewer). agreement:
+    how often its answer is the first model's, None where answers are no choices.
     largest_difference: of any output from the first model's, in real units. Both are None for an export whose float
     tail was cut off: its outputs are what the tail would read. integers_equal: with all models that were made from the
     same QDQ file, None where there is no other. certificate: "holds" or "fails"; None where the model has none.
@@ -32,20 +33,39 @@ class ValidationRow:
     name: str
     kind: str
     size: int | None
-    top1: float | None
-    top5: float | None
+    metrics: Mapping[str, float | None]
     agreement: float | None
     largest_difference: float | None
     integers_equal: bool | None
     certificate: str | None
 
+    @property
+    def top1(self) -> float | None:
+        """Of 1; None without labels, and of other tasks."""
+        return self.metrics.get("top1")
+
+    @property
+    def top5(self) -> float | None:
+        """As top1; None of five classes or fewer too."""
+        return self.metrics.get("top5")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, each metric by its own name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        at = list(values).index("metrics")
+        return dict([*list(values.items())[:at], *self.metrics.items(), *list(values.items())[at + 1 :]])
+
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """images: how many were run. problems: each difference, and each certificate that fails. notes: on the data."""
+    """images: how many were run. problems: each difference, and each certificate that fails.
+
+    task: what the models are judged by, and how that was found. notes: on the data.
+    """
 
     images: int
     rows: tuple[ValidationRow, ...]
+    task: Mapping[str, Any]
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -56,7 +76,8 @@ class ValidationReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"ok": self.ok, **asdict(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"ok": self.ok, **values, "rows": [row.to_json() for row in self.rows]}
 
 
 @takes_options
@@ -65,13 +86,16 @@ def validate(
     data: DataLike,
     *,
     settings: ValidateSettings,
+    task: TaskSettings,
     preprocess: PreprocessLike = None,
 ) -> ValidationReport:
-    """Run models on the same images and compare: accuracy, outputs, integers, certificates.
+    """Run models on the same images and compare: the task's metric, outputs, integers, certificates.
+
+    What the models are for is derived and said, or asked for, as `finetune` does.
 
     Args:
         models: float, QDQ or exported, with float or integer inputs. A trainable QDQ model is finalized in memory.
-        data: with labels, or without; then there are no accuracies.
+        data: with labels, or without; then nothing is judged, and models are compared alone.
         preprocess: what pixels go through; None is what the models carry.
 
     Returns:
@@ -89,7 +113,7 @@ def validate(
     """
     runnables = open_all(models)
     source = open_common(runnables, data, settings.split, preprocess)
-    comparison = compare(runnables, source, settings.batch_size, settings.limit)
+    comparison = compare(runnables, source, settings.batch_size, settings.limit, task)
     rows = []
     problems = _differences(runnables, comparison)
     for index, runnable in enumerate(runnables):
@@ -101,8 +125,7 @@ def validate(
                 runnable.name,
                 runnable.kind.value,
                 runnable.size,
-                figures.top1,
-                figures.top5,
+                comparison.metrics(index),
                 figures.agreement,
                 figures.largest_difference,
                 not any(comparison.differ(index, other) for other in same) if same else None,
@@ -111,7 +134,7 @@ def validate(
         )
         problems += [f"{runnable.name}: {problem}" for problem in failed or ()]
     notes = () if source.split_note is None else (source.split_note,)
-    return ValidationReport(comparison.images, tuple(rows), tuple(problems), notes)
+    return ValidationReport(comparison.images, tuple(rows), comparison.task.to_json(), tuple(problems), notes)
 
 
 def _differences(runnables: Sequence[Runnable], comparison: Comparison) -> list[str]:

@@ -28,12 +28,11 @@ from qpipe.train.companions.auxiliary import AuxiliaryGradient
 from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
-from qpipe.train.teacher import cross_entropy
 from qpipe.train.write_back import write_back
 from support.networks import Network
 from support.quantize import finalized, quantized, to_integer, to_qoperator
 from support.run import assert_exact
-from support.training import train_steps
+from support.training import cross_entropy, train_steps
 from support.weight_functions import functions
 from support.zoo.digits import PREPROCESS, digits_model
 from support.zoo.residual import Build, activated_branch, inverted_residuals, made, post_activation

@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from qpipe.data import Preprocess, Source, open_data
 from qpipe.settings import FinetuneSettings
+from qpipe.tasks.task import CLASSES as OF_CLASSES
 from qpipe.train.companion import Companion
 from qpipe.train.executor import Executor
+from qpipe.train.losses import label_loss
 from qpipe.train.observer import Observer
 from support.zoo.trainable import CLASSES, IMAGE_SHAPE
 
@@ -26,6 +28,7 @@ def replace(settings: FinetuneSettings, **values: Any) -> FinetuneSettings:
 
 RUN = replace(SETTINGS, optimizer="adam", lr=1e-3, weight_decay=0.0, crop_padding=0, flip=False)
 """Two epochs of three updates of `images`."""
+cross_entropy = label_loss(OF_CLASSES)
 BATCHES = 4
 """Whole ones in an epoch of `bright_images`."""
 SUMMED_OTHERWISE = 1e-4

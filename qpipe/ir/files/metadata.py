@@ -12,6 +12,7 @@
 | `qpipe.binary`        | binary residual blocks: list of ``{"name", "layers": [...], "end": Add, "sums": [Adds]}`` |
 | `qpipe.io`            | pixel layout and output scales of a file with integer inputs and outputs |
 | `qpipe.cut_tail`      | names of the float nodes that such a file leaves out              |
+| `qpipe.keeps_order`   | true where they change no order of scores, as a Softmax           |
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ TRAINING: Final = "training"
 FLOAT_PHASE: Final = "float"
 """What the record of training calls the float network among the phases."""
 PLAIN: Final = "plain"
+KEEPS_ORDER: Final = "keeps_order"
 BINARY: Final = "binary"
 
 

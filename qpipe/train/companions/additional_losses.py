@@ -2,10 +2,10 @@
 
     L_obj = L + sum_i alpha l_i        (equation 3)
 
-l_i is the cross-entropy of a classifier with the labels: the global average of each channel, then a linear layer, in
-full precision. It reads what leaves the block in the network's own forward of the same batch, activated and before its
-quantizer, so a fading skip is in it, and the gradient comes back through no rounding of the block's end. A downsampling
-block is one whose end has a smaller image than its first layer reads.
+l_i is the loss of a classifier with the labels (the paper's: cross-entropy): the global average of each channel, then a
+linear layer, in full precision. It reads what leaves the block in the network's own forward of the same batch,
+activated and before its quantizer, so a fading skip is in it, and the gradient comes back through no rounding of the
+block's end. A downsampling block is one whose end has a smaller image than its first layer reads.
 
 What the paper leaves open: the classifiers' form (theirs are drawn in Figure 2 without a size), and how they start:
 here with the uniform weights of a linear layer, drawn from the seed, and no bias. Where the network is distilled from a
@@ -27,9 +27,8 @@ from torch import nn
 from qpipe.errors import ModelError
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.companions.blocks import Block
-from qpipe.train.companions.navigation import StepShapes, step_shapes
+from qpipe.train.companions.navigation import StepShapes, answer_shape, step_shapes
 from qpipe.train.executor import Executor
-from qpipe.train.teacher import cross_entropy
 
 _PURPOSE = 0xADD  # so that no other draw of the same seed is this one
 
@@ -42,6 +41,7 @@ class AdditionalLosses(Companion):
         blocks: of it, in order.
         weight: alpha.
         image_shape: of one input, without the batch.
+        loss: of the labels, and of rows of scores.
         seed: of the classifiers' first weights.
 
     Raises:
@@ -49,15 +49,22 @@ class AdditionalLosses(Companion):
     """
 
     def __init__(
-        self, network: Executor, blocks: Sequence[Block], *, weight: float, image_shape: Sequence[int], seed: int
+        self,
+        network: Executor,
+        blocks: Sequence[Block],
+        *,
+        weight: float,
+        image_shape: Sequence[int],
+        seed: int,
+        loss: Loss,
     ) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.loss = weight, loss
         shapes = step_shapes(network, image_shape)
         self._ends = [block.end for block in blocks if _is_downsampling(block, shapes)]
         if not self._ends:
             raise ModelError("additional_losses: no residual block makes its image smaller, expected one that does")
-        classes = math.prod(shapes[-1].result[1:])
+        classes = answer_shape(network, image_shape)[1]
         rng = np.random.default_rng([seed, _PURPOSE])
         self.classifiers = nn.ModuleList()
         for end in self._ends:
@@ -67,7 +74,7 @@ class AdditionalLosses(Companion):
     def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """`sum_i alpha l_i`."""
         losses = [
-            cross_entropy(classify(end.activated.float().mean((2, 3))), labels, inputs)
+            self.loss(classify(end.activated.float().mean((2, 3))), labels, inputs)
             for end, classify in zip(self._ends, self.classifiers, strict=True)
         ]
         return self.weight * torch.stack(losses).sum()

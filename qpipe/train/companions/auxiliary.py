@@ -98,7 +98,7 @@ class AuxiliaryGradient(Companion):
 
     def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """`lambda L2`."""
-        return self.weight * loss(self._logits(inputs), labels, inputs)
+        return self.weight * loss(self._answer(inputs), labels, inputs)
 
     def end_backward(self) -> None:
         """Average the gradients of what F and H share."""
@@ -109,15 +109,16 @@ class AuxiliaryGradient(Companion):
         self._outputs.append(output)
         return output
 
-    def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        """H's answer, `[N, classes]`."""
+    def _answer(self, inputs: torch.Tensor) -> torch.Tensor:
+        """H's answer."""
         values = self.twin.start(inputs)
         self.twin.run(values, self.twin.steps[: self._end.position + 1])
         chain = self._start.activated.float()
         for adaptor, output in zip(self.adaptors, self._outputs, strict=True):
             chain = adaptor(output.float(), chain)
         self._outputs.clear()
-        return self.twin.finish(values, self._end, F.relu(self.norm(chain)))[0].flatten(1)
+        self.twin.finish(values, self._end, F.relu(self.norm(chain)))
+        return self.twin.answer_of(values)
 
 
 def _shapes(twin: Executor, steps: Sequence[Step], image_shape: Sequence[int]) -> list[Shape]:

@@ -4,7 +4,8 @@
 
 The student is the network that ships, L_1 its own loss. The teacher is "set to be the same as the student network": the
 same graph without quantizers, on weights of its own that start as the student's float ones, normalizing by the
-statistics of each batch. L_2 is its cross-entropy with the labels. l_di is the mean squared error between what leaves
+statistics of each batch. L_2 is its loss with the labels (the paper's: cross-entropy). l_di
+is the mean squared error between what leaves
 the i-th residual block, activated and before its quantizer, in both networks' forwards of the same batch.
 
 What the paper leaves open, with a reference to Zhuang et al. 2018, whose hint is half the squared distance of two
@@ -28,7 +29,6 @@ from torch.nn import functional as F
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.companions.blocks import Block
 from qpipe.train.executor import Executor
-from qpipe.train.teacher import cross_entropy
 
 
 class JointDistillation(Companion):
@@ -38,14 +38,15 @@ class JointDistillation(Companion):
         network: the student.
         blocks: of it, in order.
         weight: beta.
+        loss: of the labels.
 
     Raises:
         ModelError: no quantizer behind a block.
     """
 
-    def __init__(self, network: Executor, blocks: Sequence[Block], *, weight: float) -> None:
+    def __init__(self, network: Executor, blocks: Sequence[Block], *, weight: float, loss: Loss) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.loss = weight, loss
         self.teacher = network.float_copy()
         self._ends = [(block.end, self.teacher.counterpart(block.end)) for block in blocks]
         for student, teacher in self._ends:
@@ -54,7 +55,7 @@ class JointDistillation(Companion):
 
     def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """`L_2 + sum_i beta l_di`."""
-        own = cross_entropy(self.teacher(inputs)[0].flatten(1), labels, inputs)
+        own = self.loss(self.teacher.answer(inputs), labels, inputs)
         features = [(student.activated.float(), teacher.activated.float()) for student, teacher in self._ends]
         distances = [F.mse_loss(student, teacher) for student, teacher in features]
         return own + self.weight * torch.stack(distances).sum()

@@ -8,8 +8,10 @@ from functools import cache
 
 import onnx_ir as ir
 
+from qpipe.errors import RecipeError
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.settings import FinetuneSettings
+from qpipe.tasks.task import CLASSES, Task, loss_words
 from qpipe.train.companion import Companion
 from qpipe.train.companions.additional_losses import AdditionalLosses
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
@@ -18,6 +20,7 @@ from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.joint_distillation import JointDistillation
 from qpipe.train.companions.stochastic import StochasticPrecision, block_fragments, layer_fragments
 from qpipe.train.executor import Executor
+from qpipe.train.losses import label_loss
 
 
 def make_companions(
@@ -27,6 +30,7 @@ def make_companions(
     settings: FinetuneSettings,
     image_shape: Sequence[int],
     seed: int = 0,
+    task: Task = CLASSES,
 ) -> list[Companion]:
     """In the order in which they act.
 
@@ -35,10 +39,13 @@ def make_companions(
         residual: the network that `network` was stripped from, for skips that fade.
         image_shape: of one input, without the batch.
         seed: of what they draw.
+        task: what the network is for.
 
     Raises:
         ModelError: no residual blocks where they are needed.
+        RecipeError: one that the task has no use for.
     """
+    _check_task(settings, task)
 
     @cache
     def blocks() -> list[Block]:
@@ -64,11 +71,12 @@ def make_companions(
                 weight=settings.additional_losses,
                 image_shape=image_shape,
                 seed=seed,
+                loss=label_loss(task),
             )
         )
     fading = [*networks]
     if settings.joint_distillation:
-        joint = JointDistillation(executor, blocks(), weight=settings.joint_distillation)
+        joint = JointDistillation(executor, blocks(), weight=settings.joint_distillation, loss=label_loss(task))
         # What its blocks give is compared with what the network's do, skips that still fade among them.
         fading.append(joint.teacher)
         made.append(joint)
@@ -89,3 +97,15 @@ def make_companions(
             )
         )
     return made
+
+
+def _check_task(settings: FinetuneSettings, task: Task) -> None:
+    """Raise RecipeError for what learns from labels without them, and for classifiers where images have no row."""
+    for name in ("additional_losses", "joint_distillation"):
+        if getattr(settings, name) and not task.has_labels:
+            raise RecipeError(f"{name}: learns from labels, and the data have none, expected 0")
+    if settings.additional_losses and (callable(task.loss) or task.is_dense):
+        what = loss_words(task.loss or "mse") + (" per pixel" if task.is_dense else "")
+        raise RecipeError(
+            f"additional_losses: its classifiers judge an image as a whole, and the loss is {what}, expected 0"
+        )

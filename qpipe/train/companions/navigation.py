@@ -94,3 +94,9 @@ def step_shapes(network: Executor, image_shape: Sequence[int]) -> list[StepShape
         network.run(values, [step])
         found.append(StepShapes(first_input, values[step.gives].shape))
     return found
+
+
+@torch.no_grad()
+def answer_shape(network: Executor, image_shape: Sequence[int]) -> torch.Size:
+    """The shape of a network's answer to one image, by an evaluation of zeros."""
+    return network.eval().answer(torch.zeros(1, *image_shape)).shape

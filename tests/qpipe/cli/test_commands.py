@@ -55,13 +55,14 @@ class Bench(SimpleNamespace):
         return {"cpu": self.cpu, "rows": self.rows}
 
 
+NOTES = ("all samples are used as 'val'",)
 BENCH_ROW = {"name": "a.onnx", "size": 1108429, "speedup": 0.5, "activation_node": "Conv 'c'", "unknown": None}
 
 
 def validation(ok: bool) -> Validation:
     row = {"name": "a.onnx", "size": 187289, "top1": 0.915, "integers_equal": ok}
     problems = () if ok else ("a.onnx and b.onnx were made from one QDQ file, but differ on 3 of 5 images",)
-    return Validation(ok=ok, images=5, rows=[row], problems=problems, notes=("all samples are used as 'val'",))
+    return Validation(ok=ok, images=5, rows=[row], problems=problems, task={"said": "for classes"}, notes=NOTES)
 
 
 class Calls:
@@ -148,7 +149,15 @@ SHOWN = {
     "export": ("certificate", "conv1", "123,456", "54,321 integers", "wrote i.onnx, 187.3 kB"),
     "validate": ("a.onnx", "187.3 kB", "0.915", "5 images", "used as 'val'", "every integer is equal"),
     "report": ("a: no certificate.", "wrote r.html"),
-    "bench": ("a.onnx", "1.1 MB", "0.5", "used as 'val'", "top-1: d.npz, val, 5 images", "CPU: A CPU", "wrote p.png"),
+    "bench": (
+        "a.onnx",
+        "1.1 MB",
+        "0.5",
+        "used as 'val'",
+        "judged on: d.npz, val, 5 images",
+        "CPU: A CPU",
+        "wrote p.png",
+    ),
 }
 JSON: dict[str, dict[str, Any]] = {
     "inspect": Inspection().to_json(),
@@ -186,7 +195,7 @@ def test_what_no_model_has_is_no_column_of_bench(calls: Calls, capsys: pytest.Ca
     assert main(["bench", "a.onnx"]) == 0
     out = capsys.readouterr().out
     assert "speedup" in out
-    for word in ("unknown", "activation node", "top-1", "wrote"):
+    for word in ("unknown", "activation node", "judged", "wrote"):
         assert word not in out
 
 

@@ -112,7 +112,7 @@ def test_batches_are_accepted_as_items() -> None:
         ([np.zeros((1, 3, 4, 4)), np.full((1, 3, 4, 4), np.nan)], "sample 0 has the value nan at"),
         ([np.zeros((1, 3, 4, 4)), np.zeros((1, 3, 5, 4))], r"item 1 has inputs of shape \[3, 5, 4\], .* \[3, 4, 4\]$"),
         ([(np.zeros((1, 3, 4, 4)), [0]), np.zeros((1, 3, 4, 4))], "item 1 has labels: False, the first one True$"),
-        ([np.zeros((1, 3, 4, 4)), (np.zeros((1, 3, 4, 4)), [-1])], "label 0 is -1, expected 0 or more"),
+        ([np.zeros((1, 3, 4, 4)), (np.zeros((1, 3, 4, 4)), [np.nan])], "label 0 is nan, expected finite"),
         ([np.zeros((1, 3, 4, 4)), "abc"], "expected arrays of numbers, found str"),
         ([np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 4, 4), np.uint8)], r"images have shape \[1, 4, 4\]"),
     ],

@@ -77,7 +77,7 @@ def test_floats_get_mean_std_and_layout_only(tmp_path: Path, dtype: type) -> Non
         ({}, "found no arrays"),
         ({"images": IMAGES, "labels": LABELS[:5]}, "5 labels for 6 samples"),
         ({"images": IMAGES, "labels": LABELS + 7, "class_names": ["a"] * 9}, "label 2 is 9, expected 0 to 8"),
-        ({"images": IMAGES, "labels": LABELS - 1.5}, "labels are float64, expected integers"),
+        ({"images": IMAGES, "labels": LABELS * np.nan}, "label 0 is nan, expected finite"),
         ({"images": IMAGES, "class_names": [1, 2]}, "'class_names' is int64 [2], expected one string per class"),
         ({"images": IMAGES.astype(np.int64)}, "'images': values are int64, expected float values or uint8 pixels"),
         ({"images": IMAGES[0]}, "'images': images have shape [4, 5, 3], expected [N, H, W, C]"),

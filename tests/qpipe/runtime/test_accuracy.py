@@ -9,6 +9,7 @@ from qpipe.errors import DataError, ModelError
 from qpipe.runtime.accuracy import measure_accuracy
 from qpipe.runtime.outputs import Output, integers_equal, model_input, read_io
 from qpipe.runtime.session import open_session
+from qpipe.tasks.task import Task
 from support.zoo.linear import integer_linear_model, linear_model
 
 SCALE = 2.0**-7
@@ -161,7 +162,8 @@ def test_integers_that_count_no_units_are_compared_as_they_are():
     model = linear_model(np.eye(8))
     model.graph.node.add().CopyFrom(helper.make_node("ArgMax", ["logits"], ["choice"], axis=1, keepdims=0))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("choice", TensorProto.INT64, ["N"]))
-    report = measure_accuracy([model, model], one_hot_batches(choices=[0, 1, 2, 3], labels=[0, 1, 2, 7]))
+    batches = one_hot_batches(choices=[0, 1, 2, 3], labels=[0, 1, 2, 7])
+    report = measure_accuracy([model, model], batches, task=Task(is_choice=True))
     assert (report.models[0].top1, report.models[1].agreement, report.models[0].top5) == (3 / 4, 1, None)
     assert report.different[0][1] == 0
 

@@ -6,10 +6,12 @@ import torch
 from torch.nn import functional as F
 
 from qpipe.errors import ModelError
-from qpipe.train.teacher import cross_entropy, distillation, float_teacher
+from qpipe.tasks.task import CLASSES
+from qpipe.train.teacher import distillation, float_teacher
 from support.networks import Network
 from support.quantize import quantized
 from support.run import run
+from support.training import cross_entropy
 from support.zoo.every_op import NETWORKS, Build, build
 
 
@@ -48,25 +50,25 @@ class Fixed(torch.nn.Module):
         super().__init__()
         self.logits = logits
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (self.logits,)
+    def answer(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits
 
 
 def test_weights_of_the_two_parts() -> None:
     torch.manual_seed(0)
     logits, told, labels, x = torch.randn(4, 5), torch.randn(4, 5), torch.arange(4), torch.zeros(4, 1)
-    hard = distillation(Fixed(told), weight=0.0, temperature=3.0)(logits, labels, x)
+    hard = distillation(Fixed(told), CLASSES, weight=0.0, temperature=3.0)(logits, labels, x)
     assert torch.equal(hard, cross_entropy(logits, labels, x))
     # A student that says what the teacher says loses nothing; at temperature 1 the soft part is a KL divergence.
-    assert distillation(Fixed(logits), weight=1.0, temperature=3.0)(logits, labels, x).abs() < 1e-6
+    assert distillation(Fixed(logits), CLASSES, weight=1.0, temperature=3.0)(logits, labels, x).abs() < 1e-6
     p, q = F.softmax(told, 1), F.softmax(logits, 1)
-    soft = distillation(Fixed(told), weight=1.0, temperature=1.0)(logits, labels, x)
+    soft = distillation(Fixed(told), CLASSES, weight=1.0, temperature=1.0)(logits, labels, x)
     torch.testing.assert_close(soft, (p * (p / q).log()).sum(1).mean())
 
 
 def test_a_teacher_with_other_classes() -> None:
-    loss = distillation(Fixed(torch.zeros(2, 7)), weight=0.5, temperature=1.0)
-    with pytest.raises(ModelError, match="teacher has 7 classes, the network 5"):
+    loss = distillation(Fixed(torch.zeros(2, 7)), CLASSES, weight=0.5, temperature=1.0)
+    with pytest.raises(ModelError, match=r"teacher answers \[2, 7\], the network \[2, 5\]"):
         loss(torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 1))
 
 
@@ -77,6 +79,6 @@ def test_the_soft_part_is_multiplied_by_the_square_of_the_temperature(temperatur
     logits, told, labels, x = torch.randn(4, 5), torch.randn(4, 5), torch.arange(4), torch.zeros(4, 1)
     p, q = F.softmax(told / temperature, 1), F.softmax(logits / temperature, 1)
     divergence = (p * (p / q).log()).sum(1).mean()
-    found = distillation(Fixed(told), weight=0.25, temperature=temperature)(logits, labels, x)
+    found = distillation(Fixed(told), CLASSES, weight=0.25, temperature=temperature)(logits, labels, x)
     expected = 0.75 * F.cross_entropy(logits, labels) + 0.25 * {1.0: 1, 2.0: 4, 4.0: 16}[temperature] * divergence
     torch.testing.assert_close(found, expected)

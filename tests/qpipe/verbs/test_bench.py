@@ -59,7 +59,7 @@ def test_top1_is_that_of_validate(stages: Path) -> None:
 def test_preprocessing_and_notes_are_those_of_the_data(stages: Path) -> None:
     data = (np.zeros((4, 1, 8, 8), np.float32), np.zeros(4, np.int64))
     report = qpipe.bench([stages / "net.onnx"], data, repeats=1)
-    assert (report.images, report.notes) == (4, qpipe.validate([stages / "net.onnx"], data).notes)
+    assert (report.images, report.notes[1:]) == (4, qpipe.validate([stages / "net.onnx"], data).notes)
     scaled = qpipe.bench([stages / "net.qdq.onnx"], "digits", repeats=1, limit=50, preprocess={"mean": (0.9,)})
     assert scaled.rows[0].top1 != qpipe.bench([stages / "net.qdq.onnx"], "digits", repeats=1, limit=50).rows[0].top1
 

@@ -130,7 +130,7 @@ def test_an_unknown_option(verb: str) -> None:
             "io: 'integer', but a qdq file has float inputs and outputs, expected the format qoperator or integer",
         ),
         ("bench", {"batch_sizes": (1, 0)}, "batch_sizes: 0, expected greater than or equal to 1"),
-        ("bench", {"limit": 5}, "limit: 5, but no data were given; expected data to count top-1 on"),
+        ("bench", {"limit": 5}, "limit: 5, but no data were given; expected data to judge on"),
     ],
 )
 def test_what_does_not_go_together(

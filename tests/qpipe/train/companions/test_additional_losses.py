@@ -14,10 +14,10 @@ from qpipe.train.companions.additional_losses import AdditionalLosses
 from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.executor import Executor
-from qpipe.train.teacher import cross_entropy
 from support.networks import Network
 from support.quantize import quantized
 from support.run import assert_exact
+from support.training import cross_entropy
 from support.zoo.residual import made, norm_conv, pre_activation, stripped
 from support.zoo.trainable import two_blocks, two_plain_blocks
 
@@ -31,7 +31,9 @@ both = pytest.mark.parametrize("build", [two_blocks, two_plain_blocks])
 
 def beside(model: ir.Model, *, seed: int = 0) -> tuple[Executor, AdditionalLosses]:
     network = Executor(model, batch_norm="batch")
-    losses = AdditionalLosses(network, blocks_of(model, network), weight=ALPHA, image_shape=SHAPE, seed=seed)
+    losses = AdditionalLosses(
+        network, blocks_of(model, network), weight=ALPHA, image_shape=SHAPE, seed=seed, loss=cross_entropy
+    )
     assert not network.training
     return network, losses
 
@@ -131,7 +133,7 @@ def test_it_goes_together_with_fading_skips(fades_first: bool) -> None:
         return FadingSkips([network], residual, names, fraction=Fraction(1))
 
     skips = fade() if fades_first else None
-    losses = AdditionalLosses(network, blocks, weight=ALPHA, image_shape=SHAPE, seed=0)
+    losses = AdditionalLosses(network, blocks, weight=ALPHA, image_shape=SHAPE, seed=0, loss=cross_entropy)
     skips = skips or fade()
     skips.begin_update(Fraction(0), 0)
     network.train()(INPUTS)
@@ -139,7 +141,9 @@ def test_it_goes_together_with_fading_skips(fades_first: bool) -> None:
     state = network.state_dict()
     # The same network without any skips, from the statistics that it has by now.
     without = Executor(plain, batch_norm="batch")
-    expected = AdditionalLosses(without, blocks_of(plain, without), weight=ALPHA, image_shape=SHAPE, seed=0)
+    expected = AdditionalLosses(
+        without, blocks_of(plain, without), weight=ALPHA, image_shape=SHAPE, seed=0, loss=cross_entropy
+    )
     without.load_state_dict(state)
     skips.begin_update(Fraction(1), 1)
     for executor in (network, without.train()):
@@ -152,7 +156,9 @@ def test_it_goes_together_with_fading_skips(fades_first: bool) -> None:
 def test_bfloat16() -> None:
     model = two_blocks()
     network = Executor(model, batch_norm="batch", precision="bf16")
-    losses = AdditionalLosses(network, blocks_of(model, network), weight=ALPHA, image_shape=SHAPE, seed=0)
+    losses = AdditionalLosses(
+        network, blocks_of(model, network), weight=ALPHA, image_shape=SHAPE, seed=0, loss=cross_entropy
+    )
     network.train()(INPUTS)
     extra = losses.extra_loss(cross_entropy, LABELS, INPUTS)
     assert extra.dtype == torch.float32

@@ -18,13 +18,12 @@ from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train
 from qpipe.train.straight_through import fake_quantize, straight_through
-from qpipe.train.teacher import cross_entropy
 from qpipe.train.weighted import WeightedLayer
 from qpipe.train.write_back import write_back
 from support.networks import Network
 from support.quantize import quantized
 from support.run import assert_exact
-from support.training import RUN, SUMMED_OTHERWISE, batch, images, replace
+from support.training import RUN, SUMMED_OTHERWISE, batch, cross_entropy, images, replace
 from support.zoo.trainable import IMAGE_SHAPE, in_training, logits, plain_qdq, residual_qdq, weighted
 
 LAMBDA = 0.5

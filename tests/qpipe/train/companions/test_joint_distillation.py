@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.joint_distillation import JointDistillation
 from qpipe.train.executor import Executor
-from qpipe.train.teacher import cross_entropy
 from support.networks import Network
 from support.quantize import quantized
 from support.run import assert_exact
+from support.training import cross_entropy
 from support.zoo.residual import made, post_activation, pre_activation
 from support.zoo.trainable import two_blocks, two_plain_blocks
 
@@ -28,7 +28,7 @@ both = pytest.mark.parametrize("build", [two_blocks, two_plain_blocks])
 
 def beside(model: ir.Model) -> tuple[Executor, JointDistillation]:
     network = Executor(model, batch_norm="batch")
-    return network, JointDistillation(network, blocks_of(model, network), weight=BETA)
+    return network, JointDistillation(network, blocks_of(model, network), weight=BETA, loss=cross_entropy)
 
 
 def test_the_teacher_is_the_float_network_on_batch_statistics() -> None:
@@ -62,7 +62,7 @@ def test_it_starts_from_the_weights_as_they_are_and_keeps_its_own() -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.25)
-    joint = JointDistillation(network, blocks_of(model, network), weight=BETA)
+    joint = JointDistillation(network, blocks_of(model, network), weight=BETA, loss=cross_entropy)
     pairs = list(zip(network.parameters(), joint.teacher.parameters(), strict=True))
     for student, teacher in pairs:
         assert torch.equal(student, teacher)
@@ -112,7 +112,7 @@ def test_the_distances_draw_at_the_teacher_too() -> None:
     for weight in (BETA, 2 * BETA):
         model = two_blocks()
         network = Executor(model, batch_norm="batch")
-        joint = JointDistillation(network, blocks_of(model, network), weight=weight)
+        joint = JointDistillation(network, blocks_of(model, network), weight=weight, loss=cross_entropy)
         network.train()(INPUTS)
         joint.extra_loss(cross_entropy, LABELS, INPUTS).backward()
         gradients.append([layer.weight.grad for layer in joint.teacher.weighted()])
@@ -146,7 +146,7 @@ def test_evaluation_is_the_files() -> None:
 def test_bfloat16() -> None:
     model = two_blocks()
     network = Executor(model, batch_norm="batch", precision="bf16")
-    joint = JointDistillation(network, blocks_of(model, network), weight=BETA)
+    joint = JointDistillation(network, blocks_of(model, network), weight=BETA, loss=cross_entropy)
     assert joint.teacher.precision == "bf16"
     network.train()(INPUTS)
     extra = joint.extra_loss(cross_entropy, LABELS, INPUTS)

@@ -1,0 +1,250 @@
+"""The float tail of a graph, from the last layers to an output, in torch: a table from ONNX's ops to functions.
+
+Training goes through it, so that the loss is on what the network gives. Exact evaluation leaves it to onnxruntime.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import onnx_ir as ir
+
+from qpipe.nodes import STANDARD_DOMAINS, constant_array, float_attribute, int_attribute, string_attribute
+from qpipe.ops import OPS, op_of
+from qpipe.ops.base import Role
+
+if TYPE_CHECKING:
+    import torch
+
+Given = Sequence["torch.Tensor | None"]
+TailFunction = Callable[..., "torch.Tensor | tuple[torch.Tensor, ...]"]
+"""`(node, *inputs)`: a tensor for each input of the node, constants too; None for one that is left out."""
+
+
+def tail_function(node: ir.Node) -> TailFunction | None:
+    """What a node of a tail computes; None where torch knows no differentiable form of it."""
+    if node.domain in STANDARD_DOMAINS and (function := _TAIL.get(node.op_type)) is not None:
+        return function
+    op = op_of(node)
+    if node.op_type not in OPS or op.role is Role.COMPUTE or not _arguments_are_constant(node):
+        return None
+    count = len(op.operands(node))
+    run = op.torch(node)
+    return lambda _, *inputs: run(*inputs[:count])
+
+
+def _arguments_are_constant(node: ir.Node) -> bool:
+    operands = op_of(node).operands(node)
+    return all(value is None or value in operands or constant_array(value) is not None for value in node.inputs)
+
+
+def _ints(values: torch.Tensor) -> list[int]:
+    return [int(value) for value in values.reshape(-1).tolist()]
+
+
+def _axes(node: ir.Node, x: torch.Tensor, axes: torch.Tensor | None) -> list[int]:
+    """Of a reduction: all where none are given, unless it is told to do nothing then."""
+    if axes is not None and axes.numel():
+        return _ints(axes)
+    return [] if int_attribute(node, "noop_with_empty_axes", 0) else list(range(x.ndim))
+
+
+def _reduction(reduce: Callable[[Any, list[int], bool], torch.Tensor]) -> TailFunction:
+    def run(node: ir.Node, x: torch.Tensor, axes: torch.Tensor | None = None) -> torch.Tensor:
+        found = _axes(node, x, axes)
+        return reduce(x, found, bool(int_attribute(node, "keepdims", 1))) if found else x
+
+    return run
+
+
+def _elementwise(function: Callable[[Any], torch.Tensor]) -> TailFunction:
+    return lambda _, x: function(x)
+
+
+def _pairwise(function: Callable[[Any, Any], torch.Tensor]) -> TailFunction:
+    """Of any number of inputs, from the left."""
+
+    def run(_: ir.Node, first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        for other in others:
+            first = function(first, other)
+        return first
+
+    return run
+
+
+def _divided(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return x / y if x.is_floating_point() else x.div(y, rounding_mode="trunc")
+
+
+def _mean(_: ir.Node, *inputs: torch.Tensor) -> torch.Tensor:
+    return sum(inputs[1:], start=inputs[0]) / len(inputs)
+
+
+def _clip(_: ir.Node, x: torch.Tensor, low: Any = None, high: Any = None) -> torch.Tensor:
+    # A bound may come as a tensor of one number.
+    bounds = [None if bound is None else bound.reshape(()) for bound in (low, high)]
+    return x if bounds == [None, None] else x.clamp(*bounds)
+
+
+def _leaky(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
+    return x.where(x >= 0, x * float_attribute(node, "alpha", 0.01))
+
+
+def _elu(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
+    return x.where(x >= 0, float_attribute(node, "alpha", 1.0) * x.clamp(max=0).expm1())
+
+
+def _softplus(_: ir.Node, x: torch.Tensor) -> torch.Tensor:
+    return x.clamp(min=0) + (-x.abs()).exp().log1p()
+
+
+def _normalized(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
+    axis = int_attribute(node, "axis", -1)
+    length = x.abs().sum(axis, True) if int_attribute(node, "p", 2) == 1 else (x * x).sum(axis, True).sqrt()
+    return x / length.clamp(min=1e-12)
+
+
+def _gather(node: ir.Node, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    axis = int_attribute(node, "axis", 0) % max(x.ndim, 1)
+    chosen = x.index_select(axis, indices.reshape(-1).long() % x.shape[axis])
+    gathered: torch.Tensor = chosen.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return gathered
+
+
+def _split(node: ir.Node, x: torch.Tensor, sizes: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    axis = int_attribute(node, "axis", 0)
+    lengths = -(-x.shape[axis] // len(node.outputs)) if sizes is None else _ints(sizes)
+    parts: tuple[torch.Tensor, ...] = x.split(lengths, axis)  # type: ignore[no-untyped-call]
+    return parts
+
+
+def _reshape(node: ir.Node, x: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
+    if constant_array(node.inputs[1]) is not None:
+        # The op knows how a file with a fixed batch means it.
+        return OPS[node.op_type].torch(node)(x)
+    keeps_zero = bool(int_attribute(node, "allowzero", 0))
+    return x.reshape([x.shape[i] if not size and not keeps_zero else size for i, size in enumerate(_ints(shape))])
+
+
+def _squeeze(_: ir.Node, x: torch.Tensor, axes: torch.Tensor | None = None) -> torch.Tensor:
+    return x.squeeze() if axes is None else x.squeeze(_ints(axes))
+
+
+def _unsqueeze(_: ir.Node, x: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
+    found = _ints(axes)
+    for axis in sorted(a + x.ndim + len(found) if a < 0 else a for a in found):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _concat(node: ir.Node, *inputs: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.cat(inputs, int_attribute(node, "axis", 0))
+
+
+def _expand(_: ir.Node, x: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    sizes = torch.broadcast_shapes(x.shape, _ints(shape))  # type: ignore[no-untyped-call]
+    return x.expand(sizes)
+
+
+def _shape_of(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    part = slice(int_attribute(node, "start", 0), int_attribute(node, "end", x.ndim))
+    return torch.tensor(x.shape[part], dtype=torch.int64)
+
+
+def _cast(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    kinds = {ir.DataType.FLOAT: torch.float32, ir.DataType.DOUBLE: torch.float64, ir.DataType.FLOAT16: torch.float16,
+             ir.DataType.BFLOAT16: torch.bfloat16, ir.DataType.BOOL: torch.bool}  # fmt: skip
+    return x.to(kinds.get(ir.DataType(int_attribute(node, "to", 1)), torch.int64))
+
+
+def _gemm(node: ir.Node, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+    a = a.mT if int_attribute(node, "transA", 0) else a
+    b = b.mT if int_attribute(node, "transB", 0) else b
+    product = float_attribute(node, "alpha", 1.0) * (a @ b)
+    return product if c is None else product + float_attribute(node, "beta", 1.0) * c
+
+
+def _depth_to_space(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
+    size = int_attribute(node, "blocksize", 1)
+    n, c, h, w = x.shape
+    if string_attribute(node, "mode", "DCR") == "CRD":
+        blocks = x.reshape(n, c // size**2, size, size, h, w).permute(0, 1, 4, 2, 5, 3)
+    else:
+        blocks = x.reshape(n, size, size, c // size**2, h, w).permute(0, 3, 4, 1, 5, 2)
+    return blocks.reshape(n, c // size**2, h * size, w * size)
+
+
+_TAIL: Final[dict[str, TailFunction]] = {
+    "Identity": _elementwise(lambda x: x),
+    "Dropout": lambda _, x, *__: x,
+    "Neg": _elementwise(lambda x: -x),
+    "Abs": _elementwise(lambda x: x.abs()),
+    "Exp": _elementwise(lambda x: x.exp()),
+    "Log": _elementwise(lambda x: x.log()),
+    "Sqrt": _elementwise(lambda x: x.sqrt()),
+    "Reciprocal": _elementwise(lambda x: x.reciprocal()),
+    "Erf": _elementwise(lambda x: x.erf()),
+    "Sin": _elementwise(lambda x: x.sin()),
+    "Cos": _elementwise(lambda x: x.cos()),
+    "Relu": _elementwise(lambda x: x.relu()),
+    "Sigmoid": _elementwise(lambda x: x.sigmoid()),
+    "Tanh": _elementwise(lambda x: x.tanh()),
+    "Softplus": _softplus,
+    "LeakyRelu": _leaky,
+    "Elu": _elu,
+    "PRelu": lambda _, x, slope: x.where(x >= 0, x * slope),
+    "Softmax": lambda node, x: x.softmax(int_attribute(node, "axis", -1)),
+    "LogSoftmax": lambda node, x: x.log_softmax(int_attribute(node, "axis", -1)),
+    "Clip": _clip,
+    "LpNormalization": _normalized,
+    "Add": _pairwise(lambda x, y: x + y),
+    "Sub": _pairwise(lambda x, y: x - y),
+    "Mul": _pairwise(lambda x, y: x * y),
+    "Div": _pairwise(_divided),
+    "Pow": _pairwise(lambda x, y: x.pow(y)),
+    "Sum": _pairwise(lambda x, y: x + y),
+    "Max": _pairwise(lambda x, y: x.maximum(y)),
+    "Min": _pairwise(lambda x, y: x.minimum(y)),
+    "Mean": _mean,
+    "MatMul": _pairwise(lambda x, y: x @ y),
+    "Gemm": _gemm,
+    # What only chooses has no gradient of its own.
+    "Greater": _pairwise(lambda x, y: x > y),
+    "GreaterOrEqual": _pairwise(lambda x, y: x >= y),
+    "Less": _pairwise(lambda x, y: x < y),
+    "LessOrEqual": _pairwise(lambda x, y: x <= y),
+    "Equal": _pairwise(lambda x, y: x == y),
+    "Not": _elementwise(lambda x: ~x),
+    "Where": lambda _, condition, x, y: x.where(condition, y),
+    "ReduceMean": _reduction(lambda x, axes, keep: x.mean(axes, keep)),
+    "ReduceSum": _reduction(lambda x, axes, keep: x.sum(axes, keep)),
+    "ReduceMax": _reduction(lambda x, axes, keep: x.amax(axes, keep)),
+    "ReduceMin": _reduction(lambda x, axes, keep: x.amin(axes, keep)),
+    "ReduceL1": _reduction(lambda x, axes, keep: x.abs().sum(axes, keep)),
+    "ReduceL2": _reduction(lambda x, axes, keep: (x * x).sum(axes, keep).sqrt()),
+    "ReduceSumSquare": _reduction(lambda x, axes, keep: (x * x).sum(axes, keep)),
+    "ReduceLogSumExp": _reduction(lambda x, axes, keep: x.logsumexp(axes, keep)),
+    "GlobalAveragePool": _elementwise(lambda x: x.mean(list(range(2, x.ndim)), True)),
+    "GlobalMaxPool": _elementwise(lambda x: x.amax(list(range(2, x.ndim)), True)),
+    "Gather": _gather,
+    "Split": _split,
+    "Reshape": _reshape,
+    "Flatten": lambda node, x: x.reshape(math.prod(x.shape[: int_attribute(node, "axis", 1) % (x.ndim + 1)]), -1),
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Concat": _concat,
+    "Expand": _expand,
+    "Shape": _shape_of,
+    "Cast": _cast,
+    "DepthToSpace": _depth_to_space,
+}
