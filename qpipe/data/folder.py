@@ -17,7 +17,7 @@ import numpy as np
 
 from qpipe.data.geometry import fit_image
 from qpipe.data.image_file import look_at, read_image
-from qpipe.data.listing import list_all, list_folder, shown_extensions
+from qpipe.data.listing import identity_of, list_all, list_folder, shown_extensions
 from qpipe.data.pixels import PixelSource
 from qpipe.data.preprocess import Pixels, Preprocess
 from qpipe.data.reading import ReaderStore
@@ -102,7 +102,10 @@ def _images_of(folder: Path, classes: list[str]) -> tuple[list[str], list[int] |
     paths: list[str] = []
     labels: list[int] = []
     others: Counter[str] = Counter()
+    seen: dict[tuple[int, int], Path] = {}
     for child in here.folders:
+        if (other := seen.setdefault(identity_of(child), child)) is not child:
+            raise DataError(f"class folders '{other}' and '{child}' are one folder, expected two")
         _refuse_classes_within(child)
         found = list_all(child)
         if not found.images:

@@ -10,9 +10,10 @@ of an image would be a guess. An EXIF orientation is not applied, as torchvision
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ _LOOKS = 24
 """Images of a data set whose headers are read to say what was found."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
 _WHITE_IS_ZERO = 0
+_STDERR = 2
 _SEVERAL_FRAMES = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
 """Formats whose further images are the same picture later, or another; a JPEG's are a camera's previews."""
 
@@ -34,7 +36,8 @@ def read_image(path: str, mode: str) -> Image.Image:
         with _opened(path) as image:
             if image.format in _SEVERAL_FRAMES and getattr(image, "is_animated", False):
                 raise DataError(f"image '{path}' holds {getattr(image, 'n_frames', 'several')} images, expected one")
-            image.load()
+            with _silent_libtiff() if image.format == "TIFF" else nullcontext():
+                image.load()
             eight = _eight_bits(image, path)
             if "transparency" in eight.info or eight.mode in (
                 "PA",
@@ -92,6 +95,23 @@ def _opened(path: str) -> Iterator[Image.Image]:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path) as image:
             yield image
+
+
+@contextmanager
+def _silent_libtiff() -> Iterator[None]:
+    """Without what the C library writes to stderr by itself: Pillow raises what matters of it."""
+    try:
+        kept = os.dup(_STDERR)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), _STDERR)
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
 
 
 def _eight_bits(image: Image.Image, path: str) -> Image.Image:

@@ -52,7 +52,7 @@ def list_folder(folder: Path) -> Listing:
 def list_all(folder: Path) -> Listing:
     """All images in the folder and in those below it; `folders` has these. Raises DataError."""
     found = Listing()
-    waiting = [(folder, {_identity(folder): folder})]
+    waiting = [(folder, {identity_of(folder): folder})]
     while waiting:
         current, around = waiting.pop()
         here = list_folder(current)
@@ -60,12 +60,21 @@ def list_all(folder: Path) -> Listing:
         found.folders += here.folders
         found.others += here.others
         for child in here.folders:
-            identity = _identity(child)
+            identity = identity_of(child)
             if identity in around:
                 raise DataError(f"folder '{child}' leads back to '{around[identity]}', expected folders that end")
             waiting.append((child, {**around, identity: child}))
     found.images.sort()
     return found
+
+
+def identity_of(folder: Path) -> tuple[int, int]:
+    """What two names of one folder have in common. Raises DataError."""
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise DataError(f"folder '{folder}' can't be read: {one_line(error)}") from None
+    return status.st_dev, status.st_ino
 
 
 def shown_extensions() -> str:
@@ -87,11 +96,3 @@ def _add(found: Listing, entry: os.DirEntry[str]) -> None:
     elif extension in EXTENSIONS:
         kind = _KINDS.get(stat.S_IFMT(entry.stat().st_mode), "no file")
         raise DataError(f"image '{entry.path}' is {kind}, expected a file")
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    try:
-        status = folder.stat()
-    except OSError as error:
-        raise DataError(f"folder '{folder}' can't be read: {one_line(error)}") from None
-    return status.st_dev, status.st_ino

@@ -154,3 +154,13 @@ def test_what_is_said_of_them(tmp_path: Path) -> None:
     Image.new("RGB", (3, 2)).save(plain)
     assert (look_at([str(plain)] * 100).line(), look_at([str(plain)]).remarks) == ("PNG, RGB, 3x2", ())
     assert look_at([str(tmp_path / "d.png")]).line() == "images"
+
+
+def test_a_library_says_nothing_beside_the_refusal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray((RAMP >> 8).astype(np.uint8)).save(tmp_path / "x.tif", compression="tiff_deflate")
+    content = bytearray((tmp_path / "x.tif").read_bytes())
+    content[12] ^= 255
+    (tmp_path / "x.tif").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.tif' can't be read: "):
+        read(tmp_path / "x.tif")
+    assert capfd.readouterr() == ("", "")

@@ -96,3 +96,10 @@ def test_other_files_are_counted(tmp_path: Path) -> None:
         DataError, match=r"^class folder '.*/a' holds no images \(2 \.heic and 1 .*, 2 more\), expected"
     ):
         open_data(tmp_path)
+
+
+def test_one_folder_is_no_two_classes(tmp_path: Path) -> None:
+    write_image(tmp_path / "a" / "1.png")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(DataError, match=r"^class folders '.*/a' and '.*/b' are one folder, expected two$"):
+        open_data(tmp_path)

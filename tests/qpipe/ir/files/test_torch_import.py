@@ -43,6 +43,28 @@ def needs_arguments(width):
 def makes_text():
     return "net"
 
+def ends():
+    raise SystemExit(0)
+
+def fails():
+    raise ValueError("no\\nweights here")
+
+class Late(Net):
+    def forward(self, x):
+        raise SystemExit
+
+class Stubborn(Net):
+    def __deepcopy__(self, memo):
+        raise RuntimeError("one of its kind")
+
+class Odd(Net):
+    def forward(self, x):
+        return {"logits": super().forward(x), "name": "odd"}
+
+class Branching(Net):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
 number = 3
 """
 
@@ -127,11 +149,27 @@ def test_factory_with_weights(net, package, container):
         ("nets_of_test.small:number", "'number' is int, expected a function that returns an nn.Module"),
         ("nets_of_test.small:makes_text", "the factory returned str, expected an nn.Module"),
         ("nets_of_test.small:needs_arguments", "the factory raised TypeError"),
+        ("nets_of_test.small:ends", "^nets_of_test.small:ends: the factory raised SystemExit: 0$"),
+        ("nets_of_test.small:fails", "^nets_of_test.small:fails: the factory raised ValueError: no weights here$"),
+        ("nets_of_test.small:Late", r"^nets_of_test.small:Late: input \[batch, 3, 8, 8\] does not fit: SystemExit$"),
+        (
+            "nets_of_test.small:Stubborn",
+            "^nets_of_test.small:Stubborn: the module can't be copied: RuntimeError: one of",
+        ),
+        ("nets_of_test.small:Odd", "^nets_of_test.small:Odd: "),
+        ("nets_of_test.small:Branching", "^nets_of_test.small:Branching: can't be exported to ONNX: "),
     ],
 )
 def test_factories_that_make_no_module(package, spec, message):
     with pytest.raises(ModelError, match=message) as refusal:
         resolve_model(spec, input_shape=(3, 8, 8))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("shape", [(10**18, 8, 8), (2**62, 2**62), (3, 2**31, 2**31)])
+def test_an_input_that_no_memory_holds(package, shape):
+    with pytest.raises(ModelError, match=r"^nets_of_test.small:make: input \[batch, .*\] does not fit: ") as refusal:
+        resolve_model("nets_of_test.small:make", input_shape=shape)
     assert "\n" not in str(refusal.value)
 
 
