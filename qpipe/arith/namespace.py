@@ -96,3 +96,21 @@ def take_along(x: A, order: A) -> A:
     if isinstance(x, np.ndarray):
         return np.take_along_axis(x, order, 1)
     return x.gather(1, order)
+
+
+def square_root(x: A) -> A:
+    """The root of float64, rounded to nearest as numpy and IEEE 754 have it.
+
+    torch's vectorized one errs in the last place for one number of a hundred, on CPUs; its gradient stays.
+    """
+    if isinstance(x, np.ndarray):
+        return np.sqrt(x)
+    import torch
+
+    root = torch.sqrt(x)
+    if root.device.type != "cpu":
+        return root
+    # They lie next to each other, so that the difference and the sum are exact.
+    with np.errstate(invalid="ignore"):
+        nearest = torch.from_numpy(np.sqrt(x.detach().numpy()))
+    return root + torch.where(root.isfinite(), nearest - root, 0.0).detach()

@@ -38,7 +38,7 @@ from qpipe.runtime.differences import LOWERED, OPTIMIZED, SPECIFIED, UNFUSED, Di
 from qpipe.runtime.exact_pairs import open_exact
 from qpipe.runtime.outputs import integers_equal, model_input, run_batch
 from qpipe.runtime.probes import ROUNDS, extremes, layer_probe
-from qpipe.runtime.session import fixed_batch, open_session
+from qpipe.runtime.session import fixed_batch, open_session, run_feeds
 
 Array = npt.NDArray[Any]
 
@@ -175,7 +175,7 @@ class _Gate:
                 for name, shape in shapes.items()
             }
             found = [
-                dict(zip(outputs, session.run(None, _feeds(session, codes, own)), strict=True))
+                dict(zip(outputs, run_feeds(session, _feeds(session, codes, own)), strict=True))
                 for session, own in zip(sessions, tensors, strict=True)
             ]
             if round_ < ORACLE_ROUNDS:
@@ -186,7 +186,7 @@ class _Gate:
                     for layer in self.view.layers
                 }
                 self._compare_specified(specified, found, "single-layer")
-                arrays = unfused.run(None, _feeds(unfused, codes, self.spec_tensors))
+                arrays = run_feeds(unfused, _feeds(unfused, codes, self.spec_tensors))
                 self._compare_unfused(specified, dict(zip(outputs, arrays, strict=True)))
             self._compare(found[0], found[1], "single-layer")
             self.report.layer_rounds += 1
@@ -202,11 +202,11 @@ class _Gate:
         """Every tensor's shape at one row (or the model's fixed batch)."""
         value = self.plain[0].get_inputs()[0]
         zeros = np.zeros((fixed_batch(self.plain[0]) or 1, *value.shape[1:]), np.float32)
-        arrays = self.exposed[0].run(None, {value.name: zeros})
+        arrays = run_feeds(self.exposed[0], {value.name: zeros})
         return {name: array.shape for name, array in zip(self.targets, arrays, strict=True)}
 
     def _run_exposed(self, session: ort.InferenceSession, batch: Batch) -> dict[str, Array]:
-        arrays = session.run(None, {session.get_inputs()[0].name: model_input(session, batch)})
+        arrays = run_feeds(session, {session.get_inputs()[0].name: model_input(session, batch)})
         return dict(zip(self.targets, arrays, strict=True))
 
     def _compare_specified(self, specified: dict[str, Array], found: list[dict[str, Array]], kind: str) -> None:

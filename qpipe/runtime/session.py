@@ -152,11 +152,17 @@ def _run_padded(session: ort.InferenceSession, rows: Array, size: int) -> list[A
     return [output[: len(rows)] for output in outputs]
 
 
-def _run(session: ort.InferenceSession, batch: Array) -> list[Array]:
+def run_feeds(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> list[Array]:
+    """All outputs in the model's order; ModelError, one line, where onnxruntime can't run it."""
     try:
-        outputs: list[Array] = session.run(None, {single_input(session).name: np.ascontiguousarray(batch)})
+        outputs: list[Array] = session.run(None, dict(feeds))
     except _ORT_ERRORS as error:
         raise ModelError(f"{session_name(session)}: onnxruntime can't run it: {one_line(error)}") from error
+    return outputs
+
+
+def _run(session: ort.InferenceSession, batch: Array) -> list[Array]:
+    outputs = run_feeds(session, {single_input(session).name: np.ascontiguousarray(batch)})
     for value, output in zip(session.get_outputs(), outputs, strict=True):
         if not isinstance(output, np.ndarray) or output.dtype.kind not in "fiub":
             raise ModelError(

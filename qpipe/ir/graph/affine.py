@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qpipe.arith.namespace import A, namespace
+from qpipe.arith.namespace import A, square_root
 from qpipe.ir.graph.layers import Layer
 from qpipe.nodes import constant_input, float_attribute, require_constant
 
@@ -24,8 +24,8 @@ class Affine:
 
 
 def normalization_factor(gamma: A, variance: A, epsilon: float) -> A:
-    """`gamma / sqrt(var + eps)`, of float64; the root of torch may differ from numpy's in its last bit."""
-    factor: A = gamma / namespace(variance).sqrt(variance + epsilon)
+    """`gamma / sqrt(var + eps)`, of float64: numpy and torch give the same bits."""
+    factor: A = gamma / square_root(variance + epsilon)
     return factor
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qpipe.arith.namespace import Namespace, integers, namespace, take_along
+from qpipe.arith.namespace import Namespace, integers, namespace, square_root, take_along
 from qpipe.arith.symbolic import SYMBOLIC, Symbol
 
 MATRICES = arrays(np.float64, (3, 4), elements=st.floats(-(2.0**20), 2.0**20).map(lambda x: round(x * 8) / 16))
@@ -69,3 +69,18 @@ def test_an_array_knows_its_library() -> None:
     assert namespace(np.zeros(2)) is namespace(np.float64(1)) is integers(np.zeros(2, int)) is np  # type: ignore[type-var]
     assert namespace(torch.zeros(2)) is namespace(torch.nn.Parameter(torch.zeros(2))) is torch
     assert integers(Symbol.__new__(Symbol)) is SYMBOLIC
+
+
+@given(arrays(np.float64, st.integers(1, 70), elements=st.floats(1e-12, 1e12)))
+def test_roots_are_rounded_alike(x):
+    np.testing.assert_array_equal(square_root(torch.from_numpy(x)).numpy(), np.sqrt(x))
+
+
+def test_a_root_has_its_gradient_and_no_number_from_none():
+    x = torch.linspace(0.1, 7.0, 1000, dtype=torch.float64, requires_grad=True)
+    y = square_root(x)
+    np.testing.assert_array_equal(y.detach().numpy(), np.sqrt(x.detach().numpy()))
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, 0.5 / x.detach().sqrt())
+    edges = torch.tensor([0.0, torch.inf, -1.0], dtype=torch.float64)
+    np.testing.assert_array_equal(square_root(edges).numpy(), [0.0, np.inf, np.nan])

@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 
 from qpipe.errors import DataError, ModelError
-from qpipe.runtime.session import fixed_batch, input_dtype, open_session, run_batches, session_name
+from qpipe.runtime.session import fixed_batch, input_dtype, open_session, run_batches, run_feeds, session_name
 from support.networks import parse
 from support.run import run_all
 from support.zoo.linear import linear_model
@@ -146,3 +146,9 @@ def test_fixed_batch_needs_an_output_row_for_each_input_row():
     model = parse("(float[4,3] x) => (float[] y) { y = ReduceSum<keepdims=0>(x) }")
     with pytest.raises(ModelError, match=r"output 'y' has shape \[\]; expected 4 rows"):
         run_all(open_session(model), ROWS)
+
+
+def test_feeds_that_a_model_does_not_take():
+    session = open_session(parse("(float[N,3] x) => (float[N,3] y) { y = Relu(x) }"))
+    with pytest.raises(ModelError, match=r"model 'small': onnxruntime can't run it: "):
+        run_feeds(session, {"x": np.zeros((1, 4), np.float32)})

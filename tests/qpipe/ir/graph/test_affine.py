@@ -1,4 +1,5 @@
 import numpy as np
+import torch
 
 from qpipe.ir.graph.affine import batch_norm_parameters, normalization_factor, read_affine
 from qpipe.ir.graph.layers import group_layers
@@ -43,3 +44,11 @@ def test_a_norm_that_stands_alone() -> None:
 
 def test_normalization_factor() -> None:
     assert normalization_factor(np.array([2.0]), np.array([3.0]), 1.0).tolist() == [1.0]
+
+
+def test_the_factor_of_training_is_that_of_the_file() -> None:
+    """To the bit: what is rounded to 8 bits could else be another integer."""
+    rng = np.random.default_rng(0)
+    gamma, variance = rng.standard_normal(4096), rng.uniform(1e-6, 5, 4096)
+    found = normalization_factor(torch.from_numpy(gamma), torch.from_numpy(variance), 1e-5)
+    np.testing.assert_array_equal(found.numpy(), normalization_factor(gamma, variance, 1e-5))
