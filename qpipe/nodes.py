@@ -71,6 +71,16 @@ def constant_input(node: ir.Node, index: int) -> AnyArray | None:
     return constant_array(input_value(node, index))
 
 
+def only_input(graph: ir.Graph) -> ir.Value:
+    """The network's one input; ModelError names them where it has several, or none."""
+    if len(graph.inputs) != 1:
+        names = ", ".join(f"'{value.name}'" for value in graph.inputs) or "none"
+        raise ModelError(
+            f"the network's inputs are {names}: expected exactly one; export it with the others as constants"
+        )
+    return graph.inputs[0]
+
+
 def reads(node: ir.Node) -> list[ir.Value]:
     """What a node reads: its inputs, and what its branches and loop bodies take from outside of them."""
     graphs = [

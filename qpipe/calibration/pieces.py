@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.calibration.percentile import FloatArray
-from qpipe.errors import DataError, ModelError
+from qpipe.errors import DataError
 from qpipe.ir.graph.ending import ending_in
+from qpipe.nodes import only_input
 from qpipe.runtime.session import open_session, run_batches
 
 _PIECE_VALUES = 2**22  # values of all observed tensors together that one run of the network produces: 16 MiB
@@ -24,9 +25,7 @@ class Pieces:
 
     def __init__(self, model: ir.Model, names: Sequence[str]) -> None:
         """ModelError where the model has other than one input."""
-        if len(model.graph.inputs) != 1:
-            raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
-        self._input = str(model.graph.inputs[0].name)
+        self._input = str(only_input(model.graph).name)
         self._observes_input = self._input in names
         self._names = [name for name in names if name != self._input]
         # A network of one layer has nothing to observe but its input.

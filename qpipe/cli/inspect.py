@@ -8,7 +8,7 @@ from qpipe.cli.output import cell, emit, print_table, say, working
 from qpipe.json_values import to_plain
 from qpipe.settings import TorchSettings
 
-_TABLES = ("inputs", "outputs", "ops", "roles", "nodes", "problems", "ready", "comparison")
+_TABLES = ("inputs", "outputs", "ops", "roles", "nodes", "problems", "ready", "notes", "comparison")
 
 
 @expand_settings
@@ -42,6 +42,8 @@ def _show(model: str, report: Mapping[str, Any]) -> None:
     unused = {"advice"} if not any(node["advice"] for node in report["nodes"]) else set()
     print_table("nodes", [{key: node[key] for key in node if key not in unused} for node in report["nodes"]])
     say(", ".join(f"{role}: {count}" for role, count in report["roles"].items()))
+    for note in report["notes"]:
+        say(f"note: {note}")
     for problem in report["problems"]:
         say(f"problem: {problem}")
     if report["comparison"] is not None:

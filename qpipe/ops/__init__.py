@@ -5,7 +5,7 @@ from typing import Final
 import onnx_ir as ir
 
 from qpipe.errors import ModelError
-from qpipe.nodes import describe
+from qpipe.nodes import constant_array, describe
 from qpipe.ops.activation import Activation
 from qpipe.ops.add import Add
 from qpipe.ops.average_pool import AveragePool
@@ -21,6 +21,7 @@ from qpipe.ops.leaky_relu import LeakyRelu
 from qpipe.ops.max_pool import MaxPool
 from qpipe.ops.pad import Pad
 from qpipe.ops.product import Product, TorchProduct
+from qpipe.ops.quantizer_parts import stored
 from qpipe.ops.refused import Refused
 from qpipe.ops.requantize import Requantize
 from qpipe.ops.shape import Shape
@@ -64,6 +65,12 @@ def product_of(node: ir.Node) -> Product:
     return op
 
 
+def has_weights(node: ir.Node) -> bool:
+    """Whether it is a product of which one factor is constant, be it of a form that has no integers as it stands."""
+    factors = node.inputs[:2] if isinstance(op_of(node), Product) else ()
+    return any(constant_array(stored(value)) is not None for value in factors)
+
+
 def trained_operands(node: ir.Node) -> tuple[AnyOp, Operands] | None:
     """The op whose weight and bias a node has, be it written as an integer form of it, and where they are."""
     return _TRAINED.get(node.op_type)
@@ -82,6 +89,7 @@ __all__ = [
     "StandardForm",
     "TorchProduct",
     "activation_of",
+    "has_weights",
     "op_of",
     "product_of",
     "trained_operands",

@@ -13,7 +13,7 @@ from qpipe.arith.namespace import IntArray
 from qpipe.arith.symbolic import INT32, UINT8
 from qpipe.nodes import constant_array
 from qpipe.ops.base import Refusal, Role, StandardForm, Unweighted
-from qpipe.ops.refused import PREPROCESSING, only_pixels
+from qpipe.ops.refused import constant_advice
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +34,7 @@ class Add(Unweighted):
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Two activations of one shape."""
         if any(constant_array(value) is not None for value in node.inputs):
-            advice = "an Add of a constant: put it into the bias of the Conv or Gemm before it"
-            return PREPROCESSING if only_pixels(node) else Refusal(advice)
+            return Refusal(constant_advice(node))
         if _broadcasts(node):
             advice = "give both operands one shape (a constant belongs into the bias of the layer before)"
             return Refusal(f"it broadcasts: {advice}")

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import onnx_ir as ir
 
 from qpipe.arith.namespace import IntArray
 from qpipe.errors import LoweringError
-from qpipe.nodes import STANDARD_DOMAINS, constant_array, describe
+from qpipe.nodes import (
+    STANDARD_DOMAINS,
+    constant_array,
+    constant_input,
+    describe,
+    input_value,
+    rank,
+    static_shape,
+)
 from qpipe.ops.base import Refusal, Role, Unweighted
+from qpipe.ops.prologue import preprocessing_of
 
 if TYPE_CHECKING:
     from qpipe.ir.quantized.view import RequantizedLayer
@@ -18,7 +27,6 @@ if TYPE_CHECKING:
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
 
 BEHIND: Final = "or keep it behind the last layer, where it stays float"
-PREPROCESSING: Final = Refusal("normalization of the input: take it out of the network and give it as --mean and --std")
 _ACTIVATION: Final = f"replace it by Relu or Clip(0, 6) and train on, {BEHIND}"
 _STATISTICS: Final = "it computes statistics at run time: use BatchNormalization instead"
 _IMAGE_SHAPE: Final = "it hangs on the batch or the image's size: export the model with a fixed input size"
@@ -46,15 +54,12 @@ _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 _ADVICE: Final[dict[str, str]] = {
     **{op: advice for advice, ops in _GROUPS.items() for op in ops},
     "Softmax": f"attention has no integer form: replace it, {BEHIND}",
-    "Sub": "write it as Add, with the sign in the weights of the layer before",
     "Sum": "write it as Adds of two tensors",
     "Mean": "write it as Adds, with the factor in the weights of the layers before",
     "Mul": f"a product of two activations (gating, squeeze and excitation) has no integer form: remove it, {BEHIND}",
     "GlobalMaxPool": "write it as a MaxPool whose kernel is the whole image",
-    "ReduceMax": "write it as a MaxPool whose kernel is the whole image",
-    "ReduceSum": "write it as the mean over height and width, with the factor in the next layer's weights",
     "Split": "write it as one Slice for each part",
-    "Gather": "write it as a Slice where the indices are in a row",
+    "Gather": f"write it as Slices of indices that are in a row, and a Concat, where they are constant, {BEHIND}",
     "DepthToSpace": "write it as Reshape, Transpose, Reshape, which carry integers",
     "SpaceToDepth": "write it as Reshape, Transpose, Reshape, which carry integers",
     "Resize": f"upsampling has no integer form yet: replace it by a strided Conv where it shrinks, {BEHIND}",
@@ -64,7 +69,58 @@ _ADVICE: Final[dict[str, str]] = {
     "LpPool": "replace it by AveragePool or MaxPool",
 }
 _FACTORS: Final = frozenset({"Sub", "Mul", "Div"})
-_LEAVES_PIXELS: Final = _FACTORS | {"Add", "Cast", "Identity"}
+
+
+def _subtraction(node: ir.Node) -> str | None:
+    """Where a layer of weights alone gives what is subtracted, its sign can go into these."""
+    value = input_value(node, 1)
+    layer = None if value is None or len(value.uses()) > 1 else value.producer()
+    if layer is None or constant_array(_weight(layer)) is None:
+        return None
+    return f"write it as Add, with the sign in the weights and bias of {describe(layer)}"
+
+
+def _over_image(advice: str) -> Callable[[ir.Node], str | None]:
+    """Of a reduction over all of height and width alone."""
+
+    def find(node: ir.Node) -> str | None:
+        axes, dims = constant_input(node, 1), rank(node.inputs[0])
+        if axes is None or dims is None or dims < 3:
+            return None
+        is_spatial = {int(axis) % dims for axis in axes.reshape(-1)} == set(range(2, dims))
+        return advice if is_spatial else None
+
+    return find
+
+
+def _of_shape(node: ir.Node) -> str | None:
+    """What hangs on a size that is fixed already, but for the batch; or on nothing at all."""
+    if node.inputs and all(constant_array(value) is not None for value in node.inputs):
+        return "a constant that is too large to be computed when loading: make it smaller, or take it out"
+    graph = node.graph
+    inputs = graph.inputs if isinstance(graph, ir.Graph) else []
+    if inputs and all(static_shape(value) and None not in (static_shape(value) or ())[1:] for value in inputs):
+        return "it hangs on the batch, or on numbers that the network computes: export the model with a batch of 1"
+    return None
+
+
+def _bound(node: ir.Node) -> str | None:
+    """A maximum or minimum with one number is an activation."""
+    constants = [array for value in node.inputs if (array := constant_array(value)) is not None]
+    if len(node.inputs) != 2 or len(constants) != 1 or constants[0].size != 1:
+        return None
+    return "write Max of 0 as Relu, and Min of a number behind it as Clip from 0 to that number"
+
+
+_AROUND: Final[Mapping[str, Callable[[ir.Node], str | None]]] = {
+    "Sub": _subtraction,
+    "Max": _bound,
+    "Min": _bound,
+    "ReduceMax": _over_image("write it as a MaxPool whose kernel is the whole image"),
+    "ReduceSum": _over_image("write it as the mean over height and width, with the factor in the next layer's weights"),
+    **dict.fromkeys(_GROUPS[_IMAGE_SHAPE], _of_shape),
+}
+"""Advice that hangs on what stands around the node; where it finds none, the table's."""
 
 
 class Refused(Unweighted):
@@ -78,9 +134,11 @@ class Refused(Unweighted):
         if node.domain not in STANDARD_DOMAINS:
             return Refusal(f"the domain '{node.domain}' is not standard ONNX: replace the node by standard ops")
         if node.op_type in _FACTORS and any(constant_array(value) is not None for value in node.inputs):
-            factor = "a factor or offset: put it into the weights and the bias of the Conv or Gemm before it"
-            return PREPROCESSING if only_pixels(node) else Refusal(factor)
-        return Refusal(_ADVICE.get(node.op_type, _DEFAULT))
+            return Refusal(constant_advice(node))
+        if node.op_type == "Cast" and (preprocessing := preprocessing_of(node)) is not None:
+            return Refusal(preprocessing)
+        around = _AROUND.get(node.op_type)
+        return Refusal((None if around is None else around(node)) or _ADVICE.get(node.op_type, _DEFAULT))
 
     def operands(self, node: ir.Node) -> tuple[ir.Value, ...]:
         """All that it reads."""
@@ -107,15 +165,37 @@ class Refused(Unweighted):
         raise LoweringError(f"{describe(layer.node)}: no integer form")
 
 
-def only_pixels(node: ir.Node) -> bool:
-    """Whether nothing but elementwise constants lies between the graph's input and this node."""
-    stack = [value for value in node.inputs if value is not None and constant_array(value) is None]
-    while stack:
-        value = stack.pop()
-        producer = value.producer()
-        if producer is None:
-            continue
-        if producer.op_type not in _LEAVES_PIXELS:
-            return False
-        stack.extend(v for v in producer.inputs if v is not None and constant_array(v) is None)
-    return True
+def constant_advice(node: ir.Node) -> str:
+    """Of an Add, Sub, Mul or Div of a constant: where that can go, by what stands around the node."""
+    preprocessing = preprocessing_of(node)
+    if preprocessing is not None:
+        return preprocessing
+    is_factor = node.op_type in {"Mul", "Div"}
+    what = "a constant factor" if is_factor else "a constant offset"
+    data = next((value for value in node.inputs if value is not None and constant_array(value) is None), None)
+    layer = None if data is None else data.producer()
+    if data is not None and layer is not None and len(data.uses()) == 1 and constant_array(_weight(layer)) is not None:
+        bias = "" if layer.op_type == "MatMul" else " and bias" if is_factor else ""
+        target = f"weights{bias}" if is_factor else "bias"
+        if is_factor or layer.op_type != "MatMul":
+            return f"{what}: put it into the {target} of {describe(layer)} before it"
+    readers = list(node.outputs[0].consumers())
+    if is_factor and readers and all(constant_array(_weight(reader)) is not None for reader in readers):
+        return f"{what}: put it into the weights of {', '.join(map(describe, readers))} behind it"
+    if data is not None and _is_per_channel(node, data):
+        return f"{what} per channel: write it as a BatchNormalization of mean 0 and variance 1, {BEHIND}"
+    return f"{what} has no integer form here: take it out and train on, {BEHIND}"
+
+
+def _is_per_channel(node: ir.Node, data: ir.Value) -> bool:
+    """Whether the constant is one number, or one for each of the channels of an image."""
+    constant, dims = next(a for value in node.inputs if (a := constant_array(value)) is not None), rank(data)
+    if dims != 4 or constant.ndim > dims or (node.op_type in {"Sub", "Div"} and node.inputs[0] is not data):
+        return False
+    shape = (1,) * (dims - constant.ndim) + constant.shape
+    return all(size == 1 for axis, size in enumerate(shape) if axis != 1)
+
+
+def _weight(node: ir.Node) -> ir.Value | None:
+    """What a Conv, Gemm or MatMul multiplies by."""
+    return input_value(node, 1) if node.op_type in {"Conv", "Gemm", "MatMul"} and node.domain == "" else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import onnx_ir as ir
@@ -23,10 +24,12 @@ from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, Requantization, View, Weighted, read_view
-from qpipe.ops import Curve, Role
+from qpipe.nodes import only_input
+from qpipe.ops import Curve, Role, has_weights
 from qpipe.ops.quantizer_parts import dequantizes, quantizes
 from qpipe.settings import TorchSettings
 from qpipe.verbs.options import takes_options
+from qpipe.verbs.sources import about, model_name
 
 QUANTIZED: Final = "quantized"
 CARRIES: Final = "carries integers"
@@ -67,7 +70,8 @@ class Inspection:
     kind: float, QDQ or export. opset, ops: of the file. parameters: of weights and biases. macs: for one image, None
     where shapes are unknown. roles: how many nodes have each. nodes: after normalization; of a QDQ file without the
     quantizers, of an export those that are not integers. residual_blocks: names, for `finetune --blocks`. problems:
-    what else stands in the way, a line each. comparison: of a calibrated network, with the float network that it was.
+    what else stands in the way, a line each. notes: what was changed on loading. comparison: of a calibrated network,
+    with the float network that it was.
     """
 
     kind: str
@@ -81,6 +85,7 @@ class Inspection:
     nodes: tuple[NodeInfo, ...]
     residual_blocks: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     comparison: NetworkComparison | None = None
 
     @property
@@ -110,6 +115,13 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
         >>> report.kind, report.ready, report.ops["Conv"]
         ('float', True, 3)
     """
+    name = model_name(model)
+    with about(name), warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        return replace(_inspect(model, source), notes=tuple(str(note.message) for note in notes))
+
+
+def _inspect(model: ModelLike, source: TorchSettings) -> Inspection:
     network = resolve_model(model, source.weights, source.input_shape)
     ops = Counter(node.op_type for node in network.graph)
     kind, view = find_kind(network)
@@ -159,10 +171,11 @@ def _float_nodes(graph: ir.Graph) -> tuple[list[NodeInfo], list[str]]:
         else:
             _add_layer(found, layer, FLOAT_TAIL, "stays float behind the integers")
     problems = []
-    if len(graph.inputs) != 1:
-        names = ", ".join(repr(value.name) for value in graph.inputs) or "none"
-        problems.append(f"inputs are {names}: expected exactly one")
-    if not any(layer.role is Role.COMPUTE for layer in (*plan.layers, *plan.tail)):
+    try:
+        only_input(graph)
+    except ModelError as error:
+        problems.append(str(error))
+    if not any(has_weights(layer.node) for layer in (*plan.layers, *plan.tail)):
         problems.append("no Conv, Gemm or MatMul with constant weights: nothing to quantize")
     return [found[node] for node in graph if node in found], problems
 

@@ -15,7 +15,7 @@ from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_dat
 from qpipe.data.carried import carried_preprocess
 from qpipe.errors import DataError, LoweringError, ModelError
 from qpipe.ir.files.metadata import get_input_sha256, set_input_sha256
-from qpipe.nodes import static_shape
+from qpipe.nodes import only_input, static_shape
 from qpipe.progress import tell
 
 PreprocessLike = Preprocess | Mapping[str, Any] | None
@@ -57,11 +57,10 @@ def open_source(
     model: ir.Model, data: DataLike, split: Split, preprocess: Preprocess, *, labels: bool = True
 ) -> Source:
     """The data, checked against the model's input; ModelError where it has other than one. labels: are they read."""
-    if len(model.graph.inputs) != 1:
-        raise ModelError(f"the model has {len(model.graph.inputs)} inputs, expected 1")
+    value = only_input(model.graph)
     source = open_data(data, split, preprocess, labels=labels)
     tell(source.found)
-    shape = static_shape(model.graph.inputs[0])
+    shape = static_shape(value)
     if shape is not None:
         check_fits(source, shape)
     return source

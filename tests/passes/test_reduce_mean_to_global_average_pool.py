@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from passes.reduce_mean_to_global_average_pool import ReduceMeanToGlobalAveragePool
-from support.networks import build, integers
+from passes.remove_dead_code import RemoveDeadCode
+from support.networks import build, integers, ops
 from support.run import run_as_written
 
 # A mean of 64 values is summed in another order: at most 64 roundings of 2**-24 relative to the largest, here below 4.
@@ -20,8 +21,8 @@ def test_mean_over_space(axes, keepdims):
     x = np.random.default_rng(0).standard_normal((3, 5, 8, 8)).astype(np.float32)
     expected = run_as_written(model, x=x)[0]
     assert ReduceMeanToGlobalAveragePool()(model).modified
-    ops = ["GlobalAveragePool", "Relu"] if keepdims else ["GlobalAveragePool", "Flatten", "Relu"]
-    assert [node.op_type for node in model.graph] == ops
+    expected_ops = ["GlobalAveragePool", "Relu"] if keepdims else ["GlobalAveragePool", "Flatten", "Relu"]
+    assert [node.op_type for node in model.graph] == expected_ops
     np.testing.assert_allclose(run_as_written(model, x=x)[0], expected, rtol=0, atol=ONE_MEAN)
     assert not ReduceMeanToGlobalAveragePool()(model).modified
 
@@ -63,4 +64,45 @@ def test_one_spatial_dimension():
 
 def test_matrix_has_no_space():
     model = build("(float[N,8] x) => (float[N,1] y) { y = ReduceMean (x, axes) }", axes=np.array([1]))
+    assert not ReduceMeanToGlobalAveragePool()(model).modified
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        (
+            "t = Transpose<perm = [0, 2, 3, 1]>(x) y = ReduceMean<keepdims = 0>(t, hw)",
+            ["GlobalAveragePool", "Flatten"],
+        ),
+        (
+            "t = Transpose<perm = [0, 2, 3, 1]>(x) y = ReduceMean<keepdims = 1>(t, hw)",
+            ["GlobalAveragePool", "Transpose"],
+        ),
+        ("a = ReduceMean<keepdims = 1>(x, last) y = ReduceMean<keepdims = 1>(a, two)", ["GlobalAveragePool"]),
+        (
+            "a = ReduceMean<keepdims = 0>(x, last) y = ReduceMean<keepdims = 0>(a, two)",
+            ["GlobalAveragePool", "Flatten"],
+        ),
+        ("a = ReduceMean<keepdims = 0>(x, two) y = ReduceMean<keepdims = 0>(a, two)", ["GlobalAveragePool", "Flatten"]),
+        (
+            "t = Transpose<perm = [0, 2, 3, 1]>(x) a = ReduceMean<keepdims = 0>(t, two) "
+            "y = ReduceMean<keepdims = 0>(a, one)",
+            ["GlobalAveragePool", "Flatten"],
+        ),
+        ("a = ReduceMean<keepdims = 1>(x, last) y = ReduceMean<keepdims = 0>(a, two)", ["ReduceMean", "ReduceMean"]),
+        ("t = Transpose<perm = [3, 1, 2, 0]>(x) y = ReduceMean<keepdims = 0>(t, hw)", ["Transpose", "ReduceMean"]),
+        ("t = Transpose<perm = [1, 2, 3, 0]>(x) y = ReduceMean<keepdims = 0>(t, hw)", ["Transpose", "ReduceMean"]),
+    ],
+)
+def test_means_behind_a_transpose_and_of_means(nodes, expected):
+    numbers = {"hw": [1, 2], "last": [-1], "two": [2], "one": [1]}
+    used = {name: np.array(axes) for name, axes in numbers.items() if f", {name})" in nodes}
+    model = build(f"(float[2,3,4,8] x) => (float[] y) {{ {nodes} }}", **used)
+    x = integers(2, 3, 4, 8)
+    before = run_as_written(model, x=x)[0]
+    ReduceMeanToGlobalAveragePool()(model)
+    RemoveDeadCode()(model)
+    assert ops(model) == expected
+    # 32 small integers and a power of two: exact in every order.
+    np.testing.assert_array_equal(run_as_written(model, x=x)[0], before)
     assert not ReduceMeanToGlobalAveragePool()(model).modified

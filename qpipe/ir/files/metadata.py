@@ -24,7 +24,7 @@ from typing import Annotated, Any, Final, TypeVar
 import onnx_ir as ir
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
-from qpipe.errors import ModelError, first_problem
+from qpipe.errors import ModelError, first_problem, one_line
 
 T = TypeVar("T")
 
@@ -66,8 +66,8 @@ def get_json(model: ir.Model, name: str) -> JsonValue:
         return None
     try:
         value: JsonValue = json.loads(text, parse_constant=_refuse)
-    except ValueError as error:
-        raise ModelError(f"metadata '{key}': {error}; expected JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"metadata '{key}': {one_line(error)}; expected JSON") from error
     return value
 
 
