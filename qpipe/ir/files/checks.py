@@ -74,7 +74,8 @@ def check_functions(model: ir.Model, source: str) -> None:
             for node in functions[key].all_nodes():
                 values.update({output.name: copies[key] for output in node.outputs})
     nodes = sum(times for key, times in copies.items() if key not in functions)
-    if nodes > MOST_NODES or sum(times**2 for times in values.values()) > 2 * _MOST_NAMESAKES:
+    steps = sum(times**2 for times in values.values()) // 2
+    if nodes > MOST_NODES or steps > _MOST_NAMESAKES:
         (_, name, _), times = max(((key, copies[key]) for key in functions), key=lambda item: item[1])
         raise ModelError(
             f"{source}: written out, the functions are {_number(nodes)} nodes ('{name}' {_number(times)} times), "
