@@ -114,6 +114,6 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _parsed(text: str) -> JsonValue:
     try:
         value: JsonValue = json_module.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value
