@@ -77,6 +77,8 @@ def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
     elif order != sorted(order):
         new_nodes.append(ir.node("Transpose", pool.outputs, {"perm": order}, name=f"{name}_transpose"))
     if len(new_nodes) > 1:
-        name_value(pool.outputs[0], f"{node.outputs[0].name}_pooled", node.outputs[0].type or x.type, pooled_shape)
+        name_value(
+            pool.outputs[0], f"{node.outputs[0].name}_pooled", x.type or ir.TensorType(ir.DataType.FLOAT), pooled_shape
+        )
     ir.convenience.replace_nodes_and_values(graph, node, [node], new_nodes, node.outputs, new_nodes[-1].outputs)
     return True

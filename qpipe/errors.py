@@ -50,6 +50,8 @@ class ParityError(QpipeError):
 MESSAGE_LENGTH: Final = 300
 """Characters of another library's message that one of ours repeats at most."""
 
+_LOOKED_AT: Final = 4096
+
 # What libraries put around their reason: terminal colours, the log's time and place, status codes, C++ source lines.
 _NOISE: Final = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]"
@@ -92,7 +94,8 @@ def one_line(error: BaseException | str, *, kind: bool = False) -> str:
 
 def _text(error: BaseException | str) -> str:
     try:
-        return str(error)
+        # A message may repeat a whole file.
+        return str(error)[:_LOOKED_AT]
     except Exception:  # of a user's own, whose text can fail as well
         return ""
 

@@ -85,3 +85,7 @@ def test_what_libraries_put_around_a_message_is_left_out(text: str, said: str) -
 
 def test_deep_nesting_is_said_in_words() -> None:
     assert one_line(RecursionError("maximum recursion depth exceeded")) == "nested too deeply"
+
+
+def test_a_message_of_megabytes_is_read_to_where_it_is_cut() -> None:
+    assert one_line(RuntimeError("n" * 10**7)) == "n" * (MESSAGE_LENGTH - 3) + "..."

@@ -19,6 +19,7 @@ MOST_ELEMENTS: Final = 2**28
 """Of one tensor, 1 GiB in float32: more can neither be calibrated nor compared in memory."""
 MOST_NODES: Final = 2**17
 """Of a model whose functions are written out."""
+_LONGEST_NAME: Final = 4096
 _MOST_NAMESAKES: Final = 2**26
 """Steps for the names of inlined values: the inliner counts up from one for each of them."""
 # An infinite number in one of these is a bound, not a weight.
@@ -34,6 +35,7 @@ def check_proto(proto: onnx.ModelProto, source: str) -> None:
     if not proto.graph.node:
         raise ModelError(f"{source}: the graph has no nodes")
     for graph in _graph_protos(proto.graph):
+        _check_names(graph, source)
         for sparse in graph.sparse_initializer:
             raise ModelError(f"{source}: initializer '{sparse.values.name}' is sparse, expected a dense tensor")
         for tensor in graph.initializer:
@@ -42,6 +44,17 @@ def check_proto(proto: onnx.ModelProto, source: str) -> None:
         for node in graph.node:
             if any(attribute.HasField("sparse_tensor") for attribute in node.attribute):
                 raise ModelError(f"{source}: {node.op_type} '{node.name}' holds a sparse tensor, expected a dense one")
+
+
+def _check_names(graph: onnx.GraphProto, source: str) -> None:
+    """Refuse names of megabytes, which every message and table would repeat."""
+    values = (*graph.input, *graph.output, *graph.initializer, *graph.node)
+    names = [value.name for value in values] + [name for node in graph.node for name in (*node.input, *node.output)]
+    longest = max((graph.name, *names), key=len)
+    if len(longest) > _LONGEST_NAME:
+        raise ModelError(
+            f"{source}: the name '{longest[:40]}...' has {len(longest):,} characters, expected {_LONGEST_NAME:,} at most"
+        )
 
 
 def _graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -24,6 +24,7 @@ from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.upgrade import upgrade
 from qpipe.nodes import initializer
 
+_NAME_LENGTH: Final = 100
 _CHANGED: Final = "qpipe.changed_on_loading"
 
 
@@ -37,10 +38,10 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     network of other floats became one of float32, and which inputs nothing reads.
     """
     if isinstance(model, ir.Model):
-        source = f"model '{model.graph.name or 'without a name'}'"
+        source = f"model '{(model.graph.name or 'without a name')[:_NAME_LENGTH]}'"
         loaded = model.clone()
     elif isinstance(model, onnx.ModelProto):
-        source = f"model '{model.graph.name or 'without a name'}'"
+        source = f"model '{(model.graph.name or 'without a name')[:_NAME_LENGTH]}'"
         loaded = _from_proto(model, source)
     else:
         source = os.fspath(model)

@@ -152,3 +152,17 @@ def test_external_data_before_the_beginning_of_a_file(tmp_path):
             entry.value = "-8"
     (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
     assert_refused(tmp_path / "net.onnx", r"net\.onnx: .*offset must be non-negative, got -8 for tensor 'k'")
+
+
+@pytest.mark.parametrize("what", ["node", "value", "graph"])
+def test_a_name_of_megabytes(what):
+    proto, name = small(), "n" * 10**7
+    if what == "node":
+        proto.graph.node[0].name = name
+    elif what == "value":
+        proto.graph.node[0].output[0] = proto.graph.output[0].name = name
+    else:
+        proto.graph.name = name
+    with pytest.raises(ModelError, match="the name 'n{40}...' has 10,000,000 characters") as refusal:
+        load_model(proto)
+    assert len(str(refusal.value)) < 300
