@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import onnx_ir as ir
@@ -13,6 +13,7 @@ from passes.normalize import normalize
 from qpipe.errors import ModelError
 from qpipe.ir.cost.macs import count_parameters, total_macs
 from qpipe.ir.files.infer import infer_shapes
+from qpipe.ir.files.load import LoadingNote
 from qpipe.ir.files.metadata import COMPARISON, checked, get_object
 from qpipe.ir.files.opset import original_opset
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
@@ -29,7 +30,6 @@ from qpipe.ops import Curve, Role, has_weights
 from qpipe.ops.quantizer_parts import dequantizes, quantizes
 from qpipe.settings import TorchSettings
 from qpipe.verbs.options import takes_options
-from qpipe.verbs.sources import about, model_name
 
 QUANTIZED: Final = "quantized"
 CARRIES: Final = "carries integers"
@@ -115,14 +115,13 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
         >>> report.kind, report.ready, report.ops["Conv"]
         ('float', True, 3)
     """
-    name = model_name(model)
-    with about(name), warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("always")
-        return replace(_inspect(model, source), notes=tuple(str(note.message) for note in notes))
-
-
-def _inspect(model: ModelLike, source: TorchSettings) -> Inspection:
-    network = resolve_model(model, source.weights, source.input_shape)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", LoadingNote)
+        network = resolve_model(model, source.weights, source.input_shape)
+    notes = [str(warning.message) for warning in warned if warning.category is LoadingNote]
+    for warning in warned:
+        if warning.category is not LoadingNote:
+            warnings.warn(warning.message, warning.category, stacklevel=2)
     ops = Counter(node.op_type for node in network.graph)
     kind, view = find_kind(network)
     problems: list[str] = []
@@ -152,6 +151,7 @@ def _inspect(model: ModelLike, source: TorchSettings) -> Inspection:
         residual_blocks=tuple(block.name for block in find_blocks(network.graph)),
         nodes=tuple(node for node in nodes if node.role != INTEGERS),
         problems=tuple(problems),
+        notes=tuple(notes),
         comparison=None if compared is None else checked(COMPARISON, compared, NetworkComparison),
     )
 

@@ -28,6 +28,10 @@ _NAME_LENGTH: Final = 100
 _CHANGED: Final = "qpipe.changed_on_loading"
 
 
+class LoadingNote(UserWarning):
+    """What a loaded model does not have as its file has it."""
+
+
 def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir.Model:
     """The model at opset 21, IR version 10, in memory with its external data; the argument itself stays as it was.
 
@@ -62,7 +66,7 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     if notes:
         loaded.meta[_CHANGED] = True
     for note in notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, LoadingNote, stacklevel=2)
     return loaded
 
 
