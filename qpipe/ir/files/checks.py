@@ -52,9 +52,8 @@ def _check_names(graph: onnx.GraphProto, source: str) -> None:
     names = [value.name for value in values] + [name for node in graph.node for name in (*node.input, *node.output)]
     longest = max((graph.name, *names), key=len)
     if len(longest) > _LONGEST_NAME:
-        raise ModelError(
-            f"{source}: the name '{longest[:40]}...' has {len(longest):,} characters, expected {_LONGEST_NAME:,} at most"
-        )
+        found = f"the name '{longest[:40]}...' has {len(longest):,} characters"
+        raise ModelError(f"{source}: {found}, expected {_LONGEST_NAME:,} at most")
 
 
 def _graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -163,6 +163,6 @@ def test_a_name_of_megabytes(what):
         proto.graph.node[0].output[0] = proto.graph.output[0].name = name
     else:
         proto.graph.name = name
-    with pytest.raises(ModelError, match="the name 'n{40}...' has 10,000,000 characters") as refusal:
+    with pytest.raises(ModelError, match=r"the name 'n{40}...' has 10,000,000 characters") as refusal:
         load_model(proto)
     assert len(str(refusal.value)) < 300
