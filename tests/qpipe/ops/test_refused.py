@@ -80,7 +80,7 @@ def test_the_options_do_what_the_nodes_did():
     ("nodes", "said"),
     [
         (
-            "c = Conv(x, w) [n] y = Mul(c, k)",
+            "c = Conv(x, w) [n] s = Mul(c, k) y = Conv(s, u)",
             "a constant factor: put it into the weights and bias of Conv 'c' before it",
         ),
         (
