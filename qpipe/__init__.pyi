@@ -30,6 +30,7 @@ def bench(
     *,
     batch_sizes: Sequence[int] = (1,),
     repeats: int = 50,
+    seconds: float = 60,
     threads: int | None = None,
     split: Literal['train', 'val', 'test'] = 'test',
     limit: int | None = None,
@@ -49,6 +50,7 @@ def bench(
         picture: where to draw the models side by side, at the first batch size: a .png or an .svg.
         batch_sizes: batch sizes, as in 1,8,32.
         repeats: timed runs of each model and batch size.
+        seconds: of a model at a batch size, after which no more timed runs are begun.
         threads: threads of a session; by default the runtime's choice.
         split: the part of the data.
         limit: count top-1 on the first images only.

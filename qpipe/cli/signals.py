@@ -3,8 +3,7 @@
 import os
 import signal
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -12,8 +11,8 @@ from typing import Final
 
 _WORDS: Final = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 """Those that end a command, as far as a system has them, and how it says so."""
-GRACE: Final = 2.0
-"""Seconds in which further signals change nothing: `timeout` sends its signal to a process and then to its group."""
+GRACE: Final = 5.0
+"""Seconds that a command has to end in, before it is ended where it stands."""
 
 
 class _SignalError(KeyboardInterrupt):
@@ -22,10 +21,9 @@ class _SignalError(KeyboardInterrupt):
 
 @dataclass
 class Ending:
-    """What ends a command: the number of a signal, 0 while there was none. since: the time of it."""
+    """What ends a command: the number of a signal, 0 while there was none."""
 
     number: int = 0
-    since: float = 0.0
 
     @property
     def status(self) -> int:
@@ -38,13 +36,10 @@ class Ending:
         return _WORDS[signal.Signals(self.number or signal.SIGINT).name]
 
     def catch(self, number: int, _: FrameType | None) -> None:
-        """Raise KeyboardInterrupt at the first signal; one that comes long after it ends the process at once."""
-        now = time.monotonic()
+        """Raise KeyboardInterrupt at the first signal; `timeout` sends it to a process, and then to its group."""
         if not self.number:
-            self.number, self.since = number, now
+            self.number = number
             raise _SignalError
-        if now - self.since > GRACE:
-            os._exit(128 + number)
 
 
 @contextmanager
@@ -57,10 +52,43 @@ def ending() -> Iterator[Ending]:
     numbers = [getattr(signal, name) for name in _WORDS if hasattr(signal, name)]
     older = {number: signal.getsignal(number) for number in numbers}
     heeded = [number for number, handler in older.items() if handler is not signal.SIG_IGN]
-    for number in heeded:
-        signal.signal(number, found.catch)
-    try:
-        yield found
-    finally:
+    with _watched(heeded):
         for number in heeded:
-            signal.signal(number, older[number])
+            signal.signal(number, found.catch)
+        try:
+            yield found
+        finally:
+            for number in heeded:
+                signal.signal(number, older[number])
+
+
+@contextmanager
+def _watched(numbers: Sequence[int]) -> Iterator[None]:
+    """End the process some seconds after one of these signals, where the block lasts longer: a call of a library can
+    take minutes, and no handler runs before it is over.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    over = threading.Event()
+
+    def watch() -> None:
+        while (number := os.read(read, 1)[0]) not in numbers:
+            if number == 0:
+                return
+        if not over.wait(GRACE):
+            end = Ending(number)
+            os.write(2, f"qpipe: error: {end.word}\n".encode())
+            os._exit(end.status)
+
+    older = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    thread = threading.Thread(target=watch, daemon=True, name="watches for signals")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(older)
+        os.write(write, b"\0")
+        thread.join()
+        os.close(read)
+        os.close(write)

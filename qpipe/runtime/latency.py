@@ -36,7 +36,8 @@ WARM_UP: Final = 3
 class Latency:
     """One model at one batch size: seconds of one run.
 
-    ratio: how many times as fast as the first model, by the medians; ratio_of_minima: the same by the minima.
+    ratio: how many times as fast as the first model, by the medians; ratio_of_minima: the same by the minima. runs: how
+    many were timed.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Latency:
     minimum: float
     ratio: float
     ratio_of_minima: float
+    runs: int
 
 
 def measure_latency(
@@ -54,8 +56,11 @@ def measure_latency(
     repeats: int = REPEATS,
     warm_up: int = WARM_UP,
     threads: int | None = None,
+    seconds: float = math.inf,
 ) -> list[Latency]:
     """Time `repeats` runs of every model at every batch size, the models in turn, a few runs each time.
+
+    seconds: of each, after which no more are begun; one of each model is timed in any case.
 
     Before the timed runs of its turn a model runs once untimed, because its weights have left the caches. Inputs are
     random, of the model's type. Raises ModelError where a model can't be opened or doesn't take a batch size.
@@ -68,7 +73,7 @@ def measure_latency(
     latencies: list[Latency] = []
     for size in batch_sizes:
         feeds = [random_input(session, size) for session in sessions]
-        times = _in_turn(sessions, feeds, repeats=repeats, warm_up=warm_up)
+        times = _in_turn(sessions, feeds, repeats=repeats, warm_up=warm_up, seconds=seconds)
         latencies += [_latency(session, size, own, times[0]) for session, own in zip(sessions, times, strict=True)]
     return latencies
 
@@ -97,25 +102,37 @@ def random_input(session: ort.InferenceSession, batch_size: int) -> dict[str, Ar
 
 
 def _in_turn(
-    sessions: Sequence[ort.InferenceSession], feeds: Sequence[dict[str, Array]], *, repeats: int, warm_up: int
+    sessions: Sequence[ort.InferenceSession],
+    feeds: Sequence[dict[str, Array]],
+    *,
+    repeats: int,
+    warm_up: int,
+    seconds: float,
 ) -> list[list[float]]:
     """Seconds of each timed run, a list for each session."""
     times: list[list[float]] = [[] for _ in sessions]
+    until = time.monotonic() + seconds * len(sessions)
     for session, feed in zip(sessions, feeds, strict=True):
         for _ in run_batches(session, list(feed.values()) * warm_up):
-            pass
+            if time.monotonic() > until:
+                break
     size = len(next(iter(feeds[0].values())))
     for done in track(range(0, repeats, RUNS_PER_TURN), f"latency at batch {size}"):
         for session, feed, own in zip(sessions, feeds, times, strict=True):
-            session.run(None, feed)
+            if time.monotonic() < until:
+                session.run(None, feed)
             for _ in range(min(RUNS_PER_TURN, repeats - done)):
+                if own and time.monotonic() > until:
+                    break
                 start = time.perf_counter()
                 session.run(None, feed)
                 own.append(time.perf_counter() - start)
+        if time.monotonic() > until:
+            break
     return times
 
 
 def _latency(session: ort.InferenceSession, batch_size: int, own: list[float], first: list[float]) -> Latency:
     median, minimum = statistics.median(own), min(own)
     ratio, ratio_of_minima = statistics.median(first) / median, min(first) / minimum
-    return Latency(session_name(session), batch_size, median, minimum, ratio, ratio_of_minima)
+    return Latency(session_name(session), batch_size, median, minimum, ratio, ratio_of_minima, len(own))

@@ -1,9 +1,11 @@
 """Peak memory of a model, measured in a process of its own: a process keeps its peak, so no two share one."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -47,17 +49,15 @@ def peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def measure_memory(path: str | Path, batch_size: int = 1, *, threads: int | None = None) -> PeakMemory:
-    """Open the model at `path` in a new process, run it on random input, return the process's peak."""
-    command = [
-        sys.executable,
-        "-m",
-        "qpipe.runtime.memory",
-        str(path),
-        str(batch_size),
-        str(threads or 0),
-        str(os.getpid()),
-    ]
+def measure_memory(
+    path: str | Path, batch_size: int = 1, *, threads: int | None = None, seconds: float = math.inf
+) -> PeakMemory:
+    """Open the model at `path` in a new process, run it on random input, return the process's peak.
+
+    seconds: after which it is not run again.
+    """
+    words = [path, batch_size, threads or 0, seconds, os.getpid()]
+    command = [sys.executable, "-m", "qpipe.runtime.memory", *map(str, words)]
     # The same qpipe as here, wherever the child looks for packages.
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -68,22 +68,25 @@ def measure_memory(path: str | Path, batch_size: int = 1, *, threads: int | None
     return PeakMemory(**json.loads(result.stdout))
 
 
-def _measure_here(path: str, batch_size: int, threads: int | None) -> PeakMemory:
+def _measure_here(path: str, batch_size: int, threads: int | None, seconds: float) -> PeakMemory:
     from qpipe.runtime.latency import random_input
 
     before = psutil.Process().memory_info().rss
     session = open_session(path, threads=threads)
     feed = random_input(session, batch_size)
+    until = time.monotonic() + seconds
     for _ in range(RUNS):
         session.run(None, feed)
+        if time.monotonic() > until:
+            break
     return PeakMemory(peak_rss(), before)
 
 
 def _main(arguments: list[str]) -> int:
-    path, batch_size, threads, parent = arguments
+    path, batch_size, threads, seconds, parent = arguments
     end_with_parent(int(parent))
     try:
-        figures = _measure_here(path, int(batch_size), int(threads) or None)
+        figures = _measure_here(path, int(batch_size), int(threads) or None, float(seconds))
     except QpipeError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status

@@ -74,6 +74,9 @@ class BenchSettings(Settings):
 
     batch_sizes: Sizes = Field(default=(1,), description="batch sizes, as in 1,8,32")
     repeats: int = Field(default=50, ge=1, description="timed runs of each model and batch size")
+    seconds: float = Field(
+        default=60, gt=0, description="of a model at a batch size, after which no more timed runs are begun"
+    )
     threads: int | None = Field(default=None, ge=1, description="threads of a session; by default the runtime's choice")
     split: Split = Field(default="test", description="the part of the data")
     limit: int | None = Field(default=None, ge=1, description="count top-1 on the first images only")

@@ -13,7 +13,7 @@ from qpipe.errors import OutputError, RecipeError
 from qpipe.ir.cost.liveness import activation_peak
 from qpipe.ir.files.outputs import check_output
 from qpipe.runtime.cpu import this_cpu
-from qpipe.runtime.latency import measure_latency
+from qpipe.runtime.latency import Latency, measure_latency
 from qpipe.runtime.memory import measure_memory
 from qpipe.runtime.session import open_session
 from qpipe.settings import BenchSettings, TaskSettings
@@ -62,7 +62,7 @@ class BenchRow:
 class BenchReport:
     """cpu: in one line, with what it does for 8-bit products. threads: of each session, None: the runtime's choice.
 
-    images: on how many models were judged, None without data. notes: on the data.
+    images: on how many models were judged, None without data. notes: on the runs and the data.
     """
 
     cpu: str
@@ -113,10 +113,10 @@ def bench(
     runnables = open_all(models)
     source = None if data is None else open_common(runnables, data, settings.split, preprocess)
     sessions = [open_session(runnable.source, threads=threads, name=runnable.name) for runnable in runnables]
-    latencies = measure_latency(sessions, sizes, repeats=settings.repeats, threads=threads)
+    latencies = measure_latency(sessions, sizes, repeats=settings.repeats, threads=threads, seconds=settings.seconds)
     # They hold memory and threads that the processes which measure memory are to have.
     del sessions
-    memories = _memories(runnables, sizes, threads)
+    memories = _memories(runnables, settings)
     peaks = [activation_peak(runnable.network, size) for size in sizes for runnable in runnables]
     comparison = (
         None if source is None else compare(runnables, source, _BATCH_SIZE, settings.limit, task, needs_task=False)
@@ -146,7 +146,8 @@ def bench(
         )
     images = None if comparison is None else comparison.images
     told = () if comparison is None else (comparison.task.said,)
-    notes = tuple(filter(None, (*told, source and source.split_note)))
+    shortened = _shortened(latencies, [runnable.name for runnable in runnables], settings)
+    notes = tuple(filter(None, (*shortened, *told, source and source.split_note)))
     report = BenchReport(this_cpu().describe(), threads, tuple(rows), images, notes)
     if picture is not None:
         _draw(report, picture)
@@ -159,14 +160,25 @@ def _check_picture(path: ModelPath | None, sources: Iterable[object]) -> None:
     check_output(path, sources=sources)
 
 
-def _memories(runnables: Sequence[Runnable], batch_sizes: Sequence[int], threads: int | None) -> list[int]:
+def _memories(runnables: Sequence[Runnable], settings: BenchSettings) -> list[int]:
     """Bytes that each run adds, in the order of the latencies: batch sizes, and within each the models."""
-    runs = [(size, runnable) for size in batch_sizes for runnable in runnables]
+    runs = [(size, runnable) for size in settings.batch_sizes for runnable in runnables]
     memories = []
     for size, runnable in progress.track(runs, "measuring memory"):
         with runnable.file() as path:
-            memories.append(measure_memory(path, size, threads=threads).model)
+            found = measure_memory(path, size, threads=settings.threads, seconds=settings.seconds)
+            memories.append(found.model)
     return memories
+
+
+def _shortened(latencies: Sequence[Latency], names: Sequence[str], settings: BenchSettings) -> list[str]:
+    """A note on each model that the bound in seconds left with fewer runs than were asked for."""
+    return [
+        f"{names[index % len(names)]}, batch {latency.batch_size}: {latency.runs} of {settings.repeats} runs were "
+        f"timed, after {settings.seconds:g} seconds none was begun"
+        for index, latency in enumerate(latencies)
+        if latency.runs < settings.repeats
+    ]
 
 
 def _draw(report: BenchReport, path: ModelPath) -> None:

@@ -13,7 +13,6 @@ import psutil
 import pytest
 
 import qpipe
-from qpipe.cli import signals
 from qpipe.cli.main import main
 from qpipe.cli.signals import ending
 
@@ -77,18 +76,27 @@ def test_a_signal_that_is_to_be_ignored_is(tmp_path: Path) -> None:
     assert process.communicate(timeout=SECONDS)[1] == "qpipe: error: terminated\n"
 
 
-def test_a_second_signal_ends_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended: list[int] = []
-    monkeypatch.setattr(os, "_exit", ended.append)
-    with ending() as end:
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert ended == []
-        monkeypatch.setattr(signals, "GRACE", -1.0)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert ended == [143]
-        assert (end.status, end.word) == (143, "terminated")
+LONG_CALL = """
+import hashlib, os, sys
+import qpipe
+from qpipe.cli import signals
+from qpipe.cli.main import main
+signals.GRACE = 0.2
+def inspect(*_, **__):
+    os.write(1, b"ready\\n")
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # a call that no handler interrupts
+vars(qpipe)["inspect"] = inspect
+sys.exit(main(["inspect", "net.onnx"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_long_call_of_a_library(tmp_path: Path, number: signal.Signals) -> None:
+    process = started(tmp_path, LONG_CALL)
+    process.send_signal(number)
+    word = "terminated" if number is signal.SIGTERM else "interrupted"
+    assert process.communicate(timeout=SECONDS)[1] == f"qpipe: error: {word}\n"
+    assert process.returncode == 128 + number
 
 
 def test_handlers_are_those_of_before_and_a_thread_has_none() -> None:

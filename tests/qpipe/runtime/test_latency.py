@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import onnx
 import pytest
@@ -20,6 +22,16 @@ def test_in_the_order_given_with_ratios_to_the_first():
         assert second.ratio == first.median / second.median > 2  # 12,500 times the work
         assert second.ratio_of_minima == first.minimum / second.minimum
         assert 0 < second.minimum <= second.median
+
+
+def test_the_seconds_are_a_bound_and_every_model_is_timed_once():
+    model = parse("(float[N,16] x) => (float[N,200000] y) { y = MatMul(x, w) }", w=np.ones((16, 200_000), np.float32))
+    began = time.monotonic()
+    latencies = measure_latency([model, SMALL], [1, 2], repeats=10**9, seconds=0.1)
+    assert time.monotonic() - began < 30  # of a machine that stalls; a billion runs take days
+    assert all(1 <= latency.runs < 10**9 for latency in latencies)
+    assert [latency.runs for latency in measure_latency([SMALL, SMALL], repeats=10**9, seconds=1e-9)] == [1, 1]
+    assert [latency.runs for latency in measure_latency([SMALL], repeats=7)] == [7]
 
 
 def test_random_input_has_the_models_type_and_shape():

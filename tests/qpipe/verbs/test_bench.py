@@ -29,6 +29,12 @@ def test_rows_are_ratios_to_the_first_model_at_each_batch_size(stages: Path) -> 
     assert (report.images, report.notes) == (None, ())
 
 
+def test_a_bound_in_seconds_is_told_where_it_left_runs_out() -> None:
+    report = qpipe.bench([float_model("plain", (3, 8, 8), ["y = Relu(x)"])], repeats=10**9, seconds=0.01)
+    (note,) = report.notes
+    assert re.fullmatch(r"model 1, batch 1: \d+ of 1000000000 runs were timed, after 0.01 seconds none was begun", note)
+
+
 def test_activations_as_ratios_to_the_first_model() -> None:
     residual, nodes = residual_network(), ["c1 = Relu(x)", "c2 = Relu(c1)", "y = Relu(c2)"]
     plain = float_model("plain", (3, 8, 8), nodes)
