@@ -83,7 +83,7 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
 def say(line: str) -> None:
     """Tell what was found, one line, where progress is shown."""
     if _start.get() is not None:
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 @contextmanager

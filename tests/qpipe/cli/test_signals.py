@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -41,6 +41,19 @@ def heed(*ignored: str) -> None:
         signal.signal(getattr(signal, name), signal.SIG_IGN if name in ignored else signal.SIG_DFL)
 
 
+_running: "list[subprocess.Popen[str]]" = []
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """What a failed test leaves running is ended."""
+    yield
+    while _running:
+        process = _running.pop()
+        process.kill()
+        process.communicate()
+
+
 def started(
     folder: Path, code: str = WAIT, *, ignored: tuple[str, ...] = (), alone: bool = False
 ) -> "subprocess.Popen[str]":
@@ -48,6 +61,7 @@ def started(
         [sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=alone, preexec_fn=lambda: heed(*ignored),
     )  # fmt: skip
+    _running.append(process)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
