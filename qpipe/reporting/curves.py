@@ -1,4 +1,4 @@
-"""Loss, accuracy and learning rate by epoch."""
+"""Loss, metric and learning rate by epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from qpipe.reporting.record import TrainingRecord
 from qpipe.reporting.run import Run
 from qpipe.reporting.style import FAINT, drawing, legend_of_runs, look, to_svg
+from qpipe.reporting.words import with_unit
+from qpipe.settings.task import METRIC_UNITS
 
+COUNTED_IN_TRAINING: Final = frozenset({"top-1", "accuracy"})
+"""Metrics that a run also counts on the images that it trains on."""
 Points = Sequence[tuple[float, float]]
 
 LOG_FROM: Final = 20
@@ -21,7 +25,7 @@ LONGEST_DROP: Final = 4
 """The accuracy's axis ends so many times the runs' usual spread below its top: a start at 10 % would hide the rest."""
 
 
-def draw_curves(runs: Sequence[Run], float_accuracy: float | None = None) -> str | None:
+def draw_curves(runs: Sequence[Run], float_accuracy: float | None = None, metric: str = "top-1") -> str | None:
     """Three panels, or two where no file tells the learning rate; None where no run has two epochs."""
     shown = [(i, run.training) for i, run in enumerate(runs) if run.training.epochs]
     if not any(len(training.epochs) > 1 for _, training in shown):
@@ -33,11 +37,12 @@ def draw_curves(runs: Sequence[Run], float_accuracy: float | None = None) -> str
             style = look(index)
             drawn: dict[str, Any] = {"color": style.color, "marker": style.marker}
             _line(panels[0], [(epoch.number, epoch.loss) for epoch in training.epochs], **drawn)
-            _line(panels[1], on_training_images(training), **drawn, linestyle=":", alpha=0.7, fillstyle="none")
-            _line(panels[1], on_test_images(training), **drawn)
+            if metric in COUNTED_IN_TRAINING:
+                _line(panels[1], on_training_images(training), **drawn, linestyle=":", alpha=0.7, fillstyle="none")
+            _line(panels[1], on_test_images(training, metric), **drawn)
             if has_rate:
                 _line(panels[2], [(epoch.number, epoch.lr) for epoch in training.epochs if epoch.lr], **drawn)
-        _finish(panels, shown, float_accuracy)
+        _finish(panels, shown, metric, float_accuracy)
         if len(runs) > 1:
             handles = [Line2D([], [], color=look(i).color, marker=look(i).marker) for i, _ in shown]
             legend_of_runs(figure, [runs[i].name for i, _ in shown], handles)
@@ -46,15 +51,20 @@ def draw_curves(runs: Sequence[Run], float_accuracy: float | None = None) -> str
 
 def on_training_images(training: TrainingRecord) -> Points:
     """Accuracy on the training images in percent by epoch."""
-    return [(epoch.number, 100 * epoch.accuracy) for epoch in training.epochs]
+    return [(epoch.number, 100 * epoch.accuracy) for epoch in training.epochs if epoch.accuracy is not None]
 
 
-def on_test_images(training: TrainingRecord) -> Points:
-    """Test accuracy in percent by epoch; epoch 0 is before training."""
+def on_test_images(training: TrainingRecord, metric: str = "top-1") -> Points:
+    """The metric on test images in its unit by epoch; epoch 0 is before training."""
     points = [(epoch.number, epoch.test_accuracy) for epoch in training.epochs]
     if points[-1][1] is None:
         points[-1] = (points[-1][0], training.accuracy_after)
-    return [(number, 100 * top1) for number, top1 in [(0, training.accuracy_before), *points] if top1 is not None]
+    found = [(0, training.accuracy_before), *points]
+    return [(number, _scaled(value, metric)) for number, value in found if value is not None]
+
+
+def _scaled(value: float, metric: str) -> float:
+    return 100 * value if METRIC_UNITS.get(metric) == "%" else value
 
 
 def lowest_shown(lines: Sequence[Sequence[float]]) -> float:
@@ -82,9 +92,11 @@ def _scale(axes: Any, values: Sequence[float]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _finish(panels: Any, shown: Sequence[tuple[int, TrainingRecord]], float_accuracy: float | None) -> None:
+def _finish(
+    panels: Any, shown: Sequence[tuple[int, TrainingRecord]], metric: str, float_accuracy: float | None
+) -> None:
     last = max(epoch.number for _, training in shown for epoch in training.epochs)
-    for axes, title in zip(panels, ("Training loss", "Top-1 accuracy, %", "Learning rate"), strict=False):
+    for axes, title in zip(panels, ("Training loss", _title(metric), "Learning rate"), strict=False):
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.set_xlim(-0.03 * last, 1.03 * last)
@@ -93,14 +105,22 @@ def _finish(panels: Any, shown: Sequence[tuple[int, TrainingRecord]], float_accu
         _scale(axes, [value for line in axes.lines for value in line.get_ydata()])
     accuracies = panels[1]
     if float_accuracy is not None:
-        accuracies.axhline(100 * float_accuracy, color=FAINT, linestyle="--", linewidth=1.2)
+        accuracies.axhline(_scaled(float_accuracy, metric), color=FAINT, linestyle="--", linewidth=1.2)
     lines = [line.get_ydata() for line in accuracies.lines]
-    floor, top = lowest_shown(lines), max(map(max, lines))
-    margin = 0.06 * ((top - floor) or 1)
-    accuracies.set_ylim(floor - margin, top + margin)
-    kinds = [Line2D([], [], color=FAINT, linestyle=":", marker="o", fillstyle="none", label="training images")]
+    if lines:
+        floor, top = lowest_shown(lines) if metric != "mse" else min(map(min, lines)), max(map(max, lines))
+        margin = 0.06 * ((top - floor) or 1)
+        accuracies.set_ylim(floor - margin, top + margin)
+    kinds = []
+    if metric in COUNTED_IN_TRAINING and any(on_training_images(training) for _, training in shown):
+        kinds.append(Line2D([], [], color=FAINT, linestyle=":", marker="o", fillstyle="none", label="training images"))
     if any(on_test_images(training) for _, training in shown):
         kinds.insert(0, Line2D([], [], color=FAINT, marker="o", label="test images"))
     if float_accuracy is not None:
         kinds.append(Line2D([], [], color=FAINT, linestyle="--", linewidth=1.2, label="float"))
-    accuracies.legend(handles=kinds, loc="best", fontsize=8)
+    if kinds:
+        accuracies.legend(handles=kinds, loc="best", fontsize=8)
+
+
+def _title(metric: str) -> str:
+    return "Top-1 accuracy, %" if metric == "top-1" else with_unit(metric)

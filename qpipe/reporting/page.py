@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from qpipe.errors import printable
+from qpipe.errors import ModelError, printable
 from qpipe.reporting.curves import draw_curves
 from qpipe.reporting.distance import draw_neuron_cosine
 from qpipe.reporting.missing import missing
@@ -16,7 +16,7 @@ from qpipe.reporting.noise import diagnosed, draw_noise, draw_step_cosine, same_
 from qpipe.reporting.run import Run
 from qpipe.reporting.style import look
 from qpipe.reporting.tables import noise_tables, step_table
-from qpipe.reporting.words import FILTERS, widths
+from qpipe.reporting.words import FILTERS, metric_key, widths, with_unit
 
 
 def render(runs: Sequence[Run], title: str) -> str:
@@ -31,18 +31,22 @@ def render(runs: Sequence[Run], title: str) -> str:
     )
     environment.filters |= FILTERS
     floats = {run.float_accuracy for run in runs}
+    metric = metric_of(runs)
     return environment.get_template("page.html.jinja").render(
         title=title,
         runs=runs,
         colors=[look(index).color for index in range(len(runs))],
         widths={run.name: (widths(run.weight_bits, "layer"), widths(run.activation_bits, "tensor")) for run in runs},
         figures={
-            "curves": draw_curves(runs, floats.pop() if len(floats) == 1 else None),
+            "curves": draw_curves(runs, floats.pop() if len(floats) == 1 else None, metric),
             "steps": draw_step_cosine(runs),
             "distance": draw_neuron_cosine(runs),
             "noise": draw_noise(runs),
         },
         missing=missing(runs),
+        metric=metric,
+        metric_head=with_unit(metric),
+        metric_key=metric_key(metric),
         sizes={run.name: {file.name: file.size for file in run.files} for run in runs},
         step_table=step_table(runs),
         noise_tables=noise_tables(runs),
@@ -56,3 +60,11 @@ def render(runs: Sequence[Run], title: str) -> str:
 def _shown(value: object) -> object:
     """What an expression of the template becomes: of a name, what a page can hold and a reader see."""
     return printable(str(value)) if isinstance(value, str | Path) and not isinstance(value, Markup) else value
+
+
+def metric_of(runs: Sequence[Run]) -> str:
+    """What all runs are judged by; ModelError where that is not one metric."""
+    found = dict.fromkeys(run.training.metric for run in runs if run.training.epochs or len(runs) == 1)
+    if len(found) > 1:
+        raise ModelError(f"the runs are judged by {' and '.join(found)}, expected one metric on a page")
+    return next(iter(found), "top-1")

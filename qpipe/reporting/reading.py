@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from qpipe.errors import ModelError
+from pydantic import ValidationError
+
+from qpipe.errors import ModelError, first_problem, one_line
 from qpipe.ir.cost.file_size import file_size
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import (
@@ -21,9 +23,10 @@ from qpipe.ir.files.metadata import (
 )
 from qpipe.ir.quantized.certify import check_certificate
 from qpipe.ir.quantized.kind import Kind, find_kind
-from qpipe.reporting.record import read_certificate, read_training
+from qpipe.reporting.record import ReportRecord, read_certificate, read_training
 from qpipe.reporting.run import EXPORT, File, Run
 from qpipe.reporting.widths import certified_widths, widths_of
+from qpipe.reporting.words import metric_key
 from qpipe.state import Finished, finished_stages
 
 SUFFIXES: Final = (".onnx", ".qdq")
@@ -81,7 +84,7 @@ def _read_folder(folder: Path, name: str) -> Run:
     run = _read_file(folder / qdq.output, name)
     exports = [_read_file(folder / stage.output, key) for key, stage in stages.items() if key.startswith(EXPORT)]
     certified = next((export for export in exports if export.certificate), run)
-    rows = _validation(folder, stages.get("validate"))
+    training, rows = run.training, _validation(folder, stages.get("validate"))
     files = [
         File(stage.output, file_size(folder / stage.output), key)
         for key, stage in stages.items()
@@ -97,7 +100,8 @@ def _read_folder(folder: Path, name: str) -> Run:
         provenance=certified.provenance,
         rows=rows,
         float_accuracy=next(
-            (row.get("top1") for row in rows if row.get("kind") == Kind.FLOAT.value), run.float_accuracy
+            (row.get(metric_key(training.metric)) for row in rows if row.get("kind") == Kind.FLOAT.value),
+            run.float_accuracy,
         ),
         stages={key: stage.seconds for key, stage in stages.items()},
     )
@@ -109,7 +113,11 @@ def _validation(folder: Path, stage: Finished | None) -> tuple[Mapping[str, Any]
         return ()
     path = folder / stage.output
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return tuple({**row, "name": Path(row["name"]).name} for row in rows)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: not the report of a `qpipe run`: {type(error).__name__} {error}") from None
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: not the report of a `qpipe run`: {one_line(error, kind=True)}") from None
+    try:
+        rows = ReportRecord.model_validate(report).rows
+    except ValidationError as error:
+        raise ModelError(f"{path}: not the report of a `qpipe run`: {first_problem(error)}") from None
+    return tuple({**row.model_dump(), "name": Path(row.name).name} for row in rows)

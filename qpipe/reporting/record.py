@@ -20,11 +20,14 @@ class Record(BaseModel):
 
 
 class EpochRecord(Record):
-    """One epoch, from 1: mean loss and accuracy (of 1) on training images, and how it was trained."""
+    """One epoch, from 1: mean loss, accuracy (of 1) on training images where that is known, and how it was trained.
+
+    test_accuracy: the task's metric on test images.
+    """
 
     number: int
     loss: float
-    accuracy: float
+    accuracy: float | None = None
     lr: float | None = None
     batch_size: int | None = None
     test_accuracy: float | None = None
@@ -61,26 +64,62 @@ class DiagnosticsRecord(Record):
 
 
 class PhaseRecord(Record):
-    """Where the test accuracy stood (of 1) on the way to the trained network."""
+    """Where the metric stood on test images, on the way to the trained network."""
 
     phase: str
     accuracy: float | None = None
 
 
+class TaskRecord(Record):
+    """What a network is for. metric: None where nothing could be judged."""
+
+    output: str = ""
+    loss: str | None = None
+    metric: str | None = None
+    said: str = ""
+
+
+class RowRecord(Record):
+    """A row of `validate`; what it has besides are metrics by name."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, float | None]
+
+    name: str
+    kind: str
+    size: int | None = None
+    agreement: float | None = None
+    largest_difference: float | None = None
+    integers_equal: bool | None = None
+    certificate: str | None = None
+
+
+class ReportRecord(Record):
+    """The report.json of a run folder."""
+
+    rows: list[RowRecord]
+
+
 class TrainingRecord(Record):
-    """A run of `finetune`: its epochs, the test accuracy before and after (of 1), settings and diagnostics."""
+    """A run of `finetune`: its epochs, the metric before and after on test images, settings and diagnostics."""
 
     epochs: list[EpochRecord] = []
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     phases: list[PhaseRecord] = []
     settings: dict[str, JsonValue] = {}
+    task: TaskRecord | None = None
     diagnostics: DiagnosticsRecord | None = None
 
     @property
     def float_accuracy(self) -> float | None:
         """Of the float network, where the run began with one."""
         return next((phase.accuracy for phase in self.phases if phase.phase == FLOAT_PHASE), None)
+
+    @property
+    def metric(self) -> str:
+        """What its networks were judged by."""
+        return (self.task and self.task.metric) or "top-1"
 
     @property
     def fade(self) -> float:

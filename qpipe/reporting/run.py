@@ -32,7 +32,7 @@ class Run:
 
     weight_bits, activation_bits: how many layers, and how many tensors, have each width. certificate_source: where
     the certificate comes from, in words; certificate_problems: why it does not hold, checked anew. rows: of
-    `qpipe validate`, in a run folder. stages: seconds of each stage. float_accuracy: top-1 (of 1) of the float network,
+    `qpipe validate`, in a run folder. stages: seconds of each stage. float_accuracy: the metric of the float network,
     where somebody counted it.
     """
 

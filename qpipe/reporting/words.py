@@ -24,15 +24,31 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.2f}"
 
 
+def metric_key(metric: str) -> str:
+    """What JSON and rows call a metric."""
+    return {"top-1": "top1", "top-5": "top5"}.get(metric, metric)
+
+
+def with_unit(metric: str) -> str:
+    """A metric as the head of a column, such as "top-1, %"."""
+    unit = METRIC_UNITS.get(metric)
+    return f"{metric}, {unit}" if unit else metric
+
+
+def judged(value: float | None, metric: str) -> str:
+    """A metric in its unit: a share as percent with two decimals, all else with four digits."""
+    return percent(value) if METRIC_UNITS.get(metric) == "%" else number(value)
+
+
 def in_unit(value: float | None, metric: str) -> str:
-    """A metric with its unit: a share as percent, all else with four digits."""
-    unit = METRIC_UNITS.get(metric, "")
-    return "–" if value is None else f"{100 * value:.2f} %" if unit == "%" else f"{value:.4g}{unit and ' ' + unit}"
+    """The same with its unit."""
+    return f"{judged(value, metric)} {METRIC_UNITS.get(metric, '')}".rstrip()
 
 
-def gain(difference: float) -> str:
-    """A difference of two accuracies of 1, in percent with its sign."""
-    return f"{100 * difference:+.2f}".replace("-", "−")
+def gain(difference: float, metric: str = "top-1") -> str:
+    """A difference of a metric in its unit, with its sign."""
+    shown = f"{100 * difference:+.2f}" if METRIC_UNITS.get(metric) == "%" else f"{difference:+.4g}"
+    return shown.replace("-", "−")
 
 
 def in_bytes(size: int | None) -> str:
@@ -69,6 +85,8 @@ def value(argument: Any) -> str:
 FILTERS: Final[Mapping[str, Callable[..., str]]] = {
     "percent": percent,
     "gain": gain,
+    "judged": judged,
+    "in_unit": in_unit,
     "bytes": in_bytes,
     "count": count,
     "number": number,

@@ -95,7 +95,7 @@ def model_input(session: ort.InferenceSession, batch: Batch) -> Array:
 
 def run_batch(session: ort.InferenceSession, batch: Batch) -> list[Output]:
     """The model's outputs on one batch; ModelError where one is NaN or infinite, or fixed point without a scale."""
-    arrays = next(run_batches(session, [model_input(session, batch)]))
+    arrays = next(run_batches(session, [model_input(session, batch)], rows_only=False))
     return [_output(session, value.name, array) for value, array in zip(session.get_outputs(), arrays, strict=True)]
 
 

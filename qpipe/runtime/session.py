@@ -1,7 +1,7 @@
 """Open models in onnxruntime and run arrays through them: the one place that sets session options."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,11 +106,15 @@ def fixed_batch(session: ort.InferenceSession) -> int | None:
     return shape[0] if shape and isinstance(shape[0], int) else None
 
 
-def run_batches(session: ort.InferenceSession, batches: Iterable[Array]) -> Iterator[list[Array]]:
+def run_batches(
+    session: ort.InferenceSession, batches: Iterable[Array], *, rows_only: bool = True
+) -> Iterator[list[Array]]:
     """Each batch's outputs, [n, ...] in the model's order.
 
     Where the model's batch dimension is fixed, a batch is cut into pieces of that size, the last of them filled up
-    with its own last row and cut back. Raises DataError where data don't fit the input, ModelError where the run fails.
+    with its own last row and cut back. An output that has other rows is refused then, unless `rows_only` is off: it is
+    what it was in every piece, or what it was in all of them, one after the other. Raises DataError where data don't
+    fit the input, ModelError where the run fails.
     """
     for batch in batches:
         check_input(session, batch)
@@ -118,8 +122,18 @@ def run_batches(session: ort.InferenceSession, batches: Iterable[Array]) -> Iter
         if size is None or size == len(batch):
             yield _run(session, batch)
         else:
-            pieces = [_run_padded(session, batch[start : start + size], size) for start in range(0, len(batch), size)]
-            yield [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+            starts = range(0, len(batch), size)
+            pieces = [_run_padded(session, batch[start : start + size], size, rows_only) for start in starts]
+            yield [_joined(parts, len(batch)) for parts in zip(*pieces, strict=True)]
+
+
+def _joined(parts: Sequence[Array], count: int) -> Array:
+    """One output of all pieces: a row for each of `count`, else what it was in every one."""
+    if all(part.ndim for part in parts) and sum(map(len, parts)) == count:
+        return np.concatenate(parts)
+    if all(np.array_equal(part, parts[0]) for part in parts):
+        return parts[0]
+    return np.concatenate([part.reshape(-1) for part in parts])
 
 
 def check_input(session: ort.InferenceSession, batch: Array) -> None:
@@ -138,18 +152,18 @@ def check_input(session: ort.InferenceSession, batch: Array) -> None:
         )
 
 
-def _run_padded(session: ort.InferenceSession, rows: Array, size: int) -> list[Array]:
+def _run_padded(session: ort.InferenceSession, rows: Array, size: int, rows_only: bool) -> list[Array]:
     missing = size - len(rows)
     # The last row again, because an all-zero row may be outside of what the network can take.
     padded = rows if not missing else np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
     outputs = _run(session, padded)
     for value, output in zip(session.get_outputs(), outputs, strict=True):
-        if output.ndim == 0 or len(output) != size:
+        if rows_only and (output.ndim == 0 or len(output) != size):
             raise ModelError(
                 f"{session_name(session)}: output '{value.name}' has shape {list(output.shape)}; "
                 f"expected {size} rows, one for each of the batch"
             )
-    return [output[: len(rows)] for output in outputs]
+    return [output[: len(rows)] if output.ndim and len(output) == size else output for output in outputs]
 
 
 def run_feeds(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> list[Array]:

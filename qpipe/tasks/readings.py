@@ -58,7 +58,7 @@ def _of_choices(output: OutputFacts, labels: LabelFacts) -> Reading | None:
 
 
 def _class_axes(output: tuple[int, ...], label: tuple[int, ...]) -> dict[int, int]:
-    """The axes (of the batch's tensor) without which the output's shape, but for sizes of 1, is a label's; their sizes."""
+    """The axes, of the batch's tensor, without which a shape, but for sizes of 1, is a label's; and their sizes."""
     found = {}
     for axis in dict.fromkeys((0, len(output) - 1)):
         rest = tuple(size for i, size in enumerate(output) if i != axis and size != 1)

@@ -78,5 +78,6 @@ def _probed(network: ir.Model | AnyModel) -> list[tuple[int, ...] | None]:
     value: Any = single_input(session)
     sizes = [size if isinstance(size, int) else 1 for size in value.shape[1:]]
     count = value.shape[0] if isinstance(value.shape[0], int) else _PROBED
-    arrays: list[Array] = next(run_batches(session, [np.zeros((count, *sizes), input_dtype(session))]))
+    zeros = np.zeros((count, *sizes), input_dtype(session))
+    arrays: list[Array] = next(run_batches(session, [zeros], rows_only=False))
     return [array.shape[1:] if array.ndim and len(array) == count else None for array in arrays]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from qpipe.errors import ModelError
 from qpipe.reporting.page import render
 from qpipe.reporting.record import TrainingRecord, read_certificate
 from support.report_runs import CERTIFICATE, bare_run, epochs, make_run, training
@@ -160,6 +161,23 @@ def test_where_the_accuracy_stood_is_told_where_there_were_steps_on_the_way():
     text = Page(render([make_run(record=training(phases=phases))], "plain")).text
     assert "Where the accuracy stood phase test top-1, % float 90.00 skips stripped 10.00 trained 80.00" in text
     assert "Where the accuracy stood" not in Page(render([make_run()], "net")).text
+
+
+def test_a_page_speaks_in_the_metric_of_the_task():
+    record = training(
+        task={"metric": "mse"},
+        epochs=epochs(accuracy=None, test_accuracy=0.25),
+        accuracy_before=0.5,
+        accuracy_after=0.125,
+    )
+    row = {"name": "net.onnx", "kind": "float", "mse": 0.75, "agreement": None, "integers_equal": None,
+           "certificate": None}  # fmt: skip
+    text = Page(render([make_run(record=record, rows=(row,), float_accuracy=None)], "net")).text
+    for words in ("0.5 mse before training", "0.125 mse after training", "−0.375", "test mse", "0.75"):
+        assert words in text
+    assert "top-1" not in text
+    with pytest.raises(ModelError, match="the runs are judged by mse and top-1, expected one metric on a page"):
+        render([make_run("a", record=record), make_run("b")], "both")
 
 
 def test_several_runs_share_the_table_of_phases():

@@ -142,7 +142,14 @@ def test_which_of_several_outputs(
         ("y = Identity(x)", {"y": SIX}, CLASSES, {"output_name": "z"}, RecipeError, "the outputs are 'y' [N, 6]"),
         ("y = ReduceMean(x, axes)", {"y": "float[N, 1]"}, [0, 2], {}, RecipeError, "expected --loss mse"),
         ("y = Identity(x)", {"y": SIX}, CLASSES, {"loss": "mse"}, DataError, "fit no output by the loss mse"),
-        ("y = Identity(x)", {"y": SIX}, CLASSES, {"metric": "miou"}, RecipeError, "expected top-1, top-5, accuracy, f1"),
+        (
+            "y = Identity(x)",
+            {"y": SIX},
+            CLASSES,
+            {"metric": "miou"},
+            RecipeError,
+            "expected top-1, top-5, accuracy, f1",
+        ),
         ("a = Softmax(x) y = Mul(a, two)", {"y": SIX}, CLASSES, {}, RecipeError, "Softmax 'a' is followed by arithm"),
         ("k2 = Identity(k)", {"k2": "int64[1]"}, CLASSES, {}, DataError, "there are none with a batch axis"),
     ],
@@ -166,7 +173,7 @@ def test_a_teacher_alone() -> None:
     assert (found.loss, found.metric, found.has_labels) == ("cross-entropy", None, False)
     assert "the teacher's answers alone train, by cross entropy" in found.said
     assert task(ONE, None, is_taught=True).loss == "mse"
-    with pytest.raises(RecipeError, match="no labels, and there are 'e'.*, 'y'.*: say which one the teacher teaches"):
+    with pytest.raises(RecipeError, match=r"no labels, and there are 'e'.*, 'y'.*: say which one the teacher teaches"):
         task(network("y = Identity(x) e = Neg(x)", e=SIX, y=SIX), None, is_taught=True)
 
 
