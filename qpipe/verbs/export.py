@@ -14,7 +14,7 @@ from passes.share_constants import ShareConstants
 from passes.weights_to_uint8 import WeightsToUint8
 from qpipe.arith.certificate import Certificate
 from qpipe.data import Batch, DataLike
-from qpipe.errors import DataError, LoweringError
+from qpipe.errors import DataError, LoweringError, ParityError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import TRAINING, AppliedPass, add_provenance, get_object
 from qpipe.ir.files.outputs import check_output
@@ -23,7 +23,7 @@ from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.quantized.certify import certify, store_certificate
 from qpipe.ir.quantized.float_free import float_tensors
 from qpipe.ir.quantized.kind import require_qdq
-from qpipe.ir.quantized.origin import store_origin
+from qpipe.ir.quantized.origin import origin_of, store_origin
 from qpipe.ir.quantized.view import read_view
 from qpipe.runtime.gate import run_gate
 from qpipe.settings import ExportSettings, SeedSettings
@@ -93,6 +93,8 @@ def export(
         _refuse_floats(lowered, model_name(model))
     if settings.format == "qdq":
         # The file is the specification; what it computes is compared with the integer operators.
+        if origin_of(read_view(lowered)) != origin_of(read_view(spec)):
+            raise ParityError(f"{model_name(model)}: the file's integers are not those that were finalized")
         other = lowered.clone()
         LowerQOperator(weights=settings.weights, cpu=settings.cpu)(other)
         compared = lowered, other

@@ -11,13 +11,15 @@ import pytest
 import qpipe
 import qpipe.verbs.export as export_module
 from passes.finalize import Finalize
+from passes.share_constants import ShareConstants
 from passes.strip_skips import StripSkips
 from qpipe.data import Preprocess
 from qpipe.data.carried import store_preprocess
-from qpipe.errors import LoweringError, ModelError, RecipeError
+from qpipe.errors import LoweringError, ModelError, ParityError, RecipeError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import TRAINING, get_object, get_provenance, set_json
 from qpipe.ir.quantized.certify import check_certificate
+from qpipe.ir.quantized.view import read_view
 from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.runtime.session import open_session
 from support.quantize import finalized, quantized
@@ -146,6 +148,21 @@ def test_an_integer_graph_with_a_float_is_refused_by_its_name(qdq, tmp_path, mon
     with pytest.raises(LoweringError, match=r": 'there' would be float, expected integers from"):
         qpipe.export(qdq, tmp_path / "net.onnx", format="integer")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_qdq_file_that_is_not_what_was_finalized_is_refused(qdq, tmp_path, monkeypatch):
+    """It is the specification of its own gate, so that nothing else would notice."""
+
+    def share(self, model):
+        layer = read_view(model).layers[0]
+        codes = layer.node.inputs[1].producer().inputs[0]
+        codes.const_value = ir.tensor(-codes.const_value.numpy(), name=codes.name)
+        return ir.passes.PassResult(model, True)
+
+    monkeypatch.setattr(ShareConstants, "call", share)
+    with pytest.raises(ParityError, match="integers are not those that were finalized"):
+        qpipe.export(qdq, tmp_path / "net.onnx", format="qdq")
+    assert not (tmp_path / "net.onnx").exists()
 
 
 def test_a_qdq_file_with_integer_ends_is_refused(qdq):
