@@ -12,7 +12,6 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qpipe.errors import ModelError, one_line
-from qpipe.ir.files.infer import infer_shapes
 from qpipe.nodes import describe, static_shape
 
 MOST_ELEMENTS: Final = 2**28
@@ -109,9 +108,6 @@ def check_graph(model: ir.Model, source: str) -> None:
     # The checker wants a name; runtimes don't.
     model.graph.name = model.graph.name or "main"
     try:
-        if any(value.shape is None for value in model.graph.outputs):
-            # As for the name.
-            infer_shapes(model)
         common.CheckerPass()(model)
     except Exception as error:
         raise ModelError(f"{source}: invalid ONNX model: {one_line(error)}") from error

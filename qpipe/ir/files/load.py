@@ -18,6 +18,7 @@ from qpipe.ir.files.checks import (
     check_sizes,
     check_weights,
 )
+from qpipe.ir.files.consistent import check_shapes
 from qpipe.ir.files.external import load_external_data
 from qpipe.ir.files.float32 import to_float32
 from qpipe.ir.files.quiet import quiet
@@ -38,8 +39,8 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     Initializers are no graph inputs any more, and unused opset imports are gone. The first dimension of an input may
     be dynamic, the others must be fixed. Raises ModelError, in one line, for a file that is missing, truncated, not
     ONNX or empty; external data that are missing or outside the model's folder; NaN or infinite weights; unknown input
-    shapes; tensors and functions of unbearable size; and an opset that can't be converted. A warning says where a
-    network of other floats became one of float32, and which inputs nothing reads.
+    shapes; nodes whose inputs don't fit; tensors and functions of unbearable size; and an opset that can't be
+    converted. A warning says where a network of other floats became one of float32, and which inputs nothing reads.
     """
     if isinstance(model, ir.Model):
         source = f"model '{(model.graph.name or 'without a name')[:_NAME_LENGTH]}'"
@@ -56,6 +57,7 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     check_functions(loaded, source)
     dropped = _drop_unused_inputs(loaded)
     check_inputs(loaded, source)
+    check_shapes(loaded, source)
     check_graph(loaded, source)
     _separate_outputs(loaded.graph)
     check_sizes(ir.convenience.create_value_mapping(loaded.graph).values(), f"{source}: ")
