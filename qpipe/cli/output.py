@@ -2,6 +2,7 @@
 
 import contextlib
 import json as json_module
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process
 from qpipe.progress import Fact, reporting
 
+_TALKATIVE = ("onnx_ir", "onnxscript")
 _COLUMN, _FRAME = 8, 3
 """Characters that a column of a table has at least, where it has so many, and those that stand around them."""
 
@@ -22,8 +24,11 @@ _COLUMN, _FRAME = 8, 3
 def working() -> Iterator[list[Fact]]:
     """Run a verb: its progress and its warnings are shown on stderr, and whatever a library prints goes there too.
 
-    Gives what the verb tells, such as which data it found. Of several processes the main one alone shows them.
+    Gives what the verb tells, such as which data it found. Of several processes the main one alone shows them. What
+    onnx_ir logs of a damaged model comes as an error of ours, or doesn't matter.
     """
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     nothing: list[Fact] = []
     shown: contextlib.AbstractContextManager[list[Fact]]
     shown = reporting() if is_main_process() else contextlib.nullcontext(nothing)

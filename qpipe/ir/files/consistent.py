@@ -26,8 +26,8 @@ def check_shapes(model: ir.Model, source: str) -> None:
     where that is nothing, as behind an op that onnx doesn't know.
     """
     values = {str(value.name): value for node in model.graph for value in node.outputs if value.name}
-    proto = _without_claims(model)
     try:
+        proto = _without_claims(model)
         inferred = onnx.shape_inference.infer_shapes(
             proto, check_type=True, strict_mode=True, data_prop=follows_lists(model)
         )

@@ -1,4 +1,5 @@
 import json
+import logging
 import sys
 import warnings
 
@@ -28,6 +29,15 @@ def test_progress_and_prints_of_libraries_go_to_stderr(capsys: pytest.CaptureFix
     assert captured.out == ""
     assert "a stage" in captured.err
     assert "a library's note" in captured.err
+
+
+def test_what_onnx_ir_logs_stays_away(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    with working():
+        logging.getLogger("onnx_ir.serde").warning("Input 'w' cannot be found in any scope")
+    logger.setLevel(level)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.filterwarnings("default")
