@@ -15,6 +15,8 @@ from qpipe.ir.files.infer import follows_lists
 _FAILED: Final = re.compile(
     r"\(op_type:(?P<op>[^,)]*)(?:, node name: (?P<name>.*?))?\): (?:\[\w+InferenceError\] )?(?P<reason>[^\n]*)"
 )
+# A file may hold these before its opset has them for an op: they are cast, or the opset is raised.
+_NEWER_TYPES: Final = re.compile(r"unsupported type: tensor\((?:bfloat16|float8\w*|u?int[24])\)")
 _LARGE: Final = 1024
 """Bytes of a constant whose numbers say nothing about shapes."""
 
@@ -27,10 +29,7 @@ def check_shapes(model: ir.Model, source: str) -> None:
     """
     values = {str(value.name): value for node in model.graph for value in node.outputs if value.name}
     try:
-        proto = _without_claims(model)
-        inferred = onnx.shape_inference.infer_shapes(
-            proto, check_type=True, strict_mode=True, data_prop=follows_lists(model)
-        )
+        inferred = _inferred(_without_claims(model), follows_lists(model))
     except onnx.shape_inference.InferenceError as error:
         raise ModelError(f"{source}: {_reason(error)}") from None
     except Exception:  # of a graph that is none: onnx's checker says what is wrong with it
@@ -38,7 +37,16 @@ def check_shapes(model: ir.Model, source: str) -> None:
     for info in (*inferred.graph.value_info, *inferred.graph.output):
         if info.name in values and info.type.tensor_type.HasField("shape"):
             values[info.name].shape = ir.serde.deserialize_type_proto_for_shape(info.type)
-            values[info.name].type = ir.serde.deserialize_type_proto_for_type(info.type)
+            values[info.name].type = values[info.name].type or ir.serde.deserialize_type_proto_for_type(info.type)
+
+
+def _inferred(proto: onnx.ModelProto, follows: bool) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=follows)
+    except onnx.shape_inference.InferenceError as error:
+        if not _NEWER_TYPES.search(str(error)):
+            raise
+    return onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=True, data_prop=follows)
 
 
 def _without_claims(model: ir.Model) -> onnx.ModelProto:
