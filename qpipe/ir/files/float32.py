@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from qpipe.errors import ModelError
 from qpipe.ir.files.checks import is_bound
+from qpipe.nodes import DOMAIN
 
 _OTHER_FLOATS: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 # Attributes that hold a type: of Cast; of EyeLike, random numbers, SequenceEmpty; of LayerNormalization; of Q and DQ.
@@ -29,6 +30,8 @@ def to_float32(model: ir.Model, source: str) -> str:
     found: Counter[str] = Counter()
     graphs: list[ir.Graph | ir.Function] = [*model.graphs()]
     for function in model.functions.values():
+        if function.domain == DOMAIN:  # training's quantizers compute in float64 where they must
+            continue
         graphs += [function, *function.subgraphs()]
     for graph in graphs:
         if isinstance(graph, ir.Graph):
