@@ -102,7 +102,9 @@ def _run(arguments: Sequence[str] | None, end: Ending) -> int:
         # One that a signal led to, such as that of a worker which got it as well, is not the news.
         return _ended(end) if end.number else _fail(str(error), error.exit_status)
     except typer.TyperException as error:
-        return _fail(f"{error.format_message()} (see {_help_of(error)})", BAD_INPUT)
+        # What a value of a choice is refused by begins so, in the words of the library that typer checks it with.
+        problem = error.format_message().replace("Value error, ", "")
+        return _fail(f"{problem} (see {_help_of(error)})", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except BrokenPipeError:

@@ -78,6 +78,10 @@ class Preprocess(BaseModel):
             raise ValueError(f"mean has {len(self.mean)} channels, std {len(self.std)}")
         if self.resize is not None and self.crop is not None and self.crop > self.resize:
             raise ValueError(f"crop is {self.crop}, expected at most resize, {self.resize}")
+        with np.errstate(over="ignore"):
+            factor, offset = self._factor_offset(max(len(self.mean), len(self.std)))
+        if not (np.isfinite(factor).all() and np.isfinite(offset).all()):
+            raise ValueError(f"mean {self.mean} and std {self.std} make values that float32 does not have")
         return self
 
     def merge(self, overrides: Mapping[str, Any]) -> Preprocess:

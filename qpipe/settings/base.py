@@ -116,6 +116,16 @@ def validated(model: type[S], values: object, describe: Callable[[Sequence[int |
         raise RecipeError("; ".join(_explain(model, problem, describe) for problem in news)) from None
 
 
+_EXPECTED: Final = {
+    "model_type": "a table",
+    "too_short": "at least one item",
+    "tuple_type": "a list",
+    "string_too_short": "at least one character",
+    "int_parsing_size": "an integer of 64 bits",
+}
+"""What pydantic says in other words, by the type of the problem."""
+
+
 def _explain(model: type[BaseModel], problem: Any, describe: Callable[[Sequence[int | str]], str]) -> str:
     """One problem in the user's words: the key, what was found, what was expected."""
     location: tuple[int | str, ...] = problem["loc"]
@@ -127,9 +137,7 @@ def _explain(model: type[BaseModel], problem: Any, describe: Callable[[Sequence[
     if problem["type"] == "value_error":
         return str(problem["msg"]).removeprefix("Value error, ")
     expected = str(problem["msg"]).removeprefix("Input should be ").removeprefix("a valid dictionary or instance of ")
-    expected = {"model_type": "a table", "too_short": "at least one item", "tuple_type": "a list"}.get(
-        problem["type"], expected
-    )
+    expected = _EXPECTED.get(problem["type"], expected)
     return f"{describe(location)}: {shown(problem['input'])}, expected {expected}"
 
 

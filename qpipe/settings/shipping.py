@@ -77,7 +77,9 @@ class BenchSettings(Settings):
     seconds: float = Field(
         default=60, gt=0, description="of a model at a batch size, after which no more timed runs are begun"
     )
-    threads: int | None = Field(default=None, ge=1, description="threads of a session; by default the runtime's choice")
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="threads of a session; by default the runtime's choice"
+    )
     split: Split = Field(default="test", description="the part of the data")
     limit: int | None = Field(default=None, ge=1, description="count top-1 on the first images only")
 

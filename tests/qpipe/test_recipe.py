@@ -209,6 +209,11 @@ def test_a_device_is_not_read(tmp_path: Path) -> None:
         ("seed = 0x" + "f" * 5000 + "\n" + MINIMAL, "seed: a very large int, expected at most 9223372036854775807"),
         ("seed = 18446744073709551616\n" + MINIMAL, "seed: 18446744073709551616, expected at most 9223372036854775807"),
         ("seed = -1\n" + MINIMAL, "seed: -1, expected greater than or equal to 0"),
+        (
+            MINIMAL + "[[layer]]\nmatch = ''\nweight_bits = 4\n",
+            "[[layer]] 1, match: '', expected at least one character",
+        ),
+        (MINIMAL + "[calibrate]\nweight_bits = 1" + "0" * 30, "[calibrate] weight_bits: 1000000"),
         (MINIMAL + "[finetune]\nlr = 1e308\n", "lr: 1e+308, expected at most 3.4e+38"),
         (MINIMAL + "[finetune]\nmilestones = [1, 1e300]\n", "milestones: Fraction("),
         (

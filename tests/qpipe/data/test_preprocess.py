@@ -91,6 +91,11 @@ def test_merge_replaces_what_is_given_and_takes_text() -> None:
         ({"mean": float("nan")}, "preprocessing mean.0 nan: Input should be a finite number"),
         ({"mean": (1, 2)}, "preprocessing settings: mean has 2 channels, std 3"),
         ({"resize": 10**18}, f"preprocessing resize {10**18}: Input should be less than or equal to 32768"),
+        (
+            {"mean": (1e308,)},
+            "preprocessing settings: mean (1e+308,) and std (0.229, 0.224, 0.225) make values",
+        ),
+        ({"std": 5e-324}, "preprocessing settings: mean (0.485, 0.456, 0.406) and std (5e-324,) make values"),
         ({"crop": 0}, "preprocessing crop 0: Input should be greater than or equal to 1"),
         ({"crop": 64, "resize": 32}, "preprocessing settings: crop is 64, expected at most resize, 32"),
         ({"pixel_max": 3}, "preprocessing pixel_max 3: expected 1 or 255"),
