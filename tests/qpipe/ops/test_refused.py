@@ -81,7 +81,7 @@ def test_the_options_do_what_the_nodes_did():
     [
         (
             "c = Conv(x, w) [n] s = Mul(c, k) y = Conv(s, u)",
-            "a constant factor: put it into the weights and bias of Conv 'c' before it",
+            "a constant factor: put it into the weights and bias of Conv 'Conv_c' before it",
         ),
         (
             "c = Conv(x, w) r = Relu(c) [n] s = Mul(r, k) y = Conv(s, u)",
