@@ -75,9 +75,8 @@ def only_input(graph: ir.Graph) -> ir.Value:
     """The network's one input; ModelError names them where it has several, or none."""
     if len(graph.inputs) != 1:
         names = ", ".join(f"'{value.name}'" for value in graph.inputs) or "none"
-        raise ModelError(
-            f"the network's inputs are {names}: expected exactly one; export it with the others as constants"
-        )
+        advice = "; export it with the others as constants" if len(graph.inputs) else ""
+        raise ModelError(f"the network's inputs are {names}: expected exactly one{advice}")
     return graph.inputs[0]
 
 

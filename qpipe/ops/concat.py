@@ -13,6 +13,7 @@ from qpipe.arith.namespace import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import constant_array, int_attribute
 from qpipe.ops.base import Carrier, Refusal, StandardForm
+from qpipe.ops.refused import BEHIND
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ class Concat(Carrier):
         """Nothing but activations."""
         if all(constant_array(value) is None for value in node.inputs):
             return None
-        return Refusal("it joins a constant: export the model so that the constant lies in the weights of a layer")
+        return Refusal(f"it joins a constant, which has no grid: take that out and train on, {BEHIND}")
 
     def operands(self, node: ir.Node) -> tuple[ir.Value, ...]:
         """All."""

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from qpipe.arith.namespace import IntArray
 from qpipe.nodes import constant_array, constant_input, rank, require_constant, string_attribute
 from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.refused import size_advice
 from qpipe.ops.windows import padded, torch_pads
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Pad(Carrier):
             return Refusal(f"it fills in {float(fill.reshape(-1)[0]):g}: pad with zeros and train on")
         is_computed = any(value is not None and constant_array(value) is None for value in node.inputs[1:])
         if is_computed or rank(node.inputs[0]) is None:
-            return Refusal("its pads are computed by the graph: export the model with a fixed input size")
+            return Refusal(f"its pads are computed: {size_advice(node)}")
         return None
 
     def fits_skip(self, node: ir.Node) -> bool:

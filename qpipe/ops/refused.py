@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 BEHIND: Final = "or keep it behind the last layer, where it stays float"
 _ACTIVATION: Final = f"replace it by Relu or Clip(0, 6) and train on, {BEHIND}"
 _STATISTICS: Final = "it computes statistics at run time: use BatchNormalization instead"
-_IMAGE_SHAPE: Final = "it hangs on the batch or the image's size: export the model with a fixed input size"
 _POST_PROCESSING: Final = "it belongs behind the last layer, where it stays float"
 _CONTROL_FLOW: Final = "take the control flow out: export the branch that is used"
 _RECURRENT: Final = "recurrent layers have no integer form here: keep this network in float"
@@ -44,7 +43,6 @@ _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "InstanceNormalization", "LayerNormalization", "GroupNormalization", "LRN", "MeanVarianceNormalization",
         "LpNormalization", "RMSNormalization",
     ),
-    _IMAGE_SHAPE: ("Shape", "Size", "ConstantOfShape", "Range", "NonZero", "Expand"),
     _POST_PROCESSING: (
         "LogSoftmax", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "RoiAlign", "Hardmax", "Multinomial",
     ),
@@ -69,6 +67,8 @@ _ADVICE: Final[dict[str, str]] = {
     "LpPool": "replace it by AveragePool or MaxPool",
 }
 _FACTORS: Final = frozenset({"Sub", "Mul", "Div"})
+_AFFINE: Final = _FACTORS | {"Add"}
+_LONGEST_LIST: Final = 200
 
 
 def _subtraction(node: ir.Node) -> str | None:
@@ -93,15 +93,14 @@ def _over_image(advice: str) -> Callable[[ir.Node], str | None]:
     return find
 
 
-def _of_shape(node: ir.Node) -> str | None:
-    """What hangs on a size that is fixed already, but for the batch; or on nothing at all."""
+def size_advice(node: ir.Node) -> str:
+    """Of what is computed from sizes: of a loaded model's inputs only the batch can be open."""
     if node.inputs and all(constant_array(value) is not None for value in node.inputs):
         return "a constant that is too large to be computed when loading: make it smaller, or take it out"
-    graph = node.graph
-    inputs = graph.inputs if isinstance(graph, ir.Graph) else []
-    if inputs and all(static_shape(value) and None not in (static_shape(value) or ())[1:] for value in inputs):
-        return "it hangs on the batch, or on numbers that the network computes: export the model with a batch of 1"
-    return None
+    inputs = node.graph.inputs if isinstance(node.graph, ir.Graph) else ()
+    if all(None not in (static_shape(value) or ()) for value in inputs):
+        return f"it hangs on numbers that the network computes: export the model with constants instead, {BEHIND}"
+    return f"it hangs on the batch, which is open: export the model with a batch of 1, {BEHIND}"
 
 
 def _bound(node: ir.Node) -> str | None:
@@ -118,7 +117,7 @@ _AROUND: Final[Mapping[str, Callable[[ir.Node], str | None]]] = {
     "Min": _bound,
     "ReduceMax": _over_image("write it as a MaxPool whose kernel is the whole image"),
     "ReduceSum": _over_image("write it as the mean over height and width, with the factor in the next layer's weights"),
-    **dict.fromkeys(_GROUPS[_IMAGE_SHAPE], _of_shape),
+    **dict.fromkeys(("Shape", "Size", "ConstantOfShape", "Range", "NonZero", "Expand"), size_advice),
 }
 """Advice that hangs on what stands around the node; where it finds none, the table's."""
 
@@ -172,19 +171,29 @@ def constant_advice(node: ir.Node) -> str:
         return preprocessing
     is_factor = node.op_type in {"Mul", "Div"}
     what = "a constant factor" if is_factor else "a constant offset"
-    data = next((value for value in node.inputs if value is not None and constant_array(value) is None), None)
-    layer = None if data is None else data.producer()
-    if data is not None and layer is not None and len(data.uses()) == 1 and constant_array(_weight(layer)) is not None:
-        bias = "" if layer.op_type == "MatMul" else " and bias" if is_factor else ""
-        target = f"weights{bias}" if is_factor else "bias"
-        if is_factor or layer.op_type != "MatMul":
-            return f"{what}: put it into the {target} of {describe(layer)} before it"
+    data, others, source = _data(node), "", _data(node)
+    while len(others) < _LONGEST_LIST and source is not None and len(source.uses()) == 1:
+        layer = source.producer()
+        if layer is None or layer.op_type not in _AFFINE or (before := _data(layer)) is None:
+            break
+        source, others = before, f"{others}, with {describe(layer)},"
+    layer = None if source is None or len(source.uses()) > 1 else source.producer()
+    has_bias = layer is not None and layer.op_type != "MatMul"
+    if layer is not None and constant_array(_weight(layer)) is not None and (is_factor or has_bias):
+        target = "weights" if not has_bias else "weights and bias" if is_factor or others else "bias"
+        return f"{what}: put it{others} into the {target} of {describe(layer)} before it"
     readers = list(node.outputs[0].consumers())
     if is_factor and readers and all(constant_array(_weight(reader)) is not None for reader in readers):
         return f"{what}: put it into the weights of {', '.join(map(describe, readers))} behind it"
     if data is not None and _is_per_channel(node, data):
         return f"{what} per channel: write it as a BatchNormalization of mean 0 and variance 1, {BEHIND}"
     return f"{what} has no integer form here: take it out and train on, {BEHIND}"
+
+
+def _data(node: ir.Node) -> ir.Value | None:
+    """The one input that is not constant; None where there are several."""
+    found = [value for value in node.inputs if value is not None and constant_array(value) is None]
+    return found[0] if len(found) == 1 else None
 
 
 def _is_per_channel(node: ir.Node, data: ir.Value) -> bool:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from qpipe.arith.namespace import A, IntArray
 from qpipe.nodes import constant_array, int_attribute, ints_attribute, rank, require_constant, static_shape
 from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.refused import size_advice
 
 if TYPE_CHECKING:
     from qpipe.ir.quantized.view import RequantizedLayer
@@ -77,7 +78,7 @@ def arguments_refusal(node: ir.Node, *, expected: int = 0) -> Refusal | None:
     arguments = [value for value in node.inputs[1:] if value is not None]
     if len(arguments) >= expected and all(constant_array(value) is not None for value in arguments):
         return None
-    return Refusal("its arguments are computed by the graph: export the model with a fixed input size")
+    return Refusal(f"its arguments are computed: {size_advice(node)}")
 
 
 def _flatten(node: ir.Node) -> Moved:

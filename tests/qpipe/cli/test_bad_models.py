@@ -116,13 +116,17 @@ def test_nodes_without_integer_form_are_named_all_at_once(refused: Callable[[str
 
 def test_two_inputs(refused: Callable[[str], str]) -> None:
     two_inputs()
-    assert refused(CALIBRATE.format(model="bad.onnx")) == "bad.onnx: the model has 2 inputs, expected 1"
+    assert refused(CALIBRATE.format(model="bad.onnx")) == (
+        "bad.onnx: the network's inputs are 'x', 'z': expected exactly one; export it with the others as constants"
+    )
     assert "inputs are 'x', 'z'; expected exactly one" in refused("bench bad.onnx")
 
 
 def test_no_input(refused: Callable[[str], str]) -> None:
     save(parse("() => (float[4] y) { y = Relu(c) }", c=np.ones(4, np.float32)))
-    assert refused(CALIBRATE.format(model="bad.onnx")) == "bad.onnx: the model has 0 inputs, expected 1"
+    assert refused(CALIBRATE.format(model="bad.onnx")) == (
+        "bad.onnx: the network's inputs are none: expected exactly one"
+    )
 
 
 def test_the_wrong_stage(refused: Callable[[str], str]) -> None:

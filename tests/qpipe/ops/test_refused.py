@@ -146,3 +146,28 @@ def test_several_inputs_are_named():
 def test_what_was_changed_on_loading_is_a_note():
     proto = parse("(float[N,4] x, float[1] z) => (float[N,4] y) { y = Gemm(x, w) }", w=np.eye(4, dtype=np.float32))
     assert qpipe.inspect(proto).notes == ("model 'small': nothing reads the input 'z': it is left out",)
+
+
+def test_a_factor_and_an_offset_go_into_the_layer_together():
+    """What a Keras user has of BatchNormalization."""
+    proto = parse(
+        "(float[N,4] x) => (float[N,4] y) { "
+        "a = Gemm(x, w) b = Mul(a, k) [n] c = Add(b, m) d = Relu(c) y = Gemm(d, w) }",
+        w=np.eye(4, dtype=np.float32), k=np.full(4, 2, np.float32), m=np.ones(4, np.float32),
+    )  # fmt: skip
+    assert advice(proto)["n"] == (
+        "a constant offset: put it, with Mul 'Mul_b', into the weights and bias of Gemm 'Gemm_a' before it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"), [("N", "the batch, which is open"), ("2", "numbers that the network computes")]
+)
+def test_only_what_is_open_is_to_be_closed(batch, said):
+    proto = network(
+        "c = Conv(x, w) r = Relu(c) m = ReduceMax<keepdims = 0>(r, all) i = Cast<to = 7>(m) d = Unsqueeze(i, zero) "
+        "s = Shape<start = 0, end = 1>(x) t = Concat<axis = 0>(s, d, d, d) [n] e = Expand(k, t) y = Conv(e, u)",
+        shape=f"{batch},3,8,8", all=np.arange(4), zero=np.array([0]), k=np.float32(1),
+        u=np.ones((4, 4, 1, 1), np.float32),
+    )  # fmt: skip
+    assert said in advice(proto)["n"]

@@ -37,10 +37,10 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
         ("[odd] between = Clip(block, , one)", {"one": ONE}, "its bounds are (none, 1.5)"),
         ("[odd] between = Mul(block, one)", {"one": ONE}, "put it into the weights"),
         ("[odd] between = Div(block, one)", {"one": ONE}, "put it into the weights"),
-        ("[odd] between = Sub(block, one)", {"one": ONE}, "put it into the weights"),
-        ("[odd] between = Sub(block, r1)", {}, "write it as Add"),
+        ("[odd] between = Sub(block, one)", {"one": ONE}, "write it as a BatchNormalization"),
+        ("[odd] between = Sub(block, r1)", {}, "replace it by ops that have an integer form"),
         ("[odd] between = Mul(block, r1)", {}, "gating"),
-        ("[odd] between = Add(block, one)", {"one": ONE}, "put it into the bias"),
+        ("[odd] between = Add(block, one)", {"one": ONE}, "write it as a BatchNormalization"),
         (
             "[odd] between, m2, v2 = BatchNormalization<training_mode=1>(block, g, b, m, v)",
             STATISTICS,
@@ -79,7 +79,7 @@ def test_normalization_of_the_input_moves_into_the_preprocessing() -> None:
     constants["w"] = constants["w"].astype(np.float32)
     found = small(nodes, "batch,3,4,4", constants)
     assert set(found) == {"to_one", "minus_mean", "by_std"}
-    assert all("--mean and --std" in advice for advice in found.values())
+    assert all("--pixel-range 255 --mean 127.5 --std 63.75" in advice for advice in found.values())
 
 
 def test_products() -> None:

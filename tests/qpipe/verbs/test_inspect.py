@@ -98,7 +98,7 @@ def test_a_network_of_another_tool_is_named_as_such(stages: Path) -> None:
 def test_what_else_stands_in_the_way_is_said() -> None:
     two_inputs = parse("(float[1,4] x, float[1,4] z) => (float[] y) { y = Add(x, z) }")
     assert qpipe.inspect(two_inputs).problems == (
-        "inputs are 'x', 'z': expected exactly one",
+        "the network's inputs are 'x', 'z': expected exactly one; export it with the others as constants",
         "no Conv, Gemm or MatMul with constant weights: nothing to quantize",
     )
 
