@@ -45,5 +45,5 @@ def test_two_inputs_are_refused() -> None:
     net, y = network()
     model = net.model(y)
     model.graph.inputs.append(ir.val("other"))
-    with pytest.raises(ModelError, match="the network's inputs are .*: expected exactly one"):
+    with pytest.raises(ModelError, match=r"the network's inputs are .*: expected exactly one"):
         CalibratePercentile(inputs=[net.inputs()])(model)
