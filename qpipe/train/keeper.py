@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from qpipe.errors import OutputError, QpipeError
+from qpipe.ir.graph.numbers import LARGEST
 from qpipe.train.checkpoint import Parts, load_checkpoint, require_checkpoint, save_checkpoint
 from qpipe.train.run import RunState
 
@@ -58,10 +58,18 @@ class Keeper:
         self._remember(state)
 
     def require_finite(self, state: RunState) -> None:
-        """Raise DivergedError where a weight, or a statistic of the network, is no number: no file may hold it."""
-        tensors = self.parts.executor.state_dict().values()
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point()):
-            raise self.diverged(state, "a weight is no finite number")
+        """Raise DivergedError where a weight or a statistic of the network is no number, or one that no file may hold
+        (`qpipe.ir.graph.numbers`): what is written must be read again.
+        """
+        for name, tensor in self.parts.executor.state_dict().items():
+            if not tensor.is_floating_point() or not tensor.numel():
+                continue
+            largest = float(tensor.abs().max())  # NaN where one is
+            if not math.isfinite(largest):
+                raise self.diverged(state, "a weight is no finite number")
+            # The squares of what is not too large.
+            if largest >= LARGEST and not name.endswith("variance"):
+                raise self.diverged(state, f"a weight is as large as {largest:.3g}")
 
     def diverged(self, state: RunState, what: str) -> DivergedError:
         """The error that says where the run stands, and which checkpoint is the last good one."""

@@ -65,7 +65,9 @@ def report(
         (['tuned'], True)
     """
     paths = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
-    check_output(output, sources=paths)
+    # In the folder of a run its files are read, and no other.
+    read = [file for path in paths for file in ([path, *path.glob("*.onnx")] if path.is_dir() else [path])]
+    check_output(output, sources=read)
     if not paths:
         raise ModelError("no runs were given, expected one or more")
     if names is not None and len(names) != len(paths):

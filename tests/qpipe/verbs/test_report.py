@@ -98,3 +98,11 @@ def test_diagnostics_of_a_run_are_drawn(stages: Path, tmp_path: Path) -> None:
     for name, value in plain.graph.initializers.items():
         assert value.const_value is not None
         np.testing.assert_array_equal(weights[name], value.const_value.numpy())
+
+
+@pytest.mark.parametrize("name", ["model.qoperator.onnx", "report.json", "state.json"])
+def test_a_page_does_not_take_the_place_of_what_it_is_about(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("of a run")
+    with pytest.raises(OutputError, match=r"is the input and the output|is there already, in the folder"):
+        qpipe.report(tmp_path, tmp_path / name)
+    assert (tmp_path / name).read_text() == "of a run"
