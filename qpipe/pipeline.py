@@ -25,7 +25,7 @@ import qpipe
 from qpipe.errors import OutputError, ParityError, one_line
 from qpipe.ir.files.lock import held
 from qpipe.ir.files.outputs import check_output
-from qpipe.json_values import to_plain
+from qpipe.json_values import plain_rows, to_plain
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.progress import step
 from qpipe.recipe import Recipe, names_code
@@ -265,10 +265,8 @@ def _validate_stage(recipe: Recipe, models: list[str], folder: Path) -> Stage:
 
     def run(_: bool) -> None:
         report = qpipe.validate(models, recipe.data.path, **arguments)
-        write_json(
-            output,
-            {"ok": report.ok, "rows": to_plain([row.to_json() for row in report.rows]), "task": to_plain(report.task)},
-        )
+        found = {"ok": report.ok, "rows": list(plain_rows(report.rows)), "task": report.task}
+        write_json(output, to_plain(found))
         if not report.ok:
             raise ParityError(f"{output}: files that must compute the same integers differ; see its rows")
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import onnx_ir as ir
 
-from qpipe.nodes import STANDARD_DOMAINS, constant_array, float_attribute, int_attribute, string_attribute
+from qpipe.errors import ModelError
+from qpipe.nodes import STANDARD_DOMAINS, constant_array, describe, float_attribute, int_attribute, string_attribute
 from qpipe.ops import OPS, op_of
 from qpipe.ops.base import Role
 
@@ -184,6 +185,26 @@ def _depth_to_space(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
     return blocks.reshape(n, c // size**2, h * size, w * size)
 
 
+def _resize(
+    node: ir.Node, x: torch.Tensor, _: Any = None, scales: torch.Tensor | None = None, sizes: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Of images, as torch has it: bilinear, or to the nearest pixel by whole factors."""
+    from torch.nn.functional import interpolate
+
+    mode = string_attribute(node, "mode", "nearest")
+    places = string_attribute(node, "coordinate_transformation_mode", "half_pixel")
+    if sizes is not None and sizes.numel():
+        size = _ints(sizes)[-2:]
+    else:
+        size = [math.floor(side * scale) for side, scale in zip(x.shape[2:], scales.tolist()[-2:], strict=True)]  # type: ignore[union-attr]
+    is_whole = all(new % old == 0 for new, old in zip(size, x.shape[2:], strict=True))
+    if x.ndim == 4 and mode == "linear" and places in ("half_pixel", "pytorch_half_pixel", "align_corners"):
+        return interpolate(x, size, mode="bilinear", align_corners=places == "align_corners")
+    if x.ndim == 4 and mode == "nearest" and is_whole and places in ("half_pixel", "asymmetric"):
+        return interpolate(x, size, mode="nearest")
+    raise ModelError(f"{describe(node)}: {mode} by {places}, and torch has no such resizing of {list(x.shape)}")
+
+
 _TAIL: Final[dict[str, TailFunction]] = {
     "Identity": _elementwise(lambda x: x),
     "Dropout": lambda _, x, *__: x,
@@ -247,4 +268,5 @@ _TAIL: Final[dict[str, TailFunction]] = {
     "Shape": _shape_of,
     "Cast": _cast,
     "DepthToSpace": _depth_to_space,
+    "Resize": _resize,
 }

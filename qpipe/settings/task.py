@@ -1,14 +1,28 @@
 """What a network is for: the output that counts, the loss that trains it, the metric that judges it."""
 
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, GetPydanticSchema, ValidatorFunctionWrapHandler, WrapValidator
 
 from qpipe.settings.base import Settings
 
 LossName = Literal["cross-entropy", "binary", "multi-label", "mse"]
 MetricName = Literal["top-1", "top-5", "accuracy", "f1", "mse", "psnr", "miou"]
+
+
+def _own_or_named(value: Any, named: ValidatorFunctionWrapHandler) -> Any:
+    return value if callable(value) else named(value)
+
+
+LossLike = Annotated[
+    LossName | Callable[..., Any],
+    GetPydanticSchema(lambda _, schema_of: schema_of(Annotated[LossName, WrapValidator(_own_or_named)])),
+]
+MetricLike = Annotated[
+    MetricName | Callable[..., Any],
+    GetPydanticSchema(lambda _, schema_of: schema_of(Annotated[MetricName, WrapValidator(_own_or_named)])),
+]
 LOSS_WORDS: Final[dict[str, str]] = {
     "cross-entropy": "cross entropy",
     "binary": "binary cross entropy",
@@ -29,10 +43,10 @@ class TaskSettings(Settings):
     """
 
     output_name: str | None = Field(default=None, description="the output of the network that counts")
-    loss: LossName | Callable[..., Any] | None = Field(
+    loss: LossLike | None = Field(
         default=None, description="what training minimizes; by default what the output and the labels leave"
     )
-    metric: MetricName | Callable[..., Any] | None = Field(
+    metric: MetricLike | None = Field(
         default=None, description="what the network is judged by; by default that of the loss"
     )
     ignore_label: int | None = Field(

@@ -28,7 +28,11 @@ def test_all_stages_run_in_order_and_each_reads_the_one_before(tmp_path: Path, v
         {"name": "model.qoperator.onnx", "content": "qoperator(f(q(net.onnx, 8), 2))"},
         {"name": "model.integer.onnx", "content": "integer(f(q(net.onnx, 8), 2))"},
     ]
-    assert json.loads((tmp_path / "out/report.json").read_text()) == {"ok": True, "rows": report.rows}
+    assert json.loads((tmp_path / "out/report.json").read_text()) == {
+        "ok": True,
+        "rows": report.rows,
+        "task": {"metric": "top-1"},
+    }
 
 
 def test_arguments_reach_the_verbs(tmp_path: Path, verbs: Verbs) -> None:
@@ -42,6 +46,14 @@ def test_arguments_reach_the_verbs(tmp_path: Path, verbs: Verbs) -> None:
     assert arguments["calibrate"]["preprocess"] == arguments["validate"]["preprocess"] == {"mean": (0.5,)}
     assert arguments["export-integer"]["data"] == recipe.data.path
     assert arguments["finetune"]["checkpoint"] == tmp_path / "out" / CHECKPOINT_FILE
+
+
+def test_the_task_is_that_of_training_and_of_comparing(tmp_path: Path, verbs: Verbs) -> None:
+    run_recipe(recipe_in(tmp_path, task={"output_name": "logits", "metric": "f1"}))
+    arguments = dict(verbs.calls)
+    for name in ("finetune", "validate"):
+        assert (arguments[name]["output_name"], arguments[name]["metric"]) == ("logits", "f1")
+    assert "output_name" not in arguments["calibrate"].keys() | arguments["export-integer"].keys()
 
 
 def test_without_a_finetune_table_the_calibrated_file_is_exported(tmp_path: Path, verbs: Verbs) -> None:

@@ -62,6 +62,10 @@ TAILS = [
     "a = Reshape(x, image) y = DepthToSpace<blocksize=2>(a)",
     'a = Reshape(x, image) y = DepthToSpace<blocksize=2, mode="CRD">(a)',
     "a = Reshape(x, image) y = GlobalAveragePool(a)",
+    'a = Reshape(x, image) y = Resize<mode="linear">(a, , twice)',
+    'a = Reshape(x, image) y = Resize<mode="linear", coordinate_transformation_mode="align_corners">(a, , , larger)',
+    'a = Reshape(x, image) y = Resize<coordinate_transformation_mode="asymmetric", nearest_mode="floor">(a, , twice)',
+    "a = Reshape(x, image) y = Resize(a, , twice)",
     "a = Reshape(x, rows) y = MaxPool<kernel_shape=[1, 2], strides=[1, 2]>(a)",
 ]
 
@@ -84,6 +88,8 @@ def constants(text: str) -> dict[str, np.ndarray]:
         "rest": np.array([3, 2]),
         "wide": np.array([1, 4, 1]),
         "image": np.array([-1, 4, 1, 1]) if "Depth" in text else np.array([-1, 3, 1, 2]),
+        "twice": np.array([1, 1, 2, 2], np.float32),
+        "larger": np.array([3, 3, 3, 5]),
         "rows": np.array([-1, 1, 1, 6]),
         "matrix": np.arange(36, dtype=np.float32).reshape(6, 6) / 36,
     }
