@@ -61,9 +61,12 @@ class Conv(Product):
         symmetric = symmetric_pads(shape.pads)
         around = torch_pads(shape.pads) if symmetric is None else []
         inside = symmetric or (0,) * dims
+        least_width = shape.extent[-1] + shape.strides[-1]  # of more than one column of results
 
         def forward(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
             x = F.pad(x, around) if around else x
+            if x.shape[1] == 1 and shape.strides[-1] > 1 and x.shape[-1] + 2 * inside[-1] < least_width:
+                x, w = _channels_first(x), _channels_first(w)
             return convolve(x, w, b, shape.strides, inside, shape.dilations, groups)
 
         def backward(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor, mask: list[bool]) -> list[torch.Tensor]:
@@ -148,6 +151,15 @@ class Conv(Product):
     def lower_integer_last(self, layer: LastLayer[FinalWeight], b: IntegerBuilder) -> None:
         """The same sums."""
         b.finish_last(layer, _sums(layer, b), "NHWC")
+
+
+def _channels_first(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers of one channel, strided as channels first, which its strides can't be told from channels last.
+
+    Of one channel and one column of results, with a stride, oneDNN's convolution of channels last (of torch 2.13, on
+    CPUs with AVX512) reads the wrong numbers.
+    """
+    return x.reshape(len(x), -1).reshape(x.shape)
 
 
 def _sums(layer: Weighted[FinalWeight], b: IntegerBuilder) -> ir.Value:

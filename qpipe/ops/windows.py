@@ -18,12 +18,24 @@ _NO_ADVICE = "reshape before and behind it where it works on one or two dimensio
 
 
 def window_refusal(node: ir.Node) -> Refusal | None:
-    """Why the window has no integer form: its pads are not explicit, or it is of three dimensions."""
+    """Why the window has no integer form: its pads are not explicit, it is of three dimensions, or over its image."""
     try:
-        dims = len(window(node).kernel)
+        found = window(node)
     except ModelError as error:
         return Refusal(str(error).removeprefix(f"{describe(node)}: "))
-    return dims_refusal(dims)
+    return dims_refusal(len(found.kernel)) or _fit_refusal(found, image_sizes(node))
+
+
+def _fit_refusal(found: Window, sizes: list[int] | None) -> Refusal | None:
+    """Why it lies nowhere on the padded image; onnxruntime gives something all the same."""
+    if sizes is None or len(sizes) != len(found.kernel):
+        return None
+    if all(positions(found, found.pads, i, size) > 0 for i, size in enumerate(sizes)):
+        return None
+    return Refusal(
+        f"its window of {list(found.extent)} pixels is larger than the image of {sizes} with its pads: use a smaller "
+        "kernel"
+    )
 
 
 def dims_refusal(dims: int) -> Refusal | None:

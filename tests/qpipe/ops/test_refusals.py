@@ -30,6 +30,8 @@ def refusal(text: str, shape: str, **constants: object) -> str | None:
     ("AveragePool<kernel_shape=[2, 2, 2]>(x)", "N,2,4,4,4", {}, "it has 3 spatial dimensions"),
     ("MaxPool<kernel_shape=[2, 2, 2]>(x)", "N,2,4,4,4", {}, "it has 3 spatial dimensions"),
     (f"AveragePool<{POOL}, {COUNTED}>(x)", "N,2,L", {}, "it counts pads and rounds up"),
+    ("MaxPool<kernel_shape=[2], dilations=[3]>(x)", "N,2,3", {}, "its window of [4] pixels is larger"),
+    ("Conv(x, w)", "N,1,3", {"w": np.ones((1, 1, 4), F)}, "its window of [4] pixels is larger"),
     (f"AveragePool<{POOL}, auto_pad=\"SAME_UPPER\">(x)", "N,2,L", {}, "auto_pad is 'SAME_UPPER'"),
     ("MaxPool<kernel_shape=[2], strides=[4], dilations=[4], ceil_mode=1>(x)", "N,2,6", {}, "hangs over the end"),
 ])  # fmt: skip

@@ -96,6 +96,24 @@ def test_conv(data: st.DataObject, dims: int, groups: int, fan_in: int, fan_out:
     compare("Conv", [x], [w, bias], [w, bias], group=groups, **window)
 
 
+@given(
+    data=st.data(), channels=st.sampled_from([1, 1, 2]), groups=st.integers(1, 2), stride=st.integers(1, 3),
+    size=st.tuples(st.integers(4, 9), st.integers(4, 7)), kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+)  # fmt: skip
+def test_conv_of_channels_last(
+    data: st.DataObject, channels: int, groups: int, stride: int, size: tuple[int, int], kernel: tuple[int, int]
+) -> None:
+    """As the executor has them in training: oneDNN errs for one channel and one column of results."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    arrays = whole(rng, 4, channels * groups, *size), whole(rng, 3 * groups, channels, *kernel)
+    node = ir.from_proto(node_of("Conv", [arrays[0]], [arrays[1]], {"strides": [1, stride], "group": groups}))
+    run = OPS["Conv"].torch(node.graph.node(0))
+    expected = run(*(torch.from_numpy(a).double() for a in arrays))
+    # Of one channel too the strides are those of channels last.
+    x, w = (torch.from_numpy(a.transpose(0, 2, 3, 1).copy()).permute(0, 3, 1, 2) for a in arrays)
+    np.testing.assert_array_equal(run(x, w).double().numpy(), expected.numpy())
+
+
 @given(data=st.data(), dims=st.integers(1, 2), ceil_mode=st.integers(0, 1), seed=st.integers(0, 99))
 def test_max_pool(data: st.DataObject, dims: int, ceil_mode: int, seed: int) -> None:
     window, sizes = data.draw(windows(dims)), [data.draw(SIZE) for _ in range(dims)]
