@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qpipe.errors import printable
+
 _SHOWN = 3
 """Names that the line shows in front, before the last one."""
 
@@ -40,7 +42,7 @@ class Found:
             return "labels with the samples" if self.samples is None else "no labels"
         if self.classes is None:
             return f"labels {self.labels}"
-        names = [" ".join(name.split()) for name in self.classes]
+        names = [printable(" ".join(name.split())) for name in self.classes]
         if len(names) > _SHOWN + 1:
             names = [*names[:_SHOWN], "...", names[-1]]
         return f"{len(self.classes)} class{'es' if len(self.classes) != 1 else ''}: {', '.join(names)}"

@@ -1,6 +1,7 @@
 """What was found where data were looked for: one line on stderr for each split, and an object in the JSON."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -41,3 +42,15 @@ def test_it_is_said_once(here: Path, words: str, splits: list[str], capsys: pyte
     for each in found:
         assert each["classes"] == [f"class {label}" for label in range(10)]
         assert (each["samples"], each["splits"]) == (10, ["test", "train"])
+
+
+def test_names_that_no_encoding_takes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label in range(10):
+        folder = os.path.join(os.fsencode(here / "photos"), b"\xff\x1b[31m%d" % label)
+        os.makedirs(folder)
+        Image.new("L", (8, 8), 20 * label).save(os.fsdecode(os.path.join(folder, b"1\xfe.png")))
+    words = "validate net.onnx --data photos --color GRAY --json"
+    assert main(words.split()) == 0
+    out, err = capsys.readouterr()
+    assert "\\udcff\\x1b[31m0, " in err
+    assert len(json.loads(out)["data"][0]["classes"]) == 10

@@ -40,4 +40,5 @@ def test_arrays(tmp_path: Path) -> None:
 
 
 def test_names_are_one_line_whatever_is_in_them() -> None:
-    assert "\n" not in Found("d", (), None, 1, "x", ("a\nb",), "0 to 0").line()
+    line = Found("d", (), None, 1, "x", ("a\nb", "\x1b[31mred", "\udcff"), "0 to 2").line()
+    assert line.endswith("3 classes: a b, \\x1b[31mred, \\udcff")
