@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.namespace import IntArray
 from qpipe.calibration.moments import Moments, measure_moments
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.ir.graph.affine import Float64Array, read_affine
@@ -34,6 +35,7 @@ from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.nodes import initializer, input_value, require_constant, set_constant_input
 from qpipe.ops.weight_layout import output_axis, to_rows, to_weight
 
+_LARGEST_LOG2 = 60
 EPSILON = float(np.float32(1e-5))  # what a file can hold of ONNX's default
 
 
@@ -83,7 +85,8 @@ def _insert(graph: ir.Graph, layer: Layer, measured: Moments) -> None:
     """measured: of the product with its bias. The values are float32 before they are used, so that k errs least."""
     node = layer.node
     bias = read_affine(layer, len(measured.mean)).beta
-    ratio = _scale_weight(node)
+    size = np.maximum(np.abs(measured.mean - bias), np.sqrt(measured.variance))
+    ratio = _scale_weight(node, _LARGEST_LOG2 - np.frexp(size)[1])
     mean = ((measured.mean - bias) * ratio).astype(np.float32)
     variance = (measured.variance * ratio**2).astype(np.float32)
     gamma = (np.sqrt(variance.astype(np.float64) + EPSILON) / ratio).astype(np.float32)
@@ -104,12 +107,15 @@ def _insert(graph: ir.Graph, layer: Layer, measured: Moments) -> None:
     _remove_bias(graph, node)
 
 
-def _scale_weight(node: ir.Node) -> Float64Array:
-    """r, `[C]`: powers of two that bring the norm of each channel's weights to [1, 2); 1 where all of them are zero."""
+def _scale_weight(node: ir.Node, most: IntArray) -> Float64Array:
+    """r, `[C]`: powers of two that bring the norm of each channel's weights to [1, 2); 1 where all of them are zero.
+
+    most: log2 of the largest r, `[C]`, so that the statistics stay numbers whose squares are.
+    """
     weight = require_constant(node, 1, "weight").astype(np.float32)
     rows = to_rows(node, weight)
     norm = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1))
-    ratio = np.where(norm > 0, np.exp2(1.0 - np.frexp(norm)[1]), 1.0)
+    ratio = np.where(norm > 0, np.exp2(np.minimum(1.0 - np.frexp(norm)[1], most)), 1.0)
     set_constant_input(node, 1, to_weight(node, (rows * ratio[:, None]).astype(np.float32), weight.shape))
     return ratio
 

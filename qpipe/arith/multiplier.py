@@ -67,14 +67,19 @@ def weight_exponent_floor(k: A, beta: A, input_exponent: int, output: QuantSpec 
     Of a last layer (output None): at which the bias is at most `BIAS_LIMIT`. A channel whose `largest` product `[C]` is
     invisible behind k has none: `fit` makes it zero where it must, and where all channels have one exponent it would
     take the others with it.
+
+    None is so low that a trainable file can't be run as it lies: the product of both scales is a normal float32, and a
+    bias without a batch normalization behind it (k is 1), which a runtime may store in that unit, at most `BIAS_LIMIT`.
     """
     xp = namespace(k)
+    lowest = max(NO_FLOOR, NO_FLOOR - input_exponent)
+    _, e = xp.frexp(beta)
+    of_bias = xp.clip(xp.where((k == 1) & (beta != 0), e - input_exponent - _BIAS_BITS, lowest), lowest, None)
     if output is None:
-        _, e = xp.frexp(beta)
-        return xp.where(beta == 0, NO_FLOOR, e - input_exponent - _BIAS_BITS)
+        return of_bias
     _, e = split(k)
     floor = output.exponent - input_exponent - e - (MULTIPLIER_BITS - 1) - shift_bound(output)
-    return xp.where(abs(k) * largest < _INVISIBLE * output.scale, NO_FLOOR, floor)
+    return xp.maximum(xp.where(abs(k) * largest < _INVISIBLE * output.scale, lowest, floor), of_bias)
 
 
 def fit(

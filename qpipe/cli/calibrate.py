@@ -30,6 +30,9 @@ def calibrate(
     A QDQ file that can be trained, with fixed-point weights, is taken as the float network that it holds: so a network
     that was trained at 8 bits is brought to fewer.
 
+    The file is compared with the float network on a few images of the data, and what is lost is said by name. It runs
+    on onnxruntime as it lies; what it becomes (`qpipe export --format qdq`) is near that, and equal to every export.
+
     \b
     Example:
       qpipe calibrate resnet20.onnx --data cifar10.npz -o resnet20.qdq.onnx \\

@@ -20,7 +20,9 @@ def validate(
 ) -> None:
     """Compare models on data, judged by labels where there are some.
 
-    The exit status is 1 where integers differ that must be equal.
+    A trainable QDQ file is finalized in memory first. The final QDQ file, all exports and the trained network in
+    evaluation are equal to the bit; a trainable file that is run as it lies is near them, not equal. The exit status is
+    1 where integers differ that must be equal.
 
     \b
     Example:

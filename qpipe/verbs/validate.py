@@ -94,7 +94,8 @@ def validate(
     What the models are for is derived and said, or asked for, as `finetune` does.
 
     Args:
-        models: float, QDQ or exported, with float or integer inputs. A trainable QDQ model is finalized in memory.
+        models: float, QDQ or exported, with float or integer inputs. A trainable QDQ model is finalized in memory, and
+            a note says so: as it lies its outputs are near what is measured here, not equal.
         data: with labels, or without; then nothing is judged, and models are compared alone.
         preprocess: what pixels go through; None is what the models carry.
 
@@ -134,7 +135,15 @@ def validate(
         )
         problems += [f"{runnable.name}: {problem}" for problem in failed or ()]
     notes = () if source.split_note is None else (source.split_note,)
+    notes += tuple(_finalized(runnable) for runnable in runnables if runnable.kind is Kind.TRAINABLE)
     return ValidationReport(comparison.images, tuple(rows), comparison.task.to_json(), tuple(problems), notes)
+
+
+def _finalized(runnable: Runnable) -> str:
+    return (
+        f"{runnable.name}: can be trained, and was finalized in memory: its exports and the trained network in "
+        "evaluation equal that to the bit; the file as it lies gives outputs that are near, not equal"
+    )
 
 
 def _differences(runnables: Sequence[Runnable], comparison: Comparison) -> list[str]:
