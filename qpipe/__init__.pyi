@@ -419,7 +419,8 @@ def validate(
     What the models are for is derived and said, or asked for, as `finetune` does.
 
     Args:
-        models: float, QDQ or exported, with float or integer inputs. A trainable QDQ model is finalized in memory.
+        models: float, QDQ or exported, with float or integer inputs. A trainable QDQ model is finalized in memory, and
+            a note says so: as it lies its outputs are near what is measured here, not equal.
         data: with labels, or without; then nothing is judged, and models are compared alone.
         preprocess: what pixels go through; None is what the models carry.
         batch_size: images in a batch.
