@@ -134,7 +134,7 @@ def validate(
             )
         )
         problems += [f"{runnable.name}: {problem}" for problem in failed or ()]
-    notes = () if source.split_note is None else (source.split_note,)
+    notes: tuple[str, ...] = () if source.split_note is None else (source.split_note,)
     notes += tuple(_finalized(runnable) for runnable in runnables if runnable.kind is Kind.TRAINABLE)
     return ValidationReport(comparison.images, tuple(rows), comparison.task.to_json(), tuple(problems), notes)
 
