@@ -117,7 +117,7 @@ def _compared(floats: ir.Model, view: View) -> list[_Compared]:
         value = values.get(str(quantizer.source.name))
         if value is not None:
             name = str(quantizer.codes.name)
-            found[name] = _Compared(value, name, "the input", quantizer.grid, quantizer.bits)
+            found[name] = _Compared(value, name, "the input", quantizer.grid, quantizer.grid.bits)
     for layer in view.layers:
         if (item := _of_layer(layer, values)) is not None:
             found[item.name] = item
@@ -141,7 +141,9 @@ def _of_layer(layer: QuantizedLayer, values: Mapping[str, ir.Value]) -> _Compare
         return None
     node = value.producer()
     of = layer.node if layer.role is not Role.NONE or node is None else node
-    return _Compared(value, str(layer.quantizer.codes.name), describe(of), layer.quantizer.grid, layer.quantizer.bits)
+    return _Compared(
+        value, str(layer.quantizer.codes.name), describe(of), layer.quantizer.grid, layer.quantizer.grid.bits
+    )
 
 
 def _tensor(item: _Compared, sums: _Sums) -> TensorComparison:

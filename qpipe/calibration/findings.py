@@ -64,7 +64,7 @@ def find_problems(compared: NetworkComparison, trainable: View, final: View) -> 
 
 
 def _narrowest(view: View) -> int:
-    widths = [layer.quantizer.bits for layer in view.layers if layer.quantizer is not None]
+    widths = [layer.quantizer.grid.bits for layer in view.layers if layer.quantizer is not None]
     widths += [layer.weight.bits for layer in view.layers if is_trainable(layer)]
     return min(widths, default=8)
 

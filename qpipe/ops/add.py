@@ -40,6 +40,10 @@ class Add(Unweighted):
             return Refusal(f"it broadcasts: {advice}")
         return None
 
+    def keeps_channels(self, node: ir.Node) -> bool:
+        """A sum does."""
+        return True
+
     def operands(self, node: ir.Node) -> tuple[ir.Value, ...]:
         """Both."""
         return tuple(value for value in node.inputs if value is not None)

@@ -73,6 +73,10 @@ class AveragePool(Unweighted):
             )
         return None
 
+    def keeps_channels(self, node: ir.Node) -> bool:
+        """A mean over positions is linear; `refusal` lets no other pass."""
+        return True
+
     def fits_skip(self, node: ir.Node) -> bool:
         """To shrink."""
         return node.op_type != "ReduceMean"

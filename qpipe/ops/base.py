@@ -112,6 +112,13 @@ class Op(ABC, Generic[L]):
         """Whether its result lies in its input's memory."""
         return False
 
+    def keeps_channels(self, node: ir.Node) -> bool:
+        """Whether channel c (axis 1) of the result is made of the operands' channel c, and commutes with a factor.
+
+        Of images that become rows, channel c is as many neighbours as it had positions.
+        """
+        return False
+
     def fits_skip(self, node: ir.Node) -> bool:
         """Whether a skip connection can have it: to choose, to shrink or to widen, not to compute."""
         return False

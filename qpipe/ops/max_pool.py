@@ -32,6 +32,10 @@ class MaxPool(Carrier):
             return Refusal("its indices are used: use its first output only")
         return window_refusal(node) or _overhang_refusal(node)
 
+    def keeps_channels(self, node: ir.Node) -> bool:
+        """The largest of a channel is."""
+        return True
+
     def fits_skip(self, node: ir.Node) -> bool:
         """To shrink."""
         return True

@@ -42,6 +42,15 @@ class Shape(Carrier):
         """All but what moves the numbers."""
         return node.op_type not in {"Transpose", "Dropout"}
 
+    def keeps_channels(self, node: ir.Node) -> bool:
+        """What does nothing, and what makes each image a row."""
+        if node.op_type in {"Identity", "Dropout"}:
+            return True
+        source, result = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+        if node.op_type == "Transpose" or source is None or result is None or len(result) != 2 or None in source[1:]:
+            return False
+        return math.prod(size or 0 for size in source[1:]) == result[1]
+
     def fits_skip(self, node: ir.Node) -> bool:
         """Nothing that reorders."""
         return node.op_type == "Identity"

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from passes.calibrate_on_signs import CalibrateOnSigns
 from passes.calibrate_percentile import CalibratePercentile
+from passes.equalize_channels import EqualizeChannels
 from passes.expand_bases import ExpandBases
 from passes.fix_ranges import FixRanges
 from passes.insert_quantizers import InsertQuantizers
@@ -33,7 +34,7 @@ from qpipe.ir.graph.numbers import check_numbers
 from qpipe.ir.quantized.kind import Kind, find_kind, require_float
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.settings import CalibrateSettings, LayersSettings, SeedSettings, TorchSettings
-from qpipe.verbs.beside_float import compare_with_float
+from qpipe.verbs.beside_float import IMAGES, compare_with_float
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.sources import (
     ModelPath,
@@ -114,7 +115,6 @@ def calibrate(
     pixels = preprocess_of(network, preprocess)
     with about(name):
         images = open_source(network, data, "train", pixels, labels=False)
-    floats = network.clone()
     store_preprocess(network, pixels)
     store_origin_file(network, model)
     table = LayerTable(tuple(LayerOptions(**entry.arguments()) for entry in layers.layers))
@@ -123,6 +123,11 @@ def calibrate(
     inputs = CalibrationInputs(images, **draws)
     shard = current_shard()
     seen: dict[str, Any] = {"inputs": inputs, "shard": shard}
+    is_ready = FORMATS[settings.quantizer].holds_floats and settings.start == "pretrained"
+    if is_ready and settings.ranges == "data":
+        with about(name):
+            _apply([EqualizeChannels(inputs=inputs.first(IMAGES), shard=shard)], network, draws)
+    floats = network.clone()
     rebuild: list[ir.passes.InPlacePass] = []
     if settings.restore_batch_norm:
         rebuild.append(RestoreBatchNorm(inputs=_as_in_training(images, inputs, draws), shard=shard))
@@ -153,7 +158,6 @@ def calibrate(
         _apply(rebuild, network, draws)
         insert.check(network)
     _apply([*observe, insert, RescaleChannels()], network, draws)
-    is_ready = FORMATS[settings.quantizer].holds_floats and settings.start == "pretrained"
     with about(name):
         compare_with_float(floats, network, inputs, is_ready=is_ready)
     if output is not None:

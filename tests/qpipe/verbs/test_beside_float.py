@@ -93,6 +93,16 @@ def test_a_network_that_is_another_one() -> None:
     assert lines[5:] == [f"and {len(problems) - 5} more of the kind: `qpipe inspect` lists them"] * (len(problems) > 5)
 
 
+def test_a_table_with_few_levels_does_not_make_a_network_narrow() -> None:
+    """Before the Tanh one channel is 1e3 times the others, and the 8-bit range leaves them no level."""
+    rng = np.random.default_rng(2)
+    between = ["[conv5] c5 = Conv(block, w5)", "[tanh] between = Tanh(c5)"]
+    w5 = rng.normal(0, 0.3, (8, 8, 1, 1)).astype(np.float32)
+    w5[2] *= 1e3
+    _, lines = said(digits_model(between=between, constants={"w5": w5}))
+    assert any(line.startswith("Conv 'conv5': 7 of 8 channels (0, 1, 3, 4, ...) of 'between'") for line in lines)
+
+
 @pytest.mark.parametrize("options", [{"weight_bits": 2, "activation_bits": 2}, {"quantizer": "lq", "weight_bits": 2}])
 def test_what_is_to_be_trained_first_is_not_judged(options: dict[str, Any]) -> None:
     network, lines = said(digits_model(), percentile=60, **options)
