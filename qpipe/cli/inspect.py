@@ -46,7 +46,7 @@ def _show(model: str, report: Mapping[str, Any]) -> None:
         say(f"note: {note}")
     for problem in report["problems"]:
         say(f"problem: {problem}")
-    if report.get("comparison") is not None:
+    if report["comparison"] is not None:
         _show_comparison(report["comparison"])
     changes = [node["name"] for node in report["nodes"] if node["advice"]]
     if changes:

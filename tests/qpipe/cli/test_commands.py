@@ -41,6 +41,8 @@ class Inspection:
             "roles": {"quantized": 1, "no integer form": 1},
             "nodes": NODES,
             "problems": ["inputs are 'x', 'z': expected exactly one"],
+            "notes": [],
+            "comparison": None,
             "ready": False,
         }
 
