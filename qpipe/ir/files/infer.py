@@ -44,12 +44,25 @@ def follows_lists(model: ir.Model) -> bool:
             length = sum(read)
             if length > LONGEST_LIST and all(read):
                 return False
+        elif node.op_type == "Constant":
+            # A scalar at least, which Unsqueeze makes a list.
+            length = max([1, *map(_size, node.attributes.values())])
         elif node.op_type == "Shape":
             length = _MOST_DIMENSIONS
         else:
             length = math.inf if node.op_type in _GENERATORS else max(read, default=0)
         lengths.update(dict.fromkeys(node.outputs, length))
     return True
+
+
+def _size(attribute: ir.Attr) -> int:
+    """Elements of a Constant's list; 0 of what is none."""
+    if attribute.is_ref():
+        return 0
+    if attribute.type == ir.AttributeType.TENSOR:
+        tensor = attribute.as_tensor()
+        return tensor.size if len(tensor.shape) <= 1 else 0
+    return len(attribute.value) if isinstance(attribute.value, list | tuple) else 0
 
 
 def _length(value: ir.Value, lengths: Mapping[ir.Value, float]) -> float:

@@ -67,10 +67,10 @@ def label_opset(model: ir.Model) -> None:
 def _convert(model: ir.Model, opset: int, target: int, source: str) -> ir.Model:
     from onnxscript.version_converter import ConvertVersionPass
 
-    # Neither converter looks into functions. At opset 21 they stay: training's quantizers are functions.
-    common.InlinePass()(model)
-    common.RemoveUnusedOpsetsPass()(model)
     try:
+        # Neither converter looks into functions. At opset 21 they stay: training's quantizers are functions.
+        common.InlinePass()(model)
+        common.RemoveUnusedOpsetsPass()(model)
         if _OLDEST_ONNXSCRIPT_OPSET <= opset < target == OPSET:
             with quiet("onnx_ir", "onnxscript"):
                 ConvertVersionPass(target_version=target)(model)

@@ -23,6 +23,8 @@ def network(nodes, **constants):
         ("Shape(x)", {}),
         ("Expand(k, n)", {"k": np.float32(1), "n": np.array([2**20])}),
         ("Identity(k)", {"k": np.arange(8)}),
+        ("Constant<value_ints = [1, 2]>()", {}),
+        ("Constant<value = int64[2] {1, 2}>()", {}),
     ],
 )
 def test_lists_that_double_are_not_followed(first, constants):

@@ -5,9 +5,11 @@ import onnx_ir as ir
 import pytest
 from onnx import version_converter
 
+from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from qpipe.ir.files.upgrade import label_opset
+from support.networks import parse
 from support.quantize import finalized, quantized
 from support.zoo.residual import residual_network
 
@@ -41,3 +43,10 @@ def test_2_bits_of_any_opset_are_brought_to_25(opset):
     proto = ir.to_proto(finalized(quantized(residual_network(), bits=2)))
     proto.opset_import[0].version = opset
     assert load_model(proto).opset_imports[""] == 25
+
+
+def test_a_function_of_another_opset_than_its_model_is_refused_in_one_line():
+    text = """(float[N] x) => (float[N] y) { y = own.twice(x) }
+        <domain: "own", opset_import: ["": 21]> twice (a) => (b) { b = Add(a, a) }"""
+    with pytest.raises(ModelError, match=r"opset 24 can't be converted to 21: .*inlining"):
+        load_model(parse(text, opsets='"": 24, "own": 1'))
