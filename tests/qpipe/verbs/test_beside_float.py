@@ -80,6 +80,17 @@ def test_weights_too_small_for_the_scale_of_all() -> None:
     )
 
 
+def test_a_dead_channel_is_nothing_lost() -> None:
+    """Its products are less than a step of the output, as in one of 16 channels of some layers of ResNet-20."""
+
+    def fade(constants: Constants) -> None:
+        constants["n1_gamma"][3] = 1e-9
+
+    network, lines = said(changed(fade))
+    assert lines == []
+    assert get_object(network, COMPARISON) is not None
+
+
 def test_a_network_that_is_another_one() -> None:
     """The worst comes first; behind five lines, how many more there are."""
     network, lines = said(digits_model(), percentile=60)
