@@ -59,8 +59,6 @@ DATA: dict[str, tuple[Callable[[], Any], str, str]] = {
         "bad.npz",
         "data 'bad.npz': inputs have shape [N, 1, 9, 9], the model expects [N, 1, 8, 8]; set the",
     ),
-    "labels missing": (lambda: images(images=PIXELS, labels=LABELS[:3]), "bad.npz", "bad.npz: 3 labels for 4 samples"),
-    "labels below": (lambda: images(images=PIXELS, labels=LABELS - 1), "bad.npz", "bad.npz: label 0 is -1, expected 0"),
     "NaN": (floats(np.nan), "bad.npz", "bad.npz: 'x': sample 2 has the value nan at [1, 1, 0], expected finite"),
     "infinite": (floats(np.inf), "bad.npz", "bad.npz: 'x': sample 2 has the value inf at [1, 1, 0], expected finite"),
     "pickled": (
@@ -85,19 +83,21 @@ def test_data(case: str, words: str, refused: Callable[[str], str]) -> None:
     assert data in found
 
 
-def test_labels_that_no_class_has(refused: Callable[[str], str]) -> None:
-    images(images=PIXELS, labels=np.array([0, 1, 10, 3]))
-    expected = "bad.npz: 11 classes (the largest label is 10), but the network has 10 classes"
-    assert refused(FINETUNE.format(data="bad.npz")) == expected
-    assert "labels go from 0 to 10, but net.onnx has 10 classes" in refused(VALIDATE.format(data="bad.npz"))
-
-
-def test_fewer_classes_than_the_network_has(refused: Callable[[str], str]) -> None:
-    images(images=PIXELS, labels=LABELS)
-    assert "1 classes (the largest label is 0), but the network has 10" in refused(FINETUNE.format(data="bad.npz"))
-    pictures("cat/1.png", "dog/2.png")
-    found = refused(FINETUNE.format(data="bad") + " --color GRAY")
-    assert found == "bad: 2 classes (the largest label is 1), but the network has 10 classes"
+@pytest.mark.parametrize("words", [FINETUNE, VALIDATE], ids=lambda words: words.split()[0])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (LABELS[:3], "bad.npz: 3 labels for 4 samples"),
+        (LABELS - 1, "bad.npz: labels go from -1 to -1, but output 'logits' [N, 10] has 10 classes"),
+        (LABELS + 10, "bad.npz: labels go from 10 to 10, but output 'logits' [N, 10] has 10 classes"),
+        (LABELS + 0.5, "bad.npz: fractional labels, from 0.5 to 0.5, fit no output"),
+        (LABELS * np.nan, "bad.npz: label 0 is nan, expected finite"),
+    ],
+    ids=["missing", "below", "beyond", "fractions", "nan"],
+)
+def test_labels_that_no_class_has(labels: Any, message: str, words: str, refused: Callable[[str], str]) -> None:
+    images(images=PIXELS, labels=labels)
+    assert refused(words.format(data="bad.npz")).startswith(message)
 
 
 def test_an_unlabelled_folder_cannot_be_trained_on(refused: Callable[[str], str]) -> None:
