@@ -30,7 +30,7 @@ KINDS: Final = (TRACEBACK, HANG, MEMORY, CRASH, LEFT, CHANGED, DIFFERENT, LINES,
 ERROR: Final = "qpipe: error: "
 _SAID = re.compile(
     r"qpipe: (warning|note|error): .*|.* \.\.\.|.*: (done in [0-9:]+|\d+/\d+ \(\d+%\), [0-9:]+ left"
-    r"|\d+, [0-9:]+ so far)|.*: finished before|data '.*', (no splits|split '\w+').*"
+    r"|\d+, [0-9:]+ so far)|.*: finished before|data '.*', (no splits|split '\w+').*|output '.*', .*: .*"
 )
 """Lines of stderr that are qpipe's own: warnings, errors, progress."""
 
