@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from fuzzing.case import Command
+from qpipe.errors import printable
 
 TRACEBACK: Final = "traceback"
 HANG: Final = "over 30 s"
@@ -101,8 +102,7 @@ def judge_words(command: Command, status: int, said: str) -> list[Finding]:
         found.append(Finding(LINES, "control characters", message))
     if re.search(r"Error calling|Traceback|object has no attribute|NoneType", message):
         found.append(Finding(UNNAMED, "words: " + _alike(message), message))
-    short = [word for word in command.words[1:] if len(word) <= 2]
-    if not any(name in message for name in _names(command)) and not message.startswith(tuple(f"{x}: " for x in short)):
+    if not any(name in message for name in _names(command)) and not message.startswith(_given(command)):
         found.append(Finding(UNNAMED, _alike(message), message))
     return found
 
@@ -128,6 +128,13 @@ def judge_files(command: Command, status: int, before: Snapshot, after: Snapshot
             name = re.sub(r"\.[A-Za-z0-9_]{8}(?=/|$)", ".XXXXXXXX", path)
             found.append(Finding(kind, f"{verb}: {name} {change}", f"exit status {status}: {path} {change}"))
     return found
+
+
+def _given(command: Command) -> tuple[str, ...]:
+    """How a message begins that is about one of the words, or about an option by its name in a recipe."""
+    words = [word or "." for word in command.words[1:]]
+    keys = [word.lstrip("-").replace("-", "_") for word in words if word.startswith("--")]
+    return tuple(f"{printable(word)}: " for word in [*words, *keys])
 
 
 def _names(command: Command) -> Sequence[str]:
