@@ -9,15 +9,17 @@ Pad that names axes.)
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.errors import ModelError
 from qpipe.ir.graph.rewrite import rewrite
 from qpipe.ir.graph.shapes import correct_size
 from qpipe.nodes import (
     constant_input,
+    describe,
     initializer,
     ints_attribute,
     kernel_shape,
@@ -27,10 +29,15 @@ from qpipe.nodes import (
 )
 from qpipe.ops.pad import all_pads
 
+_AUTO_PADS: Final = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExplicitPadding(ir.passes.InPlacePass):
-    """Conv, MaxPool, AveragePool get explicit pads, SAME where the image's size is known; Pad those of all axes."""
+    """Conv, MaxPool, AveragePool get explicit pads, SAME where the image's size is known; Pad those of all axes.
+
+    ModelError for a node that has both, which onnxruntime refuses as well.
+    """
 
     name: ClassVar[str] = "explicit-padding"
 
@@ -52,13 +59,18 @@ def _try_make_explicit(_: ir.Graph, node: ir.Node) -> bool:
     if "auto_pad" not in node.attributes:
         return False
     auto_pad = string_attribute(node, "auto_pad", "NOTSET")
+    if auto_pad not in _AUTO_PADS:
+        raise ModelError(f"{describe(node)}: auto_pad is '{auto_pad}', expected one of {', '.join(_AUTO_PADS)}")
+    pads = ints_attribute(node, "pads", ())
+    if auto_pad != "NOTSET" and any(pads):
+        raise ModelError(f"{describe(node)}: auto_pad is '{auto_pad}' and pads are {list(pads)}, expected one of both")
     if auto_pad == "VALID":
         node.attributes["pads"] = ir.AttrInt64s("pads", (0, 0) * len(kernel_shape(node)))
     elif auto_pad != "NOTSET":
-        pads = _same_pads(node, odd_at_begin=auto_pad == "SAME_LOWER")
-        if pads is None:
+        same = _same_pads(node, odd_at_begin=auto_pad == "SAME_LOWER")
+        if same is None:
             return False
-        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+        node.attributes["pads"] = ir.AttrInt64s("pads", same)
         # The output of SAME is ceil(in / stride) already; with a stride over the kernel, ceil_mode would add to it.
         node.attributes.pop("ceil_mode", None)
     del node.attributes["auto_pad"]

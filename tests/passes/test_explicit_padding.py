@@ -5,7 +5,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from passes.explicit_padding import ExplicitPadding
-from support.networks import build, integers
+from passes.normalize import normalize
+from qpipe.errors import ModelError
+from support.networks import build, integers, parse
 from support.run import run_as_written
 
 
@@ -137,3 +139,18 @@ def test_a_pad_names_all_axes(axes, pads):
     assert len(model.graph.node(0).inputs) == 3
     np.testing.assert_array_equal(run_as_written(model, x=x)[0], expected)
     assert not ExplicitPadding()(model).modified
+
+
+@pytest.mark.parametrize("op", ["Conv", "MaxPool", "AveragePool"])
+@pytest.mark.parametrize(
+    ("given_attributes", "message"),
+    [
+        ({"auto_pad": '"SAME_UPPER"', "pads": [0, 0, 1, 1]}, r"auto_pad is 'SAME_UPPER' and pads are \[0, 0, 1, 1\]"),
+        ({"auto_pad": '"SAME"'}, "auto_pad is 'SAME', expected one of NOTSET, SAME_UPPER"),
+    ],
+)
+def test_two_kinds_of_pads_and_unknown_ones_are_refused(op, given_attributes, message):
+    call = f"{op} {attributes(kernel_shape=[2, 2], **given_attributes)} ({'x, w' if op == 'Conv' else 'x'})"
+    proto = parse(f"(float[N,1,8,8] x) => (float[N,C,H,W] y) {{ [n] y = {call} }}", w=integers(1, 1, 2, 2))
+    with pytest.raises(ModelError, match=f"{op} 'n': {message}"):
+        normalize(ir.from_proto(proto))
