@@ -36,7 +36,7 @@ def infer_shapes(model: ir.Model, *, check_type: bool = True) -> tuple[bool, boo
 
 
 def follows_lists(model: ir.Model) -> bool:
-    """Whether no list that Concat makes can be too long."""
+    """Whether no list that Concat makes, or Range counts, can be too long."""
     lengths: dict[ir.Value, float] = {}
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         read = [_length(value, lengths) for value in node.inputs if value is not None]
@@ -44,6 +44,8 @@ def follows_lists(model: ir.Model) -> bool:
             length = sum(read)
             if length > LONGEST_LIST and all(read):
                 return False
+        elif node.op_type == "Range" and _counted(node) > LONGEST_LIST:
+            return False
         elif node.op_type == "Constant":
             # A scalar at least, which Unsqueeze makes a list.
             length = max([1, *map(_size, node.attributes.values())])
@@ -53,6 +55,16 @@ def follows_lists(model: ir.Model) -> bool:
             length = math.inf if node.op_type in _GENERATORS else max(read, default=0)
         lengths.update(dict.fromkeys(node.outputs, length))
     return True
+
+
+def _counted(node: ir.Node) -> float:
+    """Elements of a Range, infinity where that is not known."""
+    tensors = [None if value is None else ir.convenience.get_const_tensor(value) for value in node.inputs]
+    numbers = [float(tensor.numpy().flat[0]) for tensor in tensors if tensor is not None and tensor.size == 1]
+    if len(numbers) != 3 or not numbers[2]:
+        return math.inf
+    start, limit, step = numbers
+    return (limit - start) / step
 
 
 def _size(attribute: ir.Attr) -> int:

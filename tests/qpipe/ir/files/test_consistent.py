@@ -33,6 +33,27 @@ def test_inputs_that_do_not_fit(nodes: str, message: str) -> None:
         assert "\n" not in str(caught.value)
 
 
+POOL = "AveragePool<kernel_shape=[2,2], dilations=[2,2]>"
+SLICE = "Slice(%s, one, eight, two)"
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        f"a = SpaceToDepth<blocksize=2>(x) [b] b = {POOL}(a) y = {SLICE % 'b'}",
+        f"s = {SLICE % 'x'} p = Pad(s, less) t = {SLICE % 'p'} a = {POOL}(t) [b] b = {POOL}(a) y = {SLICE % 'b'}",
+    ],
+)
+def test_a_slice_of_a_negative_size_is_no_crash(nodes: str) -> None:
+    """In onnx 1.23 it ends the process."""
+    model = parse(
+        f"(float[N,8,2,2] x) => (float[] y) {{ {nodes} }}",
+        one=np.array([0]), eight=np.array([8]), two=np.array([2]), less=np.array([0, 0, 0, 0, 0, 0, 0, 0]),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"'b': what it gives has the sizes \[\d+, \d+, -\d+, -\d+\]|larger than"):
+        load_model(model)
+
+
 def test_declared_shapes_are_those_of_the_nodes() -> None:
     model = digits_model()
     dim = model.graph.output[0].type.tensor_type.shape.dim

@@ -34,6 +34,12 @@ def test_lists_that_double_are_not_followed(first, constants):
     assert not follows
 
 
+@pytest.mark.parametrize(("limit", "follows"), [(100, True), (2**62, False)])
+def test_lists_that_are_counted(limit, follows):
+    model = network("a = Range(zero, limit, one)", zero=np.int64(0), limit=np.int64(limit), one=np.int64(1))
+    assert follows_lists(model) == follows
+
+
 def test_lists_of_millions_are_not_followed():
     assert not follows_lists(network("a = Concat<axis = 0>(k, k)", k=np.arange(2**20)))
 
