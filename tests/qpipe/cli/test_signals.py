@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ import pytest
 
 import qpipe
 from qpipe.cli.main import main
-from qpipe.cli.signals import ending
+from qpipe.cli.signals import Ending, ending
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 60
@@ -42,6 +43,8 @@ def heed(*ignored: str) -> None:
 
 
 _running: "list[subprocess.Popen[str]]" = []
+_groups: dict[int, int] = {}
+"""Of those that were started alone: the group, in which their children are."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +54,9 @@ def ended() -> Iterator[None]:
     while _running:
         process = _running.pop()
         process.kill()
+        if os.getpgid(0) != (group := _groups.pop(process.pid, os.getpgid(0))):
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
         process.communicate()
 
 
@@ -62,6 +68,8 @@ def started(
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=alone, preexec_fn=lambda: heed(*ignored),
     )  # fmt: skip
     _running.append(process)
+    if alone:
+        _groups[process.pid] = process.pid
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -107,10 +115,19 @@ sys.exit(main(["inspect", "net.onnx"]))
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_long_call_of_a_library(tmp_path: Path, number: signal.Signals) -> None:
     process = started(tmp_path, LONG_CALL)
+    time.sleep(0.3)  # into the call
     process.send_signal(number)
     word = "terminated" if number is signal.SIGTERM else "interrupted"
     assert process.communicate(timeout=SECONDS)[1] == f"qpipe: error: {word}\n"
     assert process.returncode == 128 + number
+
+
+def test_the_first_signal_alone_is_raised() -> None:
+    end = Ending()
+    with pytest.raises(KeyboardInterrupt):
+        end.catch(signal.SIGTERM, None)
+    end.catch(signal.SIGINT, None)
+    assert (end.status, end.word) == (143, "terminated")
 
 
 def test_handlers_are_those_of_before_and_a_thread_has_none() -> None:
@@ -180,9 +197,9 @@ def test_workers_end_with_the_process_that_reads(
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) == 3
     send(process, number)
-    _, told = process.communicate(timeout=SECONDS)
     _, alive = psutil.wait_procs(workers, timeout=SECONDS)
     assert alive == []
+    _, told = process.communicate(timeout=SECONDS)
     assert process.returncode == (-9 if number is signal.SIGKILL else 128 + number)
     assert "Traceback" not in told
     assert told.count("\n") == (0 if number is signal.SIGKILL else 1)
