@@ -62,9 +62,11 @@ def make_subject(
             _check_blocks(given, blocks)
         network = calibrate(given, data, seed=seed, preprocess=preprocess)
     require_qdq(network, name)
+    # What the file says is read before it is trained on for hours.
+    before = stripped_blocks(network)
     if not plain:
         return Subject(network, network)
-    if stripped_blocks(network) and not find_blocks(network.graph):
+    if before and not find_blocks(network.graph):
         if blocks != "*":
             raise RecipeError(f"blocks: '{blocks}', but the network is plain already, expected none")
         return Subject(network, network)

@@ -1,6 +1,7 @@
 """Weights beside a model, checkpoints, recipes and the folder of a run."""
 
 import json
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -135,7 +136,8 @@ def damaged_recipe(rng: Random, seeds: Path, folder: Path) -> Case:
         content = damaged_bytes(rng, text.encode("utf-8", "surrogatepass"))
         (folder / "recipe.toml").write_bytes(content)
     exports = {f"run/model.{form}.onnx": "run/finetuned.qdq.onnx" for form in FORMATS}
-    return Case(what, [Command(("run", "recipe.toml"), ("run",), exports)])
+    output = re.search(r'^output = "([^"\\]+)"', text, re.MULTILINE)
+    return Case(what, [Command(("run", "recipe.toml"), (output[1] if output else "run",), exports)])
 
 
 def _damaged_toml(rng: Random, text: str) -> tuple[str, str]:

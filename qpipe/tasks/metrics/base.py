@@ -64,7 +64,7 @@ class Metric(ABC):
     def labels_of(self, labels: Array, shape: tuple[int, ...]) -> Array:
         """The labels in the shape of what they are compared with."""
         if len(labels) != shape[0]:
-            raise DataError(f"{len(labels)} labels for {shape[0]} images; expected one for each")
+            raise DataError(f"{self.name}: {len(labels)} labels for {shape[0]} rows, expected one for each")
         try:
             return labels.reshape(shape)
         except ValueError:

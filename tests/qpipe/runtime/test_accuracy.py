@@ -100,7 +100,7 @@ def test_integers_beyond_float_precision_are_compared_as_integers():
     [
         ([0, 8], "labels go from 0 to 8, but model 'small' has 8 classes; expected labels from 0 to 7"),
         ([-1, 2], "labels go from -1 to 2, but model 'small' has 8 classes"),
-        ([1], "1 labels for 2 images; expected one for each"),
+        ([1], "1 labels for 2 rows, expected one for each"),
     ],
 )
 def test_labels_that_do_not_fit(labels, message):

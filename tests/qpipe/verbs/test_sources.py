@@ -36,6 +36,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     [
         ("preprocess", '{"mean": ["x"]}', ("calibrate", "finetune", "export", "validate", "bench")),
         ("preprocess", "[]", tuple(VERBS)),
+        ("plain", '[{"name": "a"}]', ("finetune",)),
         ("provenance", '{"pass": 1}', ("calibrate", "finetune", "export", "report")),
     ],
 )
