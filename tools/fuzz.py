@@ -65,6 +65,8 @@ def main(
         groups: dict[tuple[str, str], list[int]] = {}
         for outcome in session.run(range(first, first + cases), jobs):
             outcomes.append(outcome)
+            if len(outcomes) % 500 == 0:
+                print(f"{len(outcomes)} cases, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
             for place in {(one.kind, one.place) for one in outcome.findings}:
                 group = groups.setdefault(place, [])
                 group.append(outcome.number)

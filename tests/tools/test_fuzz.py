@@ -1,7 +1,8 @@
-"""The fuzzer: what it calls a defect, and that its limits hold."""
+"""The fuzzer: what it calls a defect, that its limits hold, and a short run of it in which nothing may be found."""
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +20,22 @@ from fuzzing.values import damaged_bytes, damaged_json
 
 from qpipe.errors import near
 
+ROOT = Path(__file__).parents[2]
+CASES = 60
+SECONDS = 300  # a shared machine may be slow
 EXPORT = Command(("export", "net.onnx", "-o", "made.onnx"), ("made.onnx",))
+
+
+def test_nothing_is_found_in_a_short_run() -> None:
+    words = ["tools/fuzz.py", "--cases", str(CASES), "--seed", "7", "--jobs", "2"]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tools")])
+    result = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        timeout=SECONDS, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{CASES} cases in" in result.stdout
+    assert "0 distinct findings" in result.stdout
 
 
 @pytest.mark.parametrize(
