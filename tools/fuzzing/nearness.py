@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnx
 
 from fuzzing.judge import DIFFERENT, Finding
 from qpipe.data import Preprocess, open_data
@@ -33,5 +34,6 @@ def judge_calibration(network: str, calibrated: str, data: str) -> list[Finding]
 
 
 def _outputs(path: Path, x: np.ndarray) -> list[Any]:
-    session = open_session(path, optimize=False, threads=1)
+    # In memory: onnxruntime can't open a file whose small constants, such as axes, lie beside it.
+    session = open_session(onnx.load(path), optimize=False, threads=1)
     return session.run(None, {session.get_inputs()[0].name: x})
