@@ -106,12 +106,6 @@ def _ratio(shared: SharedChannels, sizes: Mapping[str, Float64Array]) -> Float64
     return np.where(alive, np.exp2(np.clip(log2, -_MOST_LOG2, _MOST_LOG2)), 1.0)
 
 
-def _together(tensors: list[Float64Array]) -> Float64Array:
-    """The largest part of each tensor's own largest that a channel has in any of them, `[C]`."""
-    largest: Float64Array = np.max([tensor / (tensor.max() or 1.0) for tensor in tensors], axis=0)
-    return largest
-
-
 def _rescale(shared: SharedChannels, ratio: Float64Array) -> None:
     for layer in shared.writers.values():
         divide_outputs(layer, ratio)
