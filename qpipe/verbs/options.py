@@ -20,24 +20,27 @@ _WIDTH = 116  # of 120, where the docstring stands four to the right
 def takes_options(verb: Callable[..., R]) -> Callable[..., R]:
     """The verb with a keyword for each field of its settings, which its signature and its docstring show as well.
 
-    What is wrong with a model names the file, where the verb's first argument is the path of one.
+    What is wrong with a model names the file, where the verb's first argument is the path of one, and the message does
+    not name another one that an option gave.
     Type checkers and editors read `qpipe/__init__.pyi`, which `tools/stub.py` writes.
     """
-    made = _naming_file(expanded(verb, _parameter, _key))
     options = [option for model in settings_of(verb).values() for option in options_of(model)]
+    files = [option.name for option in options if os.PathLike[str] in option.types]
+    made = _naming_file(expanded(verb, _parameter, _key), files)
     head, args, tail = inspect.cleandoc(verb.__doc__ or "").partition("\nArgs:\n")
     arguments, gap, rest = tail.partition("\n\n")
     made.__doc__ = head + args + "\n".join([arguments, *map(_described, options)]) + gap + rest
     return made
 
 
-def _naming_file(verb: Callable[..., R]) -> Callable[..., R]:
+def _naming_file(verb: Callable[..., R], files: Sequence[str]) -> Callable[..., R]:
     first = next(iter(inspect.signature(verb).parameters))
 
     @functools.wraps(verb)
     def call(*positional: Any, **given: Any) -> R:
         model = positional[0] if positional else given.get(first)
-        with about(os.fspath(model)) if isinstance(model, str | os.PathLike) else nullcontext():
+        others = [os.fspath(given[name]) for name in files if isinstance(given.get(name), str | os.PathLike)]
+        with about(os.fspath(model), *others) if isinstance(model, str | os.PathLike) else nullcontext():
             return verb(*positional, **given)
 
     return call

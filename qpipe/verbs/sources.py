@@ -28,12 +28,16 @@ def model_name(model: object) -> str:
 
 
 @contextmanager
-def about(name: str) -> Iterator[None]:
-    """Let a ModelError or LoweringError about something in a graph name the file as well, where it doesn't yet."""
+def about(name: str, *others: str) -> Iterator[None]:
+    """Let a ModelError or LoweringError about something in a graph name the file as well, where it doesn't yet.
+
+    others: files that such an error may be about instead.
+    """
     try:
         yield
     except (ModelError, LoweringError) as error:
-        if name in str(error):
+        text = str(error)
+        if name in text or any(text.startswith(other) or f"'{other}'" in text for other in others):
             raise
         raise type(error)(f"{name}: {error}") from error
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -128,6 +128,8 @@ def test_codes_do_not_depend_on_the_unit(rows: np.ndarray, bits: int, power: int
     scaled = rows * np.float32(2.0**power)
     codes, exponent = spec.pair_safe(rows, spec.exponents(rows, no_floor(rows)))
     again, moved = spec.pair_safe(scaled, spec.exponents(scaled, no_floor(rows)))
+    # Down there weights lose bits, and exponents end.
+    assume((np.minimum(exponent, moved)[rows.any(axis=1)] > NO_FLOOR + 8).all())
     np.testing.assert_array_equal(again, codes)
     np.testing.assert_array_equal(moved[rows.any(axis=1)], exponent[rows.any(axis=1)] + power)
 
