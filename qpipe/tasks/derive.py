@@ -84,16 +84,23 @@ def _misfit(
 ) -> QpipeError:
     told = f"{purpose.name}: {labels.words}, from {labels.smallest:g} to {labels.largest:g},"
     if read:
+        numbers = "one number" if read[0].columns == 1 else "numbers"
+        losses = " or ".join(dict.fromkeys(f"--loss {reading.loss}" for reading in read))
         return RecipeError(
-            f"{told} may be classes or numbers, and output {read[0].output.words} gives one number: expected "
-            f"--loss {read[0].loss}, where that is meant"
+            f"{told} may be classes or numbers, and output {read[0].output.words} gives {numbers}: expected {losses}, "
+            "where that is meant"
         )
     for output in outputs:
         node = output.ends.disguised
-        if node is not None:
+        if output.is_integer and output.ends.choice is None:
             return RecipeError(
-                f"output {output.words}: {describe(node)} is followed by arithmetic, so it gives neither scores nor "
-                "probabilities; expected another --output-name, or --loss mse"
+                f"output {output.words}: gives integers, which are no scores, and no ArgMax or TopK chose them as the "
+                "largest; expected another --output-name"
+            )
+        if node is not None and asked.loss != "mse":
+            return RecipeError(
+                f"output {output.words}: {describe(node)} is followed by arithmetic, or not over the scores of "
+                "an image, so it gives neither scores nor probabilities; expected another --output-name, or --loss mse"
             )
     if len(outputs) == 1 and outputs[0].rows is not None and labels.is_whole and not labels.shape and not asked.loss:
         count = outputs[0].rows

@@ -42,6 +42,8 @@ def cross_entropy(output: OutputFacts, labels: LabelFacts) -> Reading | None:
     is_one = output.rows is not None and not labels.shape
     axes = _class_axes(output.shape, labels.shape) if labels.shape else {1: output.rows} if is_one else {}
     for axis, columns in axes.items():
+        if labels.shape and output.ends.over not in (None, axis):
+            continue  # a Softmax along a row of the image
         if columns is not None and columns > 1 and labels.classes <= columns:
             metric, is_exact = "miou" if labels.shape else "top-1", labels.classes == columns
             return Reading(output, "cross-entropy", metric, columns, bool(labels.shape), axis, is_exact)
@@ -70,11 +72,15 @@ def _class_axes(output: tuple[int, ...], label: tuple[int, ...]) -> dict[int, in
 def binary(output: OutputFacts, labels: LabelFacts) -> Reading | None:
     """One number for each image or pixel, and labels of 0 and 1."""
     fits = output.shape is not None and output.plain_shape == labels.shape and labels.is_binary
-    if not fits or output.is_integer or output.ends.disguised is not None or output.ends.link == "softmax":
-        return None
-    if len(labels.shape) == 1:
+    if not fits or output.is_integer or not _is_yes_or_no(output) or len(labels.shape) == 1:
         return None
     return Reading(output, "binary", "miou" if labels.shape else "accuracy", 1, bool(labels.shape))
+
+
+def _is_yes_or_no(output: OutputFacts) -> bool:
+    """Whether its numbers are scores, yes above 0, or their probabilities by a Sigmoid."""
+    ends = output.ends
+    return ends.disguised is None and ends.link != "softmax" and (ends.link is not None or not ends.is_positive)
 
 
 def multi_label(output: OutputFacts, labels: LabelFacts) -> Reading | None:
@@ -82,7 +88,7 @@ def multi_label(output: OutputFacts, labels: LabelFacts) -> Reading | None:
     fits = output.shape is not None and output.plain_shape == labels.shape and len(labels.shape) == 1
     if not fits or not labels.is_binary or output.is_integer:
         return None
-    if output.ends.disguised is not None or output.ends.link == "softmax":
+    if not _is_yes_or_no(output):
         return None
     return Reading(output, "multi-label", "f1", labels.shape[0])
 

@@ -22,6 +22,7 @@ CONSTANTS = {
     "two": np.float32(2),
     "k": np.array([5], np.int64),
     "image": np.array([0, 3, 1, 2]),
+    "groups": np.array([-1, 2, 3]),
 }
 
 
@@ -103,6 +104,8 @@ def test_maps() -> None:
     found = task(maps, np.array([[[0, 2]], [[1, 255]]]), ignore_label=255)
     assert (found.loss, found.metric, found.is_dense, found.class_axis) == ("cross-entropy", "miou", True, 1)
     assert task(maps, np.zeros((2, 3, 1, 2)) + 0.5).ending == Ending("y", rows=False)
+    turned = "a = Reshape(x, image) b = Softmax<axis=1>(a) y = Transpose<perm=[0, 2, 3, 1]>(b)"
+    assert task(network(turned, y="float[N, 1, 2, 3]"), np.array([[[0, 2]], [[1, 0]]])).class_axis == 3
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,44 @@ def test_which_of_several_outputs(
         ),
         ("a = Softmax(x) y = Mul(a, two)", {"y": SIX}, CLASSES, {}, RecipeError, "Softmax 'a' is followed by arithm"),
         ("k2 = Identity(k)", {"k2": "int64[1]"}, CLASSES, {}, DataError, "there are none with a batch axis"),
+        # Over the images, whose order it keeps and not that of the scores.
+        ("y = Softmax<axis=0>(x)", {"y": SIX}, CLASSES, {}, RecipeError, "Softmax 'y' is followed by arithmetic, or"),
+        (
+            "a = Reshape(x, groups) b = LogSoftmax<axis=2>(a) y = Flatten(b)",
+            {"y": SIX},
+            CLASSES,
+            {},
+            RecipeError,
+            "LogSoftmax 'b' is followed by arithmetic, or not over the scores of an image",
+        ),
+        (
+            "a = Reshape(x, image) y = Softmax<axis=3>(a)",
+            {"y": "float[N, 3, 1, 2]"},
+            [[[0, 2]], [[1, 0]]],
+            {},
+            DataError,
+            "fit no output",
+        ),
+        ("v, y = TopK<largest=0>(x, k)", {"y": "int64[N, 5]"}, CLASSES, {}, RecipeError, "'y' [N, 5]: gives integers"),
+        ("y = ArgMin<axis=1>(x)", {"y": "int64[N, 1]"}, CLASSES, {}, RecipeError, "expected another --output-name"),
+        # Numbers that 0 does not divide: each would be a yes.
+        (
+            "y = HardSigmoid(x)",
+            {"y": SIX},
+            np.eye(6),
+            {},
+            RecipeError,
+            "gives numbers: expected --loss cross-entropy or",
+        ),
+        (
+            "m = ReduceMean(x, axes) n = Neg(m) e = Exp(n) f = Add(two, e) y = Reciprocal(f)",
+            {"y": "float[N, 1]"},
+            [0, 1],
+            {},
+            RecipeError,
+            "gives one number: expected --loss mse",
+        ),
+        ("a = Softmax(x) y = Mul(a, two)", {"y": SIX}, CLASSES, {"loss": "mse"}, DataError, "by the loss mse"),
     ],
 )
 def test_what_is_asked_for_or_refused(
