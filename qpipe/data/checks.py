@@ -11,6 +11,8 @@ import numpy.typing as npt
 from qpipe.data.source import Labels, Source
 from qpipe.errors import DataError
 
+_COLORS = (1, 3, 4)
+
 
 def check_labels(labels: Any, count: int, classes: int | None, name: str) -> Labels:
     """Return labels `[N, ...]` as int64, or float32 of floats: one of whatever kind for each sample.
@@ -88,5 +90,11 @@ def _hint(found: Sequence[int], wanted: Sequence[int | None]) -> str:
         return ""
     a, b, c = found
     if list(wanted) in ([b, c, a], [c, a, b]):
-        return "; set the preprocessing's layout"
+        # An array of [N, C, H, W] is read as [N, H, W, C]; to set the layout would let its pixels be taken for rows.
+        is_turned = list(wanted) == [b, c, a] and b in _COLORS and a not in _COLORS
+        return (
+            "; give [N, H, W, C], the data have their channels first"
+            if is_turned
+            else "; set the preprocessing's layout"
+        )
     return "; set the preprocessing's resize and crop" if a == wanted[0] else ""

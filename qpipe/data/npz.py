@@ -4,6 +4,7 @@
 - `labels` [N, ...]: classes, or rows, maps and numbers for other tasks; and `class_names`; both optional
 - `train_images`, `train_labels`, `test_images`, ... (also `val_`, and `x` in place of `images`) where there are splits
 
+Other arrays are not read, and named. Where two could be meant, as `images` and `x`, neither is.
 Nothing is unpickled.
 """
 
@@ -31,6 +32,8 @@ from qpipe.progress import step
 _IMAGE_KEYS = ("images", "x")
 _EXPECTED = "expected 'images' (or 'x') and 'labels', or 'train_images', 'train_labels', 'test_images', ..."
 _SLOW_BYTES = 32 << 20
+_SHOWN = 3
+"""Arrays that are not read of which a remark gives the names."""
 
 
 def open_npz(path: Path, split: Split, preprocess: Preprocess, *, labels: bool = True) -> Source:
@@ -47,7 +50,7 @@ def open_mapping(
 ) -> Source:
     """The arrays of one split of a mapping; `labels`: whether those are read. Raises DataError."""
     prefix, note = _find_split(arrays, name, split)
-    image_key = next(key for key in _IMAGE_KEYS if prefix + key in arrays)
+    image_key = _image_key(arrays, name, prefix)
     images = _read(arrays, prefix + image_key, name)
     found = _read(arrays, f"{prefix}labels", name) if labels and f"{prefix}labels" in arrays else None
     class_names = _class_names(arrays, name) if labels else None
@@ -59,6 +62,7 @@ def open_mapping(
         note,
         splits=splits,
         split=prefix.removesuffix("_") if splits else split,
+        remarks=_unread(arrays, splits),
         reads_labels=labels,
     )
     return array_source(info, images, found, key=prefix + image_key)
@@ -96,6 +100,25 @@ def _find_split(arrays: Mapping[str, Any], name: str, split: Split) -> tuple[str
         return "", undivided_note(name, split)
     found = ", ".join(repr(key) for key in arrays) or "no arrays"
     raise DataError(f"data {name!r}: {_EXPECTED}; found {found}")
+
+
+def _image_key(arrays: Mapping[str, Any], name: str, prefix: str) -> str:
+    """The key behind the prefix; DataError where other images could be meant as well."""
+    keys = [prefix + key for key in _IMAGE_KEYS if prefix + key in arrays]
+    others = [key for key in _IMAGE_KEYS if prefix and key in arrays]
+    if len(keys) + len(others) > 1:
+        shown = " and ".join(map(repr, keys + others))
+        raise DataError(f"data {name!r}: has {shown}, expected one array of images{' a split' if prefix else ''}")
+    return keys[0].removeprefix(prefix)
+
+
+def _unread(arrays: Mapping[str, Any], splits: tuple[Split, ...]) -> tuple[str, ...]:
+    """A remark that names the arrays that mean nothing here, such as labels under another name."""
+    prefixes = [f"{split}_" for split in splits] or [""]
+    known = {prefix + key for prefix in prefixes for key in (*_IMAGE_KEYS, "labels")} | {"class_names"}
+    others = [repr(key) for key in arrays if key not in known]
+    more = f", {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    return (f"not read: {', '.join(others[:_SHOWN])}{more}",) if others else ()
 
 
 def _splits(arrays: Mapping[str, Any]) -> tuple[Split, ...]:

@@ -73,3 +73,8 @@ def test_source_that_does_not_fit(shape: list[int | None], message: str) -> None
     with pytest.raises(DataError) as caught:
         check_fits(open_data(IMAGES), shape)
     assert str(caught.value) == f"data 'given from Python': inputs have shape {message}"
+
+
+def test_channels_that_come_first_are_not_taken_for_a_layout() -> None:
+    with pytest.raises(DataError, match="give \\[N, H, W, C\\], the data have their channels first"):
+        check_fits(open_data(IMAGES.transpose(0, 3, 1, 2)), [None, 3, 8, 6])

@@ -39,6 +39,14 @@ def test_arrays(tmp_path: Path) -> None:
     assert "split 'test' of train, test: 360 samples" in open_data("digits", "test").found.line()
 
 
+def test_arrays_that_are_not_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "d.npz"
+    np.savez(path, images=IMAGES, targets=LABELS, train_labels=LABELS)
+    assert open_data(path).found.line().endswith("; no labels; not read: 'targets', 'train_labels'")
+    np.savez(path, train_images=IMAGES, train_labels=LABELS, test_x=IMAGES / 255, labels=LABELS, a=1, b=2, c=3)
+    assert open_data(path).found.line().endswith("; labels 0 to 5; not read: 'labels', 'a', 'b', 1 more")
+
+
 def test_names_are_one_line_whatever_is_in_them() -> None:
     line = Found("d", (), None, 1, "x", ("a\nb", "\x1b[31mred", "\udcff"), "0 to 2").line()
     assert line.endswith("3 classes: a b, \\x1b[31mred, \\udcff")

@@ -75,6 +75,11 @@ def test_floats_get_mean_std_and_layout_only(tmp_path: Path, dtype: type) -> Non
         ({"pictures": IMAGES, "y": LABELS}, "expected 'images' (or 'x') and 'labels', or 'train_images'"),
         ({"pictures": IMAGES, "y": LABELS}, "found 'pictures', 'y'"),
         ({}, "found no arrays"),
+        ({"images": IMAGES, "x": IMAGES / 255}, "has 'images' and 'x', expected one array of images"),
+        (
+            {"train_images": IMAGES, "test_images": IMAGES, "images": IMAGES},
+            "' and 'images', expected one array of ima",
+        ),
         ({"images": IMAGES, "labels": LABELS[:5]}, "5 labels for 6 samples"),
         ({"images": IMAGES, "labels": LABELS + 7, "class_names": ["a"] * 9}, "label 2 is 9, expected 0 to 8"),
         ({"images": IMAGES, "labels": LABELS * np.nan}, "label 0 is nan, expected finite"),
