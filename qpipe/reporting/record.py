@@ -128,6 +128,15 @@ class TrainingRecord(Record):
         return float(found) if isinstance(found, int | float) else 0.0
 
 
+class GateRecord(Record):
+    """What was run and compared when the file was exported."""
+
+    integers: int
+    tensors: int
+    images: int
+    extreme_rows: int
+
+
 class CertificateRecord(Record):
     """The exactness certificate: its CPUs and weights, how pairs are dealt with, and what was run and compared."""
 
@@ -135,7 +144,13 @@ class CertificateRecord(Record):
     weights: Literal["int8", "uint8"]
     pairs: Literal["safe", "waived", "not needed"]
     layers: list[CertificateRow]
-    gate: dict[str, int] = {}
+    gate: GateRecord | None = None
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _none_was_run(cls, value: Any) -> Any:
+        """An empty object is what a file has that was proven without being compared."""
+        return value or None
 
     @field_validator("layers")
     @classmethod

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qpipe.errors import ModelError, one_line
+from qpipe.ir.files.attributes import check_attributes
 from qpipe.nodes import describe, static_shape
 
 MOST_ELEMENTS: Final = 2**28
@@ -33,8 +34,11 @@ def check_proto(proto: onnx.ModelProto, source: str) -> None:
         raise ModelError(f"{source}: not an ONNX model")
     if not proto.graph.node:
         raise ModelError(f"{source}: the graph has no nodes")
+    for function in proto.functions:
+        check_attributes(function.node, source)
     for graph in _graph_protos(proto.graph):
         _check_names(graph, source)
+        check_attributes(graph.node, source)
         for sparse in graph.sparse_initializer:
             raise ModelError(f"{source}: initializer '{sparse.values.name}' is sparse, expected a dense tensor")
         for tensor in graph.initializer:

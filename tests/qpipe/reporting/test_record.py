@@ -48,3 +48,8 @@ def test_a_certificate_is_read() -> None:
     assert found.layers[0].largest_accumulator == 1234567
     with pytest.raises(ModelError, match=r"'qpipe.certificate': layers.0.op: Field required"):
         read_certificate({**CERTIFICATE, "layers": [{"layer": "conv1"}]})
+    with pytest.raises(ModelError, match=r"gate.integers: Field required"):
+        read_certificate({**CERTIFICATE, "gate": {"tensors": 3}})
+    empty = read_certificate({**CERTIFICATE, "gate": {}})
+    assert empty is not None
+    assert empty.gate is None
