@@ -8,21 +8,9 @@ from random import Random
 from typing import Final, Literal, get_args, get_origin
 
 from fuzzing.case import Case, Command
+from fuzzing.commands import SETTINGS
 from fuzzing.values import STRINGS, floating, integer
 from qpipe.cli.options import flag
-from qpipe.settings import (
-    BenchSettings,
-    CalibrateSettings,
-    CheckpointSettings,
-    ExportSettings,
-    FinetuneSettings,
-    PreprocessSettings,
-    ReportSettings,
-    SeedSettings,
-    TorchSettings,
-    ValidateSettings,
-)  # fmt: skip
-from qpipe.settings.base import Settings
 from qpipe.settings.options import Option, options_of
 
 READY: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -39,16 +27,6 @@ READY: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "bench": (("bench", "digits.onnx", "--repeats", "1", "--threads", "1"), ("picture.png", "picture.svg")),
 }
 """A command line that works, and what it writes."""
-SETTINGS: Final[dict[str, tuple[type[Settings], ...]]] = {
-    "inspect": (TorchSettings,),
-    "calibrate": (CalibrateSettings, PreprocessSettings, TorchSettings, SeedSettings),
-    "finetune": (FinetuneSettings, FinetuneSettings, PreprocessSettings, CheckpointSettings, SeedSettings),
-    "export": (ExportSettings, SeedSettings),
-    "validate": (ValidateSettings, PreprocessSettings),
-    "report": (ReportSettings,),
-    "bench": (BenchSettings, PreprocessSettings),
-}
-"""Where each command's options come from."""
 SLOW: Final = 0.02
 """The share of `bench`, which starts processes."""
 WORDS: Final = (

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from fuzzing.case import Command
+from fuzzing.commands import SETTINGS
 from qpipe.errors import printable
+from qpipe.settings.options import options_of
 
 TRACEBACK: Final = "traceback"
 HANG: Final = "over 30 s"
@@ -133,7 +135,7 @@ def judge_files(command: Command, status: int, before: Snapshot, after: Snapshot
 def _given(command: Command) -> tuple[str, ...]:
     """How a message begins that is about one of the words, or about an option by its name in a recipe."""
     words = [word or "." for word in command.words[1:]]
-    keys = [word.lstrip("-").replace("-", "_") for word in words if word.startswith("--")]
+    keys = [option.name for settings in SETTINGS.get(command.words[0], ()) for option in options_of(settings)]
     return tuple(f"{printable(word)}: " for word in [*words, *keys])
 
 

@@ -1,0 +1,27 @@
+"""The settings that each command's options come from."""
+
+from typing import Final
+
+from qpipe.settings import (
+    BenchSettings,
+    CalibrateSettings,
+    CheckpointSettings,
+    ExportSettings,
+    FinetuneSettings,
+    PreprocessSettings,
+    ReportSettings,
+    SeedSettings,
+    TorchSettings,
+    ValidateSettings,
+)  # fmt: skip
+from qpipe.settings.base import Settings
+
+SETTINGS: Final[dict[str, tuple[type[Settings], ...]]] = {
+    "inspect": (TorchSettings,),
+    "calibrate": (CalibrateSettings, PreprocessSettings, TorchSettings, SeedSettings),
+    "finetune": (FinetuneSettings, FinetuneSettings, PreprocessSettings, CheckpointSettings, SeedSettings),
+    "export": (ExportSettings, SeedSettings),
+    "validate": (ValidateSettings, PreprocessSettings),
+    "report": (ReportSettings,),
+    "bench": (BenchSettings, PreprocessSettings),
+}
