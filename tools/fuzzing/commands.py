@@ -11,6 +11,7 @@ from qpipe.settings import (
     PreprocessSettings,
     ReportSettings,
     SeedSettings,
+    TaskSettings,
     TorchSettings,
     ValidateSettings,
 )  # fmt: skip
@@ -19,9 +20,16 @@ from qpipe.settings.base import Settings
 SETTINGS: Final[dict[str, tuple[type[Settings], ...]]] = {
     "inspect": (TorchSettings,),
     "calibrate": (CalibrateSettings, PreprocessSettings, TorchSettings, SeedSettings),
-    "finetune": (FinetuneSettings, FinetuneSettings, PreprocessSettings, CheckpointSettings, SeedSettings),
+    "finetune": (
+        FinetuneSettings,
+        FinetuneSettings,
+        TaskSettings,
+        PreprocessSettings,
+        CheckpointSettings,
+        SeedSettings,
+    ),
     "export": (ExportSettings, SeedSettings),
-    "validate": (ValidateSettings, PreprocessSettings),
+    "validate": (ValidateSettings, TaskSettings, PreprocessSettings),
     "report": (ReportSettings,),
-    "bench": (BenchSettings, PreprocessSettings),
+    "bench": (BenchSettings, TaskSettings, PreprocessSettings),
 }
