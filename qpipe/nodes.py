@@ -35,6 +35,16 @@ def int_attribute(node: ir.Node, name: str, default: int) -> int:
     return default if attribute is None else attribute.as_int()
 
 
+def group_count(node: ir.Node) -> int:
+    """The groups of a Conv; ModelError where its output channels are no multiple of them."""
+    groups = int_attribute(node, "group", 1)
+    shape = static_shape(node.inputs[1]) if len(node.inputs) > 1 else None
+    channels = shape[0] if shape else None
+    if groups < 1 or (channels is not None and channels % groups):
+        raise ModelError(f"{describe(node)}: group is {groups}, expected a divisor of the {channels or ''} channels")
+    return groups
+
+
 def ints_attribute(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
     """The list-of-integers attribute, or `default` where the node doesn't have it."""
     attribute = _attribute(node, name, ir.AttributeType.INTS)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from qpipe.arith.exact import product_type
 from qpipe.arith.namespace import A, Float64Array, IntArray
 from qpipe.arith.weights import as_rows, from_rows, pair_excess, pair_limit
-from qpipe.nodes import int_attribute, static_shape, window
+from qpipe.nodes import group_count, static_shape, window
 from qpipe.ops.base import Operands, Refusal
 from qpipe.ops.product import Product, TorchProduct
 from qpipe.ops.windows import as_image, patches, require_dims, symmetric_pads, torch_pads, window_refusal
@@ -55,7 +55,7 @@ class Conv(Product):
         import torch
         from torch.nn import functional as F
 
-        shape, groups = require_dims(node), int_attribute(node, "group", 1)
+        shape, groups = require_dims(node), group_count(node)
         dims = len(shape.kernel)
         convolve = F.conv1d if dims == 1 else F.conv2d
         symmetric = symmetric_pads(shape.pads)
@@ -106,7 +106,7 @@ class Conv(Product):
         """One with several output channels a group is a product of matrices to onnxruntime, as other grouped ones."""
         if shape is None:
             shape = () if node.inputs[1] is None or node.inputs[1].shape is None else node.inputs[1].shape.dims
-        groups = int_attribute(node, "group", 1)
+        groups = group_count(node)
         return groups > 1 and len(shape) > 1 and shape[0] == groups and shape[1] == 1
 
     def summands(self, node: ir.Node, weight: Sequence[int | None]) -> int:
@@ -115,7 +115,7 @@ class Conv(Product):
 
     def sums(self, node: ir.Node, codes: IntArray, x: IntArray, largest: int) -> Float64Array:
         """Patches `[N, G, C / G * kernel, S']` times the weights of each group `[G, O / G, C / G * kernel]`."""
-        shape, groups = window(node), int_attribute(node, "group", 1)
+        shape, groups = window(node), group_count(node)
         rows = codes.reshape(groups, len(codes) // groups, -1)
         kind = product_type(rows, largest)
         found = patches(x.astype(kind), shape, shape.pads)
@@ -166,7 +166,7 @@ def _sums(layer: Weighted[FinalWeight], b: IntegerBuilder) -> ir.Value:
     """int32 `[N, *S', O]`, without the bias."""
     weight, shape = layer.weight.codes, window(layer.node)
     weight = weight[:, :, None] if weight.ndim == 3 else weight
-    groups = int_attribute(layer.node, "group", 1)
+    groups = group_count(layer.node)
     return b.convolve(layer.sources[0], weight, layer.weight.bits, as_image(shape), groups)
 
 
@@ -181,7 +181,7 @@ def _align_channels(
     weight = layer.weight.codes
     missing = -weight.shape[1] % CHANNEL_BLOCK
     small = weight.shape[1] < MAX_ALIGNED and weight.shape[0] >= MIN_OUTPUTS and weight.shape[0] % 8 == 0
-    if not missing or not small or b.weights != "int8" or int_attribute(layer.node, "group", 1) > 1 or weight.ndim != 4:
+    if not missing or not small or b.weights != "int8" or group_count(layer.node) > 1 or weight.ndim != 4:
         return codes, weight
     limit = pair_limit(layer.sources[0].grid.stored_max)
     for begin in (0, missing):

@@ -169,7 +169,9 @@ class _Gate:
         apart = [cut_apart(model, outputs, shapes) for model in (self.spec, self.lowered)]
         sessions, unfused = self._open(*apart), open_session(apart[0], optimize=False)
         tensors = [self.spec_tensors, self.lowered_tensors]
-        for round_ in track(range(ROUNDS), "comparing single layers"):
+        # One run of a large fixed batch has more rows than all rounds of a free one.
+        rounds = ROUNDS if self.size < 2 * MAX_BATCH else ORACLE_ROUNDS
+        for round_ in track(range(rounds), "comparing single layers"):
             codes = {
                 name: layer_probe(shape, quantizers[name].reach, readers[name], round_=round_, rng=self.rng)
                 for name, shape in shapes.items()

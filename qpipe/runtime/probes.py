@@ -15,7 +15,7 @@ import numpy.typing as npt
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.quantized.view import QuantizedLayer, Weighted, is_final
 from qpipe.ir.quantized.view_weights import FinalWeight
-from qpipe.nodes import int_attribute, window
+from qpipe.nodes import group_count, window
 from qpipe.ops import product_of
 from qpipe.ops.weight_layout import output_axis, to_rows
 
@@ -78,7 +78,7 @@ def draw_patterns(
         flat = codes.reshape(-1, codes.shape[-1])
         flat[:] = rows[channels[np.arange(len(flat)) % len(channels)]]
         return
-    found, groups = window(layer.node), int_attribute(layer.node, "group", 1)
+    found, groups = window(layer.node), group_count(layer.node)
     inputs = weight.codes.shape[1]
     starts = [
         range(-begin, size + end - extent + 1, stride * -(-extent // stride))

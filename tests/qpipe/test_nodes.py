@@ -10,6 +10,7 @@ from qpipe.nodes import (
     describe,
     exponent_of,
     float_attribute,
+    group_count,
     input_value,
     int_attribute,
     ints_attribute,
@@ -29,6 +30,18 @@ def value(name="x", shape=None):
 def initializer(array, name="w"):
     tensor = ir.tensor(array, name=name)
     return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+
+
+@pytest.mark.parametrize(("group", "shape", "right"), [
+    (2, [4, 3, 1, 1], True), (1, None, True), (0, None, False), (-1, [4, 3], False), (3, [4, 3, 1, 1], False),
+])  # fmt: skip
+def test_groups_divide_the_channels(group, shape, right):
+    node = ir.Node("Conv", [value(), value("w", shape)], {"group": group}, name="n")
+    if right:
+        assert group_count(node) == group
+        return
+    with pytest.raises(ModelError, match=f"Conv 'n': group is {group}, expected a divisor"):
+        group_count(node)
 
 
 def test_attributes_and_their_defaults():

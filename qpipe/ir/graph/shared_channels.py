@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from qpipe.arith.namespace import AnyArray, Float64Array, IntArray
 from qpipe.ir.graph.layers import Layer
-from qpipe.nodes import constant_array, input_value, int_attribute, require_constant, set_constant_input, static_shape
+from qpipe.nodes import constant_array, group_count, input_value, require_constant, set_constant_input, static_shape
 from qpipe.ops import Rectifier, Role
 from qpipe.ops.weight_layout import to_rows, to_weight
 
@@ -84,7 +84,7 @@ def largest_read(node: ir.Node, count: int, neighbours: int) -> Float64Array:
 def channels_read(node: ir.Node, shape: tuple[int, ...], count: int, neighbours: int) -> IntArray:
     """The channel that each weight of the rows `[O, K]` reads, `[O, K]`."""
     outputs, width = shape
-    groups = int_attribute(node, "group", 1)
+    groups = group_count(node)
     each = count // groups
     # Of a convolution the channels lie fastest, each of a group's by kernel place; of a matrix its neighbours do.
     along = np.arange(width) // neighbours if neighbours > 1 else np.arange(width) % each
