@@ -58,15 +58,16 @@ class Output:
 
 
 def integers_equal(one: Output, other: Output) -> npt.NDArray[np.bool_]:
-    """For each row, whether both outputs are the same fixed point: bool [N].
+    """For each row, whether both outputs are the same fixed point: bool [N]; [1] of an output that is one number.
 
     Integers of one scale, or of none, are compared as they are; otherwise an integer is compared as the float32 that
     DequantizeLinear makes of it, with no tolerance.
     """
     if one.values.shape != other.values.shape:
-        return np.zeros(len(one.values), np.bool_)
+        return np.zeros(len(np.atleast_1d(one.values)), np.bool_)
     left, right = (one.values, other.values) if one.scale == other.scale else (one.real(), other.real())
-    equal: npt.NDArray[np.bool_] = (left == right).reshape(len(left), -1).all(axis=1)
+    same = np.atleast_1d(left == right)
+    equal: npt.NDArray[np.bool_] = same.reshape(len(same), -1).all(axis=1)
     return equal
 
 

@@ -36,7 +36,7 @@ def initializer(array, name="w"):
     (2, [4, 3, 1, 1], True), (1, None, True), (0, None, False), (-1, [4, 3], False), (3, [4, 3, 1, 1], False),
 ])  # fmt: skip
 def test_groups_divide_the_channels(group, shape, right):
-    node = ir.Node("Conv", [value(), value("w", shape)], {"group": group}, name="n")
+    node = ir.node("Conv", [value(), value("w", shape)], {"group": group}, name="n")
     if right:
         assert group_count(node) == group
         return

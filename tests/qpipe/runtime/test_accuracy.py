@@ -95,6 +95,13 @@ def test_integers_beyond_float_precision_are_compared_as_integers():
     assert not integers_equal(one, Output(np.zeros((1, 2), np.float32))).any()
 
 
+def test_an_output_that_is_one_number():
+    one, other = (Output(np.float32(number), None) for number in (1, 2))
+    assert integers_equal(one, one).tolist() == [True]
+    assert integers_equal(one, other).tolist() == [False]
+    assert integers_equal(one, Output(np.float32([1, 1]), None)).tolist() == [False]
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
