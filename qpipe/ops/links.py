@@ -87,20 +87,20 @@ def keeps_order(node: ir.Node) -> bool:
     return node.op_type in _STAYS or (node.op_type in _LINKS and _is_over_scores(node, node.outputs[0]))
 
 
-def _is_positive(value: ir.Value | None) -> bool:
-    """Whether the ops before a value leave no negative number."""
+def _is_positive(value: ir.Value | None, steps: int = 10) -> bool:
+    """Whether the last ops before a value, so many at most, leave no negative number."""
     constant, node = constant_array(value), None if value is None else value.producer()
     if constant is not None:
         return bool((constant >= 0).all())
-    if node is None:
+    if node is None or not steps:
         return False
     if node.op_type == "Clip":
         low = constant_input(node, 1)
         return low is not None and bool((low >= 0).all())
     if node.op_type in _MOVES | _QUANTIZERS | {"Sqrt", "Reciprocal"}:
-        return _is_positive(node.inputs[0])
+        return _is_positive(node.inputs[0], steps - 1)
     return node.op_type in _POSITIVE or (
-        node.op_type in {"Add", "Mul", "Div", "Pow"} and all(_is_positive(each) for each in node.inputs)
+        node.op_type in {"Add", "Mul", "Div", "Pow"} and all(_is_positive(each, steps - 1) for each in node.inputs)
     )
 
 

@@ -225,3 +225,11 @@ def test_a_loss_of_ones_own_reads_the_output_as_it_is() -> None:
     found = task(network("y = Softmax(x)", y=SIX), CLASSES, loss=own)
     assert (found.loss, found.metric, found.ending) == (own, "top-1", Ending("y", rows=False))
     assert task(ROWS, np.zeros((2, 9)), loss=own).metric is None
+
+
+def test_long_tails_take_no_time() -> None:
+    """Neither a recursion as deep as the graph nor one that doubles at each node."""
+    doubled = " ".join(f"v{i + 1} = Add(v{i}, v{i})" for i in range(60))
+    assert task(network(f"v0 = Exp(x) {doubled} y = Identity(v60)", y=SIX), CLASSES).loss == "cross-entropy"
+    moved = " ".join(f"v{i + 1} = Flatten(v{i})" for i in range(2000))
+    assert task(network(f"v0 = Exp(x) {moved} y = Identity(v2000)", y=SIX), CLASSES).loss == "cross-entropy"
