@@ -26,7 +26,7 @@ _CHOICES: Final = frozenset({"ArgMax", "TopK"})
 # Elementwise by constants: a link before them would be missed by who looks at the output alone.
 _CHANGES: Final = frozenset({"Neg", "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Exp"})
 
-_POSITIVE: Final = frozenset({"Exp", "HardSigmoid", "Sigmoid", "Softmax", "Softplus"})
+_POSITIVE: Final = frozenset({"Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus"})
 _QUANTIZERS: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -97,11 +97,19 @@ def _is_positive(value: ir.Value | None, steps: int = 10) -> bool:
     if node.op_type == "Clip":
         low = constant_input(node, 1)
         return low is not None and bool((low >= 0).all())
+    if node.op_type in _QUANTIZERS and _has_no_negatives(node):
+        return True
     if node.op_type in _MOVES | _QUANTIZERS | {"Sqrt", "Reciprocal"}:
         return _is_positive(node.inputs[0], steps - 1)
     return node.op_type in _POSITIVE or (
         node.op_type in {"Add", "Mul", "Div", "Pow"} and all(_is_positive(each, steps - 1) for each in node.inputs)
     )
+
+
+def _has_no_negatives(quantizer: ir.Node) -> bool:
+    """Whether its codes begin at 0, as where a Relu or a Clip is part of it."""
+    zero = constant_input(quantizer, 2)
+    return zero is not None and zero.dtype.kind == "u" and not zero.any()
 
 
 def _ranks_best(topk: ir.Node) -> bool:

@@ -20,6 +20,7 @@ CONSTANTS = {
     "axes": np.array([1]),
     "order": ORDER,
     "two": np.float32(2),
+    "zero": np.uint8(0),
     "k": np.array([5], np.int64),
     "image": np.array([0, 3, 1, 2]),
     "groups": np.array([-1, 2, 3]),
@@ -183,6 +184,15 @@ def test_which_of_several_outputs(
             {},
             RecipeError,
             "gives numbers: expected --loss cross-entropy or",
+        ),
+        ("m = ReduceMean(x, axes) y = Relu(m)", {"y": "float[N, 1]"}, [0, 1], {}, RecipeError, "expected --loss mse"),
+        (
+            "m = ReduceMean(x, axes) q = QuantizeLinear(m, two, zero) y = DequantizeLinear(q, two, zero)",
+            {"y": "float[N, 1]"},
+            [0, 1],
+            {},
+            RecipeError,
+            "expected --loss mse",
         ),
         (
             "m = ReduceMean(x, axes) n = Neg(m) e = Exp(n) f = Add(two, e) y = Reciprocal(f)",
