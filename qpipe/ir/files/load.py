@@ -1,6 +1,7 @@
 """Read a float or quantized ONNX model from a file, checked, whole in memory, at opset 21 and IR version 10."""
 
 import os
+import stat
 import warnings
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from qpipe.ir.files.checks import (
 from qpipe.ir.files.consistent import check_shapes
 from qpipe.ir.files.external import load_external_data
 from qpipe.ir.files.float32 import to_float32
+from qpipe.ir.files.outputs import kind_of_file
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.upgrade import upgrade
 from qpipe.nodes import initializer
@@ -78,11 +80,14 @@ def is_as_written(model: ir.Model) -> bool:
 
 
 def _parse(path: Path) -> onnx.ModelProto:
+    """The file's content. What is no regular file is not even opened: a pipe or a device may never end."""
     try:
+        if not stat.S_ISREG(mode := path.stat().st_mode):
+            raise ModelError(f"{path}: is {kind_of_file(mode)}, expected an .onnx file")
         content = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
         raise ModelError(f"{path}: can't be read: {one_line(error)}") from error
     if not content:
         raise ModelError(f"{path}: the file is empty")

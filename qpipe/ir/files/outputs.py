@@ -17,6 +17,11 @@ _NEVER_DATA: Final = (".onnx", ".html")
 """Suffixes of what we write, and no image or array has: they may lie in a folder of data, and be written again."""
 
 
+def kind_of_file(mode: int) -> str:
+    """What is no regular file, in words, by its `st_mode`."""
+    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), "a device")
+
+
 def target_of(path: str | os.PathLike[str]) -> Path:
     """The file that is written for `path`, links followed; OutputError, in one line, where none can be.
 
@@ -30,8 +35,7 @@ def target_of(path: str | os.PathLike[str]) -> Path:
     except (OSError, ValueError) as error:  # links in a circle, a name that is too long, NUL in it
         raise OutputError(f"{named}: can't be written: {one_line(error)}") from error
     if not stat.S_ISREG(mode):
-        kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "a device")
-        raise OutputError(f"{named}: is {kind}, expected the name of a file to write")
+        raise OutputError(f"{named}: is {kind_of_file(mode)}, expected the name of a file to write")
     target = Path(os.path.realpath(named))
     parent = target.parent if named.is_symlink() else named.parent
     if not parent.is_dir():

@@ -67,7 +67,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "text": (lambda: Path("bad.onnx").write_text("hello"), "bad.onnx: not an ONNX model"),
     "empty": (lambda: Path("bad.onnx").write_bytes(b""), "bad.onnx: the file is empty"),
     "missing": (lambda: None, "bad.onnx: no such file"),
-    "folder": (lambda: Path("bad.onnx").mkdir(), "bad.onnx: can't be read: Is a directory"),
+    "folder": (lambda: Path("bad.onnx").mkdir(), "bad.onnx: is a folder, expected an .onnx file"),
     "no shape": (without_shape, "bad.onnx: input 'x' has no shape; export the model with its input shape"),
     "open size": (
         lambda: save(digits_model(shape=("batch", 1, "height", 8))),

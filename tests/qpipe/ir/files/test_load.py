@@ -1,4 +1,5 @@
 import contextlib
+import os
 
 import numpy as np
 import onnx
@@ -134,7 +135,14 @@ def test_every_truncation_is_refused(tmp_path):
 
 def test_missing_file_and_folder(tmp_path):
     assert_refused(tmp_path / "net.onnx", "net.onnx: no such file")
-    assert_refused(tmp_path, "can't be read")
+    assert_refused(tmp_path, "is a folder, expected an .onnx file")
+    assert_refused(tmp_path / "a\0b.onnx", "can't be read: .*null")
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    """Opened for reading, one that nobody writes never returns; a device such as /dev/zero never ends."""
+    os.mkfifo(tmp_path / "net.onnx")
+    assert_refused(tmp_path / "net.onnx", "net.onnx: is a FIFO, expected an .onnx file")
 
 
 def test_empty_graph():
