@@ -66,8 +66,8 @@ def integers_equal(one: Output, other: Output) -> npt.NDArray[np.bool_]:
     if one.values.shape != other.values.shape:
         return np.zeros(len(np.atleast_1d(one.values)), np.bool_)
     left, right = (one.values, other.values) if one.scale == other.scale else (one.real(), other.real())
-    same = np.atleast_1d(left == right)
-    equal: npt.NDArray[np.bool_] = same.reshape(len(same), -1).all(axis=1)
+    same: npt.NDArray[np.bool_] = np.atleast_1d(np.asarray(left == right))
+    equal: npt.NDArray[np.bool_] = np.asarray(same.reshape(len(same), -1).all(axis=1))
     return equal
 
 
