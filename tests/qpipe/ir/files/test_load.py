@@ -139,9 +139,10 @@ def test_missing_file_and_folder(tmp_path):
     assert_refused(tmp_path / "a\0b.onnx", "can't be read: .*null")
 
 
-def test_a_pipe_is_not_opened(tmp_path):
+def test_a_pipe_is_not_opened(tmp_path, monkeypatch):
     """Opened for reading, one that nobody writes never returns; a device such as /dev/zero never ends."""
     os.mkfifo(tmp_path / "net.onnx")
+    monkeypatch.setattr(type(tmp_path), "read_bytes", lambda path: pytest.fail(f"{path} was opened"))
     assert_refused(tmp_path / "net.onnx", "net.onnx: is a FIFO, expected an .onnx file")
 
 
