@@ -124,7 +124,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
             skip_bits=self.skip_bits,
             layers=self.layers,
         )
-        _refuse_unsupported(plan)
+        refuse_unsupported(plan)
         chosen, takers = FORMATS[self.quantizer], self._takers(model, plan)
         if chosen.rebuild is not None and not takers:
             passes = " or ".join(known.rebuild for known in FORMATS.values() if known.rebuild is not None)
@@ -190,7 +190,8 @@ def _learned_values(plan: QuantizationPlan, chosen: type[WeightFormat]) -> set[i
     }  # fmt: skip
 
 
-def _refuse_unsupported(plan: QuantizationPlan) -> None:
+def refuse_unsupported(plan: QuantizationPlan) -> None:
+    """LoweringError that names the nodes in the way, or says that no layer has weights."""
     if plan.unsupported:
         names = ", ".join(f"{layer.op_type} '{layer.name}'" for layer in plan.unsupported)
         raise LoweringError(

@@ -12,7 +12,7 @@ from passes.calibrate_percentile import CalibratePercentile
 from passes.equalize_channels import EqualizeChannels
 from passes.expand_bases import ExpandBases
 from passes.fix_ranges import FixRanges
-from passes.insert_quantizers import InsertQuantizers
+from passes.insert_quantizers import InsertQuantizers, refuse_unsupported
 from passes.normalize import normalize
 from passes.randomize_weights import RandomizeWeights
 from passes.remove_quantizers import RemoveQuantizers
@@ -32,6 +32,7 @@ from qpipe.ir.files.torch_import import ModelLike, resolve_model
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.graph.numbers import check_numbers
 from qpipe.ir.quantized.kind import Kind, find_kind, require_float
+from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.settings import CalibrateSettings, LayersSettings, SeedSettings, TorchSettings
 from qpipe.verbs.beside_float import IMAGES, compare_with_float
@@ -112,6 +113,8 @@ def calibrate(
     normalize(network)
     with about(name):
         check_numbers(network.graph)
+        # Before the network runs: what stands in the way, such as a Cast from uint8, is the news.
+        refuse_unsupported(plan_quantization(network.graph))
     pixels = preprocess_of(network, preprocess)
     with about(name):
         images = open_source(network, data, "train", pixels, labels=False)

@@ -214,6 +214,11 @@ def _check_output(layer: Layer, outputs: list[ActivationQuantizer]) -> None:
         raise ModelError(f"{describe(layer.node)}: computes floats between quantizers, expected the table of it")
     if outputs and layer.role is not Role.CARRY:
         check_zero_point(_quantize_node(outputs[0]), outputs[0].rounded_to)
+    if outputs and layer.output.is_graph_output():
+        raise ModelError(
+            f"{describe(layer.node)}: its output '{layer.output.name}' is the network's before it is quantized, "
+            "expected what a DequantizeLinear gives"
+        )
     if len(outputs) > 1:
         raise ModelError(f"{describe(layer.node)}: {len(outputs)} quantizers read its output, expected one")
     if not outputs and (layer.batch_norm is not None or layer.is_batch_norm):

@@ -15,6 +15,7 @@ from qpipe.formats.base import TrainableWeight
 from qpipe.ir.files.metadata import get_json, get_object, get_provenance
 from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.nodes import constant_array
+from support.networks import float_model
 from support.run import run
 from support.zoo.digits import digits_model
 
@@ -245,6 +246,14 @@ def test_every_node_without_integer_form_is_named() -> None:
     nodes = ["[squash] s = Softplus(block)", "[gate] between = Mul(block, s)"]
     with pytest.raises(LoweringError, match=r"Softplus 'squash', Mul 'gate'; `qpipe inspect` says"):
         qpipe.calibrate(digits_model(between=nodes), IMAGES)
+
+
+def test_what_stands_in_the_way_is_named_before_the_network_runs() -> None:
+    weight = np.ones((4, 3, 1, 1), np.float32)
+    model = float_model("pixels", [3, 8, 8], ["[cast] f = Cast<to = 1>(x)", "y = Conv(f, w)"], w=weight)
+    model.graph.inputs[0].dtype = ir.DataType.UINT8
+    with pytest.raises(LoweringError, match=r"with layers after it: Cast 'cast'; `qpipe inspect` says"):
+        qpipe.calibrate(model, np.zeros((2, 3, 8, 8), np.float32))
 
 
 def test_inputs_that_are_not_finite() -> None:

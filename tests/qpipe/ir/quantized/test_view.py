@@ -124,6 +124,14 @@ def test_two_quantizers_of_one_tensor() -> None:
         read_view(model)
 
 
+def test_an_output_that_leaves_before_it_is_quantized() -> None:
+    _, model = network()
+    inner = read_view(model).layers[0].output
+    model.graph.outputs.append(inner)
+    with pytest.raises(ModelError, match=rf"Conv 'first': its output '{inner.name}' is the network's before"):
+        read_view(model)
+
+
 def test_a_norm_without_a_quantizer_behind() -> None:
     net = Network(3, 8, 8)
     model = net.model(net.norm(net.conv("x", 3, 8, name="c"), 8))
