@@ -9,6 +9,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before its libraries are imported: a fork has one thread
 
+import contextlib
 import shlex
 import shutil
 import sys
@@ -49,7 +50,7 @@ def main(
     save: Annotated[bool, typer.Option(help="write the counts to artifacts/results")] = False,
     healthy: Annotated[Path | None, typer.Option(help="folder of healthy files, made where it is empty")] = None,
 ) -> None:
-    """Run the cases, count, and print; the exit status is 1 where anything was found.
+    """Run the cases, count, and print; the exit status is 1 where anything was found. Ctrl-C ends it early.
 
     Example: python tools/fuzz.py --cases 1000 --seed 1 --keep /tmp/found
     """
@@ -63,17 +64,18 @@ def main(
         session = Session(seed, seeds, work, chosen)
         outcomes = []
         groups: dict[tuple[str, str], list[int]] = {}
-        for outcome in session.run(range(first, first + cases), jobs):
-            outcomes.append(outcome)
-            if len(outcomes) % 500 == 0:
-                print(f"{len(outcomes)} cases, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-            for place in {(one.kind, one.place) for one in outcome.findings}:
-                group = groups.setdefault(place, [])
-                group.append(outcome.number)
-                if len(group) == 1:
-                    print(outcome.number, outcome.kind, *place, sep=": ", file=sys.stderr, flush=True)
-                    if keep_in is not None:
-                        keep(session, outcome, keep_in / str(outcome.number))
+        with contextlib.suppress(KeyboardInterrupt):
+            for outcome in session.run(range(first, first + cases), jobs):
+                outcomes.append(outcome)
+                if len(outcomes) % 500 == 0:
+                    print(f"{len(outcomes)} cases, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+                for place in {(one.kind, one.place) for one in outcome.findings}:
+                    group = groups.setdefault(place, [])
+                    group.append(outcome.number)
+                    if len(group) == 1:
+                        print(outcome.number, outcome.kind, *place, sep=": ", file=sys.stderr, flush=True)
+                        if keep_in is not None:
+                            keep(session, outcome, keep_in / str(outcome.number))
     results = Results("fuzz")
     results.add("Damaged inputs", by_damage(outcomes))
     results.add("Their commands", by_command(outcomes))

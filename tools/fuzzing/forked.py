@@ -58,7 +58,17 @@ def run_forked(
 ) -> Iterator[Ended]:
     """Call `work` for each number in a child of its own; yield each as it ends."""
     running: dict[int, _Child] = {}
-    waiting, poll = iter(numbers), select.poll()
+    try:
+        yield from _run(iter(numbers), work, running, seconds, jobs)
+    finally:
+        for child in running.values():
+            _finish(child, late=True)
+
+
+def _run(
+    waiting: Iterator[int], work: Callable[[int], None], running: dict[int, _Child], seconds: float, jobs: int
+) -> Iterator[Ended]:
+    poll = select.poll()
     while True:
         while len(running) < jobs and (number := next(waiting, None)) is not None:
             child = _Child(number, _fork(work, number), time.monotonic())
