@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before its libraries are import
 import contextlib
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -50,7 +51,7 @@ def main(
     save: Annotated[bool, typer.Option(help="write the counts to artifacts/results")] = False,
     healthy: Annotated[Path | None, typer.Option(help="folder of healthy files, made where it is empty")] = None,
 ) -> None:
-    """Run the cases, count, and print; the exit status is 1 where anything was found. Ctrl-C ends it early.
+    """Run the cases, count, and print; the exit status is 1 where anything was found. Ctrl-C or SIGTERM ends it early.
 
     Example: python tools/fuzz.py --cases 1000 --seed 1 --keep /tmp/found
     """
@@ -64,6 +65,8 @@ def main(
         session = Session(seed, seeds, work, chosen)
         outcomes = []
         groups: dict[tuple[str, str], list[int]] = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             for outcome in session.run(range(first, first + cases), jobs):
                 outcomes.append(outcome)

@@ -107,6 +107,8 @@ def _fork(work: Callable[[int], None], number: int) -> int:
     status = 70  # of a failure of this tool itself
     try:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _limit()
         work(number)
         status = 0
