@@ -44,7 +44,8 @@ def _differences(spec: ir.Model, model: ir.Model, exported: Path) -> Iterator[st
     if given.type != "tensor(float)":
         return  # integers in: `validate` compares them
     shape = [size if isinstance(size, int) else ROWS for size in as_written.get_inputs()[0].shape]
-    names = [name for name in tensors_of(model) if name in tensors_of(spec)]
+    tensors, known = tensors_of(model), tensors_of(spec)
+    names = [name for name in tensors if name in known]
     exposed = open_session(with_outputs(model, names), threads=1)
     scales = _last_scales(view)
     rng = np.random.default_rng(5)
@@ -52,7 +53,6 @@ def _differences(spec: ir.Model, model: ir.Model, exported: Path) -> Iterator[st
         x = (rng.standard_normal(shape) * scale).astype(np.float32)
         expected = network_integers(spec, x)
         found: Arrays = dict(zip(names, exposed.run(None, {exposed.get_inputs()[0].name: x}), strict=True))
-        tensors: Any = tensors_of(model)
         for name in names:
             array = tensors[name].to_common(found[name])
             if array.dtype == np.int32:

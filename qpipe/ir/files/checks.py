@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from qpipe.errors import ModelError, one_line
+from qpipe.errors import ModelError, one_line, printable
 from qpipe.ir.files.attributes import check_attributes
 from qpipe.nodes import describe, static_shape
 
@@ -34,6 +34,10 @@ def check_proto(proto: onnx.ModelProto, source: str) -> None:
         raise ModelError(f"{source}: not an ONNX model")
     if not proto.graph.node:
         raise ModelError(f"{source}: the graph has no nodes")
+    for value in proto.graph.output:
+        kind = value.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            raise ModelError(f"{source}: output '{printable(value.name)}' is of {kind}, expected a tensor")
     for function in proto.functions:
         check_attributes(function.node, source)
     for graph in _graph_protos(proto.graph):

@@ -61,6 +61,12 @@ def test_a_chain_of_functions():
     assert [node.op_type for node in model.graph] == ["Relu"]
 
 
+def test_an_output_that_is_no_tensor_is_named():
+    proto = small()
+    proto.graph.output[0].type.opaque_type.SetInParent()
+    assert_refused(proto, "output 'y' is of opaque_type, expected a tensor")
+
+
 def test_a_sparse_initializer_is_named():
     proto = small()
     del proto.graph.initializer[:]
