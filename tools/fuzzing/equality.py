@@ -1,5 +1,6 @@
 """An export's numbers beside the specification's: those of the final QDQ graph, by numpy and without the optimizer."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,8 @@ def judge_export(specification: str, exported: str) -> list[Finding]:
     """What differs, if anything: integers of single tensors, and the outputs as a user gets them."""
     if not (Path(specification).exists() and Path(exported).exists()):
         return []  # a recipe need not make all of them
-    spec, model = load_model(Path(specification)), load_model(Path(exported))
+    with warnings.catch_warnings(action="ignore"):
+        spec, model = load_model(Path(specification)), load_model(Path(exported))
     view = read_view(spec)
     if not all(map(is_final, view.layers)):
         Finalize()(spec)

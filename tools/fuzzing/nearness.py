@@ -9,8 +9,9 @@ import onnx
 from fuzzing.judge import DIFFERENT, Finding
 from qpipe.data import Preprocess, open_data
 from qpipe.data.carried import carried_preprocess
+from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model
-from qpipe.runtime.session import open_session
+from qpipe.runtime.session import open_session, run_batches
 
 DECIBELS: Final = 3.0
 """Of signal to noise, on the data that it was calibrated on. Eight bits have 30 and more; less than this is noise."""
@@ -34,6 +35,9 @@ def judge_calibration(network: str, calibrated: str, data: str) -> list[Finding]
 
 
 def _outputs(path: Path, x: np.ndarray) -> list[Any]:
-    # In memory: onnxruntime can't open a file whose small constants, such as axes, lie beside it.
-    session = open_session(onnx.load(path), optimize=False, threads=1)
-    return session.run(None, {session.get_inputs()[0].name: x})
+    try:
+        session = open_session(path, optimize=False, threads=1)
+    except ModelError:
+        # In memory: onnxruntime can't open a file whose small constants, such as axes, lie beside it.
+        session = open_session(onnx.load(path), optimize=False, threads=1)
+    return next(run_batches(session, [x]))
