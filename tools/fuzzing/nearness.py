@@ -40,4 +40,4 @@ def _outputs(path: Path, x: np.ndarray) -> list[Any]:
     except ModelError:
         # In memory: onnxruntime can't open a file whose small constants, such as axes, lie beside it.
         session = open_session(onnx.load(path), optimize=False, threads=1)
-    return next(run_batches(session, [x]))
+    return next(run_batches(session, [x], rows_only=False))
