@@ -16,7 +16,7 @@ from qpipe.arith.certificate import Certificate
 from qpipe.data import Batch, DataLike
 from qpipe.errors import DataError, LoweringError, ParityError
 from qpipe.ir.files.load import load_model
-from qpipe.ir.files.metadata import TRAINING, AppliedPass, add_provenance, get_object
+from qpipe.ir.files.metadata import COMPARISON, TRAINING, AppliedPass, add_provenance, get_object, set_json
 from qpipe.ir.files.outputs import check_output
 from qpipe.ir.files.save import save_model
 from qpipe.ir.graph.residual import find_blocks
@@ -78,6 +78,7 @@ def export(
     check_output(output, sources=(model, data))
     spec = load_model(model)
     require_qdq(spec, model_name(model))
+    set_json(spec, COMPARISON, None)  # a part of the QDQ file's story, and 5 kB for 38 tensors
     if settings.plain:
         _refuse_skips(spec, model_name(model))
     with about(model_name(model)):

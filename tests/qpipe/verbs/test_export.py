@@ -17,7 +17,7 @@ from qpipe.data import Preprocess
 from qpipe.data.carried import store_preprocess
 from qpipe.errors import LoweringError, ModelError, ParityError, RecipeError
 from qpipe.ir.files.load import load_model
-from qpipe.ir.files.metadata import TRAINING, get_object, get_provenance, set_json
+from qpipe.ir.files.metadata import COMPARISON, TRAINING, get_object, get_provenance, set_json
 from qpipe.ir.quantized.certify import check_certificate
 from qpipe.ir.quantized.view import read_view
 from qpipe.ir.quantized.view_weights import QUANTIZATION
@@ -48,6 +48,12 @@ def test_every_format_computes_the_same_integers(qdq, expected, tmp_path, format
     assert check_certificate(load_model(path)) == []
     assert get_object(exported, "certificate")["weights"] == weights
     assert get_provenance(exported)[0].name == "finalize"
+
+
+def test_what_calibration_saw_stays_in_the_qdq_file() -> None:
+    calibrated = qpipe.calibrate(residual_network(), IMAGES)
+    assert get_object(calibrated, COMPARISON)
+    assert get_object(qpipe.export(calibrated), COMPARISON) is None
 
 
 @pytest.mark.parametrize("format_", ["qoperator", "integer", "qdq"])
