@@ -59,12 +59,10 @@ def test_pools(data):
     kind = draw(st.sampled_from(["MaxPool", "AveragePool"]))
     kernel, strides = (draw(st.tuples(*[st.integers(1, 4)] * 2)) for _ in range(2))
     pads = [draw(st.integers(0, k // 2)) for k in kernel * 2]
-    extra = (
-        f"dilations={[draw(st.integers(1, 2)), 1]}"
-        if kind == "MaxPool"
-        else f"count_include_pad={draw(st.integers(0, 1))}"
-    )
-    ceil_mode = draw(st.integers(0, 1))
+    dilation = draw(st.integers(1, 2)) if kind == "MaxPool" else 1
+    extra = f"dilations={[dilation, 1]}" if kind == "MaxPool" else f"count_include_pad={draw(st.integers(0, 1))}"
+    # A dilated window may hang over by more than runtimes take, and is refused.
+    ceil_mode = draw(st.integers(0, 1)) if dilation == 1 else 0
     text = f"kernel_shape={list(kernel)}, strides={list(strides)}, pads={pads}, ceil_mode={ceil_mode}, {extra}"
     nodes = ["c = Conv(x, w1)", f"r = {draw(ACTIVATIONS).format('c')}", f"p = {kind}<{text}>(r)"]
     nodes += [f"q = {draw(st.sampled_from(['Relu(p)', 'Identity(p)']))}", "y = Conv(q, w2)"]
