@@ -34,6 +34,10 @@ def check_proto(proto: onnx.ModelProto, source: str) -> None:
         raise ModelError(f"{source}: not an ONNX model")
     if not proto.graph.node:
         raise ModelError(f"{source}: the graph has no nodes")
+    for value in (*proto.graph.input, *proto.graph.output):
+        kind = value.type.WhichOneof("value")
+        if kind == "tensor_type" and not value.type.tensor_type.elem_type:
+            raise ModelError(f"{source}: '{printable(value.name)}' is a tensor of no type of numbers, expected one")
     for value in proto.graph.output:
         kind = value.type.WhichOneof("value")
         if kind not in (None, "tensor_type"):

@@ -53,7 +53,9 @@ def _in_memory(tensor: ir.ExternalTensor, source: str) -> ir.TensorProtocol:
         if not (folder / location).is_file():
             raise ModelError(f"{name}: no such file '{shown}' in the model's folder")
         end, size = offset + tensor.nbytes, (folder / location).stat().st_size
-        if size < end or tensor.length not in (None, tensor.nbytes):
+        # Without a length they go on to the end of the file.
+        length = size - offset if tensor.length is None else tensor.length
+        if size < end or length != tensor.nbytes:
             raise ModelError(f"{name}: '{shown}' has {size} bytes, expected {tensor.nbytes} up to byte {end}")
         return ir.external_data.convert_tensors_from_external([tensor])[0]
     except (OSError, ValueError, TypeError) as error:

@@ -67,6 +67,14 @@ def test_an_output_that_is_no_tensor_is_named():
     assert_refused(proto, "output 'y' is of opaque_type, expected a tensor")
 
 
+@pytest.mark.parametrize("end", ["input", "output"])
+def test_a_tensor_of_no_type_is_named(end):
+    proto = small()
+    value = getattr(proto.graph, end)[0]
+    value.type.tensor_type.ClearField("elem_type")
+    assert_refused(proto, f"'{value.name}' is a tensor of no type of numbers")
+
+
 def test_a_sparse_initializer_is_named():
     proto = small()
     del proto.graph.initializer[:]

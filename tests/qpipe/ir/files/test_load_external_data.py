@@ -76,6 +76,13 @@ def test_external_data_that_are_missing_or_short(tmp_path):
     assert_refused(external(tmp_path, length=12), "expected 24")
 
 
+def test_external_data_without_a_length_go_on_to_the_end(tmp_path):
+    assert load_model(external(tmp_path)).graph.initializers["w"].const_value.nbytes == 24
+    path = external(tmp_path)
+    (tmp_path / "net.data").write_bytes(bytes(32))
+    assert_refused(path, "'net.data' has 32 bytes, expected 24 up to byte 24")
+
+
 def test_external_data_of_a_proto_have_no_folder(tmp_path):
     proto = onnx.load(external(tmp_path), load_external_data=False)
     assert_refused(proto, "pass the model's path")
