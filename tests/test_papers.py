@@ -22,7 +22,9 @@ ROOT = Path(__file__).parent.parent
 PAPERS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "artifacts" / "README.md"])
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # Options of every command, of torchrun, and of the tools.
-OTHERS = frozenset({"--help", "--nproc-per-node", "--rows", "--rounds", "--runs"})
+OTHERS = frozenset(
+    {"--help", "--nproc-per-node", "--rows", "--rounds", "--runs", "--cases", "--jobs", "--keep", "--save"}
+)
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
