@@ -33,6 +33,7 @@ from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.graph.numbers import check_numbers
 from qpipe.ir.quantized.kind import Kind, find_kind, require_float
 from qpipe.ir.quantized.plan import plan_quantization
+from qpipe.nodes import only_input
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.settings import CalibrateSettings, LayersSettings, SeedSettings, TorchSettings
 from qpipe.verbs.beside_float import IMAGES, compare_with_float
@@ -113,6 +114,7 @@ def calibrate(
     normalize(network)
     with about(name):
         check_numbers(network.graph)
+        only_input(network.graph)
         # Before the network runs: what stands in the way, such as a Cast from uint8, is the news.
         refuse_unsupported(plan_quantization(network.graph))
     pixels = preprocess_of(network, preprocess)
