@@ -20,9 +20,8 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
 
-from qpipe.ir.files.quiet import quiet
+from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.graph.rewrite import rewrite
 from qpipe.ir.graph.shapes import correct_size
 from qpipe.nodes import Window, initializer, int_attribute, name_value, string_attribute, window
@@ -44,8 +43,7 @@ class ExplicitPools(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every match in place, and correct the sizes that hang on it."""
         if any(node.op_type in _POOLS and _rounds_up(node) and image_sizes(node) is None for node in model.graph):
-            with quiet("onnx_ir"):
-                common.ShapeInferencePass(strict_mode=False)(model)
+            infer_shapes(model)
 
         def attempt(graph: ir.Graph, node: ir.Node) -> bool:
             if string_attribute(node, "auto_pad", "NOTSET") != "NOTSET":

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
-from qpipe.ir.files.quiet import quiet
+from qpipe.ir.files.infer import infer_shapes
 from qpipe.nodes import static_shape, window
 from qpipe.ops.windows import image_sizes, positions
 
@@ -24,8 +23,7 @@ def correct_size(model: ir.Model, node: ir.Node) -> bool:
     old = {value: value.shape for later in _behind(model.graph, node) for value in later.outputs}
     for value in old:
         value.shape = None
-    with quiet("onnx_ir"):
-        common.ShapeInferencePass(strict_mode=False)(model)
+    infer_shapes(model)
     # The checker wants an output to have one.
     for value in model.graph.outputs:
         value.shape = value.shape or old.get(value)
