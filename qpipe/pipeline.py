@@ -116,12 +116,14 @@ def _check_files(stages: list[Stage], folder: Path) -> None:
     """Raise OutputError where a run would take the place of something that it did not make."""
     record, state = folder / STATE_FILE, State(folder)
     written = [file for stage in stages for file in stage.files]
+    given: dict[str, Path] = {}
     made_here: set[str] = set()
     for stage in stages:
-        given = [Path(spec) for spec in stage.inputs.values() if spec not in made_here and not names_code(spec)]
-        for file in (record, *written):
-            check_output(file, sources=given)
+        # What a later stage writes is not made yet where an earlier one reads it.
+        given |= {spec: Path(spec) for spec in stage.inputs.values() if spec not in made_here and not names_code(spec)}
         made_here.add(str(stage.output))
+    for file in (record, *written):
+        check_output(file, sources=given.values())
     for file in written:
         if file.exists() and not state.made(file):
             raise OutputError(f"{file}: is there already, and no run made it; expected another output folder")

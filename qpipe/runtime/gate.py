@@ -127,6 +127,9 @@ class _Gate:
         self.size = fixed_batch(self.plain[0]) or max(1, min(MAX_BATCH, ELEMENTS // max(row, 1)))
         self.oracle_size = max(1, min(self.size, ORACLE_ELEMENTS // max(row, 1)))
         self.report = GateReport(tensors=len(self.targets))
+        rows = itertools.chain.from_iterable(layer.op.prove(layer, check_pairs=False) for layer in self.view.layers)
+        inexact = {row.layer for row in rows if not row.exact_in_float32}
+        self.exact_in_float32 = {result_name(layer) for layer in self.view.layers if layer.name not in inexact}
 
     def compare_whole(self, batches: Iterable[Batch], kind: str) -> int:
         """Outputs of both models as they are, and all their integers; how many rows that were."""
@@ -219,10 +222,7 @@ class _Gate:
 
     def _compare_unfused(self, specified: dict[str, Array], found: dict[str, Array]) -> None:
         """Of single layers those that float32 holds exactly."""
-        rows = itertools.chain.from_iterable(layer.op.prove(layer, check_pairs=False) for layer in self.view.layers)
-        inexact = {row.layer for row in rows if not row.exact_in_float32}
-        exact = {result_name(layer) for layer in self.view.layers if layer.name not in inexact}
-        known = {name: array for name, array in specified.items() if name in exact}
+        known = {name: array for name, array in specified.items() if name in self.exact_in_float32}
         self.differences.check(known, found, UNFUSED, "single-layer", self.spec_tensors)
 
     def _compare(self, spec: dict[str, Array], lowered: dict[str, Array], kind: str) -> None:
