@@ -9,7 +9,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import chdir
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +27,7 @@ class Process:
         self.told = b""
         self._out, write = os.pipe()
         os.set_blocking(self._out, False)
-        sys.stdout.flush()
-        self.number = os.fork()
-        if self.number == 0:
-            _become(words, folder, write, limit)
+        self.number = fork(lambda: _become(words, folder, write, limit))
         os.close(write)
 
     def wait(self, seconds: float) -> bool:
@@ -68,28 +65,46 @@ class Process:
             pass
 
 
-def _become(words: str, folder: Path, write: int, limit: int | None) -> None:
-    """In the fork: be the command."""
-    status = 1
+def fork(work: Callable[[], int | None], *, failed: int = 1) -> int:
+    """The number of a child that does the work and ends with its status, or with `failed` where it raises."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    number = os.fork()
+    if number:
+        return number
+    status = failed
     try:
-        os.setsid()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(write, 2)
-        # Those of whoever forks may be others, such as pytest's; so may the warnings that are errors.
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
-        warnings.resetwarnings()
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        from qpipe.cli.main import main
-
-        with chdir(folder):
-            status = main(words.split())
+        status = work() or 0
     except BaseException:
         traceback.print_exc()
     finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
         os._exit(status)
+
+
+def stand_alone() -> None:
+    """In a child: a session of its own, and signals as a new process has them."""
+    os.setsid()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+
+
+def _become(words: str, folder: Path, write: int, limit: int | None) -> int:
+    """In the fork: be the command; its status."""
+    stand_alone()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(write, 2)
+    # Those of whoever forks may be others, such as pytest's; so may the warnings that are errors.
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+    warnings.resetwarnings()
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    from qpipe.cli.main import main
+
+    with chdir(folder):
+        return main(words.split())
 
 
 def _session(number: int) -> Iterator[psutil.Process]:
@@ -103,15 +118,5 @@ def _session(number: int) -> Iterator[psutil.Process]:
 
 def in_fork(work: Callable[[], None]) -> None:
     """Do it in a process of its own, so that this one stays as it can be forked: without threads."""
-    number = os.fork()
-    if number == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    if os.waitpid(number, 0)[1]:
+    if os.waitpid(fork(work), 0)[1]:
         raise SystemExit("the inputs could not be made")

@@ -8,20 +8,21 @@ import os
 import resource
 import select
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import psutil
+from forked import fork, stand_alone
 
 BYTES: Final = 4 << 30
 FILE_BYTES: Final = 1 << 30
 """The largest file that a child may write: a damaged size must not fill the disk."""
 
 
+_OF_THE_TOOL: Final = 70
+"""The status of a child that failed by itself."""
 PATIENCE: Final = 4
 """How many times its seconds a child may last that doesn't use them."""
 
@@ -99,25 +100,12 @@ def _is_late(child: _Child, seconds: float) -> bool:
 
 
 def _fork(work: Callable[[int], None], number: int) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    process = os.fork()
-    if process:
-        return process
-    status = 70  # of a failure of this tool itself
-    try:
-        os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def child() -> None:
+        stand_alone()
         _limit()
         work(number)
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+
+    return fork(child, failed=_OF_THE_TOOL)
 
 
 def _limit() -> None:

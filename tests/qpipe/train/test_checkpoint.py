@@ -53,16 +53,6 @@ class StopAfter(Observer):
         self.seen = state["seen"]
 
 
-@pytest.fixture(scope="module")
-def source() -> Source:
-    return bright_images()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.safetensors"
-
-
 @pytest.mark.parametrize("mode", ["running", "batch"])
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_resuming_after_an_epoch_changes_nothing(source: Source, path: Path, mode: BatchNormMode, done: int) -> None:

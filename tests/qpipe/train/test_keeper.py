@@ -11,18 +11,8 @@ from qpipe.train.executor import Executor
 from qpipe.train.keeper import DivergedError
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
-from support.training import SETTINGS, assert_same, bright_images, replace, state_of
+from support.training import SETTINGS, assert_same, replace, state_of
 from support.zoo.trainable import qdq
-
-
-@pytest.fixture(scope="module")
-def source() -> Source:
-    return bright_images()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.safetensors"
 
 
 class FillDisk(Observer):

@@ -17,17 +17,12 @@ from qpipe.train.keeper import DivergedError
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
 from support.quantize import finalized
-from support.training import BATCHES, SETTINGS, assert_same, bright_images, replace, state_of
+from support.training import BATCHES, SETTINGS, assert_same, replace, state_of
 from support.zoo.trainable import network, qdq
 
 SUMMED_OTHERWISE = 1e-5
 """Weights of size 1 after a few updates whose float32 sums were in another order."""
 HALF_AN_EPOCH = (Fraction(1, 2), Fraction(3, 2))
-
-
-@pytest.fixture(scope="module")
-def source() -> Source:
-    return bright_images()
 
 
 def trained(source: Source, settings: FinetuneSettings, mode: BatchNormMode = "batch") -> dict[str, torch.Tensor]:

@@ -28,7 +28,7 @@ from qpipe.train.write_back import write_back
 from support.networks import Network
 from support.quantize import quantized
 from support.run import assert_exact
-from support.training import SETTINGS, assert_same, bright_images, replace, state_of
+from support.training import SETTINGS, assert_same, replace, state_of
 from support.zoo.trainable import two_blocks, two_plain_blocks
 
 SHAPE = (3, 8, 8)
@@ -40,11 +40,6 @@ each = pytest.mark.parametrize(
     [{"additional_losses": 0.01}, {"joint_distillation": 0.1}, ALL],
     ids=["losses", "joint", "all"],
 )
-
-
-@pytest.fixture(scope="module")
-def source() -> Source:
-    return bright_images()
 
 
 def of(told: dict[str, Any], **more: Any) -> FinetuneSettings:
