@@ -29,6 +29,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.namespace import Float64Array, FloatArray
+from qpipe.calibration.comparison import channel_range
 from qpipe.calibration.pieces import Pieces
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.ir.graph.layers import group_layers
@@ -80,8 +81,7 @@ def _largest(model: ir.Model, names: list[str], images: FloatArray) -> dict[str,
     found: dict[str, Float64Array] = {}
     for tensors, _ in Pieces(model, names).run(images):
         for name, tensor in tensors.items():
-            rows = tensor.reshape(*tensor.shape[:2], -1)
-            size = np.maximum(rows.max(axis=2), -rows.min(axis=2)).max(axis=0).astype(np.float64)
+            size = np.abs(channel_range(tensor)).max(axis=0)
             found[name] = np.maximum(found[name], size) if name in found else size
     return found
 

@@ -7,7 +7,8 @@ line prints it and exits with `exit_status`; from Python the exception is raised
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -98,6 +99,23 @@ def _text(error: BaseException | str) -> str:
         return str(error)[:_LOOKED_AT]
     except Exception:  # of a user's own, whose text can fail as well
         return ""
+
+
+@contextmanager
+def user_code(error: type[QpipeError], called: str, expected: str = "") -> Iterator[None]:
+    """Let what code of the user's own raises inside the block be one line: what it is called, and the exception.
+
+    expected: what it was to give instead.
+
+    An exit is no exception to this: a script that ends by itself would end qpipe in silence. Ctrl-C goes through.
+    """
+    try:
+        yield
+    except QpipeError:
+        raise
+    except (Exception, SystemExit) as problem:
+        wanted = f", expected {expected}" if expected else ""
+        raise error(f"{called} {one_line(problem, kind=True)}{wanted}") from problem
 
 
 def printable(text: str) -> str:

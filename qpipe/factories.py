@@ -5,11 +5,10 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
-from qpipe.errors import QpipeError, one_line
+from qpipe.errors import QpipeError, user_code
 
 # timm has a tag of the weights in a name, as in timm:resnet18.a1_in1k.
 _FORM: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*|timm:[\w.]+")
@@ -40,17 +39,3 @@ def load_factory(spec: str, error: type[QpipeError], *, called: str, makes: str)
     if not callable(factory):
         raise error(f"{called}: '{name}' is {type(factory).__name__}, expected a function {makes}")
     return factory  # type: ignore[no-any-return]
-
-
-@contextmanager
-def user_code(error: type[QpipeError], called: str) -> Iterator[None]:
-    """Let what code of the user's own raises inside the block be one line: what it is called, and the exception.
-
-    An exit is no exception to this: a script that ends by itself would end qpipe in silence. Ctrl-C goes through.
-    """
-    try:
-        yield
-    except QpipeError:
-        raise
-    except (Exception, SystemExit) as problem:
-        raise error(f"{called} {one_line(problem, kind=True)}") from problem

@@ -7,7 +7,7 @@ says something that can't be used.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +15,28 @@ import onnx_ir as ir
 
 from qpipe.errors import ModelError
 
+if TYPE_CHECKING:
+    import onnx
+
 AnyArray = npt.NDArray[Any]
 
 DOMAIN: Final = "qpipe"
 """Of the functions that our files have in the place of quantizers which are not affine."""
 _GRAPHS: Final = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
 STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
+_NAME_LENGTH: Final = 100
+"""Characters of a graph's name that messages repeat."""
 
 
 def describe(node: ir.Node) -> str:
     """The node as messages name it, such as ``Conv 'layer1/conv'``; by its first output where it has no name."""
     name = node.name or (node.outputs[0].name if node.outputs else "") or "without a name"
     return f"{node.op_type} '{name}'"
+
+
+def name_in_memory(model: "ir.Model | onnx.ModelProto") -> str:
+    """What messages call a model that is no file: by its graph's name."""
+    return f"model '{(model.graph.name or 'without a name')[:_NAME_LENGTH]}'"
 
 
 def int_attribute(node: ir.Node, name: str, default: int) -> int:

@@ -49,9 +49,9 @@ class _Sums:
     def add(self, x: FloatArray, other: AnyArray, grid: QuantSpec | None) -> None:
         """x, `[N, C, ...]` in real units; other: codes on the grid, or real units as well."""
         if grid is not None:
-            codes = _by_channel(other)
+            codes = channel_range(other)
             self.codes = _wider(self.codes, codes)
-            self.floats = _wider(self.floats, _by_channel(x))
+            self.floats = _wider(self.floats, channel_range(x))
             other = (other.astype(np.float32) - grid.zero_point) * np.float32(grid.scale)
         self.signal += float(np.square(x, dtype=np.float64).sum())
         self.noise += float(np.square(np.subtract(x, other, dtype=np.float64)).sum())
@@ -176,7 +176,7 @@ def _choices(x: AnyArray, other: AnyArray) -> list[tuple[int, int]]:
     return list(zip(x.tolist(), other.tolist(), strict=True))
 
 
-def _by_channel(x: AnyArray) -> Float64Array:
+def channel_range(x: AnyArray) -> Float64Array:
     """The least and the largest value of each channel, `[2, C]`."""
     rows = x.reshape(len(x), x.shape[1] if x.ndim > 1 else 1, -1)
     return np.stack([rows.min(axis=2).min(axis=0), rows.max(axis=2).max(axis=0)]).astype(np.float64)

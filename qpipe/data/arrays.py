@@ -14,8 +14,7 @@ from qpipe.data.checks import check_floats, check_labels, check_pixels
 from qpipe.data.geometry import fit_pixels
 from qpipe.data.preprocess import Floats, Pixels, Preprocess
 from qpipe.data.source import Batch, Labels, Reading, Source, SourceInfo
-from qpipe.errors import DataError
-from qpipe.factories import user_code
+from qpipe.errors import DataError, user_code
 
 
 class FloatSource(Source):

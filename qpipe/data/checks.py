@@ -76,12 +76,13 @@ def check_fits(source: Source, input_shape: Sequence[int | str | None]) -> None:
     found = (None, *source.image_shape)
     if len(found) != len(wanted) or any(b not in {a, None} for a, b in zip(found[1:], wanted[1:], strict=True)):
         raise DataError(
-            f"data {source.name!r}: inputs have shape {_shown(found)}, the model expects {_shown(wanted)}"
+            f"data {source.name!r}: inputs have shape {shown_shape(found)}, the model expects {shown_shape(wanted)}"
             f"{_hint(source.image_shape, wanted[1:])}"
         )
 
 
-def _shown(shape: Sequence[int | None]) -> str:
+def shown_shape(shape: Sequence[int | None]) -> str:
+    """Such as "[N, 3, 32, 32]": None is any number."""
     return "[" + ", ".join("N" if dim is None else str(dim) for dim in shape) + "]"
 
 

@@ -25,8 +25,7 @@ from qpipe.data.checks import check_floats, check_labels
 from qpipe.data.pixels import PixelSource, array_store
 from qpipe.data.preprocess import Preprocess
 from qpipe.data.source import SPLITS, Source, SourceInfo, Split, choose_split, undivided_note
-from qpipe.errors import DataError, one_line
-from qpipe.factories import user_code
+from qpipe.errors import DataError, one_line, user_code
 from qpipe.progress import step
 
 _IMAGE_KEYS = ("images", "x")

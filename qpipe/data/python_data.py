@@ -15,8 +15,8 @@ from qpipe.data.arrays import StreamSource, as_array, split_item
 from qpipe.data.npz import array_source, open_mapping
 from qpipe.data.preprocess import Preprocess
 from qpipe.data.source import Source, SourceInfo, Split
-from qpipe.errors import DataError
-from qpipe.factories import load_factory, user_code
+from qpipe.errors import DataError, user_code
+from qpipe.factories import load_factory
 
 
 def open_factory(spec: str, split: Split, preprocess: Preprocess, *, labels: bool = True) -> Source:

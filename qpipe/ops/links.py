@@ -12,6 +12,7 @@ from typing import Final, Literal
 import onnx_ir as ir
 
 from qpipe.nodes import constant_array, constant_input, describe, int_attribute, ints_attribute, rank, static_shape
+from qpipe.ops.quantizer_parts import is_border
 
 Link = Literal["softmax", "sigmoid"]
 _LINKS: Final[dict[str, Link]] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
@@ -27,7 +28,6 @@ _CHOICES: Final = frozenset({"ArgMax", "TopK"})
 _CHANGES: Final = frozenset({"Neg", "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Exp"})
 
 _POSITIVE: Final = frozenset({"Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus"})
-_QUANTIZERS: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def _is_positive(value: ir.Value | None, steps: int = 10) -> bool:
     if node.op_type == "Clip":
         low = constant_input(node, 1)
         return low is not None and bool((low >= 0).all())
-    if node.op_type in _QUANTIZERS and _has_no_negatives(node):
+    if is_border(node) and _has_no_negatives(node):
         return True
-    if node.op_type in _MOVES | _QUANTIZERS | {"Sqrt", "Reciprocal"}:
+    if is_border(node) or node.op_type in _MOVES | {"Sqrt", "Reciprocal"}:
         return _is_positive(node.inputs[0], steps - 1)
     return node.op_type in _POSITIVE or (
         node.op_type in {"Add", "Mul", "Div", "Pow"} and all(_is_positive(each, steps - 1) for each in node.inputs)

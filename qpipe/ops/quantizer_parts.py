@@ -23,6 +23,11 @@ def dequantizes(node: ir.Node | None) -> bool:
     return node is not None and node.op_type == _DEQUANTIZE and node.domain in STANDARD_DOMAINS
 
 
+def is_border(node: ir.Node) -> bool:
+    """Whether it is either, between real numbers and integers."""
+    return quantizes(node) or dequantizes(node)
+
+
 def may_change_codes(node: ir.Node) -> bool:
     """Whether, between the two, it can be a part of the quantizer: the range, or a table."""
     return node.op_type in _CODES
@@ -36,7 +41,7 @@ def limits_codes(node: ir.Node) -> bool:
 def stored(value: ir.Value | None) -> ir.Value | None:
     """What a weight's or a bias's quantizer reads; the value itself where no part of a quantizer gives it."""
     while value is not None and (node := value.producer()) is not None:
-        if not (node.domain == DOMAIN or quantizes(node) or dequantizes(node) or node.op_type in {"Clip", "Cast"}):
+        if not (node.domain == DOMAIN or is_border(node) or node.op_type in {"Clip", "Cast"}):
             break
         value = node.inputs[0]
     return value

@@ -6,7 +6,7 @@ Training goes through it, so that the loss is on what the network gives. Exact e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import onnx_ir as ir
@@ -19,7 +19,6 @@ from qpipe.ops.base import Role
 if TYPE_CHECKING:
     import torch
 
-Given = Sequence["torch.Tensor | None"]
 TailFunction = Callable[..., "torch.Tensor | tuple[torch.Tensor, ...]"]
 """`(node, *inputs)`: a tensor for each input of the node, constants too; None for one that is left out."""
 

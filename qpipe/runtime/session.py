@@ -13,6 +13,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from qpipe.errors import DataError, ModelError, one_line
+from qpipe.nodes import name_in_memory
 
 AnyModel = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 Array = npt.NDArray[Any]
@@ -190,7 +191,7 @@ def _name_and_source(model: AnyModel) -> tuple[str, str | bytes]:
     if isinstance(model, bytes):
         return "model in memory", model
     if isinstance(model, ir.Model | onnx.ModelProto):
-        name = f"model '{model.graph.name or 'without a name'}'"
+        name = name_in_memory(model)
         if isinstance(model, ir.Model):
             model = ir.to_proto(ir.external_data.load_to_model(model.clone()))
         return name, _serialize(model, name)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 import torch
 
+from qpipe.data.checks import shown_shape
 from qpipe.errors import DataError, ModelError
 from qpipe.nodes import static_shape
 from qpipe.settings.training import BatchNormMode, Precision
@@ -62,6 +63,5 @@ def _trainable(network: ir.Model, task: Task) -> list[str]:
         except ModelError:
             continue
         shape = static_shape(value)
-        shown = "" if shape is None else f" [{', '.join('N' if size is None else str(size) for size in shape)}]"
-        found.append(f"'{value.name}'{shown}")
+        found.append(f"'{value.name}'" if shape is None else f"'{value.name}' {shown_shape(shape)}")
     return found

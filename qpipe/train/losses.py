@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch.nn import functional as F
 
-from qpipe.errors import DataError, QpipeError, one_line
+from qpipe.errors import DataError, QpipeError, user_code
 from qpipe.tasks.task import Task, name_of
 from qpipe.train.companion import Loss
 
@@ -52,10 +52,8 @@ def _own(function: Callable[..., Any]) -> Loss:
     what = f"loss '{name_of(function)}'"
 
     def loss(outputs: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        try:
+        with user_code(QpipeError, f"{what}: raised", expected="a number"):
             found = function(outputs, labels)
-        except Exception as error:
-            raise QpipeError(f"{what}: raised {one_line(error, kind=True)}, expected a number") from error
         if not isinstance(found, torch.Tensor) or found.numel() != 1:
             shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
             raise QpipeError(f"{what}: gave {shape}, expected a tensor of one number")

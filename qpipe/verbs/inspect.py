@@ -27,7 +27,7 @@ from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, Requantization, View, Weighted, read_view
 from qpipe.nodes import only_input
 from qpipe.ops import Curve, Role, has_weights
-from qpipe.ops.quantizer_parts import dequantizes, quantizes
+from qpipe.ops.quantizer_parts import is_border
 from qpipe.settings import TorchSettings
 from qpipe.verbs.options import takes_options
 
@@ -247,7 +247,7 @@ def _foreign_nodes(network: ir.Model) -> tuple[list[NodeInfo], list[str]]:
         read_view(network)
     except ModelError as error:
         problem = str(error)
-    nodes = [node for node in network.graph if not _is_border(node)]
+    nodes = [node for node in network.graph if not is_border(node)]
     return [NodeInfo(Layer(node).name, node.op_type, FLOAT, "as another tool wrote it") for node in nodes], [problem]
 
 
@@ -257,12 +257,8 @@ def _export_nodes(network: ir.Model) -> list[NodeInfo]:
     return [NodeInfo(Layer(node).name, node.op_type, role, notes[role]) for node, role in roles]
 
 
-def _is_border(node: ir.Node) -> bool:
-    return quantizes(node) or dequantizes(node)
-
-
 def _export_role(node: ir.Node) -> str:
-    if _is_border(node):
+    if is_border(node):
         return BORDER
     types = {value.dtype for value in node.outputs if value.dtype is not None}
     return FLOAT if any(dtype.is_floating_point() for dtype in types) else INTEGERS

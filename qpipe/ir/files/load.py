@@ -25,9 +25,8 @@ from qpipe.ir.files.float32 import to_float32
 from qpipe.ir.files.outputs import kind_of_file
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.upgrade import upgrade
-from qpipe.nodes import initializer
+from qpipe.nodes import initializer, name_in_memory
 
-_NAME_LENGTH: Final = 100
 _CHANGED: Final = "qpipe.changed_on_loading"
 
 
@@ -45,10 +44,10 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     converted. A warning says where a network of other floats became one of float32, and which inputs nothing reads.
     """
     if isinstance(model, ir.Model):
-        source = f"model '{(model.graph.name or 'without a name')[:_NAME_LENGTH]}'"
+        source = name_in_memory(model)
         loaded = model.clone()
     elif isinstance(model, onnx.ModelProto):
-        source = f"model '{(model.graph.name or 'without a name')[:_NAME_LENGTH]}'"
+        source = name_in_memory(model)
         loaded = _from_proto(model, source)
     else:
         source = os.fspath(model)

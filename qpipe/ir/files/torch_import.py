@@ -16,8 +16,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from qpipe.errors import ModelError, one_line
-from qpipe.factories import load_factory, names_factory, user_code
+from qpipe.errors import ModelError, one_line, user_code
+from qpipe.factories import load_factory, names_factory
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.upgrade import OPSET

@@ -17,7 +17,7 @@ from qpipe.errors import ModelError
 from qpipe.ir.graph.layers import Layer
 from qpipe.nodes import DOMAIN, constant_input, describe, float_attribute
 from qpipe.ops import Product, op_of
-from qpipe.ops.quantizer_parts import dequantizes, quantizes
+from qpipe.ops.quantizer_parts import is_border
 
 LARGEST = 2.0**64
 """Beyond it are no magnitudes that anything was trained to: squares would leave float32. Ranges end there, too."""
@@ -40,7 +40,7 @@ def number_problems(graph: ir.Graph) -> Iterator[str]:
     """Each of them in a line, in the order of the graph."""
     for node in graph:
         is_batch_norm = Layer(node).is_batch_norm
-        is_quantizer = quantizes(node) or dequantizes(node) or node.domain == DOMAIN
+        is_quantizer = is_border(node) or node.domain == DOMAIN
         first = 1 if is_batch_norm or isinstance(op_of(node), Product) else 0 if is_quantizer else len(node.inputs)
         for index in range(first, len(node.inputs)):
             array = constant_input(node, index)

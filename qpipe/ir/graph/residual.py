@@ -21,7 +21,7 @@ from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.qdq import data_input
 from qpipe.nodes import describe, static_shape
 from qpipe.ops import Role, op_of
-from qpipe.ops.quantizer_parts import dequantizes, may_change_codes, quantizes
+from qpipe.ops.quantizer_parts import dequantizes, is_border, may_change_codes
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def is_quantizer(node: ir.Node) -> bool:
         if producer is None or dequantizes(producer):
             return False
         node = producer
-    return quantizes(node) or dequantizes(node)
+    return is_border(node)
 
 
 class _Dominators:

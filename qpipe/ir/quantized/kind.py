@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.view import View, read_view
-from qpipe.ops.quantizer_parts import dequantizes, quantizes
+from qpipe.ops.quantizer_parts import is_border
 
 _INTEGER_OPS = frozenset({"MatMulInteger", "ConvInteger"})
 
@@ -59,5 +59,5 @@ def _kind_of_ops(model: ir.Model) -> Kind:
         return Kind.QOPERATOR
     if ops & _INTEGER_OPS:
         return Kind.INTEGER
-    is_qdq = any(quantizes(node) or dequantizes(node) for node in model.graph)
+    is_qdq = any(is_border(node) for node in model.graph)
     return Kind.FOREIGN if is_qdq else Kind.FLOAT

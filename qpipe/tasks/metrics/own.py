@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qpipe.errors import QpipeError, one_line
+from qpipe.errors import QpipeError, user_code
 from qpipe.tasks.metrics.base import Array, Metric
 from qpipe.tasks.task import Task, name_of
 
@@ -29,10 +29,8 @@ class Own(Metric):
         function = self.task.metric
         assert callable(function)
         what = f"metric '{name_of(function)}'"
-        try:
+        with user_code(QpipeError, f"{what}: raised", expected="a number"):
             found = float(function(np.concatenate(self._outputs), np.concatenate(self._labels)))
-        except Exception as error:
-            raise QpipeError(f"{what}: raised {one_line(error, kind=True)}, expected a number") from error
         if not np.isfinite(found):
             raise QpipeError(f"{what}: gave {found}, expected a finite number")
         return found
