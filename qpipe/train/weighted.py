@@ -28,6 +28,8 @@ from qpipe.train.weight_quantizer import Affine, Rounded, WeightQuantizer
 Product = Callable[..., torch.Tensor]
 """`(x, w) -> y`, or `(x, w, b) -> y` with a bias `[C]`."""
 Through = Callable[[torch.Tensor], torch.Tensor]
+Watch = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
+"""`(x, w, y)`: what a product multiplies, and what it gives, whose gradient is the error; none of them may change."""
 
 
 class WeightedLayer(nn.Module):
@@ -48,6 +50,7 @@ class WeightedLayer(nn.Module):
         self._op = product_of(layer.node).torch(layer.node)
         self._product: Product = self._op
         self._taps: list[Through] = []
+        self._watches: list[Watch] = []
         self._lender: Callable[[], torch.Tensor] | None = None
         # Not bare: of a weight that is not rounded, the Parameter itself, a module would make one more of its own.
         self._in_use: tuple[torch.Tensor, ...] = ()
@@ -93,6 +96,13 @@ class WeightedLayer(nn.Module):
     def tap(self, through: Through) -> None:
         """Let the product go through this in training, before BatchNormalization."""
         self._taps.append(through)
+
+    def watch(self, watch: Watch) -> None:
+        """Show the operands and the result of every product of training, as they are, before any tap.
+
+        Where the multiplier is folded into the weight, that is what the product multiplies by.
+        """
+        self._watches.append(watch)
 
     def with_bias(self, product: torch.Tensor) -> torch.Tensor:
         """The op's result as the graph has it: of a bias before a BatchNormalization the product knows nothing."""
@@ -158,7 +168,11 @@ class WeightedLayer(nn.Module):
 
     def _multiply(self, x: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
         y = self._product(x, *operands)
-        for through in self._taps if self.training else ():
+        if not self.training:
+            return y
+        for watch in self._watches:
+            watch(x, operands[0], y)
+        for through in self._taps:
             y = through(y)
         return y
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from qpipe.ir.quantized.view import is_trainable
+from qpipe.settings.training import BatchNormMode
 from qpipe.train.executor import Executor
 from qpipe.train.weight_quantizer import WeightQuantizer
 from qpipe.train.weighted import WeightedLayer
@@ -12,11 +13,11 @@ from support.networks import Network
 from support.quantize import quantized
 
 
-def layer_of(norm: bool = True, **options: object) -> tuple[Executor, WeightedLayer]:
+def layer_of(norm: bool = True, batch_norm: BatchNormMode = "running") -> tuple[Executor, WeightedLayer]:
     net = Network(3, 8, 8)
     x = net.conv("x", 3, 8, bias=True)
     x = net.op("Relu", net.norm(x, 8) if norm else x)
-    executor = Executor(quantized(net.model(net.head(x, 8)), net.inputs(), **options))
+    executor = Executor(quantized(net.model(net.head(x, 8)), net.inputs()), batch_norm=batch_norm)
     return executor, next(iter(executor.weighted()))
 
 
@@ -134,3 +135,35 @@ def test_the_multiplier_is_rounded_on_batch_statistics() -> None:
     assert (mantissa - mantissa.round()).abs().max() < 0.01  # float32 sums of 8 bits and some
     unrounded = torch.frexp(k.abs()).mantissa * 2**8
     assert (unrounded - unrounded.round()).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_who_watches_sees_operands_and_error_and_changes_nothing(norm: bool) -> None:
+    """Without a BatchNormalization the ReLU overwrites what the product gave; the error is that before the ReLU."""
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    seen: dict[str, torch.Tensor] = {}
+
+    def watch(x: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> None:
+        seen.update(x=x.detach().clone(), w=w.detach().clone(), y=y.detach().clone())
+        y.register_hook(lambda error: seen.update(error=error.clone()))
+
+    def gradients(*, watched: bool) -> dict[str, torch.Tensor]:
+        executor, layer = layer_of(norm, batch_norm="batch")
+        if watched:
+            layer.watch(watch)
+        executor(x)
+        assert not seen
+        executor.train()(x)[0].square().sum().backward()
+        return {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
+
+    alone, found = gradients(watched=False), gradients(watched=True)
+    assert {"weight", "beta"} <= found.keys()
+    assert all(torch.equal(alone[name], found[name]) for name in found)
+    weight = seen["w"].requires_grad_()
+    product = torch.nn.functional.conv2d(seen["x"], weight, padding=1)
+    if norm:
+        torch.testing.assert_close(product, seen["y"], rtol=1e-5, atol=1e-5)
+    product.backward(seen["error"])
+    torch.testing.assert_close(found["weight"], weight.grad, rtol=1e-5, atol=1e-4)
+    if not norm:
+        torch.testing.assert_close(found["beta"], seen["error"].sum((0, 2, 3)), rtol=1e-5, atol=1e-4)
