@@ -1,0 +1,8 @@
+"""Multi-level scaling (MLS): the low-bit floating point in which a network's convolutions are trained.
+
+Exploring the Potential of Low-bit Training of Convolutional Neural Networks, sections 3 and 4.
+
+- `formats`: the three levels of a format (element, group, tensor) and the grouping, as data
+- `quantize`: dynamic quantization of a tensor (Algorithm 1), in torch
+- `generators`: where the bits of stochastic rounding come from
+"""
