@@ -31,6 +31,11 @@ _SLOW = frozenset(
      "AveragePool", "MaxPool", "LpPool", "MaxUnpool", "NonMaxSuppression", "RoiAlign", "GridSample", "Col2Im", "Resize",
      "Upsample", "MelWeightMatrix", "TfIdfVectorizer", "RegexFullMatch", "Attention"}
 )  # fmt: skip
+# Made for `[N, C, ...]`: onnx's evaluator computes them of any rank, which no runtime takes.
+_OF_IMAGES = frozenset(
+    {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "MeanVarianceNormalization",
+     "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "DepthToSpace", "SpaceToDepth"}
+)  # fmt: skip
 _MOST_PRODUCTS = 2**32
 """Multiplications of a MatMul or Gemm of constants."""
 _MOST_GROWTH = 2**27
@@ -91,7 +96,7 @@ class _Folding:
 
     def is_worth_it(self, node: ir.Node) -> bool:
         """Whether the result of a node whose inputs are constant is to be computed and stored."""
-        if node.domain != "" or node.op_type in _QUANTIZATION_OPS | _SLOW or len(node.outputs) != 1:
+        if node.domain != "" or node.op_type in _QUANTIZATION_OPS | _SLOW | _OF_IMAGES or len(node.outputs) != 1:
             return False
         constants = [value for value in node.inputs if value is not None]
         if any(value.dtype in _PACKED for value in constants):

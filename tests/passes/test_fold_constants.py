@@ -174,3 +174,15 @@ def test_what_computes_element_by_element_in_python_stays():
     )
     FoldConstants()(model)
     assert ops(model) == ["Resize", "Add"]
+
+
+def test_what_no_runtime_computes_of_vectors_stays_and_is_refused():
+    model = build(
+        "(float[N,4] x) => (float[N,4] y) { b = InstanceNormalization(c, c, c) y = Gemm(x, w, b) }",
+        w=np.eye(4, dtype=np.float32),
+        c=np.arange(4, dtype=np.float32),
+    )
+    FoldConstants()(model)
+    assert ops(model) == ["InstanceNormalization", "Gemm"]
+    with pytest.raises(Exception, match="InstanceNormalization"):
+        run_as_written(model, x=np.zeros((1, 4), np.float32))
