@@ -22,7 +22,8 @@ from qpipe.tasks.task import Task
 from qpipe.train.answer import answering
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.companions.make import make_companions
-from qpipe.train.diagnostics.collect import Diagnostics, diagnostic_images
+from qpipe.train.diagnostics.collect import Diagnostics
+from qpipe.train.diagnostics.make import make_diagnostics
 from qpipe.train.executor import Executor
 from qpipe.train.faq import with_augmentation
 from qpipe.train.loop import train
@@ -156,7 +157,7 @@ def prepare(
         test=open_source(network, data, "test", pixels) if is_judged and task.metric is not None else None,
         executor=executor,
         companions=companions,
-        observers=[Diagnostics(diagnostic_images(source))] if run.diagnose else [],
+        observers=[make_diagnostics(executor, source)] if run.diagnose else [],
         task=task,
         loss=loss_of(run, task, subject.origin, teacher),
     )

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from qpipe.ops.weight_layout import to_rows
+from qpipe.train.diagnostics.measurement import Measurement
 from qpipe.train.executor import Executor
-from qpipe.train.observer import Observer
 
 BINS = 200
 """Of the histogram over -1 to 1."""
 
 
-class NeuronCosine(Observer):
+class NeuronCosine(Measurement):
     """Keeps the weights that training starts from, and compares at its end."""
 
     def __init__(self) -> None:

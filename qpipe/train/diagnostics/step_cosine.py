@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
+from qpipe.train.diagnostics.measurement import Measurement
 from qpipe.train.executor import Executor
-from qpipe.train.observer import Observer
 
 SMOOTHING = 0.9
 UPDATES = 600
 """The first updates are looked at, and the last half of them counts: what comes later costs nothing."""
 
 
-class StepCosine(Observer):
+class StepCosine(Measurement):
     """The angle of each weighted layer at each of the first `updates` updates."""
 
     def __init__(self, updates: int = UPDATES) -> None:

@@ -1,30 +1,22 @@
 import json
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from qpipe.data import open_data
-from qpipe.errors import DataError
-from qpipe.train.diagnostics.collect import BATCH_SIZE, IMAGES, Diagnostics, diagnostic_images
+from qpipe.train.diagnostics.collect import Diagnostics
+from qpipe.train.diagnostics.make import make_diagnostics
 from qpipe.train.executor import Executor
 from support.quantize import quantized
-from support.training import batch_of, run_updates
+from support.training import assert_same, bright_images, run_updates, state_of
 from support.zoo.residual import residual_network
 
 LAYERS = ["Conv_c1", "Conv_c2", "Gemm_y"]
 ACTIVATIONS = ["input", "Conv_c1", "Conv_c2", "Add_a", "GlobalAveragePool_p", "Flatten_f"]
-INPUTS = [batch_of(step)[0] for step in range(2)]
 
 
 def start() -> tuple[Executor, Diagnostics]:
-    model = quantized(residual_network(), bits=4)
-    return Executor(model, batch_norm="batch"), Diagnostics(INPUTS)
-
-
-def weights(executor: Executor) -> list[torch.Tensor]:
-    return [tensor.clone() for tensor in executor.state_dict().values()]
+    executor = Executor(quantized(residual_network(), bits=4), batch_norm="batch")
+    return executor, make_diagnostics(executor, bright_images())
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +43,7 @@ def test_the_result_is_plain_and_complete(observed: tuple[Executor, dict[str, An
 def test_looking_changes_no_weight(observed: tuple[Executor, dict[str, Any]]) -> None:
     alone, _ = start()
     run_updates(alone, range(1, 13))
-    assert all(torch.equal(a, b) for a, b in zip(weights(observed[0]), weights(alone), strict=True))
+    assert_same(state_of(observed[0]), state_of(alone))
 
 
 def test_a_resumed_run_sees_what_a_whole_one_does(observed: tuple[Executor, dict[str, Any]]) -> None:
@@ -63,20 +55,3 @@ def test_a_resumed_run_sees_what_a_whole_one_does(observed: tuple[Executor, dict
     second.load_state(state)
     run_updates(resumed, range(6, 13), second)
     assert second.result() == observed[1]
-
-
-def test_images_come_in_batches() -> None:
-    batches = diagnostic_images(open_data("digits", "train"))
-    assert [len(batch) for batch in batches] == [BATCH_SIZE] * (IMAGES // BATCH_SIZE)
-    assert all(batch.dtype == torch.float32 for batch in batches)
-
-
-def test_no_images_is_an_error() -> None:
-    class Empty:
-        name = "nothing"
-
-        def batches(self, *_: Any, **__: Any) -> list[np.ndarray]:
-            return []
-
-    with pytest.raises(DataError, match="nothing: no images"):
-        diagnostic_images(Empty())  # type: ignore[arg-type]

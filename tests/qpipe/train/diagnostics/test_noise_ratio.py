@@ -1,9 +1,20 @@
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from qpipe.train.diagnostics.noise_ratio import activation_noise, decibels, weight_noise
+from qpipe.data import open_data
+from qpipe.errors import DataError
+from qpipe.train.diagnostics.noise_ratio import (
+    BATCH_SIZE,
+    IMAGES,
+    activation_noise,
+    decibels,
+    diagnostic_images,
+    weight_noise,
+)
 from support.training import batch_of, run_updates
 from support.zoo.trainable import small_executor
 
@@ -64,3 +75,20 @@ def test_the_executor_stays_as_it_was() -> None:
         assert all(torch.equal(state[name], tensor) for name, tensor in executor.state_dict().items())
         assert not any(quantizer._forward_hooks for quantizer in executor.quantizers.children())
     run_updates(executor, [1])
+
+
+def test_images_come_in_batches() -> None:
+    batches = diagnostic_images(open_data("digits", "train"))
+    assert [len(batch) for batch in batches] == [BATCH_SIZE] * (IMAGES // BATCH_SIZE)
+    assert all(batch.dtype == torch.float32 for batch in batches)
+
+
+def test_no_images_is_an_error() -> None:
+    class Empty:
+        name = "nothing"
+
+        def batches(self, *_: Any, **__: Any) -> list[np.ndarray]:
+            return []
+
+    with pytest.raises(DataError, match="nothing: no images"):
+        diagnostic_images(Empty())  # type: ignore[arg-type]
