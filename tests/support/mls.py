@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qpipe.arith.mls.formats import ElementFormat, GroupFormat, MlsFormat, Overflow
-from qpipe.arith.mls.generators import RANDOM_BITS
+from qpipe.arith.mls.generators import PART_BITS
 
 ELEMENTS = [ElementFormat(e, m) for e in range(6) for m in range(9) if e + m]
 GROUP_FORMATS = [GroupFormat(e, m) for e in (1, 2, 5, 8) for m in (0, 1)]
@@ -57,7 +57,7 @@ def _log2(x: Fraction) -> int:
 
 
 def rounded(t: Fraction, element: ElementFormat, overflow: Overflow = "carry", k: int | None = None) -> Fraction:
-    """The element for t; k: the int16 of its stochastic rounding."""
+    """The element for t; k: the random part of a unit that is added first, times 2**16."""
     grid, sign = numbers(element), -1 if t < 0 else 1
     below = bisect_right(grid, abs(t), key=lambda number: number.value) - 1
     if below == len(grid) - 1:
@@ -65,9 +65,7 @@ def rounded(t: Fraction, element: ElementFormat, overflow: Overflow = "carry", k
     low, high = grid[below], grid[below + 1]
     unit = high.value - low.value
     if k is not None:
-        dropped = max(RANDOM_BITS - 22 + element.mantissa, 0)
-        part = (2 * Fraction(k >> dropped) + 1) / 2 ** (RANDOM_BITS + 1 - dropped)
-        t = float32(t + part * unit)
+        t = float32(t + Fraction(k, 2**PART_BITS) * unit)
     beyond = sign * t - low.value
     goes_up = beyond > unit / 2 or (beyond == unit / 2 and high.value / unit % 2 == 0)
     if goes_up and overflow == "clip" and high.field > low.field:
@@ -122,7 +120,7 @@ def groups_of(shape: tuple[int, ...], fmt: MlsFormat, groups: int = 1) -> npt.ND
 def quantized(
     x: npt.NDArray[np.float32], fmt: MlsFormat, ks: npt.NDArray[np.int16] | None = None, groups: int = 1
 ) -> Quantized:
-    """ks: for each element the bits of its stochastic rounding."""
+    """ks: for each element its random part of a unit, times 2**16."""
     exact = np.vectorize(Fraction, otypes=[object])(x.astype(np.float64)) if x.size else x.astype(object)
     scale = tensor_scale(max(map(abs, exact.flat), default=Fraction(0)), power_of_two=fmt.power_of_two)
     of = np.zeros(x.shape, np.int64) if fmt.grouping == "none" else groups_of(x.shape, fmt, groups)

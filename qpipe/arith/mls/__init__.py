@@ -4,5 +4,7 @@ Exploring the Potential of Low-bit Training of Convolutional Neural Networks, se
 
 - `formats`: the three levels of a format (element, group, tensor) and the grouping, as data
 - `quantize`: dynamic quantization of a tensor (Algorithm 1), in torch
+- `layout`: how a tensor and its groups lie in memory, and the pieces in which it is quantized
+- `rounding`: to the grid of an element format, in place
 - `generators`: where the bits of stochastic rounding come from
 """

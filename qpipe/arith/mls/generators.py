@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 Role = Literal["weight", "activation", "error"]
 """What a tensor is to its convolution: W, A or E."""
 
-RANDOM_BITS = 16
-"""Of one number's rounding."""
+PART_BITS = 16
+"""A random part of a unit is a number of so many bits, sign included, divided by 2**16."""
+_NUMBERS = 64 // PART_BITS
+"""How many of them come from one draw."""
+_ROW = 1024
+"""Draws of a row of the pool."""
 
 
 def generator_of(
@@ -33,15 +37,45 @@ def generator_of(
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
 
 
-@dataclass(frozen=True)
-class RandomBits:
-    """A generator's bits, in the order in which they are taken."""
+@dataclass
+class RandomParts:
+    """Random parts of a unit, symmetric about 0, in the order in which they are taken.
+
+    bits: of the random numbers, at most 15. A part is an odd number times `2**-(bits + 1)`, thus between -1/2 and 1/2
+    and neither.
+
+    Draws are what stochastic rounding costs most: torch makes them one after the other, on one core. So a pool is drawn
+    with the first numbers, and what is taken later is the pool, each row XOR the same new row. Any three of all the
+    numbers are independent and uniform; so mean and variance of whatever sums them are those of independent ones.
+    """
 
     generator: torch.Generator
+    bits: int
+    _pool: torch.Tensor | None = field(default=None, init=False)
 
     def take(self, count: int) -> torch.Tensor:
-        """So many independent, uniform int16 `[count]`; four come from one draw."""
+        """So many parts, times 2**16: int16 `[count]`, not to be written to."""
         import torch
 
-        draws = torch.empty(-(-count // 4), dtype=torch.int64, device=self.generator.device)
-        return draws.random_(-(2**63), None, generator=self.generator).view(torch.int16)[:count]
+        rows = -(-count // (_ROW * _NUMBERS))
+        if self._pool is None:
+            taken = self._pool = self._drawn(rows) | _in_each(1 << PART_BITS - 1 - self.bits)
+        else:
+            if rows > len(self._pool):
+                more = self._drawn(rows - len(self._pool)) | _in_each(1 << PART_BITS - 1 - self.bits)
+                self._pool = torch.cat([self._pool, more])
+            taken = self._pool[:rows] ^ self._drawn(1)
+        return taken.view(torch.int16).view(-1)[:count]
+
+    def _drawn(self, rows: int) -> torch.Tensor:
+        """New rows, with zeros where no number has a random bit."""
+        import torch
+
+        draws = torch.empty(rows, _ROW, dtype=torch.int64, device=self.generator.device)
+        low = (1 << PART_BITS - self.bits) - 1
+        return draws.random_(-(2**63), None, generator=self.generator).bitwise_and_(~_in_each(low))
+
+
+def _in_each(pattern: int) -> int:
+    """These bits in each number of a draw."""
+    return sum(pattern << PART_BITS * place for place in range(_NUMBERS))

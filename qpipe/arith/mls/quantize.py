@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from qpipe.arith.mls.formats import FLOAT_MANTISSA, MAX_NORMAL, MIN_NORMAL, MlsFormat
-from qpipe.arith.mls.generators import RandomBits
+from qpipe.arith.mls.layout import Layout, is_channels_last
 from qpipe.arith.mls.rounding import Rounding
-
-_CHUNK = 1 << 16
-"""Elements that are rounded together, so that what is between the operations stays in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -48,28 +44,25 @@ def quantize(x: torch.Tensor, fmt: MlsFormat, generator: torch.Generator | None,
     """
     fmt.check_axes(tuple(x.shape))
     x = x.detach()
-    if not _is_channels_last(x):
+    if not is_channels_last(x):
         x = x.contiguous()
-    by_channel = groups if fmt.grouping == "c" else 1
     if not x.numel():
         return MlsTensor(x, x.new_tensor(2.0**MIN_NORMAL), x.new_ones([1] * x.dim()))
-    source = _rows(x, fmt, by_channel)
-    maxima = source.abs().amax(_reduced(x, fmt, by_channel), keepdim=True)
+    layout = Layout.of(x, fmt, groups)
+    source = layout.rows(x)
+    maxima = layout.maxima(source)
     scale = x.new_tensor(_tensor_scale(float(maxima.max()), power_of_two=fmt.power_of_two))
     group_scale = _group_scales(maxima / scale, float(scale), fmt)
     step = group_scale * scale
 
     values = torch.empty_like(x)
-    target, rounding = (
-        _rows(values, fmt, by_channel),
-        Rounding(fmt.element, fmt.overflow, None if generator is None else RandomBits(generator)),
-    )
-    for piece in _pieces(source.shape):
-        t = torch.div(source[piece], _part(step, piece), out=target[piece])
+    target, rounding = layout.rows(values), Rounding(fmt.element, fmt.overflow, generator)
+    for piece in layout.pieces():
+        t = torch.div(source[piece], layout.part(step, piece), out=target[piece])
         rounding.round_(t)
         if fmt.axes:
-            t.mul_(_part(group_scale, piece))
-    return MlsTensor(values, scale, _broadcast(group_scale, x, fmt, by_channel))
+            t.mul_(layout.part(group_scale, piece))
+    return MlsTensor(values, scale, _for_axes_of(x, group_scale, fmt))
 
 
 def _tensor_scale(largest: float, *, power_of_two: bool) -> float:
@@ -92,56 +85,10 @@ def _group_scales(ratios: torch.Tensor, scale: float, fmt: MlsFormat) -> torch.T
     return up.clamp_(2.0 ** max(fmt.smallest_group_scale, no_subnormal), 1.0)
 
 
-def _is_channels_last(x: torch.Tensor) -> bool:
-    return x.dim() > 2 and x.movedim(1, -1).is_contiguous() and not x.is_contiguous()
-
-
-def _rows(x: torch.Tensor, fmt: MlsFormat, groups: int) -> torch.Tensor:
-    """The tensor as memory has it, with an axis for each that counts groups and one for each stretch of others.
-
-    `[n, positions, c]` or `[n, c, positions]`; by the c of a grouped convolution `[g, n / g, ...]` of both. Without
-    groups `[numbers, 1]`.
-    """
-    if not fmt.axes:
-        return (x.movedim(1, -1) if _is_channels_last(x) else x).view(-1, 1)
-    n, c = x.shape[0], math.prod(x.shape[1:2])
-    if _is_channels_last(x):
-        return x.movedim(1, -1).view(groups if groups > 1 else n, -1, c)
-    return x.view(groups, n // groups, c, -1) if groups > 1 else x.view(n, c, -1)
-
-
-def _reduced(x: torch.Tensor, fmt: MlsFormat, groups: int) -> tuple[int, ...]:
-    """The axes of `_rows` that lie within a group."""
-    if not fmt.axes:
-        return (0, 1)
-    if groups > 1:
-        return (1,) if _is_channels_last(x) else (1, 3)
-    first, second = (0, 2) if _is_channels_last(x) else (0, 1)
-    kept = {"n": {first}, "c": {second}, "nc": {first, second}}[fmt.grouping]
-    return tuple(axis for axis in range(3) if axis not in kept)
-
-
-def _broadcast(group_scale: torch.Tensor, x: torch.Tensor, fmt: MlsFormat, groups: int) -> torch.Tensor:
-    """The groups' scales with the axes of x."""
-    if groups > 1:
-        n, c, ones = *x.shape[:2], [1] * (x.dim() - 2)
-        return group_scale.view(groups, 1, c).expand(groups, n // groups, c).reshape(n, c, *ones)
+def _for_axes_of(x: torch.Tensor, group_scale: torch.Tensor, fmt: MlsFormat) -> torch.Tensor:
+    """The groups' scales with the axes of x; a grouped convolution's repeat for the output channels of each."""
     shape = [size if axis in fmt.axes else 1 for axis, size in enumerate(x.shape)]
-    return group_scale.view(shape)
-
-
-def _pieces(shape: torch.Size) -> Iterator[tuple[slice, ...]]:
-    """Slices of the first axis of about a chunk each; where one row of it is more, of the second axis as well."""
-    row = math.prod(shape[1:])
-    if row <= _CHUNK:
-        step = max(_CHUNK // max(row, 1), 1)
-        yield from ((slice(start, start + step),) for start in range(0, shape[0], step))
-        return
-    step = max(_CHUNK // math.prod(shape[2:]), 1)
-    for first in range(shape[0]):
-        yield from ((slice(first, first + 1), slice(start, start + step)) for start in range(0, shape[1], step))
-
-
-def _part(scales: torch.Tensor, piece: tuple[slice, ...]) -> torch.Tensor:
-    """What of the scales belongs to a piece."""
-    return scales[tuple(s if size > 1 else slice(None) for s, size in zip(piece, scales.shape, strict=False))]
+    if group_scale.numel() == math.prod(shape):
+        return group_scale.view(shape)
+    groups, (n, c) = group_scale.shape[0], x.shape[:2]
+    return group_scale.view(groups, 1, c).expand(groups, n // groups, c).reshape(n, c, *shape[2:])
