@@ -6,5 +6,6 @@ Exploring the Potential of Low-bit Training of Convolutional Neural Networks, se
 - `quantize`: dynamic quantization of a tensor (Algorithm 1), in torch
 - `layout`: how a tensor and its groups lie in memory, and the pieces in which it is quantized
 - `rounding`: to the grid of an element format, in place
+- `packing`: the bits that hardware would store, and back
 - `generators`: where the bits of stochastic rounding come from
 """

@@ -24,6 +24,7 @@ Groups
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
@@ -160,12 +161,24 @@ class MlsFormat:
         """The axes that count groups."""
         return {"none": (), "n": (0,), "c": (1,), "nc": (0, 1)}[self.grouping]
 
-    def check_axes(self, shape: tuple[int, ...]) -> None:
+    def check_axes(self, shape: Sequence[int]) -> None:
         """ValueError where a tensor of this shape lacks an axis that counts groups."""
         if self.axes and len(shape) <= max(self.axes):
             raise ValueError(
                 f"grouping '{self.grouping}' of a tensor of shape {list(shape)}, expected two axes or more"
             )
+
+    def group_shape(self, shape: Sequence[int], groups: int = 1) -> tuple[int, ...]:
+        """How many groups a tensor of this shape has along each axis.
+
+        groups: of the convolution whose weight it is; by input channel the first axis counts them, see above.
+        """
+        uncounted = [groups if self.grouping == "c" and axis == 0 else 1 for axis in range(len(shape))]
+        return tuple(shape[axis] if axis in self.axes else size for axis, size in enumerate(uncounted))
+
+    def group_repeats(self, shape: Sequence[int], groups: int = 1) -> int:
+        """How many neighbours along the first axis of a tensor share each entry along that of its groups."""
+        return shape[0] // groups if self.grouping == "c" and groups > 1 else 1
 
     @property
     def smallest_group_scale(self) -> int:

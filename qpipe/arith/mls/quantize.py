@@ -47,7 +47,8 @@ def quantize(x: torch.Tensor, fmt: MlsFormat, generator: torch.Generator | None,
     if not is_channels_last(x):
         x = x.contiguous()
     if not x.numel():
-        return MlsTensor(x, x.new_tensor(2.0**MIN_NORMAL), x.new_ones([1] * x.dim()))
+        ones = x.new_ones(fmt.group_shape(x.shape, groups))
+        return MlsTensor(x, x.new_tensor(2.0**MIN_NORMAL), _per_channel(ones, x, fmt, groups))
     layout = Layout.of(x, fmt, groups)
     source = layout.rows(x)
     maxima = layout.maxima(source)
@@ -62,7 +63,14 @@ def quantize(x: torch.Tensor, fmt: MlsFormat, generator: torch.Generator | None,
         rounding.round_(t)
         if fmt.axes:
             t.mul_(layout.part(group_scale, piece))
-    return MlsTensor(values, scale, _for_axes_of(x, group_scale, fmt))
+    return MlsTensor(values, scale, _per_channel(group_scale, x, fmt, groups))
+
+
+def _per_channel(group_scale: torch.Tensor, x: torch.Tensor, fmt: MlsFormat, groups: int) -> torch.Tensor:
+    """The groups' scales with the axes of x, against which they broadcast."""
+    repeats = fmt.group_repeats(x.shape, groups)
+    group_scale = group_scale.view(fmt.group_shape(x.shape, groups))
+    return group_scale.repeat_interleave(repeats, 0) if repeats > 1 else group_scale
 
 
 def _tensor_scale(largest: float, *, power_of_two: bool) -> float:
@@ -83,12 +91,3 @@ def _group_scales(ratios: torch.Tensor, scale: float, fmt: MlsFormat) -> torch.T
     up = ((ratios.view(torch.int32) + below) & ~below).view(torch.float32)
     no_subnormal = MIN_NORMAL - (math.frexp(scale)[1] - 1)
     return up.clamp_(2.0 ** max(fmt.smallest_group_scale, no_subnormal), 1.0)
-
-
-def _for_axes_of(x: torch.Tensor, group_scale: torch.Tensor, fmt: MlsFormat) -> torch.Tensor:
-    """The groups' scales with the axes of x; a grouped convolution's repeat for the output channels of each."""
-    shape = [size if axis in fmt.axes else 1 for axis, size in enumerate(x.shape)]
-    if group_scale.numel() == math.prod(shape):
-        return group_scale.view(shape)
-    groups, (n, c) = group_scale.shape[0], x.shape[:2]
-    return group_scale.view(groups, 1, c).expand(groups, n // groups, c).reshape(n, c, *shape[2:])
