@@ -32,7 +32,8 @@ Paths are relative to the recipe's own folder. An unknown key is an error that s
 
 import stat
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, Self
 
@@ -132,10 +133,19 @@ def load_recipe(path: str | Path) -> Recipe:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # integers of thousands of digits, and nesting, are no TOML errors
         raise RecipeError(f"{path}: not valid TOML: {one_line(error)}") from error
-    try:
+    with about_recipe(path):
         return validated(Recipe, values, _key).relative_to(path.parent)
+
+
+@contextmanager
+def about_recipe(path: str | Path) -> Iterator[None]:
+    """Let a RecipeError, which a stage may raise as well, name the recipe that its value is from."""
+    try:
+        yield
     except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from None
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise RecipeError(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> str:

@@ -15,7 +15,8 @@ NO_FLOOR = -126  # the exponent of the smallest normal float32
 
 def pair_limit(stored_max: int) -> int:
     """The largest `|w0| + |w1|` whose two products with uint8 codes up to `stored_max` fit int16 (128 for 255)."""
-    return INT16_MAX // stored_max
+    # Where all codes are 0, as behind a table of zeros, every pair is safe.
+    return INT16_MAX // max(stored_max, 1)
 
 
 def as_rows(weight: A) -> A:

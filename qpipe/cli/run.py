@@ -29,9 +29,9 @@ def run(
       qpipe run resnet20.toml
     """
     from qpipe.pipeline import run_recipe
-    from qpipe.recipe import load_recipe
+    from qpipe.recipe import about_recipe, load_recipe
 
-    with working():
+    with working(), about_recipe(recipe):
         report = run_recipe(load_recipe(recipe), restart=restart)
     emit_report(json, report)
 

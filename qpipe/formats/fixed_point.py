@@ -25,9 +25,10 @@ from qpipe.arith.power_of_two import Rounding, rounded_log2
 from qpipe.arith.rescale import channel_ratio
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import NO_FLOOR, ZERO_EXPONENT, trim_pairs
+from qpipe.errors import ModelError
 from qpipe.formats import WeightQuantizer
 from qpipe.formats.base import TrainableWeight, WeightFormat, WeightOptions, WeightPlace, exponent_floor, stored_weight
-from qpipe.nodes import constant_input, initializer, rank
+from qpipe.nodes import constant_input, describe, initializer, rank
 
 DEFAULT_CLIP = {2: 4.12, 3: 4.12, 4: 4.12, 5: 4.12, 6: 6.0, 7: 8.0, 8: math.inf}
 """c, the clip in standard deviations, per width. 4 bits: FAQ, footnote 4; the others were chosen by measurement. The
@@ -211,8 +212,11 @@ class FixedPoint(WeightFormat):
         found = quantize.inputs[0] if quantize is not None and quantize.op_type == "QuantizeLinear" else None
         expected = "float weights behind QuantizeLinear and Clip"
         values, scale, exponents = stored_weight(dequantize, found, axis, dequantize, expected)
-        spec = cls.of(qmax.bit_length() + 1, replace(options, per_channel=bool(rank(scale))))
-        return TrainableWeight(values, scale, exponents, spec)
+        bits = qmax.bit_length() + 1
+        if bits not in DEFAULT_ROUNDING or qmax != 2 ** (bits - 1) - 1:
+            widths = f"{min(DEFAULT_ROUNDING)} to {max(DEFAULT_ROUNDING)} bits"
+            raise ModelError(f"{describe(codes)}: clips weights to {qmax}, expected 2**(b-1) - 1 for {widths}")
+        return TrainableWeight(values, scale, exponents, cls.of(bits, replace(options, per_channel=bool(rank(scale)))))
 
     @property
     def _is_pair_safe(self) -> bool:

@@ -87,10 +87,11 @@ def measure_accuracy(
         outputs = [run_batch(tally.session, batch) for tally in tallies]
         first = _answers(outputs[0], task)
         for index, (tally, output) in enumerate(zip(tallies, outputs, strict=True)):
-            if first is not None and (own := _answers(output, task)) is not None:
-                tally.agreed += float((own == first).reshape(len(batch), -1).mean(axis=1).sum())
+            # First, as it refuses outputs of other shapes.
             found = _difference(tallies[0], outputs[0], tally, output, len(batch))
             tally.largest_difference = max(tally.largest_difference, found)
+            if first is not None and (own := _answers(output, task)) is not None:
+                tally.agreed += float((own == first).reshape(len(batch), -1).mean(axis=1).sum())
             for other in range(index):
                 different[index, other] += _count_different(output, outputs[other], len(batch))
             if batch.labels is not None and tally.metric is not None:

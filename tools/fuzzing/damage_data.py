@@ -1,5 +1,6 @@
 """Data: arrays with another shape, type or content, damaged headers and zip structure, and folders of images."""
 
+import contextlib
 import io
 import os
 import shutil
@@ -54,7 +55,7 @@ def damaged_arrays(rng: Random, seeds: Path, folder: Path) -> Case:
 
 def _array(rng: Random, content: dict[str, Any]) -> str:
     key = rng.choice(sorted(content))
-    array = np.asarray(content[key])
+    array = np.atleast_1d(content[key])
     match rng.randrange(9):
         case 0:
             del content[key]
@@ -66,7 +67,8 @@ def _array(rng: Random, content: dict[str, Any]) -> str:
             return f"{key} is called {new!r}"
         case 2:
             dtype = rng.choice(DTYPES)
-            with np.errstate(all="ignore"):
+            # An object, from the draw before, is no number.
+            with np.errstate(all="ignore"), contextlib.suppress(TypeError):
                 content[key] = array.astype(dtype)
             return f"{key} as {dtype}"
         case 3:

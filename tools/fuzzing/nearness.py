@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+from onnx import version_converter
 
 from fuzzing.judge import DIFFERENT, Finding
 from qpipe.data import Preprocess, open_data
@@ -15,6 +16,8 @@ from qpipe.runtime.session import open_session, run_batches
 
 DECIBELS: Final = 3.0
 """Of signal to noise, on the data that it was calibrated on. Eight bits have 30 and more; less than this is noise."""
+NEWEST_OPSET: Final = 26
+"""That onnxruntime opens; qpipe takes newer ones, which onnx brings down to opset 21."""
 
 
 def judge_calibration(network: str, calibrated: str, data: str) -> list[Finding]:
@@ -39,5 +42,8 @@ def _outputs(path: Path, x: np.ndarray) -> list[Any]:
         session = open_session(path, optimize=False, threads=1)
     except ModelError:
         # In memory: onnxruntime can't open a file whose small constants, such as axes, lie beside it.
-        session = open_session(onnx.load(path), optimize=False, threads=1)
+        model = onnx.load(path)
+        if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) > NEWEST_OPSET:
+            model = version_converter.convert_version(model, NEWEST_OPSET)
+        session = open_session(model, optimize=False, threads=1)
     return next(run_batches(session, [x], rows_only=False))

@@ -99,9 +99,9 @@ def _check_hits(entry: LayerOptions, hit: list[Layer], able: list[Layer], last: 
     """Refuse an entry that hits no layer, or none that has what it speaks of."""
     if not hit:
         names = names_like(entry.match, [(name, layer.name) for layer in able for name in _names(layer)])
-        raise RecipeError(f"layer '{entry.match}': matches no layer, expected a pattern of names such as {names}")
+        raise RecipeError(f"layer {entry.match!r}: matches no layer, expected a pattern of names such as {names}")
     has_weights = any(layer.is_weighted for layer in hit)
     if not has_weights and (entry.weight_bits or entry.weight_clip) is not None:
-        raise RecipeError(f"layer '{entry.match}': no layer that it matches has weights, such as '{hit[0].name}'")
+        raise RecipeError(f"layer {entry.match!r}: no layer that it matches has weights, such as '{hit[0].name}'")
     if entry.activation_bits is not None and all(layer.node in last for layer in hit):
-        raise RecipeError(f"layer '{entry.match}': activation_bits, but '{hit[0].name}' is last and gives int32")
+        raise RecipeError(f"layer {entry.match!r}: activation_bits, but '{hit[0].name}' is last and gives int32")

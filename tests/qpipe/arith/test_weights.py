@@ -23,6 +23,7 @@ def test_trim_takes_half_of_the_excess_off_each() -> None:
 def test_pair_limits() -> None:
     """Two products with the largest code just fit int16."""
     assert weights.pair_limit(255) == 128
+    assert weights.pair_limit(0) >= 2 * 127, "no product of codes that are all 0 is too large"
     for stored_max in range(1, 256):
         limit = weights.pair_limit(stored_max)
         assert limit * stored_max <= 2**15 - 1 < (limit + 1) * stored_max

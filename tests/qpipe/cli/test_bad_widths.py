@@ -1,8 +1,11 @@
 """Widths and layers that there are not: one line that says which, exit status 2, and nothing written."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+from qpipe.cli.main import main
 
 
 @pytest.mark.parametrize(
@@ -23,3 +26,10 @@ import pytest
 )
 def test_one_line(words: str, expected: str, refused: Callable[[str], str]) -> None:
     assert expected in refused(f"calibrate net.onnx --data digits --batches 1 -o out.onnx {words}")
+
+
+def test_a_recipe_is_named_where_a_stage_refuses_its_value(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = "output = 'run'\n[model]\npath = 'net.onnx'\n[data]\npath = 'digits'\n[[layer]]\n"
+    (here / "recipe.toml").write_text(recipe + 'match = "x\\n"\nweight_bits = 4\n')
+    assert main(["run", "recipe.toml"]) == 2
+    assert "qpipe: error: recipe.toml: layer 'x\\n': matches no layer" in capsys.readouterr().err

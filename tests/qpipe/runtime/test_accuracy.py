@@ -10,6 +10,7 @@ from qpipe.runtime.accuracy import measure_accuracy
 from qpipe.runtime.outputs import Output, integers_equal, model_input, read_io
 from qpipe.runtime.session import open_session
 from qpipe.tasks.task import Task
+from support.networks import build
 from support.zoo.linear import integer_linear_model, linear_model
 
 SCALE = 2.0**-7
@@ -135,6 +136,12 @@ def test_outputs_of_other_shapes():
         ModelError, match=r"outputs have shapes \[\[8, 5\]\], but those of model 'small' have \[\[8, 8\]\]"
     ):
         measure_accuracy(models, [Batch(np.eye(8, dtype=np.float32))])
+
+
+def test_outputs_of_more_rows_than_there_are_images():
+    twice = build("(float[N,8] x) => (float[M,8] y) { y = Concat<axis = 0>(x, x) }")
+    with pytest.raises(ModelError, match=r"outputs have shapes \[\[16, 8\]\], but those of .* have \[\[8, 8\]\]"):
+        measure_accuracy([linear_model(np.eye(8)), twice], [Batch(np.eye(8, dtype=np.float32))])
 
 
 def test_infinite_output_is_named():

@@ -14,6 +14,7 @@ from qpipe.ir.files.save import save_model
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.view import is_final, is_trainable, read_view
 from qpipe.ir.quantized.view_weights import QUANTIZATION, split_scale
+from qpipe.nodes import set_constant_input
 from support.networks import Network
 from support.quantize import finalized, quantized
 
@@ -35,6 +36,17 @@ def specs(model: ir.Model) -> dict[str, FixedPoint]:
 def test_the_widths_own_clip_and_rounding(bits: int) -> None:
     second = specs(network(weight_bits=bits))["second"]
     assert (second.bits, second.clip, second.rounding) == (bits, None, DEFAULT_ROUNDING[bits])
+
+
+@pytest.mark.parametrize("largest", [5, 100, 2**15])
+def test_a_range_that_no_width_has(largest: int) -> None:
+    model = network()
+    clip = next(node for node in model.graph if node.name == "second_weight_clip")
+    set_constant_input(clip, 2, np.array(largest, np.int32))
+    with pytest.raises(
+        ModelError, match=rf"Clip 'second_weight_clip': clips weights to {largest}, expected 2\*\*\(b-1"
+    ):
+        read_view(model)
 
 
 def test_what_was_chosen_is_read_back(tmp_path: Path) -> None:
