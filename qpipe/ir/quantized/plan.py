@@ -22,6 +22,7 @@ import onnx_ir as ir
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import RecipeError
 from qpipe.formats.table import EDGE_FORMAT
+from qpipe.ir.graph.edges import Passage, before_weights, feeding_weights
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerOptions, LayerTable
 from qpipe.ir.graph.layers import Layer, group_layers
 from qpipe.nodes import reads
@@ -109,9 +110,10 @@ def plan_quantization(
     _split_tail(graph, plan)
     _find_last(graph, plan)
     options = layers.of_layers(plan.layers, plan.last)
-    feeding = _feeding_weights(plan)
+    passages = [Passage(layer.is_weighted, layer.inputs, layer.output) for layer in plan.layers]
+    feeding = feeding_weights(passages)
     ends = {layer.node for layer in plan.layers if layer.is_weighted and layer.output not in feeding}
-    reached = _before_weights(graph, plan)
+    reached = before_weights(graph.inputs, passages)
     wide = _edge_tensors(plan, ends)
     on_skips = _on_skips(plan) if skip_bits is not None else set()
     added = {value for layer in plan.layers if layer.role is Role.JOIN for value in layer.inputs}
@@ -252,24 +254,6 @@ def _on_skips(plan: QuantizationPlan) -> set[ir.Value]:
         if layer.role in {Role.CARRY, Role.POOL}:
             stack.extend(layer.inputs)
     return found
-
-
-def _before_weights(graph: ir.Graph, plan: QuantizationPlan) -> set[ir.Value]:
-    """What the graph's inputs reach without passing weights: what a first layer reads."""
-    reached = set(graph.inputs)
-    for layer in plan.layers:
-        if not layer.is_weighted and any(value in reached for value in layer.inputs):
-            reached.add(layer.output)
-    return reached
-
-
-def _feeding_weights(plan: QuantizationPlan) -> set[ir.Value]:
-    """What leads to weights: nothing behind a last layer does, be it followed by an activation or a pool or not."""
-    feeding: set[ir.Value] = set()
-    for layer in reversed(plan.layers):
-        if layer.is_weighted or layer.output in feeding:
-            feeding.update(layer.inputs)
-    return feeding
 
 
 def _signs(layer: Layer, signed: dict[ir.Value, bool | None]) -> tuple[bool | None, bool | None]:
