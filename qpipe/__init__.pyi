@@ -226,7 +226,7 @@ def finetune(
     method: Literal['faq', 'ag'] = 'faq',
     plain: bool = False,
     blocks: str = '*',
-    recipe: Literal['faq-8bit', 'faq-4bit', 'faq-4bit-step', 'faq-4bit-growing', 'faq-cifar-8bit', 'faq-cifar-4bit', 'faq-scratch-exp', 'faq-scratch-step', 'distilled-4bit', 'ag', 'ag-binary', 'plain'] | None = None,
+    recipe: Literal['faq-8bit', 'faq-4bit', 'faq-4bit-step', 'faq-4bit-growing', 'faq-cifar-8bit', 'faq-cifar-4bit', 'faq-scratch-exp', 'faq-scratch-step', 'distilled-4bit', 'ag', 'ag-binary', 'plain', 'mls-cifar', 'mls-imagenet'] | None = None,
     epochs: int | None = None,
     lr: float | None = None,
     schedule: Literal['constant', 'exponential', 'step', 'linear'] | None = None,
@@ -259,6 +259,20 @@ def finetune(
     evaluate_every: int | None = None,
     diagnose: bool = False,
     checkpoint_every: int | None = None,
+    arithmetic: Literal['float', 'mls'] | None = None,
+    element: Sequence[int] | None = None,
+    element_weight: Sequence[int] | None = None,
+    element_activation: Sequence[int] | None = None,
+    element_error: Sequence[int] | None = None,
+    group: Literal['none', 'n', 'c', 'nc'] | None = None,
+    group_weight: Literal['none', 'n', 'c', 'nc'] | None = None,
+    group_activation: Literal['none', 'n', 'c', 'nc'] | None = None,
+    group_error: Literal['none', 'n', 'c', 'nc'] | None = None,
+    group_format: Sequence[int] | None = None,
+    overflow: Literal['carry', 'clip'] | None = None,
+    rounding: Literal['stochastic', 'nearest'] | None = None,
+    tensor_scale: Literal['float', 'power-of-two'] | None = None,
+    low_bit_ends: bool | None = None,
     output_name: str | None = None,
     loss: Literal['cross-entropy', 'binary', 'multi-label', 'mse'] | Callable[..., Any] | None = None,
     metric: Literal['top-1', 'top-5', 'accuracy', 'f1', 'mse', 'psnr', 'miou'] | Callable[..., Any] | None = None,
@@ -268,7 +282,11 @@ def finetune(
     resume: bool = False,
     preprocess: PreprocessLike = None,
 ) -> ir.Model:
-    """Train a quantized network straight from its QDQ file. Source: FAQ, section 3.3.
+    """Train a quantized network straight from its QDQ file, or a float one. Source: FAQ, section 3.3; MLS, section 4.
+
+    With an arithmetic a float network is trained as it is, from pretrained weights or from random ones: "float", or on
+    low-bit operands, "mls". What is written is the float network, normalized, and both accuracies are told: its own,
+    and that of the low-bit forward. The products of a QDQ file's training may be "mls" too; it evaluates as it is.
 
     Of several processes (torchrun, accelerate launch) each computes its share of every batch; the main one evaluates
     and writes.
@@ -283,15 +301,15 @@ def finetune(
 
     Args:
         model: what `calibrate` or an earlier `finetune` wrote; with `plain` a float network too, which is calibrated to
-            8 bits first.
+            8 bits first; with an arithmetic a float network, which stays one.
         data: labelled, unless a teacher is given; the training split is trained on, the test split evaluated.
-        output: where to write the trained QDQ file.
+        output: where to write the trained file.
         preprocess: what pixels go through; None is what the model carries.
         method: the training method: FAQ's, or with AG's auxiliary gradients.
         plain: strip the skip connections, and train without them.
         blocks: the residual blocks to strip with plain, as layer3.*,layer4.0.
         recipe: values for every option from epochs to joint distillation; by default plain where skips are stripped,
-            else faq-8bit, or ag with the method ag.
+            mls-cifar of a float network, else faq-8bit, or ag with the method ag.
         epochs: passes over the training images; a recipe's schedule keeps its proportions.
         lr: learning rate, at first.
         schedule: how the learning rate falls: by one factor an epoch from lr to lr_end, by 10 at each milestone, or
@@ -327,6 +345,22 @@ def finetune(
         evaluate_every: count the accuracy after every so many epochs.
         diagnose: measure the noise of quantization, for `qpipe report`.
         checkpoint_every: updates between checkpoints; there is one after every epoch anyway.
+        arithmetic: of training's products: mls, on low-bit weights, activations and errors, or, of a float network,
+            float; by default what a QDQ file says.
+        element: bits of an element's exponent and mantissa, as in 2,1; 0,4 is fixed point.
+        element_weight: those of the weights, where they differ.
+        element_activation: those of the activations, where they differ.
+        element_error: those of the errors, where they differ.
+        group: what has a scale of its own beside the tensor's: the parts along its first axis (n), its second (c), or
+            both; of weights these are output and input channels, of errors samples and output channels.
+        group_weight: that of the weights, where it differs.
+        group_activation: that of the activations, where it differs.
+        group_error: that of the errors, where it differs.
+        group_format: bits of exponent and mantissa of a group's scale; the mantissa has 0 or 1.
+        overflow: a fraction that rounds up to 2 goes on to the next exponent, or is clipped as in the paper.
+        rounding: of training's operands; evaluation rounds to nearest.
+        tensor_scale: the scale of a whole tensor: its largest magnitude, or the power of two above.
+        low_bit_ends: the first and the last layer are low-bit too.
         output_name: the output of the network that counts.
         loss: what training minimizes; by default what the output and the labels leave.
         metric: what the network is judged by; by default that of the loss.
@@ -336,7 +370,7 @@ def finetune(
         resume: go on from the checkpoint.
 
     Returns:
-        The trained QDQ model; its metadata `qpipe.training` hold losses and accuracies.
+        The trained model; its metadata `qpipe.training` hold losses and accuracies.
 
     Raises:
         ModelError, DataError, RecipeError, OutputError: in one line, naming what is wrong.

@@ -1,4 +1,4 @@
-"""`qpipe finetune`: QDQ network, or with --plain a float one -> trained QDQ network."""
+"""`qpipe finetune`: QDQ network, or with --plain a float one -> trained QDQ network; or float -> float."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @expand_settings
 def finetune(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="a QDQ .onnx file; with --plain a float one too")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="a QDQ .onnx file; a float one with --plain or --arithmetic")
+    ],
     data: DataOption,
     output: OutputOption,
     settings: FinetuneSettings,
@@ -27,7 +29,7 @@ def finetune(
     seed: SeedSettings,
     json: JsonOption = False,
 ) -> None:
-    """Train a quantized network, straight from its file.
+    """Train a network, straight from its file: a quantized one, or a float one in low-bit arithmetic.
 
     Training computes what the exported network will compute, and needs no source of the network. Several processes
     share every batch: torchrun --nproc-per-node 4 -m qpipe finetune ...
@@ -35,11 +37,15 @@ def finetune(
     With --plain the skip connections go: those of a quantized network, or of a float one, which is calibrated to 8 bits
     first. What is written is a plain network, as it was trained.
 
+    With --arithmetic a float network is trained as it is, and comes out as a float network: mls computes the products
+    of training, forward and backward, on low-bit weights, activations and errors, float trains without.
+
     \b
     Example:
       qpipe finetune resnet20.qdq.onnx --data cifar10.npz --recipe faq-cifar-8bit -o tuned.qdq.onnx
       qpipe finetune r20.w4a4.onnx --data cifar10.npz --recipe faq-cifar-4bit --epochs 30 -o tuned.qdq.onnx
       qpipe finetune resnet20.onnx --data cifar10.npz --plain -o plain.qdq.onnx
+      qpipe finetune resnet20.onnx --data cifar10.npz --arithmetic mls --element 2,1 -o low.onnx
       qpipe finetune r20.w2a2.onnx --data cifar10.npz --method ag --ssp -o tuned.qdq.onnx
     """
     import qpipe

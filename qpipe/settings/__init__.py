@@ -6,6 +6,7 @@ A recipe's tables, the command line's options and the keywords of the Python ver
 
 from qpipe.settings.base import Bits, Cpu, Format, Settings, validated
 from qpipe.settings.calibration import CalibrateSettings, LayerSettings, LayersSettings
+from qpipe.settings.finetune import FinetuneSettings
 from qpipe.settings.inputs import (
     CheckpointSettings,
     DataSettings,
@@ -16,7 +17,6 @@ from qpipe.settings.inputs import (
 )
 from qpipe.settings.shipping import BenchSettings, ExportSettings, ExportsSettings, ReportSettings, ValidateSettings
 from qpipe.settings.task import TaskSettings
-from qpipe.settings.training import FinetuneSettings
 
 __all__ = [
     "BenchSettings",

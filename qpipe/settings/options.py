@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeGuard, TypeVar, Union, get_args, get_orig
 
 from qpipe.errors import RecipeError, near
 from qpipe.settings.base import Accepts, Settings, has_nul, validated
-from qpipe.settings.training import SaidByRecipe
+from qpipe.settings.said_by_recipe import SaidByRecipe
 
 R = TypeVar("R")
 _UNIONS = (Union, types.UnionType)

@@ -1,18 +1,20 @@
-"""The named recipes of `qpipe finetune`: every value of a training run, from the FAQ and AG papers.
+"""The named recipes of `qpipe finetune`: every value of a training run, from the FAQ, AG and MLS papers.
 
 A recipe's epochs, and those at which its rate falls or its batches grow, belong together: a run of another length keeps
 their proportions. Where the paper's sentence is about ImageNet, it is quoted as it is; weight decay is always that of
 the float training (the paper's smallest 4-bit network, ResNet-18, had half of it: `weight_decay = 5e-5`).
 
-Source: FAQ, sections 3.3, 4.3, 4.4, 4.5 and 4.9, and Table 2; AG, section 4.1.
+Source: FAQ, sections 3.3, 4.3, 4.4, 4.5 and 4.9, and Table 2; AG, section 4.1; MLS, appendix B.
 """
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from qpipe.arith.mls.generators import Role
 from qpipe.errors import RecipeError
-from qpipe.settings.training import FLOAT_TEACHER, NO_TEACHER, FinetuneSettings, RecipeName
+from qpipe.settings.finetune import FinetuneSettings
+from qpipe.settings.training import FLOAT_TEACHER, NO_TEACHER, RecipeName
 
 _FAQ_4BIT: Final[Mapping[str, Any]] = {"epochs": 110, "schedule": "exponential", "lr": 0.0015, "lr_end": 1e-6}
 _STEP: Final[Mapping[str, Any]] = {"epochs": 110, "schedule": "step", "milestones": (30, 60, 90)}
@@ -35,6 +37,8 @@ _DISTILLED: Final[Mapping[str, Any]] = {
     "gradient_clip": 0.05,
     "teacher": FLOAT_TEACHER,
 }
+# MLS's, appendix B, from pretrained weights or from scratch; of the batches' size it says nothing.
+_MLS: Final[Mapping[str, Any]] = {"schedule": "step", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 
 
 def _recipe(values: Mapping[str, Any] | None = None, **more: Any) -> FinetuneSettings:
@@ -55,11 +59,13 @@ RECIPES: Final[Mapping[RecipeName, FinetuneSettings]] = {
     "ag-binary": _recipe(_AG, lr=5e-4),
     # Ours: what `tools/ag_rows.py` found best for a network without its skips, which learns most of it anew.
     "plain": _recipe(_DISTILLED, fade=0.6),
+    "mls-cifar": _recipe(_MLS, epochs=160, milestones=(80, 120), batch_size=128),
+    "mls-imagenet": _recipe(_MLS, epochs=90, milestones=(30, 60)),
 }
 DEFAULT_RECIPE: Final[RecipeName] = "faq-8bit"
 
 
-def resolve(asked: FinetuneSettings, *, strips: bool = False) -> FinetuneSettings:
+def resolve(asked: FinetuneSettings, *, strips: bool = False, is_float: bool = False) -> FinetuneSettings:
     """A whole run: what was asked for, and the rest as its recipe says, which has a name then.
 
     The recipe's milestones are brought to the run's length; given ones are epochs of the run itself. Another schedule
@@ -67,11 +73,13 @@ def resolve(asked: FinetuneSettings, *, strips: bool = False) -> FinetuneSetting
 
     Args:
         strips: whether this run takes skips away.
+        is_float: whether it trains a float network.
 
     Raises:
         RecipeError: values don't go together, or one was given that nothing would read.
     """
-    name = asked.recipe or ("plain" if strips else "ag" if asked.method == "ag" else DEFAULT_RECIPE)
+    by_method: RecipeName = "mls-cifar" if is_float else "ag" if asked.method == "ag" else DEFAULT_RECIPE
+    name = asked.recipe or ("plain" if strips else by_method)
     said = FinetuneSettings.said_by_recipes()
     given = {key: getattr(asked, key) for key in said if key in asked.model_fields_set}
     if given.get("teacher") == NO_TEACHER:
@@ -95,6 +103,7 @@ def _check_used(run: FinetuneSettings, given: Mapping[str, Any]) -> None:
         "ssp": run.ssp,
         "a teacher": run.teacher is not None,
         "the optimizer 'sgd'": run.optimizer == "sgd",
+        "the arithmetic 'mls'": run.arithmetic == "mls",
     }
     for name, note in FinetuneSettings.said_by_recipes().items():
         value = given.get(name)
@@ -102,6 +111,20 @@ def _check_used(run: FinetuneSettings, given: Mapping[str, Any]) -> None:
         if note.needs is not None and not is_there[note.needs] and value is not None and value is not False:
             shown = float(value) if isinstance(value, Fraction) else value
             raise RecipeError(f"{name}: {shown}, but without effect, expected it together with {note.needs}")
+    if run.arithmetic == "mls":
+        _check_formats(run, given)
+
+
+def _check_formats(run: FinetuneSettings, given: Mapping[str, Any]) -> None:
+    """Raise RecipeError for a part of the low-bit format that no operand has."""
+    formats = [run.format_of(role) for role in get_args(Role)]
+    if "group_format" in given and not any(form.axes for form in formats):
+        shown = ",".join(map(str, run.group_format))
+        raise RecipeError(f"group_format: {shown}, but without effect, expected it together with groups")
+    if "overflow" in given and not any(form.element.exponent for form in formats):
+        raise RecipeError(
+            f"overflow: '{run.overflow}', but without effect, expected it together with an element that has an exponent"
+        )
 
 
 def _check_schedule(run: FinetuneSettings) -> None:

@@ -1,13 +1,13 @@
 """How a QDQ network is trained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from qpipe.settings.base import Epochs, Exact, FilePath, Settings, shown
+from qpipe.settings.said_by_recipe import OfAg, OfRecipe, OfSgd, OfSsp, OfTeacher, SaidByRecipe
 
 Precision = Literal["fp32", "bf16"]
 Method = Literal["faq", "ag"]
@@ -29,6 +29,8 @@ RecipeName = Literal[
     "ag",
     "ag-binary",
     "plain",
+    "mls-cifar",
+    "mls-imagenet",
 ]
 
 FLOAT_TEACHER: Final = "float"
@@ -41,27 +43,8 @@ _BESIDE_THE_TRAINING: Final = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class SaidByRecipe:
-    """A note on a field: a training recipe says it where nothing is given. needs: without what it has no effect."""
-
-    needs: Literal["method 'ag'", "ssp", "a teacher", "the optimizer 'sgd'"] | None = None
-
-
-T = TypeVar("T")
-OfRecipe = Annotated[T, SaidByRecipe()]
-OfSgd = Annotated[T, SaidByRecipe("the optimizer 'sgd'")]
-OfTeacher = Annotated[T, SaidByRecipe("a teacher")]
-OfAg = Annotated[T, SaidByRecipe("method 'ag'")]
-OfSsp = Annotated[T, SaidByRecipe("ssp")]
-
-
-class FinetuneSettings(Settings):
-    """QDQ network (or float, with plain) -> trained QDQ network.
-
-    A training recipe is a value of this, and so is a run that was completed from one (`qpipe/settings/recipes.py`); the
-    defaults of what recipes say are those of the recipe faq-8bit.
-    """
+class TrainingSettings(Settings):
+    """What trains, by which schedule, in whose company; the defaults of what recipes say are those of faq-8bit."""
 
     method: Method = Field(default="faq", description="the training method: FAQ's, or with AG's auxiliary gradients")
     plain: bool = Field(default=False, description="strip the skip connections, and train without them")
@@ -69,7 +52,7 @@ class FinetuneSettings(Settings):
     recipe: RecipeName | None = Field(
         default=None,
         description="values for every option from epochs to joint distillation; by default plain where skips are "
-        "stripped, else faq-8bit, or ag with the method ag",
+        "stripped, mls-cifar of a float network, else faq-8bit, or ag with the method ag",
     )
     epochs: OfRecipe[int] = Field(
         default=1, ge=1, description="passes over the training images; a recipe's schedule keeps its proportions"

@@ -28,3 +28,7 @@ class Companion(nn.Module):
 
     def end_backward(self) -> None:
         """The gradients are there; the weights are still the old ones."""
+
+    def trouble(self) -> str | None:
+        """Why the gradients of this update can't be applied, in words, such as a tensor that is no number."""
+        return None

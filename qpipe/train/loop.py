@@ -26,7 +26,7 @@ from qpipe.train.keeper import Keeper
 from qpipe.train.learned_quantizer import LearnedQuantizer
 from qpipe.train.losses import check_labels, hits_of, label_loss
 from qpipe.train.observer import Observer
-from qpipe.train.run import Epoch, RunState
+from qpipe.train.run import Epoch, Judged, RunState
 from qpipe.train.schedule import batches_per_update, learning_rate, moment
 from qpipe.train.together import Together, together
 from qpipe.train.weighted import WeightedLayer
@@ -77,7 +77,7 @@ def train(
     checkpoint_every: int | None = None,
     observers: Sequence[Observer] = (),
     companions: Sequence[Companion] = (),
-    evaluate: Callable[[Executor], float | None] | None = None,
+    evaluate: Callable[[Executor], Judged] | None = None,
     evaluate_every: int = 1,
     task: Task = CLASSES,
     loss: Loss | None = None,
@@ -97,7 +97,7 @@ def train(
         checkpoint_every: updates after which it is written within an epoch.
         observers: look on in the main process.
         companions: train beside the network.
-        evaluate: gives the task's metric of the executor in evaluation mode; in the main process.
+        evaluate: judges the executor in evaluation mode; in the main process.
         evaluate_every: after so many epochs, and after the last.
         task: what the network is for, which the executor's ending is of.
         loss: of the answer, labels and inputs, the mean over the images that it is given; by default the task's.
@@ -144,8 +144,8 @@ def train(
         epoch = _run_epoch(run, state)
         keeper.require_finite(state)
         is_due = epoch.number % evaluate_every == 0 or epoch.number == settings.epochs
-        counted = _evaluate(run, evaluate) if evaluate is not None and is_due else None
-        state.close(replace(epoch, test_accuracy=counted))
+        judged = _evaluate(run, evaluate) if evaluate is not None and is_due else Judged(None)
+        state.close(replace(epoch, test_accuracy=judged.metric, low_bit_accuracy=judged.low_bit))
         keeper.keep(state)
     executor.cpu().eval()
     for observer in watching:
@@ -187,13 +187,16 @@ def _update(run: _Run, state: RunState, batches: Batches, at: Fraction) -> bool:
         return False
     for companion in run.companions:
         companion.end_backward()
+    trouble = next((found for companion in run.companions if (found := companion.trouble())), None)
+    if trouble is not None:
+        sums.fill_(math.nan)  # every process is to hear of it
     _bring_together(run, sums, count)
     clip_gradients(run.layers, run.settings.gradient_clip)
     value, correct, images = sums.tolist()
     state.updates += 1
     state.batches += count
     if not math.isfinite(value):
-        raise run.keeper.diverged(state, f"the loss is {value}")
+        raise run.keeper.diverged(state, trouble or f"the loss is {value}")
     state.loss += value
     state.correct += correct
     state.images += int(images)
@@ -249,13 +252,13 @@ def _optimizer(parameters: Sequence[torch.nn.Parameter], settings: FinetuneSetti
     return torch.optim.SGD(parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay)
 
 
-def _evaluate(run: _Run, evaluate: Callable[[Executor], float | None]) -> float | None:
-    """What `evaluate` counts; training goes on as if it had not been."""
+def _evaluate(run: _Run, evaluate: Callable[[Executor], Judged]) -> Judged:
+    """What `evaluate` finds; training goes on as if it had not been."""
     if not run.group.is_main:
-        return None
-    accuracy = evaluate(run.executor.cpu().eval())
+        return Judged(None)
+    judged = evaluate(run.executor.cpu().eval())
     run.executor.to(run.group.device).train()
-    return accuracy
+    return judged
 
 
 def _batches(run: _Run, state: RunState) -> Batches:

@@ -6,11 +6,19 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class Judged:
+    """The task's metric of the network that is written, and of the low-bit forward where that is another one."""
+
+    metric: float | None
+    low_bit: float | None = None
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One epoch: number (from 1), mean loss per image, accuracy on the training images as they were seen, of 1.
 
     accuracy: None of a task that knows no right answers. lr and batch_size: at its start, the latter of an update.
-    test_accuracy: the task's metric, None where it was not counted.
+    test_accuracy: the task's metric, None where it was not counted. low_bit_accuracy: the same as `Judged` has it.
     """
 
     number: int
@@ -19,6 +27,7 @@ class Epoch:
     lr: float
     batch_size: int
     test_accuracy: float | None = None
+    low_bit_accuracy: float | None = None
 
 
 @dataclass

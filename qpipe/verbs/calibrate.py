@@ -25,7 +25,7 @@ from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
 from qpipe.data.carried import store_preprocess
 from qpipe.formats.table import FORMATS
-from qpipe.ir.files.metadata import AppliedPass, add_provenance
+from qpipe.ir.files.metadata import TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.ir.files.outputs import check_output
 from qpipe.ir.files.save import save_model
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
@@ -176,6 +176,8 @@ def _to_float(network: ir.Model, name: str) -> None:
     """Take the quantizers of an earlier calibration away; ModelError for what holds no float weights any more."""
     if find_kind(network)[0] is not Kind.TRAINABLE:
         require_float(network, name)
+        # Of the float network; what is quantized here was not trained yet.
+        set_json(network, TRAINING, None)
         return
     remove = RemoveQuantizers()
     with about(name):

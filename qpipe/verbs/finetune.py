@@ -1,4 +1,4 @@
-"""QDQ network -> trained QDQ network: `qpipe.finetune`."""
+"""QDQ network -> trained QDQ network, or float -> float: `qpipe.finetune`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ def finetune(
     checkpoint: CheckpointSettings,
     preprocess: PreprocessLike = None,
 ) -> ir.Model:
-    """Train a quantized network straight from its QDQ file. Source: FAQ, section 3.3.
+    """Train a quantized network straight from its QDQ file, or a float one. Source: FAQ, section 3.3; MLS, section 4.
+
+    With an arithmetic a float network is trained as it is, from pretrained weights or from random ones: "float", or on
+    low-bit operands, "mls". What is written is the float network, normalized, and both accuracies are told: its own,
+    and that of the low-bit forward. The products of a QDQ file's training may be "mls" too; it evaluates as it is.
 
     Of several processes (torchrun, accelerate launch) each computes its share of every batch; the main one evaluates
     and writes.
@@ -46,13 +50,13 @@ def finetune(
 
     Args:
         model: what `calibrate` or an earlier `finetune` wrote; with `plain` a float network too, which is calibrated to
-            8 bits first.
+            8 bits first; with an arithmetic a float network, which stays one.
         data: labelled, unless a teacher is given; the training split is trained on, the test split evaluated.
-        output: where to write the trained QDQ file.
+        output: where to write the trained file.
         preprocess: what pixels go through; None is what the model carries.
 
     Returns:
-        The trained QDQ model; its metadata `qpipe.training` hold losses and accuracies.
+        The trained model; its metadata `qpipe.training` hold losses and accuracies.
 
     Raises:
         ModelError, DataError, RecipeError, OutputError: in one line, naming what is wrong.

@@ -18,7 +18,8 @@ from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.nodes import static_shape
-from qpipe.settings.training import FLOAT_TEACHER, FinetuneSettings
+from qpipe.settings.finetune import FinetuneSettings
+from qpipe.settings.training import FLOAT_TEACHER
 from qpipe.tasks.derive import ending_at
 from qpipe.tasks.task import Ending, Task
 
@@ -76,7 +77,8 @@ def _check_own_floats(network: ir.Model, is_stripped: bool) -> None:
 
 
 def _warn_of_training(what: str, network: ir.Model) -> None:
-    if get_json(network, TRAINING):
+    """Of a QDQ network: a float one was trained as what it is."""
+    if get_json(network, TRAINING) and find_kind(network)[0] is not Kind.FLOAT:
         warnings.warn(
             f"teacher: {what} file's float copy as it was fine-tuned, which may know less than the float network: name "
             "that one's file",

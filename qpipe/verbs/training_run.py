@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import onnx_ir as ir
 from pydantic import JsonValue
@@ -12,6 +13,7 @@ from pydantic import JsonValue
 from qpipe import progress
 from qpipe.data import DataLike, Source
 from qpipe.data.carried import store_preprocess
+from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import COMPARISON, FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.ir.graph.numbers import check_numbers
 from qpipe.json_values import to_plain
@@ -27,15 +29,19 @@ from qpipe.train.diagnostics.make import make_diagnostics
 from qpipe.train.executor import Executor
 from qpipe.train.faq import with_augmentation
 from qpipe.train.loop import train
-from qpipe.train.run import Epoch
+from qpipe.train.low_bit_metric import low_bit_metric
+from qpipe.train.run import Epoch, Judged
 from qpipe.train.schedule import check_stream
 from qpipe.train.write_back import write_back
 from qpipe.verbs.phases import metric_of, warn_of_float, warn_of_training
 from qpipe.verbs.purpose import task_of
 from qpipe.verbs.runnable import OnnxModel
 from qpipe.verbs.sources import PreprocessLike, about, model_name, open_source, preprocess_of
-from qpipe.verbs.subject import Subject, check_subject, make_subject
+from qpipe.verbs.subject import Subject, check_subject, make_subject, trains_float
 from qpipe.verbs.teacher import check_teacher, load_teacher, loss_of
+
+LOW_BIT_PHASE: Final = "trained, low-bit forward"
+"""What a report calls a float network that is judged as it was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +81,10 @@ class TrainingRun:
             loss=self.loss,
         )
         write_back(self.executor)
-        after = history[-1].test_accuracy
-        if self.settings.evaluate and after is None:
-            after = self._judged(self.subject.network)
-        warn_of_training(phases.values(), after, self.task)
+        after = Judged(history[-1].test_accuracy, history[-1].low_bit_accuracy)
+        if self.settings.evaluate and after.metric is None:
+            after = self._after()
+        warn_of_training(phases.values(), after.metric, self.task)
         self._record(history, phases, after)
         return self.subject.network
 
@@ -90,21 +96,31 @@ class TrainingRun:
         warn_of_float(phases.get(FLOAT_PHASE), self.task)
         return phases
 
-    def _count(self, trained: Executor) -> float | None:
+    def _count(self, trained: Executor) -> Judged:
         write_back(trained)
-        return self._judged(self.subject.network)
+        return self._after()
+
+    def _after(self) -> Judged:
+        """Of the network as it was written back."""
+        network, is_low_bit = self.subject.network, self.subject.is_float and self.settings.arithmetic == "mls"
+        found = self._judged(network)
+        if not is_low_bit or self.test is None or not is_main_process():
+            return Judged(found)
+        return Judged(found, low_bit_metric(network, self.settings, self.test, self.task))
 
     def _judged(self, network: ir.Model) -> float | None:
         return None if self.test is None else metric_of(network, self.test, self.task)
 
-    def _record(self, history: Sequence[Epoch], phases: dict[str, float | None], after: float | None) -> None:
+    def _record(self, history: Sequence[Epoch], phases: dict[str, float | None], after: Judged) -> None:
         network, told = self.subject.network, self._told()
+        trained = {"trained": after.metric} | ({} if after.low_bit is None else {LOW_BIT_PHASE: after.low_bit})
         add_provenance(network, AppliedPass(name="finetune", arguments=told))
         record: dict[str, JsonValue] = {
             "epochs": [asdict(epoch) for epoch in history],
             "accuracy_before": next(reversed(phases.values()), None),
-            "accuracy_after": after,
-            "phases": [{"phase": phase, "accuracy": top1} for phase, top1 in {**phases, "trained": after}.items()],
+            "accuracy_after": after.metric,
+            "accuracy_low_bit": after.low_bit,
+            "phases": [{"phase": phase, "accuracy": top1} for phase, top1 in {**phases, **trained}.items()],
             "settings": told,
             "task": self.task.to_json(),
         }
@@ -130,10 +146,12 @@ def prepare(
     purpose: TaskSettings,
 ) -> TrainingRun:
     """Everything of a run but its training; raises what `qpipe.finetune` does."""
-    # Before the network is loaded, and may be calibrated.
-    teacher = load_teacher(resolve(asked, strips=asked.plain))
-    subject = make_subject(model, data, plain=asked.plain, blocks=asked.blocks, seed=seed, preprocess=preprocess)
-    run = resolve(asked, strips=subject.is_stripped)
+    loaded = load_model(model)
+    is_float = trains_float(asked, loaded)
+    # Before the network may be calibrated.
+    teacher = load_teacher(resolve(asked, strips=asked.plain, is_float=is_float))
+    subject = make_subject(asked, loaded, model, data, seed=seed, preprocess=preprocess)
+    run = resolve(asked, strips=subject.is_stripped, is_float=is_float)
     network = subject.network
     pixels = preprocess_of(network, preprocess)
     check_subject(subject, run)

@@ -1,6 +1,6 @@
 """What the training loop needs in small: settings, images, single updates, and states to compare."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,31 @@ BATCHES = 4
 """Whole ones in an epoch of `bright_images`."""
 SUMMED_OTHERWISE = 1e-4
 """Relative, of gradients: float32 sums of a few thousand products in another order."""
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+class StopAfter(Observer):
+    """Ends the process's work as a signal would: between two updates, unasked."""
+
+    def __init__(self, step: int | None = None) -> None:
+        self.step = step
+        self.seen = torch.zeros(0, dtype=torch.int64)
+
+    def before_update(self, executor: Executor, step: int) -> None:
+        if step == self.step:
+            raise InterruptedRunError
+
+    def after_update(self, executor: Executor, step: int) -> None:
+        self.seen = torch.cat([self.seen, torch.tensor([step])])
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"seen": self.seen}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.seen = state["seen"]
 
 
 def bright_images(seed: int = 0) -> Source:

@@ -18,6 +18,7 @@ from qpipe.train.companions.auxiliary import AuxiliaryGradient
 from qpipe.train.companions.blocks import Block, blocks_of
 from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.joint_distillation import JointDistillation
+from qpipe.train.companions.low_bit import LowBit
 from qpipe.train.companions.stochastic import StochasticPrecision, block_fragments, layer_fragments
 from qpipe.train.executor import Executor
 from qpipe.train.losses import label_loss
@@ -83,6 +84,8 @@ def make_companions(
     if settings.fade:
         names = [block.name for block in stripped_blocks(network)]
         made.append(FadingSkips(fading, residual, names, fraction=Fraction(settings.fade)))
+    if settings.arithmetic == "mls":
+        made.append(LowBit(networks, settings, seed=seed))
     if settings.ssp:
         made.append(
             StochasticPrecision(

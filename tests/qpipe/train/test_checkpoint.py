@@ -1,6 +1,6 @@
 """Checkpoints: whatever a run is, it goes on where it was, or says in one line why it can't."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,40 +17,25 @@ from qpipe.train.companion import Companion
 from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
 from qpipe.train.loop import train
-from qpipe.train.observer import Observer
 from qpipe.train.run import Epoch, RunState
-from support.training import RUN, SETTINGS, assert_same, bright_images, images, replace, state, state_of
+from support.training import (
+    RUN,
+    SETTINGS,
+    InterruptedRunError,
+    StopAfter,
+    assert_same,
+    bright_images,
+    images,
+    replace,
+    state,
+    state_of,
+)
 from support.zoo.residual import stripped
 from support.zoo.trainable import IMAGE_SHAPE, qdq, residual_qdq
 
 GROWING = replace(
     SETTINGS, epochs=3, schedule="step", milestones=(Fraction(1, 2), Fraction(7, 3)), grow_at=(Fraction(3, 2),)
 )
-
-
-class InterruptedRunError(Exception):
-    pass
-
-
-class StopAfter(Observer):
-    """Ends the process's work as a signal would: between two updates, unasked."""
-
-    def __init__(self, step: int | None = None) -> None:
-        self.step = step
-        self.seen = torch.zeros(0, dtype=torch.int64)
-
-    def before_update(self, executor: Executor, step: int) -> None:
-        if step == self.step:
-            raise InterruptedRunError
-
-    def after_update(self, executor: Executor, step: int) -> None:
-        self.seen = torch.cat([self.seen, torch.tensor([step])])
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return {"seen": self.seen}
-
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        self.seen = state["seen"]
 
 
 @pytest.mark.parametrize("mode", ["running", "batch"])

@@ -11,6 +11,7 @@ from qpipe.train.executor import Executor
 from qpipe.train.keeper import DivergedError
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
+from qpipe.train.run import Judged
 from support.training import SETTINGS, assert_same, replace, state_of
 from support.zoo.trainable import qdq
 
@@ -82,9 +83,9 @@ def test_what_is_no_number_after_the_last_update_is_not_counted_or_kept(
     """Without a checkpoint, which would be refused."""
     counted: list[int] = []
 
-    def evaluate(executor: Executor) -> float:
+    def evaluate(executor: Executor) -> Judged:
         counted.append(1)
-        return 0.5
+        return Judged(0.5)
 
     last = Break(8, what, value)
     with pytest.raises(

@@ -16,6 +16,7 @@ from qpipe.train.executor import Executor
 from qpipe.train.keeper import DivergedError
 from qpipe.train.loop import train
 from qpipe.train.observer import Observer
+from qpipe.train.run import Judged
 from support.quantize import finalized
 from support.training import BATCHES, SETTINGS, assert_same, replace, state_of
 from support.zoo.trainable import network, qdq
@@ -138,10 +139,10 @@ def test_observers_and_evaluation_change_nothing(source: Source) -> None:
             assert not executor.training
             calls.append("end")
 
-    def evaluate(executor: Executor) -> float:
+    def evaluate(executor: Executor) -> Judged:
         assert not executor.training
         calls.append("evaluate")
-        return 0.25
+        return Judged(0.25)
 
     settings = replace(SETTINGS, epochs=3)
     executor = Executor(qdq(), batch_norm="batch")

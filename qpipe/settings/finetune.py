@@ -1,0 +1,35 @@
+"""How a network is trained: the schedule and its company, and the arithmetic of the products."""
+
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from qpipe.settings.arithmetic import ArithmeticSettings
+from qpipe.settings.training import TrainingSettings
+
+
+class FinetuneSettings(ArithmeticSettings, TrainingSettings):
+    """QDQ network (or float, with plain or an arithmetic) -> trained network of the same kind (of plain a QDQ one).
+
+    A training recipe is a value of this, and so is a run that was completed from one (`qpipe/settings/recipes.py`).
+    """
+
+    @model_validator(mode="after")
+    def _sums_are_float32(self) -> Self:
+        if self.arithmetic == "mls" and self.precision != "fp32":
+            raise ValueError(f"precision: '{self.precision}', expected 'fp32' with the arithmetic 'mls'")
+        return self
+
+    @model_validator(mode="after")
+    def _plain_is_quantized(self) -> Self:
+        if self.arithmetic == "float" and self.plain:
+            raise ValueError("arithmetic: 'float', expected 'mls', or none, with plain: what it trains is quantized")
+        return self
+
+    def of_training(self) -> dict[str, Any]:
+        """The fields by name that trained weights depend on, besides the network."""
+        values = super().of_training()
+        if self.arithmetic == "mls":
+            return values
+        unread = {name for name, note in self.said_by_recipes().items() if note.needs == "the arithmetic 'mls'"}
+        return {name: value for name, value in values.items() if name not in unread}

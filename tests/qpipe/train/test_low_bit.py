@@ -1,0 +1,177 @@
+"""A product on low-bit operands: what is quantized, how often, in which layout, and what the gradients are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qpipe.arith.mls.formats import ElementFormat, MlsFormat
+from qpipe.arith.mls.generators import Role
+from qpipe.arith.mls.quantize import MlsTensor, quantize
+from qpipe.ops import product_of
+from qpipe.train.low_bit import LowBitProduct, as_convolution, as_the_node
+from qpipe.train.straight_through import channels_last, layout_of
+from support.networks import float_model
+
+FORMAT = MlsFormat(ElementFormat(2, 1))
+SUMS = 1e-5
+"""Relative to the largest number: float32 sums of some hundred products, beside float64's."""
+
+KINDS: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
+    "Conv": ((4, 6, 6), (8, 4, 3, 3), "y = Conv<pads=[1, 1, 1, 1], strides=[2, 2]>(x, w, b)"),
+    "grouped Conv": ((4, 6, 6), (8, 2, 3, 3), "y = Conv<group=2>(x, w, b)"),
+    "depthwise Conv": ((8, 6, 6), (8, 1, 3, 3), "y = Conv<group=8, pads=[1, 1, 1, 1]>(x, w, b)"),
+    "Conv of one dimension": ((4, 9), (8, 4, 3), "y = Conv<pads=[1, 1]>(x, w, b)"),
+    "Gemm, transposed": ((5,), (8, 5), "y = Gemm<transB=1>(x, w, b)"),
+    "Gemm": ((5,), (5, 8), "y = Gemm(x, w, b)"),
+    "MatMul of sequences": ((3, 5), (5, 8), "y = MatMul(x, w)"),
+}
+"""Shapes of an input without the batch, and of the weight; eight output channels."""
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def node_of(kind: str) -> ir.Node:
+    shape, weight, text = KINDS[kind]
+    bias = {"b": np.zeros(8, np.float32)} if "b)" in text else {}
+    return next(iter(float_model("net", shape, [text], w=np.zeros(weight, np.float32), **bias).graph))
+
+
+def operands(kind: str, batch: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    generator = torch.Generator().manual_seed(seed)
+    shape, weight, text = KINDS[kind]
+    x, w, b = (torch.randn(sizes, generator=generator) for sizes in ((batch, *shape), weight, (8,)))
+    return x.requires_grad_(), w.requires_grad_(), b.requires_grad_() if "b)" in text else None
+
+
+class Recorder:
+    """Quantizes to nearest, and keeps what it was asked and what it gave."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Role, torch.Tensor]] = []
+        self.given: dict[Role, torch.Tensor] = {}
+        self.forwards = 0
+
+    def __call__(self, x: torch.Tensor, role: Role) -> MlsTensor:
+        found = quantize(x, FORMAT, None)
+        self.asked.append((role, x.detach().clone()))
+        self.given[role] = found.values * found.scale
+        return found
+
+    def begin(self) -> Callable[[torch.Tensor, Role], MlsTensor]:
+        self.forwards += 1
+        return self
+
+
+def low_bit(node: ir.Node) -> tuple[LowBitProduct, Recorder]:
+    recorder = Recorder()
+    return LowBitProduct(product_of(node).torch(node), node, recorder.begin), recorder
+
+
+@kinds
+@given(seed=st.integers(0, 1000))
+def test_it_is_the_float_product_of_the_quantized_operands(kind: str, seed: int) -> None:
+    """Forward and both gradients, in float64 by torch's own; the error that goes back is the quantized one."""
+    node = node_of(kind)
+    product, recorder = low_bit(node)
+    x, w, b = operands(kind, seed=seed)
+    y = product(x, w, b)
+    error = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed + 1))
+    y.backward(error)
+
+    a, kernel, e = (as_the_node(node, recorder.given[role], role) for role in ("activation", "weight", "error"))
+    a, kernel = a.double().requires_grad_(), kernel.double().requires_grad_()
+    expected = product_of(node).torch(node)(a, kernel, None if b is None else b.detach().double())
+    expected.backward(e.double())
+    for found, reference in ((y, expected), (x.grad, a.grad), (w.grad, kernel.grad)):
+        assert found is not None
+        assert reference is not None
+        atol = SUMS * float(reference.detach().abs().max())
+        torch.testing.assert_close(found.double(), reference, rtol=0, atol=atol)
+
+
+@kinds
+def test_each_operand_is_quantized_once_with_its_groups_first(kind: str) -> None:
+    node = node_of(kind)
+    product, recorder = low_bit(node)
+    x, w, b = operands(kind)
+    y = product(x, w, b)
+    y.backward(torch.randn(y.shape))
+    assert [role for role, _ in recorder.asked] == ["activation", "weight", "error"]
+    assert recorder.forwards == 1
+    shapes = {role: tuple(tensor.shape) for role, tensor in recorder.asked}
+    channels = KINDS[kind][0][-1 if "M" in kind or "Gemm" in kind else 0]
+    assert shapes["activation"][:2] == (3, channels)
+    assert shapes["weight"][:2] == (8, channels // (2 if "grouped" in kind else 8 if "depthwise" in kind else 1))
+    assert shapes["error"][:2] == (3, 8)
+
+
+@pytest.mark.parametrize("kind", ["Conv", "Gemm", "Conv of one dimension"])
+def test_a_biass_gradient_is_the_sum_of_the_error_as_it_came(kind: str) -> None:
+    product, _ = low_bit(node_of(kind))
+    x, w, b = operands(kind)
+    y = product(x, w, b)
+    error = torch.randn(y.shape)
+    y.backward(error)
+    assert b is not None
+    torch.testing.assert_close(b.grad, error.transpose(0, 1).flatten(1).sum(1))
+
+
+@pytest.mark.parametrize("kind", ["Gemm", "MatMul of sequences", "Conv"])
+def test_the_layouts_of_an_operand_are_inverses(kind: str) -> None:
+    node = node_of(kind)
+    x, w, _ = operands(kind)
+    roles: list[tuple[torch.Tensor, Role]] = [(x, "activation"), (w, "weight")]
+    for tensor, role in roles:
+        assert torch.equal(as_the_node(node, as_convolution(node, tensor, role), role), tensor)
+
+
+def test_what_it_keeps_are_the_quantized_operands() -> None:
+    """So that the memory that a step takes is the float step's."""
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    product, recorder = low_bit(node_of("Conv"))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        product(*operands("Conv"))
+    large = [tensor for tensor in kept if tensor.ndim]
+    scales = [float(tensor) for tensor in kept if not tensor.ndim]
+    assert len(large) == len(scales) == 2
+    for tensor, scale, role in zip(large, scales, ("activation", "weight"), strict=True):
+        torch.testing.assert_close(tensor * scale, recorder.given[role], rtol=0, atol=0)
+
+
+def test_an_error_gets_the_layout_of_the_activation() -> None:
+    """A native kernel of two layouts takes many times as long."""
+    product, recorder = low_bit(node_of("Conv"))
+    x, w, b = operands("Conv")
+    y = product(channels_last(x), w, b)
+    assert layout_of(y) is torch.channels_last
+    y.backward(torch.randn(y.shape).contiguous())
+    assert layout_of(recorder.given["error"]) is torch.channels_last
+
+
+def test_no_gradient_is_computed_that_nobody_asks_for() -> None:
+    """The input of a network needs none, nor does a bias that is none."""
+    node = node_of("Conv")
+    asked: list[str] = []
+    whole = product_of(node).torch(node)
+
+    def grad_input(*arguments: Any) -> torch.Tensor:
+        asked.append("input")
+        return whole.grad_input(*arguments)
+
+    watched = type(whole)(whole.forward, grad_input, whole.grad_weight)
+    product = LowBitProduct(watched, node, Recorder().begin)
+    x, w, _ = operands("Conv")
+    product(x.detach(), w).sum().backward()  # type: ignore[no-untyped-call]
+    assert asked == []
+    product(x, w).sum().backward()  # type: ignore[no-untyped-call]
+    assert asked == ["input"]
