@@ -118,11 +118,14 @@ def user_code(error: type[QpipeError], called: str, expected: str = "") -> Itera
         raise error(f"{called} {one_line(problem, kind=True)}{wanted}") from problem
 
 
-def printable(text: str) -> str:
+def printable(text: str | bytes) -> str:
     """The text with an escape for all that a terminal would obey, or can't show: a name may hold anything.
 
-    Line breaks among them, escape sequences, what turns the direction of writing, and what no encoding takes.
+    Line breaks among them, escape sequences, what turns the direction of writing, and what no encoding takes. In a
+    damaged file protobuf has bytes for a name.
     """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

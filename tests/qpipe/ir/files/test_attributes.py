@@ -1,6 +1,7 @@
 """Attributes that onnxruntime refuses, or that make every number NaN, are refused by node and name."""
 
 import math
+from pathlib import Path
 
 import onnx
 import pytest
@@ -46,3 +47,11 @@ def test_nodes_of_functions_are_looked_at() -> None:
     model.functions[0].node[0].attribute[0].CopyFrom(helper.make_attribute("alpha", math.inf))
     with pytest.raises(ModelError, match="Elu 'in': attribute 'alpha'"):
         load_model(model)
+
+
+def test_a_name_that_is_no_text(tmp_path: Path):
+    """One damaged byte: protobuf gives bytes where it should give a text."""
+    path = tmp_path / "net.onnx"
+    path.write_bytes(network().SerializeToString().replace(b"alpha", b"al\xb1ha"))
+    with pytest.raises(ModelError, match="net.onnx: invalid ONNX model: 'utf-8' codec can't decode byte 0xb1"):
+        load_model(path)
