@@ -136,7 +136,9 @@ def _given(command: Command) -> tuple[str, ...]:
     """How a message begins that is about one of the words, or about an option by its name in a recipe."""
     words = [word or "." for word in command.words[1:]]
     keys = [option.name for settings in SETTINGS.get(command.words[0], ()) for option in options_of(settings)]
-    return (*(f"{printable(word)}: " for word in [*words, *keys]), *(f"data '{printable(word)}' " for word in words))
+    # The data of a recipe are no word of the command.
+    data = ("data '",) if command.words[0] == "run" else tuple(f"data '{printable(word)}' " for word in words)
+    return (*(f"{printable(word)}: " for word in [*words, *keys]), *data)
 
 
 def _names(command: Command) -> Sequence[str]:

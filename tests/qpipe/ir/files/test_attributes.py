@@ -53,5 +53,5 @@ def test_a_name_that_is_no_text(tmp_path: Path):
     """One damaged byte: protobuf gives bytes where it should give a text."""
     path = tmp_path / "net.onnx"
     path.write_bytes(network().SerializeToString().replace(b"alpha", b"al\xb1ha"))
-    with pytest.raises(ModelError, match="net.onnx: invalid ONNX model: 'utf-8' codec can't decode byte 0xb1"):
+    with pytest.raises(ModelError, match=r"net\.onnx: invalid ONNX model: "):
         load_model(path)
