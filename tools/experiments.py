@@ -1,14 +1,15 @@
 """Rows of a paper's table on CIFAR-10: each is calibrated, fine-tuned, exported and counted, and kept in a folder.
 
 Every row is counted on onnxruntime, on the integer file that `export` writes, over all test images; one whose skips are
-in floating point, which no such file has, on the executor. Networks, checkpoints and counts stay in the folder: a
-command can be given again, and goes on where it was cut off.
+in floating point, which no such file has, on the executor; one that trains a float network, on that. Networks,
+checkpoints and counts stay in the folder: a command can be given again, and goes on where it was cut off. A run that
+diverges is a result as well.
 """
 
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +20,12 @@ from results import PREPROCESS, Results, Row
 
 import qpipe
 from qpipe import progress
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import TRAINING, get_object
 from qpipe.ir.files.write import atomic_path
+from qpipe.train.keeper import DivergedError
 
+DIVERGED = "Div."  # as the papers' tables have it
 ORIGINAL = "the float network"  # as a teacher: the file itself, where training has changed what the QDQ file holds
 
 ModelArgument = Annotated[Path, typer.Argument(help="the float network")]
@@ -36,9 +41,9 @@ NameOption = Annotated[str, typer.Option("--name", help="of the file in artifact
 
 @dataclass(frozen=True)
 class ExperimentRow:
-    """One network; finetune None is calibration only.
+    """One network; finetune None is calibration only, and one with an arithmetic trains the float network.
 
-    prepare: writes the float network that is calibrated, from the original. after: the row whose trained network is
+    prepare: writes the float network that is begun with, from the original. after: the row whose trained network is
     trained on. leads: run with several seeds. float_skips: trained and counted on the executor, see `float_skips.py`.
     """
 
@@ -55,6 +60,19 @@ class ExperimentRow:
     def evaluate_every(self) -> int | None:
         """Curves for the report where a run is long enough to have one."""
         return 1 if self.finetune and self.finetune.get("epochs", 1) > 1 else None
+
+    @property
+    def trains_float(self) -> bool:
+        """Whether nothing is calibrated: a float network is trained, and one is what is counted."""
+        return self.finetune is not None and "arithmetic" in self.finetune
+
+
+@dataclass(frozen=True)
+class Count:
+    """Top-1 in percent, None of a run that diverged; low_bit: with the arithmetic that it was trained in."""
+
+    top1: float | None
+    low_bit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,22 +91,30 @@ class Experiment:
         """Whether its count lies in the folder."""
         return self._file("count.json").exists()
 
-    def count(self) -> float:
-        """Top-1 in percent: made, exported and counted unless that was done before."""
+    def count(self) -> Count:
+        """Made, exported and counted unless that was done before."""
         done = self._file("count.json")
         if not self.is_counted:
-            top1 = self._count_float_skips() if self.row.float_skips else self._count_shipped()
+            try:
+                found = Count(self._count_float_skips()) if self.row.float_skips else self._count_shipped()
+            except DivergedError as error:
+                typer.echo(f"{self.row.name}: {error}")
+                found = Count(None)
             with atomic_path(done) as beside:
-                beside.write_text(json.dumps({"top1": 100 * top1}))
-        return float(json.loads(done.read_text())["top1"])
+                beside.write_text(json.dumps(asdict(found)))
+        return Count(**json.loads(done.read_text()))
 
-    def _count_shipped(self) -> float:
-        shipped = self.model if self.row.is_float else self._export(self._train(self._calibrate()))
-        return qpipe.validate([shipped], self.data, preprocess=PREPROCESS).rows[0].top1 or 0.0
+    def _count_shipped(self) -> Count:
+        shipped = self.model if self.row.is_float else self._train(self._start())
+        if not (self.row.is_float or self.row.trains_float):
+            shipped = self._export(shipped)
+        top1 = qpipe.validate([shipped], self.data, preprocess=PREPROCESS).rows[0].top1 or 0.0
+        low_bit = (get_object(load_model(shipped), TRAINING) or {}).get("accuracy_low_bit")
+        return Count(100 * top1, None if low_bit is None else 100 * float(low_bit))
 
     def _count_float_skips(self) -> float:
         checkpoint = self._file("checkpoint.safetensors")
-        return train_and_count(self._calibrate(), self.data, checkpoint, self.row.finetune or {}, seed=self.seed)
+        return 100 * train_and_count(self._start(), self.data, checkpoint, self.row.finetune or {}, seed=self.seed)
 
     def _file(self, suffix: str) -> Path:
         slug = "".join(c if c.isalnum() else "-" for c in self.row.name).strip("-").lower()
@@ -101,10 +127,14 @@ class Experiment:
         self.row.prepare(self.model, output)
         return output
 
-    def _calibrate(self) -> Path:
+    def _start(self) -> Path:
+        """What is trained."""
         if self.row.after is not None:
             before = replace(self, row=next(row for row in self.rows if row.name == self.row.after))
-            return before._train(before._calibrate())
+            return before._train(before._start())
+        return self._prepare() if self.row.trains_float else self._calibrate()
+
+    def _calibrate(self) -> Path:
         output = self._file("start.qdq.onnx")
         if not output.exists():
             qpipe.calibrate(
@@ -115,7 +145,8 @@ class Experiment:
     def _train(self, start: Path) -> Path:
         if self.row.finetune is None:
             return start
-        output, checkpoint = self._file("qdq.onnx"), self._file("checkpoint.safetensors")
+        output = self._file("trained.onnx" if self.row.trains_float else "qdq.onnx")
+        checkpoint = self._file("checkpoint.safetensors")
         arguments = {"seed": self.seed, "evaluate_every": self.row.evaluate_every, **self.row.finetune}
         if arguments.get("teacher") == ORIGINAL:
             arguments["teacher"] = str(self.model)
@@ -152,7 +183,7 @@ def run_rows(
         for row in (row for row in rows if run and _chosen(row, patterns)):
             for seed in range(seeds if row.leads else 1):
                 count = Experiment(row, rows, seed, model, data, folder).count()
-                typer.echo(f"{row.name}, seed {seed}: {count:.2f}")
+                typer.echo(f"{row.name}, seed {seed}: {_shown(count.top1)}")
     counted = [(row, _counted(row, model, data, folder)) for row in rows]
     results = Results.load(name)
     title = f"{model.stem} on CIFAR-10, {what}top-1 of 10,000 test images in percent"
@@ -170,23 +201,34 @@ def _chosen(row: ExperimentRow, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(fnmatch(row.name, pattern) for pattern in patterns)
 
 
-def _counted(row: ExperimentRow, model: Path, data: Path, folder: Path) -> dict[int, float]:
+def _counted(row: ExperimentRow, model: Path, data: Path, folder: Path) -> dict[int, Count]:
     """The counts that lie in the folder, by seed."""
     experiments = [Experiment(row, (row,), seed, model, data, folder) for seed in range(10)]
     return {e.seed: e.count() for e in experiments if e.is_counted}
 
 
-def _line(row: ExperimentRow, counts: Mapping[int, float]) -> Row:
-    """The mean over the seeds, and their deviation where there are several."""
-    values = list(counts.values())
+def _line(row: ExperimentRow, counts: Mapping[int, Count]) -> Row:
+    """The mean over the seeds, and their deviation where there are several; no mean where one diverged."""
+    values = [count.top1 for count in counts.values() if count.top1 is not None]
+    low_bit = [count.low_bit for count in counts.values() if count.low_bit is not None]
+    more: Row = {"low-bit": _mean(low_bit) if low_bit else None} if row.trains_float else {}
     return {
         "network": row.name,
-        "top-1": round(statistics.mean(values), 2),
+        "top-1": _mean(values) if len(values) == len(counts) else DIVERGED,
+        **more,
         "deviation": round(statistics.stdev(values), 2) if len(values) > 1 else None,
-        "seeds": ", ".join(f"{seed}: {value:.2f}" for seed, value in counts.items()),
-        "calibrate": _arguments(row.calibrate),
+        "seeds": ", ".join(f"{seed}: {_shown(count.top1)}" for seed, count in counts.items()),
+        "calibrate": "-" if row.trains_float else _arguments(row.calibrate),
         "finetune": "-" if row.finetune is None else _arguments(row.finetune),
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(statistics.mean(values), 2)
+
+
+def _shown(top1: float | None) -> str:
+    return DIVERGED if top1 is None else f"{top1:.2f}"
 
 
 def _arguments(values: Mapping[str, Any]) -> str:
