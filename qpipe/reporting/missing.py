@@ -9,6 +9,7 @@ from qpipe.reporting.run import Run
 
 UNTRAINED: Final = "no record of training: calibrated only, or trained elsewhere"
 UNDIAGNOSED: Final = "trained without --diagnose, so nothing was measured"
+ROUNDS_NOTHING: Final = "a float network, in which nothing is on a grid"
 
 
 def missing(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -21,6 +22,13 @@ def missing(runs: Sequence[Run]) -> dict[str, list[str]]:
     def measured(name: str, words: str) -> list[str]:
         return unmeasured + _lacking(diagnosed, lambda run: getattr(run.training.diagnostics, name), words)
 
+    def of_grids(name: str, words: str) -> list[str]:
+        floats = _lacking(diagnosed, lambda run: not run.is_float, ROUNDS_NOTHING)
+        quantized = [run for run in diagnosed if not run.is_float]
+        return unmeasured + floats + _lacking(quantized, lambda run: getattr(run.training.diagnostics, name), words)
+
+    # Who trained in another arithmetic misses it beside others alone.
+    low_bit = any(run.training.diagnostics and run.training.diagnostics.low_bit for run in diagnosed)
     return {
         "training": [
             *untrained,
@@ -28,15 +36,16 @@ def missing(runs: Sequence[Run]) -> dict[str, list[str]]:
             *_lacking(trained, _tells_rate, "the file does not say its learning rates"),
             *_lacking(trained, lambda run: run.training.accuracy_after is not None, "no test accuracy was counted"),
         ],
-        "steps": measured("step_cosine", "no update was seen"),
+        "steps": of_grids("step_cosine", "no update was seen"),
         "distance": measured("neuron_cosine", "no neuron was compared"),
-        "noise": measured("sqnr_after", "no ratio was measured"),
+        "noise": of_grids("sqnr_after", "no ratio was measured"),
+        "low_bit": measured("low_bit", "trained in another arithmetic, so no operand was looked at") if low_bit else [],
         "float": _lacking(
             runs,
             lambda run: run.float_accuracy is not None,
             "the float network's accuracy is not in the file; --float-accuracy tells it",
         ),
-        "certificate": _lacking(runs, lambda run: run.certificate, "no certificate"),
+        "certificate": _lacking(runs, lambda run: run.certificate or run.is_float, "no certificate"),
     }
 
 

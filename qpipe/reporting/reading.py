@@ -51,7 +51,7 @@ def stem(path: Path) -> str:
 def _read_file(path: Path, name: str) -> Run:
     model = load_model(path)
     kind, view = find_kind(model)
-    if kind is Kind.FLOAT:
+    if kind is Kind.FLOAT and get_object(model, TRAINING) is None:
         raise ModelError(f"{path}: is a float network, expected what `qpipe finetune`, `export` or `run` wrote")
     certificate = read_certificate(get_object(model, CERTIFICATE))
     training = read_training(get_object(model, TRAINING))

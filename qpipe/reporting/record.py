@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, JsonValue, field_validator
+import numpy as np
+from pydantic import BaseModel, ConfigDict, JsonValue, field_validator, model_validator
 
 from qpipe.arith.certificate import CertificateRow
+from qpipe.arith.mls.formats import Grouping
+from qpipe.arith.mls.generators import Role
 from qpipe.ir.files.metadata import CERTIFICATE, FLOAT_PHASE, TRAINING, checked
 
+Split = Literal["channel", "sample", "both"]
+"""What the groups of an activation or an error are told apart by."""
 _WIDTHS: Final = re.compile(r"(\d{1,2}|-)/\d{1,2}")  # of weight and activation
 
 
@@ -49,6 +54,51 @@ class NoiseRecord(Record):
     activation: list[float | None]
 
 
+class LowBitFormat(Record):
+    """Bits of an element's exponent and mantissa, and what has a scale of its own."""
+
+    element: tuple[int, int]
+    grouping: Grouping
+
+
+class LowBitRecord(Record):
+    """What low-bit formats would lose of the operands of training's products, at a few updates.
+
+    relative_error: by role, update, format and layer, None where there was none. below_half: of activations and errors
+    the shares of groups below half of the largest, by split, update and layer. maxima: of one layer, at the last of the
+    updates.
+    """
+
+    layers: list[str]
+    updates: list[int]
+    formats: list[LowBitFormat]
+    relative_error: dict[Role, list[list[list[float | None]]]]
+    below_half: dict[Role, dict[Split, list[list[float | None]]]]
+    maxima_layer: str
+    maxima: dict[Role, dict[Split, list[float | None]]]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        """Lists are as long as what they count."""
+        updates, formats, layers = len(self.updates), len(self.formats), len(self.layers)
+        roles, splits = get_args(Role), get_args(Split)
+        errors = [self.relative_error.get(role) for role in roles]
+        shares = [self.below_half.get(role, {}).get(split) for role in roles[1:] for split in splits]
+        maxima = [self.maxima.get(role, {}).get(split) for role in roles[1:] for split in splits[:2]]
+        is_whole = set(map(_shape, errors)) == {(updates, formats, layers)} and None not in maxima
+        if not is_whole or set(map(_shape, shares)) != {(updates, layers)}:
+            raise ValueError("not whole, expected values for each role, update, format and layer")
+        return self
+
+
+def _shape(values: Any) -> tuple[int, ...]:
+    """Of nested lists; of None, and where they are not as long as each other, that of nothing."""
+    try:
+        return np.array(values, np.float64).shape
+    except ValueError:
+        return ()
+
+
 class DiagnosticsRecord(Record):
     """What `finetune --diagnose` measured; lists are in the order of `layers`, or of `activations`."""
 
@@ -61,6 +111,7 @@ class DiagnosticsRecord(Record):
     neuron_cosine: NeuronRecord | None = None
     sqnr_before: NoiseRecord | None = None
     sqnr_after: NoiseRecord | None = None
+    low_bit: LowBitRecord | None = None
 
 
 class PhaseRecord(Record):

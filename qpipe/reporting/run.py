@@ -11,6 +11,7 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from qpipe.ir.files.metadata import AppliedPass
+from qpipe.ir.quantized.kind import Kind
 from qpipe.reporting.record import CertificateRecord, TrainingRecord
 
 EXPORT: Final = "export-"
@@ -53,6 +54,11 @@ class Run:
     rows: tuple[Mapping[str, Any], ...] = ()
     stages: Mapping[str, float] = field(default_factory=dict)
     float_accuracy: float | None = None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing of the network is on a grid."""
+        return self.kind == Kind.FLOAT.value
 
     @property
     def shipped(self) -> File:

@@ -27,7 +27,7 @@ from qpipe.train.learned_quantizer import LearnedQuantizer
 from qpipe.train.losses import check_labels, hits_of, label_loss
 from qpipe.train.observer import Observer
 from qpipe.train.run import Epoch, Judged, RunState
-from qpipe.train.schedule import batches_per_update, learning_rate, moment
+from qpipe.train.schedule import batches_of, batches_per_update, drops_last, learning_rate, moment
 from qpipe.train.together import Together, together
 from qpipe.train.weighted import WeightedLayer
 
@@ -52,14 +52,9 @@ class _Run:
     keeper: Keeper
 
     @property
-    def drops_last(self) -> bool:
-        """Whether a last batch that is smaller is left out: where there are others."""
-        return self.source.size is not None and self.source.size >= self.settings.batch_size
-
-    @property
     def batches(self) -> int | None:
         """Real batches in an epoch; None for a stream."""
-        return self.source.n_batches(self.settings.batch_size, drop_last=self.drops_last)
+        return batches_of(self.settings, self.source)
 
     def share(self, images: int) -> float:
         """The part of a batch that these images are, of 1."""
@@ -271,7 +266,7 @@ def _batches(run: _Run, state: RunState) -> Batches:
         seed=run.seed,
         epoch=state.number,
         augment=Augment(pad=settings.crop_padding or 0, flip=bool(settings.flip)) if moves else None,
-        drop_last=run.drops_last,
+        drop_last=drops_last(settings, source),
         portion=Portion(run.group.index, run.group.count, state.batches),
     )
     total = None if run.batches is None else run.batches - state.batches

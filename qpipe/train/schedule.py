@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+from qpipe.data import Source
 from qpipe.errors import RecipeError
 from qpipe.settings import FinetuneSettings
 
@@ -64,3 +65,29 @@ def learning_rate(settings: FinetuneSettings, at: Fraction) -> float:
 def batches_per_update(settings: FinetuneSettings, at: Fraction) -> int:
     """n, the real batches whose gradients one update averages, if it begins at this moment."""
     return int(GROWTH ** sum(epoch <= at for epoch in settings.grow_at))
+
+
+def drops_last(settings: FinetuneSettings, source: Source) -> bool:
+    """Whether a last batch that is smaller is left out: where there are others."""
+    return source.size is not None and source.size >= settings.batch_size
+
+
+def batches_of(settings: FinetuneSettings, source: Source) -> int | None:
+    """Real batches in an epoch; None for a stream."""
+    return source.n_batches(settings.batch_size, drop_last=drops_last(settings, source))
+
+
+def updates_of(settings: FinetuneSettings, source: Source) -> int | None:
+    """Updates of a whole run; None on a stream. The last one of an epoch may average fewer batches."""
+    batches = batches_of(settings, source)
+    if batches is None:
+        return None
+    if not settings.grow_at:
+        return settings.epochs * batches
+    updates = 0
+    for epoch in range(settings.epochs):
+        done = 0
+        while done < batches:
+            done += batches_per_update(settings, moment(epoch, done, batches))
+            updates += 1
+    return updates

@@ -54,6 +54,42 @@ def diagnostics(bits: int = 4, **more: Any) -> dict[str, Any]:
     }
 
 
+def low_bit(layers: int = 3, updates: tuple[int, ...] = (1, 50), **more: Any) -> dict[str, Any]:
+    """Errors that fall with the exponent, and by groups; the last layer's errors are unknown."""
+    formats = [{"element": [0, 3], "grouping": grouping} for grouping in ("none", "n", "c", "nc")]
+    formats += [{"element": [e, 3], "grouping": grouping} for grouping in ("none", "nc") for e in (1, 2, 3)]
+    of_formats = [[0.4 / (i + 1)] * layers for i in range(len(formats))]
+    unknown = [[*row[:-1], None] for row in of_formats]
+    shares = {split: [[0.75] * layers] * len(updates) for split in ("channel", "sample", "both")}
+    return {
+        "layers": [f"/layer{i}/Conv" for i in range(layers)],
+        "updates": list(updates),
+        "formats": formats,
+        "relative_error": {
+            "weight": [of_formats] * len(updates),
+            "activation": [of_formats] * len(updates),
+            "error": [unknown] * len(updates),
+        },
+        "below_half": {"activation": shares, "error": shares},
+        "maxima_layer": f"/layer{layers // 2}/Conv",
+        "maxima": {
+            "activation": {"channel": [1.0, 4.0], "sample": [4.0, 1.5, None]},
+            "error": {"channel": [0.0, 0.0], "sample": [1e-9, 3e-9, 2e-9]},
+        },
+        **more,
+    }
+
+
+def float_run(name: str = "low", **more: Any) -> Run:
+    """Of a float network that trained in low-bit arithmetic."""
+    found = {"layers": LAYERS, "weight_bits": [None] * 3, "low_bit": low_bit(**more)}
+    found["neuron_cosine"] = diagnostics()["neuron_cosine"]
+    return make_run(
+        name, training(diagnostics=found, settings={"arithmetic": "mls"}), kind="float", certificate=None,
+        certificate_source="", weight_bits={}, activation_bits={},
+    )  # fmt: skip
+
+
 def training(**more: Any) -> dict[str, Any]:
     return {
         "epochs": epochs(),

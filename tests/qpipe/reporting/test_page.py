@@ -9,7 +9,7 @@ import pytest
 from qpipe.errors import ModelError
 from qpipe.reporting.page import render
 from qpipe.reporting.record import TrainingRecord, read_certificate
-from support.report_runs import CERTIFICATE, bare_run, epochs, make_run, training
+from support.report_runs import CERTIFICATE, bare_run, epochs, float_run, make_run, training
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -50,6 +50,8 @@ RUNS = {
     "one": [make_run()],
     "several": [make_run("8 bits"), make_run("4 bits"), bare_run()],
     "bare": [bare_run()],
+    "low": [float_run()],
+    "mixed": [make_run("4 bits"), float_run("first"), float_run("second", layers=2)],
     "short": [make_run("short", training(epochs=epochs(1), diagnostics=None))],
 }
 
@@ -94,6 +96,27 @@ def test_several_runs_stand_in_one_table() -> None:
     assert "3 runs side by side" in text
     assert "8 bits: the 3 epochs" in text
     assert html.count("<svg") == 4
+
+
+def test_a_float_network_tells_what_low_bit_formats_would_lose() -> None:
+    text = Page(page_of("low")).text
+    for words in (
+        "a float network Training", "Low-bit operands", "at update 50", "⟨0, 3⟩, nc", "in layer1 and over all",
+        "1. layer0 75.00",
+    ):  # fmt: skip
+        assert words in text, words
+    for heading in ("Noise of the steps", "Noise of the values", "Certificate", "unknown"):
+        assert heading not in text, heading
+    assert page_of("low").count("<svg") == 4
+    assert "Low-bit operands" not in Page(page_of("several")).text
+
+
+def test_each_run_has_pictures_of_its_own_operands() -> None:
+    html = page_of("mixed")
+    assert html.count("<svg") == 4 + 2 * 2
+    text = Page(html).text
+    assert "4 bits: trained in another arithmetic, so no operand was looked at." in text
+    assert text.count("first, second: a float network, in which nothing is on a grid.") == 2
 
 
 def test_curves_say_where_skips_faded() -> None:

@@ -72,6 +72,16 @@ def test_a_finalized_graph_has_widths_too(tmp_path: Path) -> None:
     assert read_run(tmp_path / "final.onnx").weight_bits == {8: 2, 4: 1}
 
 
+def test_a_float_network_that_was_trained_here(tmp_path: Path) -> None:
+    model = residual_network()
+    set_json(model, "training", {"epochs": [{"number": 1, "loss": 0.5}], "accuracy_after": 0.8})
+    save_model(model, tmp_path / "low.onnx")
+    run = read_run(tmp_path / "low.onnx")
+    assert run.is_float
+    assert run.training.accuracy_after == 0.8
+    assert run.weight_bits == run.activation_bits == {}
+
+
 def test_weights_beside_the_file_count(trained: Path, tmp_path: Path) -> None:
     save_model(ir.load(trained), tmp_path / "net.onnx", external_data="net.onnx.data")
     (file,) = read_run(tmp_path / "net.onnx").files

@@ -4,7 +4,7 @@ import pytest
 
 from qpipe.errors import ModelError
 from qpipe.reporting.record import TrainingRecord, read_certificate, read_training
-from support.report_runs import CERTIFICATE, training
+from support.report_runs import CERTIFICATE, diagnostics, low_bit, training
 
 
 def test_what_a_run_tells_is_read() -> None:
@@ -12,6 +12,13 @@ def test_what_a_run_tells_is_read() -> None:
     assert [epoch.number for epoch in found.epochs] == [1, 2, 3]
     assert found.diagnostics is not None
     assert found.diagnostics.step_updates == (301, 600)
+
+
+def test_what_low_bit_formats_would_lose_is_read() -> None:
+    found = read_training(training(diagnostics=diagnostics(low_bit=low_bit()))).diagnostics
+    assert found is not None
+    assert found.low_bit is not None
+    assert found.low_bit.relative_error["error"][1][0] == [0.4, 0.4, None]
 
 
 def test_older_files_say_less() -> None:
@@ -35,6 +42,22 @@ def test_nothing_is_nothing() -> None:
         ({"epochs": 3}, r"metadata 'qpipe.training': epochs: Input should be a valid list"),
         ({"epochs": [{"number": 1, "loss": "high", "accuracy": 0.5}]}, "epochs.0.loss: "),
         (training(diagnostics={"layers": "all"}), "diagnostics.layers: "),
+        *(
+            (
+                training(diagnostics=diagnostics(low_bit=damaged)),
+                "diagnostics.low_bit: .*not whole, expected values for",
+            )
+            for damaged in (
+                low_bit(layers=0),
+                low_bit(updates=()),
+                low_bit(updates=[1, 2, 3], below_half=low_bit()["below_half"]),
+                low_bit(relative_error={**low_bit()["relative_error"], "error": low_bit(2)["relative_error"]["error"]}),
+                low_bit(relative_error={"weight": low_bit()["relative_error"]["weight"]}),
+                low_bit(below_half={"activation": low_bit()["below_half"]["activation"]}),
+                low_bit(maxima={"activation": {"channel": [1.0], "sample": [1.0]}, "error": {"channel": [1.0]}}),
+            )
+        ),
+        (training(diagnostics=diagnostics(low_bit=low_bit(formats=[{"element": [0], "grouping": "c"}]))), "element"),
     ],
 )
 def test_a_wrong_key_is_named(record: dict[str, Any], words: str) -> None:
