@@ -175,7 +175,7 @@ def prepare(
         test=open_source(network, data, "test", pixels) if is_judged and task.metric is not None else None,
         executor=executor,
         companions=companions,
-        observers=[make_diagnostics(executor, source)] if run.diagnose else [],
+        observers=[make_diagnostics(executor, source, run)] if run.diagnose else [],
         task=task,
         loss=loss_of(run, task, subject.origin, teacher),
     )

@@ -20,11 +20,11 @@ import torch
 from qpipe.arith.mls.formats import ElementFormat, GroupFormat, Grouping, MlsFormat
 from qpipe.arith.mls.generators import Role
 from qpipe.nodes import group_count
-from qpipe.ops import product_of
 from qpipe.train.diagnostics.measurement import Measurement
 from qpipe.train.diagnostics.moments import IsDue
 from qpipe.train.diagnostics.relative_error import below_half, group_maxima, relative_errors
 from qpipe.train.executor import Executor
+from qpipe.train.low_bit import as_convolution
 from qpipe.train.step import ProductStep
 
 IMAGES: Final = 128
@@ -131,14 +131,13 @@ class LowBitErrors(Measurement):
             self._begin()
         self._seen.add(index)
         node = self._steps[index].layer.node
-        product = product_of(node)
 
         def of_images(role: Role, tensor: torch.Tensor) -> None:
-            in_groups = tensor[:IMAGES].movedim(product.channel_axis, 1)
-            self._measure(index, role, in_groups)
-            self._compare(index, role, in_groups)
+            operand = as_convolution(node, tensor[:IMAGES], role)
+            self._measure(index, role, operand)
+            self._compare(index, role, operand)
 
-        self._measure(index, "weight", w.movedim(product.output_axis(node), 0), groups=group_count(node))
+        self._measure(index, "weight", as_convolution(node, w, "weight"), groups=group_count(node))
         of_images("activation", x)
         y.register_hook(partial(of_images, "error"))  # type: ignore[no-untyped-call]
 

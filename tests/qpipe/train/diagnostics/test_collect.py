@@ -7,7 +7,7 @@ from qpipe.train.diagnostics.collect import Diagnostics
 from qpipe.train.diagnostics.make import make_diagnostics
 from qpipe.train.executor import Executor
 from support.quantize import quantized
-from support.training import assert_same, bright_images, run_updates, state_of
+from support.training import SETTINGS, assert_same, bright_images, run_updates, state_of
 from support.zoo.residual import residual_network
 
 LAYERS = ["Conv_c1", "Conv_c2", "Gemm_y"]
@@ -16,7 +16,7 @@ ACTIVATIONS = ["input", "Conv_c1", "Conv_c2", "Add_a", "GlobalAveragePool_p", "F
 
 def start() -> tuple[Executor, Diagnostics]:
     executor = Executor(quantized(residual_network(), bits=4), batch_norm="batch")
-    return executor, make_diagnostics(executor, bright_images())
+    return executor, make_diagnostics(executor, bright_images(), SETTINGS)
 
 
 @pytest.fixture(scope="module")
