@@ -7,5 +7,7 @@ Exploring the Potential of Low-bit Training of Convolutional Neural Networks, se
 - `layout`: how a tensor and its groups lie in memory, and the pieces in which it is quantized
 - `rounding`: to the grid of an element format, in place
 - `packing`: the bits that hardware would store, and back
+- `accumulator`: how wide the sums of the three convolutions become
+- `exact`, `convolutions`: these convolutions in big integers
 - `generators`: where the bits of stochastic rounding come from
 """

@@ -100,6 +100,11 @@ class ElementFormat(_Format):
         return self.smallest_exponent - self.mantissa
 
     @property
+    def largest_integer(self) -> int:
+        """The largest number in units of `2**unit`."""
+        return round(self.largest * 2.0**-self.unit)
+
+    @property
     def fixed_point(self) -> bool:
         """Whether all numbers lie equally far apart (E of 0 and 1)."""
         return self.exponent <= 1
@@ -161,6 +166,10 @@ class MlsFormat:
         """The axes that count groups."""
         return {"none": (), "n": (0,), "c": (1,), "nc": (0, 1)}[self.grouping]
 
+    def counts(self, axis: int) -> bool:
+        """Whether this axis counts groups."""
+        return axis in self.axes
+
     def check_axes(self, shape: Sequence[int]) -> None:
         """ValueError where a tensor of this shape lacks an axis that counts groups."""
         if self.axes and len(shape) <= max(self.axes):
@@ -174,7 +183,7 @@ class MlsFormat:
         groups: of the convolution whose weight it is; by input channel the first axis counts them, see above.
         """
         uncounted = [groups if self.grouping == "c" and axis == 0 else 1 for axis in range(len(shape))]
-        return tuple(shape[axis] if axis in self.axes else size for axis, size in enumerate(uncounted))
+        return tuple(shape[axis] if self.counts(axis) else size for axis, size in enumerate(uncounted))
 
     def group_repeats(self, shape: Sequence[int], groups: int = 1) -> int:
         """How many neighbours along the first axis of a tensor share each entry along that of its groups."""
