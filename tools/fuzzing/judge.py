@@ -138,7 +138,8 @@ def _given(command: Command) -> tuple[str, ...]:
     keys = [option.name for settings in SETTINGS.get(command.words[0], ()) for option in options_of(settings)]
     # The data of a recipe are no word of the command.
     data = ("data '",) if command.words[0] == "run" else tuple(f"data '{printable(word)}' " for word in words)
-    return (*(f"{printable(word)}: " for word in [*words, *keys]), *data)
+    inside = (f"'{printable(word)}/" for word in words)
+    return (*(f"{printable(word)}: " for word in [*words, *keys]), *data, *inside)
 
 
 def _names(command: Command) -> Sequence[str]:
