@@ -52,7 +52,8 @@ class Rounding:
                 t.addcmul_(parts, base, value=unit * 2.0**-PART_BITS)
             t.add_(base, alpha=_ROUNDS * unit).sub_(base, alpha=_ROUNDS * unit)
         if limit is not None:
-            torch.minimum(torch.maximum(t, -limit, out=t), limit, out=t)
+            # 0 - 0 is a positive zero, as all zeros are; -0 is none.
+            torch.minimum(torch.maximum(t, 0 - limit, out=t), limit, out=t)
         return t.clamp_(-element.largest, element.largest)
 
     def _buffer(self, name: str, t: torch.Tensor) -> torch.Tensor:

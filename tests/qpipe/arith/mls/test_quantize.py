@@ -136,6 +136,16 @@ def test_a_fraction_of_two_is_carried_or_clipped() -> None:
     assert clipped == [12, 6, 12, 3, 1, 1]
 
 
+def test_without_a_mantissa_nothing_is_below_the_normal_numbers() -> None:
+    """Of ⟨2, 0⟩, 0 and 2 to 8 sixteenths, 1.5 is rounded up to 2, or clipped to a zero, which has no sign."""
+    x = torch.tensor([16, -1.5, 1.5, -0.9])
+    for overflow, expected in (("carry", [8, -2, 2, 0]), ("clip", [8, 0, 0, 0])):
+        fmt: Any = MlsFormat(ElementFormat(2, 0), "none", overflow=overflow)  # type: ignore[arg-type]
+        values = quantize(x, fmt, None).values * 16
+        assert values.tolist() == expected
+        assert not values[values == 0].signbit().any()
+
+
 def test_scales_are_rounded_up() -> None:
     """A group's maximum never exceeds its scale, and is over 2/3 of it (or half, without a mantissa)."""
     maxima = torch.tensor([1, 0.76, 0.75, 0.74, 0.5, 2.0**-9, 2.0**-10])[:, None]
