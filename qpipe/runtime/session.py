@@ -157,7 +157,11 @@ def _run_padded(session: ort.InferenceSession, rows: Array, size: int, rows_only
     missing = size - len(rows)
     # The last row again, because an all-zero row may be outside of what the network can take.
     padded = rows if not missing else np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
-    outputs = _run(session, padded)
+    try:
+        outputs = _run(session, padded)
+    except ModelError as error:
+        # It may well be what the memory is too small for.
+        raise ModelError(f"{error} (its batch is fixed at {size:,})") from error
     for value, output in zip(session.get_outputs(), outputs, strict=True):
         if rows_only and (output.ndim == 0 or len(output) != size):
             raise ModelError(

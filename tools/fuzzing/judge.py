@@ -98,7 +98,7 @@ def judge_words(command: Command, status: int, said: str) -> list[Finding]:
         return [*found, Finding(LINES, f"{command.words[0]}: {len(errors)} errors", said[:2000])]
     message = errors[0].removeprefix(ERROR)
     # Not onnxruntime's refusal to allocate what a network itself asks for.
-    if "out of memory" in message or "bad_alloc" in message:
+    if "out of memory" in message or ("bad_alloc" in message and "onnxruntime can't run it" not in message):
         found.append(Finding(MEMORY, _alike(message), message))
     if re.search(r"[\x00-\x1f\x7f\x9b]", message):
         found.append(Finding(LINES, "control characters", message))

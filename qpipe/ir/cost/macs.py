@@ -24,6 +24,8 @@ def count_macs(node: ir.Node) -> int | None:
     output = static_shape(node.outputs[0])
     if weight is None or output is None or None in weight or None in output[1:]:
         return None
+    if len(weight) < 2:  # computed by the graph, of a rank that onnx's inference lets pass
+        return None
     return math.prod(size for size in output[1:] if size is not None) * op.summands(node, weight)
 
 

@@ -148,6 +148,12 @@ def test_fixed_batch_needs_an_output_row_for_each_input_row():
         run_all(open_session(model), ROWS)
 
 
+def test_a_fixed_batch_is_named_where_it_can_not_be_run():
+    model = parse("(float[4,3] x) => (float[M] y) <int64[1] shape = {5}> { y = Reshape(x, shape) }")
+    with pytest.raises(ModelError, match=r"onnxruntime can't run it: .* \(its batch is fixed at 4\)"):
+        run_all(open_session(model), ROWS)
+
+
 def test_feeds_that_a_model_does_not_take():
     session = open_session(parse("(float[N,3] x) => (float[N,3] y) { y = Relu(x) }"))
     with pytest.raises(ModelError, match=r"model 'small': onnxruntime can't run it: "):

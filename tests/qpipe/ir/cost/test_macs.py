@@ -43,6 +43,13 @@ def test_an_unknown_shape_makes_the_total_unknown() -> None:
     assert total_macs(graph) is None
 
 
+def test_a_computed_weight_of_one_dimension_makes_it_unknown() -> None:
+    graph = network("v = GlobalMaxPool(w) y = Gemm(x, v)", "N,6", w=ones(6, 4))
+    graph[0].outputs[0].shape = ir.Shape([6])
+    graph[1].outputs[0].shape = ir.Shape(["N", 4])
+    assert count_macs(graph[1]) is None
+
+
 def test_parameters_are_weights_and_biases_and_each_constant_counts_once() -> None:
     nodes = "a = Gemm(x, w, b) c = Gemm(a, w, b) y = BatchNormalization(c, b, b2, mean, variance)"
     vectors = dict.fromkeys(("b", "b2", "mean", "variance"), ones(4))
