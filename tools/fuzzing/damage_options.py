@@ -63,6 +63,8 @@ def _other_words(rng: Random, verb: str, words: list[str]) -> list[str]:
         return [*words, name, _value(rng, option)]
     if choice < 0.75:
         return [*words, rng.choice(("--json", "--data", "--layer", "--name", "--restart", "-o")), rng.choice(WORDS)]
+    if len(words) == 1:
+        return [*words, rng.choice((*PATHS, *WORDS))]
     at = rng.randrange(1, len(words))
     if choice < 0.8:
         return words[:at] + words[at + 1 :]
