@@ -5,9 +5,7 @@ Between groups, partial sums are shifted and added by their scales (equation 8).
 
 The paper counts `2M + 2**(E + 1) - 2` bits for a product and concludes that 16 are enough to accumulate. They are not
 in general: ⟨2, 4⟩ has products of 14 bits, so that with the sign two fit, and the nine of a 3x3 kernel need 19 (its
-Table 2 has 32 there). Of ⟨2, 1⟩ 227 fit, of ⟨1, 2⟩ 668, of ⟨0, 4⟩ 145 and of ⟨0, 2⟩ 3640: 16 bits hold for Conv(W, A)
-and Conv(W, E) with 3x3 kernels in the paper's formats for CIFAR-10, by `nc`. They do not for Conv(A, E), whose groups
-sum over the positions of an output, where these are more. 32 bits hold for all of it, up to 112x112 positions.
+Table 2 has 32 there). `docs/low_bit_training.md` has a table of what holds.
 """
 
 from __future__ import annotations

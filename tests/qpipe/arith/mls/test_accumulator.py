@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qpipe.arith.mls import accumulator as module
 from qpipe.arith.mls.accumulator import Convolution, accumulator, accumulators
 from qpipe.arith.mls.formats import ElementFormat, GroupFormat, MlsFormat
 from support.mls import ELEMENTS, numbers
@@ -41,21 +41,20 @@ def test_nine_products_of_2_4_do_not_fit_16_bits() -> None:
     assert accumulators(SAME, (32, 16, 3, 3), (1, 16, 8, 8), formats=(NC["2,4"],) * 3)[0].terms_that_fit == 2
 
 
-def test_what_the_documentation_says_of_16_bits() -> None:
-    said = {
-        f"{e},{m}": int(count)
-        for e, m, count in re.findall(r"⟨(\d), (\d)⟩ (\d+)", str(module.__doc__).replace("fit, and", ""))
-    }
-    found = {text: accumulator("Conv(W, A)", SAME, (1, 1, 3, 3), (1, 1, 3, 3), (NC[text],) * 2) for text in said}
-    assert said.keys() == {"2,1", "1,2", "0,4", "0,2"}
-    assert {text: row.terms_that_fit for text, row in found.items()} == said
-    for text in said:
-        fits = {product: bits <= 16 for product, (bits, _, _) in rows(NC[text]).items()}
-        assert fits["Conv(W, A)"]
-        assert fits["Conv(W, E)"]
-        assert fits["Conv(A, E)"] == (text == "0,2")
-    widest = accumulators(SAME, (64, 64, 3, 3), (128, 64, 112, 112), formats=(NC["2,4"],) * 3)
-    assert [row.bits for row in widest] == [19, 19, 29]
+def test_the_documentations_table() -> None:
+    """Products that fit, then bits of Conv(W, A) and Conv(W, E), and of Conv(A, E) by its sizes."""
+    text = (Path(__file__).parents[4] / "docs" / "low_bit_training.md").read_text()
+    header, *table = re.findall(r"^\| (?:⟨(\d), (\d)⟩)? ?\|(.*)\|$", text, re.MULTILINE)[-6:]
+    sizes = [int(size) for size in re.findall(r"(\d+)×\d+", header[2])[1:]]
+    assert sizes == [8, 16, 32, 112]
+    assert len(table) == len(NC)
+    for exponent, mantissa, cells in table:
+        fmt = NC[f"{exponent},{mantissa}"]
+        found = [accumulators(SAME, (16, 16, 3, 3), (128, 16, size, size), formats=(fmt, fmt, fmt)) for size in sizes]
+        forward, of_input, _ = found[0]
+        assert forward.bits == of_input.bits
+        expected = [forward.terms_that_fit, forward.bits, *(rows[2].bits for rows in found)]
+        assert [int(cell) for cell in cells.split("|")] == expected
 
 
 def test_the_three_products_by_grouping() -> None:
