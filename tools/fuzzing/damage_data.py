@@ -67,8 +67,8 @@ def _array(rng: Random, content: dict[str, Any]) -> str:
             return f"{key} is called {new!r}"
         case 2:
             dtype = rng.choice(DTYPES)
-            # An object, from the draw before, is no number.
-            with np.errstate(all="ignore"), contextlib.suppress(TypeError):
+            # An object or a word, from the draw before, is no number.
+            with np.errstate(all="ignore"), contextlib.suppress(TypeError, ValueError):
                 content[key] = array.astype(dtype)
             return f"{key} as {dtype}"
         case 3:
