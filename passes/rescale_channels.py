@@ -28,15 +28,21 @@ from qpipe.nodes import float_attribute, input_value, require_constant, set_cons
 
 @dataclass(frozen=True, kw_only=True)
 class RescaleChannels(ir.passes.InPlacePass):
-    """Rescale every trainable layer with weights per channel that a BatchNormalization follows."""
+    """Rescale every trainable layer with weights per channel that a BatchNormalization follows.
+
+    keep: names of layers whose weights stay as they are.
+    """
 
     name: ClassVar[str] = "rescale-channels"
+
+    keep: tuple[str, ...] = ()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rescale; weights and statistics are replaced, exponents computed anew."""
         modified = False
         for layer in read_view(model).layers:
-            modified |= _try_rescale(layer)
+            if layer.name not in self.keep:
+                modified |= _try_rescale(layer)
         return ir.passes.PassResult(model, modified)
 
 

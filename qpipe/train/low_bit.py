@@ -18,12 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch.autograd.function import once_differentiable
 
+from qpipe.arith.mls.formats import MlsFormat
 from qpipe.arith.mls.generators import Role
-from qpipe.arith.mls.quantize import MlsTensor
+from qpipe.arith.mls.quantize import MlsTensor, quantize
+from qpipe.arith.namespace import FloatArray
+from qpipe.nodes import group_count
 from qpipe.ops import TorchProduct, product_of
 from qpipe.train.straight_through import layout_of
 
@@ -45,6 +49,14 @@ def as_the_node(node: ir.Node, x: torch.Tensor, role: Role) -> torch.Tensor:
     """The inverse of `as_convolution`."""
     axis, own = _axes(node, role)
     return x.movedim(axis, own)
+
+
+def rounded_weight(node: ir.Node, weight: FloatArray, fmt: MlsFormat) -> FloatArray:
+    """A product's weight, in the node's layout, as a forward that rounds to nearest has it."""
+    view = as_convolution(node, torch.from_numpy(np.array(weight, np.float32)), "weight")
+    found = quantize(view, fmt, None, groups=group_count(node))
+    values: FloatArray = as_the_node(node, found.values * found.scale, "weight").contiguous().numpy()
+    return values
 
 
 def _axes(node: ir.Node, role: Role) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
 from qpipe.data.carried import store_preprocess
 from qpipe.formats.table import FORMATS
-from qpipe.ir.files.metadata import TRAINING, AppliedPass, add_provenance, set_json
+from qpipe.ir.files.metadata import AppliedPass, add_provenance
 from qpipe.ir.files.outputs import check_output
 from qpipe.ir.files.save import save_model
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
@@ -47,6 +47,7 @@ from qpipe.verbs.sources import (
     preprocess_of,
     store_origin_file,
 )
+from qpipe.verbs.trained_weights import PEAK_CLIP, hold_weights
 
 _REBUILDS: dict[str, type[ir.passes.InPlacePass]] = {
     known.name: known for known in (ShortcutEveryConvolution, ExpandBases)
@@ -128,6 +129,8 @@ def calibrate(
     inputs = CalibrationInputs(images, **draws)
     shard = current_shard()
     seen: dict[str, Any] = {"inputs": inputs, "shard": shard}
+    with about(name):
+        held = hold_weights(network, settings)
     is_ready = FORMATS[settings.quantizer].holds_floats and settings.start == "pretrained"
     if is_ready and settings.ranges == "data":
         with about(name):
@@ -153,8 +156,8 @@ def calibrate(
         weight_bits=settings.weight_bits,
         **widths,
         quantizer=settings.quantizer,
-        weight_clip=settings.weight_clip,
-        weight_rounding=settings.weight_rounding,
+        weight_clip=settings.weight_clip if held is None else PEAK_CLIP,
+        weight_rounding=settings.weight_rounding if held is None else "ceil",
         per_channel=settings.per_channel,
         cpu=settings.cpu,
         percentile=settings.percentile,
@@ -162,7 +165,9 @@ def calibrate(
     with about(name):
         _apply(rebuild, network, draws)
         insert.check(network)
-    _apply([*observe, insert, RescaleChannels()], network, draws)
+    _apply([*observe, insert, RescaleChannels(keep=() if held is None else tuple(held.rows))], network, draws)
+    if held is not None:
+        held.tell(network)
     with about(name):
         compare_with_float(floats, network, inputs, is_ready=is_ready)
     if output is not None:
@@ -176,8 +181,6 @@ def _to_float(network: ir.Model, name: str) -> None:
     """Take the quantizers of an earlier calibration away; ModelError for what holds no float weights any more."""
     if find_kind(network)[0] is not Kind.TRAINABLE:
         require_float(network, name)
-        # Of the float network; what is quantized here was not trained yet.
-        set_json(network, TRAINING, None)
         return
     remove = RemoveQuantizers()
     with about(name):

@@ -19,8 +19,9 @@ import torch
 
 from qpipe.arith.mls.generators import Role, generator_of
 from qpipe.arith.mls.quantize import MlsTensor, quantize
+from qpipe.errors import ModelError
 from qpipe.ir.graph.edges import Passage, before_weights, feeding_weights
-from qpipe.nodes import describe, group_count
+from qpipe.nodes import describe, group_count, rank
 from qpipe.settings.arithmetic import ArithmeticSettings
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.executor import Executor
@@ -38,6 +39,9 @@ class LowBit(Companion):
         networks: the one that ships, and those that train on its weights.
         settings: the formats, the rounding, and whether first and last layers take part.
         seed: of the draws.
+
+    Raises:
+        ModelError: a product reads a tensor without the axes that groups are of.
     """
 
     def __init__(self, networks: Sequence[Executor], settings: ArithmeticSettings, *, seed: int) -> None:
@@ -64,6 +68,8 @@ class LowBit(Companion):
 
     def _replace(self, network: Executor, step: ProductStep, index: int) -> None:
         node = step.layer.node
+        if rank(node.inputs[0]) == 1:
+            raise ModelError(f"{describe(node)}: reads one dimension, expected two or more that groups count along")
 
         def begin() -> Quantize:
             at = (self._update, self._batch) if network.training and self._is_stochastic else None

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from qpipe.arith.mls.generators import Role
 from qpipe.arith.mls.quantize import MlsTensor, quantize
 from qpipe.data import Source
+from qpipe.errors import ModelError
 from qpipe.settings import FinetuneSettings
 from qpipe.train.companions import low_bit
 from qpipe.train.companions.low_bit import LowBit, low_bit_steps
@@ -22,7 +23,7 @@ from qpipe.train.companions.make import make_companions
 from qpipe.train.executor import Executor
 from qpipe.train.keeper import DivergedError
 from qpipe.train.loop import train
-from support.networks import Network
+from support.networks import Network, float_model
 from support.run import assert_exact
 from support.training import (
     SETTINGS,
@@ -92,6 +93,16 @@ def test_ends_are_all_that_have_no_product_before_or_behind_them() -> None:
     network = Executor(net.model(net.head(x, 4, 2), net.op("Relu", net.conv(x, 4, 5))))
     assert [step.layer.op_type for step in low_bit_steps(network, ends=False)] == ["Conv"]
     assert low_bit_steps(network, ends=False) == list(network.products())[2:3]
+
+
+def test_a_tensor_without_axes_for_groups_is_refused() -> None:
+    model = float_model(
+        "rows", (5,), ["one = Reshape(x, flat)", "[vector] y = MatMul(one, w)"], flat=np.array([-1]),
+        w=np.eye(5, dtype=np.float32),
+    )  # fmt: skip
+    settings = replace(MLS, low_bit_ends=True)
+    with pytest.raises(ModelError, match=r"^MatMul 'vector': reads one dimension, expected two or more that groups"):
+        LowBit([Executor(model)], settings, seed=0)
 
 
 def test_draws_hang_on_the_seed_and_the_update() -> None:
