@@ -30,16 +30,12 @@
 Paths are relative to the recipe's own folder. An unknown key is an error that suggests the near name.
 """
 
-import stat
-import tomllib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Self
 
 from pydantic import Field, Strict, model_validator
 
-from qpipe.errors import RecipeError, one_line
 from qpipe.factories import names_factory
 from qpipe.settings import (
     CalibrateSettings,
@@ -55,14 +51,8 @@ from qpipe.settings import (
     validated,
 )
 from qpipe.settings.recipes import resolve
+from qpipe.settings.toml import about_file, read_toml, toml_key
 from qpipe.settings.training import FLOAT_TEACHER, NO_TEACHER
-
-LARGEST: Final = 1 << 20
-"""Bytes of a recipe at most; one that says everything has some thousands."""
-
-
-MOST_DOTS: Final = 200
-"""Dots in a line of a recipe at most, in keys and numbers."""
 
 
 class Recipe(SeedSettings):
@@ -124,54 +114,17 @@ def load_recipe(path: str | Path) -> Recipe:
         RecipeError: the file can't be read, is not TOML, or a key, type or value is wrong.
     """
     path = Path(path)
-    text = _read(path)
-    for number, line in enumerate(text.splitlines(), 1):
-        # The time that a dotted key takes grows with the square of its length: minutes for 50,000 dots.
-        if (dots := line.partition("#")[0].count(".")) > MOST_DOTS:
-            raise RecipeError(f"{path}: line {number} has {dots:,} dots, expected keys of one or two parts")
-    try:
-        values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # integers of thousands of digits, and nesting, are no TOML errors
-        raise RecipeError(f"{path}: not valid TOML: {one_line(error)}") from error
-    with about_recipe(path):
+    values = read_toml(path, "a recipe")
+    with about_file(path):
         return validated(Recipe, values, _key).relative_to(path.parent)
-
-
-@contextmanager
-def about_recipe(path: str | Path) -> Iterator[None]:
-    """Let a RecipeError, which a stage may raise as well, name the recipe that its value is from."""
-    try:
-        yield
-    except RecipeError as error:
-        if str(error).startswith(f"{path}: "):
-            raise
-        raise RecipeError(f"{path}: {error}") from error
-
-
-def _read(path: Path) -> str:
-    """The file's text. Raises RecipeError; a pipe or a device is not even opened, since it may never end."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise RecipeError(f"{path}: is {'a directory' if path.is_dir() else 'no file'}, expected a recipe")
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
-        raise RecipeError(f"{path}: cannot be read ({one_line(error)}), expected a recipe") from error
-    if len(content) > LARGEST:
-        raise RecipeError(f"{path}: has more than {LARGEST:,} bytes, expected a recipe")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: byte {error.start} is not UTF-8, expected a TOML file") from error
 
 
 def _key(location: Sequence[int | str]) -> str:
     """A key as it stands in the file: `[calibrate] batches`, or `seed` at the top."""
-    *tables, last = [part for part in location if isinstance(part, str)]
     match location:
         case "layer", int(index), *keys:
             return ", ".join([f"[[layer]] {index + 1}", *map(str, keys)])
-    return f"[{'.'.join(tables)}] {last}" if tables else last
+    return toml_key(location)
 
 
 def _join(folder: Path, spec: str) -> str:

@@ -29,9 +29,10 @@ def run(
       qpipe run resnet20.toml
     """
     from qpipe.pipeline import run_recipe
-    from qpipe.recipe import about_recipe, load_recipe
+    from qpipe.recipe import load_recipe
+    from qpipe.settings.toml import about_file
 
-    with working(), about_recipe(recipe):
+    with working(), about_file(recipe):
         report = run_recipe(load_recipe(recipe), restart=restart)
     emit_report(json, report)
 
