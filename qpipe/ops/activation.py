@@ -15,6 +15,7 @@ from qpipe.nodes import constant_input, input_value
 from qpipe.ops.base import Carrier, Refusal
 from qpipe.ops.function import Rectifier
 from qpipe.ops.refused import BEHIND
+from qpipe.ops.work import NodeWork, Work
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +53,12 @@ class Activation(Carrier):
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:
         """It cuts at 0."""
         return False
+
+    def work(self, node: ir.Node) -> NodeWork:
+        """A comparison with each bound; the gradient passes where x is within."""
+        function = self.activation(node)
+        bounds = Work(compare=1 if function is not None and math.isinf(function.bound) else 2)
+        return NodeWork(bounds, backward=bounds)
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> min(max(x, 0), bound)`."""

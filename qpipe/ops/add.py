@@ -14,6 +14,7 @@ from qpipe.arith.symbolic import INT32, UINT8
 from qpipe.nodes import constant_array
 from qpipe.ops.base import Refusal, Role, StandardForm, Unweighted
 from qpipe.ops.refused import constant_advice
+from qpipe.ops.work import NodeWork, Work
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,10 @@ class Add(Unweighted):
     def operands(self, node: ir.Node) -> tuple[ir.Value, ...]:
         """Both."""
         return tuple(value for value in node.inputs if value is not None)
+
+    def work(self, node: ir.Node) -> NodeWork:
+        """Its gradient is both operands'."""
+        return NodeWork(Work(add=1))
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`(a, b) -> a + b`."""

@@ -34,6 +34,7 @@ from qpipe.ops.windows import (
     torch_pads,
     window_refusal,
 )
+from qpipe.ops.work import NodeWork, Work
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +81,20 @@ class AveragePool(Unweighted):
     def fits_skip(self, node: ir.Node) -> bool:
         """To shrink."""
         return node.op_type != "ReduceMean"
+
+    def work(self, node: ir.Node) -> NodeWork | None:
+        """A sum and a factor; the gradient's sum is of windows that overlap."""
+        if node.op_type == "AveragePool":
+            shape = window(node)
+            size, overlaps = (
+                math.prod(shape.kernel),
+                any(k > s for k, s in zip(shape.kernel, shape.strides, strict=True)),
+            )
+        elif (sizes := image_sizes(node)) is not None:
+            size, overlaps = math.prod(sizes), False
+        else:
+            return None
+        return NodeWork(Work(multiply=1, add=size - 1), backward=Work(multiply=1, add=size if overlaps else 0))
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x [N, C, *S] -> [N, C, *S']`, or one pixel."""

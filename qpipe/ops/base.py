@@ -20,6 +20,7 @@ from qpipe.arith.namespace import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import STANDARD_DOMAINS
 from qpipe.ops.function import ActivationFunction
+from qpipe.ops.work import NodeWork
 
 if TYPE_CHECKING:
     import torch
@@ -122,6 +123,10 @@ class Op(ABC, Generic[L]):
     def fits_skip(self, node: ir.Node) -> bool:
         """Whether a skip connection can have it: to choose, to shrink or to widen, not to compute."""
         return False
+
+    def work(self, node: ir.Node) -> NodeWork | None:
+        """Operations for each element of the result, by default none; None where they are not known."""
+        return NodeWork()
 
     @abstractmethod
     def torch(self, node: ir.Node) -> TorchFunction:

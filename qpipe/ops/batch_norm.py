@@ -12,6 +12,7 @@ from qpipe.errors import LoweringError
 from qpipe.nodes import constant_array, describe, int_attribute, rank
 from qpipe.ops.base import Operands, Refusal, Role, Unweighted
 from qpipe.ops.windows import MOST_DIMS
+from qpipe.ops.work import NodeWork, Work
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,10 @@ class BatchNormalization(Unweighted):
     def fits_skip(self, node: ir.Node) -> bool:
         """Of a projection."""
         return True
+
+    def work(self, node: ir.Node) -> NodeWork:
+        """Inference has constants alone. Training sums x and x², and its gradient is `a dy + b x + c`, of two sums."""
+        return NodeWork(Work(multiply=1, add=1), training=Work(multiply=2, add=3), backward=Work(multiply=3, add=4))
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`(x [N, C, ...], k [C], b [C]) -> [N, C, ...]`."""

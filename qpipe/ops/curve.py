@@ -14,6 +14,7 @@ from qpipe.errors import LoweringError
 from qpipe.nodes import describe, float_attribute
 from qpipe.ops.base import Carrier, Refusal
 from qpipe.ops.function import Curve
+from qpipe.ops.work import NodeWork
 
 if TYPE_CHECKING:
     from qpipe.ir.quantized.view import RequantizedLayer
@@ -30,6 +31,8 @@ class CurveOp(Carrier):
 
     defaults: ClassVar[tuple[tuple[str, float], ...]] = ()
     """Its attributes, with ONNX's own values."""
+    cost: ClassVar[NodeWork]
+    """Of the formula, and of its derivative where the result is at hand."""
 
     @abstractmethod
     def formula(self, x: A) -> A:
@@ -46,6 +49,10 @@ class CurveOp(Carrier):
     def refusal(self, node: ir.Node) -> Refusal | None:
         """None: any attributes will do."""
         return None
+
+    def work(self, node: ir.Node) -> NodeWork:
+        """`cost`."""
+        return self.cost
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> f(x)`."""

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from qpipe.arith.namespace import A, namespace
 from qpipe.ops.curve import CurveOp
+from qpipe.ops.work import NodeWork, Work
 
 
 class HardSigmoid(CurveOp):
     """`min(max(alpha x + beta, 0), 1)`."""
 
     op_types = ("HardSigmoid",)
+    cost = NodeWork(Work(multiply=1, add=1, compare=2), backward=Work(multiply=1, compare=2))
     defaults = (("alpha", 0.2), ("beta", 0.5))
 
     def formula(self, x: A, alpha: float = 0.2, beta: float = 0.5) -> A:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from qpipe.arith.namespace import A, namespace
 from qpipe.ops.base import StandardForm
 from qpipe.ops.curve import CurveOp
+from qpipe.ops.work import NodeWork, Work
 
 
 class LeakyRelu(CurveOp):
     """`x`, or `alpha x` where x is negative."""
 
     op_types = ("LeakyRelu",)
+    cost = NodeWork(Work(multiply=1, compare=1), backward=Work(multiply=1, compare=1))
     standard_forms = (StandardForm("QLinearLeakyRelu", "LeakyRelu", slice(0, 1)),)
     defaults = (("alpha", 0.01),)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -11,6 +12,7 @@ from qpipe.arith.spec import STORAGE_MAX
 from qpipe.nodes import int_attribute, window
 from qpipe.ops.base import Carrier, Refusal
 from qpipe.ops.windows import as_image, image_sizes, patches, require_dims, torch_pads, window_refusal
+from qpipe.ops.work import NodeWork, Work
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +41,10 @@ class MaxPool(Carrier):
     def fits_skip(self, node: ir.Node) -> bool:
         """To shrink."""
         return True
+
+    def work(self, node: ir.Node) -> NodeWork:
+        """The gradient is added where the largest was."""
+        return NodeWork(Work(compare=math.prod(window(node).kernel) - 1), backward=Work(add=1))
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x [N, C, *S] -> [N, C, *S']`; what is padded never wins."""

@@ -17,6 +17,7 @@ from qpipe.arith.spec import STORAGE_MAX
 from qpipe.nodes import constant_array, constant_input, input_value, static_shape
 from qpipe.ops.base import Op, Refusal, Role
 from qpipe.ops.quantizer_parts import stored
+from qpipe.ops.work import NO_WORK, NodeWork, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +84,11 @@ class Product(Op["InnerWeighted[FinalWeight]"]):
     def has_channels(self, node: ir.Node) -> bool:
         """Whether axis 1 of the result counts output channels, so that a BatchNormalization can belong to it."""
         return True
+
+    def work(self, node: ir.Node) -> NodeWork:
+        """Of its bias; of its multiply-accumulates `summands` tells."""
+        bias = NO_WORK if input_value(node, 2) is None else Work(add=1)
+        return NodeWork(forward=bias, backward=bias)
 
     @abstractmethod
     def torch(self, node: ir.Node) -> TorchProduct:

@@ -20,6 +20,7 @@ from qpipe.nodes import (
 )
 from qpipe.ops.base import Refusal, Role, Unweighted
 from qpipe.ops.prologue import preprocessing_of
+from qpipe.ops.work import FUNCTION, NodeWork, Work
 
 if TYPE_CHECKING:
     from qpipe.ir.quantized.view import RequantizedLayer
@@ -65,6 +66,14 @@ _ADVICE: Final[dict[str, str]] = {
     "ConvTranspose": f"it has no integer form yet: {BEHIND.removeprefix('or ')}",
     "Cast": "take it out: the network computes in one type",
     "LpPool": "replace it by AveragePool or MaxPool",
+}
+_WORK: Final[Mapping[str, NodeWork]] = {
+    **dict.fromkeys(("Split", "Gather", "DepthToSpace", "SpaceToDepth", "Cast", "Shape"), NodeWork()),
+    "Sub": NodeWork(Work(add=1), backward=Work(multiply=1)),
+    "Mul": NodeWork(Work(multiply=1), backward=Work(multiply=2)),
+    "Div": NodeWork(FUNCTION, backward=Work(multiply=3)),
+    "PRelu": NodeWork(Work(multiply=1, compare=1), backward=Work(multiply=2, add=1, compare=1)),
+    "Softmax": NodeWork(FUNCTION + Work(multiply=1, add=2, compare=1), backward=Work(multiply=2, add=2)),
 }
 _FACTORS: Final = frozenset({"Sub", "Mul", "Div"})
 _AFFINE: Final = _FACTORS | {"Add"}
@@ -138,6 +147,10 @@ class Refused(Unweighted):
             return Refusal(preprocessing)
         around = _AROUND.get(node.op_type)
         return Refusal((None if around is None else around(node)) or _ADVICE.get(node.op_type, _DEFAULT))
+
+    def work(self, node: ir.Node) -> NodeWork | None:
+        """By the table."""
+        return _WORK.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
 
     def operands(self, node: ir.Node) -> tuple[ir.Value, ...]:
         """All that it reads."""

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from qpipe.arith.namespace import A, namespace
 from qpipe.ops.base import StandardForm
 from qpipe.ops.curve import CurveOp
+from qpipe.ops.work import FUNCTION, NodeWork, Work
 
 
 class Sigmoid(CurveOp):
     """Written with tanh, which overflows nowhere, nor does its gradient."""
 
     op_types = ("Sigmoid",)
+    cost = NodeWork(FUNCTION + Work(multiply=2, add=1), backward=Work(multiply=2, add=1))
     standard_forms = (StandardForm("QLinearSigmoid", "Sigmoid", slice(0, 1)),)
 
     def formula(self, x: A) -> A:

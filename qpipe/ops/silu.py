@@ -14,6 +14,7 @@ from onnx_ir.passes import common
 from qpipe.arith.namespace import A, namespace
 from qpipe.nodes import DOMAIN
 from qpipe.ops.curve import CurveOp
+from qpipe.ops.work import FUNCTION, NodeWork, Work
 
 NAME: Final = "SiLU"
 
@@ -22,6 +23,7 @@ class SiLU(CurveOp):
     """It ends at -0.28."""
 
     op_types = (NAME,)
+    cost = NodeWork(FUNCTION + Work(multiply=3, add=1), backward=Work(multiply=2, add=2))
     domains = frozenset({DOMAIN})
 
     def formula(self, x: A) -> A:
