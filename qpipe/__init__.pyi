@@ -13,6 +13,7 @@ from qpipe.errors import QpipeError as QpipeError
 from qpipe.errors import RecipeError as RecipeError
 from qpipe.ir.files.torch_import import ModelLike
 from qpipe.verbs.bench import BenchReport
+from qpipe.verbs.energy import EnergyReport
 from qpipe.verbs.inspect import Inspection
 from qpipe.verbs.report import Report
 from qpipe.verbs.runnable import OnnxModel
@@ -162,6 +163,56 @@ def calibrate(
         >>> qdq = qpipe.calibrate("net.onnx", "digits", "net.qdq.onnx", preprocess={"mean": (0.3,), "std": (0.38,)})
         >>> qpipe.inspect("net.qdq.onnx").kind
         'QDQ, trainable'
+    """
+
+def energy(
+    model: ModelLike,
+    *,
+    element: Sequence[int] = (2, 4),
+    element_weight: Sequence[int] | None = None,
+    element_activation: Sequence[int] | None = None,
+    element_error: Sequence[int] | None = None,
+    group: Literal['none', 'n', 'c', 'nc'] = 'nc',
+    group_format: Sequence[int] = (8, 1),
+    low_bit_ends: bool = False,
+    batch_size: int = 128,
+    prices: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    input_shape: Sequence[int] | None = None,
+    picture: ModelPath | None = None,
+) -> EnergyReport:
+    """Count a network's operations by kind, and price them: a training step and inference, in float and in fewer bits.
+
+    A float network's step is compared with that of low-bit training, its inference with the int8 and the int4 export;
+    a QDQ file with the same in float. Arithmetic alone is counted: moving data is not, which commonly costs more.
+
+    Args:
+        model: float or QDQ: an .onnx path, a ModelProto, an onnx_ir.Model, a torch module, or `package.module:factory`.
+        picture: where to draw what is saved, and where a step's energy goes: a .png or an .svg.
+        element: bits of an element's exponent and mantissa, as in 2,1; 0,4 is fixed point.
+        element_weight: those of the weights, where they differ.
+        element_activation: those of the activations, where they differ.
+        element_error: those of the errors, where they differ.
+        group: what has a scale of its own beside the tensor's: the parts along its first axis (n), its second (c), or
+            both; of weights these are output and input channels, of errors samples and output channels.
+        group_format: bits of exponent and mantissa of a group's scale; the mantissa has 0 or 1.
+        low_bit_ends: the first and the last layer are low-bit too.
+        batch_size: images of a training step, over which weights are quantized and updated once.
+        prices: what operations cost: horowitz, equation-9, table-5, or a .toml file; by default all of the named.
+        weights: weights of a PyTorch model: a .safetensors, or a .pth file.
+        input_shape: a PyTorch model's input without the batch: 3,32,32.
+
+    Returns:
+        A row for each run, part of a run and kind of operation, and how many times less energy than float it takes.
+
+    Raises:
+        ModelError, RecipeError, OutputError: in one line, naming what is wrong.
+
+    Example:
+        >>> import qpipe
+        >>> report = qpipe.energy("net.onnx", element=(2, 4), prices="equation-9")
+        >>> report.savings[0].what, round(report.savings[0].ratios["equation-9"], 2)
+        ('equation 9', 6.83)
     """
 
 def export(

@@ -194,6 +194,7 @@ def test_an_allowed_import_is_not(path: str, source: str) -> None:
         ("import qpipe; qpipe.finetune", ONNX),
         ("import qpipe; qpipe.inspect", ONNX | {"onnxscript"}),
         ("import qpipe; qpipe.report", ONNX | {"onnxscript"}),
+        ("import qpipe; qpipe.energy", ONNX | {"onnxscript"}),
         ("import qpipe; qpipe.calibrate", ONNX | {"onnxscript", "onnxruntime"}),
         ("import qpipe; qpipe.bench", ONNX | {"onnxscript", "onnxruntime"}),
     ],

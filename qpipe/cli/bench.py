@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from qpipe.cli.options import JsonOption, ModelsArgument, expand_settings
+from qpipe.cli.options import JsonOption, ModelsArgument, PictureOption, expand_settings
 from qpipe.cli.output import emit, print_table, say, working
 from qpipe.json_values import plain_rows
 from qpipe.settings import BenchSettings, DataSettings, PreprocessSettings, TaskSettings
@@ -20,9 +20,7 @@ def bench(
         str | None,
         typer.Option("--data", help=f"judge the models as well, on {DataSettings.model_fields['path'].description}"),
     ] = None,
-    picture: Annotated[
-        str | None, typer.Option("--picture", help="draw the models side by side: a .png or an .svg to write")
-    ] = None,
+    picture: PictureOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure latency, memory and sizes of models.

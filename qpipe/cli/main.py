@@ -14,6 +14,7 @@ import typer
 from qpipe.cli.bench import bench
 from qpipe.cli.calibrate import calibrate
 from qpipe.cli.demo import demo
+from qpipe.cli.energy import energy
 from qpipe.cli.export import export
 from qpipe.cli.finetune import finetune
 from qpipe.cli.inspect import inspect
@@ -31,6 +32,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     export,
     validate,
     bench,
+    energy,
     report,
     run,
     demo,

@@ -31,6 +31,7 @@ LayerOption = Annotated[
         help="what some layers are told, as layer3.*:weight_bits=4,activation_bits=4; may be given again",
     ),
 ]
+PictureOption = Annotated[str | None, typer.Option("--picture", help="draw it too: a .png or an .svg to write")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
 
 

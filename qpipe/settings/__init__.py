@@ -6,6 +6,7 @@ A recipe's tables, the command line's options and the keywords of the Python ver
 
 from qpipe.settings.base import Bits, Cpu, Format, Settings, validated
 from qpipe.settings.calibration import CalibrateSettings, LayerSettings, LayersSettings
+from qpipe.settings.energy import EnergySettings
 from qpipe.settings.finetune import FinetuneSettings
 from qpipe.settings.inputs import (
     CheckpointSettings,
@@ -25,6 +26,7 @@ __all__ = [
     "CheckpointSettings",
     "Cpu",
     "DataSettings",
+    "EnergySettings",
     "ExportSettings",
     "ExportsSettings",
     "FinetuneSettings",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from qpipe import progress
 from qpipe.data import DataLike
-from qpipe.errors import OutputError, RecipeError
+from qpipe.errors import RecipeError
 from qpipe.ir.cost.liveness import activation_peak
-from qpipe.ir.files.outputs import check_output
 from qpipe.runtime.cpu import this_cpu
 from qpipe.runtime.latency import Latency, measure_latency
 from qpipe.runtime.memory import measure_memory
@@ -20,10 +19,10 @@ from qpipe.settings import BenchSettings, TaskSettings
 from qpipe.verbs.comparison import compare, open_common
 from qpipe.verbs.names import told_apart
 from qpipe.verbs.options import takes_options
+from qpipe.verbs.pictures import check_picture
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
 from qpipe.verbs.sources import ModelPath, PreprocessLike
 
-PICTURES: Final = (".png", ".svg")
 _MEBIBYTE = 2**20
 _KIBIBYTE = 2**10
 # Of the data at once, where top-1 is counted.
@@ -106,7 +105,7 @@ def bench(
         >>> [row.batch_size for row in report.rows], report.rows[0].speedup, report.images
         ([1, 1], 1.0, 100)
     """
-    _check_picture(picture, (*models, data))
+    check_picture(picture, (*models, data))
     sizes, threads = settings.batch_sizes, settings.threads
     if settings.limit is not None and data is None:
         raise RecipeError(f"limit: {settings.limit}, but no data were given; expected data to judge on")
@@ -152,12 +151,6 @@ def bench(
     if picture is not None:
         _draw(report, picture)
     return report
-
-
-def _check_picture(path: ModelPath | None, sources: Iterable[object]) -> None:
-    if path is not None and Path(path).suffix.lower() not in PICTURES:
-        raise OutputError(f"{Path(path)}: a picture, expected the name of a {' or '.join(PICTURES)} file")
-    check_output(path, sources=sources)
 
 
 def _memories(runnables: Sequence[Runnable], settings: BenchSettings) -> list[int]:

@@ -4,7 +4,7 @@ import pytest
 
 import qpipe
 
-VERBS = ("bench", "calibrate", "export", "finetune", "inspect", "report", "validate")
+VERBS = ("bench", "calibrate", "energy", "export", "finetune", "inspect", "report", "validate")
 
 
 @pytest.mark.parametrize("verb", VERBS)

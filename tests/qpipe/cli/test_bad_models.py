@@ -94,6 +94,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
         "inspect {model}",
         "validate net.onnx {model} --data digits",
         "bench {model}",
+        "energy {model}",
         "finetune {model} --data digits -o out.onnx",
         "export {model} -o out.onnx",
     ],

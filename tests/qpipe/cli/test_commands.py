@@ -11,6 +11,7 @@ from pydantic import JsonValue
 import qpipe
 from qpipe.cli.export import gate_line
 from qpipe.cli.main import main
+from support.energy_report import ENERGY
 
 GATE: dict[str, JsonValue] = {"tensors": 2, "images": 64, "extreme_rows": 16, "layer_rounds": 6, "integers": 54321}
 CERTIFICATE = {"cpu": "portable", "layers": [{"layer": "conv1", "largest_accumulator": 123456}], "gate": GATE}
@@ -79,6 +80,7 @@ class Calls:
             "export": model_with_certificate(),
             "validate": validation(True),
             "report": SimpleNamespace(missing=("a: no certificate.",), to_json=lambda: {"runs": [], "missing": []}),
+            "energy": ENERGY,
             "bench": Bench(rows=[BENCH_ROW], cpu="A CPU, VNNI", images=5, notes=("all samples are used as 'val'",)),
         }
         for name in self.answers:
@@ -107,6 +109,8 @@ WORDS = {
     "export": "export f.onnx -o i.onnx --format integer --io integer --layout NHWC --data d.npz",
     "validate": "validate a.onnx b.onnx --data d.npz --limit 5 --split val",
     "report": "report a.onnx out/b -o r.html --name A --name B --float-accuracy 0.9",
+    "energy": "energy m.onnx --element 2,1 --element-error 0,4 --group c --group-format 8,0 --low-bit-ends "
+    "--batch-size 8 --prices own.toml --input-shape 3,8,8 --picture p.svg",
     "bench": "bench a.onnx b.onnx --batch-sizes 1,8 --threads 2 --data d.npz --split val --picture p.png --mean 0.5",
 }
 POSITIONAL = {
@@ -116,6 +120,7 @@ POSITIONAL = {
     "export": ("f.onnx", "i.onnx"),
     "validate": (["a.onnx", "b.onnx"], "d.npz"),
     "report": (["a.onnx", "out/b"], "r.html"),
+    "energy": ("m.onnx",),
     "bench": (["a.onnx", "b.onnx"], "d.npz"),
 }
 SOME_KEYWORDS: dict[str, dict[str, Any]] = {
@@ -132,6 +137,14 @@ SOME_KEYWORDS: dict[str, dict[str, Any]] = {
     "export": {"format": "integer", "io": "integer", "layout": "NHWC", "data": "d.npz", "weights": "int8"},
     "validate": {"limit": 5, "split": "val", "preprocess": None},
     "report": {"names": ["A", "B"], "title": None, "float_accuracy": 0.9},
+    "energy": {"element": (2, 1), "element_weight": None, "element_error": (0, 4), "group": "c", "batch_size": 8}
+    | {
+        "group_format": (8, 0),
+        "low_bit_ends": True,
+        "prices": "own.toml",
+        "input_shape": (3, 8, 8),
+        "picture": "p.svg",
+    },
     "bench": {"batch_sizes": (1, 8), "threads": 2, "repeats": 50, "picture": "p.png", "split": "val", "limit": None}
     | {"preprocess": {"mean": (0.5,)}},
 }
@@ -151,6 +164,18 @@ SHOWN = {
     "export": ("certificate", "conv1", "123,456", "54,321 integers", "wrote i.onnx, 187.3 kB"),
     "validate": ("a.onnx", "187.3 kB", "0.915", "5 images", "used as 'val'", "every integer is equal"),
     "report": ("a: no certificate.", "wrote r.html"),
+    "energy": (
+        "training, 8 images: operations, and the price of one",
+        "4321",
+        "0.0594",
+        "training, 8 images: pJ by horowitz",
+        "of it, %",
+        "inference, 1 image: pJ by horowitz",
+        "own.toml, nJ",
+        "note: not counted: 1 Erf",
+        "4.25",
+        "wrote p.svg",
+    ),
     "bench": (
         "a.onnx",
         "1.1 MB",
@@ -168,6 +193,7 @@ JSON: dict[str, dict[str, Any]] = {
     "export": {"output": "i.onnx", "size": 187289, "metadata": {"certificate": CERTIFICATE}},
     "validate": {**validation(True).to_json(), "data": []},
     "report": {"output": "r.html", "runs": [], "missing": []},
+    "energy": json.loads(json.dumps(ENERGY.to_json())),
     "bench": {"cpu": "A CPU, VNNI", "rows": [BENCH_ROW]},
 }
 

@@ -7,7 +7,7 @@ import pytest
 
 import qpipe
 
-VERBS = ("inspect", "calibrate", "finetune", "export", "validate", "bench", "report")
+VERBS = ("inspect", "calibrate", "finetune", "export", "validate", "bench", "energy", "report")
 
 
 @pytest.mark.parametrize("name", VERBS)

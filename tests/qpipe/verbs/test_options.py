@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[tuple[Any, ...], str]] = {
     "export": (("none.onnx",), "none.onnx -o q.onnx"),
     "validate": ((["none.onnx"], "none.npz"), "none.onnx --data none.npz"),
     "bench": ((["none.onnx"],), "none.onnx"),
+    "energy": (("none.onnx",), "none.onnx"),
     "report": (("none.onnx",), "none.onnx -o page.html"),
 }
 OF_NO_KIND = {"no": "such value"}
