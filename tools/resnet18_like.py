@@ -60,12 +60,20 @@ class _Builder:
         return self.node("Relu", [total], name)
 
 
-def build(*, image_size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
-    """The network, from `input` float32 [batch, 3, image_size, image_size] to `logits` float32 [batch, classes]."""
+def build(
+    *, image_size: int = 224, classes: int = 1000, seed: int = 0, small_stem: bool = False, measured: bool = True
+) -> onnx.ModelProto:
+    """The network, from `input` float32 [batch, 3, image_size, image_size] to `logits` float32 [batch, classes].
+
+    small_stem: a 3x3 convolution without stride and no pool, as for CIFAR-10. measured: see the module; without it
+    statistics are those of nothing, which will do where nothing is run.
+    """
     builder = _Builder(np.random.default_rng(seed))
-    x = builder.conv_bn("input", "stem", (64, 3, 7, 7), 2)
+    kernel, stride = (3, 1) if small_stem else (7, 2)
+    x = builder.conv_bn("input", "stem", (64, 3, kernel, kernel), stride)
     x = builder.node("Relu", [x], "stem.relu")
-    x = builder.node("MaxPool", [x], "stem.pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    if not small_stem:
+        x = builder.node("MaxPool", [x], "stem.pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
     c_in = 64
     for stage, (c_out, stride) in enumerate(STAGES):
         for index in range(BLOCKS_PER_STAGE):
@@ -80,7 +88,8 @@ def build(*, image_size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])
     graph = helper.make_graph(builder.nodes, "resnet18_like", [image], [logits], builder.initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    _measure_statistics(model, builder.rng, image_size)
+    if measured:
+        _measure_statistics(model, builder.rng, image_size)
     onnx.checker.check_model(model)
     return model
 
