@@ -15,6 +15,7 @@ from qpipe.data import Source
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.processes import is_main_process
 from qpipe.runtime.accuracy import measure_accuracy
+from qpipe.runtime.session import open_session
 from qpipe.tasks.task import Task
 
 NEAR_CHANCE: Final = 1 / 18
@@ -24,15 +25,15 @@ Of ten classes it has 15 % right then, of two 53 %.
 """
 
 
-def metric_of(network: ir.Model, test: Source, task: Task) -> float | None:
-    """The task's metric of what would ship; the main process counts."""
+def metric_of(network: ir.Model, test: Source, task: Task, name: str) -> float | None:
+    """The task's metric of what would ship; the main process counts. name: what messages call the network."""
     if not is_main_process():
         return None
     final = network.clone()
     if find_kind(final)[0] is not Kind.FLOAT:
         Finalize()(final)
     batches = progress.track(test.batches(256), "evaluating", test.n_batches(256))
-    return measure_accuracy([final], batches, task=task).models[0].metric
+    return measure_accuracy([open_session(final, name=name)], batches, task=task).models[0].metric
 
 
 def warn_of_float(top1: float | None, task: Task) -> None:

@@ -46,11 +46,12 @@ LOW_BIT_PHASE: Final = "trained, low-bit forward"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """settings: what the user said and the recipe come to. executor: of the subject's network.
+    """name: the given network's, for messages. settings: what the user said and the recipe come to.
 
-    test: the images that are judged on, None where nothing is.
+    executor: of the subject's network. test: the images that are judged on, None where nothing is.
     """
 
+    name: str
     settings: FinetuneSettings
     seed: int
     subject: Subject
@@ -109,7 +110,7 @@ class TrainingRun:
         return Judged(found, low_bit_metric(network, self.settings, self.test, self.task))
 
     def _judged(self, network: ir.Model) -> float | None:
-        return None if self.test is None else metric_of(network, self.test, self.task)
+        return None if self.test is None else metric_of(network, self.test, self.task, self.name)
 
     def _record(self, history: Sequence[Epoch], phases: dict[str, float | None], after: Judged) -> None:
         network, told = self.subject.network, self._told()
@@ -159,7 +160,8 @@ def prepare(
     source = open_source(network, data, "train", pixels)
     run = with_augmentation(run, source)
     store_preprocess(network, pixels)
-    with about(model_name(model)):
+    name = model_name(model)
+    with about(name):
         check_numbers(network.graph)
         task = task_of(network, source, purpose, trains=True, is_taught=run.teacher is not None)
         executor = answering(network, task, source.image_shape, batch_norm=run.batch_norm, precision=run.precision)
@@ -168,6 +170,7 @@ def prepare(
     progress.say(task.said)
     is_judged = run.evaluate or run.evaluate_every is not None
     return TrainingRun(
+        name=name,
         settings=run,
         seed=seed,
         subject=subject,

@@ -67,9 +67,9 @@ def find_module(spec: ModelLike) -> "nn.Module | None":
         return None
     package, name = spec.split(":")
     if package == "torchvision":
-        return _call(_zoo("torchvision", "torchvision.models").get_model, spec, name, weights=None)
+        return _call(_zoo(spec, "torchvision", "torchvision.models").get_model, spec, name, weights=None)
     if package == "timm":
-        return _call(_zoo("timm", "timm").create_model, spec, name, pretrained=False)
+        return _call(_zoo(spec, "timm", "timm").create_model, spec, name, pretrained=False)
     factory: Any = load_factory(spec, ModelError, called=spec, makes="that returns an nn.Module")
     return factory if _is_module(factory) else _call(factory, spec)
 
@@ -135,11 +135,12 @@ def _is_module(spec: object) -> bool:
     return torch_nn is not None and isinstance(spec, torch_nn.Module)
 
 
-def _zoo(extra: str, package: str) -> Any:
+def _zoo(spec: str, extra: str, package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ModelError(f"{extra} is not installed; install the extra with: pip install 'qpipe[{extra}]'") from error
+        install = f"install the extra with: pip install 'qpipe[{extra}]'"
+        raise ModelError(f"{spec}: {extra} is not installed; {install}") from error
 
 
 def _call(factory: Any, spec: str, *arguments: Any, **keywords: Any) -> "nn.Module":

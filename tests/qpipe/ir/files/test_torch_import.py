@@ -177,7 +177,7 @@ def test_an_input_that_no_memory_holds(package, shape):
 def test_missing_extras_are_named(extra, monkeypatch):
     monkeypatch.setitem(sys.modules, extra, None)
     monkeypatch.setitem(sys.modules, f"{extra}.models", None)
-    with pytest.raises(ModelError, match=rf"{extra} is not installed; .*'qpipe\[{extra}\]'"):
+    with pytest.raises(ModelError, match=rf"^{extra}:resnet18: {extra} is not installed; .*'qpipe\[{extra}\]'"):
         resolve_model(f"{extra}:resnet18")
 
 
