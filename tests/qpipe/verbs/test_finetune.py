@@ -43,7 +43,7 @@ def test_it_learns_and_says_so(stages: Path) -> None:
 def test_a_network_that_gives_more_rows_than_images_is_named(tmp_path: Path) -> None:
     net = Network(1, 8, 8)
     x = net.op("Relu", net.conv(net.op("Concat", "x", "x", axis=0), 1, 4))
-    onnx.save(net.proto(net.head(x, 4)), tmp_path / "net.onnx")
+    onnx.save(net.proto(net.head(x, 4, classes=10)), tmp_path / "net.onnx")
     qpipe.calibrate(tmp_path / "net.onnx", "digits", tmp_path / "net.qdq.onnx", batches=1)
     with pytest.raises(DataError, match=r"net\.qdq\.onnx: 256 labels for 512 rows, expected one for each"):
         qpipe.finetune(tmp_path / "net.qdq.onnx", "digits", epochs=1)
