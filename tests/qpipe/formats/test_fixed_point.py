@@ -134,6 +134,15 @@ def test_codes_do_not_depend_on_the_unit(rows: np.ndarray, bits: int, power: int
     np.testing.assert_array_equal(moved[rows.any(axis=1)], exponent[rows.any(axis=1)] + power)
 
 
+@pytest.mark.parametrize("bits", range(2, 8))
+@pytest.mark.parametrize("power", [-100, 70])
+def test_the_deviation_of_tiny_and_huge_weights(bits: int, power: int) -> None:
+    rows, spec = normal(4, 500), FixedPoint(bits, clip=2.0)
+    clip = spec.clip_at(rows)
+    assert (clip < abs(rows).max(axis=1)).all(), "it is the deviation that clips"
+    np.testing.assert_array_equal(spec.clip_at(rows * np.float32(2.0**power)), clip * 2.0**power)
+
+
 def test_the_floor_wins() -> None:
     rows = normal(3, 20)
     floor = np.array([-3, NO_FLOOR, 5])
