@@ -74,17 +74,23 @@ class Conv(Product):
             found: list[torch.Tensor] = torch.ops.aten.convolution_backward(g, x, w, None, *arguments)
             return found
 
+        def without_pads(gradient: torch.Tensor) -> torch.Tensor:
+            return F.pad(gradient, [-pad for pad in around]) if around else gradient
+
         def grad_input(sizes: Sequence[int], w: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
             # Of x itself nothing but the shape matters.
             x = g.new_empty(1).expand(*sizes)
-            gradient = backward(g, F.pad(x, around) if around else x, w, [True, False, False])[0]
-            return F.pad(gradient, [-pad for pad in around]) if around else gradient
+            return without_pads(backward(g, F.pad(x, around) if around else x, w, [True, False, False])[0])
 
         def grad_weight(x: torch.Tensor, sizes: Sequence[int], g: torch.Tensor) -> torch.Tensor:
             x = F.pad(x, around) if around else x
             return backward(g, x, g.new_empty(1).expand(*sizes), [False, True, False])[1]
 
-        return TorchProduct(forward, grad_input, grad_weight)
+        def gradients(x: torch.Tensor, w: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            of_x, of_w, _ = backward(g, F.pad(x, around) if around else x, w, [True, True, False])
+            return without_pads(of_x), of_w
+
+        return TorchProduct(forward, grad_input, grad_weight, gradients)
 
     def spatial_dims(self, node: ir.Node) -> int:
         """Those of the kernel."""

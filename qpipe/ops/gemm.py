@@ -74,7 +74,10 @@ class Gemm(Product):
             inputs, outputs = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
             return outputs.T @ inputs if transposed else inputs.T @ outputs
 
-        return TorchProduct(forward, grad_input, grad_weight)
+        def gradients(x: torch.Tensor, w: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return grad_input(x.shape, w, g), grad_weight(x, w.shape, g)
+
+        return TorchProduct(forward, grad_input, grad_weight, gradients)
 
     def spatial_dims(self, node: ir.Node) -> int:
         """None: the channels are last."""

@@ -109,7 +109,13 @@ class _LowBit(torch.autograd.Function):
         error = gradients[0].contiguous(memory_format=ctx.layout)
         e, e_scale = product.quantized(ctx.quantize, error, "error")
         needs_x, needs_w, needs_b, _ = ctx.needs_input_grad
-        of_x = product.op.grad_input(x.shape, w * (w_scale * e_scale), e) if needs_x else None
-        of_w = product.op.grad_weight(x, w.shape, e) * (x_scale * e_scale) if needs_w else None
+        of_x: torch.Tensor | None
+        of_w: torch.Tensor | None
+        if needs_x and needs_w:
+            of_x, of_w = product.op.gradients(x, w * (w_scale * e_scale), e)
+        else:
+            of_x = product.op.grad_input(x.shape, w * (w_scale * e_scale), e) if needs_x else None
+            of_w = product.op.grad_weight(x, w.shape, e) if needs_w else None
+        of_w = None if of_w is None else of_w * (x_scale * e_scale)
         of_b = as_convolution(product.node, error, "error").transpose(0, 1).flatten(1).sum(1) if needs_b else None
         return of_x, of_w, of_b, None

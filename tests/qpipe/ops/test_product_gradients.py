@@ -21,6 +21,8 @@ def check(node: ir.Node, x: torch.Tensor, w: torch.Tensor) -> None:
     to_input, to_weight = torch.autograd.grad(y, (x, w), g)
     torch.testing.assert_close(product.grad_input(x.shape, w.detach(), g), to_input, rtol=0, atol=0)
     torch.testing.assert_close(product.grad_weight(x.detach(), w.shape, g), to_weight, rtol=0, atol=0)
+    both = product.gradients(x.detach(), w.detach(), g)
+    torch.testing.assert_close(both, (to_input, to_weight), rtol=0, atol=0)
 
 
 @given(data=st.data(), dims=st.integers(1, 2), groups=st.integers(1, 3), fan=st.tuples(SIDE, SIDE))

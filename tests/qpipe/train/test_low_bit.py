@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qpipe.arith.mls.formats import ElementFormat, MlsFormat
 from qpipe.arith.mls.generators import Role
 from qpipe.arith.mls.quantize import MlsTensor, quantize
-from qpipe.ops import product_of
+from qpipe.ops import TorchProduct, product_of
 from qpipe.train.low_bit import LowBitProduct, as_convolution, as_the_node
 from qpipe.train.straight_through import channels_last, layout_of
 from support.networks import float_model
@@ -164,14 +164,21 @@ def test_no_gradient_is_computed_that_nobody_asks_for() -> None:
     asked: list[str] = []
     whole = product_of(node).torch(node)
 
-    def grad_input(*arguments: Any) -> torch.Tensor:
-        asked.append("input")
-        return whole.grad_input(*arguments)
+    def watched(name: str) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            asked.append(name)
+            return getattr(whole, name)(*arguments)
 
-    watched = type(whole)(whole.forward, grad_input, whole.grad_weight)
-    product = LowBitProduct(watched, node, Recorder().begin)
-    x, w, _ = operands("Conv")
-    product(x.detach(), w).sum().backward()  # type: ignore[no-untyped-call]
-    assert asked == []
-    product(x, w).sum().backward()  # type: ignore[no-untyped-call]
-    assert asked == ["input"]
+        return run
+
+    op = TorchProduct(whole.forward, *map(watched, ("grad_input", "grad_weight", "gradients")))
+    product = LowBitProduct(op, node, Recorder().begin)
+    x, w, b = operands("Conv")
+    for inputs, expected in (
+        ((x.detach(), w), "grad_weight"),
+        ((x, w.detach()), "grad_input"),
+        ((x, w, b), "gradients"),
+    ):
+        asked.clear()
+        product(*inputs).sum().backward()  # type: ignore[no-untyped-call]
+        assert asked == [expected]
