@@ -37,7 +37,10 @@ ALL = "*"
 TIMEOUT = 300.0
 PYTEST = (sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider")
 PASSED, FAILED = 0, 1
-"""What pytest exits with; anything else (no such test, a module that can't be imported) proves nothing."""
+"""What pytest exits with; anything else (no such test, a module that can't be imported) proves nothing.
+
+A negative one is a signal that ended the process, which a run of all tests would not pass over either.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,9 @@ def outcome(mutation: Mutation, tree: Path, timeout: float) -> Outcome:
         code = exit_status(mutation.tests, tree, timeout)
     finally:
         (tree / mutation.file).write_text(source, encoding="utf-8")
-    result = {FAILED: "caught", PASSED: "survives"}.get(code, f"proves nothing (pytest: {code})")
+    if code == FAILED or (isinstance(code, int) and code < 0):
+        return Outcome("caught", time.monotonic() - begin)
+    result = "survives" if code == PASSED else f"proves nothing (pytest: {code})"
     return Outcome(result, time.monotonic() - begin)
 
 

@@ -49,6 +49,7 @@ def tree(tmp_path: Path) -> Path:
     ("new", "tests", "result"),
     [
         ("3 * x", "test_it.py", "caught"),
+        ("__import__('os').abort()", "test_it.py", "caught"),
         ("3 * x", "test_of_nothing.py", "survives"),
         ("3 x", "test_it.py", "proves nothing (pytest: 2)"),
         ("3 * x", "test_gone.py", "fails without it (pytest: 4)"),
