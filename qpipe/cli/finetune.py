@@ -29,7 +29,9 @@ def finetune(
     seed: SeedSettings,
     json: JsonOption = False,
 ) -> None:
-    """Train a network, straight from its file: a quantized one, or a float one in low-bit arithmetic.
+    """Train a QDQ network, or a float one in low-bit arithmetic.
+
+    It is trained straight from its file.
 
     Training computes what the exported network will compute, and needs no source of the network. Several processes
     share every batch: torchrun --nproc-per-node 4 -m qpipe finetune ...

@@ -147,6 +147,9 @@ def prepare(
     purpose: TaskSettings,
 ) -> TrainingRun:
     """Everything of a run but its training; raises what `qpipe.finetune` does."""
+    if asked.arithmetic is None or asked.recipe is not None:
+        # What is wrong with the options is said before the network is loaded; else its kind decides on the recipe.
+        resolve(asked, strips=asked.plain)
     loaded = load_model(model)
     is_float = trains_float(asked, loaded)
     # Before the network may be calibrated.

@@ -131,8 +131,10 @@ def test_no_input(refused: Callable[[str], str]) -> None:
 
 
 def test_the_wrong_stage(refused: Callable[[str], str]) -> None:
-    for words in ("finetune net.onnx --data digits -o out.onnx", "export net.onnx -o out.onnx"):
-        assert refused(words) == ("net.onnx: not a quantized model, expected a QDQ file; run `qpipe calibrate` first")
+    line = "net.onnx: not a quantized model, expected a QDQ file; run `qpipe calibrate` first"
+    assert refused("export net.onnx -o out.onnx") == line
+    rest = ", or train it as it is with --arithmetic float or mls"
+    assert refused("finetune net.onnx --data digits -o out.onnx") == line + rest
     for words in ("finetune net.int8.onnx --data digits -o out.onnx", "export net.int8.onnx -o out.onnx"):
         expected = "net.int8.onnx: is an export (qoperator), expected the QDQ file that it was made from"
         assert refused(words) == expected

@@ -35,8 +35,9 @@ def launch(folder: Path, *words: str, processes: int = 2) -> subprocess.Complete
     return run_together("-m", "qpipe", *words, cwd=folder, count=processes)
 
 
-def train(folder: Path, output: str, *options: str, processes: int = 2) -> onnx.ModelProto:
-    done = launch(folder, *RUN, "--no-flip", "-o", output, *options, processes=processes)
+def train(folder: Path, output: str, *options: str, processes: int = 2, model: str = "net.qdq.onnx") -> onnx.ModelProto:
+    verb, _, *words = RUN
+    done = launch(folder, verb, model, *words, "--no-flip", "-o", output, *options, processes=processes)
     assert done.returncode == 0, done.stderr
     recipe, *told = done.stdout.splitlines()
     assert recipe.startswith("trained by the recipe ")
@@ -90,6 +91,61 @@ def test_resumed_together_it_ends_with_the_same_bytes(folder: Path) -> None:
     assert (folder / "resumed.onnx").read_bytes() == (folder / "whole.onnx").read_bytes()
 
 
+@pytest.mark.slow
+def test_low_bit_it_is_repeatable_and_one_network_in_all_processes(folder: Path) -> None:
+    """Draws hang on the process too, but for a weight's: all processes multiply by the same one."""
+    (folder / "low.py").write_text(LOW_BIT)
+    done = run_together("low.py", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(folder / f"rank{rank}.pt") for rank in range(2))
+    assert all(torch.equal(one["network"][name], found) for name, found in two["network"].items())
+    assert len(one["weights"]) == len(two["weights"]) > 0
+    assert all(torch.equal(a, b) for a, b in zip(one["weights"], two["weights"], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(one["noise"], two["noise"], strict=True))
+
+    options = ("--arithmetic", "mls", "--element", "2,1", "--recipe", "faq-8bit")
+    train(folder, "whole.onnx", *options, "--epochs", "2", model="net.onnx")
+    train(folder, "first.onnx", *options, "--epochs", "1", "--checkpoint", "low", model="net.onnx")
+    train(folder, "resumed.onnx", *options, "--epochs", "2", "--checkpoint", "low", "--resume", model="net.onnx")
+    assert (folder / "resumed.onnx").read_bytes() == (folder / "whole.onnx").read_bytes()
+
+
+LOW_BIT = """
+import os
+
+import torch
+from support.training import SETTINGS, bright_images, replace
+from support.zoo.residual import made, post_activation
+from support.zoo.trainable import IMAGE_SHAPE
+
+from qpipe.train.companions import low_bit
+from qpipe.train.companions.low_bit import LowBit
+from qpipe.train.executor import Executor
+from qpipe.train.loop import train
+
+weights, noise, quantize = [], [], low_bit.quantize
+
+
+def spy(x, form, generator, **options):
+    found = quantize(x, form, generator, **options)
+    if form.element.mantissa == 1:
+        weights.append(found.values * found.scale)
+    elif form.element.mantissa == 2:
+        # The same numbers in all processes, so that draws alone tell them apart.
+        state = generator.get_state()
+        noise.append(torch.rand(8, generator=generator))
+        generator.set_state(state)
+    return found
+
+
+low_bit.quantize = spy
+settings = replace(SETTINGS, epochs=1, arithmetic="mls", element_weight=(2, 1), element_error=(2, 2))
+_, model = made(post_activation)
+executor = Executor(model, batch_norm="batch")
+train(executor, bright_images(), settings, companions=[LowBit([executor], settings, seed=0)])
+state = {"network": executor.state_dict(), "weights": weights, "noise": noise}
+torch.save(state, f"rank{os.environ['RANK']}.pt")
+"""
 FADING = """
 import os
 
