@@ -32,7 +32,7 @@ def energy(
     \b
     Example:
       qpipe energy resnet20.onnx --element 2,4
-      qpipe energy resnet20.onnx --element 2,1 --group nc --prices equation-9 --picture energy.png
+      qpipe energy resnet20.onnx --element 2,1 --prices equation-9 --picture e.png
     """
     import qpipe
 
@@ -59,6 +59,8 @@ def _show(report: "EnergyReport") -> None:
         if lists:
             print_table(f"{title}: {report.units[lists[0]]} by {lists[0]}", _parts(report, runs, lists[0]))
     print_table("energy", [_whole(report, run) for run in report.runs])
+    for name, title in report.titles.items():
+        say(f"{name}: {title}" if title else name)
     for note in report.notes:
         say(f"note: {note}")
     rows: list[Row] = [{"": one.what, "of": one.use, **one.ratios} for one in report.savings]

@@ -38,7 +38,7 @@ EXPORTS: Final = (8, 4)
 class EnergyReport:
     """What the runs of a network are made of, and cost.
 
-    kind: of the file. batch_size: images of a training step. units: of the price lists' energies, by their names.
+    kind: of the file. batch_size: images of a training step. titles, units: of the price lists, by their names.
     runs: a training step, and inference of one image, in float and otherwise. parts: of each run. operations: by kind.
     savings: how many times less than in float. notes: what was not counted, and why.
     """
@@ -46,6 +46,7 @@ class EnergyReport:
     kind: str
     batch_size: int
     parameters: int
+    titles: dict[str, str]
     units: dict[str, str]
     runs: tuple[RunRow, ...]
     parts: tuple[PartRow, ...]
@@ -100,6 +101,7 @@ def energy(
         kind=kind.value,
         batch_size=settings.batch_size,
         parameters=counted.parameters,
+        titles={name: prices.title for name, prices in lists.items()},
         units={name: prices.unit for name, prices in lists.items()},
         runs=tuple(run_row(run, lists) for run in runs),
         parts=tuple(row for run in runs for row in part_rows(run, lists)),

@@ -7,6 +7,7 @@ ENERGY = EnergyReport(
     kind="float",
     batch_size=8,
     parameters=10,
+    titles={"horowitz": "45 nm", "own.toml": ""},
     units={"horowitz": "pJ", "own.toml": "nJ"},
     runs=(
         RunRow("float step", "training", 8, 4000, {"horowitz": 16000.0, "own.toml": 4.0}),

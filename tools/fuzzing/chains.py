@@ -7,16 +7,20 @@ from typing import Final
 from fuzzing.case import Command
 
 FORMATS: Final = ("qoperator", "integer", "qdq")
+ENERGY_SHARE: Final = 0.2
+"""Of the chains that begin with a float network."""
 BENCH_SHARE: Final = 0.01
 """Of the chains: `bench` starts processes, and takes more time than all others together."""
 
 
 def from_float(rng: Random, model: str, data: str, options: Sequence[str] = ()) -> list[Command]:
-    """inspect, calibrate, and what follows."""
+    """inspect, now and then energy, calibrate, and what follows."""
     words = ("calibrate", model, "--data", data, "-o", "made.qdq.onnx", *options)
     calibrated = None if options else (model, data)
+    counted = [Command(("energy", model))] if rng.random() < ENERGY_SHARE else []
     return [
         Command(("inspect", model)),
+        *counted,
         Command(words, ("made.qdq.onnx",), calibrated=calibrated),
         *from_qdq(rng, "made.qdq.onnx", data, others=(model,)),
     ]

@@ -6,6 +6,7 @@ from qpipe.settings import (
     BenchSettings,
     CalibrateSettings,
     CheckpointSettings,
+    EnergySettings,
     ExportSettings,
     FinetuneSettings,
     PreprocessSettings,
@@ -30,6 +31,7 @@ SETTINGS: Final[dict[str, tuple[type[Settings], ...]]] = {
     ),
     "export": (ExportSettings, SeedSettings),
     "validate": (ValidateSettings, TaskSettings, PreprocessSettings),
+    "energy": (EnergySettings, TorchSettings),
     "report": (ReportSettings,),
     "bench": (BenchSettings, TaskSettings, PreprocessSettings),
 }

@@ -22,6 +22,7 @@ READY: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     ),
     "export": (("export", "digits.qdq.onnx", "-o", "made.onnx"), ("made.onnx",)),
     "validate": (("validate", "digits.onnx", "digits.qdq.onnx", "--data", "digits.npz"), ()),
+    "energy": (("energy", "digits.onnx"), ()),
     "report": (("report", "trained.qdq.onnx", "-o", "page.html"), ("page.html",)),
     "run": (("run", "recipe.toml"), ("run",)),
     "bench": (("bench", "digits.onnx", "--repeats", "1", "--threads", "1"), ("picture.png", "picture.svg")),

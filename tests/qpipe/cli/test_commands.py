@@ -172,6 +172,7 @@ SHOWN = {
         "of it, %",
         "inference, 1 image: pJ by horowitz",
         "own.toml, nJ",
+        "horowitz: 45 nm\nown.toml\n",
         "note: not counted: 1 Erf",
         "4.25",
         "wrote p.svg",

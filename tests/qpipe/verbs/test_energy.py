@@ -34,7 +34,7 @@ def test_a_float_network_beside_low_bit_training_and_exports(stages: Path) -> No
         "int4 inference": ("inference", 1),
     }
     assert {run.macs for run in report.runs if run.use == "inference"} == {inspected.macs}
-    assert list(report.units) == list(PRICE_LISTS)
+    assert list(report.units) == list(report.titles) == list(PRICE_LISTS)
     saved = ratios(report)
     assert saved["equation 9"]["equation-9"] == pytest.approx(5 / (4 / 7 + 1 / 20 + 1 / 9), rel=ROUNDING)
     # A whole step has more than products, and all lists have training; the exports are not in each.
