@@ -80,6 +80,8 @@ class Recipe(SeedSettings):
             raise ValueError(
                 "[export] cpu: 'portable', expected 'vnni' as in [calibrate] (or weights = 'uint8', exact everywhere)"
             )
+        if self.finetune and self.finetune.arithmetic == "float":
+            raise ValueError("[finetune] arithmetic: 'float', but a recipe's network is quantized, expected 'mls'")
         if self.export.plain and not (self.finetune and self.finetune.plain):
             raise ValueError("[export] plain: true, expected [finetune] plain = true, which trains the skips away")
         if self.export.plain and self.finetune and self.finetune.blocks != "*":

@@ -77,3 +77,20 @@ def test_without_batch_normalization_nothing_changes() -> None:
     nodes = ["c = Conv(x, w)", "r = Relu(c)", "f = Flatten(r)", "y = MatMul(f, v)"]
     model = float_model("plain", (3, 6, 6), nodes, **w.constants)
     assert not RescaleChannels()(quantized(model)).modified
+
+
+def test_layers_that_are_to_keep_their_weights_do() -> None:
+    """The others are rescaled as ever."""
+    whole, kept = (quantized(residual_network(), cpu="vnni") for _ in range(2))
+    names = [layer.name for layer in read_view(kept).layers if is_trainable(layer) and layer.batch_norm is not None]
+    before = {layer.name: float_rows(layer).copy() for layer in read_view(kept).layers if is_trainable(layer)}
+    RescaleChannels()(whole)
+    assert RescaleChannels(keep=(names[0],))(kept).modified
+    after, free = (
+        {layer.name: float_rows(layer) for layer in read_view(model).layers if is_trainable(layer)}
+        for model in (kept, whole)
+    )
+    assert np.array_equal(after[names[0]], before[names[0]])
+    assert not np.array_equal(free[names[0]], before[names[0]])
+    assert all(np.array_equal(after[name], free[name]) for name in after if name != names[0])
+    assert not RescaleChannels(keep=tuple(names))(quantized(residual_network(), cpu="vnni")).modified

@@ -150,6 +150,14 @@ limit = 100
             "milestones: missing, but a step schedule needs the epochs at which it falls",
         ),
         (
+            MINIMAL + "[finetune]\narithmetic = 'float'\n",
+            "[finetune] arithmetic: 'float', but a recipe's network is quantized, expected 'mls'",
+        ),
+        (
+            MINIMAL + "[finetune]\narithmetic = 'mls'\nelement = [2]\n",
+            "element: [2], expected bits of exponent and mantissa, as in 2,1",
+        ),
+        (
             MINIMAL + "[finetune]\nssp_ratio = 0.25\n",
             "ssp_ratio: 0.25, but without effect, expected it together with ssp",
         ),

@@ -41,7 +41,7 @@ class LowBit(Companion):
         seed: of the draws.
 
     Raises:
-        ModelError: a product reads a tensor without the axes that groups are of.
+        ModelError: a product reads a tensor without the axes that groups are of, or none is to be low-bit.
     """
 
     def __init__(self, networks: Sequence[Executor], settings: ArithmeticSettings, *, seed: int) -> None:
@@ -51,7 +51,12 @@ class LowBit(Companion):
         self._update = self._batch = 0
         self._trouble: str | None = None
         for index, network in enumerate(networks):
-            for step in low_bit_steps(network, ends=settings.low_bit_ends):
+            steps = low_bit_steps(network, ends=settings.low_bit_ends)
+            if not steps:
+                raise ModelError(
+                    "arithmetic: 'mls', but no layer lies between a first and a last one, see low_bit_ends"
+                )
+            for step in steps:
                 self._replace(network, step, index)
 
     def begin_update(self, done: Fraction, update: int) -> None:

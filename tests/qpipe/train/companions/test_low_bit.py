@@ -105,6 +105,14 @@ def test_a_tensor_without_axes_for_groups_is_refused() -> None:
         LowBit([Executor(model)], settings, seed=0)
 
 
+def test_a_network_of_ends_alone_has_nothing_to_train_so() -> None:
+    net = Network(*IMAGE_SHAPE)
+    network = Executor(net.model(net.head(net.op("Relu", net.conv("x", 3, 8)), 8)))
+    with pytest.raises(ModelError, match=r"^arithmetic: 'mls', but no layer lies between a first and a last one, see "):
+        LowBit([network], MLS, seed=0)
+    LowBit([network], replace(MLS, low_bit_ends=True), seed=0)
+
+
 def test_draws_hang_on_the_seed_and_the_update() -> None:
     network, companion = low_bit_network()
     first, again, other = (step(network, companion, update) for update in (4, 4, 5))
@@ -197,12 +205,13 @@ def test_every_kind_of_network_trains_with_it(source: Source) -> None:
     """A float one, and FAQ's; a twin's products are low-bit too, on the weights of the network that ships."""
     for model, values in (
         (residual_float(), {}),
+        (residual_float(), {"low_bit_ends": True, "batch_norm": "running", "gradient_clip": 0.05}),
         (residual_qdq(), {}),
         (residual_qdq(), {"method": "ag"}),
         (residual_qdq(), {"ssp": True, "joint_distillation": 0.1}),
     ):
         settings = replace(MLS, epochs=1, **values)
-        network = Executor(model, batch_norm="batch")
+        network = Executor(model, batch_norm=settings.batch_norm)
         before = state_of(network)
         companions = make_companions(network, model, model, settings, IMAGE_SHAPE)
         assert sum(isinstance(companion, LowBit) for companion in companions) == 1
