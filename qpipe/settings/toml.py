@@ -34,9 +34,11 @@ def about_file(path: str | Path) -> Iterator[None]:
     try:
         yield
     except RecipeError as error:
-        if str(error).startswith(f"{path}: "):
+        # As messages call it: an empty path is ".".
+        name = Path(path)
+        if str(error).startswith(f"{name}: "):
             raise
-        raise RecipeError(f"{path}: {error}") from error
+        raise RecipeError(f"{name}: {error}") from error
 
 
 def toml_key(location: Sequence[int | str]) -> str:

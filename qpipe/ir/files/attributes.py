@@ -1,8 +1,9 @@
-"""Attributes as a file may not have them: of two types at once, and numbers that are none."""
+"""Attributes as a file may not have them: twice, of two types at once, and numbers that are none."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -32,10 +33,16 @@ _BOUNDS: Final = frozenset({"Clip", "Pad", "Constant"})
 
 
 def check_attributes(nodes: Iterable[onnx.NodeProto], source: str) -> None:
-    """Raise ModelError for an attribute of a type that its value has not, or that is NaN, or infinite but no bound."""
+    """Raise ModelError for an attribute that stands twice, of a type that its value has not, or NaN.
+
+    Or infinite but no bound.
+    """
     for node in nodes:
+        counts = Counter(attribute.name for attribute in node.attribute)
         for attribute in node.attribute:
             owner = f"{source}: {node.op_type} '{printable(node.name)}': attribute '{printable(attribute.name)}'"
+            if counts[attribute.name] > 1:
+                raise ModelError(f"{owner} is there {counts[attribute.name]} times, expected once")
             held = {field.name for field, _ in attribute.ListFields()} & set(_FIELDS.values())
             expected = _FIELDS.get(attribute.type)
             if expected is not None and held - {expected}:

@@ -30,7 +30,7 @@ def check_numbers(graph: ir.Graph) -> None:
 
     Raises:
         ModelError: names the node, the constant and what is wrong: NaN or infinite values, or ones of `LARGEST` and
-            more; a variance that is negative, or 0 without an epsilon.
+            more; a variance that is negative, or 0 without an epsilon; an epsilon that is negative.
     """
     for problem in number_problems(graph):
         raise ModelError(problem)
@@ -40,6 +40,8 @@ def number_problems(graph: ir.Graph) -> Iterator[str]:
     """Each of them in a line, in the order of the graph."""
     for node in graph:
         is_batch_norm = Layer(node).is_batch_norm
+        if is_batch_norm and (epsilon := float_attribute(node, "epsilon", 1e-5)) < 0:
+            yield f"{describe(node)}: its epsilon is {epsilon:g}, expected 0 or more"
         is_quantizer = is_border(node) or node.domain == DOMAIN
         first = 1 if is_batch_norm or isinstance(op_of(node), Product) else 0 if is_quantizer else len(node.inputs)
         for index in range(first, len(node.inputs)):

@@ -76,6 +76,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         (["calibrate", "m", "--data", "d", "-o", "o", "--batches", "0"], "--batches: 0, expected greater than"),
         (["calibrate", "m", "--data", "d", "-o", "o", "--cpu", "arm"], "Invalid value for '--cpu': "),
         (["run", "absent.toml"], "absent.toml: cannot be read (No such file or directory), expected a recipe"),
+        (["run", ""], ".: is a directory, expected a recipe"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_status_2(

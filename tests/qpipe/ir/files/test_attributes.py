@@ -49,6 +49,13 @@ def test_nodes_of_functions_are_looked_at() -> None:
         load_model(model)
 
 
+def test_one_that_stands_twice():
+    model = network()
+    model.graph.node[0].attribute.append(model.graph.node[0].attribute[0])
+    with pytest.raises(ModelError, match="LeakyRelu 'n': attribute 'alpha' is there 2 times, expected once"):
+        load_model(model)
+
+
 def test_a_name_that_is_no_text(tmp_path: Path):
     """One damaged byte: protobuf gives bytes where it should give a text."""
     path = tmp_path / "net.onnx"

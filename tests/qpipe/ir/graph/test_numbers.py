@@ -87,6 +87,14 @@ def test_a_variance_of_zero_needs_an_epsilon() -> None:
         check_numbers(model.graph)
 
 
+def test_an_epsilon_is_not_negative() -> None:
+    model = network()
+    batch_norm = next(node for node in model.graph if node.op_type == "BatchNormalization")
+    batch_norm.attributes["epsilon"] = ir.AttrFloat32("epsilon", -1e-3)
+    with pytest.raises(ModelError, match=r"BatchNormalization '.*': its epsilon is -0\.001, expected 0 or more"):
+        check_numbers(model.graph)
+
+
 def test_healthy_parameters_pass() -> None:
     assert list(number_problems(network().graph)) == []
     assert list(number_problems(network(w=((0, 0, 0, 0), LARGEST / 2)).graph)) == []
