@@ -43,6 +43,11 @@ def check_proto(proto: onnx.ModelProto, source: str) -> None:
         if kind not in (None, "tensor_type"):
             raise ModelError(f"{source}: output '{printable(value.name)}' is of {kind}, expected a tensor")
     for function in proto.functions:
+        computed = {name for node in function.node for name in node.output}
+        for name in function.output:
+            if name not in computed:
+                owner = f"{source}: function '{printable(function.name)}'"
+                raise ModelError(f"{owner} gives '{printable(name)}', which none of its nodes computes")
         check_attributes(function.node, source)
     for graph in _graph_protos(proto.graph):
         _check_names(graph, source)

@@ -43,6 +43,13 @@ def test_many_values_of_one_name_are_as_slow_as_many_nodes():
     assert_refused(with_functions(bodies), "expected 131,072 at most")
 
 
+def test_a_function_that_gives_its_input():
+    """onnxruntime opens no such file."""
+    model = with_functions(["b = Relu(a)"])
+    model.functions[0].output[0] = "a"
+    assert_refused(model, "function 'f0' gives 'a', which none of its nodes computes")
+
+
 def test_functions_that_are_few_stay_usable():
     model = load_model(with_functions(["t = {next}(a) b = {next}(t)"] * 5 + ["b = Relu(a)"]))
     normalize(model)
