@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from qpipe.arith.mls.generators import Role
 from qpipe.reporting.record import LowBitFormat, LowBitRecord, Split
@@ -117,6 +117,9 @@ def _draw_maxima(axes: Any, maxima: Values) -> None:
     axes.axhline(whole / 2, color=HALF, linewidth=1.2)
     axes.set_ylim(0, 1.06 * whole or 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    # Errors are small: 5e-05 is shorter than its zeros.
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _legend(axes: Any, labels: Sequence[str], title: str) -> None:
