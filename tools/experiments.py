@@ -150,6 +150,8 @@ class Experiment:
         arguments = {"seed": self.seed, "evaluate_every": self.row.evaluate_every, **self.row.finetune}
         if arguments.get("teacher") == ORIGINAL:
             arguments["teacher"] = str(self.model)
+        if self.row.trains_float:  # what is calibrated carries it
+            arguments["preprocess"] = PREPROCESS
         if not output.exists():
             qpipe.finetune(start, self.data, output, checkpoint=checkpoint, resume=checkpoint.exists(), **arguments)
         return output

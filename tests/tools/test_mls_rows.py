@@ -8,7 +8,7 @@ import onnx
 import pytest
 from experiments import DIVERGED, Experiment, ExperimentRow, run_rows
 from mls_rows import ROWS, forget
-from results import RESULTS, Results
+from results import PREPROCESS, RESULTS, Results
 
 import qpipe
 from qpipe.settings import FinetuneSettings
@@ -52,7 +52,8 @@ def test_a_run_that_diverges_is_a_result(tmp_path: Path, monkeypatch: pytest.Mon
     data = {"x_train": np.zeros((32, 1, 8, 8), np.float32), "y_train": np.arange(32) % 10}
     np.savez(tmp_path / "data.npz", **data, x_test=data["x_train"], y_test=data["y_train"])
 
-    def diverges(*_: object, **__: object) -> None:
+    def diverges(*_: object, preprocess: object, **__: object) -> None:
+        assert preprocess == PREPROCESS, "it is counted with the same"
         raise DivergedError("diverged in epoch 1")
 
     monkeypatch.setattr(qpipe, "finetune", diverges)
