@@ -39,11 +39,26 @@ def judge_calibration(network: str, calibrated: str, data: str) -> list[Finding]
 
 def _outputs(path: Path, x: np.ndarray) -> list[Any]:
     try:
-        session = open_session(path, optimize=False, threads=1)
+        return _run(path, x)
     except ModelError:
-        # In memory: onnxruntime can't open a file whose small constants, such as axes, lie beside it.
-        model = onnx.load(path)
-        if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) > NEWEST_OPSET:
-            model = version_converter.convert_version(model, NEWEST_OPSET)
-        session = open_session(model, optimize=False, threads=1)
-    return next(run_batches(session, [x], rows_only=False))
+        return _run(_made_easy(onnx.load(path)), x)
+
+
+def _run(model: Path | onnx.ModelProto, x: np.ndarray) -> list[Any]:
+    return next(run_batches(open_session(model, optimize=False, threads=1), [x], rows_only=False))
+
+
+def _made_easy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network where qpipe reads what onnxruntime doesn't run.
+
+    It is in memory: onnxruntime can't open a file whose small constants, such as axes, lie beside it. Newer opsets are
+    brought down, and branches declare no shapes, which may be wrong.
+    """
+    if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) > NEWEST_OPSET:
+        model = version_converter.convert_version(model, NEWEST_OPSET)
+    graphs = [attribute.g for node in model.graph.node for attribute in node.attribute if attribute.HasField("g")]
+    for graph in graphs:
+        graphs += [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+        for value in (*graph.output, *graph.value_info):
+            value.type.tensor_type.ClearField("shape")
+    return model
