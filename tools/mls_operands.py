@@ -19,6 +19,9 @@ from qpipe.reporting.low_bit import GROUPED, ROLES, SPLITS, mean_table, question
 from qpipe.reporting.reading import read_run
 from qpipe.reporting.record import LowBitRecord
 
+ENDS = {"first": 0, "last": -1}
+"""Of the updates that were looked at."""
+
 
 def record_of(path: Path) -> LowBitRecord:
     """What the file's run looked at; ModelError where it did not look."""
@@ -29,21 +32,22 @@ def record_of(path: Path) -> LowBitRecord:
 
 
 def error_rows(found: LowBitRecord) -> list[Row]:
-    """A row for each format: the means over all layers at the first and at the last update that was looked at."""
-    last = len(found.updates) - 1
+    """A row for each format: the means over all layers, and how far two layers are apart at most at the end."""
+    means = mean_table(found)
     rows: list[Row] = []
-    for line in mean_table(found):
+    for position, line in enumerate(means):
         row: dict[str, str | float | int | None] = {"format": line["format"]}
         for index, role in enumerate(ROLES):
-            for words, update in (("first", 0), ("last", last)):
-                mean = line["means"][index * len(found.updates) + update]
-                row[f"{role}, {words}"] = None if mean is None else rounded(mean)
+            of_role = line["means"][index * len(found.updates) :][: len(found.updates)]
+            row |= {f"{role}, {when}": _rounded(of_role[update]) for when, update in ENDS.items()}
+            errors = [error for error in found.relative_error[role][-1][position] if error is not None]
+            row[f"{role}, apart"] = _rounded(max(errors) - min(errors) if errors else None)
         rows.append(row)
     return rows
 
 
 def order_rows(found: LowBitRecord) -> list[Row]:
-    """In how many layers each order holds at the last update: of groups with the coarsest format, and of exponents."""
+    """In how many layers each order holds: of groups with the coarsest format, and of exponents."""
     groups, alone, grouped = questions(found.formats).values()
     orders = {
         "n below none": [groups["none"], groups["n"]],
@@ -54,15 +58,27 @@ def order_rows(found: LowBitRecord) -> list[Row]:
         "each Ex below the last, nc": list(grouped.values()),
     }
     return [
-        {"order": words, "layers": len(found.layers), **{role: _falling(found, role, order) for role in ROLES}}
+        {
+            "order": words,
+            "layers": len(found.layers),
+            **{
+                f"{role}, {when}": _falling([found.relative_error[role][update][i] for i in order])
+                for role in ROLES
+                for when, update in ENDS.items()
+            },
+        }
         for words, order in orders.items()
     ]
 
 
-def _falling(found: LowBitRecord, role: str, order: Sequence[int]) -> int:
+def _falling(rows: Sequence[Sequence[float | None]]) -> int:
     """The layers in which each of these formats errs less than the one before."""
-    columns = zip(*(found.relative_error[role][-1][i] for i in order), strict=True)
+    columns = zip(*rows, strict=True)
     return sum(all(a is not None and b is not None and a > b for a, b in pairwise(column)) for column in columns)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else rounded(value)
 
 
 def share_rows(found: LowBitRecord) -> list[Row]:

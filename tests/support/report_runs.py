@@ -58,17 +58,17 @@ def low_bit(layers: int = 3, updates: tuple[int, ...] = (1, 50), **more: Any) ->
     """Errors that fall with the exponent, and by groups; the last layer's errors are unknown."""
     formats = [{"element": [0, 3], "grouping": grouping} for grouping in ("none", "n", "c", "nc")]
     formats += [{"element": [e, 3], "grouping": grouping} for grouping in ("none", "nc") for e in (1, 2, 3)]
-    of_formats = [[0.4 / (i + 1)] * layers for i in range(len(formats))]
-    unknown = [[*row[:-1], None] for row in of_formats]
+    known = [[[0.4 / (i + 1)] * layers for i in range(len(formats))] for _ in updates]
+    unknown = [[[*row[:-1], None] for row in of_update] for of_update in known]
     shares = {split: [[0.75] * layers] * len(updates) for split in ("channel", "sample", "both")}
     return {
         "layers": [f"/layer{i}/Conv" for i in range(layers)],
         "updates": list(updates),
         "formats": formats,
         "relative_error": {
-            "weight": [of_formats] * len(updates),
-            "activation": [of_formats] * len(updates),
-            "error": [unknown] * len(updates),
+            "weight": known,
+            "activation": [[[*row] for row in of_update] for of_update in known],
+            "error": unknown,
         },
         "below_half": {"activation": shares, "error": shares},
         "maxima_layer": f"/layer{layers // 2}/Conv",

@@ -22,17 +22,25 @@ def test_errors_are_means_over_what_is_known() -> None:
     rows = error_rows(FOUND)
     assert [row["format"] for row in rows][3:5] == ["⟨0, 3⟩, nc", "⟨1, 3⟩"]
     assert rows[1] == {"format": "⟨0, 3⟩, n"} | {
-        f"{role}, {when}": 0.2 for role in ("weight", "activation", "error") for when in ("first", "last")
+        f"{role}, {what}": 0.0 if what == "apart" else 0.2
+        for role in ("weight", "activation", "error")
+        for what in ("first", "last", "apart")
     }
+    turned = low_bit()
+    turned["relative_error"]["error"][-1][1] = [0.1, 0.4, None]
+    row = error_rows(LowBitRecord.model_validate(turned))[1]
+    assert [row[f"error, {what}"] for what in ("first", "last", "apart")] == [0.2, 0.25, 0.3]
 
 
 def test_orders_are_counted_layer_by_layer() -> None:
     """The later a format stands, the less it errs; c stands behind n; the last layer's error is unknown."""
-    rows = {row["order"]: (row["weight"], row["error"], row["layers"]) for row in order_rows(FOUND)}
+    rows = {row["order"]: (row["weight, last"], row["error, last"], row["layers"]) for row in order_rows(FOUND)}
     assert set(rows.values()) == {(3, 2, 3)}
     turned = low_bit()
     turned["relative_error"]["weight"][-1][3] = [0.9, 0.01, 0.01]
-    rows = {row["order"]: row["weight"] for row in order_rows(LowBitRecord.model_validate(turned))}
+    found = order_rows(LowBitRecord.model_validate(turned))
+    assert {row["weight, first"] for row in found} == {3}
+    rows = {row["order"]: row["weight, last"] for row in found}
     assert (rows["n below none"], rows["nc below n"], rows["nc below c"]) == (3, 2, 2)
     assert rows["each Ex below the last, no groups"] == 3
     assert rows["each Ex below the last, nc"] == 1
