@@ -55,6 +55,7 @@ def _made_easy(model: onnx.ModelProto) -> onnx.ModelProto:
     brought down, and branches declare no shapes, which may be wrong.
     """
     if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) > NEWEST_OPSET:
+        model.ir_version = max(model.ir_version, 4)  # before it every constant was an input as well
         model = version_converter.convert_version(model, NEWEST_OPSET)
     graphs = [attribute.g for node in model.graph.node for attribute in node.attribute if attribute.HasField("g")]
     for graph in graphs:
