@@ -31,6 +31,7 @@ STATUS: Final = "exit status"
 KINDS: Final = (TRACEBACK, HANG, MEMORY, CRASH, LEFT, CHANGED, DIFFERENT, LINES, UNNAMED, STATUS)
 
 ERROR: Final = "qpipe: error: "
+_ROOTS: Final = ("qpipe", "passes")
 _SAID = re.compile(
     r"qpipe: (warning|note|error): .*|.* \.\.\.|.*: (done in [0-9:]+|\d+/\d+ \(\d+%\), [0-9:]+ left"
     r"|\d+, [0-9:]+ so far)|.*: finished before|data '.*', (no splits|split '\w+').*|output '.*', .*: .*"
@@ -68,10 +69,12 @@ def snapshot(folder: Path) -> Snapshot:
 def judge_error(error: BaseException) -> Finding:
     """An exception that left the command line."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if re.search(r"/(qpipe|passes)/", frame.filename)]
+    own = [frame for frame in frames if re.search(rf"/({'|'.join(_ROOTS)})/", frame.filename)]
     frame = (own or frames)[-1]
     inside = Path(frame.filename).as_posix().split("/")
-    start = max((i for i, part in enumerate(inside) if part in ("qpipe", "passes")), default=0)
+    # Of other code its package, not where that lies.
+    begins = [i + (part == "site-packages") for i, part in enumerate(inside) if part in (*_ROOTS, "site-packages")]
+    start = max(begins, default=len(inside) - 1)
     place = f"{'/'.join(inside[start:])}:{frame.name}: {type(error).__name__}"
     return Finding(TRACEBACK, place, "".join(traceback.format_exception(error))[-3000:])
 
