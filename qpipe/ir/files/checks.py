@@ -42,7 +42,10 @@ def check_proto(proto: onnx.ModelProto, source: str) -> None:
         kind = value.type.WhichOneof("value")
         if kind not in (None, "tensor_type"):
             raise ModelError(f"{source}: output '{printable(value.name)}' is of {kind}, expected a tensor")
+    counts = Counter((function.domain, function.name, function.overload) for function in proto.functions)
     for function in proto.functions:
+        if (count := counts[function.domain, function.name, function.overload]) > 1:
+            raise ModelError(f"{source}: function '{printable(function.name)}' is there {count} times, expected once")
         computed = {name for node in function.node for name in node.output}
         for name in function.output:
             if name not in computed:

@@ -43,6 +43,12 @@ def test_many_values_of_one_name_are_as_slow_as_many_nodes():
     assert_refused(with_functions(bodies), "expected 131,072 at most")
 
 
+def test_a_function_that_is_there_twice():
+    model = with_functions(["b = Relu(a)"])
+    model.functions.append(model.functions[0])
+    assert_refused(model, "function 'f0' is there 2 times, expected once")
+
+
 def test_a_function_that_gives_its_input():
     """onnxruntime opens no such file."""
     model = with_functions(["b = Relu(a)"])
