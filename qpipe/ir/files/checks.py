@@ -54,6 +54,9 @@ def check_proto(proto: onnx.ModelProto, source: str) -> None:
         check_attributes(function.node, source)
     for graph in _graph_protos(proto.graph):
         _check_names(graph, source)
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.WhichOneof("value") == "opaque_type":
+                raise ModelError(f"{source}: '{printable(value.name)}' is of opaque_type, expected a tensor")
         check_attributes(graph.node, source)
         for sparse in graph.sparse_initializer:
             raise ModelError(f"{source}: initializer '{sparse.values.name}' is sparse, expected a dense tensor")

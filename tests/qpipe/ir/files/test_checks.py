@@ -43,6 +43,12 @@ def test_many_values_of_one_name_are_as_slow_as_many_nodes():
     assert_refused(with_functions(bodies), "expected 131,072 at most")
 
 
+def test_a_value_of_no_known_type():
+    model = small()
+    model.graph.value_info.add(name="v").type.opaque_type.SetInParent()
+    assert_refused(model, "'v' is of opaque_type, expected a tensor")
+
+
 def test_a_function_that_is_there_twice():
     model = with_functions(["b = Relu(a)"])
     model.functions.append(model.functions[0])
