@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from qpipe.errors import ModelError, one_line
 from qpipe.ir.files.infer import follows_lists
+from qpipe.nodes import describe, input_value, rank
 
 # Of one failed node, as onnx writes it; several follow one another.
 _FAILED: Final = re.compile(
@@ -43,6 +44,16 @@ def check_shapes(model: ir.Model, source: str) -> None:
         if info.name in values and info.type.tensor_type.HasField("shape"):
             values[info.name].shape = ir.serde.deserialize_type_proto_for_shape(info.type)
             values[info.name].type = values[info.name].type or ir.serde.deserialize_type_proto_for_type(info.type)
+    _check_axes(model, source)
+
+
+def _check_axes(model: ir.Model, source: str) -> None:
+    """What a reduction counts is a list, which onnx's inference doesn't ask for."""
+    for node in model.graph:
+        axes = input_value(node, 1) if node.op_type.startswith("Reduce") else None
+        if axes is not None and rank(axes) not in (None, 1):
+            found = f"'{axes.name}', of {rank(axes)} dimensions"
+            raise ModelError(f"{source}: {describe(node)}: its axes are {found}, expected a list")
 
 
 def _inferred(proto: onnx.ModelProto, follows: bool, source: str) -> onnx.ModelProto:

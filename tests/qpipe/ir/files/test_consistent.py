@@ -80,3 +80,11 @@ def test_the_argument_stays_as_it_was() -> None:
     assert {value.name: value.shape for node in model.graph for value in node.outputs} == before
     assert set(model.graph.initializers) == constants
     assert [value.name for value in model.graph.inputs] == ["x"]
+
+
+@pytest.mark.parametrize("body", ["y = ReduceMean(x, k)", "a = Flatten(l) y = ReduceMean(x, a)"])
+def test_axes_that_are_no_list(body: str) -> None:
+    """onnxruntime runs no such node."""
+    model = parse(f"(float[N,4] x) => (float[N,1] y) {{ {body} }}", k=np.array(1), l=np.array([1]))
+    with pytest.raises(ModelError, match=r"ReduceMean .*: its axes are '[ka]', of [02] dimensions, expected a list"):
+        load_model(model)
