@@ -14,10 +14,9 @@ import numpy as np
 import resnet18_like
 import typer
 from onnxruntime_static import FloatArray, quantize
-from results import PREPROCESS, Results, Row, rounded
+from results import PREPROCESS, Results, Row, rounded, run_tool
 
 from qpipe.data import Preprocess, open_data
-from qpipe.errors import ModelError
 from qpipe.progress import reporting
 from qpipe.runtime.accuracy import measure_accuracy
 from qpipe.runtime.cpu import this_cpu
@@ -140,7 +139,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except ModelError as error:
-        raise SystemExit(str(error)) from error
+    run_tool(main)

@@ -12,11 +12,10 @@ from typing import Annotated
 import numpy as np
 import resnet18_like
 import typer
-from results import Results, Row, rounded
+from results import Results, Row, rounded, run_tool
 
 import qpipe
 from passes.strip_skips import StripSkips
-from qpipe.errors import QpipeError
 from qpipe.progress import reporting
 from qpipe.runtime.cpu import this_cpu
 from qpipe.verbs.bench import BenchReport
@@ -88,7 +87,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except QpipeError as error:
-        raise SystemExit(str(error)) from error
+    run_tool(main)

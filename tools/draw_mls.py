@@ -16,7 +16,7 @@ import typer
 from experiments import DIVERGED
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from results import RESULTS, Results, Row
+from results import RESULTS, Results, Row, run_tool
 
 from qpipe.errors import QpipeError
 from qpipe.reporting.style import FAINT, drawing, look, save_picture
@@ -115,7 +115,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except QpipeError as error:
-        raise SystemExit(str(error)) from error
+    run_tool(main)

@@ -109,7 +109,8 @@ class Experiment:
         if not (self.row.is_float or self.row.trains_float):
             shipped = self._export(shipped)
         top1 = qpipe.validate([shipped], self.data, preprocess=PREPROCESS).rows[0].top1 or 0.0
-        low_bit = (get_object(load_model(shipped), TRAINING) or {}).get("accuracy_low_bit")
+        record = get_object(load_model(shipped), TRAINING) if self.row.trains_float else None
+        low_bit = (record or {}).get("accuracy_low_bit")
         return Count(100 * top1, None if low_bit is None else 100 * float(low_bit))
 
     def _count_float_skips(self) -> float:
@@ -161,6 +162,27 @@ class Experiment:
         if not output.exists():
             qpipe.export(trained, output, data=self.data)
         return output
+
+
+def reproduction(rows: Sequence[ExperimentRow], name: str, *, seeds: int, example: str) -> Callable[..., None]:
+    """A command that runs the rows of one table. name: of its file in artifacts/results; example: its words."""
+
+    def main(
+        model: ModelArgument,
+        data: DataArgument,
+        folder: FolderArgument,
+        patterns: RowsOption = None,
+        seeds: SeedsOption = seeds,
+        run: RunOption = True,
+        name: NameOption = name,
+    ) -> None:
+        run_rows(rows, model, data, folder, patterns=patterns, seeds=seeds, run=run, name=name)
+
+    main.__doc__ = f"""Run the rows that are not there yet, and print the table of all that are.
+
+    Example: python tools/{example}
+    """
+    return main
 
 
 def run_rows(

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from results import Results, Row, rounded
+from results import Results, Row, rounded, run_tool
 
-from qpipe.errors import ModelError, QpipeError
+from qpipe.errors import ModelError
 from qpipe.reporting.low_bit import GROUPED, ROLES, SPLITS, mean_table, questions
 from qpipe.reporting.reading import read_run
 from qpipe.reporting.record import LowBitRecord
@@ -119,7 +119,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except QpipeError as error:
-        raise SystemExit(str(error)) from error
+    run_tool(main)

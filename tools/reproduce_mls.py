@@ -4,34 +4,9 @@ Rows are named by format and grouping; `--rows` picks some, as in `--rows "*scra
 """
 
 import typer
-from experiments import (
-    DataArgument,
-    FolderArgument,
-    ModelArgument,
-    NameOption,
-    RowsOption,
-    RunOption,
-    SeedsOption,
-    run_rows,
-)
+from experiments import reproduction
 from mls_rows import ROWS
 
-
-def main(
-    model: ModelArgument,
-    data: DataArgument,
-    folder: FolderArgument,
-    rows: RowsOption = None,
-    seeds: SeedsOption = 3,
-    run: RunOption = True,
-    name: NameOption = "mls_cifar10",
-) -> None:
-    """Run the rows that are not there yet, and print the table of all that are.
-
-    Example: python tools/reproduce_mls.py resnet20.onnx cifar10.npz artifacts/mls --rows "*2 epochs"
-    """
-    run_rows(ROWS, model, data, folder, patterns=rows, seeds=seeds, run=run, name=name)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    example = 'reproduce_mls.py resnet20.onnx cifar10.npz artifacts/mls --rows "*2 epochs"'
+    typer.run(reproduction(ROWS, "mls_cifar10", seeds=3, example=example))

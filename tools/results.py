@@ -4,15 +4,17 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from qpipe.errors import QpipeError
 from qpipe.ir.files.write import atomic_path
 from qpipe.runtime.cpu import this_cpu
 
@@ -72,6 +74,14 @@ class Results:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         Console().print(f"{this_cpu().describe()}; written to {path}")
         return path
+
+
+def run_tool(main: Callable[..., None]) -> None:
+    """Run a command; what is wrong with its input is one line."""
+    try:
+        typer.run(main)
+    except QpipeError as error:
+        raise SystemExit(str(error)) from error
 
 
 def rounded(value: float, digits: int = 3) -> float:

@@ -1,5 +1,6 @@
 """A calibrated network's numbers beside the float network's: they may differ, but not without a word."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from fuzzing.judge import DIFFERENT, Finding
 from qpipe.data import Preprocess, open_data
 from qpipe.data.carried import carried_preprocess
 from qpipe.errors import ModelError
+from qpipe.ir.files.checks import graph_protos
 from qpipe.ir.files.load import load_model
 from qpipe.runtime.session import open_session, run_batches
 
@@ -57,9 +59,7 @@ def _made_easy(model: onnx.ModelProto) -> onnx.ModelProto:
     if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) > NEWEST_OPSET:
         model.ir_version = max(model.ir_version, 4)  # before it every constant was an input as well
         model = version_converter.convert_version(model, NEWEST_OPSET)
-    graphs = [attribute.g for node in model.graph.node for attribute in node.attribute if attribute.HasField("g")]
-    for graph in graphs:
-        graphs += [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    for graph in islice(graph_protos(model.graph), 1, None):
         for value in (*graph.output, *graph.value_info):
             value.type.tensor_type.ClearField("shape")
     return model
