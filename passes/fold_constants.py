@@ -36,6 +36,7 @@ _OF_IMAGES = frozenset(
     {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "MeanVarianceNormalization",
      "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "DepthToSpace", "SpaceToDepth"}
 )  # fmt: skip
+_KEPT = _QUANTIZATION_OPS | _SLOW | _OF_IMAGES
 _MOST_PRODUCTS = 2**32
 """Multiplications of a MatMul or Gemm of constants."""
 _MOST_GROWTH = 2**27
@@ -96,7 +97,7 @@ class _Folding:
 
     def is_worth_it(self, node: ir.Node) -> bool:
         """Whether the result of a node whose inputs are constant is to be computed and stored."""
-        if node.domain != "" or node.op_type in _QUANTIZATION_OPS | _SLOW | _OF_IMAGES or len(node.outputs) != 1:
+        if node.domain != "" or node.op_type in _KEPT or len(node.outputs) != 1:
             return False
         constants = [value for value in node.inputs if value is not None]
         if any(value.dtype in _PACKED for value in constants):

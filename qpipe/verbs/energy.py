@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import onnx_ir as ir
 
 from passes.normalize import normalize
-from qpipe.arith.mls.formats import ElementFormat, GroupFormat, MlsFormat
+from qpipe.arith.mls.generators import Role
 from qpipe.errors import ModelError, RecipeError
 from qpipe.ir.cost.energy import OperationRow, PartRow, RunRow, Saving, operation_rows, part_rows, run_row, saving
 from qpipe.ir.cost.inference import planned_layers, viewed_layers
@@ -24,8 +24,9 @@ from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.view import View, read_view
 from qpipe.nodes import describe
 from qpipe.settings import EnergySettings, TorchSettings, validated
+from qpipe.settings.arithmetic import ArithmeticSettings
 from qpipe.settings.energy import PRICE_LISTS
-from qpipe.settings.toml import read_toml, toml_key
+from qpipe.settings.toml import about_file, read_toml, toml_key
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.pictures import check_picture
 from qpipe.verbs.sources import ModelPath, model_name
@@ -147,12 +148,9 @@ def _count_quantized(network: ir.Model, view: View | None, settings: EnergySetti
 
 
 def _formats(settings: EnergySettings) -> LowBit:
-    group = GroupFormat(*settings.group_format)
-    weight, activation, error = (
-        MlsFormat(ElementFormat(*(own or settings.element)), settings.group, group)
-        for own in (settings.element_weight, settings.element_activation, settings.element_error)
-    )
-    return LowBit(weight=weight, activation=activation, error=error, ends=settings.low_bit_ends)
+    """Those that training with the same options has."""
+    same = ArithmeticSettings(**settings.model_dump(include=set(ArithmeticSettings.model_fields)))
+    return LowBit(**{role: same.format_of(role) for role in get_args(Role)}, ends=settings.low_bit_ends)
 
 
 def _price_list(name: str) -> PriceList:
@@ -161,10 +159,8 @@ def _price_list(name: str) -> PriceList:
     if name not in PRICE_LISTS and path.suffix.lower() != ".toml":
         raise RecipeError(f"prices: {name!r}, expected {', '.join(PRICE_LISTS)}, or a .toml file")
     values = read_toml(path, "a price list")
-    try:
+    with about_file(path):
         return validated(PriceList, values, toml_key)
-    except RecipeError as error:
-        raise RecipeError(f"{name}: {error}") from None
 
 
 def _draw(report: EnergyReport, path: ModelPath) -> None:

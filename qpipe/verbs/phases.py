@@ -12,7 +12,7 @@ import onnx_ir as ir
 from passes.finalize import Finalize
 from qpipe import progress
 from qpipe.data import Source
-from qpipe.ir.quantized.kind import Kind, find_kind
+from qpipe.ir.quantized.kind import is_float
 from qpipe.processes import is_main_process
 from qpipe.runtime.accuracy import measure_accuracy
 from qpipe.runtime.session import open_session
@@ -30,7 +30,7 @@ def metric_of(network: ir.Model, test: Source, task: Task, name: str) -> float |
     if not is_main_process():
         return None
     final = network.clone()
-    if find_kind(final)[0] is not Kind.FLOAT:
+    if not is_float(final):
         Finalize()(final)
     batches = progress.track(test.batches(256), "evaluating", test.n_batches(256))
     return measure_accuracy([open_session(final, name=name)], batches, task=task).models[0].metric

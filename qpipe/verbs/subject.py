@@ -17,7 +17,7 @@ from qpipe.errors import ModelError, RecipeError
 from qpipe.ir.files.metadata import FLOAT_PHASE, AppliedPass, add_provenance
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
-from qpipe.ir.quantized.kind import Kind, find_kind, require_qdq
+from qpipe.ir.quantized.kind import is_float, require_qdq
 from qpipe.settings import FinetuneSettings
 from qpipe.settings.base import shown
 from qpipe.settings.training import FLOAT_TEACHER
@@ -57,7 +57,7 @@ class Subject:
 
 def trains_float(asked: FinetuneSettings, network: ir.Model) -> bool:
     """Whether these settings train a network in float: with plain it is calibrated first."""
-    return asked.arithmetic is not None and not asked.plain and find_kind(network)[0] is Kind.FLOAT
+    return asked.arithmetic is not None and not asked.plain and is_float(network)
 
 
 def make_subject(
@@ -79,14 +79,13 @@ def make_subject(
         with about(name):
             normalize(network)
         return Subject(network, network, is_float=True)
-    is_float = find_kind(network)[0] is Kind.FLOAT
-    if plain and is_float:
+    if plain and is_float(network):
         given = network
         store_origin_file(given, model)
         with about(name):
             _check_blocks(given, blocks)
         network = calibrate(given, data, seed=seed, preprocess=preprocess)
-    elif is_float:
+    elif is_float(network):
         raise ModelError(
             f"{name}: not a quantized model, expected a QDQ file; run `qpipe calibrate` first, or train it as it is "
             "with --arithmetic float or mls"

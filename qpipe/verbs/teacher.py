@@ -15,7 +15,7 @@ from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import TRAINING, get_json
 from qpipe.ir.graph.binary_blocks import binary_blocks
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
-from qpipe.ir.quantized.kind import Kind, find_kind
+from qpipe.ir.quantized.kind import Kind, find_kind, is_float
 from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.nodes import static_shape
 from qpipe.settings.finetune import FinetuneSettings
@@ -78,7 +78,7 @@ def _check_own_floats(network: ir.Model, is_stripped: bool) -> None:
 
 def _warn_of_training(what: str, network: ir.Model) -> None:
     """Of a QDQ network: a float one was trained as what it is."""
-    if get_json(network, TRAINING) and find_kind(network)[0] is not Kind.FLOAT:
+    if get_json(network, TRAINING) and not is_float(network):
         warnings.warn(
             f"teacher: {what} file's float copy as it was fine-tuned, which may know less than the float network: name "
             "that one's file",

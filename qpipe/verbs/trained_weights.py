@@ -38,7 +38,7 @@ def low_bit_training(network: ir.Model) -> ArithmeticSettings | None:
 def why_rounded_anew(trained: ArithmeticSettings, settings: CalibrateSettings) -> str | None:
     """Why no QDQ file with these settings holds the integers that training multiplied by; None where it does."""
     weights = trained.format_of("weight")
-    bits = weights.element.exponent + weights.element.mantissa + 1
+    bits = weights.element.bits
     reasons = (
         (not weights.element.fixed_point, f"elements of {weights.element.exponent} exponent bits are no integers"),
         (weights.grouping != "n", f"groups '{weights.grouping}' are not output channels"),

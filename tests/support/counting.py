@@ -3,8 +3,14 @@
 import onnx_ir as ir
 
 from qpipe.ir.cost.network import CountedNetwork, count_network
+from qpipe.ir.cost.operations import Kind, Operations
 from qpipe.ir.graph.layers import group_layers
 from support.networks import Network
+
+
+def of_kind(operations: Operations, kind: Kind) -> int:
+    """All of one kind, whatever their operands."""
+    return sum(count for one, count in operations.items() if one.kind == kind)
 
 
 def counted(model: ir.Model) -> CountedNetwork:

@@ -64,6 +64,11 @@ class _Format:
         """The format that "2,1" or "⟨2, 1⟩" names. ValueError where it names none."""
         return cls(*_parsed(text))
 
+    @property
+    def smallest_exponent(self) -> int:
+        """The least exponent of a normal number; an element below it has the same."""
+        return 1 - (1 << self.exponent)
+
     def __str__(self) -> str:
         return f"⟨{self.exponent}, {self.mantissa}⟩"
 
@@ -88,11 +93,6 @@ class ElementFormat(_Format):
     def bits(self) -> int:
         """Of an element as it is stored, its sign included."""
         return 1 + self.exponent + self.mantissa
-
-    @property
-    def smallest_exponent(self) -> int:
-        """The least exponent of a normal number, which is that of all numbers below it."""
-        return 1 - (1 << self.exponent)
 
     @property
     def unit(self) -> int:
@@ -133,11 +133,6 @@ class GroupFormat(_Format):
     def bits(self) -> int:
         """Of a scale as it is stored; it has no sign."""
         return self.exponent + self.mantissa
-
-    @property
-    def smallest_exponent(self) -> int:
-        """The least exponent of a scale."""
-        return 1 - (1 << self.exponent)
 
 
 @dataclass(frozen=True)

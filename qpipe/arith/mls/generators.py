@@ -59,13 +59,16 @@ class RandomParts:
 
         rows = -(-count // (_ROW * _NUMBERS))
         if self._pool is None:
-            taken = self._pool = self._drawn(rows) | _in_each(1 << PART_BITS - 1 - self.bits)
+            taken = self._pool = self._odd(rows)
         else:
             if rows > len(self._pool):
-                more = self._drawn(rows - len(self._pool)) | _in_each(1 << PART_BITS - 1 - self.bits)
-                self._pool = torch.cat([self._pool, more])
+                self._pool = torch.cat([self._pool, self._odd(rows - len(self._pool))])
             taken = self._pool[:rows] ^ self._drawn(1)
         return taken.view(torch.int16).view(-1)[:count]
+
+    def _odd(self, rows: int) -> torch.Tensor:
+        """New rows of the pool: the lowest bit that a number has is 1."""
+        return self._drawn(rows) | _in_each(1 << PART_BITS - 1 - self.bits)
 
     def _drawn(self, rows: int) -> torch.Tensor:
         """New rows, with zeros where no number has a random bit."""

@@ -9,7 +9,7 @@ from typing import Final
 import onnx_ir as ir
 
 from qpipe.ir.cost.network import CountedLayer, CountedNetwork
-from qpipe.ir.cost.operations import FLOAT32, INT32, Integer, Number, Operations
+from qpipe.ir.cost.operations import FLOAT32, INT32, Integer, Operations
 from qpipe.ir.cost.parts import BIAS, FORWARD, Part, Tally, name_of
 from qpipe.ir.quantized.plan import QuantizationPlan
 from qpipe.ir.quantized.view import View, is_final, is_trainable
@@ -81,7 +81,7 @@ def integer_inference(network: CountedNetwork, layers: IntegerLayers) -> tuple[P
     An activation behind a layer is in the clip of its requantization, or in a table, whose look-up is no arithmetic.
     """
     tally = Tally()
-    _put(tally, "quantize the input", network.inputs, QUANTIZED, FLOAT32)
+    tally.add_work("quantize the input", FORWARD, network.inputs, QUANTIZED, FLOAT32)
     for layer in network.layers:
         form = layers.get(layer.layer.node)
         if form is None:
@@ -101,7 +101,7 @@ def _in_float(tally: Tally, layer: CountedLayer) -> None:
     for node in layer.nodes:
         work = Work(add=1) if node.node is layer.layer.batch_norm else node.work.forward
         name = BIAS if layer.product and node.node is layer.layer.node else node.node.op_type
-        _put(tally, name, node.elements, work, FLOAT32)
+        tally.add_work(name, FORWARD, node.elements, work, FLOAT32)
 
 
 def _integers(tally: Tally, layer: CountedLayer, form: IntegerLayer) -> None:
@@ -134,9 +134,3 @@ def _requantize(tally: Tally, layer: CountedLayer) -> None:
     operations.put(count, "shift", INT32)
     operations.put_work(count, CLIP, INT32)
     tally.add("requantize", FORWARD, count, operations)
-
-
-def _put(tally: Tally, name: str, count: int, work: Work, number: Number) -> None:
-    operations = Operations()
-    operations.put_work(count, work, number)
-    tally.add(name, FORWARD, count, operations)

@@ -69,10 +69,6 @@ class Operations(Counter[Operation]):
         self.put(count * work.add, "add", number)
         self.put(count * work.compare, "compare", number)
 
-    def of(self, kind: Kind) -> int:
-        """All of one kind."""
-        return sum(count for one, count in self.items() if one.kind == kind)
-
     def to_json(self) -> dict[str, int]:
         """By name, as in "multiply float32"."""
         return {str(one): count for one, count in self.items()}

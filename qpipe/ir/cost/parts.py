@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from qpipe.ir.cost.network import CountedLayer
-from qpipe.ir.cost.operations import Operations
+from qpipe.ir.cost.operations import Number, Operations
+from qpipe.ops.work import Work
 
 FORWARD: Final = "forward"
 BACKWARD: Final = "backward"
@@ -31,10 +32,6 @@ class Part:
     macs: int
     is_low_bit: bool
     operations: Operations
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**vars(self), "operations": self.operations.to_json()}
 
 
 class Tally:
@@ -61,6 +58,12 @@ class Tally:
         total = Operations(part.operations)
         total.update(operations)
         self._parts[key] = Part(name, stage, part.elements + elements, part.macs + macs, is_low_bit, total)
+
+    def add_work(self, name: str, stage: str, elements: int, work: Work, number: Number) -> None:
+        """What is done to so many elements."""
+        operations = Operations()
+        operations.put_work(elements, work, number)
+        self.add(name, stage, elements, operations)
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -76,7 +76,7 @@ def simulated_step(network: CountedNetwork, batch: int, activations: int) -> tup
     weights = sum(sizes.weights for _, sizes in network.products)
     for operand, elements in (("weights", weights), ("activations", batch * activations)):
         for stage, work in zip((FORWARD, BACKWARD), SIMULATED, strict=True):
-            _put(tally, QUANTIZATION.format(operand), stage, elements, work)
+            tally.add_work(QUANTIZATION.format(operand), stage, elements, work, FLOAT32)
     return tally.parts
 
 
@@ -88,22 +88,15 @@ def _step(network: CountedNetwork, batch: int, products: _Products) -> tuple[Par
         for node in layer.nodes:
             count, work = batch * node.elements, node.work
             name = BIAS if layer.product and node.node is layer.layer.node else node.node.op_type
-            _put(tally, name, FORWARD, count, work.training_forward)
+            tally.add_work(name, FORWARD, count, work.training_forward, FLOAT32)
             if node.is_trained:
-                _put(tally, name, BACKWARD, count, work.backward)
+                tally.add_work(name, BACKWARD, count, work.backward, FLOAT32)
     sums = batch * network.gradient_sums
-    _put(tally, "sums of gradients", BACKWARD, sums, Work(add=1))
+    tally.add_work("sums of gradients", BACKWARD, sums, Work(add=1), FLOAT32)
     for stage, of_output in zip((FORWARD, BACKWARD), CROSS_ENTROPY, strict=True):
-        _put(tally, "cross entropy", stage, batch * network.outputs, of_output)
-    _put(tally, "SGD", UPDATE, network.parameters, SGD)
+        tally.add_work("cross entropy", stage, batch * network.outputs, of_output, FLOAT32)
+    tally.add_work("SGD", UPDATE, network.parameters, SGD, FLOAT32)
     return tally.parts
-
-
-def _put(tally: Tally, name: str, stage: str, count: int, work: Work) -> None:
-    """What is done in float32 to so many elements."""
-    operations = Operations()
-    operations.put_work(count, work, FLOAT32)
-    tally.add(name, stage, count, operations)
 
 
 def _stages(layer: CountedLayer) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
@@ -34,25 +34,9 @@ def check_proto(proto: onnx.ModelProto, source: str) -> None:
         raise ModelError(f"{source}: not an ONNX model")
     if not proto.graph.node:
         raise ModelError(f"{source}: the graph has no nodes")
-    for value in (*proto.graph.input, *proto.graph.output):
-        kind = value.type.WhichOneof("value")
-        if kind == "tensor_type" and not value.type.tensor_type.elem_type:
-            raise ModelError(f"{source}: '{printable(value.name)}' is a tensor of no type of numbers, expected one")
-    for value in proto.graph.output:
-        kind = value.type.WhichOneof("value")
-        if kind not in (None, "tensor_type"):
-            raise ModelError(f"{source}: output '{printable(value.name)}' is of {kind}, expected a tensor")
-    counts = Counter((function.domain, function.name, function.overload) for function in proto.functions)
-    for function in proto.functions:
-        if (count := counts[function.domain, function.name, function.overload]) > 1:
-            raise ModelError(f"{source}: function '{printable(function.name)}' is there {count} times, expected once")
-        computed = {name for node in function.node for name in node.output}
-        for name in function.output:
-            if name not in computed:
-                owner = f"{source}: function '{printable(function.name)}'"
-                raise ModelError(f"{owner} gives '{printable(name)}', which none of its nodes computes")
-        check_attributes(function.node, source)
-    for graph in _graph_protos(proto.graph):
+    _check_ends(proto.graph, source)
+    _check_bodies(proto.functions, source)
+    for graph in graph_protos(proto.graph):
         _check_names(graph, source)
         for value in (*graph.input, *graph.output, *graph.value_info):
             if value.type.WhichOneof("value") == "opaque_type":
@@ -68,6 +52,32 @@ def check_proto(proto: onnx.ModelProto, source: str) -> None:
                 raise ModelError(f"{source}: {node.op_type} '{node.name}' holds a sparse tensor, expected a dense one")
 
 
+def _check_ends(graph: onnx.GraphProto, source: str) -> None:
+    """Refuse inputs and outputs that no runtime can be given, or gives."""
+    for value in (*graph.input, *graph.output):
+        kind = value.type.WhichOneof("value")
+        if kind == "tensor_type" and not value.type.tensor_type.elem_type:
+            raise ModelError(f"{source}: '{printable(value.name)}' is a tensor of no type of numbers, expected one")
+    for value in graph.output:
+        kind = value.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            raise ModelError(f"{source}: output '{printable(value.name)}' is of {kind}, expected a tensor")
+
+
+def _check_bodies(functions: Collection[onnx.FunctionProto], source: str) -> None:
+    """Refuse functions that are there twice, or give what they don't compute."""
+    counts = Counter((function.domain, function.name, function.overload) for function in functions)
+    for function in functions:
+        owner = f"{source}: function '{printable(function.name)}'"
+        if (count := counts[function.domain, function.name, function.overload]) > 1:
+            raise ModelError(f"{owner} is there {count} times, expected once")
+        computed = {name for node in function.node for name in node.output}
+        for name in function.output:
+            if name not in computed:
+                raise ModelError(f"{owner} gives '{printable(name)}', which none of its nodes computes")
+        check_attributes(function.node, source)
+
+
 def _check_names(graph: onnx.GraphProto, source: str) -> None:
     """Refuse names of megabytes, which every message and table would repeat."""
     values = (*graph.input, *graph.output, *graph.initializer, *graph.node)
@@ -78,7 +88,8 @@ def _check_names(graph: onnx.GraphProto, source: str) -> None:
         raise ModelError(f"{source}: {found}, expected {_LONGEST_NAME:,} at most")
 
 
-def _graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph, and then all that its nodes have in attributes, as deep as they go."""
     stack = [graph]
     while stack:
         graph = stack.pop()

@@ -36,6 +36,11 @@ def find_kind(model: ir.Model) -> tuple[Kind, View | None]:
     return Kind.FINAL if view.is_final else Kind.TRAINABLE, view
 
 
+def is_float(model: ir.Model) -> bool:
+    """Whether nothing of the model is quantized: its ops tell, without reading a QDQ file."""
+    return _kind_of_ops(model) is Kind.FLOAT
+
+
 def require_float(model: ir.Model, name: str) -> None:
     """Raise ModelError unless the model is float."""
     kind, _ = find_kind(model)

@@ -22,7 +22,7 @@ from qpipe.ir.cost.training import (
     quantization,
     simulated_step,
 )
-from support.counting import counted, residual
+from support.counting import counted, of_kind, residual
 
 E24 = ElementFormat(2, 4)
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
@@ -99,12 +99,12 @@ def test_sums_are_those_of_one_scale(line: Line, grouping: Grouping) -> None:
         activation = (line.batch, *sizes.activation[1:])
         sums = accumulator(name, sizes.convolution, sizes.weight, activation, (fmt, fmt))
         products = low_bit_product(sums, fmt, fmt, line.batch * sizes.macs, len(results[name]))
-        assert products.of("multiply") == sum(found[name].values())
+        assert of_kind(products, "multiply") == sum(found[name].values())
         # What is not the first of its sum is added to it.
         local = sum(count - 1 for count in found[name].values())
         scaled = len(found[name]) if len(found[name]) > len(results[name]) else 0
-        assert (products.of("shift"), products.to_json().get("add float32", 0)) == (scaled, scaled)
-        assert products.of("add") == local + 2 * scaled
+        assert (of_kind(products, "shift"), products.to_json().get("add float32", 0)) == (scaled, scaled)
+        assert of_kind(products, "add") == local + 2 * scaled
 
 
 @pytest.mark.parametrize(("mantissa", "adds"), [(0, 0), (1, 100)])
@@ -212,7 +212,7 @@ def test_the_ends_can_be_low_bit_too() -> None:
 @pytest.mark.parametrize("grouping", GROUPINGS)
 def test_without_groups_nothing_is_shifted(grouping: Grouping) -> None:
     total = all_operations(part for part in low_bit_step(counted(residual()), 2, low_bit(grouping)) if part.is_low_bit)
-    assert bool(total.of("shift")) == (grouping != "none")
+    assert bool(of_kind(total, "shift")) == (grouping != "none")
 
 
 def test_simulated_quantizers_come_on_top() -> None:
