@@ -173,6 +173,9 @@ def energy(
     element_activation: Sequence[int] | None = None,
     element_error: Sequence[int] | None = None,
     group: Literal['none', 'n', 'c', 'nc'] = 'nc',
+    group_weight: Literal['none', 'n', 'c', 'nc'] | None = None,
+    group_activation: Literal['none', 'n', 'c', 'nc'] | None = None,
+    group_error: Literal['none', 'n', 'c', 'nc'] | None = None,
     group_format: Sequence[int] = (8, 1),
     low_bit_ends: bool = False,
     batch_size: int = 128,
@@ -195,6 +198,9 @@ def energy(
         element_error: those of the errors, where they differ.
         group: what has a scale of its own beside the tensor's: the parts along its first axis (n), its second (c), or
             both; of weights these are output and input channels, of errors samples and output channels.
+        group_weight: that of the weights, where it differs.
+        group_activation: that of the activations, where it differs.
+        group_error: that of the errors, where it differs.
         group_format: bits of exponent and mantissa of a group's scale; the mantissa has 0 or 1.
         low_bit_ends: the first and the last layer are low-bit too.
         batch_size: images of a training step, over which weights are quantized and updated once.

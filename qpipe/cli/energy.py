@@ -58,6 +58,8 @@ def _show(report: "EnergyReport") -> None:
         print_table(f"{title}: operations, and the price of one", _operations(report, runs, lists))
         if lists:
             print_table(f"{title}: {report.units[lists[0]]} by {lists[0]}", _parts(report, runs, lists[0]))
+        if use == "training" and report.accumulators:
+            print_table(f"{title}: bits of what sums the products of one scale", _accumulators(report))
     print_table("energy", [_whole(report, run) for run in report.runs])
     for name, title in report.titles.items():
         say(f"{name}: {title}" if title else name)
@@ -89,6 +91,16 @@ def _parts(report: "EnergyReport", runs: Sequence["RunRow"], name: str) -> list[
             if part.run == last and whole and energy is not None:
                 row["of it, %"] = round(100 * energy / whole, 2)
     return [*rows.values(), {"part": "all", "pass": "", **{run.name: run.energies[name] for run in runs}}]
+
+
+def _accumulators(report: "EnergyReport") -> list[Row]:
+    """A row for each layer, with the bits and the number of terms of each of its products."""
+    products = dict.fromkeys(product for row in report.accumulators for product in row.bits)
+    return [
+        {"layer": row.layer}
+        | {name: f"{row.bits[name]} ({row.terms[name]} terms)" for name in products if name in row.bits}
+        for row in report.accumulators
+    ]
 
 
 def _whole(report: "EnergyReport", run: "RunRow") -> Row:

@@ -54,6 +54,9 @@ Group = Annotated[
         "(c), or both; of weights these are output and input channels, of errors samples and output channels",
     ),
 ]
+GroupWeight = Annotated[Grouping | None, Field(description="that of the weights, where it differs")]
+GroupActivation = Annotated[Grouping | None, Field(description="that of the activations, where it differs")]
+GroupError = Annotated[Grouping | None, Field(description="that of the errors, where it differs")]
 GroupWidths = Annotated[
     _Group, Field(description="bits of exponent and mantissa of a group's scale; the mantissa has 0 or 1")
 ]
@@ -73,11 +76,9 @@ class ArithmeticSettings(Settings):
     element_activation: OfMls[ElementActivation] = None
     element_error: OfMls[ElementError] = None
     group: OfMls[Group] = "nc"
-    group_weight: OfMls[Grouping | None] = Field(default=None, description="that of the weights, where it differs")
-    group_activation: OfMls[Grouping | None] = Field(
-        default=None, description="that of the activations, where it differs"
-    )
-    group_error: OfMls[Grouping | None] = Field(default=None, description="that of the errors, where it differs")
+    group_weight: OfMls[GroupWeight] = None
+    group_activation: OfMls[GroupActivation] = None
+    group_error: OfMls[GroupError] = None
     group_format: OfMls[GroupWidths] = (8, 1)
     overflow: OfMls[Overflow] = Field(
         default="carry",

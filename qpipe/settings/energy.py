@@ -10,6 +10,9 @@ from qpipe.settings.arithmetic import (
     ElementError,
     ElementWeight,
     Group,
+    GroupActivation,
+    GroupError,
+    GroupWeight,
     GroupWidths,
     LowBitEnds,
 )
@@ -27,6 +30,9 @@ class EnergySettings(Settings):
     element_activation: ElementActivation = None
     element_error: ElementError = None
     group: Group = "nc"
+    group_weight: GroupWeight = None
+    group_activation: GroupActivation = None
+    group_error: GroupError = None
     group_format: GroupWidths = (8, 1)
     low_bit_ends: LowBitEnds = False
     batch_size: int = Field(

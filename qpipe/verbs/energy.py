@@ -11,12 +11,23 @@ import onnx_ir as ir
 from passes.normalize import normalize
 from qpipe.arith.mls.generators import Role
 from qpipe.errors import ModelError, RecipeError
-from qpipe.ir.cost.energy import OperationRow, PartRow, RunRow, Saving, operation_rows, part_rows, run_row, saving
+from qpipe.ir.cost.energy import (
+    AccumulatorRow,
+    OperationRow,
+    PartRow,
+    RunRow,
+    Saving,
+    accumulator_rows,
+    operation_rows,
+    part_rows,
+    run_row,
+    saving,
+)
 from qpipe.ir.cost.inference import planned_layers, viewed_layers
 from qpipe.ir.cost.network import CountedNetwork, count_network, elements_of
 from qpipe.ir.cost.prices import FOLDER, PriceList
 from qpipe.ir.cost.runs import Comparison, Run, float_network, quantized_network
-from qpipe.ir.cost.training import LowBit
+from qpipe.ir.cost.training import LowBit, low_bit_accumulators
 from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
 from qpipe.ir.quantized.kind import Kind, find_kind
@@ -41,7 +52,8 @@ class EnergyReport:
 
     kind: of the file. batch_size: images of a training step. titles, units: of the price lists, by their names.
     runs: a training step, and inference of one image, in float and otherwise. parts: of each run. operations: by kind.
-    savings: how many times less than in float. notes: what was not counted, and why.
+    savings: how many times less than in float. accumulators: of a float network's low-bit step. notes: what was not
+    counted, and why.
     """
 
     kind: str
@@ -53,6 +65,7 @@ class EnergyReport:
     parts: tuple[PartRow, ...]
     operations: tuple[OperationRow, ...]
     savings: tuple[Saving, ...]
+    accumulators: tuple[AccumulatorRow, ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -108,6 +121,7 @@ def energy(
         parts=tuple(row for run in runs for row in part_rows(run, lists)),
         operations=tuple(operation_rows(runs, lists)),
         savings=tuple(saving(one, lists) for one in compared),
+        accumulators=() if kind is not Kind.FLOAT else _accumulators(counted, settings),
         notes=tuple(notes),
     )
     if picture is not None:
@@ -151,6 +165,10 @@ def _formats(settings: EnergySettings) -> LowBit:
     """Those that training with the same options has."""
     same = ArithmeticSettings(**settings.model_dump(include=set(ArithmeticSettings.model_fields)))
     return LowBit(**{role: same.format_of(role) for role in get_args(Role)}, ends=settings.low_bit_ends)
+
+
+def _accumulators(counted: CountedNetwork, settings: EnergySettings) -> tuple[AccumulatorRow, ...]:
+    return tuple(accumulator_rows(low_bit_accumulators(counted, settings.batch_size, _formats(settings))))
 
 
 def _price_list(name: str) -> PriceList:

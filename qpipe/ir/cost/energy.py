@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from qpipe.arith.mls.accumulator import Accumulator
 from qpipe.errors import RecipeError
 from qpipe.ir.cost.operations import Operation, Operations
 from qpipe.ir.cost.prices import PriceList, Use
@@ -56,6 +57,23 @@ class Saving:
     what: str
     use: Use
     ratios: Energies
+
+
+@dataclass(frozen=True)
+class AccumulatorRow:
+    """A layer of a low-bit step: for each of its products how many one sum has, and the sum's bits, sign included."""
+
+    layer: str
+    terms: dict[str, int]
+    bits: dict[str, int]
+
+
+def accumulator_rows(found: Mapping[str, Sequence[Accumulator]]) -> list[AccumulatorRow]:
+    """A row for each layer, by its name."""
+    return [
+        AccumulatorRow(layer, {one.product: one.terms for one in of}, {one.product: one.bits for one in of})
+        for layer, of in found.items()
+    ]
 
 
 def run_row(run: Run, lists: PriceLists) -> RunRow:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from qpipe.arith.mls.accumulator import Accumulator, Product, accumulator
+from qpipe.arith.mls.accumulator import Accumulator, accumulators
 from qpipe.arith.mls.formats import MlsFormat
 from qpipe.ir.cost.network import CountedLayer, CountedNetwork, ProductSizes
 from qpipe.ir.cost.operations import FLOAT32, INT32, Integer, Operations
@@ -64,6 +64,15 @@ def low_bit_step(network: CountedNetwork, batch: int, formats: LowBit) -> tuple[
             _low_bit_products(tally, layer, sizes, batch, formats)
 
     return _step(network, batch, products)
+
+
+def low_bit_accumulators(network: CountedNetwork, batch: int, formats: LowBit) -> dict[str, tuple[Accumulator, ...]]:
+    """By the names of the layers on low-bit elements: how wide the integers of each of their products become."""
+    return {
+        layer.layer.name: tuple(_accumulators(layer, sizes, batch, formats).values())
+        for layer, sizes in network.products
+        if formats.ends or not layer.is_edge
+    }
 
 
 def simulated_step(network: CountedNetwork, batch: int, activations: int) -> tuple[Part, ...]:
@@ -120,17 +129,11 @@ def _low_bit_products(tally: Tally, layer: CountedLayer, sizes: ProductSizes, ba
     """What each needs is quantized once: the error for both of its gradients, the weights for the whole batch."""
     results, macs = _results(sizes, batch), batch * sizes.macs
     w, a, e = formats.weight, formats.activation, formats.error
-    operands: dict[str, tuple[Product, MlsFormat, MlsFormat]] = {
-        FORWARD: ("Conv(W, A)", w, a),
-        INPUT_GRADIENT: ("Conv(W, E)", w, e),
-        WEIGHT_GRADIENT: ("Conv(A, E)", a, e),
-    }
+    operands = {FORWARD: (w, a), INPUT_GRADIENT: (w, e), WEIGHT_GRADIENT: (a, e)}
     activation = (batch, *sizes.activation[1:])
-    for stage in _stages(layer):
-        which, *pair = operands[stage]
-        found = accumulator(which, sizes.convolution, sizes.weight, activation, (pair[0], pair[1]))
+    for stage, found in _accumulators(layer, sizes, batch, formats).items():
         summed = batch * sizes.touched if stage == INPUT_GRADIENT else results[stage]
-        operations = low_bit_product(found, pair[0], pair[1], macs, summed)
+        operations = low_bit_product(found, *operands[stage], macs, summed)
         # The scales of both tensors, and those of groups that are the same along the whole sum.
         operations.put(results[stage], "multiply", FLOAT32)
         tally.add(name_of(layer), stage, results[stage], operations, macs=macs, is_low_bit=True)
@@ -143,6 +146,15 @@ def _low_bit_products(tally: Tally, layer: CountedLayer, sizes: ProductSizes, ba
         count = math.prod(shape)
         operations = quantization(count, math.prod(fmt.group_shape(shape, groups)))
         tally.add(QUANTIZATION.format(operand), stage, count, operations)
+
+
+def _accumulators(layer: CountedLayer, sizes: ProductSizes, batch: int, formats: LowBit) -> dict[str, Accumulator]:
+    """Of each of a step's products, by its stage."""
+    activation = (batch, *sizes.activation[1:])
+    roles = (formats.weight, formats.activation, formats.error)
+    found = accumulators(sizes.convolution, sizes.weight, activation, formats=roles)
+    by_stage = dict(zip((FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT), found, strict=True))
+    return {stage: by_stage[stage] for stage in _stages(layer)}
 
 
 def low_bit_product(found: Accumulator, left: MlsFormat, right: MlsFormat, macs: int, results: int) -> Operations:

@@ -60,6 +60,19 @@ def test_formats_are_those_that_were_given(stages: Path) -> None:
     }
 
 
+def test_accumulators_are_those_of_each_low_bit_layer(stages: Path) -> None:
+    def rows(**options: object) -> dict[str, dict[str, int]]:
+        report = qpipe.energy(stages / "net.onnx", prices="horowitz", **options)  # type: ignore[arg-type]
+        return {one.layer: one.bits for one in report.accumulators}
+
+    inner = rows()
+    # Of a 3x3 kernel nine products of ⟨2, 4⟩, whose elements are up to 124 steps, and a sign.
+    assert {bits["Conv(W, A)"] for bits in inner.values()} == {(9 * 124 * 124).bit_length() + 1}
+    assert rows(low_bit_ends=True).keys() > inner.keys()
+    # Without groups a sum goes on over the channels.
+    assert all(bits["Conv(W, A)"] > inner[name]["Conv(W, A)"] for name, bits in rows(group="none").items())
+
+
 def test_groups_and_ends_are_those_that_were_given(stages: Path) -> None:
     def low_bit(**options: object) -> dict[str, int]:
         report = qpipe.energy(stages / "net.onnx", prices="horowitz", **options)  # type: ignore[arg-type]
@@ -70,6 +83,8 @@ def test_groups_and_ends_are_those_that_were_given(stages: Path) -> None:
     assert not any(name.startswith("shift ") for name, count in without.items() if count)
     # Scales that are powers of two have nothing to add.
     assert sum(powers.values()) < sum(with_groups.values())
+    same = {"group_weight": "none", "group_activation": "none", "group_error": "none"}
+    assert low_bit(**same) == without
     assert low_bit(low_bit_ends=True)["multiply ⟨2, 4⟩"] > with_groups["multiply ⟨2, 4⟩"]
 
 

@@ -63,6 +63,18 @@ def test_from_a_file_with_skips(stages: Path, plain: Path) -> None:
     assert qpipe.validate([plain, qpipe.export(plain)], "digits").rows[1].integers_equal
 
 
+def test_on_low_bit_products(stages: Path) -> None:
+    """All that trains beside the network, and skips that fade, in another arithmetic; the file is what validate runs."""
+    beside = {"method": "ag", "plain": True, "joint_distillation": 0.1}
+    low_bit = {**SHORT, **beside, "arithmetic": "mls", "element": (2, 1)}
+    first, again = (qpipe.finetune(stages / "net.qdq.onnx", "digits", **low_bit) for _ in range(2))
+    assert bytes_of(first) == bytes_of(again)
+    assert "Add" not in ops(first)
+    assert record(first)["settings"]["element"] == [2, 1]
+    assert bytes_of(first) != bytes_of(qpipe.finetune(stages / "net.qdq.onnx", "digits", **SHORT, **beside))
+    assert qpipe.validate([first, qpipe.export(first)], "digits").rows[1].integers_equal
+
+
 @pytest.mark.slow
 def test_from_a_float_network_in_one_command(stages: Path) -> None:
     found = qpipe.finetune(stages / "net.onnx", "digits", plain=True, **SHORT)
