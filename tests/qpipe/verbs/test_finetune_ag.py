@@ -64,7 +64,7 @@ def test_from_a_file_with_skips(stages: Path, plain: Path) -> None:
 
 
 def test_on_low_bit_products(stages: Path) -> None:
-    """All that trains beside the network, and skips that fade, in another arithmetic; the file is what validate runs."""
+    """All that trains beside the network, and skips that fade, in another arithmetic."""
     beside = {"method": "ag", "plain": True, "joint_distillation": 0.1}
     low_bit = {**SHORT, **beside, "arithmetic": "mls", "element": (2, 1)}
     first, again = (qpipe.finetune(stages / "net.qdq.onnx", "digits", **low_bit) for _ in range(2))
