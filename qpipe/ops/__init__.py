@@ -24,6 +24,7 @@ from qpipe.ops.product import Product, TorchProduct
 from qpipe.ops.quantizer_parts import stored
 from qpipe.ops.refused import Refused
 from qpipe.ops.requantize import Requantize
+from qpipe.ops.resize import Resize
 from qpipe.ops.shape import Shape
 from qpipe.ops.sigmoid import Sigmoid
 from qpipe.ops.silu import SiLU
@@ -32,7 +33,7 @@ from qpipe.ops.tanh import Tanh
 
 _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
-    Pad(), Requantize(),
+    Pad(), Resize(), Requantize(),
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
 )  # fmt: skip
 _REFUSED: Final = Refused()

@@ -89,7 +89,7 @@ class Op(ABC, Generic[L]):
     standard_forms: ClassVar[tuple[StandardForm, ...]] = ()
     """Of its integer forms that only onnxruntime knows."""
     only_reshapes: ClassVar[bool] = False
-    """Whether it moves nothing but the shape: between a last layer and an output it stays with the output."""
+    """Whether it changes nothing but the shape or the size: between a last layer and an output it stays with that."""
 
     @abstractmethod
     def refusal(self, node: ir.Node) -> Refusal | None:

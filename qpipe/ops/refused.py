@@ -61,8 +61,6 @@ _ADVICE: Final[dict[str, str]] = {
     "Gather": f"write it as Slices of indices that are in a row, and a Concat, where they are constant, {BEHIND}",
     "DepthToSpace": "write it as Reshape, Transpose, Reshape, which carry integers",
     "SpaceToDepth": "write it as Reshape, Transpose, Reshape, which carry integers",
-    "Resize": f"upsampling has no integer form yet: replace it by a strided Conv where it shrinks, {BEHIND}",
-    "Upsample": f"upsampling has no integer form yet: {BEHIND.removeprefix('or ')}",
     "ConvTranspose": f"it has no integer form yet: {BEHIND.removeprefix('or ')}",
     "Cast": "take it out: the network computes in one type",
     "LpPool": "replace it by AveragePool or MaxPool",

@@ -135,7 +135,7 @@ def test_bounds_may_be_lists_of_one() -> None:
 
 def test_nodes_that_change_the_size() -> None:
     nodes = [
-        "[resize] a = Resize(x, , scales)",  # [1, 2, 4, 4]
+        '[resize] a = Resize<mode="cubic">(x, , scales)',  # [1, 2, 4, 4]
         "[reduce] b = ReduceMean(a, axes)",
         "[dynamic] c = Conv(x, b)",
         "[conv] y = Conv(c, w)",
@@ -147,7 +147,7 @@ def test_nodes_that_change_the_size() -> None:
     }
     found = small(nodes, "1,2,4,8", constants)
     assert set(found) == {"resize", "reduce", "dynamic"}
-    assert "upsampling" in found["resize"]
+    assert "mode 'cubic' computes new numbers" in found["resize"]
     assert "the mean over all of height and width" in found["reduce"]
     assert "its weight is computed by the graph" in found["dynamic"]
 
