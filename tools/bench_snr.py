@@ -1,0 +1,201 @@
+"""Signal to noise of calibrated networks against float, beside onnxruntime's own static quantization.
+
+Every contestant is calibrated on the same samples and evaluated on the same others, in one run. The signal-to-noise
+ratio is `10 log10(sum y**2 / sum (y - q)**2)` in decibels, over all outputs y of the float network; where a network
+ends in a Softmax it is of what the Softmax reads as well, for which all contestants get the network without it.
+"""
+
+import contextlib
+import io
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import typer
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime_static import Batches
+from results import Results, Row, run_tool
+from snr_inputs import FloatArray, Inputs, inputs_of
+
+from passes.finalize import Finalize
+from qpipe.errors import QpipeError
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.save import save_model
+from qpipe.runtime.cpu import this_cpu
+from qpipe.runtime.session import open_session, run_batches, single_input
+
+LARGE = 2**16
+"""Values of an input from which on a network gets a sixteenth of the samples."""
+BATCH = 64
+ORT_METHODS = {"MinMax": CalibrationMethod.MinMax, "Percentile": CalibrationMethod.Percentile}
+NO_ADJUSTMENT = {"QDQDisableWeightAdjustForInt32Bias": True}
+"""It fails on a Gemm whose weight isn't transposed, and matters where a bias is beyond int32 alone."""
+WITHOUT_SOFTMAX = ("Softmax", "LogSoftmax")
+
+Make = Callable[[Path, Inputs, Path], Path]
+
+
+def ours(options: Mapping[str, Any]) -> Make:
+    """A network of ours, calibrated with these options and finalized."""
+
+    def make(model: Path, inputs: Inputs, folder: Path) -> Path:
+        import qpipe
+
+        count = len(inputs.batches(BATCH))
+        network = qpipe.calibrate(model, inputs.calibration, batches=count, batch_size=BATCH, **options)
+        Finalize()(network)
+        save_model(network, folder / "ours.onnx")
+        return folder / "ours.onnx"
+
+    return make
+
+
+def theirs(method: str, *, reduce_range: bool) -> Make:
+    """onnxruntime's QDQ file, per channel, of uint8 activations and int8 weights."""
+
+    def make(model: Path, inputs: Inputs, folder: Path) -> Path:
+        prepared, made = folder / "prepared.onnx", folder / "theirs.onnx"
+        # Below opset 13 it has no scales per channel.
+        upgraded = load_model(model)
+        save_model(upgraded, prepared)
+        quant_pre_process(str(prepared), str(prepared))
+        session = open_session(prepared)
+        size = session.get_inputs()[0].shape[0]
+        batches = Batches(single_input(session).name, inputs.batches(size if isinstance(size, int) else BATCH))
+        with contextlib.redirect_stdout(io.StringIO()):
+            quantize_static(
+                str(prepared), str(made), batches, quant_format=QuantFormat.QDQ, per_channel=True,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=reduce_range,
+                calibrate_method=ORT_METHODS[method], extra_options=NO_ADJUSTMENT,
+            )  # fmt: skip
+        return made
+
+    return make
+
+
+def outputs_of(model: Path, inputs: FloatArray) -> list[FloatArray]:
+    """Each output on all inputs."""
+    batches = [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
+    parts = list(run_batches(open_session(model), batches))
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+def decibels(exact: Sequence[FloatArray], other: Sequence[FloatArray]) -> float:
+    """Of signal to noise over all outputs."""
+    signal = sum(float(np.square(y, dtype=np.float64).sum()) for y in exact)
+    noise = sum(float(np.square(np.subtract(y, q, dtype=np.float64)).sum()) for y, q in zip(exact, other, strict=True))
+    return round(10 * float(np.log10(signal / max(noise, 1e-300))), 1)
+
+
+def top1(outputs: Sequence[FloatArray], labels: Any) -> float | None:
+    """In percent; None without labels."""
+    return None if labels is None else round(100 * float((outputs[0].argmax(axis=1) == labels).mean()), 2)
+
+
+def without_softmax(model: Path, folder: Path) -> Path | None:
+    """The network ending in what its Softmax reads; None where it ends in none."""
+    network = load_model(model)
+    outputs = []
+    for value in network.graph.outputs:
+        node = value.producer()
+        is_softmax = node is not None and node.op_type in WITHOUT_SOFTMAX
+        outputs.append(node.inputs[0] if is_softmax and node is not None and node.inputs[0] is not None else value)
+    if outputs == list(network.graph.outputs):
+        return None
+    for old, new in zip(list(network.graph.outputs), outputs, strict=True):
+        new.type, new.shape = new.type or old.type, new.shape or old.shape
+    network.graph.outputs[:] = outputs
+    ir.passes.common.RemoveUnusedNodesPass()(network)
+    path = folder / f"{model.stem}.logits.onnx"
+    save_model(network, path)
+    return path
+
+
+def compare(model: Path, inputs: Inputs, contestants: Mapping[str, Make], folder: Path) -> list[Row]:
+    """A row for each contestant; one that can't take the network has no figures."""
+    bare = without_softmax(model, folder)
+    files = [model] if bare is None else [model, bare]
+    exact = [outputs_of(file, inputs.evaluation) for file in files]
+    of_float = {"SNR dB": None, "logits dB": None, "top-1": top1(exact[0], inputs.labels), "calibration s": None}
+    rows: list[Row] = [{"network": model.stem, "by": "float", **of_float}]
+    for label, make in contestants.items():
+        row: dict[str, Any] = {"network": model.stem, "by": label}
+        found, begin = [], time.perf_counter()
+        try:
+            made = make(model, inputs, folder)
+            seconds = time.perf_counter() - begin
+            found.append(outputs_of(made, inputs.evaluation))
+            if bare is not None:
+                found.append(outputs_of(make(bare, inputs, folder), inputs.evaluation))
+        except QpipeError as error:
+            typer.echo(f"{model.stem}: {label}: {error}", err=True)
+            rows.append(row | {"SNR dB": None, "logits dB": None, "top-1": None, "calibration s": None})
+            continue
+        ratios = [decibels(y, q) for y, q in zip(exact, found, strict=True)]
+        row |= {"SNR dB": ratios[0], "logits dB": ratios[1] if bare is not None else None}
+        rows.append(row | {"top-1": top1(found[0], inputs.labels), "calibration s": round(seconds, 1)})
+    return rows
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """`cpu=vnni,restore_batch_norm=false` as options of `qpipe.calibrate`."""
+    words: dict[str, Any] = {"true": True, "false": False}
+    pairs = [item.partition("=") for item in text.split(",") if item]
+    return {key: words.get(value, float(value) if value[:1].isdigit() else value) for key, _, value in pairs}
+
+
+def main(
+    models: Annotated[list[Path], typer.Argument(help="float networks")],
+    images: Annotated[Path, typer.Option(help="CIFAR-10 as .npz")] = Path("artifacts/cifar10.npz"),
+    features: Annotated[Path, typer.Option(help="labelled MFCC features as .npz")] = Path("artifacts/mfcc.npz"),
+    options: Annotated[
+        list[str] | None, typer.Option(help="further runs of qpipe, as cpu=vnni,activation_rounding=nearest")
+    ] = None,
+    calibration: Annotated[int, typer.Option(help="samples to calibrate on, of large inputs a sixteenth")] = 512,
+    evaluation: Annotated[int, typer.Option(help="samples to evaluate on, of large inputs a sixteenth")] = 1000,
+    peers: Annotated[bool, typer.Option(help="measure onnxruntime too")] = True,
+    name: Annotated[str, typer.Option(help="of the file in artifacts/results")] = "snr",
+) -> None:
+    """Measure signal to noise: qpipe with its defaults and with options, and onnxruntime's quantize_static.
+
+    Example: python tools/bench_snr.py net.onnx --images cifar10.npz --options cpu=vnni
+    """
+    warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+    ort.set_default_logger_severity(4)
+    contestants: dict[str, Make] = {"qpipe": ours({})}
+    contestants |= {f"qpipe, {text}": ours(parsed(text)) for text in options or []}
+    if peers:
+        for method in ORT_METHODS:
+            for reduce_range in (False, True):
+                label = f"onnxruntime, {method}" + (", reduce_range" if reduce_range else "")
+                contestants[label] = theirs(method, reduce_range=reduce_range)
+    results = Results(name)
+    saturates = "no int16" if this_cpu().has_vnni else "an int16, which saturates"
+    typer.echo(f"{this_cpu().describe()}: onnxruntime's 8-bit products pass {saturates}")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for model in models:
+            try:
+                shape = [size if isinstance(size, int) else 1 for size in single_input(open_session(model)).shape[1:]]
+                share = 16 if np.prod(shape) >= LARGE else 1
+                counts = {"calibration": calibration // share, "evaluation": evaluation // share}
+                rows += compare(
+                    model, inputs_of(model.stem, shape, images, features, **counts), contestants, Path(folder)
+                )
+            except QpipeError as error:
+                typer.echo(f"{model.stem}: {error}", err=True)
+    results.add("Signal to noise", rows)
+    results.save()
+
+
+if __name__ == "__main__":
+    run_tool(main)
