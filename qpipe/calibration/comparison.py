@@ -129,7 +129,7 @@ def _compared(floats: ir.Model, view: View) -> list[_Compared]:
 
 def _of_layer(layer: QuantizedLayer, values: Mapping[str, ir.Value]) -> _Compared | None:
     """None of what only carries integers, and of what the float network does not have."""
-    if layer.role is Role.CARRY and layer.function is None:
+    if layer.role is Role.CARRY and layer.function is None and not layer.op.rounds(layer.node):
         return None
     if layer.quantizer is None:
         value = values.get(str(layer.result.name))

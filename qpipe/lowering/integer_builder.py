@@ -50,6 +50,10 @@ class IntegerBuilder(IntegerGraph):
         """The layout in which the tensor was computed."""
         return next(iter(self._codes[quantizer.output]))
 
+    def layout_of_images(self, quantizer: ActivationQuantizer) -> Layout:
+        """Channels last of images and rows, whose pixels are then copied whole; else the layout that the tensor has."""
+        return "NHWC" if len(quantizer.codes.shape or ()) in (3, 4) else self.layout(quantizer)
+
     def common_layout(self, quantizers: Sequence[ActivationQuantizer]) -> Layout:
         """Channels last where any tensor has it, else the specification's own."""
         return "NHWC" if any(self.layout(q) == "NHWC" for q in quantizers) else "NCHW"
@@ -106,6 +110,10 @@ class IntegerBuilder(IntegerGraph):
         x = pad(self, self.codes(source, "NHWC"), pads, source.grid.zero_point)
         like = self.arranged(static_shape(layer.output) or (), "NHWC")[1:]
         divide(self, layer, window_sums(self, x, shape, like), math.prod(shape.kernel), counts)
+
+    def mean_by_weights(self, layer: RequantizedLayer, total: Symbol, weight: int, layout: Layout) -> None:
+        """The layer's output: of sums of codes by integer weights that sum to `weight`."""
+        divide(self, layer, total, weight, np.array(weight), layout)
 
     # Results.
 

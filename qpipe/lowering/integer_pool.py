@@ -17,7 +17,7 @@ from qpipe.lowering.integer_graph import Array, IntegerGraph
 from qpipe.nodes import Window, describe
 
 if TYPE_CHECKING:
-    from qpipe.lowering.integer_builder import IntegerBuilder
+    from qpipe.lowering.integer_builder import IntegerBuilder, Layout
 
 _INT32_MAX = 2**31 - 1
 
@@ -33,7 +33,9 @@ def window_sums(b: IntegerGraph, x: ir.Value, shape: Window, sizes: Sequence[int
     return first
 
 
-def divide(b: IntegerBuilder, layer: RequantizedLayer, total: Symbol, pixels: int, counts: Array) -> None:
+def divide(
+    b: IntegerBuilder, layer: RequantizedLayer, total: Symbol, pixels: int, counts: Array, layout: Layout = "NHWC"
+) -> None:
     """The layer's output: `total` sums the codes of `pixels` pixels, `counts` are real; others hold the zero point."""
     source, spec = layer.sources[0].grid, layer.clipped_to
     bias, finer = -source.zero_point * pixels, source.exponent - spec.exponent
@@ -41,11 +43,11 @@ def divide(b: IntegerBuilder, layer: RequantizedLayer, total: Symbol, pixels: in
     count = int(counts.flat[0])
     if np.all(counts == count) and count & (count - 1) == 0:
         shift = count.bit_length() - 1 - finer
-        b.finish(layer, total, "NHWC", shift=shift, bias=bias, accumulators=(low, high))
+        b.finish(layer, total, layout, shift=shift, bias=bias, accumulators=(low, high))
         return
     steps, denominator = 1 << max(finer, 0), counts << max(-finer, 0)
     if max(abs(low + bias), high + bias) * steps > _INT32_MAX or spec.stored_max * denominator.max() * 4 > _INT32_MAX:
         raise LoweringError(f"{describe(layer.node)}: the grids of input and output are {abs(finer)} powers of 2 apart")
     numerator = ((total + bias) * steps).clip(spec.qmin * denominator, spec.qmax * denominator)
     codes = divide_half_even(numerator + spec.zero_point * denominator, denominator)
-    b.define_symbol(layer, codes.astype(UINT8), "NHWC")
+    b.define_symbol(layer, codes.astype(UINT8), layout)

@@ -136,6 +136,10 @@ class Op(ABC, Generic[L]):
         """A carrier's output grid, from its inputs'; None of what needs a quantizer of its own."""
         return None
 
+    def rounds(self, node: ir.Node) -> bool:
+        """Of a carrier: whether its result lies between the steps of the grid that it carries, and is rounded."""
+        return False
+
     def prove(self, layer: L, *, check_pairs: bool) -> Iterator[CertificateRow]:
         """The proof that the finalized layer is exact, where there is something to prove.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from qpipe.ir.quantized.view import RequantizedLayer
-    from qpipe.lowering.integer_builder import IntegerBuilder, Layout
+    from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.ops.base import TorchFunction
 
 
@@ -50,8 +50,7 @@ class Picker(Carrier):
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """A Gather along each axis; of images with channels last, whose pixels are copied whole."""
         source, dims = layer.sources[0], len(layer.sources[0].codes.shape or ())
-        sizes, varying = picked_sizes(self, layer.node), dims in (3, 4)
-        layout: Layout = "NHWC" if varying else b.layout(source)
+        sizes, layout = picked_sizes(self, layer.node), b.layout_of_images(source)
         value = b.codes(source, layout)
         for axis, chosen in in_order(self.places(layer.node, sizes), sizes):
             value = b.node("Gather", [value, b.integers(chosen.tolist())], axis=b.axis(axis, dims, layout))

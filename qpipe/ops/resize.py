@@ -1,75 +1,37 @@
-"""Resize to the nearest pixel: each place of the result is one of the operand's."""
+"""Resize: to the nearest pixel, where each place of the result is one of the operand's, or linear, to means."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from qpipe.arith.certificate import CertificateRow
+from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
-from qpipe.nodes import constant_input, ints_attribute, static_shape, string_attribute
+from qpipe.nodes import constant_input, int_attribute, ints_attribute, static_shape, string_attribute
 from qpipe.ops.base import Refusal
-from qpipe.ops.picker import Picker
+from qpipe.ops.interpolation import Line, float_problem, line_of, mean_of, sum_of, symbolic_sum
+from qpipe.ops.picker import Picker, picked_sizes
 from qpipe.ops.refused import BEHIND, size_advice
+from qpipe.ops.scaling import TRANSFORMATIONS, Scaling
+from qpipe.ops.work import NodeWork, Work
+
+if TYPE_CHECKING:
+    import torch
+
+    from qpipe.ir.quantized.view import RequantizedLayer
+    from qpipe.lowering.integer_builder import IntegerBuilder
+    from qpipe.lowering.qoperator_builder import QOperatorBuilder
+    from qpipe.ops.base import TorchFunction
 
 _HALF: Final = Fraction(1, 2)
-Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """One axis: from so many places to so many, and by which factor ONNX's formulas divide.
-
-    by_size: whether the node gives the new size, of which the factor follows.
-    """
-
-    size: int
-    new: int
-    factor: Fraction
-    by_size: bool
-
-    def coordinates(self, mode: str) -> list[Fraction]:
-        """Where each place of the result lies in the operand, by ONNX's text (`coordinate_transformation_mode`)."""
-        return [_EXACT[mode](self, place) for place in range(self.new)]
-
-    def in_float32(self, mode: str) -> Floats:
-        """The same, as runtimes compute it."""
-        one, half = np.float32(1), np.float32(0.5)
-        places, size, new = np.arange(self.new, dtype=np.float32), np.float32(self.size), np.float32(self.new)
-        factor = new / size if self.by_size else np.float32(float(self.factor))
-        if mode == "asymmetric":
-            return places / factor
-        if mode == "align_corners":
-            return places * (size - one) / (new - one) if self.new > 1 else 0 * places
-        if mode == "pytorch_half_pixel" and self.new == 1:
-            return 0 * places
-        offset = size / 2 * (one - new / (factor * size)) if mode == "half_pixel_symmetric" else np.float32(0)
-        return (offset + (places + half) / factor - half).astype(np.float32)
-
-
-def _half_pixel(axis: Scaling, place: int) -> Fraction:
-    return (place + _HALF) / axis.factor - _HALF
-
-
-def _symmetric(axis: Scaling, place: int) -> Fraction:
-    return Fraction(axis.size, 2) * (1 - axis.new / (axis.factor * axis.size)) + _half_pixel(axis, place)
-
-
-_EXACT: Final[Mapping[str, Callable[[Scaling, int], Fraction]]] = {
-    "half_pixel": _half_pixel,
-    "half_pixel_symmetric": _symmetric,
-    "pytorch_half_pixel": lambda axis, place: _half_pixel(axis, place) if axis.new > 1 else Fraction(0),
-    "asymmetric": lambda axis, place: place / axis.factor,
-    "align_corners": lambda axis, place: (
-        Fraction(place * (axis.size - 1), axis.new - 1) if axis.new > 1 else Fraction()
-    ),
-}
 _NEAREST: Final[Mapping[str, Callable[[Fraction], int]]] = {
     "round_prefer_floor": lambda x: math.ceil(x - _HALF),
     "round_prefer_ceil": lambda x: math.floor(x + _HALF),
@@ -79,7 +41,7 @@ _NEAREST: Final[Mapping[str, Callable[[Fraction], int]]] = {
 
 
 class Resize(Picker):
-    """By constant factors or to constant sizes, any `coordinate_transformation_mode` and `nearest_mode`."""
+    """By constant factors or to constant sizes, to the nearest pixel or linear, by any of ONNX's coordinates."""
 
     op_types = ("Resize",)
     only_reshapes = True
@@ -87,29 +49,88 @@ class Resize(Picker):
     def refusal(self, node: ir.Node) -> Refusal | None:
         """What is computed, or hangs on how floats are rounded."""
         mode = string_attribute(node, "mode", "nearest")
-        if mode != "nearest":
-            return Refusal(f"mode '{mode}' computes new numbers: use 'nearest' and train on, {BEHIND}")
-        if _transformation(node) not in _EXACT:
+        if mode not in ("nearest", "linear"):
+            return Refusal(f"mode '{mode}' has no integer form: use 'linear' or 'nearest' and train on, {BEHIND}")
+        if _transformation(node) not in TRANSFORMATIONS:
             return Refusal(f"coordinates by {_transformation(node)}: use half_pixel or asymmetric ones and train on")
         if string_attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
             return Refusal("it keeps the aspect ratio: give it the sizes that this leads to")
         shape = static_shape(node.inputs[0])
         if _asked(node) is None or shape is None:
             return Refusal(f"its sizes are computed: {size_advice(node)}")
-        return _axes_refusal(node, shape)
+        return _axes_refusal(node, shape) or (_linear_refusal(node, shape) if self.rounds(node) else None)
+
+    def rounds(self, node: ir.Node) -> bool:
+        """The means do."""
+        return string_attribute(node, "mode", "nearest") == "linear"
 
     def keeps_channels(self, node: ir.Node) -> bool:
-        """Pixels of a channel stay in it."""
+        """Pixels of a channel stay in it, and a mean is linear."""
         return 1 not in (_asked(node) or {1: 0})
 
     def fits_skip(self, node: ir.Node) -> bool:
         """To shrink, or to widen."""
         return self.refusal(node) is None
 
+    def work(self, node: ir.Node) -> NodeWork:
+        """Two products and a sum along each axis; the gradient goes back to two places."""
+        axes = len(_asked(node) or {}) if self.rounds(node) else 0
+        return NodeWork(Work(multiply=2 * axes, add=axes), backward=Work(multiply=2 * axes, add=2 * axes))
+
     def places(self, node: ir.Node, sizes: Sequence[int]) -> dict[int, IntArray]:
         """The nearest pixels, within the image."""
         mode, found = _transformation(node), scalings(node, sizes)
         return {axis: _nearest(node, along, along.coordinates(mode)) for axis, along in found.items()}
+
+    def torch(self, node: ir.Node) -> TorchFunction:
+        """`x [N, C, *S] -> [N, C, *S']`."""
+        if not self.rounds(node):
+            return super().torch(node)
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            for axis, line in _lines(node, x.shape):
+                x = mean_of(x, axis, line)
+            return x
+
+        return run
+
+    def prove(self, layer: RequantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRow]:
+        """Of means: on the grid that they carry, float32 rounds them rightly."""
+        if self.rounds(layer.node):
+            source, output = layer.sources[0].reach, layer.quantizer.rounded_to
+            coarser = output.exponent > source.exponent
+            problems = ("its grid is coarser than its operand's; calibrate the network again",) if coarser else ()
+            yield CertificateRow(layer.name, layer.op_type, f"-/{source.bits}", problems=problems)
+
+    def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
+        """The sums by integer weights, to be divided by what these sum to."""
+        if not self.rounds(layer.node):
+            return super().exact(layer, *sources)
+        (x,), total = sources, 1
+        for axis, line in _lines(layer.node, x.shape):
+            x, total = sum_of(x, axis, line), total * line.total
+        return Exact(x, layer.sources[0].grid.exponent, total)
+
+    def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
+        """The node itself on codes; means are a float island, whose only rounding is the last."""
+        if not self.rounds(layer.node):
+            super().lower_qoperator(layer, b)
+            return
+        node, name, float32 = layer.node, layer.name, ir.DataType.FLOAT
+        real = b.emit("DequantizeLinear", b.quantized_inputs(layer), name=f"{name}_dequantize", dtype=float32)
+        mean = b.emit("Resize", [real, *node.inputs[1:]], name=name, attributes=node.attributes, dtype=float32)
+        codes = b.emit("QuantizeLinear", [mean, *b.grid(layer.quantizer.rounded_to)], name=f"{name}_quantize")
+        b.finish(layer, codes)
+
+    def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
+        """Gathers of whole pixels; of means, their sum by weights."""
+        if not self.rounds(layer.node):
+            super().lower_integer(layer, b)
+            return
+        source = layer.sources[0]
+        lines, layout = _lines(layer.node, picked_sizes(self, layer.node)), b.layout_of_images(source)
+        total = symbolic_sum(b, source, layout, lines)
+        b.mean_by_weights(layer, total, math.prod(line.total for _, line in lines), layout)
 
 
 def _nearest(node: ir.Node, along: Scaling, coordinates: Sequence[Fraction]) -> IntArray:
@@ -147,6 +168,25 @@ def scalings(node: ir.Node, sizes: Sequence[int]) -> dict[int, Scaling]:
     return found
 
 
+def _lines(node: ir.Node, sizes: Sequence[int]) -> list[tuple[int, Line]]:
+    """Each axis that becomes means, the first axis first."""
+    mode = _transformation(node)
+    return sorted((axis, line_of(along, mode)) for axis, along in scalings(node, sizes).items())
+
+
+def _linear_refusal(node: ir.Node, shape: Sequence[int | None]) -> Refusal | None:
+    """Why the means of an operand of this shape are not the same everywhere."""
+    axes, dims = scalings(node, [size or 0 for size in shape]), len(shape)
+    if dims > 5 or any(axis < 2 or shape[axis] is None for axis in axes):
+        return Refusal("it computes means of channels, or of images of unknown size: export it with a fixed size")
+    if any(along.factor < 1 for along in axes.values()) and int_attribute(node, "antialias", 0):
+        return Refusal("its antialias has no integer form: export it without")
+    if int_attribute(node, "exclude_outside", 0):
+        return Refusal("its exclude_outside has no integer form: export it without")
+    problem = float_problem(list(axes.values()), _transformation(node))
+    return None if problem is None else Refusal(f"{problem}, or 'nearest', {BEHIND}")
+
+
 def _axes_refusal(node: ir.Node, shape: Sequence[int | None]) -> Refusal | None:
     """Why what it asks of an axis can't be had: it is the batch, it is open, or floats decide what it gives."""
     asked, mode = _asked(node) or {}, _transformation(node)
@@ -159,7 +199,11 @@ def _axes_refusal(node: ir.Node, shape: Sequence[int | None]) -> Refusal | None:
     for axis, found in scalings(node, sizes).items():
         if found.new < 1:
             return Refusal(f"it leaves nothing of axis {axis}")
-        if shape[axis] is not None and not _is_certain(node, found, mode):
+        if (
+            shape[axis] is not None
+            and string_attribute(node, "mode", "nearest") == "nearest"
+            and not _is_certain(node, found, mode)
+        ):
             return Refusal(
                 f"float rounding decides which pixels it takes along axis {axis} ({found.size} to {found.new}): "
                 "use a factor that is a whole number or one through it"

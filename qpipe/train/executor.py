@@ -233,4 +233,6 @@ def _carries(layer: QuantizedLayer, quantizer: ActivationQuantizer) -> bool:
     """Whether the layer's output is on its quantizer's grid already."""
     if layer.role is not Role.CARRY or quantizer.table is not None or activation_of(layer.node) is not None:
         return False
+    if layer.op.rounds(layer.node):
+        return False
     return layer.op.carried(layer.node, [q.grid for q in layer.sources]) == quantizer.grid

@@ -62,7 +62,9 @@ def viewed_layers(view: View) -> IntegerLayers:
             weight_bits = layer.weight.format.code_bits
         elif is_final(layer):
             weight_bits = layer.weight.bits
-        is_rounded = layer.quantizer is not None and (layer.role is not Role.CARRY or layer.curve is not None)
+        is_rounded = layer.quantizer is not None and (
+            layer.role is not Role.CARRY or layer.curve is not None or layer.op.rounds(layer.node)
+        )
         found[layer.node] = IntegerLayer(weight_bits, layer.sources[0].grid.bits, is_rounded)
     return found
 

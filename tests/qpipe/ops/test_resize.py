@@ -17,7 +17,7 @@ from qpipe.ops import op_of
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.write_back import write_back
-from support.networks import Weights, float_model, load
+from support.networks import Weights, float_model, load, parse
 from support.one_node import agree, node_of
 from support.quantize import finalized, quantized, to_integer, to_qoperator
 from support.random_grids import check
@@ -108,6 +108,74 @@ def test_few_are_left_to_float_rounding() -> None:
     assert "float rounding decides which pixels it takes along axis 3 (12 to 4)" in str(op_of(third).refusal(third))
 
 
+@settings(max_examples=150)
+@given(st.data(), st.sampled_from(PLACES), st.lists(st.integers(1, 9), min_size=1, max_size=3))
+def test_linear(data: st.DataObject, mode: str, sizes: list[int]) -> None:
+    """Along each axis the mean of both neighbours by their distance, of the image continued by its border."""
+    factors = [data.draw(st.sampled_from(FACTORS)) for _ in sizes]
+    x = np.random.default_rng(data.draw(st.integers(0, 99))).integers(-120, 121, (1, 2, *sizes))
+    exact = np.vectorize(Fraction)(x)
+    for axis, (size, factor) in enumerate(zip(sizes, factors, strict=True), 2):
+        new = math.floor(size * factor)
+        assume(new > 0)
+        lines = []
+        for place in range(new):
+            at = coordinate(mode, place, size, new, Fraction(factor))
+            low, high = (exact.take([min(max(p, 0), size - 1)], axis) for p in (math.floor(at), math.floor(at) + 1))
+            lines.append(low + (high - low) * (at - math.floor(at)))
+        exact = np.concatenate(lines, axis)
+    text = attributes(mode="linear", coordinate_transformation_mode=mode)
+    node = node_of(f"Resize<{text}>(x, , k)", x.shape, k=np.array([1, 1, *factors], np.float32))
+    refused = op_of(node).refusal(node)
+    if refused is None:
+        agree(np.vectorize(round)(exact).astype(np.int64), node, x)
+    else:
+        assert "are no sums of a few powers of two" in str(refused)
+
+
+LINEAR = [
+    ("half_pixel", 2.0, 7, True), ("half_pixel", 4.0, 7, True), ("half_pixel", 0.5, 8, True),
+    ("half_pixel", 3.0, 7, True), ("half_pixel", 3.0, 300, False), ("half_pixel", 6.0, 7, False),
+    ("asymmetric", 2.0, 7, True), ("asymmetric", 2.5, 8, True), ("pytorch_half_pixel", 2.0, 7, True),
+    # (size - 1) / (new - 1) is 1 / 2, then 7 / 15, 31 / 63, and 2 / 6 beside ties.
+    ("align_corners", 1.75, 4, True), ("align_corners", 2.0, 8, True), ("align_corners", 2.0, 32, False),
+    ("align_corners", 3.5, 2, False), ("half_pixel_symmetric", 2.0, 7, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "factor", "size", "has_form"), LINEAR)
+def test_what_float32_rounds_rightly(mode: str, factor: float, size: int, has_form: bool) -> None:
+    """Dyadic weights, and few thirds and their kin; onnxruntime, an independent runtime, gives the same means."""
+    x = np.random.default_rng(0).integers(-127, 128, (2, 3, size, size))
+    text = attributes(mode="linear", coordinate_transformation_mode=mode)
+    scales = np.array([1, 1, factor, factor], np.float32)
+    node = node_of(f"Resize<{text}>(x, , k)", x.shape, k=scales)
+    assert (op_of(node).refusal(node) is None) == has_form
+    if has_form:
+        model = parse(f"(float[2,3,{size},{size}] x) => (float[] y) {{ y = Resize<{text}>(x, , k) }}", k=scales)
+        (y,) = run(ir.from_proto(model), x.astype(np.float32))
+        agree(np.round(y).astype(np.int64), node, x)
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_all_integers_of_means(data: st.DataObject) -> None:
+    draw = data.draw
+    dims = draw(st.sampled_from([1, 2, 2, 2]))
+    w = Weights(draw(st.integers(0, 1000)))
+    w.normal("w1", 4, 3, *[1] * dims)
+    w.normal("w2", 5, 4, *[1] * dims)
+    text = attributes(mode="linear", coordinate_transformation_mode=draw(st.sampled_from(PLACES)))
+    shape = (3, *(draw(st.integers(1, 6)) for _ in range(dims)))
+    w.constants["k"] = np.array([1, 1, *(draw(st.sampled_from([0.5, 1, 2, 3])) for _ in range(dims))], np.float32)
+    assume(all(size * factor >= 1 for size, factor in zip(shape[1:], w.constants["k"][2:], strict=True)))
+    nodes = ["c = Conv(x, w1)", "r = Relu(c)", f"u = Resize<{text}>(r, , k)"]
+    nodes += [f"q = {draw(st.sampled_from(['Relu(u)', 'Identity(u)']))}", "y = Conv(q, w2)"]
+    model = float_model("net", shape, nodes, **w.constants)
+    assume(op_of(model.graph.node(2)).refusal(model.graph.node(2)) is None)
+    check(draw, nodes, shape, w)
+
+
 @settings(max_examples=20)
 @given(st.data())
 def test_all_integers_of_all_files(data: st.DataObject) -> None:
@@ -137,10 +205,11 @@ def upsampled(nodes: list[str], shape: tuple[int, ...] = (3, 5, 6), **constants:
     return float_model("net", shape, nodes, **w.constants, **constants)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize("shape", [(3, 7), (3, 5, 6)])
-def test_it_trains_and_exports(shape: tuple[int, ...]) -> None:
+def test_it_trains_and_exports(shape: tuple[int, ...], mode: str) -> None:
     twice = np.array([1, 1, *[2] * (len(shape) - 1)], np.float32)
-    model = quantized(upsampled(["u = Resize(r, , k)"], shape, k=twice))
+    model = quantized(upsampled([f'u = Resize<mode="{mode}">(r, , k)'], shape, k=twice))
     executor, x = Executor(model), torch.randn(4, *shape)
     for _ in range(2):
         assert_exact(model, x.numpy(), executor)
@@ -198,13 +267,15 @@ def test_old_files(opset: int, op: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "shape", "constants", "expected"), [
-    ('Resize<mode="cubic">(x, , k)', "N,2,4,4", {"k": [1, 1, 2, 2]}, "mode 'cubic' computes new numbers"),
+    ('Resize<mode="cubic">(x, , k)', "N,2,4,4", {"k": [1, 1, 2, 2]}, "mode 'cubic' has no integer form"),
     ('Resize<coordinate_transformation_mode="tf_crop_and_resize">(x, , k)', "N,2,4,4", {"k": [1, 1, 2, 2]},
      "coordinates by tf_crop_and_resize"),
     ("Resize(x, , x)", "N,2,4,4", {}, "its sizes are computed"),
     ("Resize(x, , k)", "N,2,4,4", {"k": [2, 1, 1, 1]}, "it resizes the batch"),
     ("Resize(x, , k)", "N,2,H,4", {"k": [1, 1, 1.5, 1]}, "the size of axis 2 is unknown"),
     ("Resize(x, , k)", "N,2,4,4", {"k": [1, 1, 0.125, 1]}, "it leaves nothing of axis 2"),
+    ('Resize<mode="linear", antialias=1>(x, , k)', "N,2,4,4", {"k": [1, 1, 0.5, 0.5]}, "its antialias"),
+    ('Resize<mode="linear">(x, , k)', "N,2,H,4", {"k": [1, 1, 2, 2]}, "images of unknown size"),
     ('Resize<keep_aspect_ratio_policy="not_larger">(x, , , s)', "N,2,4,4", {"s": [1, 2, 4, 4]}, "aspect ratio"),
 ])  # fmt: skip
 def test_what_is_refused(text: str, shape: str, constants: dict[str, list[float]], expected: str) -> None:

@@ -147,7 +147,7 @@ def test_nodes_that_change_the_size() -> None:
     }
     found = small(nodes, "1,2,4,8", constants)
     assert set(found) == {"resize", "reduce", "dynamic"}
-    assert "mode 'cubic' computes new numbers" in found["resize"]
+    assert "mode 'cubic' has no integer form" in found["resize"]
     assert "the mean over all of height and width" in found["reduce"]
     assert "its weight is computed by the graph" in found["dynamic"]
 
