@@ -7,6 +7,7 @@ import onnx_ir as ir
 from qpipe.errors import ModelError
 from qpipe.nodes import constant_array, describe
 from qpipe.ops.activation import Activation
+from qpipe.ops.activation_matmul import ActivationMatMul
 from qpipe.ops.add import Add
 from qpipe.ops.average_pool import AveragePool
 from qpipe.ops.base import AnyOp, Operands, Refusal, Role, StandardForm
@@ -35,11 +36,13 @@ _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
     Pad(), Resize(), Requantize(),
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
+    ActivationMatMul(),
 )  # fmt: skip
 _REFUSED: Final = Refused()
 
-OPS: Final[dict[str, AnyOp]] = {op_type: op for op in _ALL for op_type in op.op_types}
-"""By ONNX's names; `op_of` looks a node up."""
+OPS: Final[dict[str, AnyOp]] = {op_type: op for op in reversed(_ALL) for op_type in op.op_types}
+"""By ONNX's names, the first of each name; `op_of` looks a node up."""
+_BY_NAME: Final = {name: tuple(op for op in _ALL if name in op.op_types) for name in OPS}
 STANDARD_FORMS: Final[dict[str, StandardForm]] = {form.op_type: form for op in _ALL for form in op.standard_forms}
 """Of onnxruntime's own operators that the ops are lowered to, by their names."""
 _TRAINED: Final = {operands.op_type: (op, operands) for op in _ALL for operands in op.parameters}
@@ -47,8 +50,10 @@ _TRAINED: Final = {operands.op_type: (op, operands) for op in _ALL for operands 
 
 def op_of(node: ir.Node) -> AnyOp:
     """What is known of a node's op; of one that has no integer form, why."""
-    op = OPS.get(node.op_type, _REFUSED)
-    return op if node.domain in op.domains else _REFUSED
+    for op in _BY_NAME.get(node.op_type, ()):
+        if node.domain in op.domains and op.takes(node):
+            return op
+    return _REFUSED
 
 
 def activation_of(node: ir.Node) -> ActivationFunction | None:
@@ -74,7 +79,8 @@ def has_weights(node: ir.Node) -> bool:
 
 def trained_operands(node: ir.Node) -> tuple[AnyOp, Operands] | None:
     """The op whose weight and bias a node has, be it written as an integer form of it, and where they are."""
-    return _TRAINED.get(node.op_type)
+    found, own = _TRAINED.get(node.op_type), op_of(node)
+    return None if found is not None and own not in (found[0], _REFUSED) else found
 
 
 __all__ = [

@@ -91,6 +91,10 @@ class Op(ABC, Generic[L]):
     only_reshapes: ClassVar[bool] = False
     """Whether it changes nothing but the shape or the size: between a last layer and an output it stays with that."""
 
+    def takes(self, node: ir.Node) -> bool:
+        """Whether a node of one of its names is its own: of ops that share a name, which one it is."""
+        return True
+
     @abstractmethod
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Why the node has no integer form as it stands; None where it has one, in every export."""
@@ -127,6 +131,13 @@ class Op(ABC, Generic[L]):
     def work(self, node: ir.Node) -> NodeWork | None:
         """Operations for each element of the result, by default none; None where they are not known."""
         return NodeWork()
+
+    def macs(self, node: ir.Node) -> int | None:
+        """Multiply-accumulates for each element of a product of two activations; 0 of all else.
+
+        None where they are not known. Those of a product with weights hang on these: see `Product.summands`.
+        """
+        return 0
 
     @abstractmethod
     def torch(self, node: ir.Node) -> TorchFunction:

@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from qpipe.arith.exact import product_type
 from qpipe.arith.namespace import A, Float64Array, IntArray
-from qpipe.nodes import float_attribute, int_attribute, rank
+from qpipe.nodes import constant_array, float_attribute, int_attribute, rank
 from qpipe.ops.base import Operands, Refusal, StandardForm
 from qpipe.ops.product import Product, TorchProduct
+from qpipe.ops.quantizer_parts import stored
 from qpipe.ops.refused import BEHIND
 
 if TYPE_CHECKING:
@@ -37,7 +38,11 @@ class Gemm(Product):
     )
     standard_forms = (StandardForm("QGemm", "Gemm", slice(0, 6, 3)),)
     channel_axis = -1
-    computed_weight = Refusal(f"a product of two activations (attention) has no integer form: replace it, {BEHIND}")
+    computed_weight = Refusal(f"its weight is computed by the graph: write it as a MatMul of two activations, {BEHIND}")
+
+    def takes(self, node: ir.Node) -> bool:
+        """All but a MatMul without a constant."""
+        return node.op_type != "MatMul" or any(constant_array(stored(value)) is not None for value in node.inputs)
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Constants; a Gemm is `x w + b`, a MatMul's weight a matrix."""

@@ -30,7 +30,7 @@ from qpipe.data.carried import carried_preprocess
 from qpipe.errors import LoweringError, ParityError
 from qpipe.ir.graph.ending import ending_in
 from qpipe.ir.quantized.oracle import layer_result, network_integers, result_name
-from qpipe.ir.quantized.view import InnerWeighted, LastLayer, QuantizedLayer, View, read_view
+from qpipe.ir.quantized.view import LastLayer, QuantizedLayer, RequantizedLayer, View, read_view
 from qpipe.ops import OPS, Product, product_of
 from qpipe.progress import track
 from qpipe.runtime.cut import Tensor, cut_apart, input_name, spec_tensors, tensors_of, with_outputs
@@ -92,7 +92,7 @@ def check_fused(spec: ir.Model, view: View) -> None:
         open_session(spec, optimized_path=path)
         nodes = onnx.load(path, load_external_data=False).graph.node
     floats = [node.name.removeprefix("fused ") for node in nodes if node.op_type in FLOAT_OPS]
-    inner = {layer.name for layer in view.layers if isinstance(layer, InnerWeighted)}
+    inner = {layer.name for layer in view.layers if isinstance(layer, RequantizedLayer)}
     for name in floats:
         if name in inner:
             raise LoweringError(

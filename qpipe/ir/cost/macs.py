@@ -7,7 +7,7 @@ import math
 import onnx_ir as ir
 
 from qpipe.nodes import constant_array, input_value, static_shape
-from qpipe.ops import Product, trained_operands
+from qpipe.ops import Product, op_of, trained_operands
 from qpipe.ops.quantizer_parts import stored
 
 
@@ -17,12 +17,18 @@ def count_macs(node: ir.Node) -> int | None:
     The output's first dimension is the batch. None where the shapes are unknown.
     """
     op, operands = trained_operands(node) or (None, None)
+    output = static_shape(node.outputs[0])
     if not isinstance(op, Product) or operands is None:
-        return 0
+        each = op_of(node).macs(node)
+        if each == 0:
+            return 0
+        if each is None or output is None or None in output[1:]:
+            return None
+        return math.prod(size for size in output[1:] if size is not None) * each
     value = input_value(node, operands.weight)
     weight = None if value is None else static_shape(value)
-    output = static_shape(node.outputs[0])
-    if weight is None or output is None or None in weight or None in output[1:]:
+    # Of an integer product of two activations the second has a batch as well, which no count hangs on.
+    if weight is None or output is None or None in weight[1:] or None in weight[-2:] or None in output[1:]:
         return None
     if len(weight) < 2:  # computed by the graph, of a rank that onnx's inference lets pass
         return None

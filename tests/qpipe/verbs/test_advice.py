@@ -86,8 +86,10 @@ def test_products() -> None:
     w = np.ones((4, 4), np.float32)
     scaled = ["[scaled] a = Gemm<alpha=0.5, transA=0>(x, w)", "[last] y = MatMul(a, w)"]
     assert small(scaled, "batch,4", {"w": w})["scaled"].startswith("alpha is 0.5: put the factors")
+    computed = ["[computed] a = Gemm(x, x)", "[last] y = MatMul(a, w)"]
+    assert "write it as a MatMul of two activations" in small(computed, "4,4", {"w": w})["computed"]
     attention = ["[attention] a = MatMul(x, x)", "[last] y = MatMul(a, w)"]
-    assert "two activations" in small(attention, "1,4,4", {"w": w})["attention"]
+    assert not small(attention, "1,4,4", {"w": w})
     stacked = ["[stacked] a = MatMul(x, w3)", "[last] y = MatMul(a, w)"]
     assert "one MatMul for each matrix" in small(stacked, "2,4,4", {"w3": np.stack([w, w]), "w": w})["stacked"]
     swapped = ["[swapped] a = MatMul(w, x)", "[last] y = MatMul(a, w)"]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from qpipe.errors import ModelError
+from qpipe.ops.work import Work
 from support.counting import counted, residual
 from support.networks import Network, load, parse
 
@@ -63,13 +64,15 @@ def test_ops_that_nothing_is_known_of_are_told() -> None:
     assert counted(model).uncounted == {"Erf": 2}
 
 
-def test_a_product_of_two_activations_is_not_counted() -> None:
+def test_a_product_of_two_activations_has_no_weights() -> None:
     n = Network(4, 4)
     weighted = n.op("MatMul", "x", n.constant(n.floats(4, 4)))
     model = n.model(n.op("MatMul", weighted, "x"))
     network = counted(model)
-    assert network.uncounted == {"MatMul": 1}
+    assert network.uncounted == {}
     assert [sizes.macs for _, sizes in network.products] == [64]
+    (node,) = network.layers[1].nodes
+    assert (node.elements, node.work.forward, node.work.backward) == (16, Work(4, 3), Work(8, 6))
 
 
 # A stack of matrices is no layer's weight.
