@@ -14,6 +14,7 @@ from qpipe.ops.base import AnyOp, Operands, Refusal, Role, StandardForm
 from qpipe.ops.batch_norm import BatchNormalization
 from qpipe.ops.concat import Concat
 from qpipe.ops.conv import Conv
+from qpipe.ops.depth_to_space import DepthToSpace
 from qpipe.ops.function import ActivationFunction, Curve, Rectifier
 from qpipe.ops.gemm import Gemm
 from qpipe.ops.hard_sigmoid import HardSigmoid
@@ -34,7 +35,7 @@ from qpipe.ops.tanh import Tanh
 
 _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
-    Pad(), Resize(), Requantize(),
+    Pad(), Resize(), DepthToSpace(), Requantize(),
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
     ActivationMatMul(),
 )  # fmt: skip

@@ -59,14 +59,12 @@ _ADVICE: Final[dict[str, str]] = {
     "GlobalMaxPool": "write it as a MaxPool whose kernel is the whole image",
     "Split": "write it as one Slice for each part",
     "Gather": f"write it as Slices of indices that are in a row, and a Concat, where they are constant, {BEHIND}",
-    "DepthToSpace": "write it as Reshape, Transpose, Reshape, which carry integers",
-    "SpaceToDepth": "write it as Reshape, Transpose, Reshape, which carry integers",
     "ConvTranspose": f"it has no integer form yet: {BEHIND.removeprefix('or ')}",
     "Cast": "take it out: the network computes in one type",
     "LpPool": "replace it by AveragePool or MaxPool",
 }
 _WORK: Final[Mapping[str, NodeWork]] = {
-    **dict.fromkeys(("Split", "Gather", "DepthToSpace", "SpaceToDepth", "Cast", "Shape"), NodeWork()),
+    **dict.fromkeys(("Split", "Gather", "Cast", "Shape"), NodeWork()),
     "Sub": NodeWork(Work(add=1), backward=Work(multiply=1)),
     "Mul": NodeWork(Work(multiply=1), backward=Work(multiply=2)),
     "Div": NodeWork(FUNCTION, backward=Work(multiply=3)),

@@ -174,16 +174,6 @@ def _gemm(node: ir.Node, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | Non
     return product if c is None else product + float_attribute(node, "beta", 1.0) * c
 
 
-def _depth_to_space(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
-    size = int_attribute(node, "blocksize", 1)
-    n, c, h, w = x.shape
-    if string_attribute(node, "mode", "DCR") == "CRD":
-        blocks = x.reshape(n, c // size**2, size, size, h, w).permute(0, 1, 4, 2, 5, 3)
-    else:
-        blocks = x.reshape(n, size, size, c // size**2, h, w).permute(0, 3, 4, 1, 5, 2)
-    return blocks.reshape(n, c // size**2, h * size, w * size)
-
-
 def _resize(
     node: ir.Node, x: torch.Tensor, _: Any = None, scales: torch.Tensor | None = None, sizes: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -266,6 +256,5 @@ _TAIL: Final[dict[str, TailFunction]] = {
     "Expand": _expand,
     "Shape": _shape_of,
     "Cast": _cast,
-    "DepthToSpace": _depth_to_space,
     "Resize": _resize,
 }

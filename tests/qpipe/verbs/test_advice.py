@@ -51,7 +51,6 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
         ("[odd] between = Pad(block, pads, one)", {**PADS, "one": ONE}, "it fills in 1.5: pad with zeros"),
         ('[odd] between = Pad<mode="reflect">(block, pads)', PADS, "mode 'reflect': pad with zeros"),
         ("[odd] between = Softmax(block)", {}, "attention"),
-        ("[odd] between = DepthToSpace<blocksize=1>(block)", {}, "Reshape, Transpose, Reshape"),
         ("[odd] between = Concat<axis=1>(block, more)", MORE, "it joins a constant"),
         ("[odd] between = Abs(block)", {}, "replace it by ops that have an integer form"),
     ],
