@@ -37,11 +37,12 @@ from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.bases import base_grids
+from qpipe.ir.quantized.parts import nodes_within
 from qpipe.ir.quantized.plan import EDGE_BITS, PlannedQuantizer, QuantizationPlan, plan_quantization
 from qpipe.ir.quantized.qdq import insert_activation_quantizer
 from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.ir.quantized.write_weight import insert_first_weight
-from qpipe.nodes import describe
+from qpipe.nodes import describe, describe_some
 from qpipe.ops import Role
 from qpipe.ops.silu import inline_silu
 from qpipe.ops.weight_layout import is_depthwise
@@ -193,9 +194,9 @@ def _learned_values(plan: QuantizationPlan, chosen: type[WeightFormat]) -> set[i
 def refuse_unsupported(plan: QuantizationPlan) -> None:
     """LoweringError that names the nodes in the way, or says that no layer has weights."""
     if plan.unsupported:
-        names = ", ".join(f"{layer.op_type} '{layer.name}'" for layer in plan.unsupported)
         raise LoweringError(
-            f"no integer form, with layers after it: {names}; `qpipe inspect` says what to do with each"
+            f"no layer of weights has an integer form: {describe_some([layer.node for layer in plan.unsupported])}; "
+            "`qpipe inspect` says what to do with each"
         )
     if not plan.weight_bits:
         raise LoweringError("the model has no Conv, Gemm or MatMul with constant weights: nothing to quantize")
@@ -250,9 +251,12 @@ def _quantize_activations(
                     )
     # A Relu stays: onnxruntime fuses it.
     dropped = {layer.output: layer.nodes[-1] for layer in plan.layers if layer.activation or layer.curve}
+    # What is float already is read as it is by all that stays float.
+    floats = nodes_within([*plan.islands, *plan.tail])
     for value, spec in specs.items():
         grid, node = grids.get(value), dropped.get(value)
         insert_activation_quantizer(
             graph, value, grid if isinstance(grid, CodeTable) else spec,
+            floats=floats if value in plan.begins else None,
             replaces=None if node is None or node.op_type == "Relu" else node,
         )  # fmt: skip

@@ -18,11 +18,13 @@ import onnx_ir as ir
 from qpipe.data.carried import carried_preprocess
 from qpipe.errors import LoweringError
 from qpipe.ir.files.metadata import set_json
+from qpipe.ir.quantized.parts import all_reads
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import LastLayer, View, read_final_view
-from qpipe.lowering.ends import add_nodes, dequantize_results
+from qpipe.lowering.ends import Builder, add_nodes, dequantize_results
 from qpipe.lowering.integer_builder import IntegerBuilder, Layout
 from qpipe.lowering.integer_ends import Floats, give_integers, take_pixels
+from qpipe.nodes import describe
 from qpipe.ops import product_of
 
 CUT_TAIL = "cut_tail"
@@ -48,9 +50,11 @@ class LowerInteger(ir.passes.InPlacePass):
         """Lower every layer; raise LoweringError on a graph that is not finalized."""
         view = read_final_view(model)
         b = IntegerBuilder(model.graph, weights=self.weights)
+        if self.io == "integer":
+            check_ends(view)
         for quantizer in view.inputs:
             b.start(str(quantizer.source.name))
-            if self.io == "integer":
+            if self.io == "integer" and quantizer.source.is_graph_input():
                 values, own = pixel_values(model, quantizer)
                 take_pixels(model.graph, quantizer, values, b, pixels=self.layout, own=own)
             else:
@@ -62,15 +66,26 @@ class LowerInteger(ir.passes.InPlacePass):
                 product_of(layer.node).lower_integer_last(layer, b)
             else:
                 layer.op.lower_integer(layer, b)
-        self._finish(model, view, b)
+        give_results(model, view, b, b, self.io, self.layout)
         add_nodes(model, b.nodes)
         return ir.passes.PassResult(model, True)
 
-    def _finish(self, model: ir.Model, view: View, b: IntegerBuilder) -> None:
-        if self.io == "float":
-            dequantize_results(model, view, b)
-            return
-        set_json(model, CUT_TAIL, give_integers(model, view, b, self.layout) or None)
+
+def give_results(model: ir.Model, view: View, b: Builder, ends: IntegerBuilder, io: str, layout: Layout) -> None:
+    """Real numbers for what stays float and for the outputs; these are int32 of an integer interface."""
+    if io == "integer":
+        set_json(model, CUT_TAIL, give_integers(model, view, ends, layout) or None)
+    dequantize_results(view, b, outputs=io == "float")
+
+
+def check_ends(view: View) -> None:
+    """LoweringError where what stays float reads the graph's input or leads to an output, which would be no floats."""
+    results = set(view.results)
+    for layer in view.islands:
+        if any(value.is_graph_input() for value in all_reads(layer)):
+            raise LoweringError(f"{describe(layer.node)}: reads the input in float, expected io 'float'")
+        if any(value in results for node in layer.nodes for value in node.outputs):
+            raise LoweringError(f"{describe(layer.node)}: an output is made of its floats, expected io 'float'")
 
 
 def pixel_values(model: ir.Model, quantizer: ActivationQuantizer) -> tuple[Floats, Layout]:

@@ -16,12 +16,11 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from passes.lower_integer import CUT_TAIL, pixel_values
-from qpipe.ir.files.metadata import set_json
-from qpipe.ir.quantized.view import LastLayer, View, read_final_view
-from qpipe.lowering.ends import add_nodes, dequantize_results
+from passes.lower_integer import check_ends, give_results, pixel_values
+from qpipe.ir.quantized.view import LastLayer, read_final_view
+from qpipe.lowering.ends import add_nodes
 from qpipe.lowering.integer_builder import IntegerBuilder, Layout
-from qpipe.lowering.integer_ends import give_integers, take_pixels
+from qpipe.lowering.integer_ends import take_pixels
 from qpipe.lowering.qoperator_builder import MICROSOFT, QOperatorBuilder
 from qpipe.ops import product_of
 
@@ -46,8 +45,10 @@ class LowerQOperator(ir.passes.InPlacePass):
         view = read_final_view(model)
         b = QOperatorBuilder(model.graph, weights=self.weights, portable=self.cpu != "vnni")
         ends = _Ends(model.graph, b)
+        if self.io == "integer":
+            check_ends(view)
         for quantizer in view.inputs:
-            if self.io == "integer":
+            if self.io == "integer" and quantizer.source.is_graph_input():
                 ends.start(str(quantizer.source.name))
                 values, own = pixel_values(model, quantizer)
                 take_pixels(model.graph, quantizer, values, ends, pixels=self.layout, own=own)
@@ -60,16 +61,10 @@ class LowerQOperator(ir.passes.InPlacePass):
                 product_of(layer.node).lower_qoperator_last(layer, b)
             else:
                 layer.op.lower_qoperator(layer, b)
-        self._finish(model, view, b, ends)
+        give_results(model, view, b, ends, self.io, self.layout)
         add_nodes(model, [*ends.nodes, *b.nodes])
         model.opset_imports[MICROSOFT] = 1
         return ir.passes.PassResult(model, True)
-
-    def _finish(self, model: ir.Model, view: View, b: QOperatorBuilder, ends: IntegerBuilder) -> None:
-        if self.io == "float":
-            dequantize_results(model, view, b)
-            return
-        set_json(model, CUT_TAIL, give_integers(model, view, ends, self.layout) or None)
 
 
 class _Ends(IntegerBuilder):

@@ -229,12 +229,16 @@ def export(
     cpu: Literal['portable', 'vnni'] = 'portable',
     weights: Literal['int8', 'uint8'] = 'int8',
     io: Literal['float', 'integer'] = 'float',
+    integer_only: bool | None = None,
     layout: Literal['NCHW', 'NHWC'] = 'NCHW',
     format: Literal['qoperator', 'integer', 'qdq'] = 'qoperator',
     data: DataLike | None = None,
     seed: int = 0,
 ) -> ir.Model:
     """Finalize a QDQ model, prove its integers, lower it, and compare every integer with the QDQ file's.
+
+    Nodes without an integer form stay float between a DequantizeLinear and a QuantizeLinear: islands, which the
+    certificate names. What is proven and compared then holds for each region of integers. `integer_only` refuses them.
 
     The format "qoperator" is onnxruntime's integer operators, "integer" has no float tensor at all and standard
     operators only, "qdq" is the finalized QDQ graph itself. Skip connections can be trained away, not taken out:
@@ -256,6 +260,7 @@ def export(
         cpu: where the file must be exact: on every CPU, or with VNNI.
         weights: how weights are stored; uint8 is exact everywhere, and slower without VNNI.
         io: float: in the place of the original; integer: uint8 pixels to int32 logits.
+        integer_only: refuse float nodes between integers; by default with the format integer alone.
         layout: the axes of an integer input.
         format: the form of the exported graph.
         seed: one seed, one result on one machine.
@@ -446,6 +451,9 @@ def inspect(
     input_shape: Sequence[int] | None = None,
 ) -> Inspection:
     """Say what a model is made of, and which nodes have no integer form: all of them, each with what to do.
+
+    Those that integers follow stay float in the files, as islands (role "float island"), unless an export is told to
+    refuse that. A network without any layer of weights that has an integer form can't be calibrated.
 
     Args:
         model: float, QDQ or exported: an .onnx path, a ModelProto, an onnx_ir.Model, a torch module, or

@@ -24,6 +24,7 @@ DOMAIN: Final = "qpipe"
 """Of the functions that our files have in the place of quantizers which are not affine."""
 _GRAPHS: Final = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
 STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
+_NAMED_NODES: Final = 4
 _NAME_LENGTH: Final = 100
 """Characters of a graph's name that messages repeat."""
 
@@ -32,6 +33,12 @@ def describe(node: ir.Node) -> str:
     """The node as messages name it, such as ``Conv 'layer1/conv'``; by its first output where it has no name."""
     name = node.name or (node.outputs[0].name if node.outputs else "") or "without a name"
     return f"{node.op_type} '{name}'"
+
+
+def describe_some(nodes: Sequence[ir.Node]) -> str:
+    """The first few as `describe` has them, and how many more there are."""
+    more = f" and {len(nodes) - _NAMED_NODES} more" if len(nodes) > _NAMED_NODES else ""
+    return ", ".join(map(describe, nodes[:_NAMED_NODES])) + more
 
 
 def name_in_memory(model: "ir.Model | onnx.ModelProto") -> str:
@@ -100,14 +107,19 @@ def only_input(graph: ir.Graph) -> ir.Value:
     return graph.inputs[0]
 
 
-def reads(node: ir.Node) -> list[ir.Value]:
-    """What a node reads: its inputs, and what its branches and loop bodies take from outside of them."""
-    graphs = [
+def inner_graphs(node: ir.Node) -> list[ir.Graph]:
+    """A node's branches and loop bodies; those within them are not among them."""
+    return [
         graph
         for attribute in node.attributes.values()
         if attribute.type in _GRAPHS and not attribute.is_ref()
         for graph in (attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else [attribute.as_graph()])
     ]
+
+
+def reads(node: ir.Node) -> list[ir.Value]:
+    """What a node reads: its inputs, and what its branches and loop bodies take from outside of them."""
+    graphs = inner_graphs(node)
     inner = {inside for graph in graphs for inside in (graph, *graph.subgraphs())}
     read = [
         *node.inputs,

@@ -65,12 +65,17 @@ class CertificateRow:
 
 @dataclass(frozen=True)
 class Certificate:
-    """All layers. cpu "vnni" waives the pairs; weights "uint8" does without them. gate: what was run and compared."""
+    """All layers. cpu "vnni" waives the pairs; weights "uint8" does without them. gate: what was run and compared.
+
+    float_nodes: islands of float between integers, in words. Where there are any, what is proven holds for each region
+    of integers from the codes at its beginning; the floats between two are the runtime's.
+    """
 
     cpu: str
     weights: str
     rows: tuple[CertificateRow, ...]
     gate: dict[str, Any] = field(default_factory=dict)
+    float_nodes: tuple[str, ...] = ()
 
     @property
     def pairs(self) -> str:
@@ -89,6 +94,7 @@ class Certificate:
             "weights": self.weights,
             "pairs": self.pairs,
             "layers": [row.to_json() for row in self.rows],
+            "float_nodes": list(self.float_nodes),
             "gate": self.gate,
         }
 

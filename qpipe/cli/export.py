@@ -10,6 +10,7 @@ from qpipe.cli.output import emit, metadata, print_table, say, working
 from qpipe.json_values import plain_rows
 from qpipe.settings import ExportSettings, SeedSettings
 
+_NAMED = 8
 DATA_HELP = "data whose images join the random and extreme inputs of the gate"
 
 
@@ -48,6 +49,8 @@ def export(
         fused = [str(row["layer"]) for row in rows if row["exact_in_float32"] is False]
         if settings.format == "qdq" and fused:
             say(f"exact only where a runtime fuses them to integer kernels: {', '.join(fused)}")
+        if floats := float_line(carried.get("certificate")):
+            say(floats)
         say(gate_line(carried.get("certificate")))
         say(f"wrote {output}, {decimal(size)}")
 
@@ -66,6 +69,18 @@ def certificate_rows(certificate: JsonValue) -> list[dict[str, JsonValue]]:
     rows = certificate.get("layers") if isinstance(certificate, dict) else None
     columns = [field.name for field in fields(CertificateRow) if field.name != "problems"]
     return [{name: row.get(name) for name in columns} for row in plain_rows(rows)] if isinstance(rows, list) else []
+
+
+def float_line(certificate: JsonValue) -> str:
+    """Which nodes stay float between integers, in one sentence; "" where none does."""
+    names = certificate.get("float_nodes") if isinstance(certificate, dict) else None
+    if not isinstance(names, list) or not names:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return (
+        f"float between integers: {', '.join(map(str, names[:_NAMED]))}{more}; what is proven and compared holds for "
+        "each region of integers"
+    )
 
 
 def gate_line(certificate: JsonValue) -> str:

@@ -8,6 +8,7 @@ from qpipe.cli.output import cell, emit, print_table, say, working
 from qpipe.json_values import to_plain
 from qpipe.settings import TorchSettings
 
+_NAMED = 8
 _TABLES = ("inputs", "outputs", "ops", "roles", "nodes", "problems", "ready", "notes", "comparison")
 
 
@@ -50,7 +51,11 @@ def _show(model: str, report: Mapping[str, Any]) -> None:
         _show_comparison(report["comparison"])
     changes = [node["name"] for node in report["nodes"] if node["advice"]]
     if changes:
-        say(f"no integer form as they stand ({len(changes)}): {', '.join(changes)}")
+        more = ", ..." if len(changes) > _NAMED else ""
+        say(f"no integer form as they stand ({len(changes)}): {', '.join(changes[:_NAMED])}{more}")
+    islands = report["roles"].get("float island", 0)
+    if islands and report["ready"]:
+        say(f"{islands} nodes stay float between integers; what lies between them is exact")
     elif report["ready"] and report["kind"] == "float":
         say("every node before the float tail has an integer form: `qpipe calibrate` takes it")
 

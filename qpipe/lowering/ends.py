@@ -1,4 +1,4 @@
-"""The ends of a lowered graph: its results leave as floats, the float tail reads them, the QDQ nodes go."""
+"""The ends of a lowered graph: its results leave as floats, what stays float reads them, the QDQ nodes go."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.errors import LoweringError
+from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, View, is_final
 from qpipe.lowering.integer_builder import IntegerBuilder
 from qpipe.lowering.qoperator_builder import QOperatorBuilder
@@ -22,30 +23,38 @@ def add_nodes(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
     model.graph.extend(nodes)
     ir.passes.common.RemoveUnusedNodesPass()(model)
     model.graph.sort()
-    # A float tail that reads the network's input keeps its quantizer, whose lowered form is called the same.
     ir.passes.common.NameFixPass()(model)
 
 
-def dequantize_results(model: ir.Model, view: View, b: Builder) -> None:
-    """Real numbers of every tensor that leaves the quantized part, for the float tail and the outputs."""
-    results = set(view.results)
+def dequantize_results(view: View, b: Builder, *, outputs: bool = True) -> None:
+    """Real numbers of every tensor that leaves the quantized part: for islands, and for the float tail and outputs."""
+    leaving = set(view.leaving(outputs=outputs))
+    for quantizer in view.inputs:
+        if quantizer.output in leaving:
+            _replace(quantizer.output, _dequantize_codes(quantizer, f"{quantizer.source.name}_dequantize", b))
     for layer in view.layers:
-        if layer.result not in results:
-            continue
-        old = layer.result
-        real = _dequantize(layer, b)
-        real.shape = None if old.shape is None else old.shape.copy()
-        # Branches of the tail read it as well; the QDQ nodes that do are dropped.
-        old.replace_all_uses_with(real, replace_graph_outputs=True)
-        real.name = old.name
+        if layer.result in leaving:
+            _replace(layer.result, _dequantize(layer, b))
+
+
+def _replace(old: ir.Value, real: ir.Value) -> None:
+    """Floats read what was dequantized; integer layers of the QDQ graph do so as well, and are dropped."""
+    real.shape = None if old.shape is None else old.shape.copy()
+    old.replace_all_uses_with(real, replace_graph_outputs=True)
+    real.name = old.name
+
+
+def _dequantize_codes(quantizer: ActivationQuantizer, name: str, b: Builder) -> ir.Value:
+    inputs = [b.result(quantizer.output), *b.grid(quantizer.grid)]
+    return b.emit("DequantizeLinear", inputs, name=name, dtype=ir.DataType.FLOAT)
 
 
 def _dequantize(layer: QuantizedLayer, b: Builder) -> ir.Value:
     """The layer's result in real numbers."""
-    name, value = f"{layer.name}_dequantize", b.result(layer.result)
+    name = f"{layer.name}_dequantize"
     if layer.quantizer is not None:
-        inputs = [value, *b.grid(layer.quantizer.grid)]
-        return b.emit("DequantizeLinear", inputs, name=name, dtype=ir.DataType.FLOAT)
+        return _dequantize_codes(layer.quantizer, name, b)
+    value = b.result(layer.result)
     scales = result_scales(layer)
     if layer.result.uses():
         # onnxruntime pushes a DequantizeLinear of one scale through a Reshape, and then can't open what it made.

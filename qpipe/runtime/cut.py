@@ -1,11 +1,11 @@
-"""Two ways to look into a quantized graph: all its integers as outputs, and every layer cut off from the others.
+"""Ways to look into a quantized graph: all its integers as outputs, and every region or layer cut off from the others.
 
 Cut apart, each layer has inputs of its own, so that one run gives every layer, however deep, any integers at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +102,31 @@ def cut_apart(model: ir.Model, outputs: list[str], shapes: Mapping[str, tuple[in
         for value in node.outputs:
             value.shape = None
     return copy
+
+
+def begin_at(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A copy in which the float values of these names are inputs, called `begin_name`, and not computed.
+
+    ModelError where no node gives one of them, as where a lowering changed what is float.
+    """
+    copy = model.clone()
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    for name in names:
+        old = values.get(name)
+        if old is None:
+            raise ModelError(f"no node of the exported graph gives '{name}', at which integers begin")
+        new = ir.Value(name=begin_name(name), type=ir.TensorType(ir.DataType.FLOAT))
+        old.replace_all_uses_with(new)
+        copy.graph.inputs.append(new)
+    end_in(copy, list(copy.graph.outputs))
+    for value in [value for value in copy.graph.inputs if not value.uses()]:
+        copy.graph.inputs.remove(value)
+    return copy
+
+
+def begin_name(name: str) -> str:
+    """How a cut graph calls the input that stands for this float value."""
+    return f"begin/{name}"
 
 
 def input_name(codes_of: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,9 @@ from qpipe.progress import track
 from qpipe.runtime.cut import Tensor, cut_apart, input_name, spec_tensors, tensors_of, with_outputs
 from qpipe.runtime.differences import LOWERED, OPTIMIZED, SPECIFIED, UNFUSED, Differences
 from qpipe.runtime.exact_pairs import open_exact
-from qpipe.runtime.outputs import integers_equal, model_input, run_batch
+from qpipe.runtime.outputs import integers_equal, run_outputs
 from qpipe.runtime.probes import ROUNDS, extremes, layer_probe
+from qpipe.runtime.regions import Piece, Regions
 from qpipe.runtime.session import fixed_batch, open_session, run_feeds
 
 Array = npt.NDArray[Any]
@@ -78,8 +79,8 @@ def run_gate(
     """
     gate = _Gate(spec, lowered, seed, pairs)
     check_fused(spec, gate.view)
-    gate.report.images = gate.compare_whole(batches, "calibration")
-    gate.report.extreme_rows = gate.compare_whole([gate.extreme_inputs()], "extreme")
+    gate.report.images = gate.compare_whole(batches, "calibration", gate.regions.piece)
+    gate.report.extreme_rows = gate.compare_whole([gate.extreme_inputs()], "extreme", gate.extreme_piece)
     gate.compare_layers()
     gate.report.integers = gate.differences.integers
     return gate.report
@@ -102,7 +103,7 @@ def check_fused(spec: ir.Model, view: View) -> None:
     last = sum(
         isinstance(layer, LastLayer) and not product_of(layer.node).fuses_without_quantizer for layer in view.layers
     )
-    if len(floats) > last + sum(layer.op_type in FLOAT_OPS for layer in view.tail):
+    if len(floats) > last + sum(layer.op_type in FLOAT_OPS for layer in (*view.islands, *view.tail)):
         raise LoweringError(f"onnxruntime runs in float: {', '.join(floats)}; expected integer kernels")
 
 
@@ -116,47 +117,58 @@ class _Gate:
         self.differences = Differences(self.view)
         self.spec_tensors, self.lowered_tensors = spec_tensors(self.view), tensors_of(lowered)
         self.targets = list(self.spec_tensors)
-        names = [str(value.name) for value in lowered.graph.outputs]
-        same = names == [value.name for value in spec.graph.outputs]
         self.pairs = pairs
-        self.plain = self._open(spec if same else ending_in(spec, names), lowered)
-        self.exposed = self._open(with_outputs(spec, self.targets), with_outputs(lowered, self.targets))
-        self.shapes = self._shapes()
+        self.regions = Regions(spec, self.view)
+        self.plain = self._open(*self._plain())
+        self.exposed = self._open(*(self.regions.apart(with_outputs(m, self.targets)) for m in (spec, lowered)))
+        self.entry = self.regions.entry or self.plain[0]
+        self.fixed = fixed_batch(self.entry)
+        self.shapes = self._shapes(self.fixed or 1)
         row = sum(math.prod(shape) for shape in self.shapes.values())
-        # Rows that one run takes: the model's own number, or as many as fit `ELEMENTS`.
-        self.size = fixed_batch(self.plain[0]) or max(1, min(MAX_BATCH, ELEMENTS // max(row, 1)))
-        self.oracle_size = max(1, min(self.size, ORACLE_ELEMENTS // max(row, 1)))
+        # Rows that one run takes: the model's own number, or as many as fit. Behind islands a batch's rows need not
+        # come first, so that the oracle takes all of them.
+        elements = ELEMENTS if self.regions.entry is None else ORACLE_ELEMENTS
+        self.size = self.fixed or max(1, min(MAX_BATCH, elements // max(row, 1)))
+        self.few = max(1, min(self.size, ORACLE_ELEMENTS // max(row, 1))) if self.regions.entry is None else None
+        self.shapes = self.shapes if self.regions.entry is None else self._shapes(self.size)
         self.report = GateReport(tensors=len(self.targets))
         rows = itertools.chain.from_iterable(layer.op.prove(layer, check_pairs=False) for layer in self.view.layers)
         inexact = {row.layer for row in rows if not row.exact_in_float32}
         self.exact_in_float32 = {result_name(layer) for layer in self.view.layers if layer.name not in inexact}
 
-    def compare_whole(self, batches: Iterable[Batch], kind: str) -> int:
+    def compare_whole(self, batches: Iterable[Batch], kind: str, begin: Callable[[Batch], Piece]) -> int:
         """Outputs of both models as they are, and all their integers; how many rows that were."""
         rows = 0
         for batch in batches:
-            for position, piece in enumerate(_pieces(batch, self.size)):
+            for position, part in enumerate(_pieces(batch, self.size)):
+                piece = begin(part)
                 found = [self._run_exposed(session, piece) for session in self.exposed]
                 if not position:
-                    specified = network_integers(self.spec, piece.inputs[: self.oracle_size])
-                    self._compare_specified(specified, found, kind)
+                    begins = [array[: self.few] for array in piece.begins(self.view)]
+                    self._compare_specified(network_integers(self.spec, *begins), found, kind)
                 self._compare(found[0], found[1], kind)
                 self._compare_outputs(piece, kind)
-            rows += len(batch.inputs)
+            rows += len(batch)
         return rows
 
     def extreme_inputs(self) -> Batch:
         """Random and extreme integers as the network's input."""
-        shape = (EXTREME_ROWS, *(int(size) for size in self.plain[0].get_inputs()[0].shape[1:]))
-        if self.plain[1].get_inputs()[0].type == "tensor(uint8)":
+        shape = (EXTREME_ROWS, *(int(size) for size in self.entry.get_inputs()[0].shape[1:]))
+        if self.lowered.graph.inputs[0].dtype is ir.DataType.UINT8:
             preprocess = carried_preprocess(self.lowered) or Preprocess()
             if preprocess.layout == "NCHW":
                 shape = (shape[0], *shape[2:], shape[1])
             pixels = extremes(shape, QuantSpec.unsigned(8, 0), self.rng)
             return Batch(preprocess(pixels), pixels=pixels)
-        grid = self.view.inputs[0].rounded_to
+        grid = next((q.rounded_to for q in self.view.inputs if q.source.is_graph_input()), None)
+        if grid is None:
+            return Batch(self.rng.standard_normal(shape).astype(np.float32))
         codes = extremes(shape, grid, self.rng).astype(np.float32)
         return Batch((codes - grid.zero_point) * np.float32(grid.scale))
+
+    def extreme_piece(self, batch: Batch) -> Piece:
+        """A batch, and random and extreme numbers in the place of what islands give."""
+        return self.regions.extreme_piece(batch, self.rng)
 
     def compare_layers(self) -> None:
         """Each layer alone on random integers, on extremes, and on its weights' own patterns."""
@@ -167,7 +179,7 @@ class _Gate:
         for layer in self.view.layers:
             for quantizer in layer.sources:
                 readers[str(quantizer.codes.name)].append(layer)
-        shapes = {name: (self.size, *self.shapes[name][1:]) for name in quantizers if readers[name]}
+        shapes = {name: self._at_size(self.shapes[name]) for name in quantizers if readers[name]}
         outputs = [name for name in self.targets if name not in {str(q.codes.name) for q in self.view.inputs}]
         apart = [cut_apart(model, outputs, shapes) for model in (self.spec, self.lowered)]
         sessions, unfused = self._open(*apart), open_session(apart[0], optimize=False)
@@ -186,7 +198,7 @@ class _Gate:
             if round_ < ORACLE_ROUNDS:
                 specified = {
                     result_name(layer): layer_result(
-                        layer, [codes[str(q.codes.name)][: self.oracle_size] for q in layer.sources]
+                        layer, [codes[str(q.codes.name)][: self.few] for q in layer.sources]
                     )
                     for layer in self.view.layers
                 }
@@ -196,6 +208,10 @@ class _Gate:
             self._compare(found[0], found[1], "single-layer")
             self.report.layer_rounds += 1
 
+    def _at_size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of as many rows as one run takes; behind islands the shapes have them already, in any place."""
+        return shape if self.regions.entry is not None else (self.size, *shape[1:])
+
     def _open(self, spec: ir.Model, lowered: ir.Model) -> tuple[ort.InferenceSession, ort.InferenceSession]:
         """A session of each; int8 weights whose pairs are not proven safe are added exactly on every CPU."""
         return (
@@ -203,16 +219,25 @@ class _Gate:
             open_exact(lowered) if self.pairs == "waived" else open_session(lowered),
         )
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape at one row (or the model's fixed batch)."""
-        value = self.plain[0].get_inputs()[0]
-        zeros = np.zeros((fixed_batch(self.plain[0]) or 1, *value.shape[1:]), np.float32)
-        arrays = run_feeds(self.exposed[0], {value.name: zeros})
-        return {name: array.shape for name, array in zip(self.targets, arrays, strict=True)}
+    def _plain(self) -> tuple[ir.Model, ir.Model]:
+        """Both models, with the outputs of the lowered one; where there are islands, with what leaves the integers."""
+        names = [str(value.name) for value in self.lowered.graph.outputs]
+        if self.regions.entry is not None:
+            known = {value.name for node in self.lowered.graph for value in node.outputs}
+            names = [str(value.name) for value in self.view.leaving() if value.name in known]
+            spec, lowered = (self.regions.apart(ending_in(model, names)) for model in (self.spec, self.lowered))
+            return spec, lowered
+        same = names == [value.name for value in self.spec.graph.outputs]
+        return self.spec if same else ending_in(self.spec, names), self.lowered
 
-    def _run_exposed(self, session: ort.InferenceSession, batch: Batch) -> dict[str, Array]:
-        arrays = run_feeds(session, {session.get_inputs()[0].name: model_input(session, batch)})
-        return dict(zip(self.targets, arrays, strict=True))
+    def _shapes(self, rows: int) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape at so many rows."""
+        zeros = np.zeros((rows, *self.entry.get_inputs()[0].shape[1:]), np.float32)
+        arrays = self._run_exposed(self.exposed[0], self.extreme_piece(Batch(zeros)))
+        return {name: array.shape for name, array in arrays.items()}
+
+    def _run_exposed(self, session: ort.InferenceSession, piece: Piece) -> dict[str, Array]:
+        return dict(zip(self.targets, run_feeds(session, piece.feeds(session)), strict=True))
 
     def _compare_specified(self, specified: dict[str, Array], found: list[dict[str, Array]], kind: str) -> None:
         """Both models on a few rows against the oracle."""
@@ -228,12 +253,14 @@ class _Gate:
     def _compare(self, spec: dict[str, Array], lowered: dict[str, Array], kind: str) -> None:
         self.differences.check(spec, lowered, LOWERED, kind, self.lowered_tensors)
 
-    def _compare_outputs(self, batch: Batch, kind: str) -> None:
-        for expected, found in zip(*(run_batch(session, batch) for session in self.plain), strict=True):
+    def _compare_outputs(self, piece: Piece, kind: str) -> None:
+        for expected, found in zip(
+            *(run_outputs(session, piece.feeds(session)) for session in self.plain), strict=True
+        ):
             wrong = int((~integers_equal(expected, found)).sum())
             if wrong:
                 raise ParityError(
-                    f"the outputs of {wrong} of {len(batch.inputs)} {kind} inputs differ from the QDQ file's, though "
+                    f"the outputs of {wrong} of {len(piece.batch)} {kind} inputs differ from the QDQ file's, though "
                     "all integers agree once they are looked at: onnxruntime optimizes the two otherwise"
                 )
 

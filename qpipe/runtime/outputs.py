@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from qpipe.data import Batch
 from qpipe.errors import DataError, ModelError, first_problem
-from qpipe.runtime.session import Array, input_dtype, run_batches, session_name
+from qpipe.runtime.session import Array, run_batches, run_feeds, session_name
 
 IO_KEY: Final = "qpipe.io"
 
@@ -84,7 +84,7 @@ def read_io(session: ort.InferenceSession) -> IntegerIO | None:
 
 def model_input(session: ort.InferenceSession, batch: Batch) -> Array:
     """What of `batch` this model takes: its preprocessed inputs, or its pixels in the model's layout."""
-    if input_dtype(session) != np.uint8:
+    if all(value.type != "tensor(uint8)" for value in session.get_inputs()):
         return batch.inputs
     io = read_io(session)
     if io is None:
@@ -97,6 +97,12 @@ def model_input(session: ort.InferenceSession, batch: Batch) -> Array:
 def run_batch(session: ort.InferenceSession, batch: Batch) -> list[Output]:
     """The model's outputs on one batch; ModelError where one is NaN or infinite, or fixed point without a scale."""
     arrays = next(run_batches(session, [model_input(session, batch)], rows_only=False))
+    return [_output(session, value.name, array) for value, array in zip(session.get_outputs(), arrays, strict=True)]
+
+
+def run_outputs(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> list[Output]:
+    """The same of inputs by name, in one run."""
+    arrays = run_feeds(session, feeds)
     return [_output(session, value.name, array) for value, array in zip(session.get_outputs(), arrays, strict=True)]
 
 

@@ -18,6 +18,10 @@ class ShippingSettings(Settings):
     io: Literal["float", "integer"] = Field(
         default="float", description="float: in the place of the original; integer: uint8 pixels to int32 logits"
     )
+    integer_only: bool | None = Field(
+        default=None,
+        description="refuse float nodes between integers; by default with the format integer alone",
+    )
     layout: Literal["NCHW", "NHWC"] = Field(default="NCHW", description="the axes of an integer input")
 
     @model_validator(mode="after")
@@ -31,6 +35,11 @@ class ExportSettings(ShippingSettings):
     """QDQ network -> what ships."""
 
     format: Format = Field(default="qoperator", description="the form of the exported graph")
+
+    @property
+    def refuses_islands(self) -> bool:
+        """`integer_only`, or what it is by default."""
+        return self.format == "integer" if self.integer_only is None else self.integer_only
 
     @model_validator(mode="after")
     def _ends_are_of_the_format(self) -> Self:

@@ -6,7 +6,7 @@ file gives on an integer runtime. A float graph, without quantizers, trains on i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import onnx_ir as ir
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from qpipe.errors import ModelError
+from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, leading_to, read_view
@@ -218,15 +219,22 @@ def _plan(
         view = read_view(model)
         if view.is_final:
             raise ModelError("final already (its weights are integers), expected the file that calibrate wrote")
+        _refuse_islands(view.islands)
         if len(view.inputs) != 1:
             raise ModelError(f"the model has {len(view.inputs)} quantized inputs, expected 1")
         return view.layers, view.results, (view.inputs[0].output, view.inputs[0])
     plan = plan_quantization(model.graph)
+    _refuse_islands(plan.islands)
     if plan.unsupported:
         raise ModelError(f"{describe(plan.unsupported[0].node)}: can't be trained, no torch semantics for it")
     layers = [QuantizedLayer(layer.node, layer.batch_norm, layer.activation, sources=()) for layer in plan.layers]
     results = leading_to(model.graph.outputs, {layer.result for layer in layers})
     return layers, results, (model.graph.inputs[0], None)
+
+
+def _refuse_islands(islands: Sequence[Layer]) -> None:
+    if islands:
+        raise ModelError(f"{describe(islands[0].node)}: is float between integers, and no gradient passes it yet")
 
 
 def _carries(layer: QuantizedLayer, quantizer: ActivationQuantizer) -> bool:

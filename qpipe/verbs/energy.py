@@ -33,7 +33,7 @@ from qpipe.ir.files.torch_import import ModelLike, resolve_model
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.view import View, read_view
-from qpipe.nodes import describe
+from qpipe.nodes import describe_some
 from qpipe.settings import EnergySettings, TorchSettings, validated
 from qpipe.settings.arithmetic import ArithmeticSettings
 from qpipe.settings.energy import PRICE_LISTS
@@ -136,12 +136,11 @@ def _count_float(network: ir.Model, settings: EnergySettings) -> _Counting:
     normalize(network)
     graph, notes = network.graph, []
     plan = plan_quantization(graph)
-    counted = count_network(graph, [*plan.layers, *plan.tail])
+    counted = count_network(graph, [*plan.layers, *plan.islands, *plan.tail])
     exports = {}
     if plan.unsupported:
-        count, first = len(plan.unsupported), plan.unsupported[0]
-        others = f" and {count - 1} more, which `qpipe inspect` names" if count > 1 else ""
-        notes.append(f"no export is counted: no integer form, with layers after it: {describe(first.node)}{others}")
+        nodes = [layer.node for layer in plan.unsupported]
+        notes.append(f"no export is counted: no layer of weights has an integer form: {describe_some(nodes)}")
     else:
         for bits in EXPORTS:
             exports[f"int{bits}"] = planned_layers(plan_quantization(graph, weight_bits=bits, activation_bits=bits))
@@ -152,7 +151,7 @@ def _count_quantized(network: ir.Model, view: View | None, settings: EnergySetti
     # Of a file of another form, reading it says what is wrong.
     view = view or read_view(network)
     infer_shapes(network)
-    counted = count_network(network.graph, [*view.layers, *view.tail])
+    counted = count_network(network.graph, [*view.layers, *view.islands, *view.tail])
     simulated = None
     if not view.is_final:
         quantizers = [*view.inputs, *(layer.quantizer for layer in view.layers if layer.quantizer is not None)]

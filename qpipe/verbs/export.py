@@ -24,7 +24,8 @@ from qpipe.ir.quantized.certify import certify, store_certificate
 from qpipe.ir.quantized.float_free import float_tensors
 from qpipe.ir.quantized.kind import require_qdq
 from qpipe.ir.quantized.origin import origin_of, store_origin
-from qpipe.ir.quantized.view import read_view
+from qpipe.ir.quantized.view import View, read_view
+from qpipe.nodes import describe_some
 from qpipe.runtime.gate import run_gate
 from qpipe.settings import ExportSettings, SeedSettings
 from qpipe.verbs.options import takes_options
@@ -43,6 +44,9 @@ def export(
     seed: SeedSettings,
 ) -> ir.Model:
     """Finalize a QDQ model, prove its integers, lower it, and compare every integer with the QDQ file's.
+
+    Nodes without an integer form stay float between a DequantizeLinear and a QuantizeLinear: islands, which the
+    certificate names. What is proven and compared then holds for each region of integers. `integer_only` refuses them.
 
     The format "qoperator" is onnxruntime's integer operators, "integer" has no float tensor at all and standard
     operators only, "qdq" is the finalized QDQ graph itself. Skip connections can be trained away, not taken out:
@@ -84,14 +88,17 @@ def export(
     with about(model_name(model)):
         Finalize()(spec)
     add_provenance(spec, AppliedPass.of(Finalize()))
-    certificate = certify(read_view(spec), cpu=settings.cpu, weights=settings.weights)
+    view = read_view(spec)
+    if settings.refuses_islands:
+        _refuse_islands(view)
+    certificate = certify(view, cpu=settings.cpu, weights=settings.weights)
     _refuse(certificate)
     lowered = spec.clone()
     for pass_ in _lowering(settings):
         pass_(lowered)
         add_provenance(lowered, AppliedPass.of(pass_))
     if settings.format == "integer":
-        _refuse_floats(lowered, model_name(model))
+        _refuse_floats(lowered, view, model_name(model))
     if settings.format == "qdq":
         # The file is the specification; what it computes is compared with the integer operators.
         if origin_of(read_view(lowered)) != origin_of(read_view(spec)):
@@ -133,9 +140,19 @@ def _refuse(certificate: Certificate) -> None:
         raise LoweringError(f"not exact: {problems[0]}{more}")
 
 
-def _refuse_floats(lowered: ir.Model, name: str) -> None:
-    """Raise LoweringError where the graph of integers is none."""
-    floats = float_tensors(lowered)
+def _refuse_islands(view: View) -> None:
+    """Raise LoweringError that names what stays float between integers."""
+    nodes = [node for layer in view.islands for node in layer.nodes]
+    if nodes:
+        raise LoweringError(
+            f"{len(nodes)} nodes stay float between integers: {describe_some(nodes)}; expected none of an export that "
+            "is integer only: `qpipe inspect` says what to do with each, --no-integer-only keeps them"
+        )
+
+
+def _refuse_floats(lowered: ir.Model, view: View, name: str) -> None:
+    """Raise LoweringError where the graph of integers has floats of its own, beside its islands."""
+    floats = float_tensors(lowered, {node.name for layer in view.islands for node in layer.nodes})
     if floats:
         more = f" and {len(floats) - 1} more" if len(floats) > 1 else ""
         raise LoweringError(f"{name}: '{floats[0]}'{more} would be float, expected integers from the first to the last")

@@ -33,6 +33,7 @@ from qpipe.verbs.options import takes_options
 
 QUANTIZED: Final = "quantized"
 CARRIES: Final = "carries integers"
+ISLAND: Final = "float island"
 FLOAT_TAIL: Final = "float tail"
 NO_FORM: Final = "no integer form"
 # Of an export.
@@ -102,6 +103,9 @@ class Inspection:
 def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
     """Say what a model is made of, and which nodes have no integer form: all of them, each with what to do.
 
+    Those that integers follow stay float in the files, as islands (role "float island"), unless an export is told to
+    refuse that. A network without any layer of weights that has an integer form can't be calibrated.
+
     Args:
         model: float, QDQ or exported: an .onnx path, a ModelProto, an onnx_ir.Model, a torch module, or
             `package.module:factory`.
@@ -162,12 +166,13 @@ def _float_nodes(graph: ir.Graph) -> tuple[list[NodeInfo], list[str]]:
     for layer in plan.layers:
         _add_layer(found, layer, _form(layer), _planned_note(layer, plan))
     unsupported = {layer.node for layer in plan.unsupported}
-    in_the_way = {layer.node for layer in _before_weights(plan)}
-    for layer in plan.tail:
+    for layer in (*plan.islands, *plan.tail):
+        advice = str(layer.refusal or "")
         if layer.node in unsupported:
-            _add_layer(found, layer, NO_FORM, advice=str(layer.refusal or ""))
-        elif layer.node in in_the_way:
-            _add_layer(found, layer, _form(layer), "once the nodes before it have an integer form")
+            _add_layer(found, layer, NO_FORM, advice=advice)
+        elif layer in plan.islands:
+            note = "stays float between integers" + ("" if advice else ", as what it reads or gives does")
+            _add_layer(found, layer, ISLAND, note, advice)
         else:
             _add_layer(found, layer, FLOAT_TAIL, "stays float behind the integers")
     problems = []
@@ -175,7 +180,7 @@ def _float_nodes(graph: ir.Graph) -> tuple[list[NodeInfo], list[str]]:
         only_input(graph)
     except ModelError as error:
         problems.append(str(error))
-    if not any(has_weights(layer.node) for layer in (*plan.layers, *plan.tail)):
+    if not any(has_weights(layer.node) for layer in (*plan.layers, *plan.islands, *plan.tail)):
         problems.append("no Conv, Gemm or MatMul with constant weights: nothing to quantize")
     return [found[node] for node in graph if node in found], problems
 
@@ -183,17 +188,6 @@ def _float_nodes(graph: ir.Graph) -> tuple[list[NodeInfo], list[str]]:
 def _form(layer: Layer) -> str:
     """A role, in the words of the table; what becomes a table is quantized, though it keeps its input's width."""
     return QUANTIZED if layer.curve is not None else _FORMS.get(layer.role, QUANTIZED)
-
-
-def _before_weights(plan: QuantizationPlan) -> list[Layer]:
-    """Layers behind a node without integer form that multiply by weights, or that lead to such."""
-    needed: set[ir.Value | None] = set()
-    blocked = []
-    for layer in reversed(plan.tail):
-        if layer.role is Role.COMPUTE or layer.output in needed:
-            blocked.append(layer)
-            needed.update(value for node in layer.nodes for value in node.inputs)
-    return blocked
 
 
 def _planned_note(layer: Layer, plan: QuantizationPlan) -> str:
@@ -219,6 +213,8 @@ def _view_nodes(view: View) -> list[NodeInfo]:
             found[layer.node] = NodeInfo(layer.name, layer.op_type, QUANTIZED, f"{verb}{_quantized_note(layer)}")
         else:
             _add_layer(found, layer, _form(layer), _quantized_note(layer))
+    for island in view.islands:
+        _add_layer(found, island, ISLAND, "stays float between integers")
     for tail in view.tail:
         _add_layer(found, tail, FLOAT_TAIL, "stays float behind the integers")
     return [found[node] for node in view.graph if node in found]

@@ -109,11 +109,22 @@ def test_nothing_to_quantize() -> None:
 
 
 def test_all_unsupported_nodes_at_once() -> None:
+    net = Network(8, 8)
+    x = net.op("MatMul", net.op("MatMul", "x", "x", name="first"), "x", name="second")
+    with pytest.raises(LoweringError, match="no layer of weights has an integer form: MatMul 'first', MatMul 'second'"):
+        InsertQuantizers()(net.model(x))
+
+
+def test_an_island_between_quantizers() -> None:
+    """Its floats are read as they are by what stays float, and by weights through a quantizer of their own."""
     net = Network(3, 8, 8)
-    x = net.op("Softplus", net.conv("x", 3, 8), name="gate")
-    x = net.op("Erf", net.conv(x, 8, 8), name="bend")
-    with pytest.raises(LoweringError, match="Softplus 'gate', Erf 'bend'"):
-        InsertQuantizers()(net.model(net.conv(x, 8, 8)))
+    x = net.op("Softplus", net.op("Relu", net.conv("x", 3, 8)), name="gate")
+    y = net.op("Mul", net.op("Sigmoid", net.conv(x, 8, 8, name="end")), x, name="product")
+    model = quantized(net.model(y))
+    nodes = {node.name: node for node in model.graph}
+    assert [value.producer().op_type for value in nodes["gate"].inputs] == ["DequantizeLinear"]
+    assert nodes["end"].inputs[0].producer().op_type == "DequantizeLinear"
+    assert nodes["product"].inputs[1].producer() is nodes["gate"]
 
 
 @pytest.mark.parametrize("option", ["weight_bits", "activation_bits"])

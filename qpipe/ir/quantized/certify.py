@@ -20,6 +20,7 @@ from qpipe.arith.certificate import Certificate
 from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import CERTIFICATE, get_object, set_json
 from qpipe.ir.quantized.view import View, read_view
+from qpipe.nodes import describe
 
 DIGEST = "sha256"
 """Of the file's nodes and constants."""
@@ -31,7 +32,8 @@ def certify(view: View, *, cpu: str = "portable", weights: str = "int8") -> Cert
     """Prove every layer of a finalized graph; what fails is in `problems`."""
     check_pairs = cpu != "vnni" and weights != "uint8"
     rows = (layer.op.prove(layer, check_pairs=check_pairs) for layer in view.layers)
-    return Certificate(cpu, weights, tuple(itertools.chain.from_iterable(rows)))
+    floats = tuple(describe(node) for layer in view.islands for node in layer.nodes)
+    return Certificate(cpu, weights, tuple(itertools.chain.from_iterable(rows)), float_nodes=floats)
 
 
 def store_certificate(model: ir.Model, certificate: Certificate) -> None:
@@ -56,7 +58,8 @@ def check_certificate(model: ir.Model) -> list[str]:
     if _is_final_qdq(model):
         fresh = certify(read_view(model), cpu=str(stored.get("cpu")), weights=str(stored.get("weights")))
         problems.extend(fresh.problems)
-        if fresh.to_json()["layers"] != stored.get("layers"):
+        said = fresh.to_json()
+        if any(said[name] != stored.get(name) for name in ("layers", "float_nodes")):
             problems.append("the certificate does not say what the file's integers prove")
     return problems
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import onnx_ir as ir
 
@@ -13,14 +13,16 @@ _FLOATS = frozenset(
 )  # fmt: skip
 
 
-def float_tensors(model: ir.Model) -> list[str]:
+def float_tensors(model: ir.Model, islands: Set[str | None] = frozenset()) -> list[str]:
     """What is float, or of unknown type, strictly between the first integer tensor and the last.
+
+    islands: names of nodes that may be float, with the QuantizeLinear and DequantizeLinear around them.
 
     Names of values and initializers, and `node.attribute` for attributes, tensors and subgraphs in them included. A
     QuantizeLinear of a graph input is the begin; the end is a DequantizeLinear or a Cast whose floats nothing quantizes
     again: they and the float tail behind them are not part of it, nor are their own scales.
     """
-    outside = _outside(model.graph)
+    outside = _outside(model.graph, {node for node in model.graph if node.name in islands})
     inside = [node for node in model.graph if node not in outside]
     found: dict[str, None] = {}
     for node in inside:
@@ -32,25 +34,24 @@ def float_tensors(model: ir.Model) -> list[str]:
     return list(found)
 
 
-def _outside(graph: ir.Graph) -> set[ir.Node]:
-    """The QuantizeLinear of each float input, and each last node that makes floats, with all that follows it."""
-    outside = {
+def _outside(graph: ir.Graph, islands: set[ir.Node]) -> set[ir.Node]:
+    """The islands, the QuantizeLinear of each float input and of what islands give, and each node that makes floats
+    for nothing but islands and outputs, with all that follows it.
+    """
+    given = [value for node in islands for value in node.outputs]
+    outside = islands | {
         node
-        for value in graph.inputs
+        for value in (*graph.inputs, *given)
         if value.dtype in _FLOATS
         for node in value.consumers()
         if quantizes(node) and node.inputs[0] is value
     }
     for node in graph:
         makes_floats = (dequantizes(node) or node.op_type == "Cast") and node.outputs[0].dtype in _FLOATS
-        if makes_floats and not _leads_to_integers(node):
+        if makes_floats and not any(quantizes(f) or _gives_integers(f) for f in _after(node, islands)):
             outside.add(node)
-            outside.update(_after(node))
+            outside.update(_after(node, islands))
     return outside
-
-
-def _leads_to_integers(node: ir.Node) -> bool:
-    return any(quantizes(follower) or _gives_integers(follower) for follower in _after(node))
 
 
 def _gives_integers(node: ir.Node) -> bool:
@@ -59,8 +60,9 @@ def _gives_integers(node: ir.Node) -> bool:
     )
 
 
-def _after(node: ir.Node) -> Iterator[ir.Node]:
-    seen: set[ir.Node] = set()
+def _after(node: ir.Node, islands: Set[ir.Node]) -> Iterator[ir.Node]:
+    """What follows a node, but for islands and what these lead to."""
+    seen: set[ir.Node] = set(islands)
     stack = [follower for value in node.outputs for follower in value.consumers()]
     while stack:
         current = stack.pop()

@@ -24,8 +24,8 @@ from qpipe.errors import RecipeError
 from qpipe.formats.table import EDGE_FORMAT
 from qpipe.ir.graph.edges import Passage, before_weights, feeding_weights
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerOptions, LayerTable
-from qpipe.ir.graph.layers import Layer, group_layers
-from qpipe.nodes import reads
+from qpipe.ir.graph.layers import Layer
+from qpipe.ir.quantized.parts import all_reads, split
 from qpipe.ops import Curve, Rectifier, Role, op_of
 
 EDGE_BITS = 8  # first and last layer's weights, last layer's input, the graph's input, a branch before an Add
@@ -69,10 +69,16 @@ class PlannedQuantizer:
 
 @dataclass
 class QuantizationPlan:
-    """The layers up to the last that has integers, and what each tensor and weight becomes."""
+    """The layers that have integers, and what each tensor and weight becomes.
+
+    islands, tail: layers that stay float, those that lead to integers again and the others. begins: the float values
+    that integers begin at, each with a quantizer. unsupported: where no layer is one of weights, what would be.
+    """
 
     layers: list[Layer] = field(default_factory=list)
+    islands: list[Layer] = field(default_factory=list)
     tail: list[Layer] = field(default_factory=list)
+    begins: list[ir.Value] = field(default_factory=list)
     unsupported: list[Layer] = field(default_factory=list)
     quantizers: dict[ir.Value, PlannedQuantizer] = field(default_factory=dict)
     narrowed: dict[ir.Value, PlannedQuantizer] = field(default_factory=dict)
@@ -98,7 +104,7 @@ def plan_quantization(
     skip_bits: int | None = None,
     layers: LayerTable = NO_OPTIONS,
 ) -> QuantizationPlan:
-    """Plan a normalized float graph; nodes without an integer form are in `unsupported`.
+    """Plan a normalized float graph.
 
     Raises:
         RecipeError: a width that there is not, or an entry of `layers` that matches nothing.
@@ -106,20 +112,23 @@ def plan_quantization(
     _check_bits("weight_bits", weight_bits)
     _check_bits("activation_bits", activation_bits)
     _check_bits("skip_bits", skip_bits or activation_bits)
-    plan = QuantizationPlan()
-    _split_tail(graph, plan)
-    _find_last(graph, plan)
+    parts = split(graph)
+    plan = QuantizationPlan(parts.layers, parts.islands, parts.tail, parts.begins)
+    if not any(layer.role is Role.COMPUTE for layer in plan.layers):
+        # What would have weights to quantize is what stands in the way.
+        plan.unsupported = [layer for layer in parts.order if layer.op.role is Role.COMPUTE]
+    _find_last(plan)
     options = layers.of_layers(plan.layers, plan.last)
-    passages = [Passage(layer.is_weighted, layer.inputs, layer.output) for layer in plan.layers]
+    passages = _passages(parts.order, plan)
     feeding = feeding_weights(passages)
     ends = {layer.node for layer in plan.layers if layer.is_weighted and layer.output not in feeding}
     reached = before_weights(graph.inputs, passages)
     wide = _edge_tensors(plan, ends)
     on_skips = _on_skips(plan) if skip_bits is not None else set()
     added = {value for layer in plan.layers if layer.role is Role.JOIN for value in layer.inputs}
-    for value in graph.inputs:
-        if any(value in layer.inputs for layer in plan.layers):
-            plan.quantizers[value] = PlannedQuantizer(value, EDGE_BITS, None)
+    for value in plan.begins:
+        edge = value in wide or value in reached or value not in feeding
+        plan.quantizers[value] = PlannedQuantizer(value, EDGE_BITS if edge else activation_bits, None)
     signed: dict[ir.Value, bool | None] = dict.fromkeys(plan.quantizers)
     unwidened: dict[ir.Value, PlannedQuantizer] = {}
     for layer in plan.layers:
@@ -161,44 +170,26 @@ def _check_bits(name: str, bits: int) -> None:
         raise RecipeError(f"{name} is {bits}, expected {EDGE_FORMAT.widths[0]} to {EDGE_FORMAT.widths[-1]}")
 
 
-def _split_tail(graph: ir.Graph, plan: QuantizationPlan) -> None:
-    """Layers without integer form, and what depends on them, are a float tail; or an error, if weights come after."""
-    tainted: set[ir.Value] = set()
-    for layer in group_layers(graph):
-        has_form = layer.role is not Role.NONE
-        data = layer.inputs if has_form else [value for value in layer.node.inputs if value is not None]
-        if has_form and not any(value in tainted for value in data):
-            plan.layers.append(layer)
-            continue
-        plan.tail.append(layer)
-        tainted.update(value for node in layer.nodes for value in node.outputs)
-    feeding = _ancestors(value for layer in plan.tail if layer.role is Role.COMPUTE for value in reads(layer.node))
-    plan.unsupported = [
-        layer for layer in plan.tail if layer.role is Role.NONE and not feeding.isdisjoint(layer.node.outputs)
-    ]
-    if not any(layer.role is Role.COMPUTE for layer in (*plan.layers, *plan.tail)):
-        # What would have weights to quantize is what stands in the way.
-        plan.unsupported = [layer for layer in plan.tail if layer.op.role is Role.COMPUTE]
-
-
-def _ancestors(values: Iterable[ir.Value]) -> set[ir.Value]:
-    found: set[ir.Value] = set()
-    stack = list(values)
-    while stack:
-        value = stack.pop()
-        producer = value.producer()
-        if value not in found and producer is not None:
-            stack.extend(reads(producer))
-        found.add(value)
+def _passages(order: Iterable[Layer], plan: QuantizationPlan) -> list[Passage]:
+    """Those of all layers before the tail; an island has one for each of its values."""
+    kept, islands = {layer.node: layer for layer in plan.layers}, {layer.node for layer in plan.islands}
+    found: list[Passage] = []
+    for layer in order:
+        if layer.node in islands:
+            read = tuple(all_reads(layer))
+            found += [Passage(False, read, value) for node in layer.nodes for value in node.outputs]
+        elif (own := kept.get(layer.node)) is not None:
+            found.append(Passage(own.is_weighted, own.inputs, own.output))
     return found
 
 
-def _find_last(graph: ir.Graph, plan: QuantizationPlan) -> None:
+def _find_last(plan: QuantizationPlan) -> None:
     """Last layers: weighted, no activation, before nothing but outputs or the tail.
 
     Reshaping behind joins the tail, and so does what would be a table: there its result is float, and exact.
     """
     readers = Counter(value for layer in plan.layers for value in layer.inputs)
+    readers.update(value for layer in plan.islands for value in all_reads(layer))
     origins: dict[ir.Value, Layer | None] = {}  # what a value comes from through layers that only reshape
     for layer in plan.layers:
         origins[layer.output] = origins.get(layer.inputs[0]) if layer.op.only_reshapes else layer

@@ -7,6 +7,7 @@ and a Clip where what it gives has a narrower range. Weights' are in `write_weig
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,19 +83,21 @@ def insert_activation_quantizer(
     spec: GridOrTable,
     *,
     only: ir.Node | None = None,
+    floats: Set[ir.Node] | None = None,
     replaces: ir.Node | None = None,
     suffix: str = "",
     meltable: bool = False,
 ) -> None:
     """Put a quantizer behind `value`, for all its readers or for the node `only`.
 
-    spec: its grid, or the table behind it. replaces: a float activation to drop, which range or table computes.
+    spec: its grid, or the table behind it. floats: of a value that is float anyway, the nodes that go on reading it as
+    it is, as the graph's output does. replaces: a float activation to drop, which range or table computes.
 
     onnxruntime melts two quantizers in a row into one, which rounds otherwise. A Clip of the integers, though it cuts
     nothing, keeps apart one that is meant for `only`, or that reads another one; `meltable` says that it may go.
     """
     base = f"{value.name}/{suffix}" if suffix else f"{value.name}"
-    uses = [(node, index) for node, index in value.uses() if only is None or node is only]
+    uses = [(node, index) for node, index in value.uses() if node not in (floats or ()) and only in (None, node)]
     source = value if replaces is None else replaces.inputs[0]
     assert source is not None
     shape = value.shape
@@ -120,7 +123,7 @@ def insert_activation_quantizer(
         graph.insert_after(producer, nodes)
     for node, index in uses:
         node.replace_input_with(index, output)
-    if value.is_graph_output() and only is None:
+    if value.is_graph_output() and only is None and floats is None:
         _move_graph_output(graph, value, output)
     if replaces is not None:
         graph.remove(replaces, safe=True)

@@ -17,6 +17,7 @@ from qpipe.errors import LoweringError, ModelError
 from qpipe.formats.base import TrainableWeight
 from qpipe.ir.graph.functions import check_functions
 from qpipe.ir.graph.layers import Layer, group_layers
+from qpipe.ir.quantized.parts import all_reads, divide_floats
 from qpipe.ir.quantized.qdq import (
     ActivationQuantizer,
     check_zero_point,
@@ -92,11 +93,15 @@ class LastLayer(Weighted[W]):
 
 @dataclass
 class View:
-    """The quantized part of the graph in topological order, and the float tail behind it."""
+    """The quantized part of the graph in topological order, the islands of float in it, and the float tail behind it.
+
+    inputs: the quantizers at which integers begin: of the graph's inputs, and of what islands give.
+    """
 
     graph: ir.Graph
     inputs: list[ActivationQuantizer] = field(default_factory=list)
     layers: list[QuantizedLayer] = field(default_factory=list)
+    islands: list[Layer] = field(default_factory=list)
     tail: list[Layer] = field(default_factory=list)
 
     @property
@@ -108,8 +113,19 @@ class View:
 
     @property
     def results(self) -> list[ir.Value]:
-        """What leaves the quantized part, in the order of the graph outputs that it is or leads to."""
-        return leading_to(self.graph.outputs, {layer.result for layer in self.layers})
+        """What leaves the quantized part, in the order of the graph outputs that it is or leads to.
+
+        An island's floats are among them where they lead to an output through no integers.
+        """
+        floats = {value for layer in self.islands for node in layer.nodes for value in node.outputs}
+        return leading_to(self.graph.outputs, floats | {layer.result for layer in self.layers})
+
+    def leaving(self, *, outputs: bool = True) -> list[ir.Value]:
+        """Integers that islands read as real numbers, and those that outputs and the tail do, in topological order."""
+        floats = [*self.islands, *(self.tail if outputs else ())]
+        read = {value for layer in floats for value in all_reads(layer)} | set(self.graph.outputs if outputs else ())
+        given = [*(quantizer.output for quantizer in self.inputs), *(layer.result for layer in self.layers)]
+        return [value for value in given if value in read]
 
 
 def leading_to(outputs: Iterable[ir.Value], candidates: Set[ir.Value]) -> list[ir.Value]:
@@ -136,24 +152,28 @@ def read_view(model: ir.Model) -> View:
     by_source: dict[ir.Value, list[ActivationQuantizer]] = {}
     for quantizer in quantizers:
         by_source.setdefault(quantizer.source, []).append(quantizer)
-    view = View(graph, inputs=[q for q in quantizers if q.source.is_graph_input()])
-    if not view.inputs:
-        raise ModelError(
-            "not a quantized model: no QuantizeLinear reads the graph's input; run `qpipe calibrate` first"
-        )
+    view, floats = View(graph), list[Layer]()
+    whole: set[ir.Value] = set()
     for layer in group_layers(graph, skip):
         inputs = [by_output.get(value) for value in layer.inputs]
         outputs = by_source.get(layer.output, [])
-        is_quantized = all(inputs) and (outputs or (layer.role is Role.COMPUTE and layer.activation is None))
+        ends = layer.role is Role.COMPUTE and layer.activation is None
+        is_quantized = bool(inputs) and all(inputs) and (outputs or ends)
         if not is_quantized or layer.role is Role.NONE:
-            if outputs:
-                raise ModelError(f"{describe(layer.node)}: float between quantizers, and it has no integer form")
-            view.tail.append(layer)
+            floats.append(layer)
             continue
         _check_output(layer, outputs)
         known = tuple(q for q in inputs if q is not None)
         view.layers.append(_quantized(model, layer, known, outputs[0] if outputs else None))
         view.layers.extend(_requantizations(outputs, by_source))
+        whole.add(layer.output)
+    view.inputs = [q for q in quantizers if q.source not in whole and q.source not in by_output]
+    if not view.layers:
+        raise ModelError("not a quantized model: no layer lies between quantizers; run `qpipe calibrate` first")
+    view.islands, view.tail = divide_floats(floats, (quantizer.source for quantizer in view.inputs))
+    for layer in view.islands:
+        if layer.is_weighted and dequantizes(layer.node.inputs[1].producer()):  # type: ignore[union-attr]
+            raise ModelError(f"{describe(layer.node)}: float between quantizers, though its weights are quantized")
     view.layers[:0] = _requantizations(view.inputs, by_source)
     return view
 

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+import qpipe
 from support.networks import parse
 from support.zoo.digits import digits_model
 
@@ -106,13 +107,24 @@ def test_models(case: str, words: str, refused: Callable[[str], str]) -> None:
     assert refused(words.format(model="bad.onnx")).startswith(message)
 
 
-def test_nodes_without_integer_form_are_named_all_at_once(refused: Callable[[str], str]) -> None:
-    nodes = ["[squash] s = Softplus(block)", "[gate] between = Mul(block, s)"]
-    save(digits_model(between=nodes))
-    message = refused(CALIBRATE.format(model="bad.onnx"))
-    assert message.startswith(
-        "bad.onnx: no integer form, with layers after it: Softplus 'squash', Mul 'gate'; `qpipe inspect`"
+def test_weights_without_integer_form_are_named_the_first_few_and_the_count(refused: Callable[[str], str]) -> None:
+    nodes = " ".join(f"[n{i}] v{i + 1} = MatMul(v{i}, v0)" for i in range(6))
+    save(parse(f"(float[N,8,8] v0) => (float[] v6) {{ {nodes} }}"))
+    assert refused(CALIBRATE.format(model="bad.onnx")) == (
+        "bad.onnx: no layer of weights has an integer form: MatMul 'n0', MatMul 'n1', MatMul 'n2', MatMul 'n3' and 2 "
+        "more; `qpipe inspect` says what to do with each"
     )
+
+
+def test_islands_are_refused_where_an_export_is_integer_only(refused: Callable[[str], str]) -> None:
+    save(digits_model(between=["[squash] s = Softplus(block)", "[gate] between = Mul(block, s)"]))
+    qpipe.calibrate("bad.onnx", "digits", "islands.qdq.onnx", batches=1)
+    line = (
+        "islands.qdq.onnx: 2 nodes stay float between integers: Softplus 'squash', Mul 'gate'; expected none of an "
+        "export that is integer only: `qpipe inspect` says what to do with each, --no-integer-only keeps them"
+    )
+    assert refused("export islands.qdq.onnx --format integer -o out.onnx") == line
+    assert refused("export islands.qdq.onnx --integer-only -o out.onnx") == line
 
 
 def test_two_inputs(refused: Callable[[str], str]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import qpipe
-from qpipe.verbs.inspect import NO_FORM
+from qpipe.verbs.inspect import ISLAND
 from support.networks import parse
 from support.zoo.digits import CHANNELS, digits_model
 
@@ -22,7 +22,7 @@ def op_of(node: str) -> str:
 
 def advice_for(odd: str, constants: dict[str, Any]) -> str:
     report = qpipe.inspect(digits_model(between=[odd], constants=constants))
-    (found,) = [info for info in report.nodes if info.role == NO_FORM]
+    (found,) = [info for info in report.nodes if info.role == ISLAND]
     assert (found.name, found.op) == ("odd", op_of(odd))
     return found.advice
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 import qpipe
-from qpipe.verbs.inspect import CARRIES, FLOAT_TAIL, NO_FORM, QUANTIZED
+from qpipe.verbs.inspect import CARRIES, FLOAT_TAIL, ISLAND, NO_FORM, QUANTIZED
 from support.networks import parse
 from support.zoo.digits import digits_model
 
@@ -45,7 +45,7 @@ def test_a_float_network() -> None:
     assert notes["linear"] == "8-bit weights, last layer, int32 output"
 
 
-def test_all_nodes_without_integer_form_at_once_and_what_waits_for_them() -> None:
+def test_all_nodes_without_integer_form_at_once() -> None:
     nodes = [
         "[squash] s = Softplus(block)",
         "[gate] m = Mul(block, s)",
@@ -54,14 +54,21 @@ def test_all_nodes_without_integer_form_at_once_and_what_waits_for_them() -> Non
     tail = ["[probabilities] answer = Softmax(logits)"]
     report = qpipe.inspect(digits_model(between=nodes, behind=tail))
     found = {node.name: node for node in report.nodes}
-    assert [node.name for node in report.nodes if node.role == NO_FORM] == ["squash", "gate"]
+    assert [node.name for node in report.nodes if node.role == ISLAND] == ["squash", "gate"]
     assert "Clip(0, 6)" in found["squash"].advice
     assert "gating" in found["gate"].advice
     assert (found["halve"].role, found["conv3"].role) == (CARRIES, QUANTIZED)
-    assert found["conv3"].note == "once the nodes before it have an integer form"
+    assert found["squash"].note == "stays float between integers"
     assert (found["probabilities"].role, found["probabilities"].advice) == (FLOAT_TAIL, "")
     assert found["conv1"].note.startswith("8-bit weights")
-    assert not report.ready
+    # They stay float, and the others become integers.
+    assert report.ready
+
+
+def test_without_a_layer_of_weights_that_has_an_integer_form_nothing_is_ready() -> None:
+    report = qpipe.inspect(parse("(float[1,4,4] x) => (float[] y) { [odd] y = MatMul(x, x) }"))
+    (node,) = report.nodes
+    assert (node.role, node.advice != "", report.ready) == (NO_FORM, True, False)
 
 
 @pytest.mark.parametrize("file", ["net.qdq.onnx", "tuned.qdq.onnx"])

@@ -146,24 +146,34 @@ def test_reshaping_after_a_last_layer_is_the_tail() -> None:
     assert not found.unsupported
 
 
-def test_unsupported_only_where_weights_follow() -> None:
+def test_a_layer_before_an_island_is_no_last_layer() -> None:
     net = Network(3, 8, 8)
-    x = net.op("Softplus", net.conv("x", 3, 8), name="gate")
-    y = net.op("Erf", net.conv(x, 8, 8, name="after"), name="end")
+    x = net.conv("x", 3, 8, name="before")
+    m = net.op("Softplus", x, name="gate")
+    y = net.op("Erf", net.conv(m, 8, 8, name="after"), name="end")
     found = plan(net, y)
-    assert [layer.name for layer in found.unsupported] == ["gate"]
-    assert [layer.name for layer in found.tail] == ["gate", "after", "end"]
+    assert last(found) == {"after"}
+    assert [[layer.name for layer in some] for some in (found.islands, found.tail)] == [["gate"], ["end"]]
+    assert found.begins == [found.layers[0].inputs[0], found.layers[1].inputs[0]]
+    # What the last layer reads keeps 8 bits, whoever gives it; the sign of an island's floats is the data's.
+    assert (found.quantizers[found.begins[1]].bits, found.quantizers[found.begins[1]].signed) == (8, None)
+    assert x in bits(found)
+    assert not found.unsupported
 
 
-def test_unsupported_through_a_second_output() -> None:
-    net = Network(4, 8, 8)
-    x = net.conv("x", 4, 8)
-    node_outputs = ["left", "right"]
-    net.op("Split", x, name="split", axis=1, num_outputs=2)
-    del net.nodes[-1].output[:]
-    net.nodes[-1].output.extend(node_outputs)
-    found = plan(net, net.conv("right", 4, 4), "left")
-    assert [layer.name for layer in found.unsupported] == ["split"]
+def test_what_an_island_gives_to_inner_layers_has_their_width() -> None:
+    net = Network(3, 8, 8)
+    m = net.op("Softplus", net.op("Relu", net.conv("x", 3, 8)), name="gate")
+    x = net.op("Relu", net.conv(m, 8, 8, name="inner"))
+    found = plan(net, net.conv(x, 8, 4, name="end"))
+    inner = next(layer for layer in found.layers if layer.name == "inner")
+    assert (found.weight_bits[inner.node], found.quantizers[inner.inputs[0]].bits) == (4, 4)
+
+
+def test_unsupported_only_where_no_layer_has_weights() -> None:
+    net = Network(3, 8, 8)
+    found = plan(net, net.op("MatMul", "x", "x", name="computed"))
+    assert [layer.name for layer in found.unsupported] == ["computed"]
 
 
 def test_bounds_and_widths_of_relu6() -> None:

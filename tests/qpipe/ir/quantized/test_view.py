@@ -102,14 +102,28 @@ def test_not_quantized() -> None:
         read_view(net.model(net.head(net.conv("x", 3, 8), 8)))
 
 
-def test_a_float_node_between_quantizers() -> None:
+def test_a_float_node_between_quantizers_is_an_island() -> None:
     net = Network(3, 8, 8)
-    model = net.model(net.op("Softplus", net.op("Relu", "x"), name="gate"))
-    insert_activation_quantizer(model.graph, model.graph.inputs[0], QuantSpec.signed(8, -4))
-    relu = next(node for node in model.graph if node.op_type == "Relu").outputs[0]
-    insert_activation_quantizer(model.graph, relu, QuantSpec.unsigned(8, -4))
-    insert_activation_quantizer(model.graph, model.graph.outputs[0], QuantSpec.unsigned(8, -8))
-    with pytest.raises(ModelError, match="Softplus 'gate': float between quantizers"):
+    x = net.op("Relu", net.conv("x", 3, 8, name="before"))
+    y = net.conv(net.op("Softplus", x, name="gate"), 8, 4, name="after")
+    model = quantized(net.model(net.op("Softmax", y, name="end")))
+    view = read_view(model)
+    assert [layer.name for layer in view.islands] == ["gate"]
+    assert [layer.name for layer in view.tail] == ["end"]
+    assert [layer.name for layer in view.layers] == ["before", "after"]
+    assert [q.source for q in view.inputs] == [model.graph.inputs[0], view.islands[0].output]
+    assert view.leaving() == [view.layers[0].result, view.layers[1].result]
+    assert view.leaving(outputs=False) == [view.layers[0].result]
+
+
+def test_quantized_weights_in_float_between_quantizers() -> None:
+    net = Network(3, 8, 8)
+    x = net.op("Relu", net.conv("x", 3, 8))
+    model = quantized(net.model(net.conv(net.op("Relu", net.conv(x, 8, 8, name="middle")), 8, 4)))
+    # Without the quantizer before it.
+    middle = next(node for node in model.graph if node.name == "middle")
+    middle.replace_input_with(0, read_view(model).layers[0].output)
+    with pytest.raises(ModelError, match="Conv 'middle': float between quantizers, though its weights are quantized"):
         read_view(model)
 
 

@@ -1,0 +1,89 @@
+"""Where the integers of a network begin: at its input, and anew behind each island of float.
+
+An island's floats are whatever the runtime makes of them. It may compute the same nodes in another way beside other
+integers, and two floats that differ in their last bit may round to two codes: nothing behind them could be compared
+any more. So the specification runs once as it is, its floats where integers begin are taken, and both models are cut
+there and given these: then every integer of each region must be equal, and no float is compared at all. The nodes of an
+island are the same in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from qpipe.data import Batch
+from qpipe.errors import ModelError
+from qpipe.ir.graph.ending import ending_in
+from qpipe.ir.quantized.view import View
+from qpipe.runtime.cut import Array, begin_at, begin_name
+from qpipe.runtime.outputs import model_input
+from qpipe.runtime.probes import extremes
+from qpipe.runtime.session import open_session, run_feeds
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A batch that one run takes, and the floats, by name, at which integers begin behind islands."""
+
+    batch: Batch
+    floats: dict[str, Array] = field(default_factory=dict)
+
+    def feeds(self, session: ort.InferenceSession) -> dict[str, Array]:
+        """What a model takes of it, by the names of its inputs."""
+        given = {begin_name(name): array for name, array in self.floats.items()}
+        names = [value.name for value in session.get_inputs()]
+        return {name: given[name] if name in given else model_input(session, self.batch) for name in names}
+
+    def begins(self, view: View) -> list[Array]:
+        """Float32, for each quantizer at which integers begin."""
+        return [self.floats.get(str(q.source.name), self.batch.inputs) for q in view.inputs]
+
+
+class Regions:
+    """Of a finalized QDQ model.
+
+    Args:
+        spec: the model. view: of it.
+    """
+
+    def __init__(self, spec: ir.Model, view: View) -> None:
+        self._grids = {
+            str(q.source.name): q.rounded_to for q in view.inputs if not q.source.is_graph_input()
+        }  # fmt: skip
+        self._session = open_session(ending_in(spec, list(self._grids))) if self._grids else None
+
+    @property
+    def entry(self) -> ort.InferenceSession | None:
+        """From the network's input to where integers begin behind islands; None where there are none."""
+        return self._session
+
+    def apart(self, model: ir.Model) -> ir.Model:
+        """The specification, or what was made from it, cut where integers begin behind islands."""
+        return begin_at(model, list(self._grids)) if self._grids else model
+
+    def piece(self, batch: Batch) -> Piece:
+        """A batch with what its islands give; ModelError where that is NaN or infinite."""
+        found = self._run(batch)
+        for name, array in found.items():
+            if not np.isfinite(array).all():
+                raise ModelError(f"tensor '{name}' has NaN or infinite values, expected finite ones before a quantizer")
+        return Piece(batch, found)
+
+    def extreme_piece(self, batch: Batch, rng: np.random.Generator) -> Piece:
+        """A batch, and random and extreme numbers in the place of what its islands give."""
+        found = {}
+        for name, array in self._run(batch).items():
+            grid = self._grids[name]
+            codes = extremes(array.shape, grid, rng).astype(np.float32)
+            found[name] = (codes - grid.zero_point) * np.float32(grid.scale)
+        return Piece(batch, found)
+
+    def _run(self, batch: Batch) -> dict[str, Array]:
+        if self._session is None:
+            return {}
+        arrays = run_feeds(self._session, Piece(batch).feeds(self._session))
+        return dict(zip(self._grids, arrays, strict=True))
