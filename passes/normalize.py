@@ -1,26 +1,31 @@
 """Bring a loaded model into the one form that everything later reads.
 
 Afterwards shapes are inferred, constants are initializers, nothing is dead or unnamed, padding is explicit, a spatial
-mean is GlobalAveragePool, a bias sits in its Conv or Gemm. BatchNormalization stays a node.
+mean is GlobalAveragePool; a bias, a constant factor and an offset sit in their Conv or Gemm. BatchNormalization stays a
+node.
 """
 
 import onnx_ir as ir
 
+from passes.affine_to_batch_norm import AffineToBatchNorm
 from passes.constant_reshape import ConstantReshape
 from passes.constants_to_initializers import ConstantsToInitializers
 from passes.explicit_padding import ExplicitPadding
 from passes.explicit_pools import ExplicitPools
 from passes.flatten_linear import FlattenLinear
+from passes.fold_affine_back import FoldAffineBack
+from passes.fold_affine_forward import FoldAffineForward
 from passes.fold_constants import FoldConstants
-from passes.fuse_bias_add import FuseBiasAdd
 from passes.fuse_swish import FuseSwish
 from passes.inline_functions import InlineFunctions
+from passes.merge_affine import MergeAffine
 from passes.name_nodes import NameNodes
 from passes.reduce_mean_to_global_average_pool import ReduceMeanToGlobalAveragePool
 from passes.remove_dead_code import RemoveDeadCode
 from passes.remove_identity import RemoveIdentity
 from passes.remove_zero_bias import RemoveZeroBias
 from passes.restore_softmax import RestoreSoftmax
+from passes.uncast_inputs import UncastInputs
 from qpipe.errors import ModelError, QpipeError, one_line
 
 NORMALIZE = ir.passes.Sequential(
@@ -31,6 +36,7 @@ NORMALIZE = ir.passes.Sequential(
     FoldConstants(),
     # After folding, which leaves an Identity where it proves that a node does nothing.
     RemoveIdentity(),
+    UncastInputs(),
     ConstantsToInitializers(),
     ConstantReshape(),
     RestoreSoftmax(),
@@ -38,8 +44,13 @@ NORMALIZE = ir.passes.Sequential(
     ExplicitPools(),
     ReduceMeanToGlobalAveragePool(),
     FuseSwish(),
-    FuseBiasAdd(),
+    MergeAffine(),
+    FoldAffineBack(),
     FlattenLinear(),
+    # Behind what is a Gemm now there may be more.
+    FoldAffineBack(),
+    FoldAffineForward(),
+    AffineToBatchNorm(),
     RemoveZeroBias(),
     RemoveDeadCode(),
     NameNodes(),

@@ -10,7 +10,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from qpipe.errors import ModelError
-from qpipe.ir.graph.rewrite import rewrite
+from qpipe.ir.graph.rewrite import bypass, rewrite
 from qpipe.nodes import constant_input, describe, input_value
 
 
@@ -44,18 +44,12 @@ def _try_make_identity(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _try_remove(node: ir.Node) -> bool:
-    value, result, graph = input_value(node, 0), node.outputs[0], node.graph
+    value, graph = input_value(node, 0), node.graph
     if node.domain != "" or value is None or graph is None:
         return False
-    if result.is_graph_output():
+    if node.outputs[0].is_graph_output():
         producer = value.producer()
         if producer is None or producer.graph is not graph or value.is_graph_output():
             return False
-        # The output keeps its name, type and shape.
-        value.name, value.type = result.name, result.type or value.type
-        value.shape = result.shape if result.shape is not None else value.shape
-    elif value.shape is None:
-        value.shape, value.type = result.shape, value.type or result.type
-    result.replace_all_uses_with(value, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    bypass(node, value)
     return True

@@ -262,7 +262,7 @@ def set_constant_input(node: ir.Node, index: int, array: AnyArray) -> None:
     """Replace a node's constant; where others read it too (exporters share equal ones), by one of its own."""
     value = input_value(node, index)
     assert value is not None
-    if len(value.uses()) > 1 and isinstance(node.graph, ir.Graph):
+    if (len(value.uses()) > 1 or value.is_graph_output()) and isinstance(node.graph, ir.Graph):
         node.replace_input_with(index, initializer(node.graph, f"{node.name}_{value.name}", np.array(array)))
     else:
         replace_constant(value, array)

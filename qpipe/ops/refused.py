@@ -19,7 +19,6 @@ from qpipe.nodes import (
     static_shape,
 )
 from qpipe.ops.base import Refusal, Role, Unweighted
-from qpipe.ops.prologue import preprocessing_of
 from qpipe.ops.work import FUNCTION, NodeWork, Work
 
 if TYPE_CHECKING:
@@ -72,8 +71,6 @@ _WORK: Final[Mapping[str, NodeWork]] = {
     "Softmax": NodeWork(FUNCTION + Work(multiply=1, add=2, compare=1), backward=Work(multiply=2, add=2)),
 }
 _FACTORS: Final = frozenset({"Sub", "Mul", "Div"})
-_AFFINE: Final = _FACTORS | {"Add"}
-_LONGEST_LIST: Final = 200
 
 
 def _subtraction(node: ir.Node) -> str | None:
@@ -139,8 +136,6 @@ class Refused(Unweighted):
             return Refusal(f"the domain '{node.domain}' is not standard ONNX: replace the node by standard ops")
         if node.op_type in _FACTORS and any(constant_array(value) is not None for value in node.inputs):
             return Refusal(constant_advice(node))
-        if node.op_type == "Cast" and (preprocessing := preprocessing_of(node)) is not None:
-            return Refusal(preprocessing)
         around = _AROUND.get(node.op_type)
         return Refusal((None if around is None else around(node)) or _ADVICE.get(node.op_type, _DEFAULT))
 
@@ -174,44 +169,9 @@ class Refused(Unweighted):
 
 
 def constant_advice(node: ir.Node) -> str:
-    """Of an Add, Sub, Mul or Div of a constant: where that can go, by what stands around the node."""
-    preprocessing = preprocessing_of(node)
-    if preprocessing is not None:
-        return preprocessing
-    is_factor = node.op_type in {"Mul", "Div"}
-    what = "a constant factor" if is_factor else "a constant offset"
-    data, others, source = _data(node), "", _data(node)
-    while len(others) < _LONGEST_LIST and source is not None and len(source.uses()) == 1:
-        layer = source.producer()
-        if layer is None or layer.op_type not in _AFFINE or (before := _data(layer)) is None:
-            break
-        source, others = before, f"{others}, with {describe(layer)},"
-    layer = None if source is None or len(source.uses()) > 1 else source.producer()
-    has_bias = layer is not None and layer.op_type != "MatMul"
-    if layer is not None and constant_array(_weight(layer)) is not None and (is_factor or has_bias):
-        target = "weights" if not has_bias else "weights and bias" if is_factor or others else "bias"
-        return f"{what}: put it{others} into the {target} of {describe(layer)} before it"
-    readers = list(node.outputs[0].consumers())
-    if is_factor and readers and all(constant_array(_weight(reader)) is not None for reader in readers):
-        return f"{what}: put it into the weights of {', '.join(map(describe, readers))} behind it"
-    if data is not None and _is_per_channel(node, data):
-        return f"{what} per channel: write it as a BatchNormalization of mean 0 and variance 1, {BEHIND}"
+    """Of an Add, Sub, Mul or Div of a constant that no layer could take."""
+    what = "a constant factor" if node.op_type in {"Mul", "Div"} else "a constant offset"
     return f"{what} has no integer form here: take it out and train on, {BEHIND}"
-
-
-def _data(node: ir.Node) -> ir.Value | None:
-    """The one input that is not constant; None where there are several."""
-    found = [value for value in node.inputs if value is not None and constant_array(value) is None]
-    return found[0] if len(found) == 1 else None
-
-
-def _is_per_channel(node: ir.Node, data: ir.Value) -> bool:
-    """Whether the constant is one number, or one for each of the channels of an image."""
-    constant, dims = next(a for value in node.inputs if (a := constant_array(value)) is not None), rank(data)
-    if dims != 4 or constant.ndim > dims or (node.op_type in {"Sub", "Div"} and node.inputs[0] is not data):
-        return False
-    shape = (1,) * (dims - constant.ndim) + constant.shape
-    return all(size == 1 for axis, size in enumerate(shape) if axis != 1)
 
 
 def _weight(node: ir.Node) -> ir.Value | None:

@@ -112,13 +112,13 @@ def calibrate(
     network = resolve_model(model, source.weights, source.input_shape)
     name = model_name(model)
     _to_float(network, name)
+    pixels = preprocess_of(network, preprocess)
     normalize(network)
     with about(name):
         check_numbers(network.graph)
         only_input(network.graph)
-        # Before the network runs: what stands in the way, such as a Cast from uint8, is the news.
+        # Before the network runs: what stands in the way is the news.
         refuse_unsupported(plan_quantization(network.graph))
-    pixels = preprocess_of(network, preprocess)
     with about(name):
         images = open_source(network, data, "train", pixels, labels=False)
     store_preprocess(network, pixels)

@@ -15,8 +15,9 @@ from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_dat
 from qpipe.data.carried import carried_preprocess
 from qpipe.errors import DataError, LoweringError, ModelError
 from qpipe.ir.files.metadata import get_input_sha256, set_input_sha256
-from qpipe.nodes import only_input, static_shape
-from qpipe.progress import tell
+from qpipe.nodes import describe, only_input, static_shape
+from qpipe.ops.prologue import find_prologue
+from qpipe.progress import say, tell
 
 PreprocessLike = Preprocess | Mapping[str, Any] | None
 ModelPath = str | os.PathLike[str]
@@ -43,12 +44,31 @@ def about(name: str, *others: str) -> Iterator[None]:
 
 
 def preprocess_of(model: ir.Model, overrides: PreprocessLike) -> Preprocess:
-    """The model's own preprocessing, with the overrides' fields replaced; DataError on a wrong one."""
+    """The model's own preprocessing, with the overrides' fields replaced; DataError on a wrong one.
+
+    Its own is what it carries, or else what the head of its graph expects: pixels from 0 to 255 where it scales them
+    itself, channels last where it moves them. So this is to be asked before a graph is normalized.
+    """
     if isinstance(overrides, Preprocess):
         return overrides
     if not isinstance(overrides, Mapping | None):
         raise DataError(f"preprocess: {overrides!r}, expected a mapping of settings, such as {{'mean': (0.5,)}}")
-    return (carried_preprocess(model) or Preprocess()).merge(overrides or {})
+    return (carried_preprocess(model) or _expected_by(model, overrides or {})).merge(overrides or {})
+
+
+def _expected_by(model: ir.Model, overrides: Mapping[str, Any]) -> Preprocess:
+    prologue = find_prologue(model.graph)
+    if prologue is None:
+        return Preprocess()
+    found = Preprocess(
+        pixel_max=255.0 if prologue.takes_bytes else 1.0, layout="NHWC" if prologue.channels_last else "NCHW"
+    )
+    if prologue.affine:
+        names = ", ".join(map(describe, prologue.affine))
+        say(f"the network normalizes its input itself ({names}): it takes pixels from 0 to {found.pixel_max:.0f}")
+        if any(overrides.get(key) is not None for key in ("mean", "std")):
+            say("mean and std come on top of that")
+    return found
 
 
 def store_origin_file(model: ir.Model, path: object) -> None:

@@ -10,11 +10,16 @@ from qpipe.nodes import AnyArray, constant_array
 from qpipe.ops import activation_of
 
 
-def rewrite(model: ir.Model, op_types: Set[str], attempt: Callable[[ir.Graph, ir.Node], bool]) -> ir.passes.PassResult:
-    """Try each node of these standard ops that is there when its turn comes; `attempt` says whether it did anything."""
+def rewrite(
+    model: ir.Model, op_types: Set[str], attempt: Callable[[ir.Graph, ir.Node], bool], *, backwards: bool = False
+) -> ir.passes.PassResult:
+    """Try each node of these standard ops that is there when its turn comes; `attempt` says whether it did anything.
+
+    backwards: from the last node of the graph to the first.
+    """
     graph = model.graph
     nodes = [node for node in graph if node.op_type in op_types and node.domain == ""]
-    changed = [node.graph is graph and attempt(graph, node) for node in nodes]
+    changed = [node.graph is graph and attempt(graph, node) for node in (reversed(nodes) if backwards else nodes)]
     return ir.passes.PassResult(model, any(changed))
 
 
@@ -42,3 +47,17 @@ def only_reader(value: ir.Value) -> ir.Node | None:
     if len(uses) != 1 or value.is_graph_output() or uses[0].node.graph is not value.graph:
         return None
     return uses[0].node
+
+
+def bypass(node: ir.Node, value: ir.Value) -> None:
+    """Take out a node whose one result is to be `value`, which a node of the same graph gives and no output is."""
+    result, graph = node.outputs[0], node.graph
+    assert isinstance(graph, ir.Graph)
+    if result.is_graph_output():
+        # The output keeps its name, type and shape.
+        value.name, value.type = result.name, result.type or value.type
+        value.shape = result.shape if result.shape is not None else value.shape
+    elif value.shape is None:
+        value.shape, value.type = result.shape, value.type or result.type
+    result.replace_all_uses_with(value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
