@@ -109,9 +109,9 @@ def test_nothing_to_quantize() -> None:
 
 
 def test_all_unsupported_nodes_at_once() -> None:
-    net = Network(8, 8)
-    x = net.op("MatMul", net.op("MatMul", "x", "x", name="first"), "x", name="second")
-    with pytest.raises(LoweringError, match="no layer of weights has an integer form: MatMul 'first', MatMul 'second'"):
+    net = Network(8)
+    x = net.op("Gemm", net.op("Gemm", "x", "x", name="first", transB=1), "x", name="second")
+    with pytest.raises(LoweringError, match="no layer of weights has an integer form: Gemm 'first', Gemm 'second'"):
         InsertQuantizers()(net.model(x))
 
 

@@ -108,11 +108,11 @@ def test_models(case: str, words: str, refused: Callable[[str], str]) -> None:
 
 
 def test_weights_without_integer_form_are_named_the_first_few_and_the_count(refused: Callable[[str], str]) -> None:
-    nodes = " ".join(f"[n{i}] v{i + 1} = MatMul(v{i}, v0)" for i in range(6))
-    save(parse(f"(float[N,8,8] v0) => (float[] v6) {{ {nodes} }}"))
+    nodes = " ".join(f"[n{i}] v{i + 1} = Gemm(v{i}, v0)" for i in range(6))
+    save(parse(f"(float[8,8] v0) => (float[] v6) {{ {nodes} }}"))
     assert refused(CALIBRATE.format(model="bad.onnx")) == (
-        "bad.onnx: no layer of weights has an integer form: MatMul 'n0', MatMul 'n1', MatMul 'n2', MatMul 'n3' and 2 "
-        "more; `qpipe inspect` says what to do with each"
+        "bad.onnx: no layer of weights has an integer form: Gemm 'n0', Gemm 'n1', Gemm 'n2', Gemm 'n3' and 2 more; "
+        "`qpipe inspect` says what to do with each"
     )
 
 

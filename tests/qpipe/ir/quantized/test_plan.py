@@ -171,8 +171,8 @@ def test_what_an_island_gives_to_inner_layers_has_their_width() -> None:
 
 
 def test_unsupported_only_where_no_layer_has_weights() -> None:
-    net = Network(3, 8, 8)
-    found = plan(net, net.op("MatMul", "x", "x", name="computed"))
+    net = Network(8)
+    found = plan(net, net.op("Gemm", "x", "x", name="computed", transB=1))
     assert [layer.name for layer in found.unsupported] == ["computed"]
 
 
