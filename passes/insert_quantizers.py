@@ -22,7 +22,6 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from passes.calibrate_percentile import NARROW_KEY, RANGE_KEY, take_range
-from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE
 from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable, GridOrTable
@@ -85,8 +84,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
             grids |= base_grids(plan, {v: grid.grid for v, grid in grids.items()}, binary_blocks(model))
         narrow, specs = ({value: grid.grid for value, grid in some.items()} for some in (narrow_grids, grids))
         for layer in plan.layers:
-            if layer.role is Role.JOIN:
-                _check_distance(layer, specs)
+            _check_distance(layer, specs)
             sources = [specs[value] for value in layer.inputs]
             if layer.role is Role.CARRY and layer.curve is not None:
                 grids[layer.output] = layer.curve.table(sources[0], sources[0].bits)
@@ -203,13 +201,10 @@ def refuse_unsupported(plan: QuantizationPlan) -> None:
 
 
 def _check_distance(layer: Layer, specs: dict[ir.Value, QuantSpec]) -> None:
-    """Refuse an Add whose operands' grids are too far apart for an exact sum in float32."""
-    exponents = [specs[value].exponent for value in layer.inputs]
-    if max(exponents) - min(exponents) > MAX_EXPONENT_DISTANCE:
-        raise LoweringError(
-            f"Add '{layer.name}': its operands' exponents are {exponents[0]} and {exponents[1]}, expected at most "
-            f"{MAX_EXPONENT_DISTANCE} apart; one of them may be zero in the calibration data"
-        )
+    """LoweringError where the grids of a layer's operands lie too far apart for an exact result in float32."""
+    problem = layer.op.distance([specs[value] for value in layer.inputs])
+    if problem is not None:
+        raise LoweringError(f"{describe(layer.node)}: {problem}")
 
 
 def _quantize_narrow(graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir.Value, GridOrTable]) -> None:

@@ -7,8 +7,9 @@
    (waived).
 4. *Simulation in float32*, where a runtime does not fuse: the product of part 2 is at most 2**24.
 
-1 to 3 must hold; 4 is reported. An Add needs operands whose exponents lie close enough for an exact sum in float32, an
-average pool a count whose mean onnxruntime rounds rightly.
+1 to 3 must hold; 4 is reported. An Add needs operands whose exponents lie close enough for an exact sum in float32, a
+Mul of activations an output whose steps are not so fine that the product leaves int32, an average pool a count whose
+mean onnxruntime rounds rightly.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from qpipe.arith.weights import pair_excess, pair_limit
 INT32_MAX = 2**31 - 1
 MAX_EXPONENT_DISTANCE = 15  # of the operands of an Add
 MAX_SUM_REACH = 16  # the same, plus by how much the output is coarser than the coarser operand
+MAX_FINER = 15  # by how much an output is finer than a product: 255**2 * 2**15 is the last that int32 holds
+MAX_PRODUCT_EXPONENT = 100  # in magnitude: beyond it float32 holds no product, or not all of its bits
 
 IntArray = npt.NDArray[np.int64]
 
@@ -170,6 +173,25 @@ def add_row(layer: str, op: str, sources: list[QuantSpec], output: QuantSpec) ->
         )
     elif distance + output.exponent - max(exponents) > MAX_SUM_REACH:
         problems.append(f"output's exponent {output.exponent} is too coarse for operands of {exponents}")
+    bits = max(spec.bits for spec in sources)
+    return CertificateRow(layer, op, f"-/{bits}", problems=tuple(problems))
+
+
+def factors_row(layer: str, op: str, sources: list[QuantSpec], output: QuantSpec) -> CertificateRow:
+    """The proof of a product of two activations.
+
+    It has at most 16 bits, which float32 holds, and its unit is a power of two: the float product, and its quotient by
+    the output's scale, are exact. Runtimes round that to an int32 before they saturate it.
+    """
+    unit = sum(spec.exponent for spec in sources)
+    problems: list[str] = []
+    if abs(unit) > MAX_PRODUCT_EXPONENT:
+        problems.append(f"operands' exponents {[spec.exponent for spec in sources]} have a product beyond float32's")
+    elif unit - output.exponent > MAX_FINER:
+        problems.append(
+            f"output's exponent {output.exponent} is {unit - output.exponent} below the product's, expected at most "
+            f"{MAX_FINER}"
+        )
     bits = max(spec.bits for spec in sources)
     return CertificateRow(layer, op, f"-/{bits}", problems=tuple(problems))
 

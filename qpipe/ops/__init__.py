@@ -21,6 +21,7 @@ from qpipe.ops.hard_sigmoid import HardSigmoid
 from qpipe.ops.hard_swish import HardSwish
 from qpipe.ops.leaky_relu import LeakyRelu
 from qpipe.ops.max_pool import MaxPool
+from qpipe.ops.mul import Mul
 from qpipe.ops.pad import Pad
 from qpipe.ops.product import Product, TorchProduct
 from qpipe.ops.quantizer_parts import stored
@@ -37,7 +38,7 @@ _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
     Pad(), Resize(), DepthToSpace(), Requantize(),
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
-    ActivationMatMul(),
+    ActivationMatMul(), Mul(),
 )  # fmt: skip
 _REFUSED: Final = Refused()
 

@@ -37,6 +37,7 @@ class ActivationMatMul(Unweighted):
 
     op_types = ("MatMul",)
     role = Role.JOIN
+    ends_float = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Matrices, whose count of products for one result is known: what int32 holds is proven by it."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.arith.certificate import CertificateRow, add_row
+from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE, CertificateRow, add_row
 from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
+from qpipe.arith.spec import QuantSpec
 from qpipe.arith.symbolic import INT32, UINT8
 from qpipe.nodes import constant_array
 from qpipe.ops.base import Refusal, Role, StandardForm, Unweighted
@@ -30,6 +31,7 @@ class Add(Unweighted):
 
     op_types = ("Add",)
     role = Role.JOIN
+    is_sum = True
     standard_forms = (StandardForm("QLinearAdd", "Add", slice(0, 6, 3)),)
 
     def refusal(self, node: ir.Node) -> Refusal | None:
@@ -66,6 +68,16 @@ class Add(Unweighted):
         unit = min(q.grid.exponent for q in layer.sources)
         a, b = (x << (q.grid.exponent - unit) for x, q in zip(sources, layer.sources, strict=True))
         return Exact(a + b, unit)
+
+    def distance(self, sources: Sequence[QuantSpec]) -> str | None:
+        """The finer operand's steps must reach over the coarser one's."""
+        exponents = [spec.exponent for spec in sources]
+        if max(exponents) - min(exponents) <= MAX_EXPONENT_DISTANCE:
+            return None
+        return (
+            f"its operands' exponents are {exponents[0]} and {exponents[1]}, expected at most "
+            f"{MAX_EXPONENT_DISTANCE} apart; one of them may be zero in the calibration data"
+        )
 
     def prove(self, layer: RequantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRow]:
         """The sum is exact in float32."""

@@ -39,7 +39,7 @@ class Role(enum.Enum):
     """What a node does to quantized tensors."""
 
     COMPUTE = "multiplies by weights: quantized"
-    JOIN = "adds tensors: quantized"
+    JOIN = "combines tensors: quantized"
     POOL = "averages: quantized"
     CARRY = "carries integers"
     NONE = "no integer form"
@@ -90,6 +90,11 @@ class Op(ABC, Generic[L]):
     """Of its integer forms that only onnxruntime knows."""
     only_reshapes: ClassVar[bool] = False
     """Whether it changes nothing but the shape or the size: between a last layer and an output it stays with that."""
+    is_sum: ClassVar[bool] = False
+    """Whether it adds its operands: what a residual block ends in."""
+    ends_float: ClassVar[bool] = False
+    """Whether it stays float where it leads to no weights, or through floats alone: what is computed of a network's
+    scores, or of an island's numbers, keeps their steps."""
 
     def takes(self, node: ir.Node) -> bool:
         """Whether a node of one of its names is its own: of ops that share a name, which one it is."""
@@ -150,6 +155,13 @@ class Op(ABC, Generic[L]):
     def rounds(self, node: ir.Node) -> bool:
         """Of a carrier: whether its result lies between the steps of the grid that it carries, and is rounded."""
         return False
+
+    def distance(self, sources: Sequence[QuantSpec]) -> str | None:
+        """Why operands on these grids have no exact result in float32, in words that follow the layer; None: they do.
+
+        Asked when grids are chosen, where the output's is not known yet.
+        """
+        return None
 
     def prove(self, layer: L, *, check_pairs: bool) -> Iterator[CertificateRow]:
         """The proof that the finalized layer is exact, where there is something to prove.

@@ -54,7 +54,6 @@ _ADVICE: Final[dict[str, str]] = {
     "Softmax": f"attention has no integer form: replace it, {BEHIND}",
     "Sum": "write it as Adds of two tensors",
     "Mean": "write it as Adds, with the factor in the weights of the layers before",
-    "Mul": f"a product of two activations (gating, squeeze and excitation) has no integer form: remove it, {BEHIND}",
     "GlobalMaxPool": "write it as a MaxPool whose kernel is the whole image",
     "Split": "write it as one Slice for each part",
     "Gather": f"write it as Slices of indices that are in a row, and a Concat, where they are constant, {BEHIND}",
@@ -65,7 +64,6 @@ _ADVICE: Final[dict[str, str]] = {
 _WORK: Final[Mapping[str, NodeWork]] = {
     **dict.fromkeys(("Split", "Gather", "Cast", "Shape"), NodeWork()),
     "Sub": NodeWork(Work(add=1), backward=Work(multiply=1)),
-    "Mul": NodeWork(Work(multiply=1), backward=Work(multiply=2)),
     "Div": NodeWork(FUNCTION, backward=Work(multiply=3)),
     "PRelu": NodeWork(Work(multiply=1, compare=1), backward=Work(multiply=2, add=1, compare=1)),
     "Softmax": NodeWork(FUNCTION + Work(multiply=1, add=2, compare=1), backward=Work(multiply=2, add=2)),

@@ -121,7 +121,7 @@ def _integers(tally: Tally, layer: CountedLayer, form: IntegerLayer) -> None:
                 operations.put(node.elements, "add", INT32)
             else:
                 operations.put_work(node.elements, node.work.forward, CODE if own.role is Role.CARRY else INT32)
-            if own.role is Role.JOIN:
+            if own.op.is_sum:
                 # The coarser operand is brought to the finer one's grid.
                 operations.put(node.elements, "shift", INT32)
             tally.add(own.op_type, FORWARD, node.elements, operations)

@@ -17,7 +17,6 @@ from qpipe.ops import STANDARD_FORMS, StandardForm
 
 _FORMS: Final = {
     **STANDARD_FORMS,
-    "QLinearMul": StandardForm("QLinearMul", "Mul", slice(0, 6, 3)),
     "QLinearSoftmax": StandardForm("QLinearSoftmax", "Softmax", slice(0, 1)),
 }
 """Of operators of onnxruntime's own; those behind our ops' are in other tools' files only."""

@@ -20,7 +20,7 @@ from qpipe.ir.graph.layer_options import matches
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.qdq import data_input
 from qpipe.nodes import describe, static_shape
-from qpipe.ops import Role, op_of
+from qpipe.ops import op_of
 from qpipe.ops.quantizer_parts import dequantizes, is_border, may_change_codes
 
 
@@ -158,7 +158,7 @@ class _Dominators:
 def _read_block(node: ir.Node, dominators: _Dominators) -> ResidualBlock | None:
     """The block that ends in this node, without a name; None where it is no residual Add."""
     operands = dominators.data(node)
-    if op_of(node).role is not Role.JOIN or len(operands) != 2:
+    if not op_of(node).is_sum or len(operands) != 2:
         return None
     start = dominators.common(*operands)
     if start is None:

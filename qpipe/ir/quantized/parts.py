@@ -1,8 +1,9 @@
 """Which part of a float graph becomes integers, and which stays float: islands between integers, and the tail.
 
 A layer of weights is always integer. One without is integer where all that it reads is, or where its result reaches a
-layer of weights through layers of integer form alone: so an island ends as early as it can. All else stays float; what
-of it leads to integers again is an island, what leads to outputs alone the tail.
+layer of weights through layers of integer form alone: so an island ends as early as it can. What is computed of scores
+(`ends_float`) is integer only where it leads to weights so. All else stays float; what of it leads to integers again is
+an island, what leads to outputs alone the tail.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def split(graph: ir.Graph) -> Parts:
     whole = {value for value in graph.inputs if value in wanted}
     floats: list[Layer] = []
     for layer in parts.order:
-        if _has_form(layer) and (layer.output in wanted or _is_whole(layer, whole)):
+        if _has_form(layer) and (layer.output in wanted or (_is_whole(layer, whole) and not layer.op.ends_float)):
             parts.layers.append(layer)
             whole.add(layer.output)
         else:

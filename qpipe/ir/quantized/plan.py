@@ -236,7 +236,7 @@ def _on_skips(plan: QuantizationPlan) -> set[ir.Value]:
     """What reaches an Add without passing weights, up to and including the activation or Add that it starts from."""
     by_output = {layer.output: layer for layer in plan.layers}
     found: set[ir.Value] = set()
-    stack = [value for layer in plan.layers if layer.role is Role.JOIN for value in layer.inputs]
+    stack = [value for layer in plan.layers if layer.op.is_sum for value in layer.inputs]
     while stack:
         layer = by_output.get(stack.pop())
         if layer is None or (layer.role is Role.COMPUTE and layer.activation is None):

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from qpipe.arith.certificate import MAX_FINER
 from qpipe.errors import ModelError
 from qpipe.ir.files.upgrade import IR_VERSIONS, OPSET, TWO_BIT_OPSET
 from qpipe.runtime.cpu import this_cpu
@@ -99,11 +100,11 @@ def test_reduce_mean_is_not_fused_but_global_average_pool_is(tmp_path):
     assert operators(pool_model("GlobalAveragePool", 7, constants), tmp_path) == ["QLinearGlobalAveragePool"]
 
 
-def add_model(constants, *, relu):
+def pair_model(op, constants, *, relu=False):
     text = f"""(uint8[1,65536] a, uint8[1,65536] b) => (uint8[] y) {{
         a_real = DequantizeLinear(a, a_scale, a_zero)
         b_real = DequantizeLinear(b, b_scale, b_zero)
-        sum = Add(a_real, b_real)
+        sum = {op}(a_real, b_real)
         {"positive = Relu(sum)" if relu else ""}
         y = QuantizeLinear({"positive" if relu else "sum"}, y_scale, y_zero)
     }}"""
@@ -121,13 +122,27 @@ def test_add_of_every_pair_is_exact_up_to_15_exponents_apart(apart, relu):
                 total = (a.astype(np.int64) - a_zero) * 2**apart + b.astype(np.int64) - b_zero
                 expected = shifted(total, 1, -exponent)
                 expected = (expected.clip(min=0) if relu else expected) + y_zero
-                y = run(add_model(constants, relu=relu), a=a, b=b)
+                y = run(pair_model("Add", constants, relu=relu), a=a, b=b)
                 np.testing.assert_array_equal(y, expected.clip(0, 255))
 
 
-def test_add_with_relu_is_one_integer_kernel(tmp_path):
+@pytest.mark.parametrize(("op", "relu"), [("Add", True), ("Mul", False)])
+def test_a_pair_is_one_integer_kernel(op, relu, tmp_path):
     constants = scale_constants(a=(-4, 128), b=(-6, 0), y=(-5, 0))
-    assert operators(add_model(constants, relu=True), tmp_path) == ["QLinearAdd"]
+    assert operators(pair_model(op, constants, relu=relu), tmp_path) == [f"QLinear{op}"]
+
+
+@pytest.mark.parametrize("finer", [-12, -1, 0, 8, MAX_FINER])
+def test_a_product_of_every_pair_is_exact_as_far_as_int32_holds_it(finer):
+    """What is beyond saturates at either end; the largest of int32's would not."""
+    a, b = (grid.reshape(1, -1).astype(np.uint8) for grid in np.meshgrid(np.arange(256), np.arange(256)))
+    for a_zero, b_zero in ZERO_POINTS:
+        for y_zero in (0, 128):
+            constants = scale_constants(a=(-3, a_zero), b=(-4, b_zero), y=(-7 - finer, y_zero))
+            expected = shifted((a.astype(np.int64) - a_zero) * (b.astype(np.int64) - b_zero), 1, finer) + y_zero
+            np.testing.assert_array_equal(run(pair_model("Mul", constants), a=a, b=b), expected.clip(0, 255))
+    beyond = scale_constants(a=(-3, 0), b=(-4, 0), y=(-7 - MAX_FINER - 1, 0))
+    assert not run(pair_model("Mul", beyond), a=a | 255, b=b | 255).any()
 
 
 CONCAT = """(uint8[1,256] a, uint8[1,256] b) => (uint8[] y) {

@@ -37,7 +37,6 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
         ("[odd] between = Clip(block, , one)", {"one": ONE}, "its bounds are (none, 1.5)"),
         ("[odd] between = Mul(block, more)", MORE, "a constant factor has no integer form here"),
         ("[odd] between = Sub(block, r1)", {}, "replace it by ops that have an integer form"),
-        ("[odd] between = Mul(block, r1)", {}, "gating"),
         ("[odd] between = Add(block, more)", MORE, "a constant offset has no integer form here"),
         (
             "[odd] between, m2, v2 = BatchNormalization<training_mode=1>(block, g, b, m, v)",

@@ -47,18 +47,18 @@ def test_a_float_network() -> None:
 
 def test_all_nodes_without_integer_form_at_once() -> None:
     nodes = [
-        "[squash] s = Softplus(block)",
-        "[gate] m = Mul(block, s)",
+        "[attend] s = Softmax(block)",
+        "[share] m = Div(block, s)",
         "[halve] between = MaxPool<kernel_shape=[2,2]>(m)",
     ]
     tail = ["[probabilities] answer = Softmax(logits)"]
     report = qpipe.inspect(digits_model(between=nodes, behind=tail))
     found = {node.name: node for node in report.nodes}
-    assert [node.name for node in report.nodes if node.role == ISLAND] == ["squash", "gate"]
-    assert "Clip(0, 6)" in found["squash"].advice
-    assert "gating" in found["gate"].advice
+    assert [node.name for node in report.nodes if node.role == ISLAND] == ["attend", "share"]
+    assert "attention" in found["attend"].advice
+    assert "replace it by ops" in found["share"].advice
     assert (found["halve"].role, found["conv3"].role) == (CARRIES, QUANTIZED)
-    assert found["squash"].note == "stays float between integers"
+    assert found["attend"].note == "stays float between integers"
     assert (found["probabilities"].role, found["probabilities"].advice) == (FLOAT_TAIL, "")
     assert found["conv1"].note.startswith("8-bit weights")
     # They stay float, and the others become integers.
