@@ -30,6 +30,7 @@ def bench(
     data: DataLike | None = None,
     *,
     batch_sizes: Sequence[int] = (1,),
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     repeats: int = 50,
     seconds: float = 60,
     threads: int | None = None,
@@ -50,6 +51,7 @@ def bench(
         preprocess: what the data's pixels go through; None is what the models carry.
         picture: where to draw the models side by side, at the first batch size: a .png or an .svg.
         batch_sizes: batch sizes, as in 1,8,32.
+        input_shape: sizes of an input that models leave open, as x=3,224,224, for each of several.
         repeats: timed runs of each model and batch size.
         seconds: of a model at a batch size, after which no more timed runs are begun.
         threads: threads of a session; by default the runtime's choice.
@@ -97,7 +99,7 @@ def calibrate(
     seed: int = 0,
     preprocess: PreprocessLike = None,
     weights: str | os.PathLike[str] | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
 ) -> ir.Model:
     """Give every tensor and weight a power-of-two grid, from training batches and the weights themselves.
 
@@ -150,7 +152,8 @@ def calibrate(
             follows a '/' in them; it goes before the widths of all, also for what keeps 8 bits otherwise.
         seed: one seed, one result on one machine.
         weights: weights of a PyTorch model: a .safetensors, or a .pth file.
-        input_shape: a PyTorch model's input without the batch: 3,32,32.
+        input_shape: sizes of an input to compute at, as x=3,224,224, or x=1,3,224,224 with the batch; may be given
+            again; an only input needs no name. A PyTorch model needs them, without the batch.
 
     Returns:
         The QDQ model, which onnxruntime runs.
@@ -181,7 +184,7 @@ def energy(
     batch_size: int = 128,
     prices: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     picture: ModelPath | None = None,
 ) -> EnergyReport:
     """Count a network's operations by kind, and price them: a training step and inference, in float and in fewer bits.
@@ -206,7 +209,8 @@ def energy(
         batch_size: images of a training step, over which weights are quantized and updated once.
         prices: what operations cost: horowitz, equation-9, table-5, or a .toml file; by default all of the named.
         weights: weights of a PyTorch model: a .safetensors, or a .pth file.
-        input_shape: a PyTorch model's input without the batch: 3,32,32.
+        input_shape: sizes of an input to compute at, as x=3,224,224, or x=1,3,224,224 with the batch; may be given
+            again; an only input needs no name. A PyTorch model needs them, without the batch.
 
     Returns:
         A row for each run, part of a run and kind of operation, and how many times less energy than float it takes.
@@ -448,7 +452,7 @@ def inspect(
     model: ModelLike,
     *,
     weights: str | os.PathLike[str] | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
 ) -> Inspection:
     """Say what a model is made of, and which nodes have no integer form: all of them, each with what to do.
 
@@ -459,7 +463,8 @@ def inspect(
         model: float, QDQ or exported: an .onnx path, a ModelProto, an onnx_ir.Model, a torch module, or
             `package.module:factory`.
         weights: weights of a PyTorch model: a .safetensors, or a .pth file.
-        input_shape: a PyTorch model's input without the batch: 3,32,32.
+        input_shape: sizes of an input to compute at, as x=3,224,224, or x=1,3,224,224 with the batch; may be given
+            again; an only input needs no name. A PyTorch model needs them, without the batch.
 
     Raises:
         ModelError, RecipeError: in one line, naming what is wrong.

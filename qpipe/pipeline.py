@@ -207,8 +207,11 @@ def _import_stage(recipe: Recipe, folder: Path) -> Stage:
 
 def _calibrate_stage(recipe: Recipe, model: str, folder: Path) -> Stage:
     output = folder / "calibrated.qdq.onnx"
+    # A network that was imported has the sizes already.
+    sizes = {} if names_code(recipe.model.path) else {"input_shape": recipe.model.input_shape}
     arguments = {
         **recipe.calibrate.arguments(),
+        **sizes,
         "layers": [entry.arguments() for entry in recipe.layers],
         "seed": recipe.seed,
         "preprocess": recipe.preprocess.overrides(),

@@ -40,12 +40,13 @@ def expand_settings(command: Callable[..., None]) -> Callable[..., None]:
 
     The options' values are validated as the recipe's are; a wrong one is a RecipeError that names the option.
     """
-    lists = {o.name for model in settings_of(command).values() for o in options_of(model) if o.is_list}
+    options = [option for model in settings_of(command).values() for option in options_of(model)]
+    readers = {o.name: _table if o.is_table else _numbers for o in options if o.is_list}
     call = expanded(command, _parameter, _flag_at)
 
     @functools.wraps(call)
     def read(**words: Any) -> None:
-        call(**{name: _numbers(word) if name in lists else word for name, word in words.items()})
+        call(**{name: readers[name](word) if name in readers else word for name, word in words.items()})
 
     return read
 
@@ -80,7 +81,9 @@ def _parameter(option: Option) -> inspect.Parameter:
     kinds = [_word_type(kind) for kind in option.types if get_origin(kind) is not Callable]
     if bool in kinds and option.off != "":
         declaration += f"/--{option.off or 'no-' + declaration.removeprefix('--')}"
-    if option.is_list:
+    if option.is_table:
+        kinds, metavar = [list[str], type(None)], "[NAME=]A,B,..."
+    elif option.is_list:
         default, metavar = None if default is None else ",".join(map(str, default)), "A,B,..."
     info = typer.Option(declaration, help=option.help, metavar=metavar)
     annotation: Any = Annotated[Union[tuple(kinds)], info]  # noqa: UP007 - known here alone
@@ -95,6 +98,17 @@ def _word_type(kind: Any) -> Any:
 def _numbers(words: Any) -> Any:
     """The words of a list as numbers; what is no number stays a word, for the model to refuse."""
     return tuple(map(_number, words.split(","))) if isinstance(words, str) else words
+
+
+def _table(words: Any) -> Any:
+    """The words of a list for each name, as NAME=A,B,...; one by itself may lack it."""
+    if not words:
+        return None
+    pairs = [word.rpartition("=") for word in words]
+    names = [name for name, _, _ in pairs]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"{', '.join(words)}: expected one shape for each name")
+    return {name: _numbers(numbers) for name, _, numbers in pairs}
 
 
 def _number(word: str) -> int | float | str:

@@ -86,6 +86,12 @@ def run_gate(
     return gate.report
 
 
+def compare_extremes(spec: ir.Model, lowered: ir.Model, *, seed: int, pairs: str) -> None:
+    """A glance at both: ParityError where an integer differs on a few rows of extreme inputs; see `run_gate`."""
+    gate = _Gate(spec, lowered, seed, pairs)
+    gate.compare_whole([gate.extreme_inputs()], "extreme", gate.extreme_piece)
+
+
 def check_fused(spec: ir.Model, view: View) -> None:
     """LoweringError that names a layer between quantizers which onnxruntime still computes in float."""
     with tempfile.TemporaryDirectory() as folder:

@@ -6,8 +6,9 @@ Sessions don't spin: spinning threads of one would take the cores from the next.
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +27,9 @@ from qpipe.runtime.session import (
     session_name,
     single_input,
 )
+
+Sizes = Mapping[str, Sequence[int | None]]
+"""What is computed at where a model leaves sizes open, by the inputs' names; None of a batch."""
 
 REPEATS: Final = 100
 RUNS_PER_TURN: Final = 5
@@ -57,10 +61,12 @@ def measure_latency(
     warm_up: int = WARM_UP,
     threads: int | None = None,
     seconds: float = math.inf,
+    sizes: Sequence[Sizes] = (),
 ) -> list[Latency]:
     """Time `repeats` runs of every model at every batch size, the models in turn, a few runs each time.
 
-    seconds: of each, after which no more are begun; one of each model is timed in any case.
+    seconds: of each, after which no more are begun; one of each model is timed in any case. sizes: of each model; see
+    `random_input`.
 
     Before the timed runs of its turn a model runs once untimed, because its weights have left the caches. Inputs are
     random, of the model's type. Raises ModelError where a model can't be opened or doesn't take a batch size.
@@ -72,24 +78,34 @@ def measure_latency(
     sessions = [as_session(model, threads) for model in models]
     latencies: list[Latency] = []
     for size in batch_sizes:
-        feeds = [random_input(session, size) for session in sessions]
+        feeds = [random_input(s, size, own) for s, own in zip(sessions, sizes or [{}] * len(sessions), strict=True)]
         times = _in_turn(sessions, feeds, repeats=repeats, warm_up=warm_up, seconds=seconds)
         latencies += [_latency(session, size, own, times[0]) for session, own in zip(sessions, times, strict=True)]
     return latencies
 
 
-def random_input(session: ort.InferenceSession, batch_size: int) -> dict[str, Array]:
+def random_input(
+    session: ort.InferenceSession, batch_size: int, sizes: Sizes = MappingProxyType({})
+) -> dict[str, Array]:
     """Random values for the model's input: normal floats, or integers over a whole byte.
 
-    ModelError where a dimension other than the batch is open, or the batch is fixed at another size; RecipeError where
-    it would take more memory than is free.
+    sizes: what is taken for those that the model leaves open.
+
+    ModelError where a dimension other than the batch is open that `sizes` does not say, or the batch is fixed at
+    another size; RecipeError where it would take more memory than is free.
     """
     value, dtype, fixed = single_input(session), input_dtype(session), fixed_batch(session)
     if fixed not in (None, batch_size):
         raise ModelError(f"{session_name(session)}: takes batches of {fixed}, not of {batch_size}")
-    if not all(isinstance(size, int) for size in value.shape[1:]):
-        raise ModelError(f"{session_name(session)}: input '{value.name}' is {value.shape}; expected a fixed shape")
-    shape = (batch_size, *value.shape[1:])
+    known = sizes.get(value.name, value.shape)
+    behind = [own if isinstance(own, int) else said for own, said in zip(value.shape[1:], known[1:], strict=True)]
+    if not all(isinstance(size, int) for size in behind):
+        example = ",".join(str(size) if isinstance(size, int) else "N" for size in behind)
+        raise ModelError(
+            f"{session_name(session)}: input '{value.name}' is {value.shape}; expected its sizes, as in --input-shape "
+            f"{value.name}={example}"
+        )
+    shape = (batch_size, *behind)
     if (needed := math.prod(shape) * 8) > (free := free_memory()):
         raise RecipeError(f"batch size {batch_size}: an input takes {needed:,} bytes, of {free:,} that are free")
     rng = np.random.default_rng(0)

@@ -8,13 +8,17 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 import psutil
 
 from qpipe.errors import ModelError, QpipeError
 from qpipe.processes import end_with_parent
 from qpipe.runtime.session import open_session
+
+if TYPE_CHECKING:
+    from qpipe.runtime.latency import Sizes
 
 RUNS: Final = 3
 """Runs of the model in the child: its arenas reach their size in the first two."""
@@ -50,13 +54,18 @@ def peak_rss() -> int:
 
 
 def measure_memory(
-    path: str | Path, batch_size: int = 1, *, threads: int | None = None, seconds: float = math.inf
+    path: str | Path,
+    batch_size: int = 1,
+    *,
+    threads: int | None = None,
+    seconds: float = math.inf,
+    sizes: "Sizes" = MappingProxyType({}),
 ) -> PeakMemory:
     """Open the model at `path` in a new process, run it on random input, return the process's peak.
 
-    seconds: after which it is not run again.
+    seconds: after which it is not run again. sizes: as in `random_input`.
     """
-    words = [path, batch_size, threads or 0, seconds, os.getpid()]
+    words = [path, batch_size, threads or 0, seconds, os.getpid(), json.dumps(dict(sizes))]
     command = [sys.executable, "-m", "qpipe.runtime.memory", *map(str, words)]
     # The same qpipe as here, wherever the child looks for packages.
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -68,12 +77,12 @@ def measure_memory(
     return PeakMemory(**json.loads(result.stdout))
 
 
-def _measure_here(path: str, batch_size: int, threads: int | None, seconds: float) -> PeakMemory:
+def _measure_here(path: str, batch_size: int, threads: int | None, seconds: float, sizes: "Sizes") -> PeakMemory:
     from qpipe.runtime.latency import random_input
 
     before = psutil.Process().memory_info().rss
     session = open_session(path, threads=threads)
-    feed = random_input(session, batch_size)
+    feed = random_input(session, batch_size, sizes)
     until = time.monotonic() + seconds
     for _ in range(RUNS):
         session.run(None, feed)
@@ -83,10 +92,10 @@ def _measure_here(path: str, batch_size: int, threads: int | None, seconds: floa
 
 
 def _main(arguments: list[str]) -> int:
-    path, batch_size, threads, seconds, parent = arguments
+    path, batch_size, threads, seconds, parent, sizes = arguments
     end_with_parent(int(parent))
     try:
-        figures = _measure_here(path, int(batch_size), int(threads) or None, float(seconds))
+        figures = _measure_here(path, int(batch_size), int(threads) or None, float(seconds), json.loads(sizes))
     except QpipeError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status

@@ -1,7 +1,7 @@
 """What all settings are: strict pydantic models, and their errors in the user's words."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -55,6 +55,12 @@ FilePath = Annotated[
     Accepts(str | os.PathLike[str]),
 ]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(min_length=1)]
+InputShapes = Annotated[
+    Mapping[str, Annotated[tuple[Annotated[int, Field(ge=1, le=2**31)], ...], Strict(False)]],
+    BeforeValidator(lambda value: value if isinstance(value, Mapping) else {"": value}),
+    Accepts(Sequence[int] | Mapping[str, Sequence[int]]),
+]
+"""Shapes by the names of inputs; one without a name has an empty one."""
 
 
 INT64_MAX: Final = 2**63 - 1

@@ -4,16 +4,20 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from qpipe.settings.base import FilePath, Floats, Settings, Sizes
+from qpipe.settings.base import FilePath, Floats, InputShapes, Settings
 
 
 class TorchSettings(Settings):
-    """What a PyTorch model needs besides its name."""
+    """What a model needs besides its name."""
 
     weights: FilePath | None = Field(
         default=None, description="weights of a PyTorch model: a .safetensors, or a .pth file"
     )
-    input_shape: Sizes | None = Field(default=None, description="a PyTorch model's input without the batch: 3,32,32")
+    input_shape: InputShapes | None = Field(
+        default=None,
+        description="sizes of an input to compute at, as x=3,224,224, or x=1,3,224,224 with the batch; may be given "
+        "again; an only input needs no name. A PyTorch model needs them, without the batch",
+    )
 
 
 class ModelSettings(TorchSettings):

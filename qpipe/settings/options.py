@@ -42,6 +42,11 @@ class Option:
         """Whether it takes several values."""
         return any(get_origin(part) is Sequence for part in self.types)
 
+    @property
+    def is_table(self) -> bool:
+        """Whether it takes such lists by name, and may be given again."""
+        return any(get_origin(part) is Mapping for part in self.types)
+
 
 def options_of(model: type[Settings]) -> list[Option]:
     """The fields of a model, in order."""

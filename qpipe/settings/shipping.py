@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
-from qpipe.settings.base import Cpu, Format, Settings, Sizes, Split
+from qpipe.settings.base import Cpu, Format, InputShapes, Settings, Sizes, Split
 
 
 class ShippingSettings(Settings):
@@ -82,6 +82,9 @@ class BenchSettings(Settings):
     """How latency is measured, and on which data top-1."""
 
     batch_sizes: Sizes = Field(default=(1,), description="batch sizes, as in 1,8,32")
+    input_shape: InputShapes | None = Field(
+        default=None, description="sizes of an input that models leave open, as x=3,224,224, for each of several"
+    )
     repeats: int = Field(default=50, ge=1, description="timed runs of each model and batch size")
     seconds: float = Field(
         default=60, gt=0, description="of a model at a batch size, after which no more timed runs are begun"

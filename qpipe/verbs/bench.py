@@ -11,6 +11,7 @@ from qpipe import progress
 from qpipe.data import DataLike
 from qpipe.errors import RecipeError
 from qpipe.ir.cost.liveness import activation_peak
+from qpipe.ir.files.sizes import fix_sizes
 from qpipe.runtime.cpu import this_cpu
 from qpipe.runtime.latency import Latency, measure_latency
 from qpipe.runtime.memory import measure_memory
@@ -21,7 +22,8 @@ from qpipe.verbs.names import told_apart
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.pictures import check_picture
 from qpipe.verbs.runnable import OnnxModel, Runnable, open_all
-from qpipe.verbs.sources import ModelPath, PreprocessLike
+from qpipe.verbs.sizes import is_open
+from qpipe.verbs.sources import ModelPath, PreprocessLike, about
 
 _MEBIBYTE = 2**20
 _KIBIBYTE = 2**10
@@ -110,9 +112,17 @@ def bench(
     if settings.limit is not None and data is None:
         raise RecipeError(f"limit: {settings.limit}, but no data were given; expected data to judge on")
     runnables = open_all(models)
+    _fix_sizes(runnables, settings)
     source = None if data is None else open_common(runnables, data, settings.split, preprocess)
     sessions = [open_session(runnable.source, threads=threads, name=runnable.name) for runnable in runnables]
-    latencies = measure_latency(sessions, sizes, repeats=settings.repeats, threads=threads, seconds=settings.seconds)
+    latencies = measure_latency(
+        sessions,
+        sizes,
+        repeats=settings.repeats,
+        threads=threads,
+        seconds=settings.seconds,
+        sizes=[runnable.sizes for runnable in runnables],
+    )
     # They hold memory and threads that the processes which measure memory are to have.
     del sessions
     memories = _memories(runnables, settings)
@@ -153,13 +163,23 @@ def bench(
     return report
 
 
+def _fix_sizes(runnables: Sequence[Runnable], settings: BenchSettings) -> None:
+    """What was given, of each model; and of one that leaves sizes open, those of another one that knows them."""
+    known = {name: at for runnable in reversed(runnables) for name, at in runnable.sizes.items() if None not in at[1:]}
+    for runnable in runnables:
+        unknown = {str(value.name) for value in runnable.network.graph.inputs if is_open(value)}
+        with about(runnable.name):
+            found = {name: [size for size in at if size is not None] for name, at in known.items() if name in unknown}
+            fix_sizes(runnable.network, {**found, **(settings.input_shape or {})})
+
+
 def _memories(runnables: Sequence[Runnable], settings: BenchSettings) -> list[int]:
     """Bytes that each run adds, in the order of the latencies: batch sizes, and within each the models."""
     runs = [(size, runnable) for size in settings.batch_sizes for runnable in runnables]
     memories = []
     for size, runnable in progress.track(runs, "measuring memory"):
         with runnable.file() as path:
-            found = measure_memory(path, size, threads=settings.threads, seconds=settings.seconds)
+            found = measure_memory(path, size, threads=settings.threads, seconds=settings.seconds, sizes=runnable.sizes)
             memories.append(found.model)
     return memories
 

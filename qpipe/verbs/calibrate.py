@@ -13,7 +13,6 @@ from passes.equalize_channels import EqualizeChannels
 from passes.expand_bases import ExpandBases
 from passes.fix_ranges import FixRanges
 from passes.insert_quantizers import InsertQuantizers, refuse_unsupported
-from passes.normalize import normalize
 from passes.randomize_weights import RandomizeWeights
 from passes.remove_quantizers import RemoveQuantizers
 from passes.rescale_channels import RescaleChannels
@@ -28,6 +27,7 @@ from qpipe.formats.table import FORMATS
 from qpipe.ir.files.metadata import AppliedPass, add_provenance
 from qpipe.ir.files.outputs import check_output
 from qpipe.ir.files.save import save_model
+from qpipe.ir.files.sizes import open_sizes
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.graph.numbers import check_numbers
@@ -38,6 +38,7 @@ from qpipe.processes import is_main_process, wait_for_all
 from qpipe.settings import CalibrateSettings, LayersSettings, SeedSettings, TorchSettings
 from qpipe.verbs.beside_float import IMAGES, compare_with_float
 from qpipe.verbs.options import takes_options
+from qpipe.verbs.sizes import normalized_at_sizes, take_sizes
 from qpipe.verbs.sources import (
     ModelPath,
     PreprocessLike,
@@ -113,8 +114,9 @@ def calibrate(
     name = model_name(model)
     _to_float(network, name)
     pixels = preprocess_of(network, preprocess)
-    normalize(network)
     with about(name):
+        data = take_sizes(network, data, pixels)
+        network = normalized_at_sizes(network)
         check_numbers(network.graph)
         only_input(network.graph)
         # Before the network runs: what stands in the way is the news.
@@ -170,6 +172,7 @@ def calibrate(
         held.tell(network)
     with about(name):
         compare_with_float(floats, network, inputs, is_ready=is_ready)
+    open_sizes(network)
     if output is not None:
         if is_main_process():
             save_model(network, output)

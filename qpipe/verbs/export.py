@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import onnx
@@ -19,6 +20,7 @@ from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import COMPARISON, TRAINING, AppliedPass, add_provenance, get_object, set_json
 from qpipe.ir.files.outputs import check_output
 from qpipe.ir.files.save import save_model
+from qpipe.ir.files.sizes import open_sizes, read_sizes
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.quantized.certify import certify, store_certificate
 from qpipe.ir.quantized.float_free import float_tensors
@@ -28,6 +30,7 @@ from qpipe.ir.quantized.view import View, read_view
 from qpipe.nodes import describe_some
 from qpipe.runtime.gate import run_gate
 from qpipe.settings import ExportSettings, SeedSettings
+from qpipe.verbs.open_export import lowered_at_any_size
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.sources import ModelPath, about, model_name, open_source, preprocess_of
 
@@ -93,12 +96,12 @@ def export(
         _refuse_islands(view)
     certificate = certify(view, cpu=settings.cpu, weights=settings.weights)
     _refuse(certificate)
-    lowered = spec.clone()
-    for pass_ in _lowering(settings):
-        pass_(lowered)
-        add_provenance(lowered, AppliedPass.of(pass_))
+    lowered = _lowered(spec, settings)
     if settings.format == "integer":
         _refuse_floats(lowered, view, model_name(model))
+    if settings.format != "qdq" and read_sizes(spec):
+        lower = partial(_lowered, settings=settings)
+        lowered = lowered_at_any_size(spec, lowered, lower, seed=seed.seed, pairs=certificate.pairs)
     if settings.format == "qdq":
         # The file is the specification; what it computes is compared with the integer operators.
         if origin_of(read_view(lowered)) != origin_of(read_view(spec)):
@@ -113,6 +116,8 @@ def export(
     store_certificate(lowered, certificate)
     # `validate` compares the integers of all that was made from one QDQ file.
     store_origin(lowered, read_view(spec))
+    if settings.format == "qdq":
+        open_sizes(lowered)
     if output is not None:
         save_model(lowered, output)
     return lowered
@@ -156,6 +161,15 @@ def _refuse_floats(lowered: ir.Model, view: View, name: str) -> None:
     if floats:
         more = f" and {len(floats) - 1} more" if len(floats) > 1 else ""
         raise LoweringError(f"{name}: '{floats[0]}'{more} would be float, expected integers from the first to the last")
+
+
+def _lowered(spec: ir.Model, settings: ExportSettings) -> ir.Model:
+    """A finalized graph in the format."""
+    lowered = spec.clone()
+    for pass_ in _lowering(settings):
+        pass_(lowered)
+        add_provenance(lowered, AppliedPass.of(pass_))
+    return lowered
 
 
 def _lowering(settings: ExportSettings) -> list[ir.passes.InPlacePass]:

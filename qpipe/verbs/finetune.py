@@ -13,6 +13,7 @@ from qpipe.errors import OutputError, QpipeError
 from qpipe.ir.files.lock import held
 from qpipe.ir.files.outputs import check_output, check_outputs_differ, target_of
 from qpipe.ir.files.save import save_model
+from qpipe.ir.files.sizes import open_sizes
 from qpipe.processes import is_main_process
 from qpipe.settings import CheckpointSettings, FinetuneSettings, SeedSettings, TaskSettings
 from qpipe.verbs.options import takes_options
@@ -78,6 +79,7 @@ def finetune(
     with _alone(path):
         training = prepare(settings, model, data, seed=seed.seed, preprocess=preprocess, purpose=task)
         network = training.carry_out(checkpoint=path, resume=checkpoint.resume)
+        open_sizes(network)
         if output is not None and is_main_process():
             _save(network, output, path)
     return network

@@ -30,6 +30,7 @@ from qpipe.ops import Curve, Role, has_weights
 from qpipe.ops.quantizer_parts import is_border
 from qpipe.settings import TorchSettings
 from qpipe.verbs.options import takes_options
+from qpipe.verbs.sizes import advice, is_open, said_open
 
 QUANTIZED: Final = "quantized"
 CARRIES: Final = "carries integers"
@@ -41,6 +42,7 @@ INTEGERS: Final = "integers"
 BORDER: Final = "border"
 FLOAT: Final = "float"
 
+_OPEN: Final = "calibration takes the sizes of the data; what needs them is judged once they are given,"
 _FORMS: Final = {Role.CARRY: CARRIES, Role.NONE: NO_FORM}
 
 
@@ -126,6 +128,7 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
     for warning in warned:
         if warning.category is not LoadingNote:
             warnings.warn(warning.message, warning.category, stacklevel=2)
+    notes += [f"{said_open(value)}: {_OPEN} {advice(value)}" for value in network.graph.inputs if is_open(value)]
     ops = Counter(node.op_type for node in network.graph)
     kind, view = find_kind(network)
     problems: list[str] = []

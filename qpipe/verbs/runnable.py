@@ -22,6 +22,7 @@ from qpipe.ir.files.upgrade import OPSET
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.origin import origin_of, stored_origin
 from qpipe.ir.quantized.view import View, read_view
+from qpipe.nodes import static_shape
 from qpipe.verbs.sources import ModelPath, about
 
 OnnxModel = ModelPath | onnx.ModelProto | ir.Model
@@ -47,6 +48,11 @@ class Runnable:
     def source(self) -> Path | ir.Model:
         """What onnxruntime opens."""
         return self.path or self.network
+
+    @property
+    def sizes(self) -> dict[str, tuple[int | None, ...]]:
+        """Those of its inputs that are known, None of others and of an open batch."""
+        return {str(value.name): static_shape(value) or () for value in self.network.graph.inputs}
 
     @contextmanager
     def file(self) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from passes.strip_skips import StripSkips
 from qpipe.data import DataLike
 from qpipe.errors import ModelError, RecipeError
 from qpipe.ir.files.metadata import FLOAT_PHASE, AppliedPass, add_provenance
+from qpipe.ir.files.sizes import restore_sizes
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.ir.quantized.kind import is_float, require_qdq
@@ -23,6 +24,7 @@ from qpipe.settings.base import shown
 from qpipe.settings.training import FLOAT_TEACHER
 from qpipe.verbs.calibrate import calibrate
 from qpipe.verbs.runnable import OnnxModel
+from qpipe.verbs.sizes import normalized_at_sizes, take_sizes
 from qpipe.verbs.sources import PreprocessLike, about, model_name, store_origin_file
 
 _OF_QDQ: Final = ("method", "ssp", "additional_losses", "joint_distillation")
@@ -77,7 +79,8 @@ def make_subject(
     if trains_float(asked, network):
         store_origin_file(network, model)
         with about(name):
-            normalize(network)
+            take_sizes(network, data, preprocess)
+            network = normalized_at_sizes(network)
         return Subject(network, network, is_float=True)
     if plain and is_float(network):
         given = network
@@ -85,6 +88,7 @@ def make_subject(
         with about(name):
             _check_blocks(given, blocks)
         network = calibrate(given, data, seed=seed, preprocess=preprocess)
+        restore_sizes(network)
     elif is_float(network):
         raise ModelError(
             f"{name}: not a quantized model, expected a QDQ file; run `qpipe calibrate` first, or train it as it is "

@@ -181,7 +181,7 @@ def test_a_pytorch_model_is_imported_first(tmp_path: Path, verbs: Verbs, monkeyp
     recipe = recipe_in(tmp_path, model={"path": "package.module:factory", "input_shape": [3, 8, 8]})
     report = run_recipe(recipe)
     assert [stage.name for stage in report.stages] == ["import", *ALL]
-    assert (tmp_path / "out/float.onnx").read_text() == "('package.module:factory', None, (3, 8, 8))"
+    assert (tmp_path / "out/float.onnx").read_text() == "('package.module:factory', None, {'': (3, 8, 8)})"
     assert report.rows[0]["name"] == "float.onnx"
 
 

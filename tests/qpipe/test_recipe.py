@@ -46,7 +46,7 @@ def test_paths_are_relative_to_the_recipe_and_code_is_not_a_path(tmp_path: Path)
     recipe = load_recipe(written(tmp_path, text))
     assert recipe.model.path == "pkg.mod:make"
     assert recipe.model.weights == str(tmp_path / "w.safetensors")
-    assert recipe.model.input_shape == (3, 8, 8)
+    assert recipe.model.input_shape == {"": (3, 8, 8)}
     assert recipe.data.path == "/data/x.npz"
 
 

@@ -1,4 +1,4 @@
-"""What a model must be before anything reads it: finite, of a bearable size, with an input whose shape is known."""
+"""What a model must be before anything reads it: finite, of a bearable size, with tensors for inputs."""
 
 import math
 from collections import Counter
@@ -141,28 +141,29 @@ def check_graph(model: ir.Model, source: str) -> None:
             raise ModelError(f"{source}: output '{value.name}' stands twice among the outputs, expected it once")
     # The checker wants a name; runtimes don't.
     model.graph.name = model.graph.name or "main"
+    # And it wants a shape of every input.
+    unknown = [value for value in model.graph.inputs if value.shape is None]
+    for value in unknown:
+        value.shape = ir.Shape([])
     try:
         common.CheckerPass()(model)
     except Exception as error:
         raise ModelError(f"{source}: invalid ONNX model: {one_line(error)}") from error
+    finally:
+        for value in unknown:
+            value.shape = None
 
 
 def check_inputs(model: ir.Model, source: str) -> None:
-    """Every input is a tensor whose rank and dimensions are known, but for the first, the batch."""
+    """Every input is a tensor, and no dimension of it is empty; sizes may be open."""
     for value in model.graph.inputs:
         if value.is_initializer():
             continue
         if not isinstance(value.type, ir.TensorType):
             raise ModelError(f"{source}: input '{value.name}' is of type {value.type}, expected a tensor")
-        if value.shape is None:
-            raise ModelError(f"{source}: input '{value.name}' has no shape; export the model with its input shape")
-        for index, dim in enumerate(value.shape):
-            if (index > 0 and not isinstance(dim, int)) or (isinstance(dim, int) and dim < 1):
-                found = dim if isinstance(dim, int) else f"'{dim.value}'" if dim.value else "unknown"
-                raise ModelError(
-                    f"{source}: input '{value.name}': dimension {index} is {found}, expected a fixed number (only the "
-                    "first one, the batch, may be dynamic); export the model with a fixed input size"
-                )
+        for index, dim in enumerate(value.shape or ()):
+            if isinstance(dim, int) and dim < 1:
+                raise ModelError(f"{source}: input '{value.name}': dimension {index} is {dim}, expected 1 or more")
 
 
 def check_sizes(values: Iterable[ir.Value], about: str = "") -> None:

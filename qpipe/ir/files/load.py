@@ -24,6 +24,7 @@ from qpipe.ir.files.external import load_external_data
 from qpipe.ir.files.float32 import to_float32
 from qpipe.ir.files.outputs import kind_of_file
 from qpipe.ir.files.quiet import quiet
+from qpipe.ir.files.sizes import restore_sizes
 from qpipe.ir.files.upgrade import upgrade
 from qpipe.nodes import initializer, name_in_memory
 
@@ -37,10 +38,10 @@ class LoadingNote(UserWarning):
 def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir.Model:
     """The model at opset 21, IR version 10, in memory with its external data; the argument itself stays as it was.
 
-    Initializers are no graph inputs any more, and unused opset imports are gone. The first dimension of an input may
-    be dynamic, the others must be fixed. Raises ModelError, in one line, for a file that is missing, truncated, not
-    ONNX or empty; external data that are missing or outside the model's folder; NaN or infinite weights; unknown input
-    shapes; nodes whose inputs don't fit; tensors and functions of unbearable size; and an opset that can't be
+    Initializers are no graph inputs any more, and unused opset imports are gone. Sizes of the inputs may be open; a
+    file of ours that is has those that it was computed at. Raises ModelError, in one line, for a file that is missing,
+    truncated, not ONNX or empty; external data that are missing or outside the model's folder; NaN or infinite weights;
+    empty inputs; nodes whose inputs don't fit; tensors and functions of unbearable size; and an opset that can't be
     converted. A warning says where a network of other floats became one of float32, and which inputs nothing reads.
     """
     if isinstance(model, ir.Model):
@@ -66,6 +67,7 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     notes = [f"{source}: nothing reads the input '{name}': it is left out" for name in dropped]
     notes += filter(None, [to_float32(loaded, source)])
     loaded = upgrade(loaded, source)
+    restore_sizes(loaded)
     if notes:
         loaded.meta[_CHANGED] = True
     for note in notes:

@@ -5,6 +5,7 @@
 | `qpipe.preprocess`    | how pixels become the network's input                             |
 | `qpipe.provenance`    | list of ``{"pass": name, "arguments": {...}}``, in order of running |
 | `qpipe.input_sha256`  | SHA-256 of the file that everything started from                  |
+| `qpipe.sizes`         | of each input that is open: ``{"at": [...], "declared": [...]}``, what it is computed at |
 | `qpipe.comparison`    | of a calibrated network: signal to noise of each tensor beside the float network, problems |
 | `qpipe.certificate`   | the exactness certificate                                         |
 | `qpipe.training`      | the last run of training: its epochs, accuracies, settings and diagnostics |

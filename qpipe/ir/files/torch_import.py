@@ -20,6 +20,7 @@ from qpipe.errors import ModelError, one_line, user_code
 from qpipe.factories import load_factory, names_factory
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.quiet import quiet
+from qpipe.ir.files.sizes import BARE, Shapes, fix_sizes
 from qpipe.ir.files.upgrade import OPSET
 
 if TYPE_CHECKING:
@@ -30,33 +31,42 @@ ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | nn
 
 # Where training scripts put the weights inside a checkpoint.
 _CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")
+_INPUT = "input"
 _ZOO_INPUT_SHAPE = (3, 224, 224)
 
 
 def resolve_model(
     spec: ModelLike,
     weights: str | os.PathLike[str] | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Shapes | Sequence[int] | None = None,
 ) -> ir.Model:
     """The ONNX model that `spec` means.
 
     spec: a path to an ``.onnx`` file, a loaded ONNX model, an `nn.Module`, or a text: ``package.module:factory``,
     ``torchvision:NAME``, ``timm:NAME``. weights: a ``.safetensors`` or ``.pth`` file for a PyTorch model.
-    input_shape: [C, H, W] of a PyTorch model's input, without the batch, which becomes dynamic.
+    input_shape: sizes to compute at, by the inputs' names (see `fix_sizes`); a sequence is an only
+    input's. Of a PyTorch model's input, called "input", without the batch, which becomes dynamic.
 
     Raises ModelError for whatever can't be found, imported, loaded or exported.
     """
+    if input_shape is not None and not isinstance(input_shape, Mapping):
+        input_shape = {BARE: input_shape}
     module = find_module(spec)
     if module is None:
         if weights is not None:
             raise ModelError(f"{weights}: weights go with a PyTorch model (package.module:factory), not with '{spec}'")
-        return load_model(spec)  # type: ignore[arg-type]  # find_module returns None for no nn.Module
+        loaded = load_model(spec)  # type: ignore[arg-type]  # find_module returns None for no nn.Module
+        if input_shape:
+            fix_sizes(loaded, input_shape)
+        return loaded
     if weights is not None:
         load_weights(module, weights)
     name = spec if isinstance(spec, str) else type(module).__name__
-    if input_shape is None:
-        input_shape = _default_input_shape(module, name)
-    return export_module(module, input_shape, name=name)
+    for given in input_shape or ():
+        if given not in (BARE, _INPUT):
+            raise ModelError(f"{name}: input shape of '{given}', expected '{_INPUT}', or one without a name")
+    shape = next(iter(input_shape.values())) if input_shape else _default_input_shape(module, name)
+    return export_module(module, shape, name=name)
 
 
 def find_module(spec: ModelLike) -> "nn.Module | None":
@@ -117,7 +127,7 @@ def export_module(module: "nn.Module", input_shape: Sequence[int], *, name: str)
             # onnxscript's optimizer would fuse BatchNormalization into Conv; it has to stay a node.
             optimize=False,
             opset_version=OPSET,
-            input_names=["input"],
+            input_names=[_INPUT],
             output_names=["output"] if isinstance(output, torch.Tensor) else None,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,

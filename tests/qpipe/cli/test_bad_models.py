@@ -25,12 +25,6 @@ def truncated() -> None:
     Path("bad.onnx").write_bytes(content[: len(content) // 2])
 
 
-def without_shape() -> None:
-    model = digits_model()
-    model.graph.input[0].type.tensor_type.ClearField("shape")
-    save(model)
-
-
 def with_weight(change: Callable[[np.ndarray], Any]) -> Callable[[], None]:
     def make() -> None:
         model = digits_model()
@@ -69,11 +63,6 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "empty": (lambda: Path("bad.onnx").write_bytes(b""), "bad.onnx: the file is empty"),
     "missing": (lambda: None, "bad.onnx: no such file"),
     "folder": (lambda: Path("bad.onnx").mkdir(), "bad.onnx: is a folder, expected an .onnx file"),
-    "no shape": (without_shape, "bad.onnx: input 'x' has no shape; export the model with its input shape"),
-    "open size": (
-        lambda: save(digits_model(shape=("batch", 1, "height", 8))),
-        "bad.onnx: input 'x': dimension 2 is 'height', expected a fixed number",
-    ),
     "NaN weight": (
         with_weight(lambda w: w.__setitem__((0, 0, 0, 0), np.nan)),
         "bad.onnx: initializer 'w2' contains NaN, expected finite weights",

@@ -142,7 +142,7 @@ SOME_KEYWORDS: dict[str, dict[str, Any]] = {
         "group_format": (8, 0),
         "low_bit_ends": True,
         "prices": "own.toml",
-        "input_shape": (3, 8, 8),
+        "input_shape": {"": (3, 8, 8)},
         "picture": "p.svg",
     },
     "bench": {"batch_sizes": (1, 8), "threads": 2, "repeats": 50, "picture": "p.png", "split": "val", "limit": None}

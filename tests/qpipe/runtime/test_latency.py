@@ -51,7 +51,7 @@ def test_batch_sizes_that_a_model_does_not_take():
 
 def test_open_shapes():
     model = parse("(float[N,H] x) => (float[] y) { y = Relu(x) }")
-    with pytest.raises(ModelError, match=r"input 'x' is \['N', 'H'\]; expected a fixed shape"):
+    with pytest.raises(ModelError, match=r"input 'x' is \['N', 'H'\]; expected its sizes, as in --input-shape x=N"):
         measure_latency([model])
 
 

@@ -56,6 +56,8 @@ def test_a_wrong_value_is_named_with_what_was_expected(values: dict[str, object]
 
 def test_a_key_far_from_all_others_lists_them() -> None:
     with pytest.raises(
-        RecipeError, match=r"^zzz: unknown key, expected one of batch_sizes, repeats, seconds, threads, split, limit$"
+        RecipeError,
+        match=r"^zzz: unknown key, expected one of batch_sizes, input_shape, repeats, seconds, threads, split, "
+        r"limit$",
     ):
         validated(BenchSettings, {"zzz": 1}, dotted)
