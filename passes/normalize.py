@@ -1,8 +1,8 @@
 """Bring a loaded model into the one form that everything later reads.
 
 Afterwards shapes are inferred, constants are initializers, nothing is dead or unnamed, padding is explicit, a spatial
-mean is GlobalAveragePool; a bias, a constant factor and an offset sit in their Conv or Gemm. BatchNormalization stays a
-node.
+mean is GlobalAveragePool; a bias, a constant factor and an offset sit in their Conv or Gemm; a ConvTranspose is a Conv
+and a shuffle. BatchNormalization stays a node.
 """
 
 import onnx_ir as ir
@@ -25,6 +25,7 @@ from passes.remove_dead_code import RemoveDeadCode
 from passes.remove_identity import RemoveIdentity
 from passes.remove_zero_bias import RemoveZeroBias
 from passes.restore_softmax import RestoreSoftmax
+from passes.sub_pixel_convolution import SubPixelConvolution
 from passes.uncast_inputs import UncastInputs
 from qpipe.errors import ModelError, QpipeError, one_line
 
@@ -51,6 +52,8 @@ NORMALIZE = ir.passes.Sequential(
     FoldAffineBack(),
     FoldAffineForward(),
     AffineToBatchNorm(),
+    # Behind what folds into it and makes the BatchNormalization behind it.
+    SubPixelConvolution(),
     RemoveZeroBias(),
     RemoveDeadCode(),
     NameNodes(),

@@ -57,7 +57,7 @@ _ADVICE: Final[dict[str, str]] = {
     "GlobalMaxPool": "write it as a MaxPool whose kernel is the whole image",
     "Split": "write it as one Slice for each part",
     "Gather": f"write it as Slices of indices that are in a row, and a Concat, where they are constant, {BEHIND}",
-    "ConvTranspose": f"it has no integer form yet: {BEHIND.removeprefix('or ')}",
+    "ConvTranspose": "its weights are computed, or its sizes are open: export it with constants and a fixed input size",
     "Cast": "take it out: the network computes in one type",
     "LpPool": "replace it by AveragePool or MaxPool",
 }

@@ -24,6 +24,7 @@ class Slice(Carrier):
     """Takes a part of a tensor."""
 
     op_types = ("Slice",)
+    only_reshapes = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Constant bounds."""
