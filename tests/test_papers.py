@@ -23,7 +23,7 @@ PAPERS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "arti
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # Options of every command, of torchrun, and of the tools.
 OTHERS = frozenset(
-    {"--help", "--nproc-per-node", "--rows", "--rounds", "--runs", "--cases", "--jobs", "--keep", "--save"}
+    {"--help", "--nproc-per-node", "--rows", "--rounds", "--runs", "--cases", "--jobs", "--keep", "--save", "--fresh"}
 )
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
