@@ -8,6 +8,8 @@ and a shuffle. BatchNormalization stays a node.
 import onnx_ir as ir
 
 from passes.affine_to_batch_norm import AffineToBatchNorm
+from passes.binary_sums import BinarySums
+from passes.bounds_to_clip import BoundsToClip
 from passes.constant_reshape import ConstantReshape
 from passes.constants_to_initializers import ConstantsToInitializers
 from passes.explicit_padding import ExplicitPadding
@@ -17,14 +19,19 @@ from passes.fold_affine_back import FoldAffineBack
 from passes.fold_affine_forward import FoldAffineForward
 from passes.fold_constants import FoldConstants
 from passes.fuse_swish import FuseSwish
+from passes.gather_to_slice import GatherToSlice
+from passes.global_max_to_max_pool import GlobalMaxToMaxPool
 from passes.inline_functions import InlineFunctions
 from passes.merge_affine import MergeAffine
 from passes.name_nodes import NameNodes
-from passes.reduce_mean_to_global_average_pool import ReduceMeanToGlobalAveragePool
+from passes.plain_gemm import PlainGemm
+from passes.reduce_to_global_pool import ReduceToGlobalPool
 from passes.remove_dead_code import RemoveDeadCode
 from passes.remove_identity import RemoveIdentity
 from passes.remove_zero_bias import RemoveZeroBias
 from passes.restore_softmax import RestoreSoftmax
+from passes.split_to_slices import SplitToSlices
+from passes.squeeze_axes import SqueezeAxes
 from passes.sub_pixel_convolution import SubPixelConvolution
 from passes.uncast_inputs import UncastInputs
 from qpipe.errors import ModelError, QpipeError, one_line
@@ -35,15 +42,22 @@ NORMALIZE = ir.passes.Sequential(
     ExplicitPadding(),
     ExplicitPools(),
     FoldConstants(),
+    BinarySums(),
+    SqueezeAxes(),
     # After folding, which leaves an Identity where it proves that a node does nothing.
     RemoveIdentity(),
     UncastInputs(),
     ConstantsToInitializers(),
     ConstantReshape(),
+    SplitToSlices(),
+    GatherToSlice(),
+    PlainGemm(),
     RestoreSoftmax(),
     ExplicitPadding(),
     ExplicitPools(),
-    ReduceMeanToGlobalAveragePool(),
+    ReduceToGlobalPool(),
+    GlobalMaxToMaxPool(),
+    BoundsToClip(),
     FuseSwish(),
     MergeAffine(),
     FoldAffineBack(),

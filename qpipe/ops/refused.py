@@ -52,10 +52,8 @@ _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 _ADVICE: Final[dict[str, str]] = {
     **{op: advice for advice, ops in _GROUPS.items() for op in ops},
     "Softmax": f"attention has no integer form: replace it, {BEHIND}",
-    "Sum": "write it as Adds of two tensors",
-    "Mean": "write it as Adds, with the factor in the weights of the layers before",
-    "GlobalMaxPool": "write it as a MaxPool whose kernel is the whole image",
-    "Split": "write it as one Slice for each part",
+    "GlobalMaxPool": "how large its image is is unknown: export the model with a fixed input size",
+    "Split": "its sizes are computed: export the model with constant ones",
     "Gather": f"write it as Slices of indices that are in a row, and a Concat, where they are constant, {BEHIND}",
     "ConvTranspose": "its weights are computed, or its sizes are open: export it with constants and a fixed input size",
     "Cast": "take it out: the network computes in one type",
@@ -103,19 +101,8 @@ def size_advice(node: ir.Node) -> str:
     return f"it hangs on the batch, which is open: export the model with a batch of 1, {BEHIND}"
 
 
-def _bound(node: ir.Node) -> str | None:
-    """A maximum or minimum with one number is an activation."""
-    constants = [array for value in node.inputs if (array := constant_array(value)) is not None]
-    if len(node.inputs) != 2 or len(constants) != 1 or constants[0].size != 1:
-        return None
-    return "write Max of 0 as Relu, and Min of a number behind it as Clip from 0 to that number"
-
-
 _AROUND: Final[Mapping[str, Callable[[ir.Node], str | None]]] = {
     "Sub": _subtraction,
-    "Max": _bound,
-    "Min": _bound,
-    "ReduceMax": _over_image("write it as a MaxPool whose kernel is the whole image"),
     "ReduceSum": _over_image("write it as the mean over height and width, with the factor in the next layer's weights"),
     **dict.fromkeys(("Shape", "Size", "ConstantOfShape", "Range", "NonZero", "Expand"), size_advice),
 }

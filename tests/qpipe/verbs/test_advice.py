@@ -33,8 +33,7 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
         ("[odd] between = Softplus(block)", {}, "replace it by Relu or Clip(0, 6)"),
         ("[odd] between = Elu(block)", {}, "replace it by Relu or Clip(0, 6)"),
         ("[odd] between = Selu(block)", {}, "replace it by Relu or Clip(0, 6)"),
-        ("[odd] between = Clip(block, low, one)", {"one": ONE, "low": np.float32(-1)}, "its bounds are (-1, 1.5)"),
-        ("[odd] between = Clip(block, , one)", {"one": ONE}, "its bounds are (none, 1.5)"),
+        ("[odd] between = Clip(block, low, one)", {"one": ONE, "low": np.float32(0.5)}, "its bounds are (0.5, 1.5)"),
         ("[odd] between = Mul(block, more)", MORE, "a constant factor has no integer form here"),
         ("[odd] between = Sub(block, r1)", {}, "replace it by ops that have an integer form"),
         ("[odd] between = Add(block, more)", MORE, "a constant offset has no integer form here"),
@@ -43,7 +42,6 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
             STATISTICS,
             "export the model in evaluation mode",
         ),
-        ("[odd] between = Squeeze(block)", {}, "its arguments are computed"),
         ("[odd] between = InstanceNormalization(block, g, b)", STATISTICS, "use BatchNormalization instead"),
         ("[odd] between = Pad(block, pads, one)", {**PADS, "one": ONE}, "it fills in 1.5: pad with zeros"),
         ('[odd] between = Pad<mode="reflect">(block, pads)', PADS, "mode 'reflect': pad with zeros"),
@@ -66,16 +64,16 @@ def small(nodes: list[str], shape: str, constants: dict[str, Any], output: str =
 
 def test_products() -> None:
     w = np.ones((4, 4), np.float32)
-    scaled = ["[scaled] a = Gemm<alpha=0.5, transA=0>(x, w)", "[last] y = MatMul(a, w)"]
-    assert small(scaled, "batch,4", {"w": w})["scaled"].startswith("alpha is 0.5: put the factors")
+    scaled = ["[scaled] a = Gemm<alpha=1e30, transA=0>(x, huge)", "[last] y = MatMul(a, w)"]
+    assert small(scaled, "batch,4", {"w": w, "huge": w * 1e30})["scaled"].startswith("alpha is 1e+30: put the factors")
     computed = ["[computed] a = Gemm(x, x)", "[last] y = MatMul(a, w)"]
-    assert "write it as a MatMul of two activations" in small(computed, "4,4", {"w": w})["computed"]
+    assert not small(computed, "4,4", {"w": w})
     attention = ["[attention] a = MatMul(x, x)", "[last] y = MatMul(a, w)"]
     assert not small(attention, "1,4,4", {"w": w})
     stacked = ["[stacked] a = MatMul(x, w3)", "[last] y = MatMul(a, w)"]
     assert "one MatMul for each matrix" in small(stacked, "2,4,4", {"w3": np.stack([w, w]), "w": w})["stacked"]
     swapped = ["[swapped] a = MatMul(w, x)", "[last] y = MatMul(a, w)"]
-    assert "exchange the operands" in small(swapped, "4,4", {"w": w})["swapped"]
+    assert not small(swapped, "4,4", {"w": w})
 
 
 def test_what_no_lowering_writes_is_refused_at_once() -> None:
@@ -104,7 +102,7 @@ def test_what_no_lowering_writes_is_refused_at_once() -> None:
     assert found["same"].startswith("auto_pad is 'SAME_UPPER', expected explicit pads")
     rows = ["[rows] a = Gemm(x, w, c)", "[last] y = Gemm(a, w)"]
     constants = {"w": np.ones((4, 4), np.float32), "c": np.ones((2, 4), np.float32)}
-    assert "its bias has shape [2, 4], expected [4]" in small(rows, "2,4", constants)["rows"]
+    assert "rows" not in small(rows, "2,4", constants)
 
 
 def test_bounds_may_be_lists_of_one() -> None:

@@ -1,14 +1,14 @@
-"""Write a mean over all spatial positions as GlobalAveragePool, so that pooling has one form.
+"""Write a mean or a maximum over all spatial positions as a global pool, so that pooling has one form.
 
-ReduceMean(x [N, C, ...], axes = all from 2 on, keepdims = 1) = GlobalAveragePool(x) [N, C, 1, ...];
-keepdims = 0 flattens it to [N, C]. A mean of one axis and then of another is one of both, and one behind a Transpose
-(channels last) is one before it, of the axes that these were.
+ReduceMean(x [N, C, ...], axes = all from 2 on, keepdims = 1) = GlobalAveragePool(x) [N, C, 1, ...]; keepdims = 0
+flattens it to [N, C]. ReduceMax likewise is GlobalMaxPool. A mean of one axis and then of another is one of both, and
+one behind a Transpose (channels last) is one before it, of the axes that these were.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -16,17 +16,19 @@ import onnx_ir as ir
 from qpipe.ir.graph.rewrite import only_reader, rewrite
 from qpipe.nodes import constant_input, initializer, int_attribute, ints_attribute, name_value, rank
 
+_POOLS: Final = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
+
 
 @dataclass(frozen=True, kw_only=True)
-class ReduceMeanToGlobalAveragePool(ir.passes.InPlacePass):
-    """ReduceMean over exactly the spatial axes becomes GlobalAveragePool, and Flatten where it drops them."""
+class ReduceToGlobalPool(ir.passes.InPlacePass):
+    """What reduces exactly the spatial axes becomes a global pool, and Flatten where it drops them."""
 
-    name: ClassVar[str] = "reduce-mean-to-global-average-pool"
+    name: ClassVar[str] = "reduce-to-global-pool"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace every match; axes that are not constant and inputs of unknown rank don't match."""
-        merged = rewrite(model, {"ReduceMean"}, _try_merge)
-        replaced = rewrite(model, {"ReduceMean"}, _try_replace)
+        merged = rewrite(model, _POOLS.keys(), _try_merge)
+        replaced = rewrite(model, _POOLS.keys(), _try_replace)
         return ir.passes.PassResult(model, merged.modified or replaced.modified)
 
 
@@ -44,7 +46,7 @@ def _try_merge(graph: ir.Graph, node: ir.Node) -> bool:
     """Let a mean of a mean be one, where both keep the axes or both drop them."""
     x = node.inputs[0]
     first = None if x is None or only_reader(x) is not node else x.producer()
-    if first is None or first.op_type != "ReduceMean" or first.domain != "" or _keeps(first) != _keeps(node):
+    if first is None or first.op_type != node.op_type or first.domain != "" or _keeps(first) != _keeps(node):
         return False
     before, axes, dims = _axes(first), _axes(node), rank(first.inputs[0])
     if before is None or axes is None or dims is None:
@@ -58,7 +60,7 @@ def _try_merge(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
     x, axes, dims = node.inputs[0], _axes(node), rank(node.inputs[0])
-    if x is None or axes is None or dims is None or dims < 3:
+    if x is None or axes is None or dims is None or dims < 3 or x.dtype not in {ir.DataType.FLOAT, None}:
         return False
     transpose = x.producer()
     order = list(range(dims))
@@ -68,7 +70,7 @@ def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
     kept = [order[axis] for axis in range(dims) if axis not in axes]
     if x is None or x.shape is None or {order[axis] for axis in axes} != set(range(2, dims)) or kept != [0, 1]:
         return False
-    pool = ir.node("GlobalAveragePool", [x], name=node.name)
+    pool = ir.node(_POOLS[node.op_type], [x], name=node.name)
     new_nodes = [pool]
     pooled_shape = ir.Shape([*x.shape[:2], *[1] * (dims - 2)])
     name = node.name or str(node.outputs[0].name)
