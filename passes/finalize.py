@@ -2,7 +2,8 @@
 
 `y = k (conv - mean) + beta` becomes `(acc + bias) * m * 2**-n` output steps (see `qpipe.arith.multiplier`): m rides in
 the weight's scale, `2**l * m[c]`, a negative k in the weights' signs. A BatchNormalization that stands alone becomes a
-1×1 depthwise Conv whose 8-bit weight is the multiplier. The pass chooses nothing: every exponent is the file's.
+1×1 depthwise Conv whose 8-bit weight is the multiplier; a Softmax or a LayerNormalization a function of the domain
+`qpipe` on int32 (see `qpipe.ops.float_form`). The pass chooses nothing: every exponent is the file's.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ class Finalize(ir.passes.InPlacePass):
                 _write(model.graph, layer, final_weight(layer))
         RemoveDeadCode()(model)
         label_opset(model)
+        for layer in view.layers:
+            if isinstance(layer, RequantizedLayer):
+                layer.op.finalize(model, layer)
         return ir.passes.PassResult(model, True)
 
 

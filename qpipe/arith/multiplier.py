@@ -91,12 +91,14 @@ def fit(
     input_exponent: int,
     output: QuantSpec | None,
     weight_sum: A,
+    bound: int | None = None,
 ) -> IntegerAffine[A]:
     """The integers of `k (conv - mean) + beta`, all arguments float64 or int `[C]`.
 
     output None is a last layer: the accumulator itself leaves, without a multiplier (k must be 1, mean 0), because
     integers of different units can't be compared.
 
+    bound: the largest shift; by default `shift_bound`, for what a runtime requantizes in float32.
     weight_sum: `sum |q_w| * qmax_x`, the largest accumulator. A multiplier is shortened (each bit takes one off n)
     where n is over the bound and float32 could not hold the product either; one bit suffices if the weights respect
     `weight_exponent_floor`, and where it doesn't the channel becomes its constant. A convolution without
@@ -107,13 +109,14 @@ def fit(
     if output is None:
         bias, zero = xp.round(xp.ldexp(beta, -accumulator_exponent)), xp.zeros_like(weight_exponent)
         return IntegerAffine(xp.ones_like(k), xp.ones_like(k), zero, bias, zero)
+    most = shift_bound(output) if bound is None else bound
     is_zero = (abs(k) < _SMALLEST) | (weight_sum == 0)
     m, e = _without_trailing_zeros(*split(xp.where(is_zero, 1.0, k)))
     n = output.exponent - accumulator_exponent - e
     bias = _bias(beta, mean, xp.sign(k), m, e, accumulator_exponent)
     in_float32 = ((weight_sum + abs(bias)) * m <= FLOAT32_EXACT) & (n <= MAX_SHIFT)
     spare_bits = xp.frexp(m)[1] - 1
-    excess = xp.where(in_float32, 0, xp.clip(n - shift_bound(output), 0, None))
+    excess = xp.where(in_float32, 0, xp.clip(n - most, 0, None))
     is_zero = is_zero | (excess > spare_bits)
     excess = xp.minimum(excess, spare_bits)
     m, e = _without_trailing_zeros(xp.round(xp.ldexp(m, -excess)), e + excess)

@@ -57,16 +57,18 @@ def requantization(
     spec: QuantSpec,
     bias: npt.ArrayLike = 0,
     accumulators: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    common: int | None = None,
 ) -> Requantization:
     """The constants for an accumulator whose unit is `multiplier * 2**-shift` steps of the output.
 
     multiplier: positive, shift: at most `MAX_SHIFT` and of any sign, bias: in accumulator units; each `[C]` or scalar.
-    accumulators: the smallest and the largest that can occur, before the bias; None: any int32.
+    accumulators: the smallest and the largest that can occur, before the bias; None: any int32. common: the shift that
+    all have, by default the largest of theirs.
     """
     n, bias_ = np.asarray(shift, np.int64), np.asarray(bias, np.int64)
     if np.any(n > MAX_SHIFT):
         raise ValueError(f"shift {int(n.max())} is over {MAX_SHIFT}")
-    common = max(int(n.max()), 1)
+    common = common or max(int(n.max()), 1)
     step = np.int64(1) << common
     # Beyond 256 steps every accumulator but 0 saturates, and a larger multiplier would change nothing.
     m = np.minimum(np.asarray(multiplier, np.int64) << np.minimum(common - n, _WIDEST), step << 8)
@@ -110,7 +112,7 @@ def requantize(acc: I, constants: Requantization) -> I:
     return codes
 
 
-def divide_half_even(numerator: I, denominator: AnyArray | int) -> I:
+def divide_half_even(numerator: I, denominator: I | AnyArray | int) -> I:
     """`numerator / denominator` for integers >= 0 and > 0, rounded half to even."""
     quotient: I = numerator // denominator
     # Up where the remainder is over a half, or is the half and the quotient is odd.

@@ -79,7 +79,11 @@ class Symbol:
     __radd__, __rmul__ = __add__, __mul__
 
     def __floordiv__(self, other: Operand) -> Symbol:
-        return self._binary("Div", other)
+        return self if _is_all(other, 1) else self._binary("Div", other)
+
+    def __rfloordiv__(self, other: AnyArray | int) -> Symbol:
+        numerator = self._emitter.operand(self._constant(other), ())
+        return self._like(self._emitter.node("Div", [numerator, self.handle], self.dtype))
 
     def __rshift__(self, bits: int) -> Symbol:
         shifted = self.astype(UINT32)._binary("BitShift", bits, direction="RIGHT")
@@ -111,6 +115,22 @@ class Symbol:
         """Over these axes, which stay with one element."""
         operand = self._emitter.operand(np.array(axes, np.int64), ())
         return self._like(self._emitter.node("ReduceSum", [self.handle, operand], self.dtype, keepdims=1))
+
+    def max(self, axes: Sequence[int]) -> Symbol:
+        """Over these axes, which stay with one element."""
+        operand = self._emitter.operand(np.array(axes, np.int64), ())
+        return self._like(self._emitter.node("ReduceMax", [self.handle, operand], self.dtype, keepdims=1))
+
+    def at_least(self, bounds: AnyArray) -> Symbol:
+        """1 where it is as large as a bound, or larger, else 0; the bounds broadcast."""
+        operand = self._emitter.operand(bounds.astype(self.dtype), ())
+        reached = self._emitter.node("GreaterOrEqual", [self.handle, operand], BOOL)
+        return self._like(self._emitter.cast(reached, self.dtype))
+
+    def found_in(self, table: Symbol | AnyArray) -> Symbol:
+        """The numbers of a table `[S]` at these places."""
+        entries = table.handle if isinstance(table, Symbol) else self._emitter.operand(table.astype(self.dtype), ())
+        return self._like(self._emitter.node("Gather", [entries, self.handle], self.dtype))
 
     def _binary(self, op_type: str, other: Operand, **attributes: str) -> Symbol:
         if isinstance(other, Symbol):

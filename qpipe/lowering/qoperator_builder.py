@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
+from qpipe.arith.symbolic import DType, Emitter
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import LastLayer, QuantizedLayer, RequantizedLayer, Weighted
 from qpipe.ir.quantized.view_weights import FinalWeight
@@ -64,6 +65,10 @@ class QOperatorBuilder:
         output.shape = None if shape is None else shape.copy()
         self.nodes.append(node)
         return output
+
+    def steps(self, scope: str) -> Emitter:
+        """What writes a layer's standard operators, in the interpreter of the arithmetic (`qpipe.arith.symbolic`)."""
+        return _Steps(self, scope)
 
     def emit_copy(self, node: ir.Node, inputs: Sequence[ir.Value]) -> ir.Value:
         """The node itself on other data; its constant arguments stay."""
@@ -220,3 +225,23 @@ class QOperatorBuilder:
         value.shape = None if quantizer.codes.shape is None else quantizer.codes.shape.copy()
         mark(value, quantizer.codes.name)
         self._codes[quantizer.output] = value
+
+
+class _Steps:
+    """Nodes of the standard domain, numbered within a layer."""
+
+    def __init__(self, builder: QOperatorBuilder, scope: str) -> None:
+        self._builder, self._scope, self._count = builder, scope, 0
+
+    def node(self, op_type: str, inputs: Sequence[ir.Value], dtype: DType, **attributes: Any) -> ir.Value:
+        self._count += 1
+        name, kind = f"{self._scope}/{self._count}_{op_type}", ir.DataType.from_numpy(dtype)
+        return self._builder.emit(op_type, inputs, name=name, attributes=attributes, dtype=kind)
+
+    def cast(self, value: ir.Value, dtype: DType) -> ir.Value:
+        return self.node("Cast", [value], dtype, to=ir.DataType.from_numpy(dtype))
+
+    def operand(self, array: npt.NDArray[Any], sizes: Sequence[int | None]) -> ir.Value:
+        if array.ndim:
+            return self._builder.constant(f"{self._scope}/constant", array)
+        return self._builder.scalar(f"{array.dtype}_{array.item()}", array)

@@ -32,6 +32,7 @@ from qpipe.ops.shape import Shape
 from qpipe.ops.sigmoid import Sigmoid
 from qpipe.ops.silu import SiLU
 from qpipe.ops.slice import Slice
+from qpipe.ops.softmax import IntegerSoftmax, Softmax
 from qpipe.ops.tanh import Tanh
 
 _ALL: Final[tuple[AnyOp, ...]] = (
@@ -39,6 +40,7 @@ _ALL: Final[tuple[AnyOp, ...]] = (
     Pad(), Resize(), DepthToSpace(), Requantize(),
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
     ActivationMatMul(), Mul(),
+    Softmax(), IntegerSoftmax(),
 )  # fmt: skip
 _REFUSED: Final = Refused()
 

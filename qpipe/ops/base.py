@@ -90,6 +90,8 @@ class Op(ABC, Generic[L]):
     """Of its integer forms that only onnxruntime knows."""
     only_reshapes: ClassVar[bool] = False
     """Whether it changes nothing but the shape or the size: between a last layer and an output it stays with that."""
+    is_float_form: ClassVar[bool] = False
+    """Whether it stays a node of real numbers until `finalize` writes its integers (see `qpipe.ops.float_form`)."""
     is_sum: ClassVar[bool] = False
     """Whether it adds its operands: what a residual block ends in."""
     ends_float: ClassVar[bool] = False
@@ -147,6 +149,16 @@ class Op(ABC, Generic[L]):
     @abstractmethod
     def torch(self, node: ir.Node) -> TorchFunction:
         """A function of the layer's input tensors (then, for weighted ops, of the weight); attributes are read once."""
+
+    def simulated(self, layer: RequantizedLayer) -> TorchFunction:
+        """`torch`, with the values that the finalized layer has: another function where that is not enough."""
+        return self.torch(layer.node)
+
+    def define(self, model: ir.Model) -> None:
+        """Give the model the function that a node of this op calls: nothing where it is one of ONNX's own."""
+
+    def finalize(self, model: ir.Model, layer: RequantizedLayer) -> None:
+        """Put what ships in the place of a float form: nothing of all else."""
 
     def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec | None:
         """A carrier's output grid, from its inputs'; None of what needs a quantizer of its own."""

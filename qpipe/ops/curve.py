@@ -43,9 +43,6 @@ class CurveOp(Carrier):
         parameters = tuple((name, float_attribute(node, name, value)) for name, value in self.defaults)
         return Curve(node.op_type, node.domain, parameters, self)
 
-    def define(self, model: ir.Model) -> None:
-        """Give the model what a node of this op needs: nothing where it is one of ONNX's own."""
-
     def refusal(self, node: ir.Node) -> Refusal | None:
         """None: any attributes will do."""
         return None

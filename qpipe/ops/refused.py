@@ -51,7 +51,6 @@ _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 }  # fmt: skip
 _ADVICE: Final[dict[str, str]] = {
     **{op: advice for advice, ops in _GROUPS.items() for op in ops},
-    "Softmax": f"attention has no integer form: replace it, {BEHIND}",
     "GlobalMaxPool": "how large its image is is unknown: export the model with a fixed input size",
     "Split": "its sizes are computed: export the model with constant ones",
     "Gather": f"write it as Slices of indices that are in a row, and a Concat, where they are constant, {BEHIND}",
@@ -64,7 +63,6 @@ _WORK: Final[Mapping[str, NodeWork]] = {
     "Sub": NodeWork(Work(add=1), backward=Work(multiply=1)),
     "Div": NodeWork(FUNCTION, backward=Work(multiply=3)),
     "PRelu": NodeWork(Work(multiply=1, compare=1), backward=Work(multiply=2, add=1, compare=1)),
-    "Softmax": NodeWork(FUNCTION + Work(multiply=1, add=2, compare=1), backward=Work(multiply=2, add=2)),
 }
 _FACTORS: Final = frozenset({"Sub", "Mul", "Div"})
 

@@ -17,7 +17,7 @@ from qpipe.errors import ModelError
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
-from qpipe.ir.quantized.view import QuantizedLayer, leading_to, read_view
+from qpipe.ir.quantized.view import QuantizedLayer, RequantizedLayer, leading_to, read_view
 from qpipe.nodes import describe
 from qpipe.ops import Role, activation_of
 from qpipe.ops.quantizer_parts import quantizes
@@ -202,6 +202,8 @@ class Executor(nn.Module):
         if layer.role is Role.COMPUTE:
             module = WeightedLayer(layer, batch_norm=self._batch_norm, quantized=self._rounds)
             return ProductStep(position, layer, quantizer, module)
+        if isinstance(layer, RequantizedLayer) and self.is_quantized:
+            return Step(position, layer, quantizer, layer.op.simulated(layer))
         return Step(position, layer, quantizer, layer.op.torch(layer.node))
 
     def _prepared(self, x: torch.Tensor) -> torch.Tensor:

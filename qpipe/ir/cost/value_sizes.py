@@ -13,13 +13,8 @@ import onnx_ir as ir
 from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.files.quiet import quiet
 from qpipe.nodes import int_attribute
-from qpipe.ops import STANDARD_FORMS, StandardForm
+from qpipe.ops import STANDARD_FORMS
 
-_FORMS: Final = {
-    **STANDARD_FORMS,
-    "QLinearSoftmax": StandardForm("QLinearSoftmax", "Softmax", slice(0, 1)),
-}
-"""Of operators of onnxruntime's own; those behind our ops' are in other tools' files only."""
 # Folding one constant can make the next one's shape known.
 _ROUNDS: Final = 4
 
@@ -69,11 +64,11 @@ def _close_batch(graph: ir.Graph, batch_size: int) -> None:
 
 def _standardize(node: ir.Node) -> None:
     """Make an operator that only onnxruntime knows one of the same shapes that inference knows."""
-    if node.domain != "com.microsoft" or node.op_type not in _FORMS:
+    if node.domain != "com.microsoft" or node.op_type not in STANDARD_FORMS:
         return
     if int_attribute(node, "channels_last", 0):
         return
-    form = _FORMS[node.op_type]
+    form = STANDARD_FORMS[node.op_type]
     inputs = node.inputs[form.data]
     node.resize_inputs(len(inputs))
     for index, value in enumerate(inputs):

@@ -15,7 +15,6 @@ from qpipe.errors import ModelError
 from qpipe.formats.table import FORMATS
 from qpipe.nodes import DOMAIN
 from qpipe.ops import OPS
-from qpipe.ops.curve import CurveOp
 
 
 def is_own(model: ir.Model, function: ir.Function) -> bool:
@@ -39,7 +38,7 @@ def _own(model: ir.Model, name: str) -> Iterator[ir.Function]:
     """Those of this name, at the model's opset where they have none of their own."""
     made = ir.Model(ir.Graph([], [], nodes=[], opset_imports=dict(model.opset_imports)), ir_version=model.ir_version)
     op = OPS.get(name)
-    if isinstance(op, CurveOp) and DOMAIN in op.domains:
+    if op is not None and DOMAIN in op.domains:
         op.define(made)
     for known in FORMATS.values():
         if known.codes_op == name and (function := known.codes_function()) is not None:

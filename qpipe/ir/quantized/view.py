@@ -108,7 +108,11 @@ class View:
     def is_final(self) -> bool:
         """Whether no layer can be trained any more."""
         return all(
-            layer.batch_norm is None and not layer.is_batch_norm and not is_trainable(layer) for layer in self.layers
+            layer.batch_norm is None
+            and not layer.is_batch_norm
+            and not layer.op.is_float_form
+            and not is_trainable(layer)
+            for layer in self.layers
         )
 
     @property

@@ -45,7 +45,7 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
         ("[odd] between = InstanceNormalization(block, g, b)", STATISTICS, "use BatchNormalization instead"),
         ("[odd] between = Pad(block, pads, one)", {**PADS, "one": ONE}, "it fills in 1.5: pad with zeros"),
         ('[odd] between = Pad<mode="reflect">(block, pads)', PADS, "mode 'reflect': pad with zeros"),
-        ("[odd] between = Softmax(block)", {}, "attention"),
+        ("[odd] between = Softmax<axis=1>(block)", {}, "its axis is 1, expected the last one"),
         ("[odd] between = Concat<axis=1>(block, more)", MORE, "it joins a constant"),
         ("[odd] between = Abs(block)", {}, "replace it by ops that have an integer form"),
     ],
