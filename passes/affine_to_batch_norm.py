@@ -15,9 +15,10 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.namespace import Float64Array
+from qpipe.ir.graph.edges import leading_to_weights
 from qpipe.ir.graph.rewrite import only_reader, rewrite
-from qpipe.nodes import initializer, reads, static_shape
-from qpipe.ops import has_weights, op_of
+from qpipe.nodes import initializer, static_shape
+from qpipe.ops import op_of
 from qpipe.ops.constant_affine import OP_TYPES, ConstantAffine, constant_affine
 from qpipe.ops.windows import MOST_DIMS
 
@@ -36,21 +37,12 @@ class AffineToBatchNorm(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace every match, from the last node of a chain."""
-        leading = _leading_to_weights(model.graph)
+        leading = leading_to_weights(model.graph)
 
         def attempt(graph: ir.Graph, node: ir.Node) -> bool:
             return node.outputs[0] in leading and _try_replace(graph, node)
 
         return rewrite(model, OP_TYPES, attempt, backwards=True)
-
-
-def _leading_to_weights(graph: ir.Graph) -> set[ir.Value]:
-    """The values from which a layer of weights is reached."""
-    found: set[ir.Value] = set()
-    for node in reversed(graph):
-        if has_weights(node) or not found.isdisjoint(node.outputs):
-            found.update(reads(node))
-    return found
 
 
 def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:

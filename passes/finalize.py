@@ -24,6 +24,7 @@ from qpipe.ir.quantized.final_weights import final_weight, standalone_batch_norm
 from qpipe.ir.quantized.view import QuantizedLayer, RequantizedLayer, is_trainable, read_view
 from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
+from qpipe.ir.quantized.write_constant import finalize_constants
 from qpipe.nodes import initializer, rank
 from qpipe.ops.weight_layout import output_axis
 
@@ -43,6 +44,7 @@ class Finalize(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, pools)
         check_numbers(model.graph)
         for layer in view.layers:
+            finalize_constants(model.graph, layer)
             if isinstance(layer, RequantizedLayer) and layer.op_type == "BatchNormalization":
                 _replace_batch_norm(model.graph, layer)
             elif is_trainable(layer):

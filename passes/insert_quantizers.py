@@ -40,6 +40,7 @@ from qpipe.ir.quantized.parts import nodes_within
 from qpipe.ir.quantized.plan import EDGE_BITS, PlannedQuantizer, QuantizationPlan, plan_quantization
 from qpipe.ir.quantized.qdq import insert_activation_quantizer
 from qpipe.ir.quantized.view_weights import QUANTIZATION
+from qpipe.ir.quantized.write_constant import insert_constant
 from qpipe.ir.quantized.write_weight import insert_first_weight
 from qpipe.nodes import describe, describe_some
 from qpipe.ops import Role
@@ -84,8 +85,10 @@ class InsertQuantizers(ir.passes.InPlacePass):
             grids |= base_grids(plan, {v: grid.grid for v, grid in grids.items()}, binary_blocks(model))
         narrow, specs = ({value: grid.grid for value, grid in some.items()} for some in (narrow_grids, grids))
         for layer in plan.layers:
-            _check_distance(layer, specs)
             sources = [specs[value] for value in layer.inputs]
+            for index, array in layer.op.fixed_operands(layer.node).items():
+                insert_constant(model.graph, layer, index, layer.op.constant_grid(array, sources))
+            _check_distance(layer, sources)
             if layer.role is Role.CARRY and layer.curve is not None:
                 grids[layer.output] = layer.curve.table(sources[0], sources[0].bits)
             grid = layer.op.carried(layer.node, sources)
@@ -200,9 +203,9 @@ def refuse_unsupported(plan: QuantizationPlan) -> None:
         raise LoweringError("the model has no Conv, Gemm or MatMul with constant weights: nothing to quantize")
 
 
-def _check_distance(layer: Layer, specs: dict[ir.Value, QuantSpec]) -> None:
+def _check_distance(layer: Layer, sources: list[QuantSpec]) -> None:
     """LoweringError where the grids of a layer's operands lie too far apart for an exact result in float32."""
-    problem = layer.op.distance([specs[value] for value in layer.inputs])
+    problem = layer.op.distance(layer.node, sources)
     if problem is not None:
         raise LoweringError(f"{describe(layer.node)}: {problem}")
 

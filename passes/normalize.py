@@ -23,6 +23,7 @@ from passes.gather_to_slice import GatherToSlice
 from passes.global_max_to_max_pool import GlobalMaxToMaxPool
 from passes.inline_functions import InlineFunctions
 from passes.merge_affine import MergeAffine
+from passes.multiply_by_reciprocal import MultiplyByReciprocal
 from passes.name_nodes import NameNodes
 from passes.plain_gemm import PlainGemm
 from passes.reduce_to_global_pool import ReduceToGlobalPool
@@ -66,6 +67,7 @@ NORMALIZE = ir.passes.Sequential(
     FoldAffineBack(),
     FoldAffineForward(),
     AffineToBatchNorm(),
+    MultiplyByReciprocal(),
     # Behind what folds into it and makes the BatchNormalization behind it.
     SubPixelConvolution(),
     RemoveZeroBias(),

@@ -21,6 +21,7 @@ from qpipe.ir.quantized.bypass import replace_value
 from qpipe.ir.quantized.qdq import ActivationQuantizer, quantizer_nodes
 from qpipe.ir.quantized.view import QuantizedLayer, is_final, is_trainable, read_view
 from qpipe.ir.quantized.view_weights import QUANTIZATION
+from qpipe.ir.quantized.write_constant import remove_constants
 from qpipe.nodes import describe, name_value
 from qpipe.ops import ActivationFunction
 
@@ -39,6 +40,7 @@ class RemoveQuantizers(ir.passes.InPlacePass):
         for layer in view.layers:
             if is_trainable(layer):
                 layer.node.replace_input_with(1, layer.weight.values)
+            remove_constants(layer)
         for quantizer in view.inputs:
             _remove(model, quantizer, None)
         for layer in view.layers:

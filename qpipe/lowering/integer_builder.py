@@ -73,6 +73,16 @@ class IntegerBuilder(IntegerGraph):
             return list(shape)
         return [shape[0], *(shape[2:] if len(shape) == 4 else [1, *shape[2:]]), shape[1]]
 
+    @staticmethod
+    def arrange(array: Array, layout: Layout) -> Array:
+        """A constant with the axes of a tensor of the QDQ graph, in this layout; leading axes of one are left out."""
+        if layout == "NHWC":
+            array = np.moveaxis(array, 1, -1)
+            array = array[:, None] if array.ndim == 3 else array
+        while array.ndim > 1 and array.shape[0] == 1:
+            array = array[0]
+        return array
+
     def axis(self, axis: int, dims: int, layout: Layout) -> int:
         """Where an axis of a tensor of the QDQ graph lies in this layout."""
         return self.arranged(range(dims), layout).index(axis % dims)

@@ -85,9 +85,9 @@ class QOperatorBuilder:
             self._scalars[name] = initializer(self.graph, name, np.asarray(value))
         return self._scalars[name]
 
-    def scale(self, spec: QuantSpec) -> ir.Value:
-        """float32 scalar."""
-        return self.scalar(f"scale_2^{spec.exponent}", np.float32(spec.scale))
+    def scale(self, spec: QuantSpec, sign: int = 1) -> ir.Value:
+        """float32 scalar; with a sign of -1 integers stand for numbers of the other sign."""
+        return self.scalar(f"scale_{'minus_' * (sign < 0)}2^{spec.exponent}", np.float32(sign * spec.scale))
 
     def zero_point(self, spec: QuantSpec) -> ir.Value:
         """uint8 scalar."""

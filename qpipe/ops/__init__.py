@@ -33,13 +33,14 @@ from qpipe.ops.sigmoid import Sigmoid
 from qpipe.ops.silu import SiLU
 from qpipe.ops.slice import Slice
 from qpipe.ops.softmax import IntegerSoftmax, Softmax
+from qpipe.ops.sub import Sub
 from qpipe.ops.tanh import Tanh
 
 _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
     Pad(), Resize(), DepthToSpace(), Requantize(),
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
-    ActivationMatMul(), Mul(),
+    ActivationMatMul(), Sub(), Mul(), Sub(),
     Softmax(), IntegerSoftmax(),
 )  # fmt: skip
 _REFUSED: Final = Refused()

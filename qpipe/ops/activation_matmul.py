@@ -37,7 +37,6 @@ class ActivationMatMul(Unweighted):
 
     op_types = ("MatMul",)
     role = Role.JOIN
-    ends_float = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Matrices, whose count of products for one result is known: what int32 holds is proven by it."""
@@ -54,6 +53,10 @@ class ActivationMatMul(Unweighted):
                 f"it sums {count} products of two activations, whose sum is beyond int32: {BEHIND.removeprefix('or ')}"
             )
         return None
+
+    def ends_float(self, node: ir.Node) -> bool:
+        """It does."""
+        return True
 
     def operands(self, node: ir.Node) -> tuple[ir.Value, ...]:
         """Both."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow
 from qpipe.arith.exact import Exact
-from qpipe.arith.namespace import IntArray
+from qpipe.arith.namespace import AnyArray, IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import STANDARD_DOMAINS
 from qpipe.ops.function import ActivationFunction
@@ -94,13 +94,17 @@ class Op(ABC, Generic[L]):
     """Whether it stays a node of real numbers until `finalize` writes its integers (see `qpipe.ops.float_form`)."""
     is_sum: ClassVar[bool] = False
     """Whether it adds its operands: what a residual block ends in."""
-    ends_float: ClassVar[bool] = False
-    """Whether it stays float where it leads to no weights, or through floats alone: what is computed of a network's
-    scores, or of an island's numbers, keeps their steps."""
 
     def takes(self, node: ir.Node) -> bool:
         """Whether a node of one of its names is its own: of ops that share a name, which one it is."""
         return True
+
+    def ends_float(self, node: ir.Node) -> bool:
+        """Whether it stays float where it leads to no weights, or through floats alone.
+
+        What is computed of a network's scores, or of an island's numbers, keeps their steps.
+        """
+        return False
 
     @abstractmethod
     def refusal(self, node: ir.Node) -> Refusal | None:
@@ -168,7 +172,15 @@ class Op(ABC, Generic[L]):
         """Of a carrier: whether its result lies between the steps of the grid that it carries, and is rounded."""
         return False
 
-    def distance(self, sources: Sequence[QuantSpec]) -> str | None:
+    def fixed_operands(self, node: ir.Node) -> Mapping[int, AnyArray]:
+        """Operands that are constant and get a grid, by their index: floats, or the codes of a final graph."""
+        return {}
+
+    def constant_grid(self, array: AnyArray, sources: Sequence[QuantSpec]) -> QuantSpec:
+        """The grid of such a constant beside operands on these."""
+        raise NotImplementedError("an op without constant operands")
+
+    def distance(self, node: ir.Node, sources: Sequence[QuantSpec]) -> str | None:
         """Why operands on these grids have no exact result in float32, in words that follow the layer; None: they do.
 
         Asked when grids are chosen, where the output's is not known yet.

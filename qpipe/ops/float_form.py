@@ -33,7 +33,6 @@ class FloatForm(Unweighted):
     """Of a float graph, and of one that can be trained."""
 
     role = Role.JOIN
-    ends_float = True
     is_float_form = True
     integer_form: ClassVar[IntegerForm]
     """The op that takes its place."""
@@ -41,6 +40,10 @@ class FloatForm(Unweighted):
     @abstractmethod
     def constants(self, layer: RequantizedLayer) -> dict[str, AnyArray]:
         """What the integer form reads behind its data, by the names of its parameters and in their order."""
+
+    def ends_float(self, node: ir.Node) -> bool:
+        """It does."""
+        return True
 
     def finalize(self, model: ir.Model, layer: RequantizedLayer) -> None:
         """The call of the function in the node's place, and the function in the model."""

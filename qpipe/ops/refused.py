@@ -14,7 +14,6 @@ from qpipe.nodes import (
     constant_array,
     constant_input,
     describe,
-    input_value,
     rank,
     static_shape,
 )
@@ -60,20 +59,9 @@ _ADVICE: Final[dict[str, str]] = {
 }
 _WORK: Final[Mapping[str, NodeWork]] = {
     **dict.fromkeys(("Split", "Gather", "Cast", "Shape"), NodeWork()),
-    "Sub": NodeWork(Work(add=1), backward=Work(multiply=1)),
     "Div": NodeWork(FUNCTION, backward=Work(multiply=3)),
     "PRelu": NodeWork(Work(multiply=1, compare=1), backward=Work(multiply=2, add=1, compare=1)),
 }
-_FACTORS: Final = frozenset({"Sub", "Mul", "Div"})
-
-
-def _subtraction(node: ir.Node) -> str | None:
-    """Where a layer of weights alone gives what is subtracted, its sign can go into these."""
-    value = input_value(node, 1)
-    layer = None if value is None or len(value.uses()) > 1 else value.producer()
-    if layer is None or constant_array(_weight(layer)) is None:
-        return None
-    return f"write it as Add, with the sign in the weights and bias of {describe(layer)}"
 
 
 def _over_image(advice: str) -> Callable[[ir.Node], str | None]:
@@ -100,7 +88,6 @@ def size_advice(node: ir.Node) -> str:
 
 
 _AROUND: Final[Mapping[str, Callable[[ir.Node], str | None]]] = {
-    "Sub": _subtraction,
     "ReduceSum": _over_image("write it as the mean over height and width, with the factor in the next layer's weights"),
     **dict.fromkeys(("Shape", "Size", "ConstantOfShape", "Range", "NonZero", "Expand"), size_advice),
 }
@@ -117,8 +104,6 @@ class Refused(Unweighted):
         """What to do with it, by the table."""
         if node.domain not in STANDARD_DOMAINS:
             return Refusal(f"the domain '{node.domain}' is not standard ONNX: replace the node by standard ops")
-        if node.op_type in _FACTORS and any(constant_array(value) is not None for value in node.inputs):
-            return Refusal(constant_advice(node))
         around = _AROUND.get(node.op_type)
         return Refusal((None if around is None else around(node)) or _ADVICE.get(node.op_type, _DEFAULT))
 
@@ -149,14 +134,3 @@ class Refused(Unweighted):
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> NoReturn:
         """LoweringError."""
         raise LoweringError(f"{describe(layer.node)}: no integer form")
-
-
-def constant_advice(node: ir.Node) -> str:
-    """Of an Add, Sub, Mul or Div of a constant that no layer could take."""
-    what = "a constant factor" if node.op_type in {"Mul", "Div"} else "a constant offset"
-    return f"{what} has no integer form here: take it out and train on, {BEHIND}"
-
-
-def _weight(node: ir.Node) -> ir.Value | None:
-    """What a Conv, Gemm or MatMul multiplies by."""
-    return input_value(node, 1) if node.op_type in {"Conv", "Gemm", "MatMul"} and node.domain == "" else None

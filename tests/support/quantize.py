@@ -49,6 +49,11 @@ def finalized_on_grids(
 ) -> ir.Model:
     """Normalized, quantized and finalized in place; each range is `2**log2_ymax()`."""
     normalize(model)
+    return on_grids(model, log2_ymax, bits=bits, negative=negative)
+
+
+def on_grids(model: ir.Model, log2_ymax: Callable[[], int], *, bits: int = 8, negative: bool = True) -> ir.Model:
+    """The same of a network that is normalized, or that no pass is to touch."""
     for value in plan_quantization(model.graph, activation_bits=bits).quantizers:
         write_range(value, ObservedRange(ymax=2.0 ** log2_ymax(), is_negative=negative))
     InsertQuantizers(weight_bits=bits, activation_bits=bits)(model)

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from qpipe.nodes import reads
+from qpipe.ops import has_weights
+
 
 class Passage(NamedTuple):
     """What lies between values: whether it multiplies by weights, the values that it reads, and the one it gives."""
@@ -32,3 +35,12 @@ def feeding_weights(passages: Sequence[Passage]) -> set[ir.Value]:
         if passage.is_weighted or passage.gives in feeding:
             feeding.update(passage.reads)
     return feeding
+
+
+def leading_to_weights(graph: ir.Graph) -> set[ir.Value]:
+    """The values from which a layer of weights is reached, whatever lies between."""
+    found: set[ir.Value] = set()
+    for node in reversed(graph):
+        if has_weights(node) or not found.isdisjoint(node.outputs):
+            found.update(reads(node))
+    return found

@@ -39,7 +39,9 @@ def split(graph: ir.Graph) -> Parts:
     whole = {value for value in graph.inputs if value in wanted}
     floats: list[Layer] = []
     for layer in parts.order:
-        if _has_form(layer) and (layer.output in wanted or (_is_whole(layer, whole) and not layer.op.ends_float)):
+        if _has_form(layer) and (
+            layer.output in wanted or (_is_whole(layer, whole) and not layer.op.ends_float(layer.node))
+        ):
             parts.layers.append(layer)
             whole.add(layer.output)
         else:

@@ -249,5 +249,6 @@ def _on_skips(plan: QuantizationPlan) -> set[ir.Value]:
 
 def _signs(layer: Layer, signed: dict[ir.Value, bool | None]) -> tuple[bool | None, bool | None]:
     """Whether the layer's result can be negative, before and behind its activation; None: it hangs on the input."""
-    sign = layer.op.sign([signed.get(value, True) for value in layer.inputs])
+    constants = [bool((array < 0).any()) for array in layer.op.fixed_operands(layer.node).values()]
+    sign = layer.op.sign([*(signed.get(value, True) for value in layer.inputs), *constants])
     return sign, sign if layer.activation is None else op_of(layer.activation).sign([sign])

@@ -31,7 +31,7 @@ from support.run import assert_exact, run
 Shape = tuple[int, ...]
 
 # numpy's own function, and how many operands' gradients are nothing where all is well.
-JOINS: dict[str, Callable[[Any, Any], Any]] = {"Mul": np.multiply}
+JOINS: dict[str, Callable[[Any, Any], Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
 BROADCASTS: dict[str, tuple[Shape, Shape]] = {
     "equal": ((4, 5, 6), (4, 5, 6)),
     "per channel": ((4, 5, 6), (4, 1, 1)),
@@ -136,15 +136,18 @@ def test_both_operands_have_gradients(op: str) -> None:
 
 @pytest.mark.parametrize("op", JOINS)
 def test_behind_the_last_weights_it_stays_float(op: str) -> None:
-    """What is made of scores keeps their steps; a last layer's are int32."""
+    """What is made of scores keeps their steps; a last layer's are int32. A residual has a grid wherever it stands."""
     w = Weights()
     for name in ("w1", "w2", "w3"):
         w.normal(name, 3, 3, 1, 1)
     nodes = ["c = Conv(x, w1)", "r = Relu(c)", "d = Conv(r, w2)", "e = Conv(r, w3)", f"j = {op}(d, e)", "y = Relu(j)"]
     spec = finalized_on_grids(float_model("net", (3, 4, 4), nodes, **w.constants), lambda: 1)
     view = read_view(spec)
-    assert [layer.quantizer for layer in view.layers[-2:]] == [None, None]
-    assert [node.op_type for layer in view.tail for node in layer.nodes] == [op, "Relu"]
+    if op == "Add":
+        assert (view.layers[-1].op_type, view.tail) == ("Add", [])
+    else:
+        assert [layer.quantizer for layer in view.layers[-2:]] == [None, None]
+        assert [node.op_type for layer in view.tail for node in layer.nodes] == [op, "Relu"]
 
 
 GRIDS = st.builds(QuantSpec.for_range, st.integers(2, 8), st.integers(-6, 6), signed=st.booleans())

@@ -1,0 +1,46 @@
+"""Write a Div by constants as a Mul, where it leads to weights: a product of integers is one, a quotient none.
+
+    x / c  =  x (1 / c)      1 / c is rounded to float32, and is exact for powers of two
+
+What only leads to outputs stays: there it is float, and as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.ir.graph.edges import leading_to_weights
+from qpipe.ir.graph.rewrite import rewrite
+from qpipe.nodes import initializer
+from qpipe.ops.constant_affine import constant_affine
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiplyByReciprocal(ir.passes.InPlacePass):
+    """Each Div whose divisor is constant and has no zero, if float32 has its reciprocals."""
+
+    name: ClassVar[str] = "multiply-by-reciprocal"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace every match."""
+        leading = leading_to_weights(model.graph)
+
+        def attempt(graph: ir.Graph, node: ir.Node) -> bool:
+            return node.outputs[0] in leading and _try_replace(graph, node)
+
+        return rewrite(model, {"Div"}, attempt)
+
+
+def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
+    affine = constant_affine(node)
+    if affine is None or not affine.fits_float32:
+        return False
+    name = str(node.name or node.outputs[0].name)
+    factor = initializer(graph, f"{name}_reciprocal", affine.factor.astype(np.float32))
+    new = ir.node("Mul", [affine.x, factor], name=node.name)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [new], node.outputs, new.outputs)
+    return True
