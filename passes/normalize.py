@@ -11,6 +11,7 @@ from passes.affine_to_batch_norm import AffineToBatchNorm
 from passes.binary_sums import BinarySums
 from passes.bounds_to_clip import BoundsToClip
 from passes.constant_reshape import ConstantReshape
+from passes.constant_resize import ConstantResize
 from passes.constants_to_initializers import ConstantsToInitializers
 from passes.explicit_padding import ExplicitPadding
 from passes.explicit_pools import ExplicitPools
@@ -50,6 +51,7 @@ NORMALIZE = ir.passes.Sequential(
     UncastInputs(),
     ConstantsToInitializers(),
     ConstantReshape(),
+    ConstantResize(),
     SplitToSlices(),
     GatherToSlice(),
     PlainGemm(),
