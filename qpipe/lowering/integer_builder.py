@@ -224,6 +224,14 @@ class IntegerBuilder(IntegerGraph):
             accumulators=(source.stored_min, source.stored_max),
         )
 
+    def moved(self, layer: RequantizedLayer, source: ActivationQuantizer, layout: Layout) -> ir.Value:
+        """The source's codes on the grid of the layer's quantizer, in the layout that they have."""
+        grid, codes = source.grid, self.symbol(self.codes(source, layout), source.codes, layout, UINT8)
+        shift = layer.quantizer.rounded_to.exponent - grid.exponent
+        limits = (grid.stored_min, grid.stored_max)
+        constants = requantization(1, shift, layer.quantizer.rounded_to, -grid.zero_point, limits)
+        return requantize(codes.astype(INT32), constants).astype(UINT8).handle
+
     def _register(self, key: ir.Value, value: ir.Value, codes_of: str, shape: ir.Shape | None, layout: Layout) -> None:
         known = {layout: value}
         if layout == "NHWC" and shape is not None and len(shape) == 3:

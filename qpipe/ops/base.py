@@ -120,6 +120,10 @@ class Op(ABC, Generic[L]):
             return True
         return None if None in inputs else False
 
+    def brings_negatives(self, node: ir.Node) -> bool:
+        """Whether the node itself has negative numbers, whatever its operands have."""
+        return False
+
     def activation(self, node: ir.Node) -> ActivationFunction | None:
         """The function of an activation, which can be a part of the layer before it; None of other nodes."""
         return None

@@ -1,15 +1,20 @@
-"""Pad with zeros: real zero is the code of the zero point."""
+"""Pad: a border of one number, which is a code of the grid, or of what the image itself has."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
-from qpipe.nodes import constant_array, constant_input, rank, require_constant, string_attribute
-from qpipe.ops.base import Carrier, Refusal
+from qpipe.arith.spec import QuantSpec
+from qpipe.nodes import constant_array, constant_input, rank, require_constant, static_shape, string_attribute
+from qpipe.ops.base import Refusal
+from qpipe.ops.picker import Picker
 from qpipe.ops.refused import size_advice
 from qpipe.ops.windows import padded, torch_pads
 
@@ -21,58 +26,122 @@ if TYPE_CHECKING:
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
 
+_LOWEST: Final = -(2.0**64)
+"""What is below is meant to be below everything: a border that never is the largest."""
 
-class Pad(Carrier):
-    """Constant mode; negative pads crop."""
+
+class Pad(Picker):
+    """Any mode; negative pads crop."""
 
     op_types = ("Pad",)
+    only_reshapes = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
-        """Constant pads, filled with zeros."""
-        mode, fill = string_attribute(node, "mode", "constant"), constant_input(node, 2)
-        if mode != "constant":
-            return Refusal(f"mode '{mode}': pad with zeros and train on")
-        if fill is not None and fill.any():
-            return Refusal(f"it fills in {float(fill.reshape(-1)[0]):g}: pad with zeros and train on")
+        """Constant pads and border, and an image that is as wide as its reflection."""
         is_computed = any(value is not None and constant_array(value) is None for value in node.inputs[1:])
         if is_computed or rank(node.inputs[0]) is None:
             return Refusal(f"its pads are computed: {size_advice(node)}")
+        if not _is_constant(node):
+            return _border_refusal(node)
+        fill = _fill(node)
+        if math.isnan(fill) or fill > -_LOWEST:
+            return Refusal(f"it fills in {fill:g}: pad with a number of the image's range")
         return None
 
     def fits_skip(self, node: ir.Node) -> bool:
         """To widen."""
         return True
 
+    def brings_negatives(self, node: ir.Node) -> bool:
+        """A negative border, but the lowest of all."""
+        return _is_constant(node) and _LOWEST <= _fill(node) < 0
+
+    def rounds(self, node: ir.Node) -> bool:
+        """A border of another number than 0 does."""
+        return _is_constant(node) and _fill(node) != 0
+
+    def places(self, node: ir.Node, sizes: Sequence[int]) -> dict[int, IntArray]:
+        """Of a border of what the image has."""
+        pads, mode, found = all_pads(node), string_attribute(node, "mode", "constant"), {}
+        for axis, size in enumerate(sizes):
+            begin, end = pads[axis], pads[len(sizes) + axis]
+            if not begin and not end:
+                continue
+            places = np.arange(-begin, size + end)
+            if mode == "edge":
+                places = places.clip(0, size - 1)
+            elif mode == "wrap":
+                places = places % size
+            else:
+                places = np.abs(places)
+                places = np.where(places > size - 1, 2 * (size - 1) - places, places)
+            found[axis] = places.astype(np.int64)
+        return found
+
     def torch(self, node: ir.Node) -> TorchFunction:
-        """`x -> x` with a border of zeros."""
+        """`x -> x` with its border."""
+        if not _is_constant(node):
+            return super().torch(node)
         from torch.nn import functional as F
 
-        pads = torch_pads(all_pads(node))
+        pads, fill = torch_pads(all_pads(node)), max(_fill(node), _LOWEST)
 
         def run(x: torch.Tensor) -> torch.Tensor:
-            return F.pad(x, pads)
+            return F.pad(x, pads, value=fill)
 
         return run
 
+    def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
+        """The operand's, or the finest of its width that holds the border as well."""
+        grid, fill = sources[0], _fill(node) if _is_constant(node) else 0.0
+        if fill < _LOWEST or grid.qmin <= round(fill / grid.scale) <= grid.qmax:
+            return grid
+        reach = max(grid.exponent + grid.largest.bit_length(), math.frexp(fill)[1])
+        return QuantSpec.for_range(grid.bits, reach, signed=grid.is_signed or fill < 0)
+
     def moved(self, node: ir.Node, x: IntArray) -> IntArray:
-        """x with a border of zeros, or cropped."""
-        return padded(x, all_pads(node))
+        """x with a border of zeros, or of its own, or cropped."""
+        return padded(x, all_pads(node)) if _is_constant(node) else super().moved(node, x)
+
+    def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
+        """The integers, and the border in their unit."""
+        node, unit = layer.node, layer.sources[0].grid.exponent
+        if not self.rounds(node):
+            return super().exact(layer, *sources)
+        (x,), pads = sources, all_pads(node)
+        inside = padded(np.ones(x.shape, np.int64), pads).astype(bool)
+        border = max(_fill(node), _LOWEST) * 2.0**-unit
+        return Exact(np.where(inside, padded(x, pads), np.clip(border, -(2.0**52), 2.0**52)), unit)
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
-        """Pad with the zero point."""
-        source = layer.sources[0]
-        inputs = [b.codes(source), layer.node.inputs[1], b.zero_point(source.grid), *layer.node.inputs[3:]]
-        b.carry(layer, b.emit("Pad", inputs, name=layer.name), source.grid)
+        """Pad with a code, on the grid that holds it."""
+        node, source, target = layer.node, layer.sources[0], layer.quantizer.rounded_to
+        is_constant = _is_constant(node)
+        same, codes = _is_same(source.grid, target) or not is_constant, b.codes(source)
+        codes = codes if same else b.move(codes, source.grid, target, layer.name)
+        border = b.code(_code(node, target)) if is_constant else None
+        inputs = [codes, node.inputs[1], border, *node.inputs[3:]]
+        value = b.emit("Pad", inputs, name=layer.name, attributes=node.attributes)
+        if same:
+            b.carry(layer, value, source.grid)
+        else:
+            b.finish(layer, value)
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
-        """Pad with the zero point, in the layout that the tensor has."""
-        source = layer.sources[0]
-        layout, pads = b.layout(source), all_pads(layer.node)
-        half = len(pads) // 2
+        """Pad with a code, on the grid that holds it, in the layout that the tensor has."""
+        if not _is_constant(layer.node):
+            super().lower_integer(layer, b)
+            return
+        source, target = layer.sources[0], layer.quantizer.rounded_to
+        layout, pads, half = b.layout(source), all_pads(layer.node), rank(layer.node.inputs[0]) or 0
         arranged = [*b.arranged(pads[:half], layout), *b.arranged(pads[half:], layout)]
-        fill = b.shared(np.uint8(source.grid.zero_point))
-        value = b.node("Pad", [b.codes(source, layout), b.integers(arranged), fill])
-        b.carry(layer, value, layout, source.grid)
+        same, codes = _is_same(source.grid, target), b.codes(source, layout)
+        codes = codes if same else b.moved(layer, source, layout)
+        value = b.node("Pad", [codes, b.integers(arranged), b.shared(np.uint8(_code(layer.node, target)))])
+        if same:
+            b.carry(layer, value, layout, source.grid)
+        else:
+            b.define_rounded(layer.quantizer, value, layout)
 
 
 def all_pads(node: ir.Node) -> tuple[int, ...]:
@@ -86,3 +155,38 @@ def all_pads(node: ir.Node) -> tuple[int, ...]:
     for i, axis in enumerate(int(a) % dims for a in axes):
         full[axis], full[dims + axis] = pads[i], pads[len(axes) + i]
     return tuple(full)
+
+
+def _is_constant(node: ir.Node) -> bool:
+    return string_attribute(node, "mode", "constant") == "constant"
+
+
+def _fill(node: ir.Node) -> float:
+    fill = constant_input(node, 2)
+    return 0.0 if fill is None or not fill.size else float(fill.reshape(-1)[0])
+
+
+def _code(node: ir.Node, target: QuantSpec) -> int:
+    """The border as a code of this grid."""
+    q = round(max(_fill(node), _LOWEST) / target.scale)
+    return min(max(q, target.qmin), target.qmax) + target.zero_point
+
+
+def _is_same(source: QuantSpec, target: QuantSpec) -> bool:
+    return (source.exponent, source.zero_point) == (target.exponent, target.zero_point)
+
+
+def _border_refusal(node: ir.Node) -> Refusal | None:
+    """Why the image has not what the border needs."""
+    mode, shape, pads = string_attribute(node, "mode", "constant"), static_shape(node.inputs[0]) or (), all_pads(node)
+    if mode not in ("reflect", "edge", "wrap"):
+        return Refusal(f"mode '{mode}': pad with zeros and train on")
+    for axis, size in enumerate(shape):
+        begin, end = pads[axis], pads[len(shape) + axis]
+        if not begin and not end:
+            continue
+        if axis == 0 or size is None or min(begin, end) < 0:
+            return Refusal(f"mode '{mode}' crops, or the size of axis {axis} is unknown: {size_advice(node)}")
+        if mode != "edge" and max(begin, end) > (size - 1 if mode == "reflect" else size):
+            return Refusal(f"mode '{mode}' with pads of {max(begin, end)} on {size} pixels: use smaller pads")
+    return None

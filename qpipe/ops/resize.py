@@ -64,6 +64,10 @@ class Resize(Picker):
         """The means do."""
         return string_attribute(node, "mode", "nearest") == "linear"
 
+    def ends_float(self, node: ir.Node) -> bool:
+        """Means of scores keep what lies between their steps."""
+        return self.rounds(node)
+
     def keeps_channels(self, node: ir.Node) -> bool:
         """Pixels of a channel stay in it, and a mean is linear."""
         return 1 not in (_asked(node) or {1: 0})
