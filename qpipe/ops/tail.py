@@ -15,6 +15,19 @@ from qpipe.errors import ModelError
 from qpipe.nodes import STANDARD_DOMAINS, constant_array, describe, float_attribute, int_attribute, string_attribute
 from qpipe.ops import OPS, op_of
 from qpipe.ops.base import Role
+from qpipe.ops.float_functions import (
+    celu,
+    elu,
+    gelu,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    leaky_relu,
+    lp_norm,
+    selu,
+    softplus,
+    vector_length,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +46,11 @@ def tail_function(node: ir.Node) -> TailFunction | None:
     count = len(op.operands(node))
     run = op.torch(node)
     return lambda _, *inputs: run(*inputs[:count])
+
+
+def tail_parameters(node: ir.Node) -> tuple[int, ...]:
+    """Which inputs of a float node are weights of its own, which train where they are constants."""
+    return _PARAMETERS.get(node.op_type, ()) if node.domain in STANDARD_DOMAINS else ()
 
 
 def _arguments_are_constant(node: ir.Node) -> bool:
@@ -86,24 +104,6 @@ def _clip(_: ir.Node, x: torch.Tensor, low: Any = None, high: Any = None) -> tor
     # A bound may come as a tensor of one number.
     bounds = [None if bound is None else bound.reshape(()) for bound in (low, high)]
     return x if bounds == [None, None] else x.clamp(*bounds)
-
-
-def _leaky(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
-    return x.where(x >= 0, x * float_attribute(node, "alpha", 0.01))
-
-
-def _elu(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
-    return x.where(x >= 0, float_attribute(node, "alpha", 1.0) * x.clamp(max=0).expm1())
-
-
-def _softplus(_: ir.Node, x: torch.Tensor) -> torch.Tensor:
-    return x.clamp(min=0) + (-x.abs()).exp().log1p()
-
-
-def _normalized(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
-    axis = int_attribute(node, "axis", -1)
-    length = x.abs().sum(axis, True) if int_attribute(node, "p", 2) == 1 else (x * x).sum(axis, True).sqrt()
-    return x / length.clamp(min=1e-12)
 
 
 def _gather(node: ir.Node, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -194,6 +194,10 @@ def _resize(
     raise ModelError(f"{describe(node)}: {mode} by {places}, and torch has no such resizing of {list(x.shape)}")
 
 
+_PARAMETERS: Final[dict[str, tuple[int, ...]]] = {
+    "PRelu": (1,),
+    **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), (1, 2)),
+}
 _TAIL: Final[dict[str, TailFunction]] = {
     "Identity": _elementwise(lambda x: x),
     "Dropout": lambda _, x, *__: x,
@@ -209,14 +213,22 @@ _TAIL: Final[dict[str, TailFunction]] = {
     "Relu": _elementwise(lambda x: x.relu()),
     "Sigmoid": _elementwise(lambda x: x.sigmoid()),
     "Tanh": _elementwise(lambda x: x.tanh()),
-    "Softplus": _softplus,
-    "LeakyRelu": _leaky,
-    "Elu": _elu,
+    "Softplus": softplus,
+    "LeakyRelu": leaky_relu,
+    "Elu": elu,
     "PRelu": lambda _, x, slope: x.where(x >= 0, x * slope),
     "Softmax": lambda node, x: x.softmax(int_attribute(node, "axis", -1)),
     "LogSoftmax": lambda node, x: x.log_softmax(int_attribute(node, "axis", -1)),
     "Clip": _clip,
-    "LpNormalization": _normalized,
+    "LpNormalization": lp_norm,
+    "LayerNormalization": layer_norm,
+    "InstanceNormalization": instance_norm,
+    "GroupNormalization": group_norm,
+    "Gelu": gelu,
+    "Selu": selu,
+    "Celu": celu,
+    "Mish": lambda _, x: x * softplus(_, x).tanh(),
+    "Softsign": _elementwise(lambda x: x / (1 + x.abs())),
     "Add": _pairwise(lambda x, y: x + y),
     "Sub": _pairwise(lambda x, y: x - y),
     "Mul": _pairwise(lambda x, y: x * y),
@@ -241,7 +253,7 @@ _TAIL: Final[dict[str, TailFunction]] = {
     "ReduceMax": _reduction(lambda x, axes, keep: x.amax(axes, keep)),
     "ReduceMin": _reduction(lambda x, axes, keep: x.amin(axes, keep)),
     "ReduceL1": _reduction(lambda x, axes, keep: x.abs().sum(axes, keep)),
-    "ReduceL2": _reduction(lambda x, axes, keep: (x * x).sum(axes, keep).sqrt()),
+    "ReduceL2": _reduction(lambda x, axes, keep: vector_length(x, axes, keepdim=keep)),
     "ReduceSumSquare": _reduction(lambda x, axes, keep: (x * x).sum(axes, keep)),
     "ReduceLogSumExp": _reduction(lambda x, axes, keep: x.logsumexp(axes, keep)),
     "GlobalAveragePool": _elementwise(lambda x: x.mean(list(range(2, x.ndim)), True)),

@@ -6,7 +6,7 @@ file gives on an integer runtime. A float graph, without quantizers, trains on i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import onnx_ir as ir
@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from qpipe.errors import ModelError
-from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, RequantizedLayer, leading_to, read_view
@@ -24,6 +23,7 @@ from qpipe.ops.quantizer_parts import quantizes
 from qpipe.settings.training import BatchNormMode, Precision
 from qpipe.tasks.task import Ending
 from qpipe.train.batch_norm import StandaloneBatchNorm
+from qpipe.train.island import Begin, Island, islands_of
 from qpipe.train.learned_quantizer import LearnedQuantizer, quantizer_of
 from qpipe.train.quantizer import Quantizer
 from qpipe.train.step import ModuleStep, NormStep, ProductStep, Step
@@ -66,23 +66,35 @@ class Executor(nn.Module):
     ) -> None:
         super().__init__()
         self._model, self._batch_norm, self.precision = model, batch_norm, precision
-        layers, self._results, (self._input, quantizer) = _plan(model)
-        self.is_quantized = quantizer is not None and not full_precision
+        layers, self._results, begins, (self._input, quantizer) = _plan(model)
+        self.is_quantized = any(map(quantizes, model.graph)) and not full_precision
         self.input_quantizer = None if quantizer is None or full_precision else quantizer_of(quantizer)
         # Of a network that borrows its weights the lender rounds them, and nothing rounds its affine maps.
         self._rounds = self.is_quantized and lender is None
         self.steps = [self._step(position, layer) for position, layer in enumerate(layers)]
+        given = {self._input, *model.graph.inputs}
+        self.islands = nn.ModuleList(islands_of(self.steps, begins, given, rounds=self.is_quantized))
         if lender is not None:
             for own, lent in zip(self.weighted(), lender.weighted(), strict=True):
                 own.borrow(lent)
+            for mine, theirs in zip(self._islands, lender._islands, strict=True):
+                mine.nodes.borrow(theirs.nodes)
         # So that torch finds what trains, and a checkpoint names it.
         self.layers = nn.ModuleList(step.module for step in self.steps if isinstance(step, ModuleStep))
         self.quantizers = nn.ModuleList(step.quantizer for step in self.steps if step.quantizer is not None)
         # It starts in evaluation, with the exponents that the file says.
         super().train(False)
         self._last_use = {value: step.position for step in self.steps for value in step.reads}
+        for island in self._islands:
+            for value in island.reads:
+                self._last_use[value] = max(self._last_use.get(value, 0), island.position)
         self.tail = self.tail_at(ending or Ending())
         self._last_use.update(dict.fromkeys([*self._results, *self.tail.reads], len(self.steps)))
+        self._before = {island.position: island for island in self._islands}
+
+    @property
+    def _islands(self) -> list[Island]:
+        return [island for island in self.islands if isinstance(island, Island)]
 
     @property
     def graph(self) -> ir.Graph:
@@ -98,6 +110,7 @@ class Executor(nn.Module):
     def tail_at(self, ending: Ending) -> Tail:
         """What leads from the steps to where a loss could read; ModelError where no gradient comes through."""
         given = [self._input, *self.graph.inputs, *(step.gives for step in self.steps)]
+        given += [value for island in self._islands for value in island.gives]
         return Tail(self.graph, given, self._results, ending)
 
     def answer(self, x: torch.Tensor) -> torch.Tensor:
@@ -120,6 +133,9 @@ class Executor(nn.Module):
     def run(self, values: Values, steps: Iterable[Step]) -> None:
         """Run these steps, and put what they give in the place of values that nobody reads any more."""
         for step in steps:
+            if step.position in self._before:
+                found = self._before[step.position](values)
+                values.update((value, self._prepared(x)) for value, x in found.items() if value in self._last_use)
             # A result is summed up and compared: in float32 at least.
             widen = step.gives in self._results and self.precision == "bf16"
             values[step.gives] = step.run(
@@ -182,6 +198,7 @@ class Executor(nn.Module):
         """The quantizers of the network's input, called "input", and of its layers, by their names."""
         if self.input_quantizer is not None:
             yield "input", self.input_quantizer
+        yield from (named for island in self._islands for named in island.named_quantizers())
         yield from ((step.layer.name, step.quantizer) for step in self.steps if step.quantizer is not None)
 
     def learned_quantizers(self) -> Iterator[tuple[ActivationQuantizer, LearnedQuantizer]]:
@@ -208,35 +225,33 @@ class Executor(nn.Module):
 
     def _prepared(self, x: torch.Tensor) -> torch.Tensor:
         """What evaluates exactly takes x as it is; all else in the executor's precision, channels last."""
-        if self.is_quantized and not self.training:
+        if (self.is_quantized and not self.training) or not x.is_floating_point():
             return x
         return channels_last(x if self.precision == "fp32" else x.bfloat16())
 
 
 def _plan(
     model: ir.Model,
-) -> tuple[list[QuantizedLayer], list[ir.Value], tuple[ir.Value, ActivationQuantizer | None]]:
-    """Layers, result values, and the input with its quantizer."""
+) -> tuple[list[QuantizedLayer], list[ir.Value], list[Begin], tuple[ir.Value, ActivationQuantizer | None]]:
+    """Layers, result values, where integers begin behind islands, and the input with its quantizer."""
+    first = model.graph.inputs[0]
     if any(map(quantizes, model.graph)):
         view = read_view(model)
         if view.is_final:
             raise ModelError("final already (its weights are integers), expected the file that calibrate wrote")
-        _refuse_islands(view.islands)
-        if len(view.inputs) != 1:
-            raise ModelError(f"the model has {len(view.inputs)} quantized inputs, expected 1")
-        return view.layers, view.results, (view.inputs[0].output, view.inputs[0])
+        own = [quantizer for quantizer in view.inputs if quantizer.source.is_graph_input()]
+        if len(own) > 1:
+            raise ModelError(f"the model has {len(own)} quantized inputs, expected 1")
+        begins = [Begin(q.source, q.output, q) for q in view.inputs if q not in own]
+        return view.layers, view.results, begins, (own[0].output, own[0]) if own else (first, None)
     plan = plan_quantization(model.graph)
-    _refuse_islands(plan.islands)
     if plan.unsupported:
         raise ModelError(f"{describe(plan.unsupported[0].node)}: can't be trained, no torch semantics for it")
     layers = [QuantizedLayer(layer.node, layer.batch_norm, layer.activation, sources=()) for layer in plan.layers]
-    results = leading_to(model.graph.outputs, {layer.result for layer in layers})
-    return layers, results, (model.graph.inputs[0], None)
-
-
-def _refuse_islands(islands: Sequence[Layer]) -> None:
-    if islands:
-        raise ModelError(f"{describe(islands[0].node)}: is float between integers, and no gradient passes it yet")
+    given = {value for layer in plan.islands for node in layer.nodes for value in node.outputs}
+    results = leading_to(model.graph.outputs, given | {layer.result for layer in layers})
+    begins = [Begin(value, value) for value in plan.begins if not value.is_graph_input()]
+    return layers, results, begins, (first, None)
 
 
 def _carries(layer: QuantizedLayer, quantizer: ActivationQuantizer) -> bool:

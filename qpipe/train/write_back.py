@@ -11,6 +11,8 @@ from qpipe.nodes import set_constant_input
 from qpipe.ops.weight_layout import to_rows
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.executor import Executor
+from qpipe.train.floats import FloatNodes
+from qpipe.train.island import Island
 from qpipe.train.weighted import WeightedLayer
 
 
@@ -24,8 +26,18 @@ def write_back(executor: Executor) -> None:
         _write_affine(module)
     for alone in executor.batch_norms():
         _write_batch_norm(alone, alone.node)
+    for island in executor.islands:
+        assert isinstance(island, Island)
+        _write_floats(island.nodes)
     for quantizer, learned in executor.learned_quantizers():
         write_table(quantizer, learned.table())
+
+
+def _write_floats(nodes: FloatNodes) -> None:
+    """What has trained of an island; a constant that several nodes read once for each."""
+    for name, places in nodes.trained.items():
+        for node, index in places:
+            set_constant_input(node, index, nodes.get_parameter(name).detach().numpy())
 
 
 def _write_weight(module: WeightedLayer) -> None:

@@ -16,6 +16,7 @@ from passes.finalize import Finalize
 from qpipe.errors import ModelError
 from qpipe.ir.cost.file_size import file_size
 from qpipe.ir.files.load import is_as_written, load_model
+from qpipe.ir.files.metadata import CERTIFICATE, get_object
 from qpipe.ir.files.opset import original_opset
 from qpipe.ir.files.save import save_model
 from qpipe.ir.files.upgrade import OPSET
@@ -53,6 +54,14 @@ class Runnable:
     def sizes(self) -> dict[str, tuple[int | None, ...]]:
         """Those of its inputs that are known, None of others and of an open batch."""
         return {str(value.name): static_shape(value) or () for value in self.network.graph.inputs}
+
+    @property
+    def float_nodes(self) -> int:
+        """How many nodes stay float between integers: whole outputs are then near those of its origin, not equal."""
+        if self.view is not None:
+            return sum(len(layer.nodes) for layer in self.view.islands)
+        said = (get_object(self.network, CERTIFICATE) or {}).get("float_nodes")
+        return len(said) if isinstance(said, list) else 0
 
     @contextmanager
     def file(self) -> Iterator[Path]:

@@ -178,7 +178,8 @@ def read_view(model: ir.Model) -> View:
     for layer in view.islands:
         if layer.is_weighted and dequantizes(layer.node.inputs[1].producer()):  # type: ignore[union-attr]
             raise ModelError(f"{describe(layer.node)}: float between quantizers, though its weights are quantized")
-    view.layers[:0] = _requantizations(view.inputs, by_source)
+    for quantizer in reversed(view.inputs):
+        _place(view.layers, list(_requantizations([quantizer], by_source)))
     return view
 
 
@@ -259,6 +260,14 @@ def _requantizations(
                 check_zero_point(_quantize_node(second), second.rounded_to)
             yield Requantization(_quantize_node(second), sources=(first,), quantizer=second)
             yield from _requantizations([second], by_source)
+
+
+def _place(layers: list[QuantizedLayer], first: list[QuantizedLayer]) -> None:
+    """Put what requantizes the codes at which integers begin before the first layer that reads it."""
+    given = {layer.result for layer in first}
+    reads = (i for i, layer in enumerate(layers) if any(source.output in given for source in layer.sources))
+    at = next(reads, 0)
+    layers[at:at] = first
 
 
 def _quantize_node(quantizer: ActivationQuantizer) -> ir.Node:

@@ -18,6 +18,7 @@ LOWERINGS = [to_qoperator, to_integer]
 IMAGE = (3, 8, 8)
 INNER = {
     "softmax": "m = Softmax<axis=1>(a)",
+    "length": "m = LpNormalization<axis=1>(a)",
     "normalized": "m = LayerNormalization<axis=-1>(a, gain)",
     "residual": "s = Softmax<axis=1>(a) m = Mul(s, a)",
     "two regions": "s = Erf(a) k = Conv(s, w4) m = Exp(k)",
@@ -72,7 +73,7 @@ def test_every_lowering_passes_the_gate(inner: str, lower) -> None:
 
 @pytest.mark.parametrize("lower", LOWERINGS)
 def test_an_integer_behind_an_island_is_compared(lower) -> None:
-    spec = spec_of(INNER["softmax"])
+    spec = spec_of(INNER["length"])
     lowered = lower(spec)
     # The weights of the Conv behind the island.
     name = next(name for name, value in lowered.graph.initializers.items() if value.const_value.size == 216)
@@ -85,7 +86,7 @@ def test_an_integer_behind_an_island_is_compared(lower) -> None:
 
 @pytest.mark.parametrize("lower", LOWERINGS)
 def test_the_codes_at_which_a_region_begins_are_compared(lower) -> None:
-    spec = spec_of(INNER["softmax"])
+    spec = spec_of(INNER["length"])
     lowered = lower(spec)
     quantize = next(node for node in lowered.graph if node.op_type == "QuantizeLinear" and node.inputs[0].name == "m")
     other = ir.Value(name="other", const_value=ir.tensor(np.float32(0.125), name="other"))
@@ -97,10 +98,10 @@ def test_the_codes_at_which_a_region_begins_are_compared(lower) -> None:
 
 def test_both_models_begin_at_the_floats_of_the_specification() -> None:
     """Floats that a lowered file rounds otherwise are no error; integers from there on are equal all the same."""
-    spec = spec_of(INNER["softmax"])
+    spec = spec_of(INNER["length"])
     lowered = to_qoperator(spec)
-    softmax = next(node for node in lowered.graph if node.op_type == "Softmax")
-    softmax.op_type = "LogSoftmax"
+    float_node = next(node for node in lowered.graph if node.op_type == "LpNormalization")
+    float_node.op_type = "Hardmax"
     run_gate(spec, lowered, batches=[Batch(images())])
 
 
@@ -127,4 +128,4 @@ def test_floats_that_are_not_finite_are_named() -> None:
 
 def test_a_lowered_graph_without_the_float_is_named() -> None:
     with pytest.raises(ModelError, match="no node of the exported graph gives 'nothing'"):
-        begin_at(spec_of(INNER["softmax"]), ["nothing"])
+        begin_at(spec_of(INNER["length"]), ["nothing"])

@@ -55,6 +55,17 @@ TAILS = [
     "y = ReduceLogSumExp(x, one)",
     "a = ReduceL2(x, one) y = Div(x, a)",
     "y = LpNormalization<axis=1>(x)",
+    "y = LayerNormalization(x, shift2, shift)",
+    "a = Reshape(x, square) y = LayerNormalization<axis=1, epsilon=0.1>(a, one_float)",
+    "a = Reshape(x, square) y = InstanceNormalization(a, pair, pair)",
+    "d = Concat<axis=1>(x, x) a = Reshape(d, wide_image) g = GroupNormalization<num_groups=2>(a, each, each) "
+    "y = Reshape(g, twelve)",
+    "y = Gelu(x)",
+    'y = Gelu<approximate="tanh">(x)',
+    "y = Selu(x)",
+    "y = Celu<alpha=0.5>(x)",
+    "y = Mish(x)",
+    "y = Softsign(x)",
     "y = Cast<to=1>(x)",
     "y = MatMul(x, matrix)",
     "y = Gemm<alpha=0.5, transB=1>(x, matrix, shift)",
@@ -88,6 +99,11 @@ def constants(text: str) -> dict[str, np.ndarray]:
         "rest": np.array([3, 2]),
         "wide": np.array([1, 4, 1]),
         "image": np.array([-1, 4, 1, 1]) if "Depth" in text else np.array([-1, 3, 1, 2]),
+        "wide_image": np.array([-1, 4, 3]),
+        "pair": np.array([0.5, -2], np.float32),
+        "twelve": np.array([-1, 12]),
+        "each": np.array([0.5, 1, 2, -1], np.float32),
+        "one_float": np.ones((2, 3), np.float32),
         "twice": np.array([1, 1, 2, 2], np.float32),
         "larger": np.array([3, 3, 3, 5]),
         "rows": np.array([-1, 1, 1, 6]),
@@ -128,3 +144,11 @@ def test_what_has_no_gradient_is_named(op: str) -> None:
     node = f"a = {op}(x) y = Cast<to=1>(a)"
     with pytest.raises(ModelError, match=rf"^{op} '.*': between the last layers and 'y', and no gradient passes it$"):
         tail(node)
+
+
+@pytest.mark.parametrize("nodes", ["y = LpNormalization<axis=1>(x)", "y = ReduceL2(x, one)"])
+def test_a_length_of_zero_has_a_gradient(nodes: str) -> None:
+    function, model = tail(nodes)
+    zeros = torch.zeros(2, 6, requires_grad=True)
+    function({model.graph.inputs[0]: zeros}).sum().backward()
+    assert torch.isfinite(zeros.grad).all()

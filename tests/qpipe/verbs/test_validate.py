@@ -182,3 +182,16 @@ def test_saved_and_in_memory_exports_are_the_same(stages: Path, tmp_path: Path) 
     save_model(exported, tmp_path / "again.onnx")
     report = qpipe.validate([stages / "net.int8.onnx", tmp_path / "again.onnx", exported], "digits", limit=30)
     assert [row.integers_equal for row in report.rows] == [True, True, True]
+
+
+def test_exports_with_islands_need_not_be_equal_and_that_is_said(tmp_path: Path) -> None:
+    network = digits_model(between=["[soft] s = LpNormalization<axis=1>(block)", "[gate] between = Hardmax<axis=1>(s)"])
+    qpipe.calibrate(network, "digits", tmp_path / "net.qdq.onnx", batches=1)
+    exported = qpipe.export(tmp_path / "net.qdq.onnx", tmp_path / "net.int8.onnx", format="qoperator")
+    report = qpipe.validate([tmp_path / "net.qdq.onnx", exported], "digits", limit=50)
+    assert report.ok
+    assert [row.integers_equal for row in report.rows] == [None, None]
+    assert [row.certificate for row in report.rows] == ["holds", "holds"]
+    words = [note for note in report.notes if "stay float between integers" in note]
+    assert len(words) == 2
+    assert words[1].startswith("model 2: 2 nodes stay float between integers")

@@ -22,30 +22,30 @@ def begins(nodes: str, signature: str = IMAGE) -> list[str | None]:
 
 
 def test_an_island_lies_between_layers_of_weights_and_a_tail_behind_them() -> None:
-    nodes = "[a] c = Conv(x, w) [s] t = Softplus(c) [b] d = Conv(t, v) [e] y = Erf(d)"
+    nodes = "[a] c = Conv(x, w) [s] t = LpNormalization(c) [b] d = Conv(t, v) [e] y = Hardmax(d)"
     assert parts(nodes) == (["a", "b"], ["s"], ["e"])
     assert begins(nodes) == ["x", "t"]
 
 
 def test_an_island_ends_as_early_as_it_can() -> None:
     """What only carries integers, before weights, does so; a sum of which one operand is float is an integer one."""
-    nodes = "[a] c = Conv(x, w) [s] t = Softplus(c) [j] u = Add(t, c) [r] m = Relu(u) [b] y = Conv(m, v)"
+    nodes = "[a] c = Conv(x, w) [s] t = LpNormalization(c) [j] u = Add(t, c) [r] m = Relu(u) [b] y = Conv(m, v)"
     assert parts(nodes) == (["a", "j", "b"], ["s"], [])
     assert begins(nodes) == ["x", "t"]
 
 
 def test_what_leads_to_no_weights_through_integers_stays_with_its_island() -> None:
-    nodes = "[a] c = Conv(x, w) [s] t = Softplus(c) [r] m = Relu(t) [q] u = Erf(m) [b] y = Conv(u, v)"
+    nodes = "[a] c = Conv(x, w) [s] t = LpNormalization(c) [r] m = Relu(t) [q] u = Hardmax(m) [b] y = Conv(u, v)"
     assert parts(nodes) == (["a", "b"], ["s", "r", "q"], [])
 
 
 def test_a_sum_of_integers_before_an_island_is_an_integer() -> None:
-    nodes = "[a] c = Conv(x, w) [j] u = Add(c, x) [s] t = Softplus(u) [b] y = Conv(t, v)"
+    nodes = "[a] c = Conv(x, w) [j] u = Add(c, x) [s] t = LpNormalization(u) [b] y = Conv(t, v)"
     assert parts(nodes) == (["a", "j", "b"], ["s"], [])
 
 
 def test_a_front_end_is_an_island_from_the_input_on() -> None:
-    nodes = "[r] m = Relu(x) [s] t = Softplus(m) [b] y = Conv(t, v)"
+    nodes = "[r] m = Relu(x) [s] t = LpNormalization(m) [b] y = Conv(t, v)"
     assert parts(nodes) == (["b"], ["r", "s"], [])
     assert begins(nodes) == ["t"]
 
@@ -59,7 +59,7 @@ def test_through_a_second_output() -> None:
 def test_what_a_branch_takes_from_outside_leads_there() -> None:
     body = "other () => (float[] o) { o = Exp(e) }"
     nodes = (
-        "[a] c = Conv(x, w) [e] e = Erf(c) [i] t = If<then_branch = then () => (float[] p) { p = Log(e) }, "
+        "[a] c = Conv(x, w) [e] e = Hardmax(c) [i] t = If<then_branch = then () => (float[] p) { p = Log(e) }, "
         f"else_branch = {body}>(flag) [b] y = Conv(t, v)"
     )
     assert parts(nodes, flag=np.array(True)) == (["a", "b"], ["e", "i"], [])
