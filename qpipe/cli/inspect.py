@@ -55,7 +55,7 @@ def _show(model: str, report: Mapping[str, Any]) -> None:
         say(f"no integer form as they stand ({len(changes)}): {', '.join(changes[:_NAMED])}{more}")
     islands = report["roles"].get("float island", 0)
     if islands and report["ready"]:
-        say(f"{islands} nodes stay float between integers; what lies between them is exact")
+        say(f"float between integers ({islands} nodes): what lies between them is exact")
     elif report["ready"] and report["kind"] == "float":
         say("every node before the float tail has an integer form: `qpipe calibrate` takes it")
 

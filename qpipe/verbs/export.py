@@ -150,7 +150,7 @@ def _refuse_islands(view: View) -> None:
     nodes = [node for layer in view.islands for node in layer.nodes]
     if nodes:
         raise LoweringError(
-            f"{len(nodes)} nodes stay float between integers: {describe_some(nodes)}; expected none of an export that "
+            f"float between integers ({len(nodes)}): {describe_some(nodes)}; expected none of an export that "
             "is integer only: `qpipe inspect` says what to do with each, --no-integer-only keeps them"
         )
 

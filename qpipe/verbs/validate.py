@@ -154,7 +154,7 @@ def _must_equal(runnables: Sequence[Runnable], index: int) -> list[int]:
 
 def _islands(runnable: Runnable) -> str:
     return (
-        f"{runnable.name}: {runnable.float_nodes} nodes stay float between integers, so its outputs are near those of "
+        f"{runnable.name}: float between integers ({runnable.float_nodes} nodes), so its outputs are near those of "
         "files that were made from the same QDQ file, and need not equal them"
     )
 

@@ -109,16 +109,17 @@ def test_nothing_to_quantize() -> None:
 
 
 def test_all_unsupported_nodes_at_once() -> None:
-    net = Network(8)
-    x = net.op("Gemm", net.op("Gemm", "x", "x", name="first", transB=1), "x", name="second")
-    with pytest.raises(LoweringError, match="no layer of weights has an integer form: Gemm 'first', Gemm 'second'"):
+    net = Network(2, 8, 8)
+    weight = net.constant(net.floats(2, 8, 8))
+    x = net.op("MatMul", net.op("MatMul", "x", weight, name="first"), weight, name="second")
+    with pytest.raises(LoweringError, match="no layer of weights has an integer form: MatMul 'first', MatMul 'second'"):
         InsertQuantizers()(net.model(x))
 
 
 def test_an_island_between_quantizers() -> None:
     """Its floats are read as they are by what stays float, and by weights through a quantizer of their own."""
     net = Network(3, 8, 8)
-    x = net.op("Softplus", net.op("Relu", net.conv("x", 3, 8)), name="gate")
+    x = net.op("LpNormalization", net.op("Relu", net.conv("x", 3, 8)), name="gate")
     y = net.op("Mul", net.op("Sigmoid", net.conv(x, 8, 8, name="end")), x, name="product")
     model = quantized(net.model(y))
     nodes = {node.name: node for node in model.graph}

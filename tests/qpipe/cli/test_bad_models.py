@@ -97,19 +97,19 @@ def test_models(case: str, words: str, refused: Callable[[str], str]) -> None:
 
 
 def test_weights_without_integer_form_are_named_the_first_few_and_the_count(refused: Callable[[str], str]) -> None:
-    nodes = " ".join(f"[n{i}] v{i + 1} = Gemm(v{i}, v0)" for i in range(6))
-    save(parse(f"(float[8,8] v0) => (float[] v6) {{ {nodes} }}"))
+    nodes = " ".join(f"[n{i}] v{i + 1} = MatMul(v{i}, w)" for i in range(6))
+    save(parse(f"(float[3,8,8] v0) => (float[] v6) {{ {nodes} }}", w=np.ones((3, 8, 8), np.float32)))
     assert refused(CALIBRATE.format(model="bad.onnx")) == (
-        "bad.onnx: no layer of weights has an integer form: Gemm 'n0', Gemm 'n1', Gemm 'n2', Gemm 'n3' and 2 more; "
-        "`qpipe inspect` says what to do with each"
+        "bad.onnx: no layer of weights has an integer form: MatMul 'n0', MatMul 'n1', MatMul 'n2', MatMul 'n3' and 2 "
+        "more; `qpipe inspect` says what to do with each"
     )
 
 
 def test_islands_are_refused_where_an_export_is_integer_only(refused: Callable[[str], str]) -> None:
-    save(digits_model(between=["[squash] s = Softplus(block)", "[gate] between = Mul(block, s)"]))
+    save(digits_model(between=["[short] s = LpNormalization<axis=1>(block)", "[hard] between = Hardmax(s)"]))
     qpipe.calibrate("bad.onnx", "digits", "islands.qdq.onnx", batches=1)
     line = (
-        "islands.qdq.onnx: 2 nodes stay float between integers: Softplus 'squash', Mul 'gate'; expected none of an "
+        "islands.qdq.onnx: float between integers (2): LpNormalization 'short', Hardmax 'hard'; expected none of an "
         "export that is integer only: `qpipe inspect` says what to do with each, --no-integer-only keeps them"
     )
     assert refused("export islands.qdq.onnx --format integer -o out.onnx") == line

@@ -243,9 +243,9 @@ def test_a_torch_module_is_taken_as_it_is() -> None:
 
 
 def test_what_has_no_integer_form_stays_float_between_integers() -> None:
-    nodes = ["[squash] s = Softplus(block)", "[gate] between = Mul(block, s)"]
+    nodes = ["[short] s = LpNormalization<axis=1>(block)", "[hard] between = Hardmax(s)"]
     view = read_view(qpipe.calibrate(digits_model(between=nodes), IMAGES))
-    assert [layer.name for layer in view.islands] == ["squash", "gate"]
+    assert [layer.name for layer in view.islands] == ["short", "hard"]
     assert [quantizer.source.name for quantizer in view.inputs] == ["x", "between"]
 
 

@@ -192,6 +192,6 @@ def test_exports_with_islands_need_not_be_equal_and_that_is_said(tmp_path: Path)
     assert report.ok
     assert [row.integers_equal for row in report.rows] == [None, None]
     assert [row.certificate for row in report.rows] == ["holds", "holds"]
-    words = [note for note in report.notes if "stay float between integers" in note]
+    words = [note for note in report.notes if "float between integers" in note]
     assert len(words) == 2
-    assert words[1].startswith("model 2: 2 nodes stay float between integers")
+    assert words[1].startswith("model 2: float between integers (2 nodes)")

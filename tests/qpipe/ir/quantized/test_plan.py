@@ -149,7 +149,7 @@ def test_reshaping_after_a_last_layer_is_the_tail() -> None:
 def test_a_layer_before_an_island_is_no_last_layer() -> None:
     net = Network(3, 8, 8)
     x = net.conv("x", 3, 8, name="before")
-    m = net.op("Softplus", x, name="gate")
+    m = net.op("LpNormalization", x, name="gate")
     y = net.op("Erf", net.conv(m, 8, 8, name="after"), name="end")
     found = plan(net, y)
     assert last(found) == {"after"}
@@ -163,7 +163,7 @@ def test_a_layer_before_an_island_is_no_last_layer() -> None:
 
 def test_what_an_island_gives_to_inner_layers_has_their_width() -> None:
     net = Network(3, 8, 8)
-    m = net.op("Softplus", net.op("Relu", net.conv("x", 3, 8)), name="gate")
+    m = net.op("LpNormalization", net.op("Relu", net.conv("x", 3, 8)), name="gate")
     x = net.op("Relu", net.conv(m, 8, 8, name="inner"))
     found = plan(net, net.conv(x, 8, 4, name="end"))
     inner = next(layer for layer in found.layers if layer.name == "inner")
@@ -171,9 +171,9 @@ def test_what_an_island_gives_to_inner_layers_has_their_width() -> None:
 
 
 def test_unsupported_only_where_no_layer_has_weights() -> None:
-    net = Network(8)
-    found = plan(net, net.op("Gemm", "x", "x", name="computed", transB=1))
-    assert [layer.name for layer in found.unsupported] == ["computed"]
+    net = Network(2, 8, 8)
+    found = plan(net, net.op("MatMul", "x", net.constant(net.floats(2, 8, 8)), name="several"))
+    assert [layer.name for layer in found.unsupported] == ["several"]
 
 
 def test_bounds_and_widths_of_relu6() -> None:

@@ -105,7 +105,7 @@ def test_not_quantized() -> None:
 def test_a_float_node_between_quantizers_is_an_island() -> None:
     net = Network(3, 8, 8)
     x = net.op("Relu", net.conv("x", 3, 8, name="before"))
-    y = net.conv(net.op("Softplus", x, name="gate"), 8, 4, name="after")
+    y = net.conv(net.op("LpNormalization", x, name="gate"), 8, 4, name="after")
     model = quantized(net.model(net.op("Softmax", y, name="end")))
     view = read_view(model)
     assert [layer.name for layer in view.islands] == ["gate"]
