@@ -16,6 +16,7 @@ from qpipe.ops.concat import Concat
 from qpipe.ops.conv import Conv
 from qpipe.ops.depth_to_space import DepthToSpace
 from qpipe.ops.function import ActivationFunction, Curve, Rectifier
+from qpipe.ops.gather import Expand, Gather, Tile
 from qpipe.ops.gemm import Gemm
 from qpipe.ops.hard_sigmoid import HardSigmoid
 from qpipe.ops.hard_swish import HardSwish
@@ -38,7 +39,7 @@ from qpipe.ops.tanh import Tanh
 
 _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
-    Pad(), Resize(), DepthToSpace(), Requantize(),
+    Pad(), Resize(), DepthToSpace(), Gather(), Tile(), Expand(), Requantize(),
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
     ActivationMatMul(), Sub(), Mul(), Sub(),
     Softmax(), IntegerSoftmax(),

@@ -52,13 +52,12 @@ _ADVICE: Final[dict[str, str]] = {
     **{op: advice for advice, ops in _GROUPS.items() for op in ops},
     "GlobalMaxPool": "how large its image is is unknown: export the model with a fixed input size",
     "Split": "its sizes are computed: export the model with constant ones",
-    "Gather": f"write it as Slices of indices that are in a row, and a Concat, where they are constant, {BEHIND}",
     "ConvTranspose": "its weights are computed, or its sizes are open: export it with constants and a fixed input size",
     "Cast": "take it out: the network computes in one type",
     "LpPool": "replace it by AveragePool or MaxPool",
 }
 _WORK: Final[Mapping[str, NodeWork]] = {
-    **dict.fromkeys(("Split", "Gather", "Cast", "Shape"), NodeWork()),
+    **dict.fromkeys(("Split", "Cast", "Shape"), NodeWork()),
     "Div": NodeWork(FUNCTION, backward=Work(multiply=3)),
     "PRelu": NodeWork(Work(multiply=1, compare=1), backward=Work(multiply=2, add=1, compare=1)),
 }
@@ -89,7 +88,7 @@ def size_advice(node: ir.Node) -> str:
 
 _AROUND: Final[Mapping[str, Callable[[ir.Node], str | None]]] = {
     "ReduceSum": _over_image("write it as the mean over height and width, with the factor in the next layer's weights"),
-    **dict.fromkeys(("Shape", "Size", "ConstantOfShape", "Range", "NonZero", "Expand"), size_advice),
+    **dict.fromkeys(("Shape", "Size", "ConstantOfShape", "Range", "NonZero"), size_advice),
 }
 """Advice that hangs on what stands around the node; where it finds none, the table's."""
 
