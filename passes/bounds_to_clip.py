@@ -4,9 +4,8 @@
     Max(x, a)                  =  Clip(x, a, none)
     Min(x, b)                  =  Clip(x, none, b)
     Clip(Clip(x, a, b), c, d)  =  Clip(x, max(a, c), min(b, d))           where the first is no more than the second
-    Max(x, Mul(x, k))          =  LeakyRelu(x, alpha = k)                 for 0 < k < 1
 
-bit for bit; a Relu is a Clip from 0. Source: ONNX operator specification, Clip-13, LeakyRelu-16.
+bit for bit; a Relu is a Clip from 0. Source: ONNX operator specification, Clip-13.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import onnx_ir as ir
 
 from qpipe.ir.graph.rewrite import only_reader, rewrite
 from qpipe.nodes import constant_array, initializer, input_value
-from qpipe.ops.constant_affine import constant_affine
 
 _BOUNDS: Final = frozenset({"Max", "Min", "Clip", "Relu"})
 
@@ -33,7 +31,7 @@ class BoundsToClip(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace every match, from the last bound of a chain."""
-        return rewrite(model, _BOUNDS, lambda graph, node: _try_leaky(graph, node) or _try_clip(graph, node))
+        return rewrite(model, _BOUNDS, _try_clip)
 
 
 @dataclass(frozen=True)
@@ -109,26 +107,3 @@ def _try_clip(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _is_relu(bounded: _Bounded) -> bool:
     return bounded.low == 0 and math.isinf(bounded.high)
-
-
-def _try_leaky(graph: ir.Graph, node: ir.Node) -> bool:
-    """A Max of a value and a part of it."""
-    if node.op_type != "Max" or len(node.inputs) != 2:
-        return False
-    for x, part in (tuple(node.inputs), tuple(reversed(node.inputs))):
-        affine = None if part is None else constant_affine(part.producer())
-        product = None if part is None else part.producer()
-        if (
-            affine is None
-            or product is None
-            or product.op_type != "Mul"
-            or affine.x is not x
-            or affine.factor.size != 1
-        ):
-            continue
-        slope = affine.factor.item()
-        if 0 < slope < 1:
-            leaky = ir.node("LeakyRelu", [x], {"alpha": slope}, name=node.name)
-            ir.convenience.replace_nodes_and_values(graph, node, [node], [leaky], node.outputs, leaky.outputs)
-            return True
-    return False

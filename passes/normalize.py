@@ -19,7 +19,6 @@ from passes.flatten_linear import FlattenLinear
 from passes.fold_affine_back import FoldAffineBack
 from passes.fold_affine_forward import FoldAffineForward
 from passes.fold_constants import FoldConstants
-from passes.fuse_swish import FuseSwish
 from passes.gather_to_slice import GatherToSlice
 from passes.global_max_to_max_pool import GlobalMaxToMaxPool
 from passes.inline_functions import InlineFunctions
@@ -27,6 +26,8 @@ from passes.merge_affine import MergeAffine
 from passes.multiply_by_reciprocal import MultiplyByReciprocal
 from passes.name_nodes import NameNodes
 from passes.plain_gemm import PlainGemm
+from passes.recognize_activations import RecognizeActivations
+from passes.recognize_layer_norm import RecognizeLayerNorm
 from passes.reduce_to_global_pool import ReduceToGlobalPool
 from passes.remove_dead_code import RemoveDeadCode
 from passes.remove_identity import RemoveIdentity
@@ -61,7 +62,8 @@ NORMALIZE = ir.passes.Sequential(
     ReduceToGlobalPool(),
     GlobalMaxToMaxPool(),
     BoundsToClip(),
-    FuseSwish(),
+    RecognizeLayerNorm(),
+    RecognizeActivations(),
     MergeAffine(),
     FoldAffineBack(),
     FlattenLinear(),

@@ -1,6 +1,6 @@
 """SiLU, also called Swish: `x Sigmoid(x)`. ONNX has no op for it at our opset, so it is a function of our domain.
 
-`fuse-swish` makes one node of the two that exporters write; calibration takes it away again, or takes it apart where it
+`recognize-activations` makes one node of those that exporters write; calibration takes it away again, or apart where it
 stays float.
 """
 

@@ -31,7 +31,6 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
     ("odd", "constants", "words"),
     [
         ("[odd] between = Softplus(block)", {}, "replace it by Relu or Clip(0, 6)"),
-        ("[odd] between = Elu(block)", {}, "replace it by Relu or Clip(0, 6)"),
         ("[odd] between = Selu(block)", {}, "replace it by Relu or Clip(0, 6)"),
         ("[odd] between = Clip(block, low, one)", {"one": ONE, "low": np.float32(0.5)}, "its bounds are (0.5, 1.5)"),
         ("[odd] between = Div(more, block)", MORE, "replace it by ops that have an integer form"),
@@ -45,7 +44,7 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
         ("[odd] between = Softmax<axis=1>(block)", {}, "its axis is 1, expected the last one"),
         ("[odd] between = Pad(block, pads, one)", {**PADS, "one": np.float32(1e30)}, "it fills in 1e+30"),
         ("[odd] between = Concat<axis=1>(block, more)", MORE, "it joins a constant"),
-        ("[odd] between = Abs(block)", {}, "replace it by ops that have an integer form"),
+        ("[odd] between = Ceil(block)", {}, "replace it by ops that have an integer form"),
     ],
     ids=lambda value: op_of(value) if isinstance(value, str) and value.startswith("[odd]") else None,
 )  # fmt: skip

@@ -1,0 +1,126 @@
+"""Make one LayerNormalization of the nodes that exporters write for it, whatever the order.
+
+    y = gamma (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) + beta
+
+along the last axis, or along axis 1; gamma and beta are constants along it, or 1 and 0. As PyTorch writes it
+(ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div, Mul, Add) and as Keras does (`x g + (beta - mean g)` with
+`g = gamma / sqrt(variance + eps)`), it is recognized by its values on samples, in float64: gamma and beta are the ones
+that err least, and must not err. Along axis 1 (channels of an image) there is a Transpose before and behind. Source:
+Ba, Kiros and Hinton 2016, equations 3 and 4; ONNX operator specification, LayerNormalization-17.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.arith.namespace import Float64Array
+from qpipe.ir.graph.rewrite import rewrite
+from qpipe.nodes import initializer, name_value, static_shape
+from qpipe.ops.formula import ELEMENTWISE, REDUCING, Formula
+
+TOLERANCE: Final = 1e-6
+"""Relative to the largest result: both are float64, of the same constants."""
+_ROWS: Final = 5
+"""Of samples, along each axis that is not normalized."""
+_LARGEST_EPSILON: Final = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecognizeLayerNorm(ir.passes.InPlacePass):
+    """Whatever computes the normalization of one value along its last axis, or along axis 1."""
+
+    name: ClassVar[str] = "recognize-layer-norm"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace every match, the last in the graph first: with gamma and beta, where they are there."""
+        if not any(node.op_type in REDUCING for node in model.graph):
+            return ir.passes.PassResult(model, False)
+        positions = {node: place for place, node in enumerate(model.graph)}
+
+        def attempt(graph: ir.Graph, node: ir.Node) -> bool:
+            is_read = bool(node.outputs[0].uses()) or node.outputs[0].is_graph_output()
+            return is_read and _try_replace(graph, Formula(node, positions, ELEMENTWISE | REDUCING))
+
+        return rewrite(model, frozenset({"Add", "Sub", "Mul", "Div"}), attempt, backwards=True)
+
+
+@dataclass(frozen=True)
+class _Normalization:
+    axis: int
+    gamma: Float64Array
+    beta: Float64Array
+    epsilon: float
+
+
+def _try_replace(graph: ir.Graph, formula: Formula) -> bool:
+    for x in formula.sources():
+        shape = static_shape(x)
+        if shape is None or len(shape) < 2 or x.dtype not in {ir.DataType.FLOAT, None}:
+            continue
+        if not any(node.op_type in REDUCING for node in formula.nodes(x)):
+            continue
+        for axis in dict.fromkeys((len(shape) - 1, 1)):
+            found = _recognized(formula, x, shape, axis)
+            if found is not None:
+                _replace(graph, formula.root, x, len(shape), found)
+                return True
+    return False
+
+
+def _recognized(formula: Formula, x: ir.Value, shape: tuple[int | None, ...], axis: int) -> _Normalization | None:
+    length = shape[axis]
+    if length is None or length < 2:
+        return None
+    sizes = [length if place == axis else 1 if size == 1 and place else _ROWS for place, size in enumerate(shape)]
+    sample = _sample(sizes, axis)
+    result = formula(x, sample)
+    if result is None or result.shape != sample.shape or not np.isfinite(result).all():
+        return None
+    rows, results = (np.moveaxis(array, axis, -1).reshape(-1, length) for array in (sample, result))
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    variance = np.square(centred).mean(axis=1, keepdims=True)
+    for constant in formula.constants(x):
+        epsilon = float(constant.reshape(-1)[0]) if constant.size == 1 else 0.0
+        if not 0 < epsilon <= _LARGEST_EPSILON:
+            continue
+        normal = centred / np.sqrt(variance + epsilon)
+        spread = normal - normal.mean(axis=0)
+        gamma = (spread * results).sum(axis=0) / np.square(spread).sum(axis=0)
+        beta = results.mean(axis=0) - gamma * normal.mean(axis=0)
+        if (np.abs(gamma * normal + beta - results) <= TOLERANCE * np.abs(results).max()).all():
+            return _Normalization(axis, gamma, beta, epsilon)
+    return None
+
+
+def _sample(sizes: list[int], axis: int) -> Float64Array:
+    """Rows along the axis of many sizes, so that eps is felt in some, each with a mean of its own."""
+    draw = np.random.default_rng(0)
+    each = [1 if place == axis else size for place, size in enumerate(sizes)]
+    size = 10 ** draw.uniform(-3, 1, each)
+    return np.asarray(size * (draw.standard_normal(sizes) + draw.standard_normal(each)))
+
+
+def _replace(graph: ir.Graph, node: ir.Node, x: ir.Value, dims: int, found: _Normalization) -> None:
+    name, result = node.name or str(node.outputs[0].name), node.outputs[0]
+    constants = [
+        initializer(graph, f"{name}_{what}", array.astype(np.float32))
+        for what, array in (("gamma", found.gamma), ("beta", found.beta))
+    ]
+    attributes = {"axis": -1, "epsilon": found.epsilon}
+    if found.axis == dims - 1:
+        new = [ir.node("LayerNormalization", [x, *constants], attributes, name=name)]
+    else:
+        last = [*(axis for axis in range(dims) if axis != 1), 1]
+        back = [int(place) for place in np.argsort(last)]
+        before = ir.node("Transpose", [x], {"perm": last}, name=f"{name}_last")
+        normal = ir.node("LayerNormalization", [before.outputs[0], *constants], attributes, name=name)
+        behind = ir.node("Transpose", normal.outputs, {"perm": back}, name=f"{name}_first")
+        new = [before, normal, behind]
+        sizes = None if x.shape is None else ir.Shape([x.shape.dims[axis] for axis in last])
+        for step in new[:-1]:
+            name_value(step.outputs[0], f"{step.name}_result", ir.TensorType(ir.DataType.FLOAT), sizes)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], new, [result], new[-1].outputs)
