@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Generic
+from typing import Any, Final
 
 from qpipe.arith.multiplier import IntegerAffine, fit
-from qpipe.arith.namespace import A, AnyArray, namespace
+from qpipe.arith.namespace import A, namespace
 from qpipe.arith.quantize import MAX_SHIFT
 from qpipe.arith.rows import ROOT_BITS, R, integer_root, row_sum
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
@@ -34,19 +34,19 @@ _HALF: Final = 2 ** (ROOT_BITS - 1)
 
 
 @dataclass(frozen=True)
-class RowScale(Generic[R]):
+class RowScale:
     """What the quotients need besides the codes; integers, or those of a graph.
 
     fraction: `2**f`. count: K. epsilon: E, divided already. reduction: `4**h`.
     """
 
-    fraction: R | int
-    count: R | int
-    epsilon: R | int
-    reduction: R | int
+    fraction: Any
+    count: Any
+    epsilon: Any
+    reduction: Any
 
 
-def row_scale(source: QuantSpec, count: int, epsilon: float, *, centred: bool) -> RowScale[AnyArray]:
+def row_scale(source: QuantSpec, count: int, epsilon: float, *, centred: bool) -> RowScale:
     """Of rows of so many codes of this grid."""
     fraction = MOST_FRACTION_BITS
     while fraction and _largest_sum(source, count, 2**fraction, centred=centred) > _HALF:
@@ -57,7 +57,7 @@ def row_scale(source: QuantSpec, count: int, epsilon: float, *, centred: bool) -
     return RowScale(2**fraction, count, max(round(added / 4.0**reduction), 1), 4**reduction)
 
 
-def scale_problem(source: QuantSpec, count: int, scale: RowScale[AnyArray], *, centred: bool) -> str | None:
+def scale_problem(source: QuantSpec, count: int, scale: RowScale, *, centred: bool) -> str | None:
     """Why int32 does not hold what `quotients` computes of rows of so many codes; None where it does."""
     fraction, own, epsilon, reduction = (int(n) for n in (scale.fraction, scale.count, scale.epsilon, scale.reduction))
     if own != count:
@@ -68,7 +68,7 @@ def scale_problem(source: QuantSpec, count: int, scale: RowScale[AnyArray], *, c
     return f"its sum of squares, up to {largest}, is over 2**{ROOT_BITS}" if largest > 2**ROOT_BITS else None
 
 
-def quotients(codes: R, scale: RowScale[R], *, centred: bool) -> R:
+def quotients(codes: R, scale: RowScale, *, centred: bool) -> R:
     """t, `[..., K]`, of codes `[..., K]`: within `largest_quotient`.
 
     centred: whether the mean is taken off; then the codes are as they are stored, never negative.
@@ -85,7 +85,7 @@ def quotients(codes: R, scale: RowScale[R], *, centred: bool) -> R:
     return found
 
 
-def largest_quotient(scale: RowScale[AnyArray]) -> int:
+def largest_quotient(scale: RowScale) -> int:
     """The largest magnitude of t.
 
     v is at most the root of the sum of squares. Where that is divided by `4**h`, E is so large that the root is more
@@ -94,7 +94,7 @@ def largest_quotient(scale: RowScale[AnyArray]) -> int:
     return (2**QUOTIENT_BITS << (int(scale.reduction) > 1)) + 1
 
 
-def fit_rows(gamma: A, beta: A, scale: RowScale[AnyArray], output: QuantSpec) -> tuple[IntegerAffine[A], int]:
+def fit_rows(gamma: A, beta: A, scale: RowScale, output: QuantSpec) -> tuple[IntegerAffine[A], int]:
     """Sign, multiplier, shift and bias of `gamma y + beta`, float64 `[K]`; and the exponent of t's unit.
 
     t is `2**(16 + h) / sqrt(K)` times the normalized number.

@@ -20,6 +20,7 @@ from qpipe.ops.gather import Expand, Gather, Tile
 from qpipe.ops.gemm import Gemm
 from qpipe.ops.hard_sigmoid import HardSigmoid
 from qpipe.ops.hard_swish import HardSwish
+from qpipe.ops.layer_norm import IntegerLayerNormalization, LayerNormalization
 from qpipe.ops.leaky_relu import LeakyRelu
 from qpipe.ops.max_pool import MaxPool
 from qpipe.ops.mul import Mul
@@ -41,8 +42,8 @@ _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
     Pad(), Resize(), DepthToSpace(), Gather(), Tile(), Expand(), Requantize(),
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
-    ActivationMatMul(), Sub(), Mul(), Sub(),
-    Softmax(), IntegerSoftmax(),
+    ActivationMatMul(), Mul(), Sub(),
+    Softmax(), IntegerSoftmax(), LayerNormalization(), IntegerLayerNormalization(),
 )  # fmt: skip
 _REFUSED: Final = Refused()
 

@@ -39,7 +39,7 @@ _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "Softplus", "Softsign", "ThresholdedRelu", "Erf",
     ),
     _STATISTICS: (
-        "InstanceNormalization", "LayerNormalization", "GroupNormalization", "LRN", "MeanVarianceNormalization",
+        "InstanceNormalization", "GroupNormalization", "LRN", "MeanVarianceNormalization",
         "LpNormalization", "RMSNormalization",
     ),
     _POST_PROCESSING: (

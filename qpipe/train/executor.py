@@ -24,9 +24,10 @@ from qpipe.settings.training import BatchNormMode, Precision
 from qpipe.tasks.task import Ending
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.island import Begin, Island, islands_of
+from qpipe.train.layer_norm import LayerNorm
 from qpipe.train.learned_quantizer import LearnedQuantizer, quantizer_of
 from qpipe.train.quantizer import Quantizer
-from qpipe.train.step import ModuleStep, NormStep, ProductStep, Step
+from qpipe.train.step import ModuleStep, NormStep, ProductStep, RowNormStep, Step
 from qpipe.train.straight_through import channels_last
 from qpipe.train.tail import Tail
 from qpipe.train.weighted import WeightedLayer
@@ -77,6 +78,8 @@ class Executor(nn.Module):
         if lender is not None:
             for own, lent in zip(self.weighted(), lender.weighted(), strict=True):
                 own.borrow(lent)
+            for rows, lent_rows in zip(self.layer_norms(), lender.layer_norms(), strict=True):
+                rows.borrow(lent_rows)
             for mine, theirs in zip(self._islands, lender._islands, strict=True):
                 mine.nodes.borrow(theirs.nodes)
         # So that torch finds what trains, and a checkpoint names it.
@@ -194,6 +197,10 @@ class Executor(nn.Module):
         """The BatchNormalizations that stand alone."""
         return (step.module for step in self.steps if isinstance(step, NormStep))
 
+    def layer_norms(self) -> Iterator[LayerNorm]:
+        """The LayerNormalizations."""
+        return (step.module for step in self.steps if isinstance(step, RowNormStep))
+
     def named_quantizers(self) -> Iterator[tuple[str, Quantizer]]:
         """The quantizers of the network's input, called "input", and of its layers, by their names."""
         if self.input_quantizer is not None:
@@ -219,6 +226,8 @@ class Executor(nn.Module):
         if layer.role is Role.COMPUTE:
             module = WeightedLayer(layer, batch_norm=self._batch_norm, quantized=self._rounds)
             return ProductStep(position, layer, quantizer, module)
+        if layer.op.parameters:
+            return RowNormStep(position, layer, quantizer, LayerNorm(layer, quantized=self.is_quantized))
         if isinstance(layer, RequantizedLayer) and self.is_quantized:
             return Step(position, layer, quantizer, layer.op.simulated(layer))
         return Step(position, layer, quantizer, layer.op.torch(layer.node))

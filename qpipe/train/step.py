@@ -21,6 +21,7 @@ from qpipe.ir.quantized.view import QuantizedLayer
 from qpipe.nodes import describe
 from qpipe.ops import Role, TorchProduct
 from qpipe.train.batch_norm import StandaloneBatchNorm
+from qpipe.train.layer_norm import LayerNorm
 from qpipe.train.quantizer import Quantizer, activate
 from qpipe.train.weighted import Product, Through, WeightedLayer
 
@@ -136,3 +137,7 @@ class ProductStep(ModuleStep[WeightedLayer]):
 
 class NormStep(ModuleStep[StandaloneBatchNorm]):
     """A BatchNormalization that stands alone."""
+
+
+class RowNormStep(ModuleStep[LayerNorm]):
+    """A LayerNormalization."""

@@ -13,6 +13,7 @@ from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.executor import Executor
 from qpipe.train.floats import FloatNodes
 from qpipe.train.island import Island
+from qpipe.train.layer_norm import LayerNorm
 from qpipe.train.weighted import WeightedLayer
 
 
@@ -29,6 +30,8 @@ def write_back(executor: Executor) -> None:
     for island in executor.islands:
         assert isinstance(island, Island)
         _write_floats(island.nodes)
+    for rows in executor.layer_norms():
+        _write_layer_norm(rows)
     for quantizer, learned in executor.learned_quantizers():
         write_table(quantizer, learned.table())
 
@@ -38,6 +41,12 @@ def _write_floats(nodes: FloatNodes) -> None:
     for name, places in nodes.trained.items():
         for node, index in places:
             set_constant_input(node, index, nodes.get_parameter(name).detach().numpy())
+
+
+def _write_layer_norm(module: LayerNorm) -> None:
+    set_constant_input(module.node, 1, module.gamma.detach().numpy())
+    if module.has_beta:
+        set_constant_input(module.node, 2, module.beta.detach().numpy())
 
 
 def _write_weight(module: WeightedLayer) -> None:

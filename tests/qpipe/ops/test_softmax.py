@@ -92,7 +92,9 @@ def test_training_has_its_values_and_softmax_s_gradient() -> None:
     (y * weights).sum().backward()
     (real * weights).sum().backward()
     torch.testing.assert_close(x.grad, expected.grad)
-    assert layer.op.simulated(layer)(x.detach()).dtype == torch.float64
+    evaluated = layer.op.simulated(layer)(x.detach())
+    assert evaluated.dtype == torch.float64
+    torch.testing.assert_close(y, evaluated.float(), rtol=0, atol=0)
 
 
 def test_it_trains_and_evaluates_as_its_file() -> None:

@@ -19,7 +19,7 @@ IMAGE = (3, 8, 8)
 INNER = {
     "softmax": "m = Softmax<axis=1>(a)",
     "length": "m = LpNormalization<axis=1>(a)",
-    "normalized": "m = LayerNormalization<axis=-1>(a, gain)",
+    "normalized": "m = LayerNormalization<axis=2>(a, gain)",
     "residual": "s = Softmax<axis=1>(a) m = Mul(s, a)",
     "two regions": "s = Erf(a) k = Conv(s, w4) m = Exp(k)",
     "split": "l, r = Split<axis=1, num_outputs=2>(a) e = Erf(l) m = Concat<axis=1>(e, r)",

@@ -38,9 +38,9 @@ def images(count: int = 6) -> np.ndarray:
 
 
 INNER = {
-    "normalized": "[norm] m = LayerNormalization<axis=-1>(a, gain)",
+    "normalized": "[norm] m = LayerNormalization<axis=2>(a, gain)",
     "two islands": (
-        "[norm] n = LayerNormalization<axis=-1>(a, gain) k = Conv(n, w4) b = Relu(k) m = LpNormalization<axis=1>(b)"
+        "[norm] n = LayerNormalization<axis=2>(a, gain) k = Conv(n, w4) b = Relu(k) m = LpNormalization<axis=1>(b)"
     ),
     "halves": (
         "l, r = Split<axis=1, num_outputs=2>(a) e = LpNormalization<axis=1>(l) g = Erf(r) m = Concat<axis=1>(e, g)"
