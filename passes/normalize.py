@@ -22,6 +22,7 @@ from passes.fold_constants import FoldConstants
 from passes.gather_to_slice import GatherToSlice
 from passes.global_max_to_max_pool import GlobalMaxToMaxPool
 from passes.inline_functions import InlineFunctions
+from passes.known_shapes import KnownShapes
 from passes.merge_affine import MergeAffine
 from passes.multiply_by_reciprocal import MultiplyByReciprocal
 from passes.name_nodes import NameNodes
@@ -44,6 +45,7 @@ NORMALIZE = ir.passes.Sequential(
     # Before sizes are folded into constants: inference has other ones for some windows.
     ExplicitPadding(),
     ExplicitPools(),
+    KnownShapes(),
     FoldConstants(),
     BinarySums(),
     SqueezeAxes(),
