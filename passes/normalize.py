@@ -18,6 +18,7 @@ from passes.explicit_pools import ExplicitPools
 from passes.flatten_linear import FlattenLinear
 from passes.fold_affine_back import FoldAffineBack
 from passes.fold_affine_forward import FoldAffineForward
+from passes.fold_batch_shapes import FoldBatchShapes
 from passes.fold_constants import FoldConstants
 from passes.gather_to_slice import GatherToSlice
 from passes.global_max_to_max_pool import GlobalMaxToMaxPool
@@ -26,6 +27,7 @@ from passes.known_shapes import KnownShapes
 from passes.merge_affine import MergeAffine
 from passes.multiply_by_reciprocal import MultiplyByReciprocal
 from passes.name_nodes import NameNodes
+from passes.pad_for_constants import PadForConstants
 from passes.plain_gemm import PlainGemm
 from passes.recognize_activations import RecognizeActivations
 from passes.recognize_layer_norm import RecognizeLayerNorm
@@ -53,8 +55,12 @@ NORMALIZE = ir.passes.Sequential(
     RemoveIdentity(),
     UncastInputs(),
     ConstantsToInitializers(),
+    FoldBatchShapes(),
     ConstantReshape(),
     ConstantResize(),
+    # What computes sizes reads activations that nothing else may read.
+    RemoveDeadCode(),
+    PadForConstants(),
     SplitToSlices(),
     GatherToSlice(),
     PlainGemm(),
