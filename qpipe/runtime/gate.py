@@ -131,12 +131,14 @@ class _Gate:
         self.fixed = fixed_batch(self.entry)
         self.shapes = self._shapes(self.fixed or 1)
         row = sum(math.prod(shape) for shape in self.shapes.values())
-        # Rows that one run takes: the model's own number, or as many as fit. Behind islands a batch's rows need not
-        # come first, so that the oracle takes all of them.
-        elements = ELEMENTS if self.regions.entry is None else ORACLE_ELEMENTS
+        # Rows that one run takes: the model's own number, or as many as fit. Behind islands, and where images are
+        # shuffled with their channels, a batch's rows need not come first, so that the oracle takes all of them.
+        lead = all(shape[:1] == (self.fixed or 1,) for shape in self.shapes.values())
+        self.rows_lead = self.regions.entry is None and lead
+        elements = ELEMENTS if self.rows_lead else ORACLE_ELEMENTS
         self.size = self.fixed or max(1, min(MAX_BATCH, elements // max(row, 1)))
-        self.few = max(1, min(self.size, ORACLE_ELEMENTS // max(row, 1))) if self.regions.entry is None else None
-        self.shapes = self.shapes if self.regions.entry is None else self._shapes(self.size)
+        self.few = max(1, min(self.size, ORACLE_ELEMENTS // max(row, 1))) if self.rows_lead else None
+        self.shapes = self.shapes if self.rows_lead else self._shapes(self.size)
         self.report = GateReport(tensors=len(self.targets))
         rows = itertools.chain.from_iterable(layer.op.prove(layer, check_pairs=False) for layer in self.view.layers)
         inexact = {row.layer for row in rows if not row.exact_in_float32}
@@ -215,8 +217,8 @@ class _Gate:
             self.report.layer_rounds += 1
 
     def _at_size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of as many rows as one run takes; behind islands the shapes have them already, in any place."""
-        return shape if self.regions.entry is not None else (self.size, *shape[1:])
+        """Of as many rows as one run takes; where these do not lead everywhere, the shapes have them already."""
+        return (self.size, *shape[1:]) if self.rows_lead else shape
 
     def _open(self, spec: ir.Model, lowered: ir.Model) -> tuple[ort.InferenceSession, ort.InferenceSession]:
         """A session of each; int8 weights whose pairs are not proven safe are added exactly on every CPU."""

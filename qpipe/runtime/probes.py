@@ -27,21 +27,21 @@ ROUNDS = 6
 
 def extremes(shape: tuple[int, ...], spec: QuantSpec, rng: np.random.Generator) -> Codes:
     """uint8 rows: random, smallest, largest, alternating in space, alternating between channels, random ends, ..."""
-    low, high = np.uint8(spec.stored_min), np.uint8(spec.stored_max)
-    codes = rng.integers(spec.stored_min, spec.stored_max + 1, shape).astype(np.uint8)
+    low, high = spec.stored_min, spec.stored_max
+    codes = rng.integers(low, high + 1, shape).astype(np.uint8)
     ends = np.where(rng.random(shape) < 0.5, low, high)
     index = np.indices(shape[1:], sparse=True)
     checker = sum(index, np.zeros((), np.int64)) % 2
     channel = index[0] % 2 + np.zeros(shape[1:], np.int64)
     kinds = [
         codes,
-        np.broadcast_to(low, shape),
-        np.broadcast_to(high, shape),
+        np.full(shape, low),
+        np.full(shape, high),
         np.broadcast_to(np.where(checker == 0, low, high), shape),
         np.broadcast_to(np.where(channel == 0, high, low), shape),
         ends,
-        np.broadcast_to(np.uint8(spec.zero_point), shape),
-        np.clip(codes % 4 + np.int64(spec.zero_point), spec.stored_min, spec.stored_max),
+        np.full(shape, spec.zero_point),
+        np.clip(codes % 4 + spec.zero_point, low, high),
     ]
     first = int(rng.integers(len(kinds)))
     return np.stack([kinds[(first + row) % len(kinds)][row] for row in range(shape[0])]).astype(np.uint8)
@@ -88,11 +88,13 @@ def draw_patterns(
     ]
     places = np.array(np.meshgrid(*starts, indexing="ij")).reshape(len(starts), -1).T
     places = places[rng.permutation(len(places))[:MAX_PATCHES]]
-    numbers = np.arange(len(codes))
-    for index, place in enumerate(places):
-        taken = channels[(numbers * len(places) + index) % len(channels)]
-        first = taken // (len(weight.codes) // groups) * inputs
-        _draw(codes, first, ends[taken], place, found.dilations)
+    drawn = 0
+    for row in codes:
+        for place in places:
+            channel = int(channels[drawn % len(channels)])
+            drawn += 1
+            first = channel // (len(weight.codes) // groups) * inputs
+            _draw(row[first : first + inputs], ends[channel], place, found.dilations)
 
 
 def worst_channels(layer: Weighted[FinalWeight], rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -104,24 +106,13 @@ def worst_channels(layer: Weighted[FinalWeight], rng: np.random.Generator) -> np
     return np.stack([order, rng.permutation(len(rows))], axis=1).reshape(-1)
 
 
-def _draw(
-    codes: Codes,
-    first: npt.NDArray[np.int64],
-    patterns: Codes,
-    place: npt.NDArray[np.int64],
-    dilations: tuple[int, ...],
-) -> None:
-    """Write to each row of `codes` `[N, C, *S]` its pattern of `patterns` `[N, C_in, *kernel]`, at one place in space.
-
-    first: the channel at which each begins. What lies in the padding is cut off.
-    """
-    into, out_of = [], []
-    for start, size, dilation, extent in zip(place, codes.shape[2:], dilations, patterns.shape[2:], strict=True):
-        taps = [k for k in range(extent) if 0 <= start + k * dilation < size]
+def _draw(row: Codes, pattern: Codes, place: npt.NDArray[np.int64], dilations: tuple[int, ...]) -> None:
+    """Write `pattern` `[C, *kernel]` into `row` `[C, *S]` at `place`; what lies in the padding is cut off."""
+    into, out_of = [slice(None)], [slice(None)]
+    for start, size, dilation, axis in zip(place, row.shape[1:], dilations, range(1, row.ndim), strict=True):
+        taps = [k for k in range(pattern.shape[axis]) if 0 <= start + k * dilation < size]
         if not taps:
             return
         into.append(slice(int(start) + taps[0] * dilation, int(start) + taps[-1] * dilation + 1, dilation))
         out_of.append(slice(taps[0], taps[-1] + 1))
-    seen = codes[(slice(None), slice(None), *into)]
-    channels = first[:, None] + np.arange(patterns.shape[1])
-    seen[np.arange(len(codes))[:, None], channels] = patterns[(slice(None), slice(None), *out_of)]
+    row[tuple(into)] = pattern[tuple(out_of)]

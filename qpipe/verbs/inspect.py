@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from passes.normalize import normalize
 from qpipe.errors import ModelError
-from qpipe.ir.cost.float_share import float_share
 from qpipe.ir.cost.macs import count_parameters, total_macs
 from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.files.load import LoadingNote
@@ -137,10 +136,7 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
         infer_shapes(network)
     if kind is Kind.FLOAT:
         normalize(network)
-        plan = plan_quantization(network.graph)
-        nodes, problems = _float_nodes(network.graph, plan)
-        share = float_share(plan)
-        notes += [] if share is None else [share.words]
+        nodes, problems = _float_nodes(network.graph)
         problems += number_problems(network.graph)
     elif view is not None:
         nodes = _view_nodes(view)
@@ -167,7 +163,8 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
     )
 
 
-def _float_nodes(graph: ir.Graph, plan: QuantizationPlan) -> tuple[list[NodeInfo], list[str]]:
+def _float_nodes(graph: ir.Graph) -> tuple[list[NodeInfo], list[str]]:
+    plan = plan_quantization(graph)
     found: dict[ir.Node, NodeInfo] = {}
     for layer in plan.layers:
         _add_layer(found, layer, _form(layer), _planned_note(layer, plan))

@@ -17,8 +17,8 @@ from qpipe.runtime.cut import with_outputs
 from qpipe.runtime.differences import UNFUSED, Differences
 from qpipe.runtime.gate import check_fused, run_gate
 from qpipe.runtime.probes import draw_patterns, extremes, layer_probe
-from support.networks import float_model
-from support.quantize import finalized, finalized_on_grids, quantized, to_qoperator
+from support.networks import Weights, build, float_model
+from support.quantize import finalized, finalized_on_grids, quantized, to_integer, to_qoperator
 from support.zoo.residual import residual_network
 
 
@@ -197,3 +197,23 @@ def test_patterns_reach_the_largest_sum_of_a_channel(spec):
 def test_the_first_round_is_random(spec):
     codes = layer_probe((2, 3, 8, 8), QuantSpec.unsigned(4, 0), [], round_=0, rng=np.random.default_rng(0))
     assert set(np.unique(codes)) == set(range(16))
+
+
+@pytest.mark.parametrize("batch", ["1", "2"])
+def test_images_that_are_shuffled_with_their_channels(batch):
+    """ShuffleNetV2 as PyTorch exports it: for a while the first axis is one of halves, and not of images."""
+    w = Weights()
+    w.normal("w1", 6, 3, 1, 1)
+    w.normal("w2", 5, 3, 1, 1)
+    count = int(batch) * 3
+    w.constants |= {
+        "pairs": np.array([count, 2, 20]), "images": np.array([2, -1, 3, 4, 5]), "zero": np.array([0]),
+        "one": np.array([1]),
+    }  # fmt: skip
+    nodes = ["c = Conv(x, w1)", "r = Relu(c)", "p = Reshape(r, pairs)", "t = Transpose<perm=[1, 0, 2]>(p)"]
+    nodes += ["h = Reshape(t, images)", "s = Slice(h, zero, one, zero)", "q = Squeeze(s, zero)", "y = Conv(q, w2)"]
+    model = build(f"(float[{batch},3,4,5] x) => (float[] y) {{ {' '.join(nodes)} }}", **w.constants)
+    x = np.random.default_rng(0).standard_normal((int(batch), 3, 4, 5)).astype(np.float32)
+    spec = finalized(quantized(model, x))
+    for lowered in (to_qoperator(spec), to_integer(spec)):
+        run_gate(spec, lowered)
