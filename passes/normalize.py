@@ -18,13 +18,16 @@ from passes.explicit_pools import ExplicitPools
 from passes.flatten_linear import FlattenLinear
 from passes.fold_affine_back import FoldAffineBack
 from passes.fold_affine_forward import FoldAffineForward
+from passes.fold_batch_shapes import FoldBatchShapes
 from passes.fold_constants import FoldConstants
 from passes.gather_to_slice import GatherToSlice
 from passes.global_max_to_max_pool import GlobalMaxToMaxPool
 from passes.inline_functions import InlineFunctions
+from passes.known_shapes import KnownShapes
 from passes.merge_affine import MergeAffine
 from passes.multiply_by_reciprocal import MultiplyByReciprocal
 from passes.name_nodes import NameNodes
+from passes.pad_for_constants import PadForConstants
 from passes.plain_gemm import PlainGemm
 from passes.recognize_activations import RecognizeActivations
 from passes.recognize_layer_norm import RecognizeLayerNorm
@@ -44,6 +47,7 @@ NORMALIZE = ir.passes.Sequential(
     # Before sizes are folded into constants: inference has other ones for some windows.
     ExplicitPadding(),
     ExplicitPools(),
+    KnownShapes(),
     FoldConstants(),
     BinarySums(),
     SqueezeAxes(),
@@ -51,8 +55,12 @@ NORMALIZE = ir.passes.Sequential(
     RemoveIdentity(),
     UncastInputs(),
     ConstantsToInitializers(),
+    FoldBatchShapes(),
     ConstantReshape(),
     ConstantResize(),
+    # What computes sizes reads activations that nothing else may read.
+    RemoveDeadCode(),
+    PadForConstants(),
     SplitToSlices(),
     GatherToSlice(),
     PlainGemm(),

@@ -19,6 +19,7 @@ from qpipe.arith.quantize import accumulator_range, requantization, requantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.symbolic import INT32, UINT8, Symbol
 from qpipe.arith.table import CodeTable
+from qpipe.errors import LoweringError
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import InnerWeighted, LastLayer, RequantizedLayer
 from qpipe.ir.quantized.view_weights import FinalWeight
@@ -93,7 +94,10 @@ class IntegerBuilder(IntegerGraph):
 
     def symbol(self, value: ir.Value, like: ir.Value, layout: Layout, dtype: np.dtype[Any] = INT32) -> Symbol:
         """A value to compute with, whose last dimensions are those of the QDQ graph's tensor `like`."""
-        return Symbol(self, value, dtype, self.arranged(static_shape(like) or (), layout)[1:])
+        shape = static_shape(like)
+        if shape is None:
+            raise LoweringError(f"tensor '{like.name}': its rank is unknown, expected one that the format can lay out")
+        return Symbol(self, value, dtype, self.arranged(shape, layout)[1:])
 
     # Sums of products and of windows.
 

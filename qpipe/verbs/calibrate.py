@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
 from qpipe.data.carried import store_preprocess
 from qpipe.formats.table import FORMATS
+from qpipe.ir.cost.float_share import float_share
 from qpipe.ir.files.metadata import AppliedPass, add_provenance
 from qpipe.ir.files.outputs import check_output
 from qpipe.ir.files.save import save_model
@@ -120,7 +122,10 @@ def calibrate(
         check_numbers(network.graph)
         only_input(network.graph)
         # Before the network runs: what stands in the way is the news.
-        refuse_unsupported(plan_quantization(network.graph))
+        plan = plan_quantization(network.graph)
+        refuse_unsupported(plan)
+    if (share := float_share(plan)) is not None:
+        warnings.warn(f"{name}: {share.words}; `qpipe inspect` says what to do with each", stacklevel=2)
     with about(name):
         images = open_source(network, data, "train", pixels, labels=False)
     store_preprocess(network, pixels)

@@ -156,8 +156,9 @@ def _refuse_islands(view: View) -> None:
 
 
 def _refuse_floats(lowered: ir.Model, view: View, name: str) -> None:
-    """Raise LoweringError where the graph of integers has floats of its own, beside its islands."""
-    floats = float_tensors(lowered, {node.name for layer in view.islands for node in layer.nodes})
+    """Raise LoweringError where the graph of integers has floats beside its islands and its tail."""
+    known = {node.name for layer in (*view.islands, *view.tail) for node in layer.nodes}
+    floats = float_tensors(lowered, known)
     if floats:
         more = f" and {len(floats) - 1} more" if len(floats) > 1 else ""
         raise LoweringError(f"{name}: '{floats[0]}'{more} would be float, expected integers from the first to the last")

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from passes.normalize import normalize
 from qpipe.errors import ModelError
+from qpipe.ir.cost.float_share import float_share
 from qpipe.ir.cost.macs import count_parameters, total_macs
 from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.files.load import LoadingNote
@@ -136,7 +137,10 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
         infer_shapes(network)
     if kind is Kind.FLOAT:
         normalize(network)
-        nodes, problems = _float_nodes(network.graph)
+        plan = plan_quantization(network.graph)
+        nodes, problems = _float_nodes(network.graph, plan)
+        share = float_share(plan)
+        notes += [] if share is None else [share.words]
         problems += number_problems(network.graph)
     elif view is not None:
         nodes = _view_nodes(view)
@@ -163,8 +167,7 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
     )
 
 
-def _float_nodes(graph: ir.Graph) -> tuple[list[NodeInfo], list[str]]:
-    plan = plan_quantization(graph)
+def _float_nodes(graph: ir.Graph, plan: QuantizationPlan) -> tuple[list[NodeInfo], list[str]]:
     found: dict[ir.Node, NodeInfo] = {}
     for layer in plan.layers:
         _add_layer(found, layer, _form(layer), _planned_note(layer, plan))

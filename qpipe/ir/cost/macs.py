@@ -9,13 +9,18 @@ import onnx_ir as ir
 from qpipe.nodes import constant_array, input_value, static_shape
 from qpipe.ops import Product, op_of, trained_operands
 from qpipe.ops.quantizer_parts import stored
+from qpipe.ops.recurrent import sequence_macs
 
 
 def count_macs(node: ir.Node) -> int | None:
     """Multiply-accumulates of a Conv, Gemm or MatMul (or an integer form) for one image; 0 for any other node.
 
-    The output's first dimension is the batch. None where the shapes are unknown.
+    Of a recurrent layer those of a whole sequence. The output's first dimension is the batch. None where the shapes are
+    unknown.
     """
+    sequence = sequence_macs(node)
+    if sequence != 0:
+        return sequence
     op, operands = trained_operands(node) or (None, None)
     output = static_shape(node.outputs[0])
     if not isinstance(op, Product) or operands is None:

@@ -13,16 +13,17 @@ _FLOATS = frozenset(
 )  # fmt: skip
 
 
-def float_tensors(model: ir.Model, islands: Set[str | None] = frozenset()) -> list[str]:
+def float_tensors(model: ir.Model, floats: Set[str | None] = frozenset()) -> list[str]:
     """What is float, or of unknown type, strictly between the first integer tensor and the last.
 
-    islands: names of nodes that may be float, with the QuantizeLinear and DequantizeLinear around them.
+    floats: names of nodes that may be float, with the QuantizeLinear and DequantizeLinear around them: islands, and a
+    tail that is known to be one.
 
     Names of values and initializers, and `node.attribute` for attributes, tensors and subgraphs in them included. A
     QuantizeLinear of a graph input is the begin; the end is a DequantizeLinear or a Cast whose floats nothing quantizes
     again: they and the float tail behind them are not part of it, nor are their own scales.
     """
-    outside = _outside(model.graph, {node for node in model.graph if node.name in islands})
+    outside = _outside(model.graph, {node for node in model.graph if node.name in floats})
     inside = [node for node in model.graph if node not in outside]
     found: dict[str, None] = {}
     for node in inside:
@@ -34,23 +35,22 @@ def float_tensors(model: ir.Model, islands: Set[str | None] = frozenset()) -> li
     return list(found)
 
 
-def _outside(graph: ir.Graph, islands: set[ir.Node]) -> set[ir.Node]:
-    """The islands, the QuantizeLinear of each float input and of what islands give, and each node that makes floats
-    for nothing but islands and outputs, with all that follows it.
+def _outside(graph: ir.Graph, floats: set[ir.Node]) -> set[ir.Node]:
+    """The float nodes, the QuantizeLinear of each float input and of what they give, and each node that makes floats
+    for nothing but them and outputs, with all that follows it.
     """
-    given = [value for node in islands for value in node.outputs]
-    outside = islands | {
+    given = [value for node in floats for value in node.outputs]
+    outside = floats | {
         node
-        for value in (*graph.inputs, *given)
-        if value.dtype in _FLOATS
+        for value in (*(value for value in graph.inputs if value.dtype in _FLOATS), *given)
         for node in value.consumers()
         if quantizes(node) and node.inputs[0] is value
     }
     for node in graph:
         makes_floats = (dequantizes(node) or node.op_type == "Cast") and node.outputs[0].dtype in _FLOATS
-        if makes_floats and not any(quantizes(f) or _gives_integers(f) for f in _after(node, islands)):
+        if makes_floats and not any(quantizes(f) or _gives_integers(f) for f in _after(node, floats)):
             outside.add(node)
-            outside.update(_after(node, islands))
+            outside.update(_after(node, floats))
     return outside
 
 
@@ -60,9 +60,9 @@ def _gives_integers(node: ir.Node) -> bool:
     )
 
 
-def _after(node: ir.Node, islands: Set[ir.Node]) -> Iterator[ir.Node]:
-    """What follows a node, but for islands and what these lead to."""
-    seen: set[ir.Node] = set(islands)
+def _after(node: ir.Node, floats: Set[ir.Node]) -> Iterator[ir.Node]:
+    """What follows a node, but for those that may be float and what these lead to."""
+    seen: set[ir.Node] = set(floats)
     stack = [follower for value in node.outputs for follower in value.consumers()]
     while stack:
         current = stack.pop()

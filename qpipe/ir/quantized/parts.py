@@ -35,13 +35,13 @@ class Parts:
 def split(graph: ir.Graph) -> Parts:
     """Of a normalized float graph."""
     parts = Parts(order=group_layers(graph))
-    wanted = _leading_to_weights(parts.order)
+    wanted, leading = _leading_to_weights(parts.order), _leading_on(parts.order)
     whole = {value for value in graph.inputs if value in wanted}
     floats: list[Layer] = []
     for layer in parts.order:
-        if _has_form(layer) and (
-            layer.output in wanted or (_is_whole(layer, whole) and not layer.op.ends_float(layer.node))
-        ):
+        # What would rather be float behind the last weights is none of their decoder where an island leads on.
+        may_end = layer.output in leading or not layer.op.ends_float(layer.node)
+        if _has_form(layer) and (layer.output in wanted or (_is_whole(layer, whole) and may_end)):
             parts.layers.append(layer)
             whole.add(layer.output)
         else:
@@ -87,6 +87,16 @@ def _leading_to_weights(layers: list[Layer]) -> set[ir.Value]:
             # A layer of weights is integer, whatever reads it.
             wanted.update((layer.output,) if layer.role is Role.COMPUTE else ())
     return wanted
+
+
+def _leading_on(layers: list[Layer]) -> set[ir.Value]:
+    """What reaches a layer of weights through anything."""
+    leading: set[ir.Value] = set()
+    for layer in reversed(layers):
+        is_weighted = _has_form(layer) and layer.role is Role.COMPUTE
+        if is_weighted or any(value in leading for node in layer.nodes for value in node.outputs):
+            leading.update(all_reads(layer))
+    return leading
 
 
 def _has_form(layer: Layer) -> bool:

@@ -43,7 +43,6 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
         ("[odd] between = InstanceNormalization(block, g, b)", STATISTICS, "use BatchNormalization instead"),
         ("[odd] between = Softmax<axis=1>(block)", {}, "its axis is 1, expected the last one"),
         ("[odd] between = Pad(block, pads, one)", {**PADS, "one": np.float32(1e30)}, "it fills in 1e+30"),
-        ("[odd] between = Concat<axis=1>(block, more)", MORE, "it joins a constant"),
         ("[odd] between = Ceil(block)", {}, "replace it by ops that have an integer form"),
     ],
     ids=lambda value: op_of(value) if isinstance(value, str) and value.startswith("[odd]") else None,

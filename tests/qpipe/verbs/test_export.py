@@ -24,6 +24,7 @@ from qpipe.ir.quantized.view_weights import QUANTIZATION
 from qpipe.runtime.session import open_session
 from support.quantize import finalized, quantized
 from support.run import run_all
+from support.zoo.digits import digits_model
 from support.zoo.residual import residual_network
 
 IMAGES = np.random.default_rng(1).standard_normal((8, 3, 8, 8)).astype(np.float32)
@@ -210,3 +211,11 @@ def test_a_plain_network_has_no_sum_of_activations(qdq):
     ops = {node.op_type for node in qpipe.export(model, plain=True).graph}
     assert "QLinearConv" in ops
     assert "QLinearAdd" not in ops
+
+
+def test_a_tail_that_counts_with_a_shape_leaves_the_integers_integer() -> None:
+    behind = "[s] n = Shape<start=0, end=1>(logits) [f] m = Cast<to=1>(n) [d] e = Floor(m) [i] k = Cast<to=7>(e) "
+    behind += "[c] both = Concat<axis=0>(k, ten) [t] answer = Reshape(logits, both)"
+    model = digits_model(behind=[behind], constants={"ten": np.array([10])})
+    exported = qpipe.export(qpipe.calibrate(model, "digits", batches=1), format="integer")
+    assert qpipe.inspect(exported).kind == "integer"

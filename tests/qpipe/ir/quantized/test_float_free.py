@@ -10,7 +10,9 @@ from passes.lower_integer import LowerInteger
 from qpipe.data import Preprocess
 from qpipe.data.carried import store_preprocess
 from qpipe.ir.quantized.float_free import float_tensors
+from qpipe.ir.quantized.view import read_view
 from qpipe.nodes import initializer
+from support.networks import build, integers
 from support.quantize import finalized, quantized, to_qoperator
 from support.zoo.residual import residual_network
 
@@ -129,3 +131,12 @@ def test_the_other_formats_are_not_float_free():
     qoperator = to_qoperator(spec)
     assert any("scale" in name for name in float_tensors(qoperator))
     assert any("dequantized" in name for name in float_tensors(spec))
+
+
+def test_a_tail_that_counts_is_no_float_inside_once_it_is_named() -> None:
+    """Its Cast gives integers, which are none of the network's."""
+    nodes = "[a] c = Conv(x, w) [s] n = Shape(c) [f] m = Cast<to=1>(n) [i] k = Cast<to=7>(m) [t] y = Tile(c, k)"
+    model = finalized(quantized(build(f"(float[N,3,6,6] x) => (float[] y) {{ {nodes} }}", w=integers(3, 3, 1, 1))))
+    tail = {node.name for layer in read_view(model).tail for node in layer.nodes}
+    LowerInteger()(model)
+    assert float_tensors(model, tail) == []

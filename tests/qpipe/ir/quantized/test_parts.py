@@ -79,3 +79,8 @@ def test_a_network_without_islands_has_none() -> None:
     assert [layer.name for layer in found.layers] == ["a"]
     assert (found.islands, [layer.name for layer in found.tail]) == ([], ["e"])
     assert isinstance(found.begins[0], ir.Value)
+
+
+def test_a_product_before_an_island_is_an_integer_and_one_before_outputs_is_none() -> None:
+    nodes = "[a] c = Conv(x, w) [m] p = Mul(c, x) [s] t = LpNormalization(p) [b] d = Conv(t, v) [n] y = Mul(d, t)"
+    assert parts(nodes) == (["a", "m", "b"], ["s"], ["n"])

@@ -1,0 +1,148 @@
+"""Compute shapes that the graph computes: what follows from sizes that are known becomes a constant.
+
+    Reshape(x, Concat(Shape(x)[0], 2, Shape(x)[1] / 2, ...)) = Reshape(x, [-1, 2, 58, ...])    (a shuffle of channels)
+    Resize(x, sizes = Concat(Shape(x)[:2], [32, 32])) = Resize(x, sizes = [32, 32], axes = [2, 3])
+
+Sizes that stay open, such as the batch, are followed by name: `2 * N + 1`. One of them may stand in a Reshape, where it
+follows from the others. What is left without readers goes with dead code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from qpipe.ir.files.open_size import Open, Sizes
+from qpipe.ir.files.size_lists import Lists, sizes_of
+from qpipe.ir.files.upgrade import OPSET
+from qpipe.ir.graph.rewrite import bypass
+from qpipe.nodes import initializer, inner_graphs, input_value, int_attribute, static_shape
+
+_RESIZED_TO: Final = 3
+"""The operand of Resize that has the sizes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownShapes(ir.passes.InPlacePass):
+    """Lists of sizes become constants, where the sizes are known, in a graph that asks for any."""
+
+    name: ClassVar[str] = "known-shapes"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """One way through the graph; shapes are inferred on it as they become known."""
+        graph = model.graph
+        if not any(node.op_type in ("Shape", "Size") for node in graph):
+            return ir.passes.PassResult(model, False)
+        lists, modified = Lists(), False
+        for node in list(graph):
+            _infer(node, lists, model.opset_imports.get("", OPSET))
+            if not inner_graphs(node) and not lists.follow(node):
+                modified |= _settle(graph, node, lists)
+        return ir.passes.PassResult(model, modified)
+
+
+def _settle(graph: ir.Graph, node: ir.Node, lists: Lists) -> bool:
+    """Give a node constants for what it reads of lists; whether there were any."""
+    modified = False
+    for index, value in enumerate(node.inputs):
+        known = None if lists.computed(value) is None else lists.array(value)
+        if known is not None and value is not None:
+            node.replace_input_with(index, initializer(graph, f"{value.name}_known", known))
+            modified = True
+    return modified or _settle_open(graph, node, lists)
+
+
+def _settle_open(graph: ir.Graph, node: ir.Node, lists: Lists) -> bool:
+    """The same where one of the sizes is open."""
+    x, asked = input_value(node, 0), lists.computed(input_value(node, _RESIZED_TO if node.op_type == "Resize" else 1))
+    given = sizes_of(x)
+    if asked is None or given is None or x is None:
+        return False
+    sizes: Sizes = asked.tolist()
+    name = f"{node.outputs[0].name}_shape"
+    if node.op_type == "Reshape":
+        target = _reshaped(given, sizes)
+        if target is None or int_attribute(node, "allowzero", 0):
+            return False
+        node.outputs[0].shape = ir.Shape([_dim(size) for size in target])
+        numbers = [-1 if isinstance(size, Open) else size for size in target]
+        node.replace_input_with(1, initializer(graph, name, np.array(numbers, np.int64)))
+        return True
+    if node.op_type == "Expand" and len(sizes) <= len(given):
+        # To the shape that it has.
+        if all(size in (1, here) for size, here in zip(sizes[::-1], given[::-1], strict=False)):
+            bypass(node, x)
+            return True
+    elif node.op_type == "Resize" and "axes" not in node.attributes and len(sizes) == len(given):
+        axes = [axis for axis, size in enumerate(sizes) if size != given[axis]]
+        if axes and all(isinstance(sizes[axis], int) for axis in axes):
+            chosen = np.array([sizes[axis] for axis in axes], np.int64)
+            node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+            node.replace_input_with(_RESIZED_TO, initializer(graph, name, chosen))
+            return True
+    return False
+
+
+def _reshaped(given: Sizes, sizes: Sizes) -> Sizes | None:
+    """The sizes with one open one at most; None where more are, or where they can't be found."""
+    sizes = [given[axis] if size == 0 and axis < len(given) else size for axis, size in enumerate(sizes)]
+    opened = [size for size in sizes if isinstance(size, Open)]
+    if -1 in sizes and opened:
+        # What is left follows where the one open size is the operand's.
+        rest, left = (
+            [size for size in given if size != opened[0]],
+            [size for size in sizes if size not in (-1, opened[0])],
+        )
+        if len(opened) > 1 or len(rest) != len(given) - 1 or any(isinstance(size, Open) for size in rest):
+            return None
+        total, taken = math.prod(map(int, rest)), math.prod(map(int, left))
+        if not taken or total % taken:
+            return None
+        return [total // taken if size == -1 else size for size in sizes]
+    return sizes if len(opened) == 1 else None
+
+
+def _infer(node: ir.Node, lists: Lists, opset: int) -> None:
+    """The shapes of what a node gives, where more can be said of them than the file does."""
+    found = [static_shape(value) for value in node.outputs]
+    if node.domain != "" or all(shape is not None and None not in shape[1:] for shape in found):
+        return
+    values = [value for value in node.inputs if value is not None]
+    types = {str(value.name): kind for value in values if (kind := _type_proto(value)) is not None}
+    data = {
+        str(value.name): ir.to_proto(ir.tensor(array)) for value in values if (array := lists.array(value)) is not None
+    }
+    if len(types) < len({value.name for value in values}):
+        return
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+        inferred = onnx.shape_inference.infer_node_outputs(schema, ir.to_proto(node), types, data)
+    except Exception:
+        return  # Whoever needs the shape says so.
+    for value in node.outputs:
+        if (proto := inferred.get(str(value.name))) is not None:
+            shape = ir.serde.deserialize_type_proto_for_shape(proto)
+            if shape is not None and _numbers(shape) > _numbers(value.shape):
+                value.shape = shape
+                value.type = value.type or ir.serde.deserialize_type_proto_for_type(proto)
+
+
+def _type_proto(value: ir.Value) -> onnx.TypeProto | None:
+    if value.dtype is None or value.shape is None:
+        return None
+    dims: Sequence[int | str | None] = [d if isinstance(d, int) else d.value for d in value.shape]
+    return onnx.helper.make_tensor_type_proto(value.dtype, dims)
+
+
+def _numbers(shape: ir.Shape | None) -> int:
+    return -1 if shape is None else sum(isinstance(dim, int) for dim in shape)
+
+
+def _dim(size: int | Open) -> int | str | None:
+    return size if isinstance(size, int) else size.name if (size.factor, size.offset) == (1, 0) else None

@@ -1,0 +1,106 @@
+"""Arithmetic of sizes that are open, such as the batch: `2 * N + 1` is followed through sums and products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Open:
+    """`factor * N + offset`, with N the size of this name, which is 1 or more; factor is positive."""
+
+    name: str
+    factor: int = 1
+    offset: int = 0
+
+
+Size = int | float | bool | Open
+Sizes = list[Any]
+"""Of `Size`, nested where the list is of a higher rank."""
+
+
+class UnknownError(Exception):
+    """A number does not follow from what is known."""
+
+
+def add(a: Any, b: Any) -> Size:
+    """The sum; UnknownError of two sizes of different names."""
+    if isinstance(b, Open):
+        a, b = b, a
+    if not isinstance(a, Open):
+        return a + b  # type: ignore[no-any-return]
+    if isinstance(b, Open):
+        if a.name != b.name:
+            raise UnknownError
+        return Open(a.name, a.factor + b.factor, a.offset + b.offset)
+    return Open(a.name, a.factor, a.offset + _whole(b))
+
+
+def subtract(a: Any, b: Any) -> Size:
+    """The difference; UnknownError where it is open and not zero."""
+    if isinstance(b, Open):
+        if a != b:
+            raise UnknownError
+        return 0
+    return add(a, -b)
+
+
+def multiply(a: Any, b: Any) -> Size:
+    """The product; UnknownError of two open sizes, and of what is not whole and positive."""
+    if isinstance(b, Open):
+        a, b = b, a
+    if not isinstance(a, Open):
+        return a * b  # type: ignore[no-any-return]
+    if isinstance(b, Open) or _whole(b) <= 0:
+        raise UnknownError
+    return Open(a.name, a.factor * _whole(b), a.offset * _whole(b))
+
+
+def divide(a: Any, b: Any) -> Size:
+    """The quotient, of integers towards zero; UnknownError where an open size is not divided without rest."""
+    if a == b and a != 0:
+        return 1
+    if isinstance(b, Open) or b == 0:
+        raise UnknownError
+    if isinstance(a, Open):
+        if _whole(b) <= 0 or a.factor % _whole(b) or a.offset % _whole(b):
+            raise UnknownError
+        return Open(a.name, a.factor // _whole(b), a.offset // _whole(b))
+    if isinstance(a, int) and isinstance(b, int):
+        # Integers are divided towards zero.
+        return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+    return a / b  # type: ignore[no-any-return]
+
+
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise UnknownError
+    return int(number)
+
+
+def equal(a: Any, b: Any) -> Size:
+    """Whether they are equal; UnknownError where that depends on the size."""
+    if a == b:
+        return True
+    opened = [number for number in (a, b) if isinstance(number, Open)]
+    # An open size is at least its smallest.
+    if len(opened) == 1 and min(x for x in (a, b) if not isinstance(x, Open)) < opened[0].factor + opened[0].offset:
+        return False
+    if opened:
+        raise UnknownError
+    return False
+
+
+def known(compute: Callable[..., Any], *, keeps_open: bool = False) -> Callable[..., Size]:
+    """Of numbers that are known; keeps_open: what rounding does to an open size, which is whole."""
+
+    def of(*numbers: Any) -> Size:
+        if any(isinstance(number, Open) for number in numbers):
+            if keeps_open:
+                return numbers[0]  # type: ignore[no-any-return]
+            raise UnknownError
+        return compute(*numbers)  # type: ignore[no-any-return]
+
+    return of
