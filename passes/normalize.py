@@ -18,7 +18,7 @@ from passes.explicit_pools import ExplicitPools
 from passes.flatten_linear import FlattenLinear
 from passes.fold_affine_back import FoldAffineBack
 from passes.fold_affine_forward import FoldAffineForward
-from passes.fold_batch_shapes import FoldBatchShapes
+from passes.fold_batch_rows import FoldBatchRows
 from passes.fold_constants import FoldConstants
 from passes.gather_to_slice import GatherToSlice
 from passes.global_max_to_max_pool import GlobalMaxToMaxPool
@@ -55,11 +55,11 @@ NORMALIZE = ir.passes.Sequential(
     RemoveIdentity(),
     UncastInputs(),
     ConstantsToInitializers(),
-    FoldBatchShapes(),
     ConstantReshape(),
     ConstantResize(),
     # What computes sizes reads activations that nothing else may read.
     RemoveDeadCode(),
+    FoldBatchRows(),
     PadForConstants(),
     SplitToSlices(),
     GatherToSlice(),
