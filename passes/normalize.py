@@ -37,6 +37,7 @@ from passes.remove_identity import RemoveIdentity
 from passes.remove_zero_bias import RemoveZeroBias
 from passes.restore_softmax import RestoreSoftmax
 from passes.split_to_slices import SplitToSlices
+from passes.square_product import SquareProduct
 from passes.squeeze_axes import SqueezeAxes
 from passes.sub_pixel_convolution import SubPixelConvolution
 from passes.uncast_inputs import UncastInputs
@@ -80,6 +81,7 @@ NORMALIZE = ir.passes.Sequential(
     FoldAffineForward(),
     AffineToBatchNorm(),
     MultiplyByReciprocal(),
+    SquareProduct(),
     # Behind what folds into it and makes the BatchNormalization behind it.
     SubPixelConvolution(),
     RemoveZeroBias(),

@@ -7,6 +7,7 @@ that numpy and torch agree to the bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -56,6 +57,11 @@ class Namespace(Protocol[A]):
     def ceil(self, x: A, /) -> A: ...
     def sqrt(self, x: A, /) -> A: ...
     def tanh(self, x: A, /) -> A: ...
+    def exp(self, x: A, /) -> A: ...
+    def expm1(self, x: A, /) -> A: ...
+    def log1p(self, x: A, /) -> A: ...
+    def sin(self, x: A, /) -> A: ...
+    def cos(self, x: A, /) -> A: ...
     def frexp(self, x: A, /) -> tuple[A, A]: ...
     def ldexp(self, x: A, exponent: A, /) -> A: ...
     def minimum(self, a: A, b: A, /) -> A: ...
@@ -96,6 +102,16 @@ def take_along(x: A, order: A) -> A:
     if isinstance(x, np.ndarray):
         return np.take_along_axis(x, order, 1)
     return x.gather(1, order)
+
+
+def error_function(x: A) -> A:
+    """`2 / sqrt(pi)` times the integral of `exp(-t**2)` from 0 to x."""
+    if isinstance(x, (np.ndarray, np.generic)):
+        found: AnyArray = np.vectorize(math.erf, otypes=[np.float64])(x)
+        return found
+    import torch
+
+    return torch.erf(x)
 
 
 def square_root(x: A) -> A:

@@ -1,5 +1,6 @@
 """Every op, each in one file: why it may have no integer form, torch semantics, grids, proof and lowerings."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import onnx_ir as ir
@@ -14,17 +15,22 @@ from qpipe.ops.base import AnyOp, Operands, Refusal, Role, StandardForm
 from qpipe.ops.batch_norm import BatchNormalization
 from qpipe.ops.concat import Concat
 from qpipe.ops.conv import Conv
+from qpipe.ops.curve import CurveOp
 from qpipe.ops.depth_to_space import DepthToSpace
+from qpipe.ops.exponential_units import Celu, Elu, Mish, Selu, Softplus, Softsign
 from qpipe.ops.function import ActivationFunction, Curve, Rectifier
 from qpipe.ops.gather import Expand, Gather, Tile
+from qpipe.ops.gelu import Erf, Gelu
 from qpipe.ops.gemm import Gemm
 from qpipe.ops.hard_sigmoid import HardSigmoid
 from qpipe.ops.hard_swish import HardSwish
 from qpipe.ops.layer_norm import IntegerLayerNormalization, LayerNormalization
 from qpipe.ops.leaky_relu import LeakyRelu
+from qpipe.ops.lines import Abs, Bounds, Neg, OneSlope, ThresholdedRelu
 from qpipe.ops.max_pool import MaxPool
 from qpipe.ops.mul import Mul
 from qpipe.ops.pad import Pad
+from qpipe.ops.power import Power
 from qpipe.ops.product import Product, TorchProduct
 from qpipe.ops.quantizer_parts import stored
 from qpipe.ops.refused import Refused
@@ -37,11 +43,14 @@ from qpipe.ops.slice import Slice
 from qpipe.ops.softmax import IntegerSoftmax, Softmax
 from qpipe.ops.sub import Sub
 from qpipe.ops.tanh import Tanh
+from qpipe.ops.waves import Cos, Sin
 
 _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
     Pad(), Resize(), DepthToSpace(), Gather(), Tile(), Expand(), Requantize(),
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
+    Elu(), Selu(), Celu(), Softplus(), Mish(), Softsign(), Gelu(), Erf(),
+    Bounds(), OneSlope(), ThresholdedRelu(), Abs(), Neg(), Power(), Sin(), Cos(),
     ActivationMatMul(), Mul(), Sub(),
     Softmax(), IntegerSoftmax(), LayerNormalization(), IntegerLayerNormalization(),
 )  # fmt: skip
@@ -66,6 +75,14 @@ def op_of(node: ir.Node) -> AnyOp:
 def activation_of(node: ir.Node) -> ActivationFunction | None:
     """The function of a node that is an activation; None for any other."""
     return op_of(node).activation(node)
+
+
+def curve_of(op_type: str, domain: str, numbers: Mapping[str, float]) -> Curve | None:
+    """The function of one number that these words say; None where they say none."""
+    for op in _BY_NAME.get(op_type, ()):
+        if isinstance(op, CurveOp) and (curve := op.curve(op_type, domain, numbers)) is not None:
+            return curve
+    return None
 
 
 def product_of(node: ir.Node) -> Product:
@@ -103,6 +120,7 @@ __all__ = [
     "StandardForm",
     "TorchProduct",
     "activation_of",
+    "curve_of",
     "has_weights",
     "op_of",
     "product_of",

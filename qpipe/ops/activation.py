@@ -14,7 +14,6 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import constant_input, input_value
 from qpipe.ops.base import Carrier, Refusal
 from qpipe.ops.function import Rectifier
-from qpipe.ops.refused import BEHIND
 from qpipe.ops.work import NodeWork, Work
 
 if TYPE_CHECKING:
@@ -31,13 +30,13 @@ class Activation(Carrier):
 
     op_types = ("Relu", "Clip")
 
+    def takes(self, node: ir.Node) -> bool:
+        """A Relu, and a Clip from 0 to a number above."""
+        return self.activation(node) is not None
+
     def refusal(self, node: ir.Node) -> Refusal | None:
-        """A Clip's bounds must be constants, the lower one 0."""
-        if self.activation(node) is not None:
-            return None
-        found = ", ".join("none" if bound is None else f"{bound:g}" for bound in (_limit(node, 1), _limit(node, 2)))
-        expected = "expected constants from 0, such as Clip(0, 6)"
-        return Refusal(f"its bounds are ({found}), {expected}: replace it and train on, {BEHIND}")
+        """None: it has one."""
+        return None
 
     def activation(self, node: ir.Node) -> Rectifier | None:
         """A Relu's bound is infinite, a ReLU6's 6; None for a Clip that is no activation."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
+import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.namespace import A, IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError
-from qpipe.nodes import describe, float_attribute
+from qpipe.nodes import constant_array, constant_input, describe, float_attribute, initializer
 from qpipe.ops.base import Carrier, Refusal
 from qpipe.ops.function import Curve
 from qpipe.ops.work import NodeWork
@@ -31,6 +33,8 @@ class CurveOp(Carrier):
 
     defaults: ClassVar[tuple[tuple[str, float], ...]] = ()
     """Its attributes, with ONNX's own values."""
+    arguments: ClassVar[tuple[str, ...]] = ()
+    """What its inputs behind the first are called: constants of one number; those that are left out have no value."""
     cost: ClassVar[NodeWork]
     """Of the formula, and of its derivative where the result is at hand."""
 
@@ -38,10 +42,45 @@ class CurveOp(Carrier):
     def formula(self, x: A) -> A:
         """The function; its attributes come by name."""
 
+    def takes(self, node: ir.Node) -> bool:
+        """Whether its arguments are constants of one number."""
+        arrays = [constant_array(value) for value in node.inputs[1:] if value is not None]
+        return all(array is not None and array.size == 1 for array in arrays)
+
+    def numbers(self, node: ir.Node) -> tuple[tuple[str, float], ...]:
+        """What the node's attributes and arguments say, by their names."""
+        attributes = [(name, float_attribute(node, name, value)) for name, value in self.defaults]
+        given = [(name, constant_input(node, index)) for index, name in enumerate(self.arguments, 1)]
+        arguments = [(name, float(array.reshape(-1)[0])) for name, array in given if array is not None and array.size]
+        return (*attributes, *arguments)
+
+    def node(self, model: ir.Model, source: ir.Value, op_type: str, numbers: Mapping[str, float]) -> ir.Node:
+        """A node of these that reads `source`."""
+        self.define(model)
+        inputs: list[ir.Value | None] = [source]
+        for name in self.arguments:
+            number = numbers.get(name)
+            inputs.append(
+                None if number is None else initializer(model.graph, f"{source.name}_{name}", np.float32(number))
+            )
+        attributes = {name: numbers[name] for name, _ in self.defaults}
+        return ir.node(op_type, inputs, attributes, domain=min(self.domains))
+
+    def curve(self, op_type: str, domain: str, numbers: Mapping[str, float]) -> Curve | None:
+        """The function of a node of these; None where they are not the op's."""
+        required = [name for name, _ in self.defaults]
+        known = [*required, *self.arguments]
+        if not set(required) <= numbers.keys() <= set(known) or domain not in self.domains:
+            return None
+        return Curve(op_type, domain, tuple((name, numbers[name]) for name in known if name in numbers), self)
+
+    def flat_beyond(self, numbers: Mapping[str, float]) -> float:
+        """A magnitude beyond which it is constant on either side, so that no code is needed there; inf: none."""
+        return math.inf
+
     def activation(self, node: ir.Node) -> Curve:
-        """The function that the node's attributes say."""
-        parameters = tuple((name, float_attribute(node, name, value)) for name, value in self.defaults)
-        return Curve(node.op_type, node.domain, parameters, self)
+        """The function that the node's attributes and arguments say."""
+        return Curve(node.op_type, node.domain, self.numbers(node), self)
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """None: any attributes will do."""
@@ -70,6 +109,14 @@ class CurveOp(Carrier):
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> NoReturn:
         """LoweringError: such a node computes floats."""
         raise _no_table(layer)
+
+
+class LateCurve(CurveOp):
+    """One that stays float where it leads to no weights, or through floats alone, unless a layer before has it."""
+
+    def ends_float(self, node: ir.Node) -> bool:
+        """It does."""
+        return True
 
 
 def _no_table(layer: RequantizedLayer) -> LoweringError:

@@ -66,8 +66,12 @@ class Curve(ActivationFunction):
 
     def node(self, model: ir.Model, source: ir.Value) -> ir.Node:
         """The node that it was read from."""
-        self.op.define(model)
-        return ir.node(self.op_type, [source], dict(self.parameters), domain=self.domain)
+        return self.op.node(model, source, self.op_type, dict(self.parameters))
+
+    @property
+    def flat_beyond(self) -> float:
+        """A magnitude beyond which it is constant on either side; inf: none."""
+        return self.op.flat_beyond(dict(self.parameters))
 
     def table(self, before: QuantSpec, bits: int, largest: float = math.inf) -> CodeTable:
         """The table behind a grid, which gives `bits` wide codes; largest: of |x|, as far as x commonly goes."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from qpipe.arith.namespace import A, namespace
 from qpipe.ops.curve import CurveOp
@@ -19,6 +20,11 @@ class HardSigmoid(CurveOp):
     def formula(self, x: A, alpha: float = 0.2, beta: float = 0.5) -> A:
         """The line, clipped."""
         return namespace(x).clip(alpha * x + beta, 0.0, 1.0)
+
+    def flat_beyond(self, numbers: Mapping[str, float]) -> float:
+        """Where the line has left 0 to 1."""
+        alpha, beta = numbers["alpha"], numbers["beta"]
+        return max(abs(beta), abs(1 - beta)) / abs(alpha) if alpha else math.inf
 
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:
         """It is not negative."""

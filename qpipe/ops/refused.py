@@ -12,9 +12,7 @@ from qpipe.errors import LoweringError
 from qpipe.nodes import (
     STANDARD_DOMAINS,
     constant_array,
-    constant_input,
     describe,
-    rank,
     static_shape,
 )
 from qpipe.ops.base import Refusal, Role, Unweighted
@@ -35,8 +33,7 @@ _DEFAULT: Final = f"replace it by ops that have an integer form (Conv, Gemm, Rel
 
 _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     _ACTIVATION: (
-        "PRelu", "Elu", "Selu", "Celu", "Gelu", "Mish", "Swish",
-        "Softplus", "Softsign", "ThresholdedRelu", "Erf",
+        "Clip", "PRelu", "Swish", "Shrink",
     ),
     _STATISTICS: (
         "InstanceNormalization", "GroupNormalization", "LRN", "MeanVarianceNormalization",
@@ -63,19 +60,6 @@ _WORK: Final[Mapping[str, NodeWork]] = {
 }
 
 
-def _over_image(advice: str) -> Callable[[ir.Node], str | None]:
-    """Of a reduction over all of height and width alone."""
-
-    def find(node: ir.Node) -> str | None:
-        axes, dims = constant_input(node, 1), rank(node.inputs[0])
-        if axes is None or dims is None or dims < 3:
-            return None
-        is_spatial = {int(axis) % dims for axis in axes.reshape(-1)} == set(range(2, dims))
-        return advice if is_spatial else None
-
-    return find
-
-
 def size_advice(node: ir.Node) -> str:
     """Of what is computed from sizes: of a loaded model's inputs only the batch can be open."""
     if node.inputs and all(constant_array(value) is not None for value in node.inputs):
@@ -87,7 +71,6 @@ def size_advice(node: ir.Node) -> str:
 
 
 _AROUND: Final[Mapping[str, Callable[[ir.Node], str | None]]] = {
-    "ReduceSum": _over_image("write it as the mean over height and width, with the factor in the next layer's weights"),
     **dict.fromkeys(("Shape", "Size", "ConstantOfShape", "Range", "NonZero"), size_advice),
 }
 """Advice that hangs on what stands around the node; where it finds none, the table's."""

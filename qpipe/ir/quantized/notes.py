@@ -18,7 +18,7 @@ from qpipe.arith.table import SIZE, CodeTable
 from qpipe.errors import ModelError
 from qpipe.formats.lq import lq_table
 from qpipe.nodes import describe
-from qpipe.ops import ActivationFunction, Curve, Rectifier, activation_of
+from qpipe.ops import ActivationFunction, Curve, Rectifier, curve_of
 
 BASIS = "qpipe.basis"
 """Of a Gather: the basis that its table is made from, a list of numbers."""
@@ -64,8 +64,8 @@ def read_curve(gather: ir.Node, table: CodeTable) -> ActivationFunction | None:
     if not all(_is_number(value) for value in attributes.values()):
         raise ModelError(expected)
     attributes = {name: float(value) for name, value in attributes.items()}
-    curve = activation_of(ir.node(said["op"], [None], attributes, domain=said["domain"]))
-    if not isinstance(curve, Curve):
+    curve = curve_of(said["op"], said["domain"], attributes)
+    if curve is None:
         raise ModelError(expected)
     before, after = table.rounded_to, table.grid
     x = np.clip(np.arange(SIZE) - before.zero_point, before.qmin, before.qmax) * np.float64(before.scale)

@@ -61,6 +61,8 @@ class PlannedQuantizer:
     def grid(self, log2_ymax: int, *, is_negative: bool) -> QuantSpec:
         """The grid for what is rounded, up to `2**log2_ymax` and cut at the bound; is_negative: of the data."""
         signed = is_negative if self.signed is None else self.signed
+        if self.curve is not None and self.curve.flat_beyond < 2.0**log2_ymax:
+            log2_ymax = math.ceil(math.log2(self.curve.flat_beyond))
         spec = QuantSpec.for_range(self.rounded_bits, log2_ymax, signed=signed)
         if math.isinf(self.bound):
             return spec

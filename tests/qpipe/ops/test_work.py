@@ -51,7 +51,7 @@ CASES: dict[str, tuple[str, dict[str, Any], NodeWork | None]] = {
     "no bias": ("y = Conv(x, w)", {"w": ones(4, 4, 1, 1)}, NodeWork()),
     "tanh": ("y = Tanh(x)", {}, NodeWork(FUNCTION, backward=Work(multiply=2, add=1))),
     "a factor": ("y = Mul(x, f)", {"f": ones(1)}, NodeWork(Work(multiply=1), backward=Work(multiply=2))),
-    "unknown": ("y = Erf(x)", {}, None),
+    "unknown": ("y = Det(x)", {}, None),
 }
 
 
@@ -70,7 +70,7 @@ def test_training_does_what_inference_does_unless_it_says_otherwise() -> None:
 
 def test_every_curve_says_what_it_costs() -> None:
     curves = [op for op in OPS.values() if hasattr(op, "formula")]
-    assert len(curves) == 6
+    assert len(curves) == 21
     for op in curves:
         work = op.work(None)  # type: ignore[arg-type]
         assert work.forward != NO_WORK

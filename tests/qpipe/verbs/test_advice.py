@@ -30,9 +30,7 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("odd", "constants", "words"),
     [
-        ("[odd] between = Softplus(block)", {}, "replace it by Relu or Clip(0, 6)"),
-        ("[odd] between = Selu(block)", {}, "replace it by Relu or Clip(0, 6)"),
-        ("[odd] between = Clip(block, low, one)", {"one": ONE, "low": np.float32(0.5)}, "its bounds are (0.5, 1.5)"),
+        ("[odd] between = Clip(block, low, one)", {"one": ONE, "low": np.float32(2)}, "its bounds are (2, 1.5)"),
         ("[odd] between = Div(more, block)", MORE, "replace it by ops that have an integer form"),
         ("[odd] between = Div(block, r1)", {}, "replace it by ops that have an integer form"),
         (
@@ -44,6 +42,7 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
         ("[odd] between = Softmax<axis=1>(block)", {}, "its axis is 1, expected the last one"),
         ("[odd] between = Pad(block, pads, one)", {**PADS, "one": np.float32(1e30)}, "it fills in 1e+30"),
         ("[odd] between = Ceil(block)", {}, "replace it by ops that have an integer form"),
+        ("[odd] between = PRelu(block, r1)", {}, "replace it by Relu or Clip(0, 6)"),
     ],
     ids=lambda value: op_of(value) if isinstance(value, str) and value.startswith("[odd]") else None,
 )  # fmt: skip
