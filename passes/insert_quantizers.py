@@ -94,6 +94,8 @@ class InsertQuantizers(ir.passes.InPlacePass):
             grid = layer.op.carried(layer.node, sources)
             if grid is not None:
                 specs[layer.output] = grid
+            elif isinstance(observed := grids.get(layer.output), QuantSpec):
+                grids[layer.output] = specs[layer.output] = layer.op.fitted(layer.node, sources, observed)
         # What the sums of a layer are rounded to, where a table of its activation follows.
         rounded = {v: grid.rounded_to for v, grid in grids.items() if isinstance(grid, CodeTable) and v not in learned}
         for layer in plan.layers:

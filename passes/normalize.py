@@ -36,6 +36,7 @@ from passes.remove_dead_code import RemoveDeadCode
 from passes.remove_identity import RemoveIdentity
 from passes.remove_zero_bias import RemoveZeroBias
 from passes.restore_softmax import RestoreSoftmax
+from passes.softmax_last_axis import SoftmaxLastAxis
 from passes.split_to_slices import SplitToSlices
 from passes.square_product import SquareProduct
 from passes.squeeze_axes import SqueezeAxes
@@ -66,6 +67,7 @@ NORMALIZE = ir.passes.Sequential(
     GatherToSlice(),
     PlainGemm(),
     RestoreSoftmax(),
+    SoftmaxLastAxis(),
     ExplicitPadding(),
     ExplicitPools(),
     ReduceToGlobalPool(),

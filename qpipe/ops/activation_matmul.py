@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,10 @@ import onnx_ir as ir
 
 from qpipe.arith.certificate import INT32_MAX, CertificateRow, weighted_row
 from qpipe.arith.exact import Exact, product_type
-from qpipe.arith.multiplier import FLOAT32_EXACT
+from qpipe.arith.multiplier import FLOAT32_EXACT, shift_bound
 from qpipe.arith.namespace import IntArray
-from qpipe.arith.spec import STORAGE_MAX
+from qpipe.arith.quantize import MAX_SHIFT
+from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.nodes import rank, static_shape
 from qpipe.ops.base import Refusal, Role, Unweighted
 from qpipe.ops.refused import BEHIND
@@ -84,6 +86,16 @@ class ActivationMatMul(Unweighted):
             return a.double() @ b.double()
 
         return run
+
+    def fitted(self, node: ir.Node, sources: Sequence[QuantSpec], output: QuantSpec) -> QuantSpec:
+        """No coarser than the shift that is exact: what is lost of the range, the sum does not reach.
+
+        Of operands that are all but zero in the calibration data.
+        """
+        largest = (summands(node) or 0) * math.prod(spec.largest for spec in sources)
+        most = MAX_SHIFT if largest <= FLOAT32_EXACT else shift_bound(output)
+        coarsest = sum(spec.exponent for spec in sources) + most
+        return replace(output, exponent=min(output.exponent, coarsest))
 
     def prove(self, layer: RequantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRow]:
         """A product whose weights could be the largest codes everywhere; uint8 has no pairs."""

@@ -191,6 +191,10 @@ class Op(ABC, Generic[L]):
         """
         return None
 
+    def fitted(self, node: ir.Node, sources: Sequence[QuantSpec], output: QuantSpec) -> QuantSpec:
+        """The grid that was observed of its result, or the nearest one that its integer form can round to."""
+        return output
+
     def prove(self, layer: L, *, check_pairs: bool) -> Iterator[CertificateRow]:
         """The proof that the finalized layer is exact, where there is something to prove.
 

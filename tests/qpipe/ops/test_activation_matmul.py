@@ -21,7 +21,7 @@ from qpipe.ops import Role, op_of
 from qpipe.runtime.gate import check_fused, run_gate
 from qpipe.train.executor import Executor
 from support.networks import Weights, build, float_model
-from support.quantize import finalized_on_grids, quantized, to_qoperator
+from support.quantize import finalized, finalized_on_grids, quantized, to_qoperator
 from support.random_grids import ACTIVATIONS, check
 from support.run import assert_exact
 
@@ -152,3 +152,15 @@ def test_one_that_is_not_fused_is_named() -> None:
     spec.graph.outputs.append(layer_of(spec).node.outputs[0])
     with pytest.raises(LoweringError, match="layer 'scores': onnxruntime does not fuse it"):
         check_fused(spec, view)
+
+
+@pytest.mark.parametrize(("zeros", "width"), [("qkv", 4), ("q", 4), ("q", 200)])
+def test_operands_that_are_zero_in_the_calibration_data(zeros: str, width: int) -> None:
+    """As of attention that training has pulled to nothing: there is no range to go by, and the file is exact."""
+    w = Weights(0)
+    nodes = attention(w, 4, 2, width)
+    for name in zeros:
+        w.constants[f"w{name}"] *= np.float32(1e-30)
+    spec = finalized(quantized(float_model("net", (4, 2 * width), nodes, **w.constants)))
+    assert certify(read_view(spec)).problems == []
+    assert run_gate(spec, to_qoperator(spec)).integers > 1_000
