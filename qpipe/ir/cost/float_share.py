@@ -28,11 +28,11 @@ class FloatShare:
 
 
 def float_share(plan: QuantizationPlan) -> FloatShare | None:
-    """Of what calibration would make of a network; None where it is no more than `MOST`. Unknown sizes don't count."""
+    """Of what calibration would make of a network; None where it is no more than `MOST`, or where nobody knows it."""
     counts = {node: count_macs(node) or 0 for layer in (*plan.islands, *plan.tail) for node in layer.nodes}
     floats = {node: count for node, count in counts.items() if count}
-    integers = sum(count_macs(node) or 0 for layer in plan.layers for node in layer.nodes)
-    total = sum(floats.values()) + integers
-    if not total or sum(floats.values()) <= MOST * total:
+    integers = [count_macs(node) for layer in plan.layers for node in layer.nodes]
+    total = sum(floats.values()) + sum(count for count in integers if count is not None)
+    if None in integers or not total or sum(floats.values()) <= MOST * total:
         return None
     return FloatShare(sum(floats.values()) / total, tuple(sorted(floats, key=lambda node: -floats[node])))

@@ -59,3 +59,21 @@ def test_calibration_warns_of_it_and_inspect_notes_it() -> None:
     with pytest.warns(UserWarning, match="97% of the multiply-accumulates stay float: LSTM 'recurrent'"):
         qpipe.calibrate(model.clone(), data, batches=1)
     assert any("97%" in note for note in qpipe.inspect(model).notes)
+
+
+def test_a_share_that_hangs_on_unknown_sizes_is_not_told() -> None:
+    """What the Conv costs hangs on the image."""
+    w = Weights()
+    w.normal("v", STEPS * INPUTS, 3, 1, 1)
+    w.normal("w", 1, 4 * STATE, INPUTS)
+    w.normal("r", 1, 4 * STATE, STATE)
+    w.normal("z", STATE, 3)
+    w.constants["rows"] = np.array([STEPS, -1, INPUTS])
+    nodes = (
+        "c = Conv(x, v) g = GlobalAveragePool(c) t = Reshape(g, rows) "
+        f"h = LSTM<hidden_size={STATE}>(t, w, r) y = MatMul(h, z)"
+    )
+    model = build(f"net (float[N,3,H,W] x) => (float[] y) {{ {nodes} }}", **w.constants)
+    plan = plan_quantization(model.graph)
+    assert [layer.op_type for layer in plan.layers if layer.is_weighted] == ["Conv", "MatMul"]
+    assert float_share(plan) is None
