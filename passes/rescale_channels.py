@@ -21,9 +21,9 @@ import onnx_ir as ir
 
 from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.quantized.final_weights import float_rows
+from qpipe.ir.quantized.rescaled import possible_ratio, rescale_batch_norm
 from qpipe.ir.quantized.view import QuantizedLayer, is_trainable, read_view
 from qpipe.ir.quantized.write_weight import rows_on_grid, write_weight
-from qpipe.nodes import float_attribute, input_value, require_constant, set_constant_input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +57,10 @@ def _try_rescale(layer: QuantizedLayer) -> bool:
     ratio = weight.format.filling_ratio(rows, affine.k, weight.exponents, source, output)
     if ratio is None:
         return False
-    epsilon = float_attribute(batch_norm, "epsilon", 1e-5)
-    mean, variance = (require_constant(batch_norm, i, "statistics").astype(np.float64) for i in (3, 4))
-    rescaled = ratio**2 * (variance + epsilon) - epsilon
-    # A channel without variance can't be rescaled through it.
-    ratio = np.where(rescaled >= 0, ratio, 1.0)
+    ratio = possible_ratio(layer, ratio)
     if np.all(ratio == 1):
         return False
     scaled = (rows * ratio[:, None]).astype(np.float32)
     write_weight(layer, *rows_on_grid(scaled, affine.k / ratio, affine.beta, weight.format, source, output))
-    set_constant_input(batch_norm, 3, (mean * ratio).astype(np.float32))
-    set_constant_input(batch_norm, 4, np.where(ratio == 1, variance, rescaled).astype(np.float32))
-    if input_value(layer.node, 2) is not None:
-        set_constant_input(layer.node, 2, (require_constant(layer.node, 2, "bias") * ratio).astype(np.float32))
+    rescale_batch_norm(layer, ratio)
     return True

@@ -89,7 +89,8 @@ def calibrate(
     percentile: float | None = None,
     weight_clip: float | None = None,
     weight_rounding: Literal['ceil', 'nearest'] | None = None,
-    activation_rounding: Literal['ceil', 'nearest', 'least-error'] = 'ceil',
+    activation_rounding: Literal['ceil', 'nearest', 'least-error', 'fill'] | None = None,
+    fit_weights: bool | None = None,
     per_channel: bool = True,
     restore_batch_norm: bool = True,
     start: Literal['pretrained', 'random'] = 'pretrained',
@@ -140,8 +141,10 @@ def calibrate(
             own at fewer.
         weight_rounding: the weights' power of two: that above their step, or the nearest; by default nearest below 8
             bits.
-        activation_rounding: the activations' power of two: above the percentile, the nearest, or that of the least
-            error.
+        activation_rounding: the activations' power of two: above the percentile (ceil), the nearest, or that of the
+            least error; fill: above it, and factors between layers fill it; by default fill at 8 bits, else ceil.
+        fit_weights: choose weights' codes by the error at their layer's output, and take mean shifts off its bias; by
+            default at 8 bits.
         per_channel: one weight scale for each output channel.
         restore_batch_norm: a BatchNormalization, from measured statistics, where one was folded before export.
         start: random: forget the network's weights, a control experiment.

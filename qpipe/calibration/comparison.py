@@ -21,6 +21,7 @@ from qpipe.calibration.percentile import FloatArray
 from qpipe.calibration.pieces import Pieces
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.compared import MOST_DECIBELS, NetworkComparison, TensorComparison
+from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, View, read_view
 from qpipe.nodes import describe
 from qpipe.ops import Role
@@ -110,8 +111,7 @@ def compare_networks(floats: ir.Model, final: ir.Model, images: FloatArray) -> N
 
 def _compared(floats: ir.Model, view: View) -> list[_Compared]:
     """What has a quantizer, what a last layer gives, and the outputs; carriers have their input's integers."""
-    values = {str(value.name): value for node in floats.graph for value in node.outputs}
-    values |= {str(value.name): value for value in floats.graph.inputs}
+    values = values_by_name(floats.graph)
     found: dict[str, _Compared] = {}
     for quantizer in view.inputs:
         value = values.get(str(quantizer.source.name))
@@ -134,9 +134,7 @@ def _of_layer(layer: QuantizedLayer, values: Mapping[str, ir.Value]) -> _Compare
     if layer.quantizer is None:
         value = values.get(str(layer.result.name))
         return None if value is None else _Compared(value, str(layer.result.name), describe(layer.node))
-    name = str(layer.quantizer.output.name).removesuffix(_DEQUANTIZED)
-    # One reader's own quantizer has a suffix behind a slash.
-    value = values.get(name) or values.get(name.rpartition("/")[0])
+    value = float_value(layer.quantizer, values)
     if value is None:
         return None
     node = value.producer()
@@ -144,6 +142,18 @@ def _of_layer(layer: QuantizedLayer, values: Mapping[str, ir.Value]) -> _Compare
     return _Compared(
         value, str(layer.quantizer.codes.name), describe(of), layer.quantizer.grid, layer.quantizer.grid.bits
     )
+
+
+def float_value(quantizer: ActivationQuantizer, values: Mapping[str, ir.Value]) -> ir.Value | None:
+    """What it stands for in the float network, of whose values by name; None where that has none such."""
+    name = str(quantizer.output.name).removesuffix(_DEQUANTIZED)
+    # One reader's own quantizer has a suffix behind a slash.
+    return values.get(name) or values.get(name.rpartition("/")[0])
+
+
+def values_by_name(graph: ir.Graph) -> dict[str, ir.Value]:
+    """Its inputs and what its nodes give."""
+    return {str(v.name): v for v in (*graph.inputs, *(value for node in graph for value in node.outputs))}
 
 
 def _tensor(item: _Compared, sums: _Sums) -> TensorComparison:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.feedback import OutputError
 from qpipe.arith.multiplier import weight_exponent_floor
 from qpipe.arith.namespace import A, AnyArray, Float64Array, FloatArray, IntArray, namespace
 from qpipe.arith.power_of_two import Rounding
@@ -167,6 +168,16 @@ class WeightFormat(ABC):
         """Codes of the float weights that a file stores, which `storable` gives."""
         return self.codes_at(rows, exponent, basis)
 
+    def free_exponents(
+        self, rows: FloatArray, k: Float64Array, beta: Float64Array, *, source: QuantSpec, output: QuantSpec | None
+    ) -> IntArray | None:
+        """Exponents as `quantize` chooses them, whatever pairs ask; None where codes are not fitted to a layer."""
+        return None
+
+    def fitted_codes(self, rows: FloatArray, exponent: IntArray, error: OutputError) -> Float64Array:
+        """Codes `[C, K]` at exponents `[C]` that err least at the layer's output."""
+        raise NotImplementedError(f"{self.name} has one code for each weight")
+
     def storable(self, rows: FloatArray, exponent: AnyArray) -> FloatArray:
         """Float weights as a file keeps them."""
         return rows
@@ -184,11 +195,18 @@ class WeightFormat(ABC):
         return basis
 
     def filling_ratio(
-        self, rows: FloatArray, k: Float64Array, exponent: IntArray, source: QuantSpec, output: QuantSpec
+        self,
+        rows: FloatArray,
+        k: Float64Array,
+        exponent: IntArray,
+        source: QuantSpec,
+        output: QuantSpec,
+        spread: float | None = None,
     ) -> Float64Array | None:
         """By what to multiply each channel `[C]` so that it suits the codes best, as `rescale-channels` does; or None.
 
-        k is the BatchNormalization's factor behind, which is divided by it.
+        k is the BatchNormalization's factor behind, which is divided by it. spread: times how far the codes of the
+        largest weight stay below the largest code, whatever pairs ask; None is as pairs ask.
         """
         return None
 

@@ -94,7 +94,13 @@ class Binary(NominalFormat):
         return xp.clip(weight, -CLIP, CLIP) * mean.reshape(tuple(-1 if i == axis else 1 for i in range(weight.ndim)))
 
     def filling_ratio(
-        self, rows: FloatArray, k: Float64Array, exponent: IntArray, source: QuantSpec, output: QuantSpec
+        self,
+        rows: FloatArray,
+        k: Float64Array,
+        exponent: IntArray,
+        source: QuantSpec,
+        output: QuantSpec,
+        spread: float | None = None,
     ) -> Float64Array:
         """`2**exponent / mean |w|`, so that signs on the nominal scale are the magnitude-aware weights.
 

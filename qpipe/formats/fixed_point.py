@@ -20,6 +20,7 @@ from typing import ClassVar, Self
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.feedback import OutputError
 from qpipe.arith.namespace import A, AnyArray, Float64Array, FloatArray, IntArray, namespace
 from qpipe.arith.power_of_two import Rounding, rounded_log2
 from qpipe.arith.rescale import channel_ratio
@@ -174,6 +175,19 @@ class FixedPoint(WeightFormat):
         scale = xp.ldexp(xp.ones_like(rows[:, :1]), exponent[:, None])
         return xp.clip(xp.round(rows / scale), -self.qmax, self.qmax)
 
+    def free_exponents(
+        self, rows: FloatArray, k: Float64Array, beta: Float64Array, *, source: QuantSpec, output: QuantSpec | None
+    ) -> IntArray:
+        """Those of the step, and not below the floor."""
+        floor: AnyArray = exponent_floor(rows, k, beta, source, output)
+        return self.exponents(rows, floor).astype(np.int64)
+
+    def fitted_codes(self, rows: FloatArray, exponent: IntArray, error: OutputError) -> Float64Array:
+        """Rounded one after the other (see `qpipe.arith.feedback`), pair-safe."""
+        limit = None if self._is_pair_safe else self.pair_limit
+        steps = np.ldexp(rows.astype(np.float64), -exponent.astype(np.int32)[:, None])
+        return error.round(steps, qmax=self.qmax, pair_limit=limit)
+
     def storable(self, rows: FloatArray, exponent: AnyArray) -> FloatArray:
         """What the pair condition moved lies at its code, where rounding finds it."""
         codes = self.codes_at(rows, exponent)
@@ -183,14 +197,21 @@ class FixedPoint(WeightFormat):
         return stored
 
     def filling_ratio(
-        self, rows: FloatArray, k: Float64Array, exponent: IntArray, source: QuantSpec, output: QuantSpec
+        self,
+        rows: FloatArray,
+        k: Float64Array,
+        exponent: IntArray,
+        source: QuantSpec,
+        output: QuantSpec,
+        spread: float | None = None,
     ) -> Float64Array | None:
         """So that the clip is the largest code (see `qpipe.arith.rescale`); None where channels share an exponent."""
         if not self.per_channel:
             return None
         clip = np.asarray(self.clip_at(rows), np.float64)
+        limit = self.pair_limit if spread is None else None
         return channel_ratio(
-            rows, k, exponent, clip=clip, qmax=self.qmax, pair_limit=self.pair_limit, rounding=self.rounding,
+            rows, k, exponent, clip=clip * (spread or 1.0), qmax=self.qmax, pair_limit=limit, rounding=self.rounding,
             input_exponent=source.exponent, output=output,
         )  # fmt: skip
 

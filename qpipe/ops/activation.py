@@ -49,6 +49,11 @@ class Activation(Carrier):
         # Where the bounds are in the wrong order ONNX gives the upper one for every number, and so it is with none.
         return Rectifier(bound) if bound > 0 else None
 
+    def is_homogeneous(self, node: ir.Node) -> bool:
+        """Without an upper bound."""
+        function = self.activation(node)
+        return function is not None and math.isinf(function.bound)
+
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:
         """It cuts at 0."""
         return False

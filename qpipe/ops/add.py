@@ -49,6 +49,10 @@ class Add(Join):
         counts = {None if shape is None or len(shape) < 2 else shape[1] for shape in shapes}
         return len(shapes) == 2 and len(counts) == 1
 
+    def is_homogeneous(self, node: ir.Node) -> bool:
+        """A sum of activations is."""
+        return not self.fixed_operands(node)
+
     def work(self, node: ir.Node) -> NodeWork:
         """Its gradient is both operands'."""
         return NodeWork(Work(add=1))

@@ -54,6 +54,7 @@ class AveragePool(Unweighted):
         StandardForm("QLinearAveragePool", "AveragePool", slice(0, 1)),
         StandardForm("QLinearGlobalAveragePool", "GlobalAveragePool", slice(0, 1)),
     )
+    homogeneous = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """A window without gaps, over one dimension or two; or the mean over all of the image."""

@@ -88,6 +88,8 @@ class Op(ABC, Generic[L]):
     """Where the op, and its integer forms, have what is trained."""
     standard_forms: ClassVar[tuple[StandardForm, ...]] = ()
     """Of its integer forms that only onnxruntime knows."""
+    homogeneous: ClassVar[bool] = False
+    """Whether every node of it is (`is_homogeneous`)."""
     only_reshapes: ClassVar[bool] = False
     """Whether it changes nothing but the shape or the size: between a last layer and an output it stays with that."""
     is_float_form: ClassVar[bool] = False
@@ -138,6 +140,10 @@ class Op(ABC, Generic[L]):
         Of images that become rows, channel c is as many neighbours as it had positions.
         """
         return False
+
+    def is_homogeneous(self, node: ir.Node) -> bool:
+        """Whether one positive factor on all of its operands is that factor on its result."""
+        return self.homogeneous
 
     def fits_skip(self, node: ir.Node) -> bool:
         """Whether a skip connection can have it: to choose, to shrink or to widen, not to compute."""

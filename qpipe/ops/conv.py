@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.arith.exact import product_type
-from qpipe.arith.namespace import A, Float64Array, IntArray
+from qpipe.arith.namespace import A, Float64Array, FloatArray, IntArray
 from qpipe.arith.weights import as_rows, from_rows, pair_excess, pair_limit
 from qpipe.nodes import group_count, static_shape, window
 from qpipe.ops.base import Operands, Refusal
@@ -107,6 +107,16 @@ class Conv(Product):
     def to_weight(self, node: ir.Node, rows: A, shape: tuple[int, ...]) -> A:
         """The inverse of `to_rows`."""
         return from_rows(rows, shape)
+
+    def drawn_rows(self, node: ir.Node, x: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+        """Patches, channels fastest."""
+        shape, groups = window(node), group_count(node)
+        dims = len(shape.kernel)
+        # [N, *S', *kernel, C], a view.
+        found = np.moveaxis(patches(x, shape, shape.pads), 1, -1)
+        places = tuple(rng.integers(0, size, count) for size in found.shape[: 1 + dims])
+        drawn = found[places].reshape(count, -1, groups, x.shape[1] // groups)
+        return np.moveaxis(drawn, 2, 0).reshape(groups, count, -1)
 
     def is_depthwise(self, node: ir.Node, shape: Sequence[int | ir.SymbolicDim] | None = None) -> bool:
         """One with several output channels a group is a product of matrices to onnxruntime, as other grouped ones."""

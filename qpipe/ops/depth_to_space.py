@@ -24,6 +24,7 @@ class DepthToSpace(Carrier):
 
     op_types = ("DepthToSpace", "SpaceToDepth")
     only_reshapes = True
+    homogeneous = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """An image whose channels, or height and width, are multiples of the block."""

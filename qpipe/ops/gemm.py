@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.exact import product_type
-from qpipe.arith.namespace import A, Float64Array, IntArray
+from qpipe.arith.namespace import A, Float64Array, FloatArray, IntArray
 from qpipe.nodes import constant_array, float_attribute, int_attribute, rank
 from qpipe.ops.base import Operands, Refusal, StandardForm
 from qpipe.ops.product import Product, TorchProduct
@@ -99,6 +99,11 @@ class Gemm(Product):
     def to_weight(self, node: ir.Node, rows: A, shape: tuple[int, ...]) -> A:
         """The inverse of `to_rows`."""
         return rows if self.output_axis(node) == 0 else rows.T
+
+    def drawn_rows(self, node: ir.Node, x: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+        """Rows of x, one group."""
+        rows = x.reshape(-1, x.shape[-1])
+        return rows[rng.integers(0, len(rows), count)][None]
 
     def summands(self, node: ir.Node, weight: Sequence[int | None]) -> int:
         """K."""

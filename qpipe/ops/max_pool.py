@@ -27,6 +27,7 @@ class MaxPool(Carrier):
     """Any kernel, stride, dilation, pads and ceil_mode, one or two spatial dimensions."""
 
     op_types = ("MaxPool",)
+    homogeneous = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """A window over one dimension or two, of pads that runtimes take, and no indices."""

@@ -48,6 +48,11 @@ class Pad(Picker):
             return Refusal(f"it fills in {fill:g}: pad with a number of the image's range")
         return None
 
+    def is_homogeneous(self, node: ir.Node) -> bool:
+        """Where it fills in zeros."""
+        fill = constant_input(node, 2)
+        return fill is None or not fill.any()
+
     def fits_skip(self, node: ir.Node) -> bool:
         """To widen."""
         return True

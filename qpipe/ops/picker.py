@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class Picker(Carrier):
     """An op of which `places` says all."""
 
+    homogeneous = True
+
     @abstractmethod
     def places(self, node: ir.Node, sizes: Sequence[int]) -> Mapping[int, IntArray]:
         """Axis -> which of its places, in order, of an operand of these sizes; an axis that stays is left out."""

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow, weighted_row
 from qpipe.arith.exact import Exact
-from qpipe.arith.namespace import A, Float64Array, IntArray
+from qpipe.arith.namespace import A, Float64Array, FloatArray, IntArray
 from qpipe.arith.spec import STORAGE_MAX
 from qpipe.nodes import constant_array, constant_input, input_value, static_shape
 from qpipe.ops.base import Op, Refusal, Role
@@ -111,6 +111,13 @@ class Product(Op["InnerWeighted[FinalWeight]"]):
     @abstractmethod
     def to_weight(self, node: ir.Node, rows: A, shape: tuple[int, ...]) -> A:
         """The inverse of `to_rows` for a weight of this shape."""
+
+    def drawn_rows(self, node: ir.Node, x: FloatArray, count: int, rng: np.random.Generator) -> FloatArray | None:
+        """What some of its outputs multiply, `[G, count, K]`, in the order of a weight's row; drawn from those of x.
+
+        G: groups of input channels, each of which has its share of the outputs. None where the op does not say.
+        """
+        return None
 
     def is_depthwise(self, node: ir.Node, shape: Sequence[int | ir.SymbolicDim] | None = None) -> bool:
         """Whether each group has one input and one output channel: kernels then pair no products (the pair condition).

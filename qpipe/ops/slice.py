@@ -25,6 +25,7 @@ class Slice(Carrier):
 
     op_types = ("Slice",)
     only_reshapes = True
+    homogeneous = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Constant bounds."""

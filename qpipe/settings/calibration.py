@@ -43,9 +43,15 @@ class CalibrateSettings(Settings):
         default=None,
         description="the weights' power of two: that above their step, or the nearest; by default nearest below 8 bits",
     )
-    activation_rounding: Literal["ceil", "nearest", "least-error"] = Field(
-        default="ceil",
-        description="the activations' power of two: above the percentile, the nearest, or that of the least error",
+    activation_rounding: Literal["ceil", "nearest", "least-error", "fill"] | None = Field(
+        default=None,
+        description="the activations' power of two: above the percentile (ceil), the nearest, or that of the least "
+        "error; fill: above it, and factors between layers fill it; by default fill at 8 bits, else ceil",
+    )
+    fit_weights: bool | None = Field(
+        default=None,
+        description="choose weights' codes by the error at their layer's output, and take mean shifts off its bias; "
+        "by default at 8 bits",
     )
     per_channel: bool = Field(
         default=True, description="one weight scale for each output channel", json_schema_extra={"off": "per-tensor"}
@@ -60,6 +66,24 @@ class CalibrateSettings(Settings):
         default="data", description="fixed: an activation's range is that of its width, without calibration, a control"
     )
     cpu: Cpu = Field(default="portable", description="keep weights exact on x86 without VNNI too, or waive that")
+
+    @property
+    def fills_ranges(self) -> bool:
+        """Whether factors between layers fill the ranges of activations."""
+        if self.activation_rounding is not None:
+            return self.activation_rounding == "fill"
+        return self._is_plain and self.ranges == "data"
+
+    @property
+    def fits_weights(self) -> bool:
+        """Whether weights are chosen by the error at their layer's output."""
+        return self._is_plain if self.fit_weights is None else self.fit_weights
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether pretrained weights and all tensors get 8 bits, on steps that nothing else was said of."""
+        is_plain = self.weight_bits == self.activation_bits == 8 and self.skip_bits is None
+        return is_plain and self.start == "pretrained" and self._format.holds_floats
 
     @property
     def _format(self) -> "type[WeightFormat]":
@@ -87,10 +111,23 @@ class CalibrateSettings(Settings):
                 raise ValueError(
                     f"{name}: {bits}, expected none with the quantizer '{self.quantizer}': a binary network has one bit"
                 )
-        if self.activation_rounding == "least-error":
+        if self.activation_rounding in {"least-error", "fill"}:
             raise ValueError(
-                f"activation_rounding: 'least-error', expected 'ceil' or 'nearest' with '{self.quantizer}'"
+                f"activation_rounding: '{self.activation_rounding}', expected 'ceil' or 'nearest' with "
+                f"'{self.quantizer}'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_what_is_trained(self) -> Self:
+        holds = self.start == "pretrained" and self._format.holds_floats
+        given = {"fit_weights": self.fit_weights, "activation_rounding": self.activation_rounding == "fill"}
+        if given["activation_rounding"] and (self.skip_bits is not None or self.ranges == "fixed"):
+            raise ValueError("activation_rounding: 'fill', expected another with skip_bits or fixed ranges")
+        name = next((name for name, is_given in given.items() if is_given), None)
+        if name is not None and not holds:
+            expected = "weights that are pretrained" if self._format.holds_floats else "fixed-point weights"
+            raise ValueError(f"{name}: {shown(getattr(self, name))}, expected it with {expected} alone")
         return self
 
     @model_validator(mode="after")
@@ -112,7 +149,7 @@ class CalibrateSettings(Settings):
     def _fixed_ranges_have_no_data(self) -> Self:
         if self.ranges == "fixed" and self._format.learned_widths:
             raise ValueError(f"ranges: 'fixed', expected 'data' with the quantizer '{self.quantizer}'")
-        if self.ranges == "fixed" and self.activation_rounding != "ceil":
+        if self.ranges == "fixed" and self.activation_rounding not in {None, "ceil"}:
             raise ValueError(f"activation_rounding: '{self.activation_rounding}', expected 'ceil' with fixed ranges")
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import onnx_ir as ir
 
@@ -12,6 +12,8 @@ from passes.calibrate_on_signs import CalibrateOnSigns
 from passes.calibrate_percentile import CalibratePercentile
 from passes.equalize_channels import EqualizeChannels
 from passes.expand_bases import ExpandBases
+from passes.fill_ranges import FillRanges
+from passes.fit_weights import FitWeights
 from passes.fix_ranges import FixRanges
 from passes.insert_quantizers import InsertQuantizers, refuse_unsupported
 from passes.randomize_weights import RandomizeWeights
@@ -52,6 +54,8 @@ from qpipe.verbs.sources import (
 )
 from qpipe.verbs.trained_weights import PEAK_CLIP, hold_weights
 
+DRAWN_FROM: Final = 256
+"""Images: values and rows of inputs are drawn from what they give."""
 _REBUILDS: dict[str, type[ir.passes.InPlacePass]] = {
     known.name: known for known in (ShortcutEveryConvolution, ExpandBases)
 }
@@ -157,7 +161,13 @@ def calibrate(
     if ready is not None:
         observe.append(CalibrateOnSigns(percentile=settings.percentile, **seen))
     observe.append(CalibratePercentile(percentile=settings.percentile, **widths, **seen))
-    if settings.activation_rounding != "ceil":
+    if settings.fills_ranges and held is None:
+        observe.append(
+            FillRanges(
+                activation_bits=settings.activation_bits, layers=table, inputs=inputs.first(DRAWN_FROM), shard=shard
+            )
+        )
+    elif settings.activation_rounding in {"nearest", "least-error"}:
         observe.append(RoundRanges(rounding=settings.activation_rounding, **widths, **seen))
     insert = InsertQuantizers(
         weight_bits=settings.weight_bits,
@@ -172,7 +182,15 @@ def calibrate(
     with about(name):
         _apply(rebuild, network, draws)
         insert.check(network)
-    _apply([*observe, insert, RescaleChannels(keep=() if held is None else tuple(held.rows))], network, draws)
+    _apply(observe, network, draws)
+    if is_ready:
+        # Factors between layers change what tensors are counted in: what is compared has them.
+        floats = network.clone()
+    keep = () if held is None else tuple(held.rows)
+    _apply([insert, RescaleChannels(keep=keep)], network, draws)
+    if settings.fits_weights:
+        images_drawn = inputs.first(DRAWN_FROM)
+        _apply([FitWeights(keep=keep, floats=floats, inputs=images_drawn, shard=shard)], network, draws)
     if held is not None:
         held.tell(network)
     with about(name):

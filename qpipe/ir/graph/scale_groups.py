@@ -1,0 +1,102 @@
+"""Tensors that may share one factor: x' = x / r for all of them, which the layers around them take and give back.
+
+What is homogeneous, f(x / r) = f(x) / r for any r > 0 (Relu, pools, sums, what moves values), passes a factor on. So
+the tensors between some layers with weights have a common one, by which those that write them divide their weights and
+biases, and those that read them multiply theirs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.ir.graph.layers import Layer
+from qpipe.ir.graph.shared_channels import divide_outputs
+from qpipe.nodes import require_constant, set_constant_input
+from qpipe.ops import Rectifier, Role
+
+
+@dataclass
+class ScaleGroup:
+    """values: in topological order. writers, readers: layers with weights, or BatchNormalizations that stand alone."""
+
+    values: list[ir.Value] = field(default_factory=list)
+    writers: list[Layer] = field(default_factory=list)
+    readers: list[Layer] = field(default_factory=list)
+
+    def divide(self, factor: float) -> None:
+        """Divide all values by the factor; the network stays the same function."""
+        for layer in self.writers:
+            if layer.is_batch_norm:
+                for index in (1, 2):
+                    _multiply(layer.node, index, 1 / factor)
+            else:
+                divide_outputs(layer, np.full(_channels(layer), factor))
+        for layer in self.readers:
+            _multiply(layer.node, 1, factor)
+            if layer.is_batch_norm:
+                _multiply(layer.node, 3, 1 / factor)
+
+
+def scale_groups(layers: list[Layer]) -> list[ScaleGroup]:
+    """All groups of a float graph, in the order of their first values; what ends elsewhere than in weights is none."""
+    roots: dict[ir.Value, ir.Value] = {}
+    fixed: set[ir.Value] = set()
+    readers: dict[ir.Value, set[ir.Node]] = {}
+
+    def root(value: ir.Value) -> ir.Value:
+        while (above := roots.setdefault(value, value)) is not value:
+            value = above
+        return value
+
+    for layer in layers:
+        for value in (*layer.inputs, layer.output):
+            root(value)
+        for value in layer.inputs:
+            readers.setdefault(value, set()).update(layer.nodes)
+            if value.producer() is None:
+                fixed.add(value)
+        if not _commutes(layer) or layer.output.is_graph_output():
+            fixed.add(layer.output)
+        if layer.is_weighted or layer.is_batch_norm:
+            continue
+        if layer.role is Role.NONE or layer.curve is not None or not layer.op.is_homogeneous(layer.node):
+            fixed.update(layer.inputs)
+            fixed.add(layer.output)
+            continue
+        for value in layer.inputs:
+            roots[root(value)] = root(layer.output)
+    # What another node reads, in a branch say, can't follow.
+    fixed.update(v for v in list(roots) if not readers.get(v, set()) >= {node for node, _ in v.uses()})
+    stuck = {root(value) for value in fixed}
+    groups: dict[ir.Value, ScaleGroup] = {}
+    for layer in layers:
+        takes_part = layer.is_weighted or layer.is_batch_norm
+        for value in layer.inputs:
+            if takes_part and root(value) not in stuck:
+                groups.setdefault(root(value), ScaleGroup()).readers.append(layer)
+        if root(layer.output) not in stuck:
+            group = groups.setdefault(root(layer.output), ScaleGroup())
+            group.values.append(layer.output)
+            if takes_part:
+                group.writers.append(layer)
+    return [group for group in groups.values() if group.readers and group.writers]
+
+
+def _commutes(layer: Layer) -> bool:
+    """Whether a positive factor before its activation is one behind it."""
+    function = layer.function
+    return function is None or (isinstance(function, Rectifier) and math.isinf(function.bound))
+
+
+def _channels(layer: Layer) -> int:
+    weight = require_constant(layer.node, 1, "weight")
+    return int(weight.shape[layer.op.output_axis(layer.node)])  # type: ignore[attr-defined]
+
+
+def _multiply(node: ir.Node, index: int, factor: float) -> None:
+    constant = require_constant(node, index, "parameter")
+    set_constant_input(node, index, (constant.astype(np.float64) * factor).astype(constant.dtype))

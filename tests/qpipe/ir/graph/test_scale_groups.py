@@ -1,0 +1,109 @@
+"""A factor that all tensors of a group take leaves the network the same function."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from qpipe.ir.graph.layers import group_layers
+from qpipe.ir.graph.scale_groups import ScaleGroup, scale_groups
+from qpipe.runtime.session import open_session, run_batches
+from support.networks import Network
+
+FLOAT32_SUMS = 1e-5
+"""Of the outputs' size: factors that are no powers of two are rounded in each weight."""
+
+
+def groups_of(model: ir.Model) -> list[ScaleGroup]:
+    return scale_groups(group_layers(model.graph))
+
+
+def outputs(model: ir.Model, x: np.ndarray) -> np.ndarray:
+    array: np.ndarray = next(run_batches(open_session(model), [x]))[0]
+    return array
+
+
+def residual() -> Network:
+    """Conv, BatchNormalization, Relu, a block with a skip, pool and classes."""
+    n = Network(3, 8, 8)
+    stem = n.op("Relu", n.norm(n.conv("x", 3, 6), 6))
+    branch = n.conv(n.op("Relu", n.conv(stem, 6, 6, bias=True)), 6, 6, bias=True)
+    n.head(n.op("Relu", n.op("Add", branch, stem)), 6)
+    return n
+
+
+def test_a_factor_leaves_the_function() -> None:
+    network = residual()
+    model = network.model(network.nodes[-1].output[0])
+    x = network.inputs(4)
+    before = outputs(model, x)
+    groups = groups_of(model)
+    assert len(groups) == 2
+    for index, group in enumerate(groups):
+        group.divide(1.3 + index)
+    after = outputs(model, x)
+    assert np.abs(after - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+
+
+def test_a_skip_and_what_it_is_added_to_have_one_factor() -> None:
+    network = residual()
+    groups = groups_of(network.model(network.nodes[-1].output[0]))
+    counts = sorted((len(g.writers), len(g.readers)) for g in groups)
+    assert counts == [(1, 1), (2, 2)]
+
+
+def test_tensors_are_divided() -> None:
+    n = Network(3, 8, 8)
+    inner = n.op("MaxPool", n.op("Relu", n.conv("x", 3, 4, bias=True)), kernel_shape=[2, 2])
+    model = n.model(n.head(inner, 4))
+    probe = model.clone()
+    (group,) = groups_of(model)[:1]
+    group.divide(1.7)
+    name = next(node.outputs[0].name for node in probe.graph if node.op_type == "MaxPool")
+    x = n.inputs(2)
+
+    def value(of: ir.Model) -> np.ndarray:
+        of = of.clone()
+        of.graph.outputs[:] = [v for node in of.graph for v in node.outputs if v.name == name]
+        return outputs(of, x)
+
+    assert value(model) * 1.7 == pytest.approx(value(probe), rel=FLOAT32_SUMS, abs=FLOAT32_SUMS)
+
+
+def test_a_batch_norm_alone_writes_and_reads() -> None:
+    n = Network(3, 8, 8)
+    first = n.conv("x", 3, 4, bias=True)
+    both = n.op("Add", first, n.conv("x", 3, 4, bias=True))
+    normed = n.op("Relu", n.norm(both, 4))
+    model = n.model(n.head(normed, 4))
+    x = n.inputs(2)
+    before = outputs(model, x)
+    groups = groups_of(model)
+    assert any(layer.is_batch_norm for group in groups for layer in group.readers)
+    assert any(layer.is_batch_norm for group in groups for layer in group.writers)
+    for group in groups:
+        group.divide(1.6)
+    # A BatchNormalization's own rounding comes on top.
+    assert np.abs(outputs(model, x) - before).max() <= 10 * FLOAT32_SUMS * np.abs(before).max()
+
+
+@pytest.mark.parametrize("activation", ["relu6", "Sigmoid", "HardSwish"])
+def test_what_does_not_commute_has_no_group(activation: str) -> None:
+    n = Network(3, 8, 8)
+    inner = n.conv("x", 3, 4, bias=True)
+    inner = n.relu6(inner) if activation == "relu6" else n.op(activation, inner)
+    assert groups_of(n.model(n.conv(inner, 4, 4, bias=True))) == []
+
+
+def test_what_is_an_output_too_has_no_group() -> None:
+    n = Network(3, 8, 8)
+    inner = n.op("Relu", n.conv("x", 3, 4, bias=True))
+    assert len(groups_of(n.model(n.conv(inner, 4, 4)))) == 1
+    assert groups_of(n.model(n.nodes[-1].output[0], inner)) == []
+
+
+def test_an_offset_within_has_no_group() -> None:
+    n = Network(3, 8, 8)
+    inner = n.op("Relu", n.conv("x", 3, 4, bias=True))
+    padded = n.op("Pad", inner, n.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1])), n.constant(np.float32(1)))
+    model = n.model(n.conv(padded, 4, 4, bias=True))
+    assert groups_of(model) == []
