@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
 
-BEHIND: Final = "or keep it behind the last layer, where it stays float"
+BEHIND: Final = "or leave it, and it stays float"
 _ACTIVATION: Final = f"replace it by Relu or Clip(0, 6) and train on, {BEHIND}"
 _STATISTICS: Final = "it computes statistics at run time: use BatchNormalization instead"
-_POST_PROCESSING: Final = "it belongs behind the last layer, where it stays float"
-_CONTROL_FLOW: Final = "take the control flow out: export the branch that is used"
-_RECURRENT: Final = "recurrent layers have no integer form here: keep this network in float"
+_POST_PROCESSING: Final = "it belongs behind the last layer; it stays float anywhere"
+_CONTROL_FLOW: Final = f"take the control flow out: export the branch that is used, {BEHIND}"
+_RECURRENT: Final = f"recurrent layers have no integer form here: use convolutions, {BEHIND}"
 _DEFAULT: Final = f"replace it by ops that have an integer form (Conv, Gemm, Relu, Add, pooling, ...), {BEHIND}"
 
 _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
