@@ -79,7 +79,10 @@ def give_results(model: ir.Model, view: View, b: Builder, ends: IntegerBuilder, 
 
 
 def check_ends(view: View) -> None:
-    """LoweringError where what stays float reads the graph's input or leads to an output, which would be no floats."""
+    """LoweringError where there is not one input, or where what stays float reads it or leads to an output."""
+    names = [str(value.name) for value in view.graph.inputs]
+    if len(names) != 1:
+        raise LoweringError(f"io: 'integer', but the inputs are {', '.join(names)}; expected one image, or io 'float'")
     results = set(view.results)
     for layer in view.islands:
         if any(value.is_graph_input() for value in all_reads(layer)):

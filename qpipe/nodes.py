@@ -98,15 +98,6 @@ def constant_input(node: ir.Node, index: int) -> AnyArray | None:
     return constant_array(input_value(node, index))
 
 
-def only_input(graph: ir.Graph) -> ir.Value:
-    """The network's one input; ModelError names them where it has several, or none."""
-    if len(graph.inputs) != 1:
-        names = ", ".join(f"'{value.name}'" for value in graph.inputs) or "none"
-        advice = "; export it with the others as constants" if len(graph.inputs) else ""
-        raise ModelError(f"the network's inputs are {names}: expected exactly one{advice}")
-    return graph.inputs[0]
-
-
 def inner_graphs(node: ir.Node) -> list[ir.Graph]:
     """A node's branches and loop bodies; those within them are not among them."""
     return [

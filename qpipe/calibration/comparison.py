@@ -19,6 +19,7 @@ from qpipe.arith.namespace import AnyArray, Float64Array
 from qpipe.arith.spec import QuantSpec
 from qpipe.calibration.percentile import FloatArray
 from qpipe.calibration.pieces import Pieces
+from qpipe.data.inputs import Inputs, count_of
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.compared import MOST_DECIBELS, NetworkComparison, TensorComparison
 from qpipe.ir.quantized.qdq import ActivationQuantizer
@@ -81,8 +82,8 @@ class _Sums:
         return channel, float(magnitudes[channel] / np.median(magnitudes[magnitudes > 0]))
 
 
-def compare_networks(floats: ir.Model, final: ir.Model, images: FloatArray) -> NetworkComparison:
-    """Run both on images `[N, C, H, W]`.
+def compare_networks(floats: ir.Model, final: ir.Model, images: Inputs) -> NetworkComparison:
+    """Run both on some samples.
 
     floats: the normalized float network. final: the finalized QDQ network that was made from it.
 
@@ -103,7 +104,7 @@ def compare_networks(floats: ir.Model, final: ir.Model, images: FloatArray) -> N
             if item.name == output:
                 choices += _choices(x, other)
     return NetworkComparison(
-        len(images),
+        count_of(images),
         tuple(_tensor(item, sums[item.name]) for item in compared),
         float(np.mean([ours == theirs for ours, theirs in choices])) if choices else None,
     )
@@ -188,6 +189,7 @@ def _choices(x: AnyArray, other: AnyArray) -> list[tuple[int, int]]:
 
 def channel_range(x: AnyArray) -> Float64Array:
     """The least and the largest value of each channel, `[2, C]`."""
+    x = np.atleast_1d(x)
     rows = x.reshape(len(x), x.shape[1] if x.ndim > 1 else 1, -1)
     return np.stack([rows.min(axis=2).min(axis=0), rows.max(axis=2).max(axis=0)]).astype(np.float64)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qpipe import progress
-from qpipe.calibration.percentile import FloatArray
 from qpipe.data import Augment, Source
+from qpipe.data.inputs import Inputs, part_of
 
 
 @dataclass
@@ -24,22 +24,22 @@ class CalibrationInputs:
     batch_size: int
     seed: int
     augment: Augment | None = None
-    _kept: list[FloatArray] | None = field(default=None, init=False)
+    _kept: list[Inputs] | None = field(default=None, init=False)
 
-    def __iter__(self) -> Iterator[FloatArray]:
-        """float32 `[N, C, H, W]`."""
+    def __iter__(self) -> Iterator[Inputs]:
+        """float32 `[N, C, H, W]`, or arrays by the names of several inputs."""
         if self.source.size is None and self._kept is None:
             self._kept = list(self._read())
         batches = self._read() if self._kept is None else self._kept
         total = self.source.n_batches(self.batch_size, limit=self.batches * self.batch_size)
         return progress.track(batches, "calibrating", total)
 
-    def first(self, count: int) -> FloatArray:
-        """The first images, at most so many; none where there are none."""
+    def first(self, count: int) -> Inputs:
+        """The first samples, at most so many; none where there are none."""
         batches = self._read(count) if self.source.size is not None else iter(self)
-        return next(batches, np.zeros((0, 0), np.float32))[:count]
+        return part_of(next(batches, np.zeros((0, 0), np.float32)), slice(count))
 
-    def _read(self, count: int | None = None) -> Iterator[FloatArray]:
+    def _read(self, count: int | None = None) -> Iterator[Inputs]:
         is_shuffled, limit = self.source.size is not None, count or self.batches * self.batch_size
         stream = self.source.batches(
             self.batch_size, shuffle=is_shuffled, seed=self.seed, limit=limit, augment=self.augment

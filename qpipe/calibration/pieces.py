@@ -2,51 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from qpipe.calibration.percentile import FloatArray
+from qpipe.data.inputs import Array, Inputs, count_of, fitted, inputs_of, rows_of
 from qpipe.errors import DataError
 from qpipe.ir.graph.ending import ending_in
-from qpipe.nodes import only_input
-from qpipe.runtime.session import open_session, run_batches
+from qpipe.nodes import name_in_memory
+from qpipe.runtime.session import open_session, run_rows
 
 _PIECE_VALUES = 2**22  # values of all observed tensors together that one run of the network produces: 16 MiB
 
 
 class Pieces:
-    """Runs a batch in pieces that keep the observed tensors small: as many images as fit `_PIECE_VALUES` values.
+    """Runs a batch in pieces that keep the observed tensors small: as many samples as fit `_PIECE_VALUES` values.
 
     How a batch is cut depends on the network alone, not on the batches before it: the runtime may add up in another
-    order for another number of images, and a batch must give the same values in whichever process it runs.
+    order for another number of images, and a batch must give the same values in whichever process it runs. What a
+    fixed batch asks for, or a single sample of a network without a batch, is a piece.
     """
 
     def __init__(self, model: ir.Model, names: Sequence[str]) -> None:
-        """ModelError where the model has other than one input."""
-        self._input = str(only_input(model.graph).name)
-        self._observes_input = self._input in names
-        self._names = [name for name in names if name != self._input]
+        self._inputs = inputs_of(model.graph)
+        self._names = [name for name in names if name not in {each.name for each in self._inputs}]
+        self._observed = [each.name for each in self._inputs if each.name in names]
         # A network of one layer has nothing to observe but its input.
         self._session = open_session(ending_in(model, self._names)) if self._names else None
-        self._images: int | None = None
+        self._called = name_in_memory(model)
+        self._rows: int | None = None
 
-    def run(self, batch: FloatArray) -> Iterator[tuple[dict[str, FloatArray], int]]:
-        """Each piece's tensors by name, and its number of images; DataError where a value is not finite."""
-        if not np.isfinite(batch).all():
-            raise DataError("calibration data: NaN or infinite values, expected finite inputs")
-        if self._images is None:
-            values = sum(tensor.size for tensor in self._run(batch[:1]).values())
-            self._images = max(_PIECE_VALUES // max(values, 1), 1)
-        for start in range(0, len(batch), self._images):
-            inputs = batch[start : start + self._images]
-            yield self._run(inputs), len(inputs)
+    def run(self, batch: Inputs) -> Iterator[tuple[dict[str, FloatArray], int]]:
+        """Each piece's tensors by name, and its number of samples; DataError where a value is not finite."""
+        samples, form = fitted(batch, self._inputs, self._called)
+        for name, array in samples.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                of = f" of '{name}'" if len(samples) > 1 else ""
+                raise DataError(f"calibration data: NaN or infinite values{of}, expected finite inputs")
+        count = count_of(samples)
+        if not form.is_batched:
+            for index in range(count):
+                yield self._run(rows_of(samples, index), None), 1
+            return
+        if self._rows is None:
+            self._rows = form.size or self._as_many_as_fit(rows_of(samples, slice(1)))
+        for start in range(0, count, self._rows):
+            rows = rows_of(samples, slice(start, start + self._rows))
+            yield self._run(rows, form.size), count_of(rows)
 
-    def _run(self, inputs: FloatArray) -> dict[str, FloatArray]:
-        # It cuts and fills up what a fixed batch size asks for.
-        outputs = next(run_batches(self._session, [inputs])) if self._session is not None else []
-        tensors: dict[str, FloatArray] = dict(zip(self._names, outputs, strict=True))
-        if self._observes_input:
-            tensors[self._input] = inputs
+    def _as_many_as_fit(self, sample: Mapping[str, Array]) -> int:
+        values = sum(tensor.size for tensor in self._run(sample, None).values())
+        return max(_PIECE_VALUES // max(values, 1), 1)
+
+    def _run(self, inputs: Mapping[str, Array], size: int | None) -> dict[str, FloatArray]:
+        tensors: dict[str, FloatArray] = {name: inputs[name] for name in self._observed}
+        if self._session is not None:
+            tensors |= zip(self._names, run_rows(self._session, inputs, size), strict=True)
         return tensors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import chain, count
 from typing import Any
@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qpipe.data.checks import check_floats, check_labels, check_pixels
+from qpipe.data.checks import check_finite, check_floats, check_labels, check_pixels
 from qpipe.data.geometry import fit_pixels
+from qpipe.data.inputs import joined
 from qpipe.data.preprocess import Floats, Pixels, Preprocess
 from qpipe.data.source import Batch, Labels, Reading, Source, SourceInfo
 from qpipe.errors import DataError, user_code
+
+LABELS = "labels"
+"""What stands beside the inputs, where data are arrays by name."""
 
 
 class FloatSource(Source):
@@ -52,10 +56,11 @@ class StreamSource(Source):
         batch = _batch(first, info)
         super().__init__(
             info,
-            image_shape=batch.inputs.shape[1:],
+            image_shape=() if isinstance(batch.inputs, Mapping) else batch.inputs.shape[1:],
             has_pixels=batch.pixels is not None,
             size=None,
             first_labels=batch.labels,
+            sample_shapes=sample if isinstance(sample := _sample(batch), Mapping) else {},
         )
         self._labelled = batch.labels is not None
         # An iterator can be run through once, so the item that was taken from it goes back in front.
@@ -91,7 +96,7 @@ class StreamSource(Source):
         """The item's batch, which is of the first one's kind."""
         batch = _batch(item, self._info)
         for what, found, expected in (
-            ("inputs of shape", list(batch.inputs.shape[1:]), list(self.image_shape)),
+            ("inputs of shape", *map(_shown, (_sample(batch), self.sample_shapes or self.image_shape))),
             ("uint8 images:", batch.pixels is not None, self.has_pixels),
             ("labels:", batch.labels is not None, self._labelled),
         ):
@@ -118,10 +123,26 @@ def _iterating(name: str, position: int) -> AbstractContextManager[None]:
     return user_code(DataError, f"data {name!r}: at item {position} the iterable raised")
 
 
+def _sample(batch: Batch) -> Mapping[str, tuple[int, ...]] | tuple[int, ...]:
+    """The shape of one sample, or those of its arrays by name."""
+    inputs = batch.inputs
+    if isinstance(inputs, Mapping):
+        return {name: array.shape[1:] for name, array in inputs.items()}
+    return inputs.shape[1:]
+
+
+def _shown(shape: Mapping[str, tuple[int, ...]] | tuple[int, ...]) -> str:
+    if isinstance(shape, Mapping):
+        return ", ".join(f"'{name}' {list(own)}" for name, own in shape.items())
+    return str(list(shape))
+
+
 def _batch(item: Any, info: SourceInfo) -> Batch:
     """An item of a stream, checked, as the network takes it."""
     preprocess, name = info.preprocess, info.name
     inputs, labels = split_item(item, f"data {name!r}")
+    if isinstance(inputs, Mapping):
+        return _named(inputs, labels, info)
     values = as_array(inputs, f"data {name!r}")
     if values.ndim == 0:
         raise DataError(f"data {name!r}: an item has shape [], expected [N, ...]")
@@ -133,6 +154,23 @@ def _batch(item: Any, info: SourceInfo) -> Batch:
     pixels = _fitted(values, preprocess, name)
     preprocess.check_channels(pixels.shape[-1], name)
     return Batch(preprocess(pixels), known, pixels)
+
+
+def _named(inputs: Mapping[str, Any], labels: Any, info: SourceInfo) -> Batch:
+    """Arrays by name, each as the network reads it."""
+    called = f"data {info.name!r}"
+    arrays = {name: as_array(value, f"{called}: {name!r}") for name, value in inputs.items()}
+    counts = {len(array) for array in arrays.values() if array.ndim}
+    if len(counts) != 1 or not all(array.ndim for array in arrays.values()):
+        shown = ", ".join(f"{name!r} {list(array.shape)}" for name, array in arrays.items()) or "nothing"
+        raise DataError(f"{called}: an item has {shown}, expected arrays by name with one number of samples")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f":
+            check_finite(array, f"{called}: {name!r}")
+            arrays[name] = as_float32(array)
+    is_known = labels is not None and info.reads_labels
+    known = check_labels(as_array(labels, f"{called}: labels"), min(counts), None, info.name) if is_known else None
+    return Batch(arrays, known)
 
 
 def _fitted(images: Pixels, preprocess: Preprocess, name: str) -> Pixels:
@@ -168,7 +206,7 @@ def _joined(batches: list[Batch]) -> Batch:
     labels = [batch.labels for batch in batches if batch.labels is not None]
     pixels = [batch.pixels for batch in batches if batch.pixels is not None]
     return Batch(
-        np.concatenate([batch.inputs for batch in batches]),
+        joined([batch.inputs for batch in batches]),
         _joined_labels(labels) if labels else None,
         np.concatenate(pixels) if pixels else None,
     )
@@ -186,6 +224,9 @@ def split_item(item: Any, called: str) -> tuple[Any, Any]:
     """The inputs and the labels (None where there are none) of one item of an iterable. Raises DataError."""
     if isinstance(item, Batch):
         return (item.inputs if item.pixels is None else item.pixels), item.labels
+    if isinstance(item, Mapping):
+        arrays = {str(key): value for key, value in item.items() if key != LABELS}
+        return (next(iter(arrays.values())) if len(arrays) == 1 else arrays), item.get(LABELS)
     if isinstance(item, tuple | list):
         if len(item) != 2:
             raise DataError(

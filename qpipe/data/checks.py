@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qpipe.data.inputs import Input, fitted
 from qpipe.data.source import Labels, Source
 from qpipe.errors import DataError
 
@@ -52,6 +54,11 @@ def check_floats(values: npt.NDArray[Any], name: str) -> None:
     if values.ndim < 2:
         raise DataError(f"{name}: values have shape {list(values.shape)}, expected [N, C, H, W]")
     _check_filled(values, name)
+    check_finite(values, name)
+
+
+def check_finite(values: npt.NDArray[Any], name: str) -> None:
+    """Raise DataError where a float value is not finite as float32."""
     with np.errstate(over="ignore"):  # a float64 beyond float32 is as infinite to the network as inf
         finite = np.isfinite(values.astype(np.float32, copy=False))
     if not finite.all():
@@ -66,14 +73,21 @@ def _check_filled(array: npt.NDArray[Any], name: str) -> None:
         raise DataError(f"{name}: shape is {list(array.shape)}, expected at least one sample and one value in it")
 
 
-def check_fits(source: Source, input_shape: Sequence[int | str | None]) -> None:
-    """Raise DataError unless the data fit a model's input.
-
-    `input_shape` is the input's shape with its batch dimension, which any will do for, e.g. [None, 3, 32, 32]; None or
-    a name is a dynamic dimension.
-    """
-    wanted = [dim if isinstance(dim, int) else None for dim in input_shape]
+def check_fits(source: Source, inputs: Sequence[Input]) -> None:
+    """Raise DataError unless the data fit a model's inputs; any batch does, and any size of an open dimension."""
+    if source.sample_shapes:
+        one = {name: np.empty((1, *shape)) for name, shape in source.sample_shapes.items()}
+        fitted(one, [replace(each, dtype=np.dtype(np.float64)) for each in inputs], f"data {source.name!r}")
+        return
+    if len(inputs) != 1:
+        names = ", ".join(f"'{each.name}'" for each in inputs) or "none"
+        raise DataError(f"data {source.name!r}: one array, the network's inputs are {names}: expected one by each name")
+    if inputs[0].shape is None:
+        return
+    wanted = [dim if isinstance(dim, int) else None for dim in inputs[0].shape]
     found = (None, *source.image_shape)
+    if len(found) == len(wanted) + 1 and wanted[0] is not None:
+        wanted.insert(0, None)
     if len(found) != len(wanted) or any(b not in {a, None} for a, b in zip(found[1:], wanted[1:], strict=True)):
         raise DataError(
             f"data {source.name!r}: inputs have shape {shown_shape(found)}, the model expects {shown_shape(wanted)}"

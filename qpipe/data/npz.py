@@ -4,6 +4,8 @@
 - `labels` [N, ...]: classes, or rows, maps and numbers for other tasks; and `class_names`; both optional
 - `train_images`, `train_labels`, `test_images`, ... (also `val_`, and `x` in place of `images`) where there are splits
 
+Or an array for each of a network's inputs, by its name: see `qpipe/data/named.py`.
+
 Other arrays are not read, and named. Where two could be meant, as `images` and `x`, neither is.
 Nothing is unpickled.
 """
@@ -11,7 +13,7 @@ Nothing is unpickled.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ import numpy.typing as npt
 from qpipe.data.archive import NpzArchive
 from qpipe.data.arrays import FloatSource, as_array
 from qpipe.data.checks import check_floats, check_labels
+from qpipe.data.inputs import Input
+from qpipe.data.named import has_named, open_named
 from qpipe.data.pixels import PixelSource, array_store
 from qpipe.data.preprocess import Preprocess
 from qpipe.data.source import SPLITS, Source, SourceInfo, Split, choose_split, undivided_note
@@ -30,24 +34,39 @@ from qpipe.progress import step
 
 _IMAGE_KEYS = ("images", "x")
 _EXPECTED = "expected 'images' (or 'x') and 'labels', or 'train_images', 'train_labels', 'test_images', ..."
+_PREFIXES = ("", *(f"{split}_" for split in SPLITS))
 _SLOW_BYTES = 32 << 20
 _SHOWN = 3
 """Arrays that are not read of which a remark gives the names."""
 
 
-def open_npz(path: Path, split: Split, preprocess: Preprocess, *, labels: bool = True) -> Source:
+def open_npz(
+    path: Path, split: Split, preprocess: Preprocess, *, labels: bool = True, inputs: Sequence[Input] = ()
+) -> Source:
     """The arrays of one split of an `.npz` file; only these are read. Raises DataError."""
     with (
         NpzArchive(path) as arrays,
         step(f"reading {path.name}") if path.stat().st_size > _SLOW_BYTES else nullcontext(),
     ):
-        return open_mapping(arrays, str(path), split, preprocess, labels=labels)
+        return open_mapping(arrays, str(path), split, preprocess, labels=labels, inputs=inputs)
 
 
 def open_mapping(
-    arrays: Mapping[str, Any], name: str, split: Split, preprocess: Preprocess, *, labels: bool = True
+    arrays: Mapping[str, Any],
+    name: str,
+    split: Split,
+    preprocess: Preprocess,
+    *,
+    labels: bool = True,
+    inputs: Sequence[Input] = (),
 ) -> Source:
-    """The arrays of one split of a mapping; `labels`: whether those are read. Raises DataError."""
+    """The arrays of one split of a mapping; `labels`: whether those are read. Raises DataError.
+
+    inputs: of the network, by whose names there may be arrays; of an only input `images` and `x` come first.
+    """
+    has_images = any(f"{prefix}{key}" in arrays for prefix in _PREFIXES for key in _IMAGE_KEYS)
+    if len(inputs) > 1 or (inputs and not has_images and has_named(arrays, inputs)):
+        return open_named(arrays, name, split, preprocess, inputs, labels=labels)
     prefix, note = _find_split(arrays, name, split)
     image_key = _image_key(arrays, name, prefix)
     images = _read(arrays, prefix + image_key, name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
+from qpipe.data.inputs import Input
 from qpipe.data.preprocess import Preprocess
 from qpipe.data.source import SPLITS, Source, Split
 from qpipe.errors import DataError
@@ -27,7 +28,12 @@ DataLike = (
 
 
 def open_data(
-    data: DataLike, split: Split = "train", preprocess: Preprocess | None = None, *, labels: bool = True
+    data: DataLike,
+    split: Split = "train",
+    preprocess: Preprocess | None = None,
+    *,
+    labels: bool = True,
+    inputs: Sequence[Input] = (),
 ) -> Source:
     """Open one split of the data.
 
@@ -42,6 +48,9 @@ def open_data(
       uint8 images [N, H, W, C], or float inputs, taken as they are. Lists are joined; any other iterable is a stream;
     - a Source, returned as it is.
 
+    For a network of several inputs an `.npz`, a mapping, or a folder of `NAME.npy` has an array for each by its name;
+    `inputs` are these.
+
     Data without splits give all their samples as every split, and "val" and "test" stand in for each other;
     `Source.split_note` then says so. `labels`: False reads and checks none. Raises DataError.
     """
@@ -51,17 +60,20 @@ def open_data(
     if not isinstance(data, str | Path):
         from qpipe.data.python_data import open_python
 
-        return open_python(data, "given from Python", split, settings, labels=labels)
+        return open_python(data, "given from Python", split, settings, labels=labels, inputs=inputs)
     path = Path(data)
     # Of os.path, which takes any text: a name with a NUL, or one that is too long, is no file.
     if os.path.isdir(path):
         from qpipe.data.folder import open_folder
+        from qpipe.data.named import NpyFolder, open_named
 
+        if inputs and (arrays := NpyFolder(path)):
+            return open_named(arrays, str(path), split, settings, inputs, labels=labels)
         return open_folder(path, split, settings)
     if os.path.isfile(path):
         from qpipe.data.npz import open_npz
 
-        return open_npz(path, split, settings, labels=labels)
+        return open_npz(path, split, settings, labels=labels, inputs=inputs)
     if data == "digits":
         from qpipe.data.digits import open_digits
 
@@ -69,7 +81,7 @@ def open_data(
     if isinstance(data, str) and names_factory(data):
         from qpipe.data.python_data import open_factory
 
-        return open_factory(data, split, settings, labels=labels)
+        return open_factory(data, split, settings, labels=labels, inputs=inputs)
     problem = "are neither a folder nor a file" if os.path.exists(path) else "don't exist"
     raise DataError(
         f"data '{data}' {problem}: expected a folder of class folders, an .npz file, 'digits' or "

@@ -6,12 +6,13 @@ uint8 arrays are images [N, H, W, C] and are preprocessed; float arrays are inpu
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from qpipe.data.arrays import StreamSource, as_array, split_item
+from qpipe.data.inputs import Input
 from qpipe.data.npz import array_source, open_mapping
 from qpipe.data.preprocess import Preprocess
 from qpipe.data.source import Source, SourceInfo, Split
@@ -19,19 +20,29 @@ from qpipe.errors import DataError, user_code
 from qpipe.factories import load_factory
 
 
-def open_factory(spec: str, split: Split, preprocess: Preprocess, *, labels: bool = True) -> Source:
+def open_factory(
+    spec: str, split: Split, preprocess: Preprocess, *, labels: bool = True, inputs: Sequence[Input] = ()
+) -> Source:
     """The data that `package.module:factory`, called with split=..., returns. Raises DataError."""
     factory = load_factory(spec, DataError, called=f"data {spec!r}", makes="of split")
-    return _call(factory, spec, split, preprocess, labels)
+    return _call(factory, spec, split, preprocess, labels, inputs)
 
 
-def open_python(data: Any, name: str, split: Split, preprocess: Preprocess, *, labels: bool = True) -> Source:
+def open_python(
+    data: Any,
+    name: str,
+    split: Split,
+    preprocess: Preprocess,
+    *,
+    labels: bool = True,
+    inputs: Sequence[Input] = (),
+) -> Source:
     """The source for an object: see `open_data` for what it may be. Raises DataError."""
     if isinstance(data, Source):
         return data
     info = SourceInfo(name, preprocess, reads_labels=labels)
     if isinstance(data, Mapping):
-        return open_mapping(data, name, split, preprocess, labels=labels)
+        return open_mapping(data, name, split, preprocess, labels=labels, inputs=inputs)
     if hasattr(data, "__array__"):
         return array_source(info, as_array(data, f"data {name!r}"), None)
     if _is_pair(data, f"data {name!r}"):
@@ -39,13 +50,20 @@ def open_python(data: Any, name: str, split: Split, preprocess: Preprocess, *, l
     if isinstance(data, list | tuple):
         return _joined(info, data)
     if callable(data) and not isinstance(data, Iterable):
-        return _call(data, name, split, preprocess, labels)
+        return _call(data, name, split, preprocess, labels, inputs)
     if not isinstance(data, Iterable) or isinstance(data, str | bytes):
         raise DataError(f"data {name!r}: {type(data).__name__} is neither arrays nor an iterable of them")
     return StreamSource(info, data)
 
 
-def _call(factory: Callable[..., Any], name: str, split: Split, preprocess: Preprocess, labels: bool) -> Source:
+def _call(
+    factory: Callable[..., Any],
+    name: str,
+    split: Split,
+    preprocess: Preprocess,
+    labels: bool,
+    inputs: Sequence[Input],
+) -> Source:
     try:
         inspect.signature(factory).bind(split=split)
     except TypeError:
@@ -54,7 +72,7 @@ def _call(factory: Callable[..., Any], name: str, split: Split, preprocess: Prep
         pass
     with user_code(DataError, f"data {name!r}: the factory raised"):
         data = factory(split=split)
-    return open_python(data, name, split, preprocess, labels=labels)
+    return open_python(data, name, split, preprocess, labels=labels, inputs=inputs)
 
 
 def _is_pair(data: Any, called: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy.typing as npt
 
 from qpipe.data.draws import SHUFFLE, generator
 from qpipe.data.found import Found
-from qpipe.data.preprocess import Floats, Pixels, Preprocess
+from qpipe.data.inputs import Inputs, count_of, part_of
+from qpipe.data.preprocess import Pixels, Preprocess
 from qpipe.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,22 +31,23 @@ Indices = npt.NDArray[np.int64]
 class Batch:
     """Part of the data, ready for the network.
 
-    `inputs`: float32 [N, C, H, W] ([N, H, W, C] where the preprocessing's layout says so; float data keep their rank).
+    `inputs`: float32 [N, C, H, W] ([N, H, W, C] where the preprocessing's layout says so; float data keep their rank),
+    or, of a network of several inputs, an array for each by its name (see `qpipe/data/inputs.py`).
     `labels`: int64 or float32 [N, ...], or None where there are none. `pixels`: the uint8 [N, H, W, C] that `inputs`
     were computed from (after resize, crop, colour order and augmentation), or None where the data are floats.
     """
 
-    inputs: Floats
+    inputs: Inputs
     labels: Labels | None = None
     pixels: Pixels | None = None
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return count_of(self.inputs)
 
     def part(self, which: slice | Indices) -> Batch:
         """Some of its samples."""
         return Batch(
-            self.inputs[which],
+            part_of(self.inputs, which),
             None if self.labels is None else self.labels[which],
             None if self.pixels is None else self.pixels[which],
         )
@@ -113,11 +116,16 @@ class SourceInfo:
     remarks: tuple[str, ...] = ()
     reads_labels: bool = True
 
+    def having(self, content: str) -> SourceInfo:
+        """The same, of data whose samples are described so."""
+        return replace(self, content=content)
+
 
 class Source(ABC):
     """Labelled or unlabelled data of one split; name, class_names and split_note are as in `SourceInfo`.
 
-    preprocess: what `batches` applies. image_shape: of one input, (C, H, W), or (H, W, C) in layout NHWC. has_pixels:
+    preprocess: what `batches` applies. image_shape: of one input, (C, H, W), or (H, W, C) in layout NHWC; () where
+    samples are several arrays by name, whose shapes are sample_shapes. has_pixels:
     whether the data are uint8 images, which can be augmented and given to an integer-input model. size: the number of
     samples; None for a stream, which ends when it ends. labels: all of them, [N, ...]; None without labels, and for a
     stream, whose batches carry them. first_labels: all of them, or those of a stream's first batch.
@@ -132,11 +140,13 @@ class Source(ABC):
         size: int | None,
         labels: Labels | None = None,
         first_labels: Labels | None = None,
+        sample_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     ) -> None:
         self.name, self.preprocess = info.name, info.preprocess
         self.class_names, self.split_note = info.class_names, info.note
         self.image_shape, self.has_pixels, self.size, self.labels = image_shape, has_pixels, size, labels
         self.first_labels = labels if first_labels is None else first_labels
+        self.sample_shapes = sample_shapes
         self._info = info
 
     @property

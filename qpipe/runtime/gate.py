@@ -24,9 +24,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from qpipe.arith.spec import QuantSpec
-from qpipe.data import Batch, Preprocess
-from qpipe.data.carried import carried_preprocess
+from qpipe.data import Batch
+from qpipe.data.inputs import Inputs
 from qpipe.errors import LoweringError, ParityError
 from qpipe.ir.graph.ending import ending_in
 from qpipe.ir.quantized.oracle import layer_result, network_integers, result_name
@@ -36,10 +35,11 @@ from qpipe.progress import track
 from qpipe.runtime.cut import Tensor, cut_apart, input_name, spec_tensors, tensors_of, with_outputs
 from qpipe.runtime.differences import LOWERED, OPTIMIZED, SPECIFIED, UNFUSED, Differences
 from qpipe.runtime.exact_pairs import open_exact
+from qpipe.runtime.made_inputs import MadeInputs
 from qpipe.runtime.outputs import integers_equal, run_outputs
-from qpipe.runtime.probes import ROUNDS, extremes, layer_probe
+from qpipe.runtime.probes import ROUNDS, layer_probe
 from qpipe.runtime.regions import Piece, Regions
-from qpipe.runtime.session import fixed_batch, open_session, run_feeds
+from qpipe.runtime.session import open_session, run_feeds
 
 Array = npt.NDArray[Any]
 
@@ -47,7 +47,6 @@ ELEMENTS = 2**23  # integers of all tensors together in one run: keeps memory an
 ORACLE_ELEMENTS = 2**20  # the same of what the oracle computes, which is slower
 ORACLE_ROUNDS = 3  # of single layers: random, extreme, the weights' patterns
 MAX_BATCH = 16
-EXTREME_ROWS = 16
 _PRODUCTS = frozenset({*(name for name, op in OPS.items() if isinstance(op, Product)), "ConvTranspose"})
 FLOAT_OPS = _PRODUCTS | {f"Fused{name}" for name in _PRODUCTS}
 
@@ -77,10 +76,11 @@ def run_gate(
     kernels that don't saturate; where they are "waived", so does the lowered model: what it computes with VNNI is
     compared. LoweringError where onnxruntime computes a layer of the specification in float.
     """
-    gate = _Gate(spec, lowered, seed, pairs)
+    batches = list(batches)
+    gate = _Gate(spec, lowered, seed, pairs, example=batches[0].inputs if batches else None)
     check_fused(spec, gate.view)
     gate.report.images = gate.compare_whole(batches, "calibration", gate.regions.piece)
-    gate.report.extreme_rows = gate.compare_whole([gate.extreme_inputs()], "extreme", gate.extreme_piece)
+    gate.report.extreme_rows = gate.compare_whole([gate.made.extreme()], "extreme", gate.extreme_piece)
     gate.compare_layers()
     gate.report.integers = gate.differences.integers
     return gate.report
@@ -89,7 +89,7 @@ def run_gate(
 def compare_extremes(spec: ir.Model, lowered: ir.Model, *, seed: int, pairs: str) -> None:
     """A glance at both: ParityError where an integer differs on a few rows of extreme inputs; see `run_gate`."""
     gate = _Gate(spec, lowered, seed, pairs)
-    gate.compare_whole([gate.extreme_inputs()], "extreme", gate.extreme_piece)
+    gate.compare_whole([gate.made.extreme()], "extreme", gate.extreme_piece)
 
 
 def check_fused(spec: ir.Model, view: View) -> None:
@@ -116,7 +116,9 @@ def check_fused(spec: ir.Model, view: View) -> None:
 class _Gate:
     """Both models, and the tensors to compare in topological order."""
 
-    def __init__(self, spec: ir.Model, lowered: ir.Model, seed: int, pairs: str) -> None:
+    def __init__(
+        self, spec: ir.Model, lowered: ir.Model, seed: int, pairs: str, *, example: Inputs | None = None
+    ) -> None:
         self.view = read_view(spec)
         self.spec, self.lowered = spec, lowered
         self.rng = np.random.default_rng(seed)
@@ -127,16 +129,16 @@ class _Gate:
         self.regions = Regions(spec, self.view)
         self.plain = self._open(*self._plain())
         self.exposed = self._open(*(self.regions.apart(with_outputs(m, self.targets)) for m in (spec, lowered)))
-        self.entry = self.regions.entry or self.plain[0]
-        self.fixed = fixed_batch(self.entry)
-        self.shapes = self._shapes(self.fixed or 1)
+        self.made = MadeInputs(self.view, lowered, self.rng, example)
+        self.form = self.made.form
+        self.shapes = self._shapes(self.form.size or 1)
         row = sum(math.prod(shape) for shape in self.shapes.values())
         # Rows that one run takes: the model's own number, or as many as fit. Behind islands, and where images are
         # shuffled with their channels, a batch's rows need not come first, so that the oracle takes all of them.
-        lead = all(shape[:1] == (self.fixed or 1,) for shape in self.shapes.values())
-        self.rows_lead = self.regions.entry is None and lead
+        lead = all(shape[:1] == (self.form.size or 1,) for shape in self.shapes.values())
+        self.rows_lead = self.regions.entry is None and self.form.is_batched and lead
         elements = ELEMENTS if self.rows_lead else ORACLE_ELEMENTS
-        self.size = self.fixed or max(1, min(MAX_BATCH, elements // max(row, 1)))
+        self.size = self.form.size or max(1, min(MAX_BATCH, elements // max(row, 1)))
         self.few = max(1, min(self.size, ORACLE_ELEMENTS // max(row, 1))) if self.rows_lead else None
         self.shapes = self.shapes if self.rows_lead else self._shapes(self.size)
         self.report = GateReport(tensors=len(self.targets))
@@ -158,21 +160,6 @@ class _Gate:
                 self._compare_outputs(piece, kind)
             rows += len(batch)
         return rows
-
-    def extreme_inputs(self) -> Batch:
-        """Random and extreme integers as the network's input."""
-        shape = (EXTREME_ROWS, *(int(size) for size in self.entry.get_inputs()[0].shape[1:]))
-        if self.lowered.graph.inputs[0].dtype is ir.DataType.UINT8:
-            preprocess = carried_preprocess(self.lowered) or Preprocess()
-            if preprocess.layout == "NCHW":
-                shape = (shape[0], *shape[2:], shape[1])
-            pixels = extremes(shape, QuantSpec.unsigned(8, 0), self.rng)
-            return Batch(preprocess(pixels), pixels=pixels)
-        grid = next((q.rounded_to for q in self.view.inputs if q.source.is_graph_input()), None)
-        if grid is None:
-            return Batch(self.rng.standard_normal(shape).astype(np.float32))
-        codes = extremes(shape, grid, self.rng).astype(np.float32)
-        return Batch((codes - grid.zero_point) * np.float32(grid.scale))
 
     def extreme_piece(self, batch: Batch) -> Piece:
         """A batch, and random and extreme numbers in the place of what islands give."""
@@ -240,8 +227,7 @@ class _Gate:
 
     def _shapes(self, rows: int) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape at so many rows."""
-        zeros = np.zeros((rows, *self.entry.get_inputs()[0].shape[1:]), np.float32)
-        arrays = self._run_exposed(self.exposed[0], self.extreme_piece(Batch(zeros)))
+        arrays = self._run_exposed(self.exposed[0], self.extreme_piece(self.made.plain(rows)))
         return {name: array.shape for name, array in arrays.items()}
 
     def _run_exposed(self, session: ort.InferenceSession, piece: Piece) -> dict[str, Array]:
@@ -274,10 +260,10 @@ class _Gate:
 
 
 def _pieces(batch: Batch, size: int) -> Iterator[Batch]:
-    for start in range(0, len(batch.inputs), size):
+    for start in range(0, len(batch), size):
         part = np.arange(start, start + size)
         # The last one is filled up with its first rows, for models whose batch is fixed.
-        yield batch.part(np.where(part < len(batch.inputs), part, start))
+        yield batch.part(np.where(part < len(batch), part, start))
 
 
 def _feeds(session: ort.InferenceSession, codes: dict[str, Array], tensors: dict[str, Tensor]) -> dict[str, Array]:

@@ -9,24 +9,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnxruntime as ort
 
+from qpipe.data.inputs import Form, Input, form_of
 from qpipe.errors import ModelError, RecipeError
 from qpipe.processes import free_memory
 from qpipe.progress import track
-from qpipe.runtime.session import (
-    AnyModel,
-    Array,
-    as_session,
-    fixed_batch,
-    input_dtype,
-    run_batches,
-    session_name,
-    single_input,
-)
+from qpipe.runtime.probes import random_numbers
+from qpipe.runtime.session import AnyModel, Array, as_session, inputs_of, run_rows, session_name
 
 Sizes = Mapping[str, Sequence[int | None]]
 """What is computed at where a model leaves sizes open, by the inputs' names; None of a batch."""
@@ -79,7 +72,7 @@ def measure_latency(
     latencies: list[Latency] = []
     for size in batch_sizes:
         feeds = [random_input(s, size, own) for s, own in zip(sessions, sizes or [{}] * len(sessions), strict=True)]
-        times = _in_turn(sessions, feeds, repeats=repeats, warm_up=warm_up, seconds=seconds)
+        times = _in_turn(sessions, feeds, batch_size=size, repeats=repeats, warm_up=warm_up, seconds=seconds)
         latencies += [_latency(session, size, own, times[0]) for session, own in zip(sessions, times, strict=True)]
     return latencies
 
@@ -87,40 +80,47 @@ def measure_latency(
 def random_input(
     session: ort.InferenceSession, batch_size: int, sizes: Sizes = MappingProxyType({})
 ) -> dict[str, Array]:
-    """Random values for the model's input: normal floats, or integers over a whole byte.
+    """Random values for the model's inputs, as `random_numbers` gives them.
 
     sizes: what is taken for those that the model leaves open.
 
     ModelError where a dimension other than the batch is open that `sizes` does not say, or the batch is fixed at
     another size; RecipeError where it would take more memory than is free.
     """
-    value, dtype, fixed = single_input(session), input_dtype(session), fixed_batch(session)
-    if fixed not in (None, batch_size):
-        raise ModelError(f"{session_name(session)}: takes batches of {fixed}, not of {batch_size}")
-    known = sizes.get(value.name, value.shape)
-    behind = [own if isinstance(own, int) else said for own, said in zip(value.shape[1:], known[1:], strict=True)]
-    if not all(isinstance(size, int) for size in behind):
-        example = ",".join(str(size) if isinstance(size, int) else "N" for size in behind)
+    inputs = inputs_of(session)
+    form = form_of(inputs)
+    if form.size not in (None, batch_size):
+        kind = f"batches of {form.size}" if form.is_batched else "single samples"
         raise ModelError(
-            f"{session_name(session)}: input '{value.name}' is {value.shape}; expected its sizes, as in --input-shape "
-            f"{value.name}={example}"
+            f"{session_name(session)}: takes {kind}, not {'' if form.is_batched else 'batches '}of {batch_size}"
         )
-    shape = (batch_size, *behind)
-    if (needed := math.prod(shape) * 8) > (free := free_memory()):
+    shapes = {each.name: _shape(each, form, batch_size, sizes, session) for each in inputs}
+    if (needed := max(map(math.prod, shapes.values())) * 8) > (free := free_memory()):
         raise RecipeError(f"batch size {batch_size}: an input takes {needed:,} bytes, of {free:,} that are free")
     rng = np.random.default_rng(0)
-    array: np.ndarray[Any, Any] = (
-        rng.integers(0, 128 if dtype == np.int8 else 256, shape)
-        if np.issubdtype(dtype, np.integer)
-        else rng.standard_normal(shape)
-    )
-    return {value.name: array.astype(dtype)}
+    return {each.name: random_numbers(shapes[each.name], each.dtype, rng) for each in inputs}
+
+
+def _shape(each: Input, form: Form, batch_size: int, sizes: Sizes, session: ort.InferenceSession) -> tuple[int, ...]:
+    declared = each.shape or ()
+    known = sizes.get(each.name, declared)
+    found = [own if isinstance(own, int) else said for own, said in zip(declared, known, strict=True)]
+    if form.is_batched:
+        found[0] = batch_size
+    if not all(isinstance(size, int) for size in found):
+        example = ",".join(str(size) if isinstance(size, int) else "N" for size in found[form.is_batched :])
+        raise ModelError(
+            f"{session_name(session)}: input '{each.name}' is {list(declared)}; expected its sizes, as in "
+            f"--input-shape {each.name}={example}"
+        )
+    return tuple(size for size in found if isinstance(size, int))
 
 
 def _in_turn(
     sessions: Sequence[ort.InferenceSession],
     feeds: Sequence[dict[str, Array]],
     *,
+    batch_size: int,
     repeats: int,
     warm_up: int,
     seconds: float,
@@ -129,11 +129,11 @@ def _in_turn(
     times: list[list[float]] = [[] for _ in sessions]
     until = time.monotonic() + seconds * len(sessions)
     for session, feed in zip(sessions, feeds, strict=True):
-        for _ in run_batches(session, list(feed.values()) * warm_up):
+        for _ in range(warm_up):
+            run_rows(session, feed)
             if time.monotonic() > until:
                 break
-    size = len(next(iter(feeds[0].values())))
-    for done in track(range(0, repeats, RUNS_PER_TURN), f"latency at batch {size}"):
+    for done in track(range(0, repeats, RUNS_PER_TURN), f"latency at batch {batch_size}"):
         for session, feed, own in zip(sessions, feeds, times, strict=True):
             if time.monotonic() < until:
                 session.run(None, feed)

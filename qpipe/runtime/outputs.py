@@ -14,6 +14,7 @@ import onnxruntime as ort
 from pydantic import TypeAdapter, ValidationError
 
 from qpipe.data import Batch
+from qpipe.data.inputs import Inputs
 from qpipe.errors import DataError, ModelError, first_problem
 from qpipe.runtime.session import Array, run_batches, run_feeds, session_name
 
@@ -82,7 +83,7 @@ def read_io(session: ort.InferenceSession) -> IntegerIO | None:
         raise ModelError(f"{_where(session)}: {first_problem(error)}") from None
 
 
-def model_input(session: ort.InferenceSession, batch: Batch) -> Array:
+def model_input(session: ort.InferenceSession, batch: Batch) -> Inputs:
     """What of `batch` this model takes: its preprocessed inputs, or its pixels in the model's layout."""
     if all(value.type != "tensor(uint8)" for value in session.get_inputs()):
         return batch.inputs

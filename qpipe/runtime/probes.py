@@ -8,6 +8,7 @@ products, which is what saturates an int16.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,13 @@ def extremes(shape: tuple[int, ...], spec: QuantSpec, rng: np.random.Generator) 
     ]
     first = int(rng.integers(len(kinds)))
     return np.stack([kinds[(first + row) % len(kinds)][row] for row in range(shape[0])]).astype(np.uint8)
+
+
+def random_numbers(shape: tuple[int, ...], dtype: np.dtype[Any], rng: np.random.Generator) -> npt.NDArray[Any]:
+    """Normal floats; a byte's integers, 0 to 127 with a sign; of wider ones, which index or count, 0 and 1."""
+    if dtype.kind in "iub":
+        return rng.integers(0, {"u1": 256, "i1": 128}.get(dtype.str[1:], 2), shape).astype(dtype)
+    return rng.standard_normal(shape).astype(dtype)
 
 
 def layer_probe(

@@ -9,6 +9,7 @@ island are the same in both.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,13 +17,15 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from qpipe.data import Batch
+from qpipe.data import inputs as data_inputs
+from qpipe.data.inputs import Input, Inputs, fitted, rows_of
 from qpipe.errors import ModelError
 from qpipe.ir.graph.ending import ending_in
 from qpipe.ir.quantized.view import View
 from qpipe.runtime.cut import Array, begin_at, begin_name
 from qpipe.runtime.outputs import model_input
 from qpipe.runtime.probes import extremes
-from qpipe.runtime.session import open_session, run_feeds
+from qpipe.runtime.session import inputs_of, open_session, run_feeds, session_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +37,24 @@ class Piece:
 
     def feeds(self, session: ort.InferenceSession) -> dict[str, Array]:
         """What a model takes of it, by the names of its inputs."""
-        given = {begin_name(name): array for name, array in self.floats.items()}
-        names = [value.name for value in session.get_inputs()]
-        return {name: given[name] if name in given else model_input(session, self.batch) for name in names}
+        floats = {begin_name(name): array for name, array in self.floats.items()}
+        taken = inputs_of(session)
+        wanted = [each for each in taken if each.name not in floats]
+        given = {each.name: floats[each.name] for each in taken if each.name in floats}
+        return given | _run_of(model_input(session, self.batch), wanted, session_name(session))
 
     def begins(self, view: View) -> list[Array]:
         """Float32, for each quantizer at which integers begin."""
-        return [self.floats.get(str(q.source.name), self.batch.inputs) for q in view.inputs]
+        given = _run_of(self.batch.inputs, data_inputs.inputs_of(view.graph), "the network") | self.floats
+        return [given[str(q.source.name)] for q in view.inputs]
+
+
+def _run_of(inputs: Inputs, wanted: Sequence[Input], called: str) -> dict[str, Array]:
+    """What one run takes: rows, or the only sample."""
+    if not wanted:
+        return {}
+    samples, form = fitted(inputs, wanted, called)
+    return samples if form.is_batched else rows_of(samples, 0)
 
 
 class Regions:

@@ -12,7 +12,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from qpipe.errors import DataError, ModelError, one_line
+from qpipe.data.inputs import Input, Inputs, count_of, fitted, form_of, rows_of
+from qpipe.errors import ModelError, one_line
 from qpipe.nodes import name_in_memory
 
 AnyModel = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
@@ -26,11 +27,14 @@ _ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
 )
 _FATAL: Final = 4  # Warnings are about speed, and errors arrive as exceptions: neither is printed a second time.
 _TYPES: Final = {
+    "tensor(bool)": np.bool_,
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
     "tensor(float16)": np.float16,
     "tensor(uint8)": np.uint8,
     "tensor(int8)": np.int8,
+    "tensor(uint16)": np.uint16,
+    "tensor(int16)": np.int16,
     "tensor(int32)": np.int32,
     "tensor(int64)": np.int64,
 }
@@ -84,6 +88,11 @@ def session_name(session: ort.InferenceSession) -> str:
     return str(name if name is not None else f"model '{session.get_modelmeta().graph_name}'")
 
 
+def inputs_of(session: ort.InferenceSession) -> tuple[Input, ...]:
+    """What the model takes; ModelError where that is no tensor of numbers."""
+    return tuple(Input(value.name, tuple(value.shape), _dtype(session, value)) for value in session.get_inputs())
+
+
 def single_input(session: ort.InferenceSession) -> Any:
     """The only input (`.name`, `.type`, `.shape`); ModelError where there are more or none."""
     inputs = session.get_inputs()
@@ -93,39 +102,51 @@ def single_input(session: ort.InferenceSession) -> Any:
     return inputs[0]
 
 
-def input_dtype(session: ort.InferenceSession) -> np.dtype[Any]:
-    """The element type of the only input."""
-    value = single_input(session)
+def _dtype(session: ort.InferenceSession, value: Any) -> np.dtype[Any]:
     if value.type not in _TYPES:
         raise ModelError(f"{session_name(session)}: input '{value.name}' has type {value.type}; expected numbers")
     return np.dtype(_TYPES[value.type])
 
 
 def fixed_batch(session: ort.InferenceSession) -> int | None:
-    """The batch size that is written into the model's only input, None where it is open."""
-    shape = single_input(session).shape
-    return shape[0] if shape and isinstance(shape[0], int) else None
+    """The batch size that is written into the model's inputs, 1 where it has no batch; None where it is open."""
+    return form_of(inputs_of(session)).size
 
 
 def run_batches(
-    session: ort.InferenceSession, batches: Iterable[Array], *, rows_only: bool = True
+    session: ort.InferenceSession, batches: Iterable[Inputs], *, rows_only: bool = True
 ) -> Iterator[list[Array]]:
     """Each batch's outputs, [n, ...] in the model's order.
 
     Where the model's batch dimension is fixed, a batch is cut into pieces of that size, the last of them filled up
     with its own last row and cut back. An output that has other rows is refused then, unless `rows_only` is off: it is
-    what it was in every piece, or what it was in all of them, one after the other. Raises DataError where data don't
-    fit the input, ModelError where the run fails.
+    what it was in every piece, or what it was in all of them, one after the other. A model without a batch runs each
+    sample by itself (see `qpipe/data/inputs.py`), and `n` is another axis of its outputs. Raises DataError where data
+    don't fit the inputs, ModelError where the run fails.
     """
     for batch in batches:
-        check_input(session, batch)
-        size = fixed_batch(session)
-        if size is None or size == len(batch):
-            yield _run(session, batch)
+        samples, form = fitted(batch, inputs_of(session), session_name(session))
+        count = count_of(samples)
+        if not form.is_batched:
+            singles = [run_rows(session, rows_of(samples, index)) for index in range(count)]
+            yield [_stacked(parts) for parts in zip(*singles, strict=True)]
+        elif form.size is None:
+            yield run_rows(session, samples)
         else:
-            starts = range(0, len(batch), size)
-            pieces = [_run_padded(session, batch[start : start + size], size, rows_only) for start in starts]
-            yield [_joined(parts, len(batch)) for parts in zip(*pieces, strict=True)]
+            pieces = []
+            for start in range(0, count, form.size):
+                rows = rows_of(samples, slice(start, start + form.size))
+                pieces.append(run_rows(session, rows, form.size))
+                if rows_only:
+                    _check_rows(session, pieces[-1], count_of(rows))
+            yield [_joined(parts, count) for parts in zip(*pieces, strict=True)]
+
+
+def _stacked(parts: Sequence[Array]) -> Array:
+    """One output of all samples; of other sizes from sample to sample, all numbers one after the other."""
+    if all(part.shape == parts[0].shape for part in parts):
+        return np.stack(parts)
+    return np.concatenate([part.reshape(-1) for part in parts])
 
 
 def _joined(parts: Sequence[Array], count: int) -> Array:
@@ -137,38 +158,39 @@ def _joined(parts: Sequence[Array], count: int) -> Array:
     return np.concatenate([part.reshape(-1) for part in parts])
 
 
-def check_input(session: ort.InferenceSession, batch: Array) -> None:
-    """Raise DataError unless `batch` has the input's element type and its shape behind the batch dimension."""
-    value, dtype = single_input(session), input_dtype(session)
-    expected = value.shape[1:]
-    found = batch.shape[1:]
-    fits = len(expected) == len(found) and all(
-        want == have for want, have in zip(expected, found, strict=True) if isinstance(want, int)
-    )
-    if batch.dtype != dtype or not fits or not len(batch):
-        shape = ", ".join(str(size if size is not None else "?") for size in value.shape)
-        raise DataError(
-            f"{session_name(session)}: input '{value.name}' takes {dtype} [{shape}], "
-            f"the data are {batch.dtype} {list(batch.shape)}"
-        )
+def _check_rows(session: ort.InferenceSession, outputs: Sequence[Array], count: int) -> None:
+    for value, output in zip(session.get_outputs(), outputs, strict=True):
+        if output.ndim == 0 or len(output) != count:
+            raise ModelError(
+                f"{session_name(session)}: output '{value.name}' has shape {list(output.shape)}; "
+                f"expected {count} rows, one for each of the batch"
+            )
 
 
-def _run_padded(session: ort.InferenceSession, rows: Array, size: int, rows_only: bool) -> list[Array]:
-    missing = size - len(rows)
-    # The last row again, because an all-zero row may be outside of what the network can take.
-    padded = rows if not missing else np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+def run_rows(session: ort.InferenceSession, rows: Mapping[str, Array], size: int | None = None) -> list[Array]:
+    """All outputs of what one run takes, by the inputs' names; ModelError where it fails.
+
+    size: of a fixed batch, to which fewer rows are filled up with the last one, and their outputs cut back.
+    """
+    count = count_of(rows)
+    missing = 0 if size is None else size - count
+    if missing:
+        # The last row again, because an all-zero row may be outside of what the network can take.
+        rows = rows_of(rows, np.minimum(np.arange(count + missing), count - 1))
+    names = [value.name for value in session.get_inputs()]
     try:
-        outputs = _run(session, padded)
+        outputs = run_feeds(session, {name: np.asarray(rows[name], order="C") for name in names})
     except ModelError as error:
+        if size is None or size == 1:
+            raise
         # It may well be what the memory is too small for.
         raise ModelError(f"{error} (its batch is fixed at {size:,})") from error
     for value, output in zip(session.get_outputs(), outputs, strict=True):
-        if rows_only and (output.ndim == 0 or len(output) != size):
+        if not isinstance(output, np.ndarray) or output.dtype.kind not in "fiub":
             raise ModelError(
-                f"{session_name(session)}: output '{value.name}' has shape {list(output.shape)}; "
-                f"expected {size} rows, one for each of the batch"
+                f"{session_name(session)}: output '{value.name}' has type {value.type}; expected a tensor of numbers"
             )
-    return [output[: len(rows)] if output.ndim and len(output) == size else output for output in outputs]
+    return [output[:count] if missing and output.ndim and len(output) == size else output for output in outputs]
 
 
 def run_feeds(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> list[Array]:
@@ -177,16 +199,6 @@ def run_feeds(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> list
         outputs: list[Array] = session.run(None, dict(feeds))
     except _ORT_ERRORS as error:
         raise ModelError(f"{session_name(session)}: onnxruntime can't run it: {one_line(error)}") from error
-    return outputs
-
-
-def _run(session: ort.InferenceSession, batch: Array) -> list[Array]:
-    outputs = run_feeds(session, {single_input(session).name: np.ascontiguousarray(batch)})
-    for value, output in zip(session.get_outputs(), outputs, strict=True):
-        if not isinstance(output, np.ndarray) or output.dtype.kind not in "fiub":
-            raise ModelError(
-                f"{session_name(session)}: output '{value.name}' has type {value.type}; expected a tensor of numbers"
-            )
     return outputs
 
 

@@ -13,6 +13,7 @@ from qpipe.nodes import static_shape
 from qpipe.settings.training import BatchNormMode, Precision
 from qpipe.tasks.task import Ending, Task
 from qpipe.train.executor import Executor
+from qpipe.train.given import zeros_of
 
 
 def answering(
@@ -43,7 +44,7 @@ def answering(
 def _with_gradient(executor: Executor, image_shape: Sequence[int]) -> torch.Tensor:
     """The answer to an image of zeros; ModelError where it depends on no result of the layers."""
     with torch.no_grad():
-        values = executor.eval().start(torch.zeros(1, *image_shape))
+        values = executor.eval().start(zeros_of(executor.graph, image_shape))
         executor.run(values, executor.steps)
     read = {value: x.float().requires_grad_() for value, x in values.items()}
     answer: torch.Tensor = executor.tail(read)

@@ -8,7 +8,9 @@ from fractions import Fraction
 import torch
 from torch import nn
 
-Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+from qpipe.train.given import Given
+
+Loss = Callable[[torch.Tensor, torch.Tensor, Given], torch.Tensor]
 """`(answer, labels [N, ...], inputs) -> ()`, the mean over the batch; the answer is what `Executor.answer` gives."""
 
 
@@ -22,7 +24,7 @@ class Companion(nn.Module):
     def begin_update(self, done: Fraction, update: int) -> None:
         """Before the forward of an update: what part of the run is done, of 1, and the update's number, from 0."""
 
-    def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor | None:
+    def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: Given) -> torch.Tensor | None:
         """What is added to the network's own loss, after its forward of the same batch. loss: the network's."""
         return None
 

@@ -6,7 +6,7 @@ file gives on an integer runtime. A float graph, without quantizers, trains on i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import onnx_ir as ir
@@ -23,6 +23,7 @@ from qpipe.ops.quantizer_parts import quantizes
 from qpipe.settings.training import BatchNormMode, Precision
 from qpipe.tasks.task import Ending
 from qpipe.train.batch_norm import StandaloneBatchNorm
+from qpipe.train.given import Given
 from qpipe.train.island import Begin, Island, islands_of
 from qpipe.train.layer_norm import LayerNorm
 from qpipe.train.learned_quantizer import LearnedQuantizer, quantizer_of
@@ -67,14 +68,16 @@ class Executor(nn.Module):
     ) -> None:
         super().__init__()
         self._model, self._batch_norm, self.precision = model, batch_norm, precision
-        layers, self._results, begins, (self._input, quantizer) = _plan(model)
+        layers, self._results, begins = _plan(model)
+        self._entries = [begin for begin in begins if begin.source.is_graph_input()]
         self.is_quantized = any(map(quantizes, model.graph)) and not full_precision
-        self.input_quantizer = None if quantizer is None or full_precision else quantizer_of(quantizer)
+        rounded = self._entries if self.is_quantized else []
+        self.input_quantizers = nn.ModuleList(quantizer_of(b.quantizer) for b in rounded if b.quantizer is not None)
         # Of a network that borrows its weights the lender rounds them, and nothing rounds its affine maps.
         self._rounds = self.is_quantized and lender is None
         self.steps = [self._step(position, layer) for position, layer in enumerate(layers)]
-        given = {self._input, *model.graph.inputs}
-        self.islands = nn.ModuleList(islands_of(self.steps, begins, given, rounds=self.is_quantized))
+        behind = [begin for begin in begins if begin not in self._entries]
+        self.islands = nn.ModuleList(islands_of(self.steps, behind, set(self._given), rounds=self.is_quantized))
         if lender is not None:
             for own, lent in zip(self.weighted(), lender.weighted(), strict=True):
                 own.borrow(lent)
@@ -100,23 +103,28 @@ class Executor(nn.Module):
         return [island for island in self.islands if isinstance(island, Island)]
 
     @property
+    def _given(self) -> list[ir.Value]:
+        """What is known before the first step: the graph's inputs, and these on their grids."""
+        return [*self._model.graph.inputs, *(begin.output for begin in self._entries)]
+
+    @property
     def graph(self) -> ir.Graph:
         """What it runs."""
         return self._model.graph
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """`x [N, C, H, W]` float32 -> the results, float32 in training, exact float64 otherwise."""
+    def forward(self, x: Given) -> tuple[torch.Tensor, ...]:
+        """`x [N, C, H, W]` float32, or inputs by name -> the results, float32 in training, exact float64 otherwise."""
         values = self.start(x)
         self.run(values, self.steps)
         return tuple(values[value] for value in self._results)
 
     def tail_at(self, ending: Ending) -> Tail:
         """What leads from the steps to where a loss could read; ModelError where no gradient comes through."""
-        given = [self._input, *self.graph.inputs, *(step.gives for step in self.steps)]
+        given = [*self._given, *(step.gives for step in self.steps)]
         given += [value for island in self._islands for value in island.gives]
         return Tail(self.graph, given, self._results, ending)
 
-    def answer(self, x: torch.Tensor) -> torch.Tensor:
+    def answer(self, x: Given) -> torch.Tensor:
         """What the loss reads: rows `[N, columns]`, scores `[N, classes, ...]`, or an output as it is."""
         values = self.start(x)
         self.run(values, self.steps)
@@ -127,10 +135,13 @@ class Executor(nn.Module):
         answer: torch.Tensor = self.tail(values)
         return answer
 
-    def start(self, x: torch.Tensor) -> Values:
+    def start(self, x: Given) -> Values:
         """The values before the first step."""
-        values = dict.fromkeys(self._model.graph.inputs, x)
-        values[self._input] = self._prepared(x if self.input_quantizer is None else self.input_quantizer(x))
+        inputs = self._model.graph.inputs
+        values = {v: x[str(v.name)] for v in inputs} if isinstance(x, Mapping) else dict.fromkeys(inputs, x)
+        for index, begin in enumerate(self._entries):
+            own = values[begin.source]
+            values[begin.output] = self._prepared(self.input_quantizers[index](own) if self.input_quantizers else own)
         return values
 
     def run(self, values: Values, steps: Iterable[Step]) -> None:
@@ -202,9 +213,10 @@ class Executor(nn.Module):
         return (step.module for step in self.steps if isinstance(step, RowNormStep))
 
     def named_quantizers(self) -> Iterator[tuple[str, Quantizer]]:
-        """The quantizers of the network's input, called "input", and of its layers, by their names."""
-        if self.input_quantizer is not None:
-            yield "input", self.input_quantizer
+        """The quantizers of the network's inputs, the only one called "input", and of its layers, by their names."""
+        for begin, quantizer in zip(self._entries, self.input_quantizers, strict=False):
+            assert isinstance(quantizer, Quantizer)
+            yield ("input" if len(self._entries) == 1 else f"input {begin.source.name}"), quantizer
         yield from (named for island in self._islands for named in island.named_quantizers())
         yield from ((step.layer.name, step.quantizer) for step in self.steps if step.quantizer is not None)
 
@@ -239,28 +251,20 @@ class Executor(nn.Module):
         return channels_last(x if self.precision == "fp32" else x.bfloat16())
 
 
-def _plan(
-    model: ir.Model,
-) -> tuple[list[QuantizedLayer], list[ir.Value], list[Begin], tuple[ir.Value, ActivationQuantizer | None]]:
-    """Layers, result values, where integers begin behind islands, and the input with its quantizer."""
-    first = model.graph.inputs[0]
+def _plan(model: ir.Model) -> tuple[list[QuantizedLayer], list[ir.Value], list[Begin]]:
+    """Layers, result values, and where integers begin: at inputs, and behind islands."""
     if any(map(quantizes, model.graph)):
         view = read_view(model)
         if view.is_final:
             raise ModelError("final already (its weights are integers), expected the file that calibrate wrote")
-        own = [quantizer for quantizer in view.inputs if quantizer.source.is_graph_input()]
-        if len(own) > 1:
-            raise ModelError(f"the model has {len(own)} quantized inputs, expected 1")
-        begins = [Begin(q.source, q.output, q) for q in view.inputs if q not in own]
-        return view.layers, view.results, begins, (own[0].output, own[0]) if own else (first, None)
+        return view.layers, view.results, [Begin(q.source, q.output, q) for q in view.inputs]
     plan = plan_quantization(model.graph)
     if plan.unsupported:
         raise ModelError(f"{describe(plan.unsupported[0].node)}: can't be trained, no torch semantics for it")
     layers = [QuantizedLayer(layer.node, layer.batch_norm, layer.activation, sources=()) for layer in plan.layers]
     given = {value for layer in plan.islands for node in layer.nodes for value in node.outputs}
     results = leading_to(model.graph.outputs, given | {layer.result for layer in layers})
-    begins = [Begin(value, value) for value in plan.begins if not value.is_graph_input()]
-    return layers, results, begins, (first, None)
+    return layers, results, [Begin(value, value) for value in plan.begins]
 
 
 def _carries(layer: QuantizedLayer, quantizer: ActivationQuantizer) -> bool:

@@ -14,6 +14,7 @@ import torch
 from pydantic import JsonValue
 
 from qpipe.data import Source
+from qpipe.data.inputs import arrays_of
 from qpipe.errors import DataError, ModelError, QpipeError
 from qpipe.settings import FinetuneSettings
 from qpipe.tasks.task import CLASSES, Task, name_of
@@ -152,7 +153,7 @@ def _data(source: Source) -> dict[str, JsonValue]:
         "number of classes": classes if classes or labels is None else int(labels.max()) + 1,
         "preprocessing": preprocess,
         "a label": digest_of([] if labels is None else [labels.tobytes()]),
-        "an image": digest_of([sample.inputs.tobytes()]),
+        "an image": digest_of([array.tobytes() for array in arrays_of(sample.inputs)]),
     }
 
 

@@ -20,6 +20,7 @@ from qpipe.tasks.task import CLASSES, Task
 from qpipe.train.checkpoint import Parts
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.executor import Executor
+from qpipe.train.given import Given, given_of
 from qpipe.train.gradient_clip import clip_gradients, weighted_layers
 from qpipe.train.identity import identity_of
 from qpipe.train.keeper import Keeper
@@ -31,7 +32,7 @@ from qpipe.train.schedule import batches_of, batches_per_update, drops_last, lea
 from qpipe.train.together import Together, together
 from qpipe.train.weighted import WeightedLayer
 
-Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+Batches = Iterator[tuple[Given, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def _update(run: _Run, state: RunState, batches: Batches, at: Fraction) -> bool:
     return True
 
 
-def _accumulate(run: _Run, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _accumulate(run: _Run, inputs: Given, labels: torch.Tensor) -> torch.Tensor:
     """Add the gradients of one real batch; its summed loss, right answers and images, float64 `[3]`."""
     answer = run.executor.answer(inputs)
     if run.source.size is None:
@@ -273,7 +274,6 @@ def _batches(run: _Run, state: RunState) -> Batches:
     for batch in progress.track(batches, f"epoch {state.number}/{settings.epochs}", total):
         if batch.labels is None and run.task.has_labels:
             raise DataError(f"{source.name}: no labels, expected one for each image")
-        inputs = torch.from_numpy(batch.inputs)
         # Where a teacher alone counts, labels are nothing but as many as there are images.
         labels = torch.from_numpy(np.zeros(len(batch), np.int64) if batch.labels is None else batch.labels)
-        yield inputs.to(run.group.device), labels.to(run.group.device)
+        yield given_of(run.executor.graph, batch.inputs, run.group.device), labels.to(run.group.device)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from qpipe.errors import DataError, QpipeError, user_code
 from qpipe.tasks.task import Task, name_of
 from qpipe.train.companion import Loss
+from qpipe.train.given import Given
 
 _IGNORED = -100
 """torch's label that counts nothing."""
@@ -51,7 +52,7 @@ def check_labels(task: Task, outputs: torch.Tensor, labels: torch.Tensor, name: 
 def _own(function: Callable[..., Any]) -> Loss:
     what = f"loss '{name_of(function)}'"
 
-    def loss(outputs: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    def loss(outputs: torch.Tensor, labels: torch.Tensor, inputs: Given) -> torch.Tensor:
         with user_code(QpipeError, f"{what}: raised", expected="a number"):
             found = function(outputs, labels)
         if not isinstance(found, torch.Tensor) or found.numel() != 1:

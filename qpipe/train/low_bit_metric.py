@@ -14,6 +14,7 @@ from qpipe.tasks.metrics import metric_of
 from qpipe.tasks.task import Ending, Task
 from qpipe.train.companions.low_bit import LowBit
 from qpipe.train.executor import Executor
+from qpipe.train.given import given_of
 
 BATCH = 256
 """Images that share their tensors' scales."""
@@ -35,7 +36,7 @@ def low_bit_metric(network: ir.Model, settings: ArithmeticSettings, test: Source
     executor = Executor(network, ending=ending)
     LowBit([executor], settings, seed=0)
     for batch in progress.track(test.batches(BATCH), "evaluating, low-bit", test.n_batches(BATCH)):
-        answer = executor.answer(torch.from_numpy(batch.inputs)).numpy()
+        answer = executor.answer(given_of(executor.graph, batch.inputs)).numpy()
         if batch.labels is not None:
             metric.add(answer, batch.labels)
     return metric.value()

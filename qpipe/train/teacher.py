@@ -14,6 +14,7 @@ from qpipe.settings.training import Precision
 from qpipe.tasks.task import Ending, Task
 from qpipe.train.companion import Loss
 from qpipe.train.executor import Executor
+from qpipe.train.given import Given
 from qpipe.train.losses import LOSSES, label_loss
 
 
@@ -42,16 +43,16 @@ def distillation(teacher: Executor, task: Task, *, weight: float, temperature: f
     kind = LOSSES[task.loss if isinstance(task.loss, str) else "mse"]
     own = label_loss(task) if task.has_labels else None
     factor = temperature**2 if kind.is_tempered else 1
-    last: list[tuple[torch.Tensor, torch.Tensor]] = []
+    last: list[tuple[Given, torch.Tensor]] = []
 
-    def answer(inputs: torch.Tensor) -> torch.Tensor:
+    def answer(inputs: Given) -> torch.Tensor:
         """The teacher's; two networks that learn from the same batch ask once."""
         if not last or last[0][0] is not inputs:
             with torch.no_grad():
                 last[:] = [(inputs, teacher.answer(inputs).float())]
         return last[0][1]
 
-    def loss(outputs: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    def loss(outputs: torch.Tensor, labels: torch.Tensor, inputs: Given) -> torch.Tensor:
         told = answer(inputs)
         if told.shape != outputs.shape:
             raise ModelError(f"the teacher answers {list(told.shape)}, the network {list(outputs.shape)}")

@@ -37,7 +37,6 @@ from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.graph.numbers import check_numbers
 from qpipe.ir.quantized.kind import Kind, find_kind, require_float
 from qpipe.ir.quantized.plan import plan_quantization
-from qpipe.nodes import only_input
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.settings import CalibrateSettings, LayersSettings, SeedSettings, TorchSettings
 from qpipe.verbs.beside_float import IMAGES, compare_with_float
@@ -124,7 +123,6 @@ def calibrate(
         data = take_sizes(network, data, pixels)
         network = normalized_at_sizes(network)
         check_numbers(network.graph)
-        only_input(network.graph)
         # Before the network runs: what stands in the way is the news.
         plan = plan_quantization(network.graph)
         refuse_unsupported(plan)

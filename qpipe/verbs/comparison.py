@@ -9,10 +9,10 @@ from passes.lower_integer import CUT_TAIL
 from qpipe import progress
 from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
 from qpipe.data.carried import carried_preprocess
+from qpipe.data.inputs import inputs_of
 from qpipe.errors import DataError, RecipeError
 from qpipe.ir.files.metadata import KEEPS_ORDER, get_json
 from qpipe.ir.graph.ending import ending_in
-from qpipe.nodes import static_shape
 from qpipe.runtime.accuracy import AccuracyReport, ModelAccuracy, measure_accuracy
 from qpipe.runtime.session import AnyModel, open_session
 from qpipe.settings import TaskSettings
@@ -53,7 +53,9 @@ def open_common(runnables: Sequence[Runnable], data: DataLike, split: Split, pre
 
     preprocess: what replaces parts of the preprocessing that the models carry.
     """
-    source = open_data(data, split, _common_preprocess(runnables, preprocess))
+    # What takes pixels has the inputs of the float network that it was made from.
+    inputs = [inputs_of(runnable.network.graph) for runnable in runnables]
+    source = open_data(data, split, _common_preprocess(runnables, preprocess), inputs=max(inputs, key=len))
     progress.tell(source.found)
     _check_inputs(runnables, source)
     return source
@@ -168,7 +170,6 @@ def _common_preprocess(runnables: Sequence[Runnable], overrides: PreprocessLike)
 def _check_inputs(runnables: Sequence[Runnable], source: Source) -> None:
     """Refuse data that don't fit a model's input; what takes pixels is checked when it runs."""
     for runnable in runnables:
-        for value in runnable.network.graph.inputs[:1]:
-            shape = static_shape(value)
-            if shape is not None and value.dtype is not None and value.dtype.is_floating_point():
-                check_fits(source, shape)
+        inputs = inputs_of(runnable.network.graph)
+        if len(inputs) > 1 or all(each.dtype.kind == "f" for each in inputs):
+            check_fits(source, inputs)

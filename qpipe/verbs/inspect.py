@@ -26,7 +26,6 @@ from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, Requantization, View, Weighted, read_view
-from qpipe.nodes import only_input
 from qpipe.ops import Curve, Role, has_weights
 from qpipe.ops.quantizer_parts import is_border
 from qpipe.settings import TorchSettings
@@ -182,10 +181,6 @@ def _float_nodes(graph: ir.Graph, plan: QuantizationPlan) -> tuple[list[NodeInfo
         else:
             _add_layer(found, layer, FLOAT_TAIL, "stays float behind the integers")
     problems = []
-    try:
-        only_input(graph)
-    except ModelError as error:
-        problems.append(str(error))
     if not any(has_weights(layer.node) for layer in (*plan.layers, *plan.islands, *plan.tail)):
         problems.append("no Conv, Gemm or MatMul with constant weights: nothing to quantize")
     return [found[node] for node in graph if node in found], problems

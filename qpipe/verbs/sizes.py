@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from passes.normalize import normalize
 from qpipe.data import DataLike, open_data
+from qpipe.data.inputs import form_of, inputs_of
 from qpipe.errors import ModelError
 from qpipe.ir.files.sizes import (
     dims_of,
@@ -28,14 +29,24 @@ def take_sizes(network: ir.Model, data: DataLike, preprocess: PreprocessLike) ->
         if not is_open(value):
             continue
         dims = dims_of(value)
-        shape = None
-        if len(network.graph.inputs) == 1:
-            data = open_data(data, "train", preprocess_of(network, preprocess), labels=False)
-            shape = data.image_shape
-        if shape is None or (dims is not None and len(dims) != len(shape) + 1):
+        inputs = inputs_of(network.graph)
+        data = open_data(data, "train", preprocess_of(network, preprocess), labels=False, inputs=inputs)
+        shape = data.sample_shapes.get(str(value.name), data.image_shape if len(inputs) == 1 else None)
+        missing = -1 if shape is None else 1 if dims is None else len(dims) - len(shape)
+        if shape is None or missing not in (0, 1):
             raise ModelError(f"{said_open(value)}: expected its sizes, {advice(value)}")
         fix_sizes(network, {str(value.name): shape if dims is not None else (1, *shape)})
+    if not form_of(inputs_of(network.graph)).is_batched:
+        _fix_single(network)
     return data
+
+
+def _fix_single(network: ir.Model) -> None:
+    """Without a batch each run takes one sample, whatever an input's first dimension could be."""
+    for value in network.graph.inputs:
+        dims = dims_of(value)
+        if dims and not isinstance(dims[0], int):
+            fix_sizes(network, {str(value.name): (1, *(size for size in dims[1:] if isinstance(size, int)))})
 
 
 def is_open(value: ir.Value) -> bool:
@@ -65,6 +76,8 @@ def normalized_at_sizes(network: ir.Model) -> ir.Model:
         return network
     held, free, opened = network, network.clone(), network.clone()
     open_batch(free)
+    if not form_of(inputs_of(free.graph)).is_batched:
+        free = network.clone()
     open_sizes(opened)
     normalize(held)
     normalize(free)

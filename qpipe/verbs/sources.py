@@ -13,9 +13,10 @@ import onnx_ir as ir
 
 from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
 from qpipe.data.carried import carried_preprocess
+from qpipe.data.inputs import inputs_of
 from qpipe.errors import DataError, LoweringError, ModelError
 from qpipe.ir.files.metadata import get_input_sha256, set_input_sha256
-from qpipe.nodes import describe, only_input, static_shape
+from qpipe.nodes import describe
 from qpipe.ops.prologue import find_prologue
 from qpipe.progress import say, tell
 
@@ -80,11 +81,9 @@ def store_origin_file(model: ir.Model, path: object) -> None:
 def open_source(
     model: ir.Model, data: DataLike, split: Split, preprocess: Preprocess, *, labels: bool = True
 ) -> Source:
-    """The data, checked against the model's input; ModelError where it has other than one. labels: are they read."""
-    value = only_input(model.graph)
-    source = open_data(data, split, preprocess, labels=labels)
+    """The data, checked against the model's inputs. labels: are they read."""
+    inputs = inputs_of(model.graph)
+    source = open_data(data, split, preprocess, labels=labels, inputs=inputs)
     tell(source.found)
-    shape = static_shape(value)
-    if shape is not None:
-        check_fits(source, shape)
+    check_fits(source, inputs)
     return source

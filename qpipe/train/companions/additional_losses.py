@@ -29,6 +29,7 @@ from qpipe.train.companion import Companion, Loss
 from qpipe.train.companions.blocks import Block
 from qpipe.train.companions.navigation import StepShapes, answer_shape, step_shapes
 from qpipe.train.executor import Executor
+from qpipe.train.given import Given
 
 _PURPOSE = 0xADD  # so that no other draw of the same seed is this one
 
@@ -71,7 +72,7 @@ class AdditionalLosses(Companion):
             end.keep_unquantized()
             self.classifiers.append(_classifier(shapes[end.position].result[1], classes, rng))
 
-    def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: Given) -> torch.Tensor:
         """`sum_i alpha l_i`."""
         losses = [
             self.loss(classify(end.activated.float().mean((2, 3))), labels, inputs)

@@ -33,6 +33,7 @@ from qpipe.train.companion import Companion, Loss
 from qpipe.train.companions.blocks import Block
 from qpipe.train.companions.navigation import reads_the_input, step_before, step_shapes
 from qpipe.train.executor import Executor
+from qpipe.train.given import Given
 from qpipe.train.step import ProductStep, Step
 
 Shape = tuple[int, int, int]
@@ -96,7 +97,7 @@ class AuxiliaryGradient(Companion):
         self.norm = nn.BatchNorm2d(shapes[-1][0])
         self._shared = [parameter for module in network.weighted() for parameter in module.shared_parameters()]
 
-    def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: Given) -> torch.Tensor:
         """`lambda L2`."""
         return self.weight * loss(self._answer(inputs), labels, inputs)
 
@@ -109,7 +110,7 @@ class AuxiliaryGradient(Companion):
         self._outputs.append(output)
         return output
 
-    def _answer(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _answer(self, inputs: Given) -> torch.Tensor:
         """H's answer."""
         values = self.twin.start(inputs)
         self.twin.run(values, self.twin.steps[: self._end.position + 1])

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.companions.blocks import Block
 from qpipe.train.executor import Executor
+from qpipe.train.given import Given
 
 
 class JointDistillation(Companion):
@@ -53,7 +54,7 @@ class JointDistillation(Companion):
             student.keep_unquantized()
             teacher.keep_unquantized()
 
-    def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: Given) -> torch.Tensor:
         """`L_2 + sum_i beta l_di`."""
         own = self.loss(self.teacher.answer(inputs), labels, inputs)
         features = [(student.activated.float(), teacher.activated.float()) for student, teacher in self._ends]

@@ -25,6 +25,7 @@ from qpipe.nodes import describe, group_count, rank
 from qpipe.settings.arithmetic import ArithmeticSettings
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.executor import Executor
+from qpipe.train.given import Given
 from qpipe.train.low_bit import LowBitProduct, Quantize
 from qpipe.train.step import ProductStep
 from qpipe.train.together import together
@@ -63,7 +64,7 @@ class LowBit(Companion):
         """From here on the draws are this update's."""
         self._update, self._batch, self._trouble = update, 0, None
 
-    def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: torch.Tensor) -> None:
+    def extra_loss(self, loss: Loss, labels: torch.Tensor, inputs: Given) -> None:
         """None; the forward after this one is of the next batch."""
         self._batch += 1
 

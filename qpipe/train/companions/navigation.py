@@ -13,6 +13,7 @@ from qpipe.ir.quantized.view import Requantization
 from qpipe.nodes import describe
 from qpipe.ops import Role
 from qpipe.train.executor import Executor
+from qpipe.train.given import zeros_of
 from qpipe.train.quantizer import Quantizer
 from qpipe.train.step import Step
 
@@ -88,7 +89,7 @@ def step_shapes(network: Executor, image_shape: Sequence[int]) -> list[StepShape
     image_shape: of one input, without the batch.
     """
     found: list[StepShapes] = []
-    values = network.eval().start(torch.zeros(1, *image_shape))
+    values = network.eval().start(zeros_of(network.graph, image_shape))
     for step in network.steps:
         first_input = values[step.reads[0]].shape
         network.run(values, [step])
@@ -99,4 +100,4 @@ def step_shapes(network: Executor, image_shape: Sequence[int]) -> list[StepShape
 @torch.no_grad()
 def answer_shape(network: Executor, image_shape: Sequence[int]) -> torch.Size:
     """The shape of a network's answer to one image, by an evaluation of zeros."""
-    return network.eval().answer(torch.zeros(1, *image_shape)).shape
+    return network.eval().answer(zeros_of(network.graph, image_shape)).shape

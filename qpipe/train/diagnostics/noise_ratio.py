@@ -13,18 +13,20 @@ from typing import Any
 import torch
 
 from qpipe.data import Source
+from qpipe.data.inputs import Inputs
 from qpipe.errors import DataError
 from qpipe.train.diagnostics.measurement import Measurement
 from qpipe.train.executor import Executor
+from qpipe.train.given import given_of
 from qpipe.train.quantizer import Quantizer
 
 IMAGES, BATCH_SIZE = 256, 64
 """How many images the activations' noise is measured on, and how many at once."""
 
 
-def diagnostic_images(source: Source) -> list[torch.Tensor]:
+def diagnostic_images(source: Source) -> list[Inputs]:
     """The first images of a source, as they are, in a few batches."""
-    batches = [torch.from_numpy(batch.inputs) for batch in source.batches(BATCH_SIZE, limit=IMAGES)]
+    batches = [batch.inputs for batch in source.batches(BATCH_SIZE, limit=IMAGES)]
     if not batches:
         raise DataError(f"{source.name}: no images to measure the activations' noise on")
     return batches
@@ -37,7 +39,7 @@ class NoiseRatio(Measurement):
         inputs: batches of images, on which the activations' noise is measured.
     """
 
-    def __init__(self, inputs: Sequence[torch.Tensor]) -> None:
+    def __init__(self, inputs: Sequence[Inputs]) -> None:
         self._inputs = inputs
         self._before: dict[str, torch.Tensor] = {}
         self._after: dict[str, torch.Tensor] = {}
@@ -76,7 +78,7 @@ def weight_noise(executor: Executor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def activation_noise(executor: Executor, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+def activation_noise(executor: Executor, inputs: Sequence[Inputs]) -> torch.Tensor:
     """dB of each activation quantizer over these batches `[N, C, H, W]`, float64 `[quantizers]`, as weight_noise.
 
     The network runs as its file computes; its mode is put back.
@@ -95,7 +97,7 @@ def activation_noise(executor: Executor, inputs: Sequence[torch.Tensor]) -> torc
     executor.eval()
     try:
         for batch in inputs:
-            executor(batch.to(device))
+            executor(given_of(executor.graph, batch, device))
     finally:
         for hook in hooks:
             hook.remove()

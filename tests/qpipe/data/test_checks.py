@@ -3,7 +3,13 @@ import pytest
 
 from qpipe.data import check_fits, check_labels, open_data
 from qpipe.data.checks import check_floats, check_pixels
+from qpipe.data.inputs import Input
 from qpipe.errors import DataError
+
+
+def takes(shape):
+    """A network of one input."""
+    return [Input("x", tuple(shape), np.dtype(np.float32))]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
@@ -56,7 +62,7 @@ IMAGES = np.zeros((2, 8, 6, 3), np.uint8)
 @pytest.mark.parametrize("shape", [[None, 3, 8, 6], ["batch", 3, None, 6], [1, 3, 8, 6], [None] * 4])
 def test_source_fits_whatever_the_batch_dimension(shape: list[int | str | None]) -> None:
     source = open_data(IMAGES)
-    check_fits(source, shape)
+    check_fits(source, takes(shape))
     assert source.image_shape == (3, 8, 6)
 
 
@@ -71,10 +77,10 @@ def test_source_fits_whatever_the_batch_dimension(shape: list[int | str | None])
 )
 def test_source_that_does_not_fit(shape: list[int | None], message: str) -> None:
     with pytest.raises(DataError) as caught:
-        check_fits(open_data(IMAGES), shape)
+        check_fits(open_data(IMAGES), takes(shape))
     assert str(caught.value) == f"data 'given from Python': inputs have shape {message}"
 
 
 def test_channels_that_come_first_are_not_taken_for_a_layout() -> None:
     with pytest.raises(DataError, match="give \\[N, H, W, C\\], the data have their channels first"):
-        check_fits(open_data(IMAGES.transpose(0, 3, 1, 2)), [None, 3, 8, 6])
+        check_fits(open_data(IMAGES.transpose(0, 3, 1, 2)), takes([None, 3, 8, 6]))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qpipe.data import Augment, Preprocess, check_fits, open_data
+from qpipe.data.inputs import Input
 from qpipe.errors import DataError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
@@ -151,7 +152,7 @@ def test_member_that_claims_too_much_memory(tmp_path: Path) -> None:
 def test_real_cifar10(shared: Path) -> None:
     settings = Preprocess(mean="0.485,0.456,0.406", std="0.229,0.224,0.225")
     source = open_data(shared / "data" / "cifar10.npz", "test", settings)
-    check_fits(source, [None, 3, 32, 32])
+    check_fits(source, [Input("x", (None, 3, 32, 32), np.dtype(np.float32))])
     assert source.class_names is not None
     assert source.class_names[0] == "airplane"
     assert np.bincount(source.labels).tolist() == [1000] * 10
@@ -162,7 +163,7 @@ def test_real_cifar10(shared: Path) -> None:
 
 def test_real_keyword_features(shared: Path) -> None:
     source = open_data(shared / "data" / "kws01_mfcc.npz", "test")
-    check_fits(source, ["n", 1, 49, 10])
+    check_fits(source, [Input("x", ("n", 1, 49, 10), np.dtype(np.float32))])
     assert len(source.class_names or ()) == 12
     with np.load(shared / "data" / "kws01_mfcc.npz") as arrays:
         np.testing.assert_array_equal(next(source.batches(1000)).inputs[:, 0], arrays["x"][..., 0])

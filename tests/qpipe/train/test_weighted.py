@@ -96,8 +96,8 @@ def test_batch_statistics_move_the_running_ones() -> None:
     layer = next(iter(executor.weighted()))
     mean, variance = layer.mean.clone(), layer.variance.clone()
     executor(torch.from_numpy(net.inputs()))
-    assert executor.input_quantizer is not None
-    x = executor.input_quantizer(torch.from_numpy(net.inputs()))
+    assert executor.input_quantizers
+    x = executor.input_quantizers[0](torch.from_numpy(net.inputs()))
     product = torch.nn.functional.conv2d(x, layer.quantized_weight(), padding=1)
     batch = product.mean((0, 2, 3)) + layer.offset
     torch.testing.assert_close(layer.mean, 0.9 * mean + 0.1 * batch, rtol=1e-4, atol=1e-5)

@@ -64,7 +64,7 @@ def by_hand(
         return F.conv2d(y, quantized[index], stride=stride, padding=1)
 
     first, second = module.adaptors
-    stem = norm(layers[0], conv(0, fake_quantize(x, twin.input_quantizer.grid)))
+    stem = norm(layers[0], conv(0, fake_quantize(x, twin.input_quantizers[0].grid)))
     o1 = conv(1, grid(0, stem))
     o2 = conv(2, grid(1, norm(layers[1], o1)))
     o3 = conv(3, grid(2, norm(layers[2], o2)), stride=2)

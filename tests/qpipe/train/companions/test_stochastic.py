@@ -123,8 +123,8 @@ def test_the_first_and_the_last_layer_are_never_drawn() -> None:
     positions = [step.position for step in executor.steps if step.quantizer is not None and step.quantizer.rounds]
     # What the last block gives, and the pool's; and the input's.
     assert positions == [4, 5, 6]
-    assert executor.input_quantizer is not None
-    assert executor.input_quantizer.rounds
+    assert executor.input_quantizers
+    assert executor.input_quantizers[0].rounds
 
 
 def block_at_the_start(last: bool) -> ir.Model:

@@ -18,7 +18,7 @@ from qpipe.train.diagnostics.noise_ratio import (
 from support.training import batch_of, run_updates
 from support.zoo.trainable import small_executor
 
-INPUTS = [batch_of(step)[0] for step in range(3)]
+INPUTS = [batch_of(step)[0].numpy() for step in range(3)]
 
 
 def test_decibels() -> None:
@@ -45,7 +45,7 @@ def test_a_bit_less_is_six_decibels() -> None:
 def test_an_activations_ratio_is_that_of_its_quantizer_behind_the_relu() -> None:
     executor = small_executor()
     found = dict(zip(dict(executor.named_quantizers()), activation_noise(executor, INPUTS), strict=True))
-    x = torch.cat(INPUTS)
+    x = torch.cat([torch.from_numpy(x) for x in INPUTS])
     spec = dict(executor.named_quantizers())["input"].grid
     on_grid = (x / spec.scale).round().clamp(spec.qmin, spec.qmax) * spec.scale
     # Sums of three batches in another order.
@@ -80,7 +80,7 @@ def test_the_executor_stays_as_it_was() -> None:
 def test_images_come_in_batches() -> None:
     batches = diagnostic_images(open_data("digits", "train"))
     assert [len(batch) for batch in batches] == [BATCH_SIZE] * (IMAGES // BATCH_SIZE)
-    assert all(batch.dtype == torch.float32 for batch in batches)
+    assert all(batch.dtype == np.float32 for batch in batches)
 
 
 def test_no_images_is_an_error() -> None:
