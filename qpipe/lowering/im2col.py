@@ -1,8 +1,8 @@
-"""Convolution as a product of integer matrices: patches `[N, H', W', K]` of uint8 codes times int8 weights `[K, O]`.
+"""Convolution as a product of integer matrices: patches `[N, *S', K]` of uint8 codes times int8 weights `[K, O]`.
 
-K runs over rows, columns and channels of the window, channels fastest: the order in which `qpipe.arith.weights` keeps
-pairs of weights safe. Narrow groups are joined to wider ones with zeros between them (a depthwise convolution is
-nothing else), because onnxruntime multiplies 32 channels as fast as one.
+K runs over planes, rows, columns and channels of the window, channels fastest: the order in which
+`qpipe.arith.weights` keeps pairs of weights safe. Narrow groups are joined to wider ones with zeros between them (a
+depthwise convolution is nothing else), because onnxruntime multiplies 32 channels as fast as one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
 from qpipe.lowering.integer_graph import Array, IntegerGraph
 from qpipe.nodes import Window
 
-HEIGHT, WIDTH, CHANNELS = 1, 2, 3
 ROWS_BELOW = 128  # channels: narrower pixels are joined along the row first, so that the larger copy has longer runs
 GROUP_WIDTH = 32
 PAIR_LIMIT = 128  # |w0| + |w1| that every uint8 code can multiply within int16
@@ -29,16 +28,16 @@ PAIR_LIMIT = 128  # |w0| + |w1| that every uint8 code can multiply within int16
 def convolve(
     b: IntegerGraph, x: ir.Value, weight: Array, bits: int, shape: Window, groups: int, zero_point: int
 ) -> ir.Value:
-    """int32 `[N, H', W', O]` of uint8 x `[N, H, W, C]`, without the bias. weight: codes `[O, C / groups, kh, kw]`."""
+    """int32 `[N, *S', O]` of uint8 x `[N, *S, C]`, without the bias. weight: codes `[O, C / groups, *kernel]`."""
     x = pad(b, x, shape.pads, zero_point)
-    size, outputs = weight.shape[1], len(weight) // groups
+    size, outputs, last_axis = weight.shape[1], len(weight) // groups, 1 + len(shape.kernel)
     parts = []
     for first, last in _group_runs(weight, groups, b.weights):
         count = last - first
-        part = x if count == groups else b.slice(x, {CHANNELS: slice(first * size, last * size)})
+        part = x if count == groups else b.slice(x, {last_axis: slice(first * size, last * size)})
         matrix = weight_matrix(b, weight[first * outputs : last * outputs], bits, count)
         parts.append(multiply(b, im2col(b, part, shape, size * count), matrix, zero_point))
-    return b.concat(parts, CHANNELS, INT32)
+    return b.concat(parts, last_axis, INT32)
 
 
 def multiply(b: IntegerGraph, x: ir.Value, matrix: tuple[ir.Value, int], zero_point: int) -> ir.Value:
@@ -53,17 +52,17 @@ def multiply(b: IntegerGraph, x: ir.Value, matrix: tuple[ir.Value, int], zero_po
 
 
 def pad(b: IntegerGraph, x: ir.Value, pads: Sequence[int], fill: int) -> ir.Value:
-    """x `[N, H, W, C]` with a border of the code `fill`; pads: top, left, bottom, right."""
+    """x `[N, *S, C]` with a border of the code `fill`; pads: all begins, all ends."""
     if not any(pads):
         return x
-    top, left, bottom, right = pads
-    everywhere = b.integers([0, top, left, 0, 0, bottom, right, 0])
+    half = len(pads) // 2
+    everywhere = b.integers([0, *pads[:half], 0, 0, *pads[half:], 0])
     return b.node("Pad", [x, everywhere, b.shared(np.uint8(fill))])
 
 
 def taps(b: IntegerGraph, x: ir.Value, shape: Window, axis: int, dtype: DType = UINT8) -> list[ir.Value]:
     """What each tap of the window along the axis sees, over all positions of the window."""
-    i = axis - HEIGHT
+    i = axis - 1
     if shape.kernel[i] == 1 and shape.strides[i] == 1:
         return [x]
     return [b.slice(x, {axis: tap_slice(shape, i, tap)}, dtype) for tap in range(shape.kernel[i])]
@@ -76,20 +75,26 @@ def tap_slice(shape: Window, i: int, tap: int) -> slice:
     return slice(offset, -behind if behind else None, shape.strides[i])
 
 
+def spatial_axes(shape: Window) -> range:
+    """Those that a window slides over, of images with channels last."""
+    return range(1, 1 + len(shape.kernel))
+
+
 def im2col(b: IntegerGraph, x: ir.Value, shape: Window, channels: int) -> ir.Value:
-    """Patches `[N, H', W', kh * kw * C]` of padded x."""
-    if shape.kernel == (1, 1):
-        cut = {axis: slice(0, None, stride) for axis, stride in zip((HEIGHT, WIDTH), shape.strides, strict=True)}
-        return x if shape.strides == (1, 1) else b.slice(x, cut)
+    """Patches `[N, *S', kernel * C]` of padded x."""
+    axes, last_axis = spatial_axes(shape), 1 + len(shape.kernel)
+    if all(size == 1 for size in shape.kernel):
+        cut = {axis: slice(0, None, stride) for axis, stride in zip(axes, shape.strides, strict=True)}
+        return x if all(stride == 1 for stride in shape.strides) else b.slice(x, cut)
     if channels < ROWS_BELOW or 1 in shape.kernel:
-        rows = b.concat(taps(b, x, shape, WIDTH), CHANNELS)
-        return b.concat(taps(b, rows, shape, HEIGHT), CHANNELS)
+        for axis in reversed(axes):
+            x = b.concat(taps(b, x, shape, axis), last_axis)
+        return x
     windows = [
-        b.slice(x, {HEIGHT: tap_slice(shape, 0, row), WIDTH: tap_slice(shape, 1, column)})
-        for row in range(shape.kernel[0])
-        for column in range(shape.kernel[1])
+        b.slice(x, {axis: tap_slice(shape, axis - 1, tap) for axis, tap in zip(axes, place, strict=True)})
+        for place in itertools.product(*map(range, shape.kernel))
     ]
-    return b.concat(windows, CHANNELS)
+    return b.concat(windows, last_axis)
 
 
 def weight_matrix(b: IntegerGraph, codes: Array, bits: int, groups: int = 1) -> tuple[ir.Value, int]:

@@ -23,7 +23,7 @@ from qpipe.errors import LoweringError
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import InnerWeighted, LastLayer, RequantizedLayer
 from qpipe.ir.quantized.view_weights import FinalWeight
-from qpipe.lowering.im2col import HEIGHT, WIDTH, convolve, multiply, pad, weight_matrix
+from qpipe.lowering.im2col import convolve, multiply, pad, weight_matrix
 from qpipe.lowering.integer_graph import Array, IntegerGraph
 from qpipe.lowering.integer_pool import divide, window_sums
 from qpipe.lowering.marks import mark
@@ -53,7 +53,7 @@ class IntegerBuilder(IntegerGraph):
 
     def layout_of_images(self, quantizer: ActivationQuantizer) -> Layout:
         """Channels last of images and rows, whose pixels are then copied whole; else the layout that the tensor has."""
-        return "NHWC" if len(quantizer.codes.shape or ()) in (3, 4) else self.layout(quantizer)
+        return "NHWC" if len(quantizer.codes.shape or ()) in (3, 4, 5) else self.layout(quantizer)
 
     def common_layout(self, quantizers: Sequence[ActivationQuantizer]) -> Layout:
         """Channels last where any tensor has it, else the specification's own."""
@@ -72,7 +72,7 @@ class IntegerBuilder(IntegerGraph):
         """What is said of each dimension, in this layout's order; a row with channels last is an image of one line."""
         if layout == "NCHW":
             return list(shape)
-        return [shape[0], *(shape[2:] if len(shape) == 4 else [1, *shape[2:]]), shape[1]]
+        return [shape[0], *(shape[2:] if len(shape) > 3 else [1, *shape[2:]]), shape[1]]
 
     @staticmethod
     def arrange(array: Array, layout: Layout) -> Array:
@@ -113,9 +113,10 @@ class IntegerBuilder(IntegerGraph):
         return multiply(self, self.codes(source), weight_matrix(self, rows, bits), source.grid.zero_point)
 
     def mean_of_image(self, layer: RequantizedLayer, pixels: int) -> None:
-        """The layer's output: the mean over height and width, so many pixels."""
+        """The layer's output: the mean over all of the image, so many pixels."""
         codes = self.cast(self.codes(layer.sources[0], "NHWC"), INT32)
-        total = self.symbol(codes, layer.output, "NHWC").sum((HEIGHT, WIDTH))
+        dims = len(self.arranged(static_shape(layer.output) or (), "NHWC"))
+        total = self.symbol(codes, layer.output, "NHWC").sum(range(1, dims - 1))
         divide(self, layer, total, pixels, np.array(pixels))
 
     def mean_of_windows(self, layer: RequantizedLayer, shape: Window, pads: Sequence[int], counts: Array) -> None:
@@ -261,7 +262,9 @@ class IntegerBuilder(IntegerGraph):
             return self.node("Reshape", [value, self.integers(target)], dtype)
         if layout == "NHWC" and dims is not None and len(dims) == 3:
             value = self.node("Unsqueeze", [value, self.integers([2])], dtype)
-        return self.transpose(value, TO_NHWC if layout == "NHWC" else TO_NCHW, dtype)
+        last = 3 if dims is None else max(len(dims), 4) - 1
+        order = (0, *range(2, last + 1), 1) if layout == "NHWC" else (0, last, *range(1, last))
+        return self.transpose(value, order, dtype)
 
 
 def _numpy_type(value: ir.Value) -> np.dtype[Any]:

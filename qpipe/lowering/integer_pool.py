@@ -12,7 +12,7 @@ from qpipe.arith.quantize import divide_half_even
 from qpipe.arith.symbolic import INT32, UINT8, Symbol
 from qpipe.errors import LoweringError
 from qpipe.ir.quantized.view import RequantizedLayer
-from qpipe.lowering.im2col import HEIGHT, WIDTH, taps
+from qpipe.lowering.im2col import spatial_axes, taps
 from qpipe.lowering.integer_graph import Array, IntegerGraph
 from qpipe.nodes import Window, describe
 
@@ -23,9 +23,9 @@ _INT32_MAX = 2**31 - 1
 
 
 def window_sums(b: IntegerGraph, x: ir.Value, shape: Window, sizes: Sequence[int | None]) -> Symbol:
-    """Sums of padded uint8 codes `[N, H, W, C]` under the window, first along the row; sizes: of the result."""
+    """Sums of padded uint8 codes `[N, *S, C]` under the window, the last axis first; sizes: of the result."""
     value = b.cast(x, INT32)
-    for axis in (WIDTH, HEIGHT):
+    for axis in reversed(spatial_axes(shape)):
         first, *others = (Symbol(b, tap, INT32, sizes) for tap in taps(b, value, shape, axis, INT32))
         for term in others:
             first = first + term

@@ -57,7 +57,7 @@ class AveragePool(Unweighted):
     homogeneous = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
-        """A window without gaps, over one dimension or two; or the mean over all of the image."""
+        """A window without gaps, over one dimension to three; or the mean over all of the image."""
         if node.op_type != "AveragePool":
             if node.op_type == "ReduceMean" and not _is_spatial(node):
                 return Refusal(f"only the mean over all of height and width has an integer form: use that, {BEHIND}")
@@ -146,7 +146,7 @@ class AveragePool(Unweighted):
         sizes, shape = [1] * (2 - len(sizes)) + sizes, as_image(window(node))
         pads, along = _axis_counts(node, shape, sizes)
         # [H', W', 1]: so many real pixels are under each position of the window.
-        b.mean_of_windows(layer, shape, pads, np.multiply.outer(*along)[..., None])
+        b.mean_of_windows(layer, shape, pads, functools.reduce(np.multiply.outer, along)[..., None])
 
 
 def counts(node: ir.Node) -> set[int]:
@@ -202,19 +202,19 @@ def _windowed(node: ir.Node) -> TorchFunction:
     is_row, shape = len(shape.kernel) == 1, as_image(shape)
     include = bool(int_attribute(node, "count_include_pad", 0))
     ceil_mode = bool(int_attribute(node, "ceil_mode", 0))
-    pads = symmetric_pads(shape.pads)
+    pads, pool = symmetric_pads(shape.pads), F.avg_pool3d if len(shape.kernel) == 3 else F.avg_pool2d
 
     def run(x: torch.Tensor) -> torch.Tensor:
         return over_image(x.unsqueeze(2)).squeeze(2) if is_row else over_image(x)
 
     def over_image(x: torch.Tensor) -> torch.Tensor:
         if pads is not None and all(2 * p <= k for p, k in zip(pads, shape.kernel, strict=True)):
-            return F.avg_pool2d(x, shape.kernel, shape.strides, pads, ceil_mode, include)
+            return pool(x, shape.kernel, shape.strides, pads, ceil_mode, include)
         needed = shape.padded(x.shape[2:], ceil_mode=ceil_mode)
         beyond = [a - b for a, b in zip(needed, shape.pads, strict=True)]
         counted = F.pad(x.new_ones(1, 1, *x.shape[2:]), torch_pads(shape.pads), value=1.0 if include else 0.0)
         sums, counts = (
-            F.avg_pool2d(F.pad(y, torch_pads(tuple(pads))), shape.kernel, shape.strides, divisor_override=1)
+            pool(F.pad(y, torch_pads(tuple(pads))), shape.kernel, shape.strides, divisor_override=1)
             for y, pads in ((x, needed), (counted, beyond))
         )
         return sums / counts

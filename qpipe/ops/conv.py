@@ -1,4 +1,4 @@
-"""Conv: any stride, dilation, pads and groups, one or two spatial dimensions."""
+"""Conv: any stride, dilation, pads and groups, one to three spatial dimensions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Conv(Product):
     computed_weight = Refusal("its weight is computed by the graph: export the model with constant weights")
 
     def refusal(self, node: ir.Node) -> Refusal | None:
-        """Constants, and a window over one dimension or two."""
+        """Constants, and a window over one dimension to three."""
         return super().refusal(node) or window_refusal(node)
 
     def fits_skip(self, node: ir.Node) -> bool:
@@ -57,7 +57,7 @@ class Conv(Product):
 
         shape, groups = require_dims(node), group_count(node)
         dims = len(shape.kernel)
-        convolve = F.conv1d if dims == 1 else F.conv2d
+        convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[dims]
         symmetric = symmetric_pads(shape.pads)
         around = torch_pads(shape.pads) if symmetric is None else []
         inside = symmetric or (0,) * dims

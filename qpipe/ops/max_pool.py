@@ -24,13 +24,13 @@ _LOWEST = -3.4028234663852886e38  # of float32: what onnxruntime gives where a w
 
 
 class MaxPool(Carrier):
-    """Any kernel, stride, dilation, pads and ceil_mode, one or two spatial dimensions."""
+    """Any kernel, stride, dilation, pads and ceil_mode, one to three spatial dimensions."""
 
     op_types = ("MaxPool",)
     homogeneous = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
-        """A window over one dimension or two, of pads that runtimes take, and no indices."""
+        """A window over one dimension to three, of pads that runtimes take, and no indices."""
         if len(node.outputs) > 1:
             return Refusal("its indices are used: use its first output only")
         return window_refusal(node) or _overhang_refusal(node)
@@ -54,12 +54,13 @@ class MaxPool(Carrier):
         shape = require_dims(node)
         is_row, shape = len(shape.kernel) == 1, as_image(shape)
         ceil_mode = bool(int_attribute(node, "ceil_mode", 0))
+        pool = F.max_pool3d if len(shape.kernel) == 3 else F.max_pool2d
 
         def run(x: torch.Tensor) -> torch.Tensor:
             x = x.unsqueeze(2) if is_row else x
             pads = shape.padded(x.shape[2:], ceil_mode=ceil_mode)
             padded = F.pad(x, torch_pads(pads), value=_LOWEST) if any(pads) else x
-            largest = F.max_pool2d(padded, shape.kernel, shape.strides, 0, shape.dilations)
+            largest = pool(padded, shape.kernel, shape.strides, 0, shape.dilations)
             return largest.squeeze(2) if is_row else largest
 
         return run

@@ -1,4 +1,4 @@
-"""What Conv and the poolings have in common: a window that slides over one spatial dimension or two."""
+"""What Conv and the poolings have in common: a window that slides over one to three spatial dimensions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from qpipe.errors import LoweringError, ModelError
 from qpipe.nodes import Window, describe, static_shape, window
 from qpipe.ops.base import Refusal
 
-MOST_DIMS = 2
-_NO_ADVICE = "reshape before and behind it where it works on one or two dimensions, or keep it behind the last layer"
+MOST_DIMS = 3
+_NO_ADVICE = "reshape before and behind it where it works on one to three dimensions, or keep it behind the last layer"
 
 
 def window_refusal(node: ir.Node) -> Refusal | None:
-    """Why the window has no integer form: its pads are not explicit, it is of three dimensions, or over its image."""
+    """Why the window has no integer form: its pads are not explicit, it is of four dimensions, or over its image."""
     try:
         found = window(node)
     except ModelError as error:
@@ -42,7 +42,7 @@ def dims_refusal(dims: int) -> Refusal | None:
     """Why as many spatial dimensions have no integer form."""
     if dims in range(1, MOST_DIMS + 1):
         return None
-    return Refusal(f"it has {dims} spatial dimensions, expected 1 or 2: {_NO_ADVICE}")
+    return Refusal(f"it has {dims} spatial dimensions, expected 1 to 3: {_NO_ADVICE}")
 
 
 def image_sizes(node: ir.Node) -> list[int] | None:
@@ -58,8 +58,8 @@ def positions(shape: Window, pads: tuple[int, ...], i: int, size: int) -> int:
 
 
 def as_image(shape: Window) -> Window:
-    """The window over `[L]` as one over `[1, L]`; one over an image as it is."""
-    if len(shape.kernel) == MOST_DIMS:
+    """The window over `[L]` as one over `[1, L]`; another as it is."""
+    if len(shape.kernel) > 1:
         return shape
     begin, end = shape.pads
     return Window(
@@ -71,7 +71,7 @@ def require_dims(node: ir.Node) -> Window:
     """The window; LoweringError where it is over more dimensions than there are semantics for."""
     found = window(node)
     if dims_refusal(len(found.kernel)) is not None:
-        raise LoweringError(f"{describe(node)}: {len(found.kernel)} spatial dimensions, expected 1 or 2")
+        raise LoweringError(f"{describe(node)}: {len(found.kernel)} spatial dimensions, expected 1 to 3")
     return found
 
 

@@ -76,7 +76,7 @@ def half_even(value: Fraction) -> int:
 
 
 @settings(max_examples=60)
-@given(st.data(), st.integers(1, 2))
+@given(st.data(), st.integers(1, 3))
 def test_max_pool(data: st.DataObject, dims: int) -> None:
     slide = Slide(data.draw, dims, dilated=True, ceil=True)
     x = drawn(data.draw, 1, 2, *slide.sizes)
@@ -88,7 +88,7 @@ def test_max_pool(data: st.DataObject, dims: int) -> None:
 
 
 @settings(max_examples=60)
-@given(st.data(), st.integers(1, 2), st.booleans())
+@given(st.data(), st.integers(1, 3), st.booleans())
 def test_average_pool(data: st.DataObject, dims: int, include: bool) -> None:
     """The mean of the pixels of the image and, with count_include_pad, of the pads; what hangs over counts never."""
     slide = Slide(data.draw, dims, dilated=False, ceil=True)
@@ -103,7 +103,7 @@ def test_average_pool(data: st.DataObject, dims: int, include: bool) -> None:
 
 
 @settings(max_examples=40)
-@given(st.data(), st.integers(1, 2))
+@given(st.data(), st.integers(1, 3))
 def test_the_mean_of_all(data: st.DataObject, dims: int) -> None:
     x = drawn(data.draw, 2, 3, *(data.draw(st.integers(1, 6)) for _ in range(dims)))
     count = math.prod(x.shape[2:])
@@ -114,7 +114,7 @@ def test_the_mean_of_all(data: st.DataObject, dims: int) -> None:
 
 
 @settings(max_examples=60)
-@given(st.data(), st.integers(1, 2), st.integers(1, 3))
+@given(st.data(), st.integers(1, 3), st.integers(1, 3))
 def test_conv(data: st.DataObject, dims: int, groups: int) -> None:
     """`y[o] = sum over the group's channels and taps of x w`, zeros around the image."""
     slide = Slide(data.draw, dims, dilated=True, ceil=False)

@@ -72,20 +72,20 @@ def test_products() -> None:
 
 
 def test_what_no_lowering_writes_is_refused_at_once() -> None:
-    """Three dimensions, windows with gaps in an average, pads that nobody knows, a bias for each row."""
-    w3 = np.ones((2, 2, 1, 1, 1), np.float32)
+    """Four dimensions, windows with gaps in an average, pads that nobody knows, a bias for each row."""
+    w4 = np.ones((2, 2, 1, 1, 1, 1), np.float32)
     deep = [
-        "[deep] a = Conv(x, w3)",
-        "[deep_pool] b = MaxPool<kernel_shape=[2,2,2]>(a)",
+        "[deep] a = Conv(x, w4)",
+        "[deep_pool] b = MaxPool<kernel_shape=[2,2,2,2]>(a)",
         "[deep_mean] c = GlobalAveragePool(b)",
         "[flat] d = Flatten(c)",
         "[last] y = Gemm(d, w)",
     ]
-    found = small(deep, "1,2,4,4,4", {"w3": w3, "w": np.ones((2, 3), np.float32)})
+    found = small(deep, "1,2,4,4,4,4", {"w4": w4, "w": np.ones((2, 3), np.float32)})
     assert set(found) == {"deep", "deep_pool", "deep_mean"}
-    assert all("it has 3 spatial dimensions, expected 1 or 2" in advice for advice in found.values())
-    alone = ["[deep] y = Conv(x, w3)"]
-    assert set(small(alone, "1,2,4,4,4", {"w3": w3})) == {"deep"}
+    assert all("it has 4 spatial dimensions, expected 1 to 3" in advice for advice in found.values())
+    alone = ["[deep] y = Conv(x, w4)"]
+    assert set(small(alone, "1,2,4,4,4,4", {"w4": w4})) == {"deep"}
     gaps = [
         "[gaps] a = AveragePool<kernel_shape=[2,2], dilations=[2,2]>(x)",
         '[same] b = Conv<auto_pad="SAME_UPPER", strides=[5,5]>(a, w)',
