@@ -111,10 +111,11 @@ class Symbol:
         """Of a masked value alone."""
         raise NotImplementedError("only a masked value compares")
 
-    def sum(self, axes: Sequence[int]) -> Symbol:
-        """Over these axes, which stay with one element."""
+    def sum(self, axes: Sequence[int], *, keepdims: bool = True) -> Symbol:
+        """Over these axes, which stay with one element, or go."""
         operand = self._emitter.operand(np.array(axes, np.int64), ())
-        return self._like(self._emitter.node("ReduceSum", [self.handle, operand], self.dtype, keepdims=1))
+        reduced = self._emitter.node("ReduceSum", [self.handle, operand], self.dtype, keepdims=int(keepdims))
+        return self._like(reduced)
 
     def max(self, axes: Sequence[int]) -> Symbol:
         """Over these axes, which stay with one element."""

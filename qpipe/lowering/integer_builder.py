@@ -119,6 +119,14 @@ class IntegerBuilder(IntegerGraph):
         total = self.symbol(codes, layer.output, "NHWC").sum(range(1, dims - 1))
         divide(self, layer, total, pixels, np.array(pixels))
 
+    def reduce(
+        self, layer: RequantizedLayer, axes: Sequence[int], numbers: int, *, keepdims: bool, divides: bool
+    ) -> None:
+        """The layer's output: the sum, or the mean, over axes of the QDQ graph's tensor that hold so many numbers."""
+        source = layer.sources[0]
+        total = self.symbol(self.cast(self.codes(source), INT32), source.codes, "NCHW").sum(axes, keepdims=keepdims)
+        divide(self, layer, total, numbers, np.array(numbers if divides else 1), "NCHW")
+
     def mean_of_windows(self, layer: RequantizedLayer, shape: Window, pads: Sequence[int], counts: Array) -> None:
         """The layer's output: means under a window; counts `[H', W', 1]`: how many pixels each has that are real."""
         source = layer.sources[0]

@@ -18,6 +18,7 @@ from qpipe.ops.conv import Conv
 from qpipe.ops.curve import CurveOp
 from qpipe.ops.depth_to_space import DepthToSpace
 from qpipe.ops.exponential_units import Celu, Elu, Mish, Selu, Softplus, Softsign
+from qpipe.ops.extremum import Max, Min
 from qpipe.ops.function import ActivationFunction, Curve, Rectifier
 from qpipe.ops.gather import Expand, Gather, Tile
 from qpipe.ops.gelu import Erf, Gelu
@@ -33,6 +34,7 @@ from qpipe.ops.pad import Pad
 from qpipe.ops.power import Power
 from qpipe.ops.product import Product, TorchProduct
 from qpipe.ops.quantizer_parts import stored
+from qpipe.ops.reduction import LargestOrSmallest, MeanOrSum
 from qpipe.ops.refused import Refused
 from qpipe.ops.requantize import Requantize
 from qpipe.ops.resize import Resize
@@ -49,6 +51,7 @@ _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
     Pad(), Resize(), DepthToSpace(), Gather(), Tile(), Expand(), Requantize(),
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
+    Max(), Min(), MeanOrSum(), LargestOrSmallest(),
     Elu(), Selu(), Celu(), Softplus(), Mish(), Softsign(), Gelu(), Erf(),
     Bounds(), OneSlope(), ThresholdedRelu(), Abs(), Neg(), Power(), Sin(), Cos(),
     ActivationMatMul(), Mul(), Sub(),

@@ -77,7 +77,7 @@ class Add(Join):
 
     def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
         """The sum in the finer operand's steps."""
-        exponents = self._exponents(layer)
+        exponents = self.exponents(layer)
         unit = min(exponents)
         terms = zip(self.integers(layer, sources), exponents, self.signs, strict=True)
         first, second = (x * (sign << (exponent - unit)) for x, exponent, sign in terms)
@@ -100,7 +100,7 @@ class Add(Join):
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The sum in the finer operand's steps, zero points and all; a constant is a part of the bias."""
         layout, terms = self.symbols(layer, b)
-        grids, exponents = self.grids(layer.node, [q.grid for q in layer.sources]), self._exponents(layer)
+        grids, exponents = self.grids(layer.node, [q.grid for q in layer.sources]), self.exponents(layer)
         unit = min(exponents)
         total: Symbol | None = None
         low, high = 0, 0
@@ -118,5 +118,6 @@ class Add(Join):
         shift = layer.quantizer.rounded_to.exponent - unit
         b.finish(layer, total, layout, shift=shift, bias=bias, accumulators=(low, high))
 
-    def _exponents(self, layer: RequantizedLayer) -> list[int]:
+    def exponents(self, layer: RequantizedLayer) -> list[int]:
+        """Of both operands' steps."""
         return [grid.exponent for grid in self.grids(layer.node, [q.grid for q in layer.sources])]

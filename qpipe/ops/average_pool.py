@@ -22,7 +22,6 @@ from qpipe.arith.namespace import IntArray
 from qpipe.errors import LoweringError
 from qpipe.nodes import Window, constant_input, describe, int_attribute, rank, window
 from qpipe.ops.base import Refusal, Role, StandardForm, Unweighted
-from qpipe.ops.refused import BEHIND
 from qpipe.ops.windows import (
     as_image,
     dims_refusal,
@@ -56,11 +55,13 @@ class AveragePool(Unweighted):
     )
     homogeneous = True
 
+    def takes(self, node: ir.Node) -> bool:
+        """Of means over axes that over all of an image."""
+        return node.op_type != "ReduceMean" or _is_spatial(node)
+
     def refusal(self, node: ir.Node) -> Refusal | None:
         """A window without gaps, over one dimension to three; or the mean over all of the image."""
         if node.op_type != "AveragePool":
-            if node.op_type == "ReduceMean" and not _is_spatial(node):
-                return Refusal(f"only the mean over all of height and width has an integer form: use that, {BEHIND}")
             dims = rank(node.inputs[0])
             return None if dims is None else dims_refusal(dims - 2)
         refused = window_refusal(node)

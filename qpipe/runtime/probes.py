@@ -28,6 +28,8 @@ ROUNDS = 6
 
 def extremes(shape: tuple[int, ...], spec: QuantSpec, rng: np.random.Generator) -> Codes:
     """uint8 rows: random, smallest, largest, alternating in space, alternating between channels, random ends, ..."""
+    if len(shape) == 1:
+        return extremes((*shape, 1), spec, rng)[:, 0]
     low, high = spec.stored_min, spec.stored_max
     codes = rng.integers(low, high + 1, shape).astype(np.uint8)
     ends = np.where(rng.random(shape) < 0.5, low, high)

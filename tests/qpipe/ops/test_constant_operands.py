@@ -28,7 +28,7 @@ from support.run import assert_exact
 
 Shape = tuple[int, ...]
 
-OPS = ("Add", "Sub", "Mul")
+OPS = ("Add", "Sub", "Mul", "Max", "Min")
 CONSTANTS: dict[str, Shape] = {
     "one number": (),
     "a list of one": (1,),

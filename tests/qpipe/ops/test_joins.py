@@ -31,7 +31,13 @@ from support.run import assert_exact, run
 Shape = tuple[int, ...]
 
 # numpy's own function, and how many operands' gradients are nothing where all is well.
-JOINS: dict[str, Callable[[Any, Any], Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
+JOINS: dict[str, Callable[[Any, Any], Any]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Max": np.maximum,
+    "Min": np.minimum,
+}
 BROADCASTS: dict[str, tuple[Shape, Shape]] = {
     "equal": ((4, 5, 6), (4, 5, 6)),
     "per channel": ((4, 5, 6), (4, 1, 1)),

@@ -23,12 +23,12 @@ def advice(proto):
 @pytest.mark.parametrize(
     ("nodes", "said"),
     [
-        ("c = Conv(x, w) [n] s = ReduceMax(c, one) y = Conv(s, v)", "replace it by ops"),
+        ("c = Conv(x, w) [n] s = ReduceMax(c, one) y = Conv(s, v)", "it reduces the first axis"),
     ],
 )
 def test_advice_looks_at_what_is_around_the_node(nodes, said):
     constants = {
-        "k": np.float32([[[2]]]), "one": np.array([1]), "u": np.ones((4, 4, 1, 1), np.float32),
+        "k": np.float32([[[2]]]), "one": np.array([0, 1]), "u": np.ones((4, 4, 1, 1), np.float32),
         "v": np.ones((4, 1, 1, 1), np.float32),
     }  # fmt: skip
     names = nodes.replace(",", " ").replace(")", " ").split()
