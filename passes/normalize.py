@@ -20,6 +20,7 @@ from passes.fold_affine_back import FoldAffineBack
 from passes.fold_affine_forward import FoldAffineForward
 from passes.fold_batch_rows import FoldBatchRows
 from passes.fold_constants import FoldConstants
+from passes.freeze_batch_norm import FreezeBatchNorm
 from passes.gather_to_slice import GatherToSlice
 from passes.global_max_to_max_pool import GlobalMaxToMaxPool
 from passes.inline_functions import InlineFunctions
@@ -29,6 +30,7 @@ from passes.multiply_by_reciprocal import MultiplyByReciprocal
 from passes.name_nodes import NameNodes
 from passes.pad_for_constants import PadForConstants
 from passes.plain_gemm import PlainGemm
+from passes.push_transposes import PushTransposes
 from passes.recognize_activations import RecognizeActivations
 from passes.recognize_layer_norm import RecognizeLayerNorm
 from passes.reduce_to_global_pool import ReduceToGlobalPool
@@ -57,6 +59,7 @@ NORMALIZE = ir.passes.Sequential(
     RemoveIdentity(),
     UncastInputs(),
     ConstantsToInitializers(),
+    FreezeBatchNorm(),
     ConstantReshape(),
     ConstantResize(),
     # What computes sizes reads activations that nothing else may read.
@@ -70,11 +73,12 @@ NORMALIZE = ir.passes.Sequential(
     SoftmaxLastAxis(),
     ExplicitPadding(),
     ExplicitPools(),
-    ReduceToGlobalPool(),
-    GlobalMaxToMaxPool(),
     BoundsToClip(),
     RecognizeLayerNorm(),
     RecognizeActivations(),
+    PushTransposes(),
+    ReduceToGlobalPool(),
+    GlobalMaxToMaxPool(),
     MergeAffine(),
     FoldAffineBack(),
     FlattenLinear(),

@@ -2,7 +2,7 @@
 
     y = gamma (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) + beta
 
-along the last axis, or along axis 1; gamma and beta are constants along it, or 1 and 0. As PyTorch writes it
+along the last axis, the last two, or axis 1; gamma and beta are constants along it, or 1 and 0. As PyTorch writes it
 (ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div, Mul, Add) and as Keras does (`x g + (beta - mean g)` with
 `g = gamma / sqrt(variance + eps)`), it is recognized by its values on samples, in float64: gamma and beta are the ones
 that err least, and must not err. Along axis 1 (channels of an image) there is a Transpose before and behind. Source:
@@ -11,6 +11,7 @@ Ba, Kiros and Hinton 2016, equations 3 and 4; ONNX operator specification, Layer
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -31,7 +32,7 @@ _LARGEST_EPSILON: Final = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class RecognizeLayerNorm(ir.passes.InPlacePass):
-    """Whatever computes the normalization of one value along its last axis, or along axis 1."""
+    """Whatever computes the normalization of one value along its last axis, its last two, or axis 1."""
 
     name: ClassVar[str] = "recognize-layer-norm"
 
@@ -50,7 +51,7 @@ class RecognizeLayerNorm(ir.passes.InPlacePass):
 
 @dataclass(frozen=True)
 class _Normalization:
-    axis: int
+    axes: tuple[int, ...]
     gamma: Float64Array
     beta: Float64Array
     epsilon: float
@@ -63,24 +64,28 @@ def _try_replace(graph: ir.Graph, formula: Formula) -> bool:
             continue
         if not any(node.op_type in REDUCING for node in formula.nodes(x)):
             continue
-        for axis in dict.fromkeys((len(shape) - 1, 1)):
-            found = _recognized(formula, x, shape, axis)
+        last = len(shape) - 1
+        for axes in dict.fromkeys(((last,), (last - 1, last), (1,))):
+            found = _recognized(formula, x, shape, axes)
             if found is not None:
                 _replace(graph, formula.root, x, len(shape), found)
                 return True
     return False
 
 
-def _recognized(formula: Formula, x: ir.Value, shape: tuple[int | None, ...], axis: int) -> _Normalization | None:
-    length = shape[axis]
-    if length is None or length < 2:
+def _recognized(
+    formula: Formula, x: ir.Value, shape: tuple[int | None, ...], axes: tuple[int, ...]
+) -> _Normalization | None:
+    lengths = [size for axis in axes if (size := shape[axis]) is not None]
+    if len(lengths) < len(axes) or math.prod(lengths) < 2 or axes[0] == 0:
         return None
-    sizes = [length if place == axis else 1 if size == 1 and place else _ROWS for place, size in enumerate(shape)]
-    sample = _sample(sizes, axis)
+    sizes = [size if size and axis in axes else 1 if size == 1 and axis else _ROWS for axis, size in enumerate(shape)]
+    sample = _sample(sizes, axes)
     result = formula(x, sample)
     if result is None or result.shape != sample.shape or not np.isfinite(result).all():
         return None
-    rows, results = (np.moveaxis(array, axis, -1).reshape(-1, length) for array in (sample, result))
+    ends = range(-len(axes), 0)
+    rows, results = (np.moveaxis(a, axes, ends).reshape(-1, math.prod(lengths)) for a in (sample, result))
     centred = rows - rows.mean(axis=1, keepdims=True)
     variance = np.square(centred).mean(axis=1, keepdims=True)
     for constant in formula.constants(x):
@@ -92,14 +97,14 @@ def _recognized(formula: Formula, x: ir.Value, shape: tuple[int | None, ...], ax
         gamma = (spread * results).sum(axis=0) / np.square(spread).sum(axis=0)
         beta = results.mean(axis=0) - gamma * normal.mean(axis=0)
         if (np.abs(gamma * normal + beta - results) <= TOLERANCE * np.abs(results).max()).all():
-            return _Normalization(axis, gamma, beta, epsilon)
+            return _Normalization(axes, gamma.reshape(lengths), beta.reshape(lengths), epsilon)
     return None
 
 
-def _sample(sizes: list[int], axis: int) -> Float64Array:
-    """Rows along the axis of many sizes, so that eps is felt in some, each with a mean of its own."""
+def _sample(sizes: list[int], axes: tuple[int, ...]) -> Float64Array:
+    """Rows along the axes of many sizes, so that eps is felt in some, each with a mean of its own."""
     draw = np.random.default_rng(0)
-    each = [1 if place == axis else size for place, size in enumerate(sizes)]
+    each = [1 if axis in axes else size for axis, size in enumerate(sizes)]
     size = 10 ** draw.uniform(-3, 1, each)
     return np.asarray(size * (draw.standard_normal(sizes) + draw.standard_normal(each)))
 
@@ -110,8 +115,8 @@ def _replace(graph: ir.Graph, node: ir.Node, x: ir.Value, dims: int, found: _Nor
         initializer(graph, f"{name}_{what}", array.astype(np.float32))
         for what, array in (("gamma", found.gamma), ("beta", found.beta))
     ]
-    attributes = {"axis": -1, "epsilon": found.epsilon}
-    if found.axis == dims - 1:
+    attributes = {"axis": -len(found.axes), "epsilon": found.epsilon}
+    if found.axes[-1] == dims - 1:
         new = [ir.node("LayerNormalization", [x, *constants], attributes, name=name)]
     else:
         last = [*(axis for axis in range(dims) if axis != 1), 1]

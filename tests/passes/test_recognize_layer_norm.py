@@ -62,6 +62,11 @@ def test_along_the_channels_of_an_image(nodes):
     check(model, ["Transpose", "LayerNormalization", "Transpose"], 2, 8, 4, 5)
 
 
+@pytest.mark.parametrize("nodes", SPELLINGS.values(), ids=SPELLINGS)
+def test_along_the_last_two_axes(nodes):
+    check(parsed(nodes, "N,4,3,8", last=(2, 3), shape=(3, 8)), ["LayerNormalization"], 2, 4, 3, 8)
+
+
 @pytest.mark.parametrize("eps", [1e-12, 1e-6, 1e-3])
 def test_epsilon_and_the_numbers_of_the_constants(eps):
     model = parsed(SPELLINGS["Keras"], eps=eps)
@@ -90,7 +95,7 @@ def test_a_gamma_of_each_place_stays_behind():
     [
         ("q = Pow(x, two) v = ReduceMean(q, last) e = Add(v, eps) s = Sqrt(e) y = Div(x, s)", {}),
         (f"{MEAN} d = Sub(x, m) q = Pow(d, two) v = ReduceMean(q, last) s = Sqrt(v) e = Add(s, eps) y = Div(d, e)", {}),
-        (SPELLINGS["no gamma"], {"last": (1, 2)}),
+        (SPELLINGS["no gamma"], {"last": (1, 2), "source": "N,3,2,4"}),
         (SPELLINGS["no gamma"], {"last": (1,), "source": "N,T,8"}),
         (f"{MEAN} y = Sub(x, m)", {}),
     ],

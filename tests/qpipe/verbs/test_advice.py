@@ -33,11 +33,6 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
         ("[odd] between = Clip(block, low, one)", {"one": ONE, "low": np.float32(2)}, "its bounds are (2, 1.5)"),
         ("[odd] between = Div(more, block)", MORE, "replace it by ops that have an integer form"),
         ("[odd] between = Div(block, r1)", {}, "replace it by ops that have an integer form"),
-        (
-            "[odd] between, m2, v2 = BatchNormalization<training_mode=1>(block, g, b, m, v)",
-            STATISTICS,
-            "export the model in evaluation mode",
-        ),
         ("[odd] between = InstanceNormalization(block, g, b)", STATISTICS, "use BatchNormalization instead"),
         ("[odd] between = Softmax<axis=1>(block)", {}, "its axis is 1, expected the last one"),
         ("[odd] between = Pad(block, pads, one)", {**PADS, "one": np.float32(1e30)}, "it fills in 1e+30"),
