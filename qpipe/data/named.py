@@ -57,6 +57,15 @@ class NamedSource(Source):
         return preprocess(preprocess.recolor(array, self._info_of.name))
 
 
+def load_npy(path: Path) -> npt.NDArray[Any]:
+    """The array of a `.npy` file, of which only what is used is read. Raises DataError."""
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"'{path}' can't be read: {one_line(error)}") from None
+    return array
+
+
 class NpyFolder(Mapping[str, npt.NDArray[Any]]):
     """The arrays of a folder's `.npy` files by their names; those below train, val and test with that in front."""
 
@@ -66,12 +75,7 @@ class NpyFolder(Mapping[str, npt.NDArray[Any]]):
             self._files |= {f"{split}_{path.stem}": path for path in sorted((root / split).glob("*.npy"))}
 
     def __getitem__(self, key: str) -> npt.NDArray[Any]:
-        path = self._files[key]
-        try:
-            array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"'{path}' can't be read: {one_line(error)}") from None
-        return array
+        return load_npy(self._files[key])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

@@ -42,10 +42,12 @@ def open_data(
     - a folder of class folders of images, below `train`, `val` and `test` where there are splits;
     - an `.npz` file: `images` uint8 [N, H, W, C] and `labels` [N, ...], or `train_images`, `train_labels`, ...; `x`
       [N, H, W, C] gets the preprocessing's mean, std and layout;
+    - an `.npy` file: uint8 images [N, H, W, C], or float inputs, taken as they are;
     - "digits": scikit-learn's digits, uint8 [N, 8, 8, 1];
     - "package.module:factory", or a function: called with split=..., returns any of what follows;
     - an array, (inputs, labels), a mapping with the keys of an `.npz`, or an iterable of arrays or of (inputs, labels):
       uint8 images [N, H, W, C], or float inputs, taken as they are. Lists are joined; any other iterable is a stream;
+    - a torch or Hugging Face `Dataset`, or what gives samples by their numbers likewise; a `DataLoader` is an iterable;
     - a Source, returned as it is.
 
     For a network of several inputs an `.npz`, a mapping, or a folder of `NAME.npy` has an array for each by its name;
@@ -70,6 +72,11 @@ def open_data(
         if inputs and (arrays := NpyFolder(path)):
             return open_named(arrays, str(path), split, settings, inputs, labels=labels)
         return open_folder(path, split, settings)
+    if os.path.isfile(path) and path.suffix.lower() == ".npy":
+        from qpipe.data.named import load_npy
+        from qpipe.data.python_data import open_python
+
+        return open_python(load_npy(path), str(path), split, settings, labels=labels, inputs=inputs)
     if os.path.isfile(path):
         from qpipe.data.npz import open_npz
 

@@ -15,6 +15,7 @@ from qpipe.data.arrays import StreamSource, as_array, split_item
 from qpipe.data.inputs import Input
 from qpipe.data.npz import array_source, open_mapping
 from qpipe.data.preprocess import Preprocess
+from qpipe.data.samples import gives_samples, open_samples
 from qpipe.data.source import Source, SourceInfo, Split
 from qpipe.errors import DataError, user_code
 from qpipe.factories import load_factory
@@ -49,6 +50,8 @@ def open_python(
         return array_source(info, as_array(data[0], f"data {name!r}"), data[1])
     if isinstance(data, list | tuple):
         return _joined(info, data)
+    if gives_samples(data):
+        return open_samples(data, info, inputs)
     if callable(data) and not isinstance(data, Iterable):
         return _call(data, name, split, preprocess, labels, inputs)
     if not isinstance(data, Iterable) or isinstance(data, str | bytes):

@@ -120,6 +120,10 @@ class SourceInfo:
         """The same, of data whose samples are described so."""
         return replace(self, content=content)
 
+    def naming(self, class_names: tuple[str, ...] | None) -> SourceInfo:
+        """The same, of data with these names of classes."""
+        return replace(self, class_names=class_names)
+
 
 class Source(ABC):
     """Labelled or unlabelled data of one split; name, class_names and split_note are as in `SourceInfo`.

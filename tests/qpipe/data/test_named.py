@@ -47,6 +47,13 @@ def test_a_folder_of_arrays(tmp_path):
     )
 
 
+def test_an_array_in_a_file_of_its_own(tmp_path):
+    np.save(tmp_path / "x.npy", ARRAYS["frame"])
+    source = open_data(tmp_path / "x.npy")
+    assert source.labels is None
+    np.testing.assert_array_equal(next(source.batches(6)).inputs, ARRAYS["frame"])
+
+
 def test_splits(tmp_path):
     for split, count in (("train", 5), ("test", 3)):
         (tmp_path / split).mkdir()
