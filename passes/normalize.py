@@ -39,6 +39,7 @@ from passes.remove_identity import RemoveIdentity
 from passes.remove_zero_bias import RemoveZeroBias
 from passes.restore_softmax import RestoreSoftmax
 from passes.softmax_last_axis import SoftmaxLastAxis
+from passes.split_resize import SplitResize
 from passes.split_to_slices import SplitToSlices
 from passes.square_product import SquareProduct
 from passes.squeeze_axes import SqueezeAxes
@@ -90,6 +91,7 @@ NORMALIZE = ir.passes.Sequential(
     SquareProduct(),
     # Behind what folds into it and makes the BatchNormalization behind it.
     SubPixelConvolution(),
+    SplitResize(),
     RemoveZeroBias(),
     RemoveDeadCode(),
     NameNodes(),

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from qpipe.ir.quantized.qdq import ActivationQuantizer
     from qpipe.lowering.integer_builder import IntegerBuilder, Layout
 
-_ROUNDINGS: Final = 8
-"""Of float32, each by half a unit in the last place, that a coordinate, or a mean of codes, goes through."""
+_ROUNDINGS: Final = {"align_corners": 2, "asymmetric": 2, "half_pixel_symmetric": 6}
+"""Of float32, each by half a unit in the last place, that a coordinate goes through: the factor, a quotient, and, in
+other modes, a difference."""
+_OF_MEAN: Final = 5
+"""The same of a mean of four: two products, three sums."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ def float_problem(axes: Sequence[Scaling], mode: str) -> str | None:
     total = math.prod(line_of(along, mode).total for along in axes)
     if total % 2:
         # A mean that is no tie lies 1 / 2 total beside the next one.
-        coordinates = sum(along.size for along in axes)
-        if 2 * total * STORAGE_MAX * _ROUNDINGS * (coordinates + 1) < FLOAT32_EXACT:
+        errors = _ROUNDINGS.get(mode, 3) * sum(along.size for along in axes) + _OF_MEAN
+        if 2 * total * STORAGE_MAX * errors < FLOAT32_EXACT:
             return None
     elif total & (total - 1) == 0 and total * STORAGE_MAX <= FLOAT32_EXACT:
         exact = (_within(along, along.coordinates(mode)) for along in axes)
