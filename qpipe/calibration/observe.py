@@ -83,7 +83,7 @@ def observe(
             for tensors, images in pieces.run(batch):
                 if not begun:
                     for name, tensor in tensors.items():
-                        watched[name].begin(tensor.size // images * len(batch))
+                        watched[name].begin(max(tensor.size // images * len(batch), 1))
                     begun = True
                 list(pool.map(_update, repeat(watched), repeat(tensors), shares))
             for percentile in watched.values():

@@ -68,7 +68,7 @@ def integers_equal(one: Output, other: Output) -> npt.NDArray[np.bool_]:
         return np.zeros(len(np.atleast_1d(one.values)), np.bool_)
     left, right = (one.values, other.values) if one.scale == other.scale else (one.real(), other.real())
     same: npt.NDArray[np.bool_] = np.atleast_1d(np.asarray(left == right))
-    equal: npt.NDArray[np.bool_] = np.asarray(same.reshape(len(same), -1).all(axis=1))
+    equal: npt.NDArray[np.bool_] = np.asarray(same.all(axis=tuple(range(1, same.ndim))))
     return equal
 
 

@@ -7,6 +7,7 @@ products, which is what saturates an int16.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ def extremes(shape: tuple[int, ...], spec: QuantSpec, rng: np.random.Generator) 
     if len(shape) == 1:
         return extremes((*shape, 1), spec, rng)[:, 0]
     low, high = spec.stored_min, spec.stored_max
+    if not math.prod(shape):
+        return np.zeros(shape, np.uint8)
     codes = rng.integers(low, high + 1, shape).astype(np.uint8)
     ends = np.where(rng.random(shape) < 0.5, low, high)
     index = np.indices(shape[1:], sparse=True)
