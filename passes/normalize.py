@@ -30,6 +30,7 @@ from passes.multiply_by_reciprocal import MultiplyByReciprocal
 from passes.name_nodes import NameNodes
 from passes.pad_for_constants import PadForConstants
 from passes.plain_gemm import PlainGemm
+from passes.prelu_to_lines import PReluToLines
 from passes.push_transposes import PushTransposes
 from passes.recognize_activations import RecognizeActivations
 from passes.recognize_layer_norm import RecognizeLayerNorm
@@ -86,6 +87,8 @@ NORMALIZE = ir.passes.Sequential(
     # Behind what is a Gemm now there may be more.
     FoldAffineBack(),
     FoldAffineForward(),
+    # Its slopes become a BatchNormalization.
+    PReluToLines(),
     AffineToBatchNorm(),
     MultiplyByReciprocal(),
     SquareProduct(),
