@@ -39,6 +39,15 @@ def two_stages() -> onnx.ModelProto:
     return parse(f"(float[1,3,8,8] x) => (float[] y) {{ {nodes} }}", **w.constants)
 
 
+def places() -> onnx.ModelProto:
+    """What is not zero, and where: small numbers become zeros, so that there are fewer behind quantizers."""
+    w = Weights()
+    w.normal("w1", 6, 3, 1, 1)
+    w.normal("v", 4, 3)
+    nodes = "c = Conv(x, w1) a = Relu(c) [nonzero] n = NonZero(a) t = Transpose<perm=[1,0]>(n) f = Cast<to=1>(t)"
+    return parse(f"(float[1,3,8,8] x) => (float[] y) {{ {nodes} y = Gemm(f, v) }}", **w.constants)
+
+
 def recurrent() -> onnx.ModelProto:
     """A keyword spotter: convolutions over time, a GRU whose last state is read, a classifier."""
     w = Weights()
@@ -54,7 +63,11 @@ def recurrent() -> onnx.ModelProto:
     return parse(f"(float[N,4,10] x) => (float[] y) {{ {nodes} }}", **w.constants)
 
 
-CASES = {"two stages": (two_stages, (3, 8, 8), "choose"), "recurrent": (recurrent, (4, 10), "gru")}
+CASES = {
+    "two stages": (two_stages, (3, 8, 8), "choose"),
+    "recurrent": (recurrent, (4, 10), "gru"),
+    "places": (places, (3, 8, 8), "nonzero"),
+}
 
 
 @pytest.mark.filterwarnings("ignore:.*multiply-accumulates stay float", "ignore:.*was zero")
