@@ -1,8 +1,8 @@
 """A trained network as ONNX becomes a proven integer-only ONNX network.
 
-The verbs of the command line are functions here: `calibrate`, `finetune`, `export`, `validate`, `bench`, `energy`,
-`report` and `inspect`. Each is imported when it is first asked for, so that `import qpipe` itself loads neither torch
-nor onnx; what type checkers and editors know of them is in `__init__.pyi`.
+The verbs of the command line are functions here: `calibrate`, `adopt`, `finetune`, `export`, `validate`, `bench`,
+`energy`, `report` and `inspect`. Each is imported when it is first asked for, so that `import qpipe` itself loads
+neither torch nor onnx; what type checkers and editors know of them is in `__init__.pyi`.
 
     import qpipe
 
@@ -23,6 +23,7 @@ __all__ = [
     "ParityError",
     "QpipeError",
     "RecipeError",
+    "adopt",
     "bench",
     "calibrate",
     "energy",

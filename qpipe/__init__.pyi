@@ -25,6 +25,41 @@ import onnx_ir as ir
 
 __version__: str
 
+def adopt(
+    model: ModelPath | onnx.ModelProto | ir.Model,
+    data: DataLike,
+    output: ModelPath | None = None,
+    *,
+    batches: int = 5,
+    batch_size: int = 256,
+    cpu: Literal['portable', 'vnni'] = 'portable',
+    seed: int = 0,
+    preprocess: PreprocessLike = None,
+) -> ir.Model:
+    """Read another tool's quantizers as observed ranges and weights, and snap them to power-of-two grids.
+
+    Files with QuantizeLinear and DequantizeLinear are taken, as onnxruntime, NNCF, Quark, Model Optimizer, PyTorch and
+    TensorFlow Lite (by tf2onnx) write them, and onnxruntime's operator-oriented ones. Activations and layers that the
+    tool took into its quantizers (Relu, Relu6) stand again, layers of weights that it left in float stay so, and what
+    has no range of its own is observed on the data. `finetune` and `export` go on from there.
+
+    Args:
+        model: an .onnx path, a ModelProto or an onnx_ir.Model.
+        data: a path, "digits", or arrays; its training split is used.
+        output: where to write the QDQ file; nothing is written without it.
+        preprocess: what pixels go through; None is what the model carries.
+        batches: training batches to run; the maximum over them counts.
+        batch_size: images in a batch.
+        cpu: keep weights exact on x86 without VNNI too, or waive that.
+        seed: one seed, one result on one machine.
+
+    Returns:
+        The QDQ model, which onnxruntime runs.
+
+    Raises:
+        ModelError, DataError, LoweringError, OutputError, RecipeError: in one line, naming what is wrong.
+    """
+
 def bench(
     models: Sequence[OnnxModel],
     data: DataLike | None = None,

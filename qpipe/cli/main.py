@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
+from qpipe.cli.adopt import adopt
 from qpipe.cli.bench import bench
 from qpipe.cli.calibrate import calibrate
 from qpipe.cli.demo import demo
@@ -28,6 +29,7 @@ from qpipe.errors import QpipeError, one_line, printable
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     inspect,
     calibrate,
+    adopt,
     finetune,
     export,
     validate,

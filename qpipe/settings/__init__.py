@@ -5,7 +5,7 @@ A recipe's tables, the command line's options and the keywords of the Python ver
 """
 
 from qpipe.settings.base import Bits, Cpu, Format, Settings, validated
-from qpipe.settings.calibration import CalibrateSettings, LayerSettings, LayersSettings
+from qpipe.settings.calibration import AdoptSettings, CalibrateSettings, LayerSettings, LayersSettings
 from qpipe.settings.energy import EnergySettings
 from qpipe.settings.finetune import FinetuneSettings
 from qpipe.settings.inputs import (
@@ -20,6 +20,7 @@ from qpipe.settings.shipping import BenchSettings, ExportSettings, ExportsSettin
 from qpipe.settings.task import TaskSettings
 
 __all__ = [
+    "AdoptSettings",
     "BenchSettings",
     "Bits",
     "CalibrateSettings",

@@ -11,6 +11,19 @@ if TYPE_CHECKING:
     from qpipe.formats.base import WeightFormat
 
 
+_Batches = Annotated[int, Field(ge=1, description="training batches to run; the maximum over them counts")]
+_BatchSize = Annotated[int, Field(ge=1, description="images in a batch")]
+_Portability = Annotated[Cpu, Field(description="keep weights exact on x86 without VNNI too, or waive that")]
+
+
+class AdoptSettings(Settings):
+    """Another tool's quantized network -> QDQ network."""
+
+    batches: _Batches = 5
+    batch_size: _BatchSize = 256
+    cpu: _Portability = "portable"
+
+
 class CalibrateSettings(Settings):
     """Float network -> QDQ network."""
 
@@ -25,8 +38,8 @@ class CalibrateSettings(Settings):
         description="of the inner layers' weights: power-of-two steps (FAQ), DoReFa-Net's, LQ-Net's; bireal, "
         "groupnet: signs, of a residual network's activations too",
     )
-    batches: int = Field(default=5, ge=1, description="training batches to run; the maximum over them counts")
-    batch_size: int = Field(default=256, ge=1, description="images in a batch")
+    batches: _Batches = 5
+    batch_size: _BatchSize = 256
     percentile: float | None = Field(
         default=None,
         gt=0,
@@ -65,7 +78,7 @@ class CalibrateSettings(Settings):
     ranges: Literal["data", "fixed"] = Field(
         default="data", description="fixed: an activation's range is that of its width, without calibration, a control"
     )
-    cpu: Cpu = Field(default="portable", description="keep weights exact on x86 without VNNI too, or waive that")
+    cpu: _Portability = "portable"
 
     @property
     def fills_ranges(self) -> bool:

@@ -32,6 +32,8 @@ T = TypeVar("T")
 PREPROCESS: Final = "preprocess"
 PROVENANCE: Final = "provenance"
 INPUT_SHA256: Final = "input_sha256"
+ADOPTED: Final = "adopted"
+"""How many tensors kept a range that another tool's quantizers said (`ranges`), and `float_layers` that it left."""
 COMPARISON: Final = "comparison"
 CERTIFICATE: Final = "certificate"
 TRAINING: Final = "training"

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import onnx_ir as ir
 
 from qpipe.ir.graph.rewrite import only_reader
 from qpipe.ops import ActivationFunction, AnyOp, Curve, Product, Refusal, Role, activation_of, op_of
+
+STAYS_FLOAT: Final = "qpipe.stays_float"
+"""Metadata of a node that is not to become integers, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class Layer:
     @cached_property
     def refusal(self) -> Refusal | None:
         """Why it has no integer form as it stood when it was first asked; None where it has one."""
-        return self.op.refusal(self.node)
+        said = self.node.metadata_props.get(STAYS_FLOAT)
+        return self.op.refusal(self.node) if said is None else Refusal(f"it stays float: {said}")
 
     @property
     def role(self) -> Role:

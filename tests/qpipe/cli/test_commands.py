@@ -15,15 +15,16 @@ from support.energy_report import ENERGY
 
 GATE: dict[str, JsonValue] = {"tensors": 2, "images": 64, "extreme_rows": 16, "layer_rounds": 6, "integers": 54321}
 CERTIFICATE = {"cpu": "portable", "layers": [{"layer": "conv1", "largest_accumulator": 123456}], "gate": GATE}
+ADOPTED = {"ranges": 5, "float_layers": ["conv9"]}
 NODES = [
     {"name": "conv1", "op": "Conv", "role": "quantized", "note": "8-bit weights", "advice": ""},
     {"name": "erf", "op": "Erf", "role": "no integer form", "note": "", "advice": "remove it"},
 ]
 
 
-def model_with_certificate() -> ir.Model:
+def model_with(**metadata: Any) -> ir.Model:
     model = ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
-    model.metadata_props["qpipe.certificate"] = json.dumps(CERTIFICATE)
+    model.metadata_props.update({f"qpipe.{key}": json.dumps(value) for key, value in metadata.items()})
     return model
 
 
@@ -75,9 +76,10 @@ class Calls:
         self.given: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self.answers: dict[str, Any] = {
             "inspect": Inspection(),
-            "calibrate": model_with_certificate(),
-            "finetune": model_with_certificate(),
-            "export": model_with_certificate(),
+            "calibrate": model_with(certificate=CERTIFICATE),
+            "adopt": model_with(adopted=ADOPTED),
+            "finetune": model_with(certificate=CERTIFICATE),
+            "export": model_with(certificate=CERTIFICATE),
             "validate": validation(True),
             "report": SimpleNamespace(missing=("a: no certificate.",), to_json=lambda: {"runs": [], "missing": []}),
             "energy": ENERGY,
@@ -105,6 +107,7 @@ WORDS = {
     "inspect": "inspect m.onnx",
     "calibrate": "calibrate m.onnx --data d.npz -o q.onnx --mean 0.5 --batches 3 --per-tensor --seed 4 "
     "--layer a*:weight_bits=4 --layer b:activation_bits=3 --weight-rounding nearest",
+    "adopt": "adopt t.onnx --data d.npz -o q.onnx --mean 0.5 --batches 3 --cpu vnni",
     "finetune": "finetune q.onnx --data d.npz -o f.onnx --epochs 2 --no-flip --checkpoint c --resume",
     "export": "export f.onnx -o i.onnx --format integer --io integer --layout NHWC --data d.npz",
     "validate": "validate a.onnx b.onnx --data d.npz --limit 5 --split val",
@@ -116,6 +119,7 @@ WORDS = {
 POSITIONAL = {
     "inspect": ("m.onnx",),
     "calibrate": ("m.onnx", "d.npz", "q.onnx"),
+    "adopt": ("t.onnx", "d.npz", "q.onnx"),
     "finetune": ("q.onnx", "d.npz", "f.onnx"),
     "export": ("f.onnx", "i.onnx"),
     "validate": (["a.onnx", "b.onnx"], "d.npz"),
@@ -133,6 +137,7 @@ SOME_KEYWORDS: dict[str, dict[str, Any]] = {
             {"match": "b", "weight_bits": None, "activation_bits": 3, "weight_clip": None},
         ],
     },
+    "adopt": {"preprocess": {"mean": (0.5,)}, "batches": 3, "batch_size": 256, "cpu": "vnni", "seed": 0},
     "finetune": {"epochs": 2, "flip": False, "checkpoint": "c", "resume": True, "preprocess": None, "seed": 0},
     "export": {"format": "integer", "io": "integer", "layout": "NHWC", "data": "d.npz", "weights": "int8"},
     "validate": {"limit": 5, "split": "val", "preprocess": None},
@@ -160,6 +165,12 @@ SHOWN = {
         "no integer form as they stand (1): erf",
     ),
     "calibrate": ("wrote q.onnx",),
+    "adopt": (
+        "ranges of 5 tensors are those of its quantizers; left in float: conv9",
+        "a.onnx",
+        "0.915",
+        "wrote q.onnx",
+    ),
     "finetune": ("wrote f.onnx",),
     "export": ("certificate", "conv1", "123,456", "54,321 integers", "wrote i.onnx, 187.3 kB"),
     "validate": ("a.onnx", "187.3 kB", "0.915", "5 images", "used as 'val'", "every integer is equal"),
@@ -190,6 +201,8 @@ SHOWN = {
 JSON: dict[str, dict[str, Any]] = {
     "inspect": Inspection().to_json(),
     "calibrate": {"output": "q.onnx", "metadata": {"certificate": CERTIFICATE}, "data": []},
+    "adopt": {"output": "q.onnx", "metadata": {"adopted": ADOPTED}, "data": []}
+    | {"compared": validation(True).to_json()},
     "finetune": {"output": "f.onnx", "metadata": {"certificate": CERTIFICATE}, "data": []},
     "export": {"output": "i.onnx", "size": 187289, "metadata": {"certificate": CERTIFICATE}},
     "validate": {**validation(True).to_json(), "data": []},

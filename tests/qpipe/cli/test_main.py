@@ -97,7 +97,19 @@ def test_every_command_has_help_with_an_example_and_json(command: str, capsys: p
 def test_the_commands_are_those_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    for name in ("inspect", "calibrate", "finetune", "export", "validate", "bench", "energy", "report", "run", "demo"):
+    for name in (
+        "inspect",
+        "calibrate",
+        "adopt",
+        "finetune",
+        "export",
+        "validate",
+        "bench",
+        "energy",
+        "report",
+        "run",
+        "demo",
+    ):
         assert f"\n  {name} " in out
     assert "..." not in out.partition("Commands:")[2], (
         "a summary is cut; shorten the first line of the command's docstring"
