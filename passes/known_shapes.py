@@ -67,8 +67,9 @@ def _settle_open(graph: ir.Graph, node: ir.Node, lists: Lists) -> bool:
     sizes: Sizes = asked.tolist()
     name = f"{node.outputs[0].name}_shape"
     if node.op_type == "Reshape":
-        target = _reshaped(given, sizes)
-        if target is None or int_attribute(node, "allowzero", 0):
+        # Of `allowzero` a zero is a size, which nothing here has.
+        target = None if 0 in sizes and int_attribute(node, "allowzero", 0) else _reshaped(given, sizes)
+        if target is None:
             return False
         node.outputs[0].shape = ir.Shape([_dim(size) for size in target])
         numbers = [-1 if isinstance(size, Open) else size for size in target]

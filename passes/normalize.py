@@ -21,6 +21,7 @@ from passes.fold_affine_forward import FoldAffineForward
 from passes.fold_batch_rows import FoldBatchRows
 from passes.fold_constants import FoldConstants
 from passes.freeze_batch_norm import FreezeBatchNorm
+from passes.gather_to_reshape import GatherToReshape
 from passes.gather_to_slice import GatherToSlice
 from passes.global_max_to_max_pool import GlobalMaxToMaxPool
 from passes.inline_functions import InlineFunctions
@@ -39,6 +40,7 @@ from passes.remove_dead_code import RemoveDeadCode
 from passes.remove_identity import RemoveIdentity
 from passes.remove_zero_bias import RemoveZeroBias
 from passes.restore_softmax import RestoreSoftmax
+from passes.sequence_to_split import SequenceToSplit
 from passes.softmax_last_axis import SoftmaxLastAxis
 from passes.split_resize import SplitResize
 from passes.split_to_slices import SplitToSlices
@@ -53,6 +55,9 @@ NORMALIZE = ir.passes.Sequential(
     # Before sizes are folded into constants: inference has other ones for some windows.
     ExplicitPadding(),
     ExplicitPools(),
+    # What is of another size than its operand hides that of all behind it.
+    SequenceToSplit(),
+    GatherToReshape(),
     KnownShapes(),
     FoldConstants(),
     BinarySums(),
@@ -69,6 +74,8 @@ NORMALIZE = ir.passes.Sequential(
     FoldBatchRows(),
     PadForConstants(),
     SplitToSlices(),
+    # Once more, of places that have been folded.
+    GatherToReshape(),
     GatherToSlice(),
     PlainGemm(),
     RestoreSoftmax(),

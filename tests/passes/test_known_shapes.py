@@ -43,6 +43,10 @@ CASES = {
         w = Where(e, ones, s) z = Expand(x, w) y = Relu(z)""",
         ["Relu"],
     ),
+    "as dynamo writes it": (
+        "cube = Mul(c, h) c1 = Unsqueeze(cube, zero) t = Concat<axis=0>(n, c1, minus) y = Reshape<allowzero=1>(x, t)",
+        ["Reshape"],
+    ),
     "a window's ends": (
         "k = Sub(h, half) k1 = Unsqueeze(k, zero) y = Slice(x, zero, k1, two)", ["Slice"]
     ),

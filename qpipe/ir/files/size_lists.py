@@ -39,9 +39,13 @@ def is_known(numbers: Numbers) -> bool:
 
 
 class Lists:
-    """What is known of the lists of a graph; its nodes are to be followed in their order."""
+    """What is known of the lists of a graph; its nodes are to be followed in their order.
 
-    def __init__(self) -> None:
+    at: a number that is taken for every open size. longest: numbers of the longest list that is followed.
+    """
+
+    def __init__(self, *, at: int | None = None, longest: int = MOST_NUMBERS) -> None:
+        self._at, self.longest = at, longest
         self._found: dict[ir.Value, tuple[Numbers, np.dtype[Any]]] = {}
 
     def computed(self, value: ir.Value | None) -> Numbers | None:
@@ -62,10 +66,17 @@ class Lists:
             numbers, dtype = rule(node, self)
         except UnknownError:
             return False
-        if numbers.size > MOST_NUMBERS:
+        if numbers.size > self.longest:
             return False
         self._found[node.outputs[0]] = numbers, dtype
         return True
+
+    def sizes(self, value: ir.Value | None) -> Sizes:
+        """A value's sizes; UnknownError where not even the rank is known."""
+        sizes = sizes_of(value)
+        if sizes is None:
+            raise UnknownError
+        return sizes if self._at is None else [self._at if isinstance(size, Open) else size for size in sizes]
 
     def read(self, node: ir.Node, index: int) -> tuple[Numbers, np.dtype[Any]]:
         """An operand's numbers and type; UnknownError where it is no list."""
@@ -87,8 +98,8 @@ class Lists:
     def _numbers(self, value: ir.Value | None) -> tuple[Numbers, np.dtype[Any]] | None:
         if value is None or value in self._found:
             return None if value is None else self._found[value]
-        array = constant_array(value) if value.const_value is None or value.const_value.size <= MOST_NUMBERS else None
-        if array is None or array.size > MOST_NUMBERS or array.dtype.kind not in "iufb":
+        array = constant_array(value) if value.const_value is None or value.const_value.size <= self.longest else None
+        if array is None or array.size > self.longest or array.dtype.kind not in "iufb":
             return None
         numbers = np.empty(array.shape, object)
         numbers[...] = array.tolist()
@@ -99,9 +110,7 @@ Rule = Callable[[ir.Node, Lists], tuple[Numbers, np.dtype[Any]]]
 
 
 def _shape(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
-    sizes = sizes_of(input_value(node, 0))
-    if sizes is None:
-        raise UnknownError
+    sizes = lists.sizes(input_value(node, 0))
     end = int_attribute(node, "end", len(sizes))
     return _list(sizes[int_attribute(node, "start", 0) : end]), np.dtype(np.int64)
 
@@ -175,9 +184,16 @@ def _filled(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
     sizes = lists.ints(node, 0) or []
     attribute = node.attributes.get("value")
     value = np.zeros(1, np.float32) if attribute is None else attribute.as_tensor().numpy()
-    if np.prod(sizes) > MOST_NUMBERS or value.dtype.kind not in "iufb":
+    if np.prod(sizes) > lists.longest or value.dtype.kind not in "iufb":
         raise UnknownError
     return np.full(sizes, value.flat[0].item(), object), value.dtype
+
+
+def _range(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
+    (start,), (end,), (step,) = (lists.ints(node, index) or [0] for index in range(3))
+    if step == 0 or lists.read(node, 0)[1].kind != "i" or len(range(start, end, step)) > lists.longest:
+        raise UnknownError
+    return _list(list(range(start, end, step))), lists.read(node, 0)[1]
 
 
 def _where(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
@@ -234,6 +250,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     "Identity": _identity,
     "Cast": _cast,
     "ConstantOfShape": _filled,
+    "Range": _range,
     "Where": _where,
     "Add": _elementwise(add),
     "Sub": _elementwise(subtract),
