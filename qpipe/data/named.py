@@ -103,7 +103,7 @@ def open_named(
     for each in inputs:
         if each.name not in keys:
             found = ", ".join(repr(key) for key in arrays) or "no arrays"
-            raise DataError(f"data {name!r}: no array for the input {each.words}; found {found}")
+            raise DataError(f"data {name!r}: input {each.words}, but no array has its name; found {found}")
     read = {each.name: _read(arrays, keys[each.name], name) for each in inputs}
     count = next((len(array) for array in read.values() if array.ndim), 1)
     for each in inputs:

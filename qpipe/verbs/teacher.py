@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -87,17 +88,25 @@ def _warn_of_training(what: str, network: ir.Model) -> None:
 
 
 def _check_shapes(name: str, teacher: ir.Model, network: ir.Model) -> None:
-    for what, values in (
-        ("takes", (teacher.graph.inputs[0], network.graph.inputs[0])),
-        ("gives", (teacher.graph.outputs[0], network.graph.outputs[0])),
-    ):
+    taken = [[str(value.name) for value in graph.inputs] for graph in (teacher.graph, network.graph)]
+    if len(taken[0]) != len(taken[1]) or (len(taken[0]) > 1 and set(taken[0]) != set(taken[1])):
+        raise ModelError(f"teacher '{name}': takes {', '.join(taken[0])}, expected {', '.join(taken[1])}")
+    pairs = [("gives", (teacher.graph.outputs[0], network.graph.outputs[0]))]
+    if len(taken[0]) == 1:
+        pairs.insert(0, ("takes", (teacher.graph.inputs[0], network.graph.inputs[0])))
+    for what, values in pairs:
         # Which of several outputs counts, the task says; a batch will tell.
         if what == "gives" and len(teacher.graph.outputs) + len(network.graph.outputs) > 2:
             continue
         # The first dimension is the batch.
         shapes = [shape[1:] for value in values if (shape := static_shape(value)) is not None]
-        if len(shapes) == len(values) and shapes[0] != shapes[1]:
+        if len(shapes) == len(values) and not _agree(*shapes):
             raise ModelError(f"teacher '{name}': {what} {list(shapes[0])}, expected {list(shapes[1])}")
+
+
+def _agree(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Whether sizes are the same where both are known."""
+    return len(one) == len(other) and all(None in pair or pair[0] == pair[1] for pair in zip(one, other, strict=True))
 
 
 def why_no_float(network: ir.Model) -> str | None:

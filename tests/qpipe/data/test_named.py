@@ -85,7 +85,7 @@ def test_an_only_input_by_its_name():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rate": None}, r"no array for the input 'rate' takes int64 \[\]; found 'frame', 'state/h:0'"),
+        ({"rate": None}, r"input 'rate' takes int64 \[\], but no array has its name; found 'frame', 'state/h:0'"),
         ({"frame": np.zeros((5, 4), np.float32)}, "'state/h:0' has 6 samples, others have 5"),
         ({"rate": np.full(6, 0.5)}, r"'rate': values are float64, but the input 'rate' takes int64"),
         ({"frame": np.full((6, 4), np.nan)}, "'frame': sample 0 has the value nan"),

@@ -112,7 +112,10 @@ def test_integer_ends_are_for_one_image():
     ("data", "message"),
     [
         (floats(4, 3, 6, 6), "one array, the network's inputs are 'image', 'facts': expected one by each name"),
-        ({"image": floats(4, 3, 6, 6)}, r"no array for the input 'facts' takes float32 \[N, 4\]; found 'image'"),
+        (
+            {"image": floats(4, 3, 6, 6)},
+            r"input 'facts' takes float32 \[N, 4\], but no array has its name; found 'image'",
+        ),
         ({"image": floats(4, 3, 5, 6), "facts": floats(4, 4)}, r"input 'image' takes float64 \[N, 3, 6, 6\]"),
     ],
 )
@@ -150,6 +153,18 @@ def test_what_trains_is_what_ships(name):
     given = given_of(executor.graph, spread(samples))
     found = executor.answer(given).detach().numpy()
     np.testing.assert_array_equal(found, outputs(final, spread(samples))[0])
+
+
+def test_a_teacher_takes_the_same_inputs(tmp_path):
+    network, samples = CASES["two"]
+    onnx.save(network, tmp_path / "float.onnx")
+    onnx.save(TOKENS, tmp_path / "other.onnx")
+    options = {"epochs": 1, "batch_size": 8, "flip": False, "output_name": "y"}
+    qdq = qpipe.calibrate(network, samples)
+    tuned = qpipe.finetune(qdq, samples, teacher=str(tmp_path / "float.onnx"), evaluate=False, **options)
+    assert tuned.graph.inputs[0].name == "image"
+    with pytest.raises(qpipe.ModelError, match="takes tokens, scale, expected image, facts"):
+        qpipe.finetune(qdq, samples, teacher=str(tmp_path / "other.onnx"), **options)
 
 
 def test_a_network_without_a_batch_does_not_train():

@@ -62,6 +62,15 @@ def test_an_open_qdq_network_trains_and_stays_open():
     assert qpipe.validate([qdq, tuned], IMAGES).images == 16
 
 
+def test_an_open_network_teaches(tmp_path):
+    onnx.save(network("mean"), tmp_path / "float.onnx")
+    qdq = qpipe.calibrate(tmp_path / "float.onnx", IMAGES)
+    tuned = qpipe.finetune(
+        qdq, IMAGES, teacher=str(tmp_path / "float.onnx"), epochs=1, flip=False, crop_padding=None, evaluate=False
+    )
+    assert sizes(tuned) == ["N", 3, "H", "W"]
+
+
 def test_a_batch_that_is_given_is_held_only_where_the_network_counts_on_it():
     free = qpipe.calibrate(network("counted"), IMAGES, input_shape={"x": (1, 3, 16, 16)})
     assert sizes(free) == ["N", 3, 16, 16]
