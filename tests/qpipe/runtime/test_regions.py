@@ -4,7 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from qpipe.data import Batch
+from qpipe.data import Batch, Preprocess
+from qpipe.data.carried import store_preprocess
 from qpipe.errors import LoweringError, ModelError, ParityError
 from qpipe.ir.quantized.view import read_view
 from qpipe.nodes import replace_constant
@@ -154,3 +155,31 @@ def test_floats_that_are_not_finite_are_named() -> None:
 def test_a_lowered_graph_without_the_float_is_named() -> None:
     with pytest.raises(ModelError, match="no node of the exported graph gives 'nothing'"):
         begin_at(spec_of(INNER["length"]), ["nothing"])
+
+
+@pytest.mark.parametrize("lower", LOWERINGS)
+def test_pixels_and_integers_at_both_ends_of_a_network_with_an_island(lower) -> None:
+    spec = spec_of(INNER["length"])
+    store_preprocess(spec, Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+    lowered = lower(spec, io="integer")
+    assert (lowered.graph.inputs[0].dtype, lowered.graph.outputs[0].dtype) == (ir.DataType.UINT8, ir.DataType.INT32)
+    run_gate(spec, lowered)
+
+
+@pytest.mark.parametrize("lower", LOWERINGS)
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ("[odd] m = LpNormalization<axis=1>(x) y = Conv(m, w)", "reads the input in float, expected io 'float'"),
+        (
+            "a = Conv(x, w) [odd] m = LpNormalization<axis=1>(a) d = Conv(m, w) y = Sub(m, d)",
+            "an output is made of its floats, expected io 'float'",
+        ),
+    ],
+)
+def test_floats_at_an_end_that_is_to_be_integer(nodes: str, words: str, lower) -> None:
+    w = images(3)[:, :, :1, :1]
+    spec = finalized(quantized(build(f"net (float[N, 3, 8, 8] x) => (float[] y) {{ {nodes} }}", w=w)))
+    store_preprocess(spec, Preprocess())
+    with pytest.raises(LoweringError, match=f"^LpNormalization 'odd': {words}"):
+        lower(spec, io="integer")
