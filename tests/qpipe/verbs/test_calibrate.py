@@ -253,11 +253,15 @@ def test_what_has_no_integer_form_stays_float_between_integers() -> None:
 
 
 def test_data_of_another_type_than_the_input() -> None:
-    weight = np.ones((4, 3, 1, 1), np.float32)
-    model = float_model("pixels", [3, 8, 8], ["[cast] f = Cast<to = 1>(x)", "y = Conv(f, w)"], w=weight)
-    model.graph.inputs[0].dtype = ir.DataType.UINT8
-    with pytest.raises(DataError, match=r"input 'x' takes uint8 \[N, 3, 8, 8\], the data are float32"):
-        qpipe.calibrate(model, np.zeros((2, 3, 8, 8), np.float32))
+    rng = np.random.default_rng(0)
+    nodes = ["e = Gather(table, x)", "f = Flatten(e)", "y = MatMul(f, w)"]
+    floats = {
+        name: rng.standard_normal(shape).astype(np.float32) for name, shape in (("table", (9, 4)), ("w", (24, 3)))
+    }
+    model = float_model("tokens", [6], nodes, **floats)
+    model.graph.inputs[0].dtype = ir.DataType.INT64
+    with pytest.raises(DataError, match=r"input 'x' takes int64 \[N, 6\], the data are float32"):
+        qpipe.calibrate(model, rng.random((2, 6), np.float32))
 
 
 def test_inputs_that_are_not_finite() -> None:
