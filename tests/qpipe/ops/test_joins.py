@@ -93,6 +93,16 @@ def test_all_exports_give_the_same_integers(op: str, broadcast: str, data: st.Da
     run_gate(spec, to_qoperator(spec))
 
 
+@pytest.mark.parametrize("op", JOINS)
+def test_operands_of_unlike_grids(op: str) -> None:
+    """One pair of grids, without drawing: two powers of two apart."""
+    ranges = iter([1, 2, 0, 1])
+    model = network(op, "equal", 0, "Identity({})", "Identity({})", "Identity({})")
+    spec = finalized_on_grids(model, lambda: next(ranges, 1))
+    assert_integers(spec, np.random.default_rng(0).standard_normal((2, 3, 5, 6)).astype(np.float32))
+    run_gate(spec, to_qoperator(spec))
+
+
 def squeeze_and_excitation() -> Network:
     """MobileNetV3's block, with its skip."""
     net = Network(3, 8, 8)
