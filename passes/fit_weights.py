@@ -30,6 +30,7 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.calibration.comparison import float_value, values_by_name
 from qpipe.calibration.row_moments import RowMoments, measure_rows
 from qpipe.calibration.shard import ALONE, Shard
+from qpipe.data.inputs import count_of
 from qpipe.formats.base import TrainableWeight
 from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.graph.layers import Layer, group_layers
@@ -76,7 +77,7 @@ class FitWeights(ir.passes.InPlacePass):
             if value is not None:
                 layers[layer.node] = layer
                 read[layer.node] = str(value.name), layer.sources[0].grid
-        if not layers or not len(self.inputs):
+        if not layers or not count_of(self.inputs):
             return ir.passes.PassResult(model, False)
         originals = {layer.name: layer for layer in group_layers(self.floats.graph)}
         measured = measure_rows(self.floats, read, self.inputs)

@@ -22,6 +22,7 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from passes.calibrate_percentile import NARROW_KEY, RANGE_KEY, take_range
+from passes.fit_input import take_unit
 from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable, GridOrTable
@@ -81,6 +82,8 @@ class InsertQuantizers(ir.passes.InPlacePass):
         learned = _learned_values(plan, chosen)
         narrow_grids = {v: self._observed_grid(p, NARROW_KEY, learned) for v, p in plan.narrowed.items()}
         grids = {v: self._observed_grid(p, RANGE_KEY, learned) for v, p in plan.quantizers.items()}
+        units = {value: unit for value in model.graph.inputs if (unit := take_unit(value)) is not None}
+        grids |= {value: grid for value, (_, grid) in units.items()}
         if chosen.rebuild is not None:
             grids |= base_grids(plan, {v: grid.grid for v, grid in grids.items()}, binary_blocks(model))
         narrow, specs = ({value: grid.grid for value, grid in some.items()} for some in (narrow_grids, grids))
@@ -105,7 +108,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
                 self._insert_weight(model, layer, plan, taken, source, output)
         _insert_input_tables(model.graph, chosen, [layer for layer in plan.layers if layer.node in takers], specs)
         _quantize_narrow(model.graph, plan, narrow_grids)
-        _quantize_activations(model.graph, plan, specs, grids)
+        _quantize_activations(model.graph, plan, specs, grids, {value: unit for value, (unit, _) in units.items()})
         inline_silu(model)
         # Names such as `conv1_scale` may be the graph's own.
         ir.passes.common.NameFixPass()(model)
@@ -236,9 +239,13 @@ def _insert_input_tables(
 
 
 def _quantize_activations(
-    graph: ir.Graph, plan: QuantizationPlan, specs: Mapping[ir.Value, QuantSpec], grids: Mapping[ir.Value, GridOrTable]
+    graph: ir.Graph,
+    plan: QuantizationPlan,
+    specs: Mapping[ir.Value, QuantSpec],
+    grids: Mapping[ir.Value, GridOrTable],
+    units: Mapping[ir.Value, float],
 ) -> None:
-    """specs: carriers have their inputs'. grids: what has a table."""
+    """specs: carriers have their inputs'. grids: what has a table. units: of inputs that have one."""
     for layer in plan.layers:
         if layer.op_type == "Concat":
             for value in dict.fromkeys(layer.inputs):
@@ -258,5 +265,6 @@ def _quantize_activations(
         insert_activation_quantizer(
             graph, value, grid if isinstance(grid, CodeTable) else spec,
             floats=floats if value in plan.begins else None,
+            unit=units.get(value, 1.0),
             replaces=None if node is None or node.op_type == "Relu" else node,
         )  # fmt: skip

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from passes.lower_integer import check_ends, give_results, pixel_values
 from qpipe.ir.quantized.view import LastLayer, read_final_view
-from qpipe.lowering.ends import add_nodes
+from qpipe.lowering.ends import add_nodes, first_grid
 from qpipe.lowering.integer_builder import IntegerBuilder, Layout
 from qpipe.lowering.integer_ends import take_pixels
 from qpipe.lowering.qoperator_builder import MICROSOFT, QOperatorBuilder
@@ -54,7 +54,7 @@ class LowerQOperator(ir.passes.InPlacePass):
                 take_pixels(model.graph, quantizer, values, ends, pixels=self.layout, own=own)
                 b.adopt_input(quantizer, ends.codes(quantizer))
             else:
-                inputs = [quantizer.source, *b.grid(quantizer.rounded_to)]
+                inputs = [quantizer.source, *first_grid(quantizer, b)]
                 b.define_input(quantizer, b.emit("QuantizeLinear", inputs, name=f"{quantizer.source.name}_quantize"))
         for layer in view.layers:
             if isinstance(layer, LastLayer):

@@ -17,6 +17,8 @@ from onnx_ir.passes import common
 
 from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import TRAINING, set_json
+from qpipe.ir.graph.layers import group_layers
+from qpipe.ir.graph.scale_groups import input_groups
 from qpipe.ir.quantized.bypass import replace_value
 from qpipe.ir.quantized.qdq import ActivationQuantizer, quantizer_nodes
 from qpipe.ir.quantized.view import QuantizedLayer, is_final, is_trainable, read_view
@@ -47,6 +49,10 @@ class RemoveQuantizers(ir.passes.InPlacePass):
             if layer.quantizer is not None:
                 _remove(model, layer.quantizer, layer.function if layer.activation is None else None)
         common.RemoveUnusedNodesPass()(model)
+        units = {quantizer.source: quantizer.unit for quantizer in view.inputs if quantizer.unit != 1}
+        for group in input_groups(group_layers(model.graph)) if units else []:
+            for value in group.inputs:
+                group.divide(1 / units.get(value, 1.0))
         for key in (QUANTIZATION, TRAINING):
             set_json(model, key, None)
         return ir.passes.PassResult(model, True)

@@ -27,6 +27,8 @@ from qpipe.ir.quantized.view import QuantizedLayer, View, read_view
 from qpipe.nodes import describe
 from qpipe.ops import Role
 
+IN_UNITS = "/units"
+"""Behind the name of a network's input: what its readers read, where they count in another unit."""
 _DEQUANTIZED = "_dequantized"  # behind the name of a float value: what its quantizer gives
 
 
@@ -160,8 +162,9 @@ def float_value(quantizer: ActivationQuantizer, values: Mapping[str, ir.Value]) 
 
 
 def values_by_name(graph: ir.Graph) -> dict[str, ir.Value]:
-    """Its inputs and what its nodes give."""
-    return {str(v.name): v for v in (*graph.inputs, *(value for node in graph for value in node.outputs))}
+    """Its inputs and what its nodes give; under an input's name its value in the unit that its readers count in."""
+    found = {str(v.name): v for v in (*graph.inputs, *(value for node in graph for value in node.outputs))}
+    return found | {name.removesuffix(IN_UNITS): v for name, v in found.items() if name.endswith(IN_UNITS)}
 
 
 def _tensor(item: _Compared, sums: _Sums) -> TensorComparison:

@@ -17,6 +17,7 @@ from qpipe.arith.namespace import Float64Array, FloatArray
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.calibration.pieces import Pieces
+from qpipe.data.inputs import Inputs, count_of
 from qpipe.ops import product_of
 
 ROWS = 12
@@ -40,7 +41,7 @@ class RowMoments:
 
 
 def measure_rows(
-    model: ir.Model, read: Mapping[ir.Node, tuple[str, QuantSpec]], images: FloatArray, *, seed: int = 0
+    model: ir.Model, read: Mapping[ir.Node, tuple[str, QuantSpec]], images: Inputs, *, seed: int = 0
 ) -> dict[ir.Node, RowMoments]:
     """Of each node (Conv, Gemm, MatMul) that says what it multiplies.
 
@@ -55,7 +56,7 @@ def measure_rows(
     names = list(dict.fromkeys(name for name, _ in read.values()))
     for tensors, length in Pieces(model, names).run(images):
         for node, (name, grid) in read.items():
-            own = _moments(node, tensors[name], grid, length / len(images), rng)
+            own = _moments(node, tensors[name], grid, length / count_of(images), rng)
             if own is not None and node in found:
                 before = found[node]
                 own = RowMoments(

@@ -26,6 +26,15 @@ def add_nodes(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
     ir.passes.common.NameFixPass()(model)
 
 
+def first_grid(quantizer: ActivationQuantizer, b: Builder) -> tuple[ir.Value, ir.Value]:
+    """Scale and zero point where integers begin: the network's input may be counted in a unit of its own."""
+    scale, zero_point = b.grid(quantizer.rounded_to)
+    if quantizer.unit == 1:
+        return scale, zero_point
+    of_input = b.shared if isinstance(b, IntegerBuilder) else lambda step: b.scalar(f"step_{step}", step)
+    return of_input(quantizer.step), zero_point
+
+
 def dequantize_results(view: View, b: Builder, *, outputs: bool = True) -> None:
     """Real numbers of every tensor that leaves the quantized part: for islands, and for the float tail and outputs."""
     leaving = set(view.leaving(outputs=outputs))

@@ -68,7 +68,7 @@ def take_pixels(
     graph.inputs[list(graph.inputs).index(old)] = new
     codes = new if pixels == "NHWC" else b.transpose(new, TO_NHWC)
     sizes = [size if isinstance(size, int) else None for size in last[1:]]
-    tables = code_tables(values, quantizer.rounded_to)
+    tables = code_tables(quantizer.in_units(values), quantizer.rounded_to)
     if quantizer.table is not None:
         tables = quantizer.table.array()[tables]
     looked_up = look_up(b, Symbol(b, codes, UINT8, sizes), tables, quantizer.grid)

@@ -45,12 +45,13 @@ class MadeInputs:
             pixels_shape = (*shape[1:], shape[0]) if preprocess.layout == "NCHW" else shape
             pixels = extremes((EXTREME_ROWS, *pixels_shape), QuantSpec.unsigned(8, 0), self.rng)
             return Batch(preprocess(pixels), pixels=pixels)
-        grids = {str(q.source.name): q.rounded_to for q in self.view.inputs if q.source.is_graph_input()}
+        quantizers = {str(q.source.name): q for q in self.view.inputs if q.source.is_graph_input()}
         found = {}
         for each in self._inputs:
-            if (grid := grids.get(each.name)) is not None:
+            if (first := quantizers.get(each.name)) is not None:
+                grid = first.rounded_to
                 codes = extremes((EXTREME_ROWS, *self._sample(each)), grid, self.rng).astype(np.float32)
-                found[each.name] = (codes - grid.zero_point) * np.float32(grid.scale)
+                found[each.name] = (codes - grid.zero_point) * first.step
             else:
                 found[each.name] = self._plain(each, EXTREME_ROWS)
         return Batch(found)

@@ -140,7 +140,7 @@ class Executor(nn.Module):
         inputs = self._model.graph.inputs
         values = {v: x[str(v.name)] for v in inputs} if isinstance(x, Mapping) else dict.fromkeys(inputs, x)
         for index, begin in enumerate(self._entries):
-            own = values[begin.source]
+            own = _in_units(values[begin.source], begin.quantizer)
             values[begin.output] = self._prepared(self.input_quantizers[index](own) if self.input_quantizers else own)
         return values
 
@@ -265,6 +265,14 @@ def _plan(model: ir.Model) -> tuple[list[QuantizedLayer], list[ir.Value], list[B
     given = {value for layer in plan.islands for node in layer.nodes for value in node.outputs}
     results = leading_to(model.graph.outputs, given | {layer.result for layer in layers})
     return layers, results, [Begin(value, value) for value in plan.begins]
+
+
+def _in_units(x: torch.Tensor, quantizer: ActivationQuantizer | None) -> torch.Tensor:
+    """An input as its readers count it, with one rounding: QuantizeLinear's."""
+    if quantizer is None or quantizer.unit == 1:
+        return x
+    # By a tensor on its device: by a number, some devices multiply by its rounded reciprocal.
+    return x / torch.tensor([quantizer.step], dtype=x.dtype, device=x.device) * quantizer.rounded_to.scale
 
 
 def _carries(layer: QuantizedLayer, quantizer: ActivationQuantizer) -> bool:

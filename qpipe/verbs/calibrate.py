@@ -13,6 +13,7 @@ from passes.calibrate_percentile import CalibratePercentile
 from passes.equalize_channels import EqualizeChannels
 from passes.expand_bases import ExpandBases
 from passes.fill_ranges import FillRanges
+from passes.fit_input import FitInput, write_units
 from passes.fit_weights import FitWeights
 from passes.fix_ranges import FixRanges
 from passes.insert_quantizers import InsertQuantizers, refuse_unsupported
@@ -160,11 +161,11 @@ def calibrate(
         observe.append(CalibrateOnSigns(percentile=settings.percentile, **seen))
     observe.append(CalibratePercentile(percentile=settings.percentile, **widths, **seen))
     if settings.fills_ranges and held is None:
-        observe.append(
-            FillRanges(
-                activation_bits=settings.activation_bits, layers=table, inputs=inputs.first(DRAWN_FROM), shard=shard
-            )
-        )
+        plain: dict[str, Any] = {"activation_bits": settings.activation_bits, "layers": table}
+        observe += [
+            FitInput(**plain, inputs=inputs),
+            FillRanges(**plain, inputs=inputs.first(DRAWN_FROM), shard=shard),
+        ]
     elif settings.activation_rounding in {"nearest", "least-error"}:
         observe.append(RoundRanges(rounding=settings.activation_rounding, **widths, **seen))
     insert = InsertQuantizers(
@@ -184,6 +185,7 @@ def calibrate(
     if is_ready:
         # Factors between layers change what tensors are counted in: what is compared has them.
         floats = network.clone()
+        write_units(floats)
     keep = () if held is None else tuple(held.rows)
     _apply([insert, RescaleChannels(keep=keep)], network, draws)
     if settings.fits_weights:

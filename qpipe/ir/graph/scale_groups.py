@@ -21,8 +21,12 @@ from qpipe.ops import Rectifier, Role
 
 @dataclass
 class ScaleGroup:
-    """values: in topological order. writers, readers: layers with weights, or BatchNormalizations that stand alone."""
+    """values: in topological order. writers, readers: layers with weights, or BatchNormalizations that stand alone.
 
+    inputs: of the network among the values.
+    """
+
+    inputs: list[ir.Value] = field(default_factory=list)
     values: list[ir.Value] = field(default_factory=list)
     writers: list[Layer] = field(default_factory=list)
     readers: list[Layer] = field(default_factory=list)
@@ -43,6 +47,15 @@ class ScaleGroup:
 
 def scale_groups(layers: list[Layer]) -> list[ScaleGroup]:
     """All groups of a float graph, in the order of their first values; what ends elsewhere than in weights is none."""
+    return [group for group in _groups(layers) if group.writers and not group.inputs]
+
+
+def input_groups(layers: list[Layer]) -> list[ScaleGroup]:
+    """Those that an input of the network is among, which whoever divides them has divided as well."""
+    return [group for group in _groups(layers) if group.inputs]
+
+
+def _groups(layers: list[Layer]) -> list[ScaleGroup]:
     roots: dict[ir.Value, ir.Value] = {}
     fixed: set[ir.Value] = set()
     readers: dict[ir.Value, set[ir.Node]] = {}
@@ -57,8 +70,6 @@ def scale_groups(layers: list[Layer]) -> list[ScaleGroup]:
             root(value)
         for value in layer.inputs:
             readers.setdefault(value, set()).update(layer.nodes)
-            if value.producer() is None:
-                fixed.add(value)
         if not _commutes(layer) or layer.output.is_graph_output():
             fixed.add(layer.output)
         if layer.is_weighted or layer.is_batch_norm:
@@ -76,14 +87,19 @@ def scale_groups(layers: list[Layer]) -> list[ScaleGroup]:
     for layer in layers:
         takes_part = layer.is_weighted or layer.is_batch_norm
         for value in layer.inputs:
-            if takes_part and root(value) not in stuck:
-                groups.setdefault(root(value), ScaleGroup()).readers.append(layer)
+            if root(value) in stuck:
+                continue
+            group = groups.setdefault(root(value), ScaleGroup())
+            if takes_part:
+                group.readers.append(layer)
+            if value.producer() is None and value not in group.inputs:
+                group.inputs.append(value)
         if root(layer.output) not in stuck:
             group = groups.setdefault(root(layer.output), ScaleGroup())
             group.values.append(layer.output)
             if takes_part:
                 group.writers.append(layer)
-    return [group for group in groups.values() if group.readers and group.writers]
+    return [group for group in groups.values() if group.readers]
 
 
 def _commutes(layer: Layer) -> bool:

@@ -29,7 +29,7 @@ def network_integers(model: ir.Model, *inputs: Array) -> dict[str, Array]:
     """
     view = read_final_view(model)
     codes = {
-        q.codes: _stored(q, quantize(x.astype(np.float64), q.rounded_to))
+        q.codes: _stored(q, quantize(q.in_units(x).astype(np.float64), q.rounded_to))
         for q, x in zip(view.inputs, inputs, strict=True)
     }
     found = {str(value.name): array for value, array in codes.items()}

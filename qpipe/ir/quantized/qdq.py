@@ -6,6 +6,7 @@ and a Clip where what it gives has a narrower range. Weights' are in `write_weig
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Set
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.namespace import FloatArray
 from qpipe.arith.spec import SIGNED_ZERO_POINT, STORAGE_MAX, QuantSpec
 from qpipe.arith.table import SIZE, CodeTable, GridOrTable
 from qpipe.errors import ModelError
@@ -50,6 +52,17 @@ class ActivationQuantizer:
     table: CodeTable | None = None
     function: ActivationFunction | None = None
     """The activation that range or table took the place of; None where there was none."""
+    unit: float = 1.0
+    """Of the grid's real numbers, in those of the source: only the network's input is counted in another one."""
+
+    @property
+    def step(self) -> np.float32:
+        """Of the grid, in the source's numbers: what QuantizeLinear divides by."""
+        return np.float32(self.unit * self.rounded_to.scale)
+
+    def in_units(self, x: FloatArray) -> FloatArray:
+        """Numbers of the source, float32, as real numbers of the grid, with QuantizeLinear's one rounding."""
+        return x if self.unit == 1 else x.astype(np.float32) / self.step * np.float32(self.rounded_to.scale)
 
     @property
     def grid_or_table(self) -> GridOrTable:
@@ -87,6 +100,7 @@ def insert_activation_quantizer(
     replaces: ir.Node | None = None,
     suffix: str = "",
     meltable: bool = False,
+    unit: float = 1.0,
 ) -> None:
     """Put a quantizer behind `value`, for all its readers or for the node `only`.
 
@@ -103,7 +117,8 @@ def insert_activation_quantizer(
     shape = value.shape
     before, after = spec.rounded_to, spec.grid
     scale, zero_point = _grid(graph, base, before)
-    nodes = [ir.node("QuantizeLinear", [source, scale, zero_point], name=f"{base}_quantize")]
+    step = scale if unit == 1 else initializer(graph, f"{base}_step", np.float32(unit * before.scale))
+    nodes = [ir.node("QuantizeLinear", [source, step, zero_point], name=f"{base}_quantize")]
     function = None if replaces is None else activation_of(replaces)
     if isinstance(function, Rectifier):
         write_bound(nodes[0], function.bound)
@@ -173,11 +188,17 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
     gather = next((node for node in nodes if node.op_type == "Gather"), None)
     function = read_bound(nodes[0])
     at = len(nodes) if gather is None else nodes.index(gather)
-    rounded_to = _read_grid(nodes[0], nodes[:at])
+    # The input's own step may be any; its readers count in powers of two.
+    is_input = source.is_graph_input() and gather is None
+    step, zero_point = _read_step(nodes[0])
+    rounded_to = _read_grid(dequantize if is_input else nodes[0], nodes[:at])
     if source.is_graph_input():
         check_zero_point(nodes[0], rounded_to)
+    if is_input and zero_point != rounded_to.zero_point:
+        raise ModelError(f"{describe(nodes[0])}: zero point {zero_point}, expected that of its DequantizeLinear")
     if gather is None:
-        return ActivationQuantizer(source, codes, dequantize.outputs[0], rounded_to, None, function)
+        unit = step / rounded_to.scale if is_input else 1.0
+        return ActivationQuantizer(source, codes, dequantize.outputs[0], rounded_to, None, function, unit)
     after = _read_grid(dequantize, nodes[at:])
     table = _read_table(gather, rounded_to, after)
     return ActivationQuantizer(
@@ -186,9 +207,14 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
 
 
 def check_zero_point(quantize: ir.Node, grid: QuantSpec) -> None:
-    """ModelError where numbers are rounded with one that is odd: ties would go to odd. Copied codes have any."""
-    if not grid.is_standard:
-        raise ModelError(f"{describe(quantize)}: zero point {grid.zero_point}, expected 0 or {SIGNED_ZERO_POINT}")
+    """ModelError where numbers are rounded with one that is odd: ties would go to odd. Copied codes have any.
+
+    The input's may be any even one; what is requantized has 0 or 128.
+    """
+    of_input = quantize.inputs[0] is not None and quantize.inputs[0].is_graph_input()
+    if not (grid.is_standard or (of_input and grid.zero_point % 2 == 0)):
+        expected = "an even one" if of_input else f"0 or {SIGNED_ZERO_POINT}"
+        raise ModelError(f"{describe(quantize)}: zero point {grid.zero_point}, expected {expected}")
 
 
 def write_table(quantizer: ActivationQuantizer, table: CodeTable) -> None:
@@ -229,13 +255,19 @@ def data_input(node: ir.Node) -> ir.Value | None:
 
 def _read_grid(node: ir.Node, behind: list[ir.Node]) -> QuantSpec:
     """The grid of a QuantizeLinear or DequantizeLinear, its range as a Clip among the nodes says it."""
-    scale, zero_point = constant_input(node, 1), constant_input(node, 2)
-    if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.uint8:
-        raise ModelError(f"{describe(node)}: expected one constant scale and a uint8 zero point")
-    zero = int(zero_point.reshape(-1)[0])
+    scale, zero = _read_step(node)
     bounds = [(_scalar(clip, 1), _scalar(clip, 2)) for clip in behind if clip.op_type == "Clip"]
     low, high = bounds[0] if bounds else (0, STORAGE_MAX)
-    return QuantSpec(exponent_of(node, float(scale.reshape(-1)[0])), low - zero, high - zero, zero)
+    return QuantSpec(exponent_of(node, scale), low - zero, high - zero, zero)
+
+
+def _read_step(node: ir.Node) -> tuple[float, int]:
+    """Scale and zero point of a QuantizeLinear or DequantizeLinear."""
+    scale, zero_point = constant_input(node, 1), constant_input(node, 2)
+    known = scale is not None and scale.size == 1 and zero_point is not None and zero_point.dtype == np.uint8
+    if scale is None or zero_point is None or not known or not 0 < (step := float(scale.reshape(-1)[0])) < math.inf:
+        raise ModelError(f"{describe(node)}: expected one constant scale and a uint8 zero point")
+    return step, int(zero_point.reshape(-1)[0])
 
 
 def _read_table(gather: ir.Node, before: QuantSpec, after: QuantSpec) -> CodeTable:

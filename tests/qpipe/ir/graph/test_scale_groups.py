@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from qpipe.ir.graph.layers import group_layers
-from qpipe.ir.graph.scale_groups import ScaleGroup, scale_groups
+from qpipe.ir.graph.scale_groups import ScaleGroup, input_groups, scale_groups
 from qpipe.runtime.session import open_session, run_batches
 from support.networks import Network
 
@@ -107,3 +107,21 @@ def test_an_offset_within_has_no_group() -> None:
     padded = n.op("Pad", inner, n.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1])), n.constant(np.float32(1)))
     model = n.model(n.conv(padded, 4, 4, bias=True))
     assert groups_of(model) == []
+
+
+def test_an_input_that_weights_alone_read_is_divided_as_well() -> None:
+    n = Network(3, 8, 8)
+    model = n.model(n.conv(n.op("MaxPool", "x", kernel_shape=[2, 2]), 3, 4, bias=True))
+    x = n.inputs(2)
+    before = outputs(model, x)
+    (group,) = input_groups(group_layers(model.graph))
+    assert [value.name for value in group.inputs] == ["x"]
+    group.divide(1.3)
+    after = outputs(model, x / np.float32(1.3))
+    assert np.abs(after - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+
+
+def test_an_input_that_something_else_reads_has_no_group() -> None:
+    n = Network(3, 8, 8)
+    sum_ = n.op("Add", n.conv("x", 3, 3, bias=True), n.op("Sigmoid", "x"))
+    assert input_groups(group_layers(n.model(n.conv(sum_, 3, 4)).graph)) == []
