@@ -27,6 +27,7 @@ class Pieces:
 
     def __init__(self, model: ir.Model, names: Sequence[str]) -> None:
         self._inputs = inputs_of(model.graph)
+        self._asked = tuple(names)
         self._names = [name for name in names if name not in {each.name for each in self._inputs}]
         self._observed = [each.name for each in self._inputs if each.name in names]
         # A network of one layer has nothing to observe but its input.
@@ -53,7 +54,10 @@ class Pieces:
             yield self._run(rows, form.size), count_of(rows)
 
     def _as_many_as_fit(self, sample: Mapping[str, Array]) -> int:
-        values = sum(tensor.size for tensor in self._run(sample, None).values())
+        tensors = self._run(sample, None)
+        # Each as often as it was asked for: of two networks that are compared, one may have a tensor where the other
+        # has several, on grids of their own, and both are to be cut alike.
+        values = sum(tensors[name].size for name in self._asked)
         return max(_PIECE_VALUES // max(values, 1), 1)
 
     def _run(self, inputs: Mapping[str, Array], size: int | None) -> dict[str, FloatArray]:

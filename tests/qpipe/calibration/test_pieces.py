@@ -37,6 +37,14 @@ def test_names_of_inputs_and_of_values() -> None:
     assert [value.name for value in model.graph.outputs] == ["r_y"]
 
 
+def test_a_tensor_that_is_asked_for_twice_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that has it on two grids is cut as the float one that has it once."""
+    net = network()
+    monkeypatch.setattr(module, "_PIECE_VALUES", 6 * 8 * 8 * 8)
+    found = Pieces(net.model("r_y"), ["r_y", "r_y"]).run(net.inputs(7))
+    assert [images for _, images in found] == [3, 3, 1]
+
+
 def test_values_that_are_not_finite() -> None:
     net = network()
     batch = net.inputs()
