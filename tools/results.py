@@ -58,8 +58,8 @@ class Results:
             table.add_row(*[_cell(value) for value in row.values()])
         Console(width=140).print(table)
 
-    def save(self, folder: Path = RESULTS) -> Path:
-        """Write NAME.json with the tables, the CPU, the versions and the command."""
+    def save(self, folder: Path = RESULTS, *, tell: bool = True) -> Path:
+        """Write NAME.json with the tables, the CPU, the versions and the command; tell: say so on the terminal."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.name}.json"
         content = {
@@ -72,7 +72,8 @@ class Results:
         }
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        Console().print(f"{this_cpu().describe()}; written to {path}")
+        if tell:
+            Console().print(f"{this_cpu().describe()}; written to {path}")
         return path
 
 

@@ -163,17 +163,20 @@ def main(
     for verb in ("inspect", "calibrate", "export", "validate"):
         getattr(qpipe, verb)  # What children share need not be loaded in each.
     todo = jobs_of(only, models or [], folder, quick=quick)
+    results = Results.load("zoo") if save else Results("zoo")
+    title = GIVEN if models else NETWORKS
     rows: list[Row] = []
     begin = time.monotonic()
     for job, answer in answers(todo, seconds=seconds, count=jobs, fresh=fresh):
-        rows.append(row_of(job, answer))
-        last = rows[-1]
-        typer.echo(f"{time.monotonic() - begin:6.0f} s {job.network}.{job.written}: {zoo_page.line(last)}")
+        row = row_of(job, answer)
+        typer.echo(f"{time.monotonic() - begin:6.0f} s {job.network}.{job.written}: {zoo_page.line(row)}")
+        rows.append(row)
+        results.tables[title] = merged(results.tables.get(title, []), rows)
+        if save:
+            # One after the other: a run may take hours.
+            results.save(tell=False)
     if not rows:
         raise typer.BadParameter(f"{only}: no network has such a name")
-    results = Results.load("zoo") if save else Results("zoo")
-    title = GIVEN if models else NETWORKS
-    results.tables[title] = merged(results.tables.get(title, []), rows)
     if profile:
         slowest = sorted(rows, key=lambda row: -zoo_page.total(row))[:profile]
         names = [(row["network"], row["written by"]) for row in slowest]

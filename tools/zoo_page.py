@@ -43,7 +43,8 @@ def line(row: Row) -> str:
     """What came of a file, for the terminal."""
     floats = f"float inside {row['float inside']} ({row['of']}), behind {row['float behind']} ({row['which are']})"
     told = f"{row['SNR dB']} dB, {floats}" if row["result"] == "through" else row["said"]
-    return f"{row['result']} in {total(row):.1f} s, {told}"
+    steps = " ".join(f"{step.split()[-1]} {row[f'{step} s']:g}" for step in STEPS if row[f"{step} s"] is not None)
+    return f"{row['result']} in {total(row):.1f} s ({steps}), {told}"
 
 
 def heaviest(stats: pstats.Stats) -> list[dict[str, Any]]:
