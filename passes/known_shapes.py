@@ -22,10 +22,12 @@ from qpipe.ir.files.open_size import Open, Sizes
 from qpipe.ir.files.size_lists import Lists, sizes_of
 from qpipe.ir.files.upgrade import OPSET
 from qpipe.ir.graph.rewrite import bypass
-from qpipe.nodes import initializer, inner_graphs, input_value, int_attribute, static_shape
+from qpipe.nodes import initializer, inner_graphs, input_value, int_attribute
 
 _RESIZED_TO: Final = 3
 """The operand of Resize that has the sizes."""
+_INVENTED: Final = "unk__"
+"""What names begin with that onnx's inference gives to sizes of which it knows nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ def _settle_open(graph: ir.Graph, node: ir.Node, lists: Lists) -> bool:
     """The same where one of the sizes is open."""
     x, asked = input_value(node, 0), lists.computed(input_value(node, _RESIZED_TO if node.op_type == "Resize" else 1))
     given = sizes_of(x)
-    if asked is None or given is None or x is None:
+    if asked is None or x is None:
         return False
     sizes: Sizes = asked.tolist()
     name = f"{node.outputs[0].name}_shape"
@@ -75,6 +77,8 @@ def _settle_open(graph: ir.Graph, node: ir.Node, lists: Lists) -> bool:
         numbers = [-1 if isinstance(size, Open) else size for size in target]
         node.replace_input_with(1, initializer(graph, name, np.array(numbers, np.int64)))
         return True
+    if given is None:
+        return False
     if node.op_type == "Expand" and len(sizes) <= len(given):
         # To the shape that it has.
         if all(size in (1, here) for size, here in zip(sizes[::-1], given[::-1], strict=False)):
@@ -90,8 +94,13 @@ def _settle_open(graph: ir.Graph, node: ir.Node, lists: Lists) -> bool:
     return False
 
 
-def _reshaped(given: Sizes, sizes: Sizes) -> Sizes | None:
-    """The sizes with one open one at most; None where more are, or where they can't be found."""
+def _reshaped(given: Sizes | None, sizes: Sizes) -> Sizes | None:
+    """The sizes with one open one at most; None where more are, or where they can't be found.
+
+    given: the operand's, None where they are not known.
+    """
+    if given is None:
+        return sizes if 0 not in sizes and -1 not in sizes and _opened(sizes) == 1 else None
     sizes = [given[axis] if size == 0 and axis < len(given) else size for axis, size in enumerate(sizes)]
     opened = [size for size in sizes if isinstance(size, Open)]
     if -1 in sizes and opened:
@@ -109,10 +118,13 @@ def _reshaped(given: Sizes, sizes: Sizes) -> Sizes | None:
     return sizes if len(opened) == 1 else None
 
 
+def _opened(sizes: Sizes) -> int:
+    return sum(isinstance(size, Open) for size in sizes)
+
+
 def _infer(node: ir.Node, lists: Lists, opset: int) -> None:
     """The shapes of what a node gives, where more can be said of them than the file does."""
-    found = [static_shape(value) for value in node.outputs]
-    if node.domain != "" or all(shape is not None and None not in shape[1:] for shape in found):
+    if node.domain != "" or all(map(_is_named, node.outputs)):
         return
     values = [value for value in node.inputs if value is not None]
     types = {str(value.name): kind for value in values if (kind := _type_proto(value)) is not None}
@@ -129,9 +141,32 @@ def _infer(node: ir.Node, lists: Lists, opset: int) -> None:
     for value in node.outputs:
         if (proto := inferred.get(str(value.name))) is not None:
             shape = ir.serde.deserialize_type_proto_for_shape(proto)
-            if shape is not None and _numbers(shape) > _numbers(value.shape):
+            if shape is not None and _known(shape) > _known(value.shape):
                 value.shape = shape
                 value.type = value.type or ir.serde.deserialize_type_proto_for_type(proto)
+    if node.op_type == "Resize":
+        _keep_names(node, lists)
+
+
+def _keep_names(node: ir.Node, lists: Lists) -> None:
+    """Give the sizes that a Resize leaves as they are their names: to inference an open size times 1 is another."""
+    x, result, scales = input_value(node, 0), node.outputs[0], lists.array(input_value(node, 2))
+    if x is None or x.shape is None or result.shape is None or scales is None or len(scales) != len(x.shape):
+        return
+    pairs = zip(x.shape.dims, result.shape.dims, scales, strict=True)
+    result.shape = ir.Shape([old if scale == 1 else new for old, new, scale in pairs])
+
+
+def _is_named(value: ir.Value) -> bool:
+    """Whether its sizes are numbers, but for the first, which may have a name that a file or a node gave."""
+    if value.shape is None:
+        return False
+    first, *others = [*value.shape.dims] or [1]
+    return _is_given(first) and all(isinstance(size, int) for size in others)
+
+
+def _is_given(size: int | ir.SymbolicDim) -> bool:
+    return isinstance(size, int) or (size.value is not None and not size.value.startswith(_INVENTED))
 
 
 def _type_proto(value: ir.Value) -> onnx.TypeProto | None:
@@ -141,8 +176,9 @@ def _type_proto(value: ir.Value) -> onnx.TypeProto | None:
     return onnx.helper.make_tensor_type_proto(value.dtype, dims)
 
 
-def _numbers(shape: ir.Shape | None) -> int:
-    return -1 if shape is None else sum(isinstance(dim, int) for dim in shape)
+def _known(shape: ir.Shape | None) -> int:
+    """How much is said of it: numbers, and names that were given."""
+    return -1 if shape is None else sum(map(_is_given, shape))
 
 
 def _dim(size: int | Open) -> int | str | None:

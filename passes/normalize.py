@@ -13,6 +13,7 @@ from passes.bounds_to_clip import BoundsToClip
 from passes.constant_reshape import ConstantReshape
 from passes.constant_resize import ConstantResize
 from passes.constants_to_initializers import ConstantsToInitializers
+from passes.drop_zero_states import DropZeroStates
 from passes.explicit_padding import ExplicitPadding
 from passes.explicit_pools import ExplicitPools
 from passes.flatten_linear import FlattenLinear
@@ -69,6 +70,7 @@ NORMALIZE = ir.passes.Sequential(
     FreezeBatchNorm(),
     ConstantReshape(),
     ConstantResize(),
+    DropZeroStates(),
     # What computes sizes reads activations that nothing else may read.
     RemoveDeadCode(),
     FoldBatchRows(),

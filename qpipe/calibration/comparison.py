@@ -24,7 +24,7 @@ from qpipe.errors import ModelError
 from qpipe.ir.quantized.compared import MOST_DECIBELS, NetworkComparison, TensorComparison
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, View, read_view
-from qpipe.nodes import describe
+from qpipe.nodes import describe, static_shape
 from qpipe.ops import Role
 
 IN_UNITS = "/units"
@@ -44,9 +44,10 @@ class _Compared:
 
 
 class _Sums:
-    """Of one tensor, over the pieces."""
+    """Of one tensor, over the pieces. by_channel: whether its second axis is one of channels, else it counts as one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_channel: bool) -> None:
+        self._by_channel = by_channel
         self.signal = self.noise = 0.0
         self.codes = self.floats = np.zeros((2, 0))
 
@@ -55,9 +56,8 @@ class _Sums:
         if not x.size:
             return
         if grid is not None:
-            codes = channel_range(other)
-            self.codes = _wider(self.codes, codes)
-            self.floats = _wider(self.floats, channel_range(x))
+            self.codes = _wider(self.codes, channel_range(other, by_channel=self._by_channel))
+            self.floats = _wider(self.floats, channel_range(x, by_channel=self._by_channel))
             other = (other.astype(np.float32) - grid.zero_point) * np.float32(grid.scale)
         self.signal += float(np.square(x, dtype=np.float64).sum())
         self.noise += float(np.square(np.subtract(x, other, dtype=np.float64)).sum())
@@ -95,7 +95,9 @@ def compare_networks(floats: ir.Model, final: ir.Model, images: Inputs) -> Netwo
         ModelError: names a tensor of either network that is NaN or infinite on the images.
     """
     compared = _compared(floats, read_view(final))
-    sums = {item.name: _Sums() for item in compared}
+    # Where the batch stands second, as in sequences of an attention, how many there are differs by piece.
+    shapes = {item.name: static_shape(item.value) for item in compared}
+    sums = {name: _Sums(by_channel=shape is None or None not in shape[1:2]) for name, shape in shapes.items()}
     choices: list[tuple[int, int]] = []
     unlike: set[str] = set()
     output = str(final.graph.outputs[0].name)
@@ -197,10 +199,10 @@ def _choices(x: AnyArray, other: AnyArray) -> list[tuple[int, int]]:
     return list(zip(x.tolist(), other.tolist(), strict=True))
 
 
-def channel_range(x: AnyArray) -> Float64Array:
-    """The least and the largest value of each channel, `[2, C]`."""
+def channel_range(x: AnyArray, *, by_channel: bool = True) -> Float64Array:
+    """The least and the largest value of each channel, `[2, C]`; of all there is, `[2, 1]`, where there are none."""
     x = np.atleast_1d(x)
-    rows = x.reshape(len(x), x.shape[1] if x.ndim > 1 else 1, -1)
+    rows = x.reshape(len(x), x.shape[1] if x.ndim > 1 and by_channel else 1, -1)
     return np.stack([rows.min(axis=2).min(axis=0), rows.max(axis=2).max(axis=0)]).astype(np.float64)
 
 

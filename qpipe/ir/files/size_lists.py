@@ -64,7 +64,7 @@ class Lists:
             return False
         try:
             numbers, dtype = rule(node, self)
-        except UnknownError:
+        except (UnknownError, ZeroDivisionError):
             return False
         if numbers.size > self.longest:
             return False
@@ -256,6 +256,8 @@ _RULES: Final[Mapping[str, Rule]] = {
     "Sub": _elementwise(subtract),
     "Mul": _elementwise(multiply),
     "Div": _elementwise(divide),
+    # Of integers by ONNX, with the divisor's sign, and as Python has it.
+    "Mod": _elementwise(known(operator.mod)),
     "Floor": _elementwise(known(np.floor, keeps_open=True)),
     "Ceil": _elementwise(known(np.ceil, keeps_open=True)),
     "Round": _elementwise(known(np.round, keeps_open=True)),

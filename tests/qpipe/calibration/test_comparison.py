@@ -121,3 +121,18 @@ def test_choices_of_a_tail(ending: str, output: str) -> None:
     found = compare_networks(model, finalized(quantized(model.clone(), [images])), images)
     assert found.agreement is not None
     assert 0.8 < found.agreement <= 1
+
+
+def test_channels_are_none_where_the_batch_stands_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a sequence whose time comes first: pieces of unlike numbers of samples are compared as a whole."""
+    net = Network(4, 6)
+    products = [net.op("MatMul", "x", net.constant(net.floats(6, 5))) for _ in range(2)]
+    turned = [net.op("Transpose", product, perm=[1, 0, 2]) for product in products]
+    heads = [net.op("Reshape", each, net.constant(np.array([2, 2, -1, 5]))) for each in turned]
+    flat = [net.op("Reshape", each, net.constant(np.array([2, -1, 5]))) for each in heads]
+    total = net.op("Relu", net.op("Add", *flat, name="sum"))
+    net.op("MatMul", total, net.constant(net.floats(5, 3)))
+    monkeypatch.setattr(pieces, "_PIECE_VALUES", 300)
+    found, _, _ = compared(net, net.inputs(7))
+    (tensor,) = [tensor for tensor in found.tensors if tensor.layer == "Add 'sum'"]
+    assert (tensor.lost, tensor.channels) == ((), 1)
