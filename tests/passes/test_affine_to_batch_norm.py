@@ -47,7 +47,7 @@ def test_a_value_between_that_others_read_stays():
         ("N,4,3", "a = Conv(x, w) y = Mul(a, c)"),
         ("N,4,3", "m = Mul(x, last) y = Conv(m, w)"),
         ("N,4,3", "m = Mul(x, each) y = Conv(m, w)"),
-        ("N,4,3", "e = Erf(x) m = Mul(e, c) y = Conv(m, w)"),
+        ("N,4,3", "e = Hardmax(x) m = Mul(e, c) y = Conv(m, w)"),
         ("4", "m = Mul(x, c) y = MatMul(m, v)"),
     ],
     ids=["behind the last weights", "channels last", "each place", "behind floats", "no channels"],

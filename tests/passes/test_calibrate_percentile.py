@@ -1,10 +1,9 @@
 import numpy as np
-import onnx_ir as ir
 import pytest
 
 from passes.calibrate_percentile import RANGE_KEY, CalibratePercentile, take_range
-from qpipe.errors import ModelError
-from support.networks import Network
+from qpipe.errors import DataError, ModelError
+from support.networks import Network, build
 from support.run import run
 
 
@@ -41,9 +40,20 @@ def test_a_range_is_taken_once() -> None:
         take_range(model.graph.inputs[0])
 
 
-def test_two_inputs_are_refused() -> None:
-    net, y = network()
-    model = net.model(y)
-    model.graph.inputs.append(ir.val("other"))
-    with pytest.raises(ModelError, match=r"the network's inputs are .*: expected exactly one"):
-        CalibratePercentile(inputs=[net.inputs()])(model)
+TWO_INPUTS = "(float[N,4] x, float[N,4] z) => (float[N,4] y) { a = Gemm(x, w) b = Gemm(z, w) y = Add(a, b) }"
+
+
+def test_each_of_two_inputs_gets_its_range() -> None:
+    model = build(TWO_INPUTS, w=np.eye(4, dtype=np.float32))
+    data = {"x": np.full((5, 4), 3, np.float32), "z": np.full((5, 4), -2, np.float32)}
+    CalibratePercentile(inputs=[data])(model)
+    found = [take_range(value) for value in model.graph.inputs]
+    assert [(each.ymax, each.is_negative) for each in found] == [(3.0, False), (2.0, True)]
+
+
+def test_one_array_for_two_inputs_is_refused() -> None:
+    model = build(TWO_INPUTS, w=np.eye(4, dtype=np.float32))
+    with pytest.raises(DataError, match="inputs are 'x', 'z', the data have one array; expected one by each name"):
+        CalibratePercentile(inputs=[np.ones((5, 4), np.float32)])(model)
+    with pytest.raises(DataError, match="no data for input 'z', expected 'x', 'z', found 'x'"):
+        CalibratePercentile(inputs=[{"x": np.ones((5, 4), np.float32)}])(model)

@@ -68,7 +68,8 @@ def test_several_inputs_are_named():
         "(float[N,4] x, float[N,4] x2) => (float[N,4] y) { a = Gemm(x, w) y = Add(a, x2) }",
         w=np.eye(4, dtype=np.float32),
     )
-    with pytest.raises(qpipe.ModelError, match="inputs are 'x', 'x2': expected exactly one"):
+    expected = "one array, the network's inputs are 'x', 'x2': expected one by each name"
+    with pytest.raises(qpipe.DataError, match=expected):
         qpipe.calibrate(proto, np.ones((4, 4), np.float32), preprocess={})
 
 

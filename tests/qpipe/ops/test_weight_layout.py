@@ -9,7 +9,7 @@ NODES = [
     (ir.node("Conv", [None, None]), (6, 3, 2, 2), 0),
     (ir.node("Gemm", [None, None], {"transB": 1}), (6, 4), 0),
     (ir.node("Gemm", [None, None]), (4, 6), 1),
-    (ir.node("MatMul", [None, None]), (4, 6), 1),
+    (ir.node("MatMul", [None, ir.val("w", const_value=ir.tensor(np.zeros((4, 6), np.float32)))]), (4, 6), 1),
 ]
 
 

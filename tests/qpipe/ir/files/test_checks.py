@@ -63,9 +63,9 @@ def test_a_function_that_gives_its_input():
 
 
 def test_functions_that_are_few_stay_usable():
-    model = load_model(with_functions(["t = {next}(a) b = {next}(t)"] * 5 + ["b = Relu(a)"]))
+    model = load_model(with_functions(["t = {next}(a) b = {next}(t)"] * 5 + ["b = Sin(a)"]))
     normalize(model)
-    assert len(model.graph) == 32
+    assert [node.op_type for node in model.graph] == ["Sin"] * 32
 
 
 @pytest.mark.parametrize("bodies", [["b = {same}(a)"], ["b = {next}(a)", "b = own.f0(a)"]])

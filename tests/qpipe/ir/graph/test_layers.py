@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from qpipe.ir.graph.layers import Layer, group_layers
-from qpipe.ops import Rectifier, Role, activation_of
+from qpipe.ops import ActivationFunction, Curve, Rectifier, Role, activation_of
+from qpipe.ops.lines import Bounds
 from support.networks import Network
 
 
@@ -54,15 +55,24 @@ def test_a_matmul_of_sequences_has_its_channels_last() -> None:
     assert shapes(layers(net, y)) == [["MatMul", "BatchNormalization"]]
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "bound"),
-    [(0, 6, 6), (0, None, np.inf), (0, np.inf, np.inf), (-1, 6, None), (None, 6, None), (1, 6, None)],
-)
-def test_activation_bound(low: float | None, high: float | None, bound: float | None) -> None:
+def clip(low: float | None, high: float | None) -> ActivationFunction | None:
     net = Network(4)
     names = [net.constant(np.float32(v)) if v is not None else "" for v in (low, high)]
-    node = net.model(net.op("Clip", "x", *names)).graph.node(0)
-    assert activation_of(node) == (None if bound is None else Rectifier(bound))
+    return activation_of(net.model(net.op("Clip", "x", *names)).graph.node(0))
+
+
+@pytest.mark.parametrize(("low", "high", "bound"), [(0, 6, 6), (0, None, np.inf), (0, np.inf, np.inf)])
+def test_activation_bound(low: float, high: float | None, bound: float) -> None:
+    assert clip(low, high) == Rectifier(bound)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 6), (None, 6), (1, 6), (-1, None)])
+def test_a_clip_to_other_bounds_is_a_curve(low: float | None, high: float | None) -> None:
+    numbers = tuple((name, float(v)) for name, v in (("low", low), ("high", high)) if v is not None)
+    found = clip(low, high)
+    assert found == Curve("Clip", "", numbers, Bounds())
+    x = np.linspace(-9, 9, 37)
+    np.testing.assert_array_equal(found.real(x), np.clip(x, low, high))
 
 
 def roles(net: Network, *outputs: str) -> list[Role]:
@@ -76,19 +86,31 @@ def test_nodes_without_an_integer_form() -> None:
     net = Network(3, 8, 8)
     bias = net.op("ReduceMax", "x", net.constant(np.array([0, 2, 3])), keepdims=0)
     assert roles(net, net.op("Conv", "x", net.constant(net.floats(3, 3, 1, 1)), bias))[-1] is Role.NONE
+    # Pads that the network computes, a mean over images, an op that no class has.
     net = Network(3, 8, 8)
-    assert roles(net, net.op("Add", "x", net.constant(np.float32(3)))) == [Role.NONE]
+    pads = net.op("Cast", net.op("ReduceMax", "x", keepdims=0), to=7)
+    pads = net.op("Expand", net.op("Reshape", pads, net.constant(np.array([1]))), net.constant(np.array([8])))
+    assert roles(net, net.op("Pad", "x", pads))[-1] is Role.NONE
     net = Network(3, 8, 8)
-    assert roles(net, net.op("Add", "x", net.op("GlobalAveragePool", "x"))) == [Role.POOL, Role.NONE]
+    assert roles(net, net.op("ReduceMean", "x", net.constant(np.array([0])))) == [Role.NONE]
+    net = Network(3, 8, 8)
+    assert roles(net, net.op("Relu", net.op("Hardmax", "x"))) == [Role.NONE, Role.CARRY]
+
+
+def test_nodes_that_have_an_integer_form() -> None:
+    net = Network(3, 8, 8)
+    assert roles(net, net.op("Add", "x", net.constant(np.float32(3)))) == [Role.JOIN]
+    net = Network(3, 8, 8)
+    assert roles(net, net.op("Add", "x", net.op("GlobalAveragePool", "x"))) == [Role.POOL, Role.JOIN]
     net = Network(5)
-    assert roles(net, net.op("Gemm", "x", net.constant(net.floats(5, 4)), alpha=0.5)) == [Role.NONE]
+    assert roles(net, net.op("Gemm", "x", net.constant(net.floats(5, 4)), alpha=0.5)) == [Role.COMPUTE]
     net = Network(3, 8, 8)
     ones = net.constant(np.float32(1))
-    assert roles(net, net.op("Pad", "x", net.constant(np.array([0, 0, 1, 1] * 2)), ones)) == [Role.NONE]
+    assert roles(net, net.op("Pad", "x", net.constant(np.array([0, 0, 1, 1] * 2)), ones)) == [Role.CARRY]
     net = Network(3, 8, 8)
-    assert roles(net, net.op("Pad", "x", net.constant(np.array([0, 0, 1, 1] * 2)), mode="reflect")) == [Role.NONE]
+    assert roles(net, net.op("Pad", "x", net.constant(np.array([0, 0, 1, 1] * 2)), mode="reflect")) == [Role.CARRY]
+    # The axes that it takes away become constants on loading.
     net = Network(3, 1, 8, batch=2)
-    assert roles(net, net.op("Relu", net.op("Squeeze", "x"))) == [Role.NONE, Role.CARRY]
+    assert roles(net, net.op("Relu", net.op("Squeeze", "x"))) == [Role.CARRY, Role.CARRY]
     net = Network(3, 8, 8)
-    # A mean over something else than all of the image.
-    assert roles(net, net.op("ReduceMean", "x", net.constant(np.array([1])))) == [Role.NONE]
+    assert roles(net, net.op("ReduceMean", "x", net.constant(np.array([1])))) == [Role.POOL]
