@@ -6,8 +6,9 @@
     Concat(Transpose(x), ..., axis = a)      =  Transpose(Concat(x, ..., axis = order[a]))
     Transpose(Transpose(x, p), q)            =  Transpose(x, p[q]), which is x where that is no order
 
-bit for bit. Then an activation stands behind its layer, and a mean over height and width behind channels first, as
-Keras and tf2onnx write neither.
+bit for bit. One of the network's input moves only towards another Transpose, which it may cancel: else a mean and a
+scale for each channel would stand in front of it, where channels are last and no layer takes them. Then an activation
+stands behind its layer, and a mean over height and width behind channels first, as Keras and tf2onnx write neither.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def _try_push(graph: ir.Graph, node: ir.Node) -> bool:
     data = [value for value in node.inputs if value is not None and constant_array(value) is None]
     orders = {_order(value) for value in data}
     order = orders.pop() if len(orders) == 1 else None
-    if order is None or any(only_reader(value) is not node for value in data) or len(node.outputs) != 1:
+    if order is None or (len(data) == 1 and _is_of_input(data[0]) and not _leads_to_transpose(node)):
+        return False
+    if any(only_reader(value) is not node for value in data) or len(node.outputs) != 1:
         return False
     constants = {i: array for i, v in enumerate(node.inputs) if (array := constant_array(v)) is not None}
     turned = {i: _turned(array, order) for i, array in constants.items()}
@@ -96,6 +99,19 @@ def _try_push(graph: ir.Graph, node: ir.Node) -> bool:
     back = ir.node("Transpose", new.outputs, {"perm": order}, name=f"{node.name or result.name}_transpose")
     ir.convenience.replace_nodes_and_values(graph, node, [node], [new, back], [result], back.outputs)
     return True
+
+
+def _is_of_input(turned: ir.Value) -> bool:
+    producer = turned.producer()
+    return producer is not None and producer.inputs[0] is not None and producer.inputs[0].is_graph_input()
+
+
+def _leads_to_transpose(node: ir.Node) -> bool:
+    """Whether a Transpose comes next behind it, with nothing between that one could not go behind."""
+    behind: ir.Node | None = node
+    while behind is not None and behind.op_type in _MOVED - {"Transpose"} and len(behind.outputs) == 1:
+        behind = only_reader(behind.outputs[0])
+    return behind is not None and behind.op_type == "Transpose"
 
 
 def _turned(array: AnyArray, order: Sequence[int]) -> AnyArray | None:

@@ -58,8 +58,9 @@ def _described(option: Option) -> str:
 
 
 def _key(location: Sequence[int | str]) -> str:
-    """What is at a place of the settings: an option, or a key of what some layers are told, "layers[0] weight_bits"."""
+    """What is at a place of the settings: an option, or a key of it, "layers[0] weight_bits" or "input_shape x"."""
     option, *inside = location
     if option != "layers":
-        return str(option)
+        # Of a list the value itself says which one it is; an only input has no name.
+        return " ".join([str(option), *(part for part in inside if isinstance(part, str) and part)])
     return option + "".join(f"[{part}]" if isinstance(part, int) else f" {part}" for part in inside)

@@ -34,7 +34,6 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
         ("[odd] between = Div(more, block)", MORE, "replace it by ops that have an integer form"),
         ("[odd] between = Div(block, r1)", {}, "replace it by ops that have an integer form"),
         ("[odd] between = InstanceNormalization(block, g, b)", STATISTICS, "use BatchNormalization instead"),
-        ("[odd] between = Softmax<axis=1>(block)", {}, "its axis is 1, expected the last one"),
         ("[odd] between = Pad(block, pads, one)", {**PADS, "one": np.float32(1e30)}, "it fills in 1e+30"),
         ("[odd] between = Ceil(block)", {}, "replace it by ops that have an integer form"),
         ("[odd] between = PRelu(block, r1)", {}, "replace it by Relu or Clip(0, 6)"),

@@ -19,6 +19,7 @@ from qpipe.settings.options import options_of, settings_of
 VERBS: dict[str, tuple[tuple[Any, ...], str]] = {
     "inspect": (("none.onnx",), "none.onnx"),
     "calibrate": (("none.onnx", "none.npz"), "none.onnx --data none.npz -o q.onnx"),
+    "adopt": (("none.onnx", "none.npz"), "none.onnx --data none.npz -o q.onnx"),
     "finetune": (("none.onnx", "none.npz"), "none.onnx --data none.npz -o q.onnx"),
     "export": (("none.onnx",), "none.onnx -o q.onnx"),
     "validate": ((["none.onnx"], "none.npz"), "none.onnx --data none.npz"),
@@ -26,7 +27,7 @@ VERBS: dict[str, tuple[tuple[Any, ...], str]] = {
     "energy": (("none.onnx",), "none.onnx"),
     "report": (("none.onnx",), "none.onnx -o page.html"),
 }
-OF_NO_KIND = {"no": "such value"}
+OF_NO_KIND = 1j
 
 
 def models_of(verb: str) -> list[type[Settings]]:
@@ -84,6 +85,14 @@ def test_help_shows_every_option(verb: str) -> None:
 @each_field
 def test_a_value_of_another_kind(verb: str, name: str, field: FieldInfo) -> None:
     assert from_python(verb, **{name: OF_NO_KIND}).startswith(f"{name}: {OF_NO_KIND}, expected ")
+
+
+@pytest.mark.parametrize("verb", ["inspect", "bench"])
+def test_of_several_inputs_the_wrong_one_is_named(verb: str) -> None:
+    wrong = from_python(verb, input_shape={"x": [1, 4], "z": "four"})
+    assert wrong == "input_shape z: 'four', expected a list"
+    beyond_it = from_python(verb, input_shape={"x": [1, 4], "z": [1, 0]})
+    assert beyond_it == "input_shape z: 0, expected greater than or equal to 1"
 
 
 @each_field
