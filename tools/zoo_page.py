@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from results import Row
+from zoo_networks import ZOO
 
 PAGE: Final = Path("docs/zoo.md")
 BEGIN, END = "<!-- made by tools/zoo.py -->\n", "<!-- end of what is made -->\n"
@@ -27,7 +28,7 @@ def made(tables: Mapping[str, Sequence[Row]]) -> str:
     for title, rows in tables.items():
         if title == "Slowest, profiled":
             continue
-        parts.append(f"\n### {title}\n\n{_sum(rows)}\n\n{_table(rows)}\n")
+        parts.append(f"\n### {title}\n\n{_sum(rows)}\n{_missing(rows)}\n{_table(rows)}\n")
         said = _refusals(rows)
         if said:
             parts.append("\nWhat was said:\n\n" + "".join(f"- {line}\n" for line in said))
@@ -74,6 +75,13 @@ def _sum(rows: Sequence[Row]) -> str:
         f"{len(through)} of {len(exported)} files go through, all files of {len(networks - failed)} of "
         f"{len(networks)} networks; in {len(whole)} files nothing is float between the first and the last integers."
     )
+
+
+def _missing(rows: Sequence[Row]) -> str:
+    """Networks of the zoo that have no row, where others have."""
+    known = {str(row["network"]) for row in rows}
+    missing = [name for name in ZOO.entries if name not in known]
+    return f"\nNot run yet: {', '.join(missing)}.\n" if missing and known & set(ZOO.entries) else ""
 
 
 def _table(rows: Sequence[Row]) -> str:
