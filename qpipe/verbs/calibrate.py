@@ -27,6 +27,7 @@ from qpipe.calibration.inputs import CalibrationInputs
 from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
 from qpipe.data.carried import store_preprocess
+from qpipe.data.inputs import count_of
 from qpipe.formats.table import FORMATS
 from qpipe.ir.cost.float_share import float_share
 from qpipe.ir.files.metadata import AppliedPass, add_provenance
@@ -160,12 +161,15 @@ def calibrate(
     if ready is not None:
         observe.append(CalibrateOnSigns(percentile=settings.percentile, **seen))
     observe.append(CalibratePercentile(percentile=settings.percentile, **widths, **seen))
-    if settings.fills_ranges and held is None:
+    fills, fits = settings.fills_ranges and held is None, settings.fits_weights
+    drawn = inputs.first(DRAWN_FROM) if fills or fits else {}
+    # Few samples don't say what others are like: ranges that end at theirs cut those, and codes fit theirs alone.
+    is_enough = bool(len(drawn)) and count_of(drawn) >= DRAWN_FROM
+    if fills:
         plain: dict[str, Any] = {"activation_bits": settings.activation_bits, "layers": table}
-        observe += [
-            FitInput(**plain, inputs=inputs),
-            FillRanges(**plain, inputs=inputs.first(DRAWN_FROM), shard=shard),
-        ]
+        observe.append(FitInput(**plain, inputs=inputs))
+        if is_enough or settings.activation_rounding == "fill":
+            observe.append(FillRanges(**plain, inputs=drawn, shard=shard))
     elif settings.activation_rounding in {"nearest", "least-error"}:
         observe.append(RoundRanges(rounding=settings.activation_rounding, **widths, **seen))
     insert = InsertQuantizers(
@@ -188,9 +192,8 @@ def calibrate(
         write_units(floats)
     keep = () if held is None else tuple(held.rows)
     _apply([insert, RescaleChannels(keep=keep)], network, draws)
-    if settings.fits_weights:
-        images_drawn = inputs.first(DRAWN_FROM)
-        _apply([FitWeights(keep=keep, floats=floats, inputs=images_drawn, shard=shard)], network, draws)
+    if fits and (is_enough or settings.fit_weights):
+        _apply([FitWeights(keep=keep, floats=floats, inputs=drawn, shard=shard)], network, draws)
     if held is not None:
         held.tell(network)
     with about(name):

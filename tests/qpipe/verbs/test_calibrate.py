@@ -42,7 +42,7 @@ def test_the_file_runs_anywhere_and_carries_where_it_comes_from(stages: Path) ->
     assert (preprocess["mean"], preprocess["std"]) == ([0.3], [0.38])
     assert get_json(model, "input_sha256") == hashlib.sha256((stages / "net.onnx").read_bytes()).hexdigest()
     assert isinstance(provenance, list)
-    restoration, calibration, filling, insertion = provenance[:4]
+    restoration, calibration, fitting, filling, insertion = provenance[:5]
     assert restoration["pass"] == "restore-batch-norm"  # type: ignore[index,call-overload]
     assert calibration["pass"] == "calibrate-percentile"  # type: ignore[index,call-overload]
     arguments = calibration["arguments"]  # type: ignore[index,call-overload]
@@ -50,6 +50,7 @@ def test_the_file_runs_anywhere_and_carries_where_it_comes_from(stages: Path) ->
         "activation_bits": 8, "skip_bits": None, "layers": "", "percentile": None, "batches": 2, "batch_size": 256,
         "seed": 0,
     }  # fmt: skip
+    assert fitting["pass"] == "fit-input"  # type: ignore[index,call-overload]
     assert filling["pass"] == "fill-ranges"  # type: ignore[index,call-overload]
     assert insertion["pass"] == "insert-quantizers"  # type: ignore[index,call-overload]
     assert provenance[-1]["pass"] == "fit-weights"  # type: ignore[index,call-overload]
