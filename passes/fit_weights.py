@@ -6,6 +6,9 @@ error d of its weights is d H d^T at its output. So codes are chosen one after t
 have done (see `qpipe.arith.feedback`), pairs within their limit; and of a few ways to place a channel on its grid, from
 one that fills it to one on which no pair can be unsafe, that with the least error is taken.
 
+Where samples are few, H holds chance as well. So one half of them chooses codes and the other judges them, with more
+and more of what H has beside its diagonal taken off, down to rounding to the nearest; what does best is done with all.
+
 What is left of a shift, `E[w_q x_q] - E[w x]` per channel, of rounded weights and inputs both, goes to the mean of the
 BatchNormalization behind, or to the bias.
 
@@ -45,6 +48,8 @@ SPREADS = tuple(2.0 ** (i / 4) for i in range(4))
 """Of a channel that a BatchNormalization follows: by what its largest weight stays below the largest code. The next
 would be 2, which is the same as the first on the next exponent.
 """
+SHARES = (0.02, 0.2, 0.5, 0.8, 1.0)
+"""Of what is taken off H beside its diagonal, where few samples made it; with all of it weights don't make up."""
 NEAREST = 0.49
 """Of a step: how far a float weight lies from its code at most."""
 
@@ -88,7 +93,7 @@ class FitWeights(ir.passes.InPlacePass):
 
     def _merged(self, own: RowMoments) -> RowMoments:
         """Processes run the same images, but another machine may add up in another order."""
-        return RowMoments(1, *(self.shard.largest(part) for part in (own.mean, own.rounded_mean, own.second)))
+        return RowMoments(own.counts, *map(self.shard.largest, (own.mean, own.rounded_mean, own.halves)))
 
 
 @dataclass
@@ -145,7 +150,7 @@ def _best(layer: Weighted[TrainableWeight], rows: FloatArray, moments: RowMoment
     source = layer.sources[0].grid
     output = None if layer.quantizer is None else layer.quantizer.rounded_to
     best: _Choice | None = None
-    errors = [OutputError(own) for own in moments.second]
+    errors = [OutputError(own) for own in _shrunk(moments.second, _share(layer, rows, moments))]
     for ratio, raised in _ways(layer, rows):
         k = affine.k / ratio
         scaled = (rows * ratio[:, None]).astype(np.float32)
@@ -162,6 +167,30 @@ def _best(layer: Weighted[TrainableWeight], rows: FloatArray, moments: RowMoment
         elif choice.error.sum() < best.error.sum():
             best = choice
     return best
+
+
+def _share(layer: Weighted[TrainableWeight], rows: FloatArray, moments: RowMoments) -> float:
+    """Of SHARES the one with which codes that one half of the samples chose err least on the other half."""
+    affine = read_affine(layer, len(rows))
+    output = None if layer.quantizer is None else layer.quantizer.rounded_to
+    source = layer.sources[0].grid
+    exponent = layer.weight.format.free_exponents(rows, affine.k, affine.beta, source=source, output=output)
+    if exponent is None or np.array_equal(*moments.halves):
+        return 1.0
+    fitted, other = moments.halves
+    judges = [OutputError(own) for own in other]
+    found = []
+    for share in SHARES:
+        errors = [OutputError(own) for own in _shrunk(fitted, share)]
+        codes, _ = _codes(layer, rows, exponent, errors)
+        found.append(float((_output_error(rows, codes, exponent, judges) * np.exp2(2.0 * exponent)).sum()))
+    return SHARES[int(np.argmin(found))]
+
+
+def _shrunk(second: Float64Array, share: float) -> Float64Array:
+    """With so much of what lies beside the diagonals `[G, K, K]` taken off."""
+    diagonal = np.eye(second.shape[1], dtype=bool)
+    return np.where(diagonal, second, second * (1 - share))
 
 
 def _ways(layer: Weighted[TrainableWeight], rows: FloatArray) -> list[tuple[Float64Array, int]]:
@@ -183,13 +212,24 @@ def _codes(
 ) -> tuple[Float64Array, Float64Array]:
     """Codes `[C, K]`, and the mean square that they err by at the output in squares of each channel's step."""
     per = len(rows) // len(errors)
-    found = []
-    for g, own in enumerate(errors):
-        part = slice(g * per, (g + 1) * per)
-        codes = layer.weight.format.fitted_codes(rows[part], exponent[part], own)
-        steps = np.ldexp(rows[part].astype(np.float64), -exponent[part].astype(np.int32)[:, None])
-        found.append((codes, own.of(steps, codes)))
-    return np.concatenate([codes for codes, _ in found]), np.concatenate([error for _, error in found])
+    parts = [slice(g * per, (g + 1) * per) for g in range(len(errors))]
+    codes = np.concatenate(
+        [
+            layer.weight.format.fitted_codes(rows[part], exponent[part], own)
+            for part, own in zip(parts, errors, strict=True)
+        ]
+    )
+    return codes, _output_error(rows, codes, exponent, errors)
+
+
+def _output_error(
+    rows: FloatArray, codes: Float64Array, exponent: IntArray, errors: Sequence[OutputError]
+) -> Float64Array:
+    steps = np.ldexp(rows.astype(np.float64), -exponent.astype(np.int32)[:, None])
+    per = len(rows) // len(errors)
+    return np.concatenate(
+        [own.of(steps[g * per : (g + 1) * per], codes[g * per : (g + 1) * per]) for g, own in enumerate(errors)]
+    )
 
 
 def _take_off(layer: Weighted[TrainableWeight], shift: Float64Array) -> None:

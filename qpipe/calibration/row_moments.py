@@ -27,17 +27,37 @@ _FEWEST = 2048
 
 @dataclass
 class RowMoments:
-    """Of the rows `[G, K]` of a layer's input: means before rounding and behind it, and `E[x x^T]` behind it."""
+    """Of the rows `[G, K]` of a layer's input: means before rounding and behind it, and `E[x x^T]` behind it.
 
-    count: int
+    halves: the latter of every other sample and of the rest, `[2, G, K, K]`: what holds for one must for the other.
+    """
+
+    counts: Float64Array
     mean: Float64Array
     rounded_mean: Float64Array
-    second: Float64Array
+    halves: Float64Array
+
+    @property
+    def second(self) -> Float64Array:
+        """`E[x x^T]` of all, `[G, K, K]`."""
+        whole: Float64Array = self.halves.mean(axis=0)
+        return whole
+
+    def add(self, half: int, rows: FloatArray, rounded: FloatArray) -> None:
+        """Sum up rows `[G, n, K]` of a half."""
+        self.counts[half] += rows.shape[1]
+        self.mean += rows.sum(axis=1, dtype=np.float64)
+        self.rounded_mean += rounded.sum(axis=1, dtype=np.float64)
+        self.halves[half] += np.matmul(np.swapaxes(rounded, 1, 2), rounded)
 
     @property
     def normalized(self) -> RowMoments:
-        """Sums as means."""
-        return RowMoments(1, self.mean / self.count, self.rounded_mean / self.count, self.second / self.count)
+        """Sums as means; of a half without samples those of the other."""
+        halves = self.halves / np.maximum(self.counts, 1)[:, None, None, None]
+        if not self.counts.all():
+            halves[:] = halves.sum(axis=0)
+        total = self.counts.sum()
+        return RowMoments(np.ones(2), self.mean / total, self.rounded_mean / total, halves)
 
 
 def measure_rows(
@@ -48,37 +68,44 @@ def measure_rows(
     Args:
         model: the float network.
         read: node -> the tensor of the float network that it reads, and the grid that it reads it on.
-        images: `[N, C, H, W]`.
+        images: `[N, C, H, W]`, or arrays by name.
         seed: of the draw.
     """
     found: dict[ir.Node, RowMoments] = {}
     rng = np.random.default_rng(seed)
     names = list(dict.fromkeys(name for name, _ in read.values()))
+    begin = 0
     for tensors, length in Pieces(model, names).run(images):
         for node, (name, grid) in read.items():
-            own = _moments(node, tensors[name], grid, length / count_of(images), rng)
-            if own is not None and node in found:
-                before = found[node]
-                own = RowMoments(
-                    before.count + own.count, before.mean + own.mean, before.rounded_mean + own.rounded_mean,
-                    before.second + own.second,
-                )  # fmt: skip
-            if own is not None:
-                found[node] = own
+            # A tensor that has no axis of samples is all of one.
+            is_rows = len(tensors[name]) == length
+            for half in (0, 1) if is_rows else (begin % 2,):
+                x = tensors[name][(half - begin) % 2 :: 2] if is_rows else tensors[name]
+                if len(x):
+                    share = (len(x) if is_rows else length) / count_of(images)
+                    _add(found, node, x, grid, half, share, rng)
+        begin += length
     return {node: sums.normalized for node, sums in found.items()}
 
 
-def _moments(
-    node: ir.Node, x: FloatArray, grid: QuantSpec, share: float, rng: np.random.Generator
-) -> RowMoments | None:
-    """Sums over the rows that are drawn of this piece."""
+def _add(
+    found: dict[ir.Node, RowMoments],
+    node: ir.Node,
+    x: FloatArray,
+    grid: QuantSpec,
+    half: int,
+    share: float,
+    rng: np.random.Generator,
+) -> None:
+    """Rows that are drawn of x, which is so much of all."""
     op = product_of(node)
     one = op.drawn_rows(node, x, 1, rng)
     if one is None:
-        return None
-    count = max(int(share * max(ROWS * min(one.shape[2], WIDEST), _FEWEST)), 1)
-    rows = op.drawn_rows(node, x, count, rng)
+        return
+    groups, _, width = one.shape
+    rows = op.drawn_rows(node, x, max(int(share * max(ROWS * min(width, WIDEST), _FEWEST)), 1), rng)
     assert rows is not None
-    rounded = dequantize(quantize(rows, grid), grid).astype(np.float32)
-    second = np.matmul(np.swapaxes(rounded, 1, 2), rounded).astype(np.float64)
-    return RowMoments(count, rows.sum(axis=1, dtype=np.float64), rounded.sum(axis=1, dtype=np.float64), second)
+    if node not in found:
+        zeros = np.zeros((groups, width))
+        found[node] = RowMoments(np.zeros(2), zeros, zeros.copy(), np.zeros((2, groups, width, width)))
+    found[node].add(half, rows, dequantize(quantize(rows, grid), grid).astype(np.float32))

@@ -64,3 +64,20 @@ def test_moments_are_of_rounded_rows_and_means_of_both() -> None:
     assert np.array_equal(found.rounded_mean[0], rounded)
     assert found.mean[0] == pytest.approx(x[0])
     assert np.array_equal(found.second[0], np.outer(rounded, rounded))
+
+
+def test_halves_are_of_every_other_sample() -> None:
+    n = Network(2)
+    model = n.model(n.gemm("x", 2, 3))
+    x = np.array([[1, 0], [0, 3]] * 5, np.float32)
+    (found,) = measure_rows(model, {weighted(model): ("x", QuantSpec.signed(8, 0))}, x).values()
+    assert np.array_equal(found.halves[:, 0], [[[1, 0], [0, 0]], [[0, 0], [0, 9]]])
+    assert np.array_equal(found.second[0], [[0.5, 0], [0, 4.5]])
+
+
+def test_a_single_sample_is_both_halves() -> None:
+    n = Network(2)
+    model = n.model(n.gemm("x", 2, 3))
+    x = np.array([[1, 2]], np.float32)
+    (found,) = measure_rows(model, {weighted(model): ("x", QuantSpec.signed(8, 0))}, x).values()
+    assert np.array_equal(found.halves[0], found.halves[1])
