@@ -102,4 +102,4 @@ def test_another_tools_qdq_file(refused: Callable[[str], str]) -> None:
     nodes = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Relu(d)"
     constants = {"s": np.float32(0.3), "z": np.uint8(0)}
     onnx.save_model(parse(f"(float[N,3,4,4] x) => (float[N,3,4,4] y) {{ {nodes} }}", **constants), "bad.onnx")
-    assert refused("energy bad.onnx").startswith("bad.onnx: QuantizeLinear")
+    assert refused("energy bad.onnx").startswith("bad.onnx: DequantizeLinear")
