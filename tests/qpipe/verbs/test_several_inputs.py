@@ -17,7 +17,7 @@ from qpipe.train.given import given_of
 from support.networks import parse
 
 QUANTIZED = 0.2
-"""Three layers of 8 bits on a few samples, one of them behind a steep Tanh: 20 dB are left at least."""
+"""Three layers of 8 bits on a few samples, one of them behind a steep Tanh: 14 dB are left at least."""
 RNG = np.random.default_rng(0)
 
 
