@@ -142,6 +142,7 @@ def compare(model: Path, inputs: Inputs, contestants: Mapping[str, Make], folder
         ratios = [decibels(y, q) for y, q in zip(exact, found, strict=True)]
         row |= {"SNR dB": ratios[0], "logits dB": ratios[1] if bare is not None else None}
         rows.append(row | {"top-1": top1(found[0], inputs.labels), "calibration s": round(seconds, 1)})
+        typer.echo(", ".join(f"{key} {value}" for key, value in rows[-1].items()))
     return rows
 
 
