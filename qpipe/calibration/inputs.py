@@ -9,7 +9,7 @@ import numpy as np
 
 from qpipe import progress
 from qpipe.data import Augment, Source
-from qpipe.data.inputs import Inputs, part_of
+from qpipe.data.inputs import Inputs, count_of, joined, part_of
 
 
 @dataclass
@@ -35,9 +35,13 @@ class CalibrationInputs:
         return progress.track(batches, "calibrating", total)
 
     def first(self, count: int) -> Inputs:
-        """The first samples, at most so many; none where there are none."""
+        """The first samples of all batches, at most so many; none where there are none."""
+        count = min(count, self.batches * self.batch_size)
         batches = self._read(count) if self.source.size is not None else iter(self)
-        return part_of(next(batches, np.zeros((0, 0), np.float32)), slice(count))
+        found: list[Inputs] = []
+        while sum(map(count_of, found)) < count and (batch := next(batches, None)) is not None:
+            found.append(batch)
+        return part_of(joined(found), slice(count)) if found else np.zeros((0, 0), np.float32)
 
     def _read(self, count: int | None = None) -> Iterator[Inputs]:
         is_shuffled, limit = self.source.size is not None, count or self.batches * self.batch_size

@@ -57,6 +57,8 @@ from qpipe.verbs.trained_weights import PEAK_CLIP, hold_weights
 
 DRAWN_FROM: Final = 256
 """Images: values and rows of inputs are drawn from what they give."""
+ENOUGH: Final = 32
+"""Samples from which on ranges are filled and weights fitted by default."""
 _REBUILDS: dict[str, type[ir.passes.InPlacePass]] = {
     known.name: known for known in (ShortcutEveryConvolution, ExpandBases)
 }
@@ -164,7 +166,7 @@ def calibrate(
     fills, fits = settings.fills_ranges and held is None, settings.fits_weights
     drawn = inputs.first(DRAWN_FROM) if fills or fits else {}
     # Few samples don't say what others are like: ranges that end at theirs cut those, and codes fit theirs alone.
-    is_enough = bool(len(drawn)) and count_of(drawn) >= DRAWN_FROM
+    is_enough = bool(len(drawn)) and count_of(drawn) >= ENOUGH
     if fills:
         plain: dict[str, Any] = {"activation_bits": settings.activation_bits, "layers": table}
         observe.append(FitInput(**plain, inputs=inputs))

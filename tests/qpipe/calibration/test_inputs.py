@@ -50,3 +50,11 @@ def test_a_stream_is_read_once_and_no_further_than_needed() -> None:
 
 def test_the_last_batch_may_be_smaller() -> None:
     assert [len(batch) for batch in inputs_of(IMAGES, batches=9, batch_size=16)] == [16, 16, 8]
+
+
+def test_the_first_samples_are_those_of_as_many_batches_as_it_takes() -> None:
+    for data in (IMAGES, [IMAGES[:10], IMAGES[10:]], iter([IMAGES[:10], IMAGES[10:20], IMAGES[20:]])):
+        inputs = inputs_of(data, batches=3)
+        every = np.concatenate([np.asarray(batch) for batch in inputs])
+        assert np.array_equal(inputs.first(20), every[:20])
+        assert np.array_equal(inputs.first(100), every)
