@@ -38,8 +38,8 @@ def test_convolutions_and_pools_of_volumes(data: st.DataObject) -> None:
         "c = Conv(x, w1)", "r = Relu(c)", f"d = Conv<{text}, dilations={list(dilations)}, group={groups}>(r, w2)",
         "e = Relu(d)", f"p = {pool}{window}(e)", "y = Conv(p, w3)",
     ]  # fmt: skip
-    check(draw, nodes, (3, 6, 6, 6), w, weights=draw(st.sampled_from(["int8", "uint8"])))
-    spec = finalized_on_grids(float_model("net", (3, 6, 6, 6), nodes, **w.constants), lambda: 1)
+    check(draw, nodes, (3, 7, 7, 7), w, weights=draw(st.sampled_from(["int8", "uint8"])))
+    spec = finalized_on_grids(float_model("net", (3, 7, 7, 7), nodes, **w.constants), lambda: 1)
     run_gate(spec, to_qoperator(spec))
 
 
