@@ -45,6 +45,8 @@ Array = npt.NDArray[Any]
 
 ELEMENTS = 2**23  # integers of all tensors together in one run: keeps memory and time of a run small
 ORACLE_ELEMENTS = 2**20  # the same of what the oracle computes, which is slower
+WHOLE_ELEMENTS = 2**24  # the same of all images together, of which large ones have many windows each
+FEWEST_ROWS = 8  # of whatever size; as many as there are kinds of extreme rows
 ORACLE_ROUNDS = 3  # of single layers: random, extreme, the weights' patterns
 MAX_BATCH = 16
 _PRODUCTS = frozenset({*(name for name, op in OPS.items() if isinstance(op, Product)), "ConvTranspose"})
@@ -77,8 +79,9 @@ def run_gate(
     compared. LoweringError where onnxruntime computes a layer of the specification in float.
     """
     batches = list(batches)
-    gate = _Gate(spec, lowered, seed, pairs, example=batches[0].inputs if batches else None)
-    check_fused(spec, gate.view)
+    view = read_view(spec)
+    optimized = check_fused(spec, view)
+    gate = _Gate(spec, lowered, view, seed, pairs, optimized=optimized, example=batches[0].inputs if batches else None)
     gate.report.images = gate.compare_whole(batches, "calibration", gate.regions.piece)
     gate.report.extreme_rows = gate.compare_whole([gate.made.extreme()], "extreme", gate.extreme_piece)
     gate.compare_layers()
@@ -88,15 +91,15 @@ def run_gate(
 
 def compare_extremes(spec: ir.Model, lowered: ir.Model, *, seed: int, pairs: str) -> None:
     """A glance at both: ParityError where an integer differs on a few rows of extreme inputs; see `run_gate`."""
-    gate = _Gate(spec, lowered, seed, pairs)
+    gate = _Gate(spec, lowered, read_view(spec), seed, pairs)
     gate.compare_whole([gate.made.extreme()], "extreme", gate.extreme_piece)
 
 
-def check_fused(spec: ir.Model, view: View) -> None:
-    """LoweringError that names a layer between quantizers which onnxruntime still computes in float."""
+def check_fused(spec: ir.Model, view: View) -> ort.InferenceSession:
+    """LoweringError that names a layer between quantizers which onnxruntime still computes in float; else a session."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
-        open_session(spec, optimized_path=path)
+        session = open_session(spec, optimized_path=path)
         nodes = onnx.load(path, load_external_data=False).graph.node
     floats = [node.name.removeprefix("fused ") for node in nodes if node.op_type in FLOAT_OPS]
     inner = {layer.name for layer in view.layers if isinstance(layer, RequantizedLayer)}
@@ -111,15 +114,24 @@ def check_fused(spec: ir.Model, view: View) -> None:
     )
     if len(floats) > last + sum(layer.op_type in FLOAT_OPS for layer in (*view.islands, *view.tail)):
         raise LoweringError(f"onnxruntime runs in float: {', '.join(floats)}; expected integer kernels")
+    return session
 
 
 class _Gate:
     """Both models, and the tensors to compare in topological order."""
 
     def __init__(
-        self, spec: ir.Model, lowered: ir.Model, seed: int, pairs: str, *, example: Inputs | None = None
+        self,
+        spec: ir.Model,
+        lowered: ir.Model,
+        view: View,
+        seed: int,
+        pairs: str,
+        *,
+        optimized: ort.InferenceSession | None = None,
+        example: Inputs | None = None,
     ) -> None:
-        self.view = read_view(spec)
+        self.view = view
         self.spec, self.lowered = spec, lowered
         self.rng = np.random.default_rng(seed)
         self.differences = Differences(self.view)
@@ -127,7 +139,7 @@ class _Gate:
         self.targets = list(self.spec_tensors)
         self.pairs = pairs
         self.regions = Regions(spec, self.view)
-        self.plain = self._open(*self._plain())
+        self.plain = self._open(*self._plain(), optimized)
         self.exposed = self._open(*(self.regions.apart(with_outputs(m, self.targets)) for m in (spec, lowered)))
         self.made = MadeInputs(self.view, lowered, self.rng, example)
         self.form = self.made.form
@@ -140,6 +152,7 @@ class _Gate:
         elements = ELEMENTS if self.rows_lead else ORACLE_ELEMENTS
         self.size = self.form.size or max(1, min(MAX_BATCH, elements // max(row, 1)))
         self.few = max(1, min(self.size, ORACLE_ELEMENTS // max(row, 1))) if self.rows_lead else None
+        self.most = max(FEWEST_ROWS, WHOLE_ELEMENTS // max(row, 1))
         self.shapes = self.shapes if self.rows_lead else self._shapes(self.size)
         self.report = GateReport(tensors=len(self.targets))
         rows = itertools.chain.from_iterable(layer.op.prove(layer, check_pairs=False) for layer in self.view.layers)
@@ -147,9 +160,10 @@ class _Gate:
         self.exact_in_float32 = {result_name(layer) for layer in self.view.layers if layer.name not in inexact}
 
     def compare_whole(self, batches: Iterable[Batch], kind: str, begin: Callable[[Batch], Piece]) -> int:
-        """Outputs of both models as they are, and all their integers; how many rows that were."""
+        """Outputs of both models as they are, and all their integers; of how many rows, which are those of `most`."""
         rows = 0
         for batch in batches:
+            batch = batch.part(np.arange(min(len(batch), self.most - rows)))
             for position, part in enumerate(_pieces(batch, self.size)):
                 piece = begin(part)
                 found = [self._run_exposed(session, piece) for session in self.exposed]
@@ -207,10 +221,16 @@ class _Gate:
         """Of as many rows as one run takes; where these do not lead everywhere, the shapes have them already."""
         return (self.size, *shape[1:]) if self.rows_lead else shape
 
-    def _open(self, spec: ir.Model, lowered: ir.Model) -> tuple[ort.InferenceSession, ort.InferenceSession]:
-        """A session of each; int8 weights whose pairs are not proven safe are added exactly on every CPU."""
+    def _open(
+        self, spec: ir.Model, lowered: ir.Model, known: ort.InferenceSession | None = None
+    ) -> tuple[ort.InferenceSession, ort.InferenceSession]:
+        """A session of each; int8 weights whose pairs are not proven safe are added exactly on every CPU.
+
+        known: one of the specification as it is.
+        """
+        usual = known if known is not None and spec is self.spec else None
         return (
-            open_session(spec) if self.pairs == "safe" else open_exact(spec),
+            (usual or open_session(spec)) if self.pairs == "safe" else open_exact(spec),
             open_exact(lowered) if self.pairs == "waived" else open_session(lowered),
         )
 

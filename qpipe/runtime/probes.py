@@ -7,12 +7,12 @@ products, which is what saturates an int16.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.quantized.view import QuantizedLayer, Weighted, is_final
@@ -32,25 +32,27 @@ def extremes(shape: tuple[int, ...], spec: QuantSpec, rng: np.random.Generator) 
     if len(shape) == 1:
         return extremes((*shape, 1), spec, rng)[:, 0]
     low, high = spec.stored_min, spec.stored_max
-    if not math.prod(shape):
-        return np.zeros(shape, np.uint8)
-    codes = rng.integers(low, high + 1, shape).astype(np.uint8)
-    ends = np.where(rng.random(shape) < 0.5, low, high)
     index = np.indices(shape[1:], sparse=True)
-    checker = sum(index, np.zeros((), np.int64)) % 2
-    channel = index[0] % 2 + np.zeros(shape[1:], np.int64)
-    kinds = [
-        codes,
-        np.full(shape, low),
-        np.full(shape, high),
-        np.broadcast_to(np.where(checker == 0, low, high), shape),
-        np.broadcast_to(np.where(channel == 0, high, low), shape),
-        ends,
-        np.full(shape, spec.zero_point),
-        np.clip(codes % 4 + spec.zero_point, low, high),
+    kinds: list[Callable[[], npt.ArrayLike]] = [
+        lambda: random_codes(shape[1:], spec, rng),
+        lambda: low,
+        lambda: high,
+        lambda: np.where(sum(index, np.zeros((), np.int64)) % 2 == 0, low, high),
+        lambda: np.where(index[0] % 2 == 0, high, low),
+        lambda: np.where(rng.integers(0, 2, shape[1:], np.uint8) == 0, low, high),
+        lambda: spec.zero_point,
+        lambda: np.clip(random_codes(shape[1:], spec, rng) % 4 + np.int16(spec.zero_point), low, high),
     ]
     first = int(rng.integers(len(kinds)))
-    return np.stack([kinds[(first + row) % len(kinds)][row] for row in range(shape[0])]).astype(np.uint8)
+    codes = np.empty(shape, np.uint8)
+    for row in range(shape[0] if codes.size else 0):
+        codes[row] = kinds[(first + row) % len(kinds)]()
+    return codes
+
+
+def random_codes(shape: tuple[int, ...], spec: QuantSpec, rng: np.random.Generator) -> Codes:
+    """uint8, any that the grid stores."""
+    return rng.integers(spec.stored_min, spec.stored_max, shape, np.uint8, endpoint=True)
 
 
 def random_numbers(shape: tuple[int, ...], dtype: np.dtype[Any], rng: np.random.Generator) -> npt.NDArray[Any]:
@@ -70,7 +72,7 @@ def layer_probe(
 ) -> Codes:
     """One tensor's codes in one round: random, extreme, then the patterns of one of its weighted readers."""
     if round_ == 0:
-        return rng.integers(spec.stored_min, spec.stored_max + 1, shape).astype(np.uint8)
+        return random_codes(shape, spec, rng)
     codes = extremes(shape, spec, rng)
     weighted = [layer for layer in readers if is_final(layer)]
     if round_ > 1 and weighted:
@@ -92,22 +94,30 @@ def draw_patterns(
         flat[:] = rows[channels[np.arange(len(flat)) % len(channels)]]
         return
     found, groups = window(layer.node), group_count(layer.node)
-    inputs = weight.codes.shape[1]
+    dims = len(found.kernel)
     starts = [
         range(-begin, size + end - extent + 1, stride * -(-extent // stride))
         for begin, end, size, extent, stride in zip(
-            found.pads, found.pads[len(found.kernel) :], codes.shape[2:], found.extent, found.strides, strict=False
+            found.pads, found.pads[dims:], codes.shape[2:], found.extent, found.strides, strict=False
         )
     ]
-    places = np.array(np.meshgrid(*starts, indexing="ij")).reshape(len(starts), -1).T
+    places = np.array(np.meshgrid(*starts, indexing="ij")).reshape(dims, -1).T
     places = places[rng.permutation(len(places))[:MAX_PATCHES]]
-    drawn = 0
-    for row in codes:
-        for place in places:
-            channel = int(channels[drawn % len(channels)])
-            drawn += 1
-            first = channel // (len(weight.codes) // groups) * inputs
-            _draw(row[first : first + inputs], ends[channel], place, found.dilations)
+    # Each row begins a channel later, lest one of them has the same place in all.
+    row, number = np.divmod(np.arange(len(codes) * len(places)), max(len(places), 1))
+    drawn = channels[(row * (len(places) + 1) + number) % len(channels)]
+    # What hangs over the image is drawn on a border, and lost.
+    border = np.maximum(found.pads, 0).reshape(2, dims)
+    wide = np.pad(codes, [(0, 0), (0, 0), *border.T])
+    grouped = wide.reshape(len(wide), groups, -1, *wide.shape[2:])
+    # [N, G, *S', C / G, *kernel], a view of every place that a window can have.
+    seen = sliding_window_view(grouped, found.extent, tuple(range(3, 3 + dims)), writeable=True)
+    for axis, dilation in enumerate(reversed(found.dilations), 1):
+        seen = seen[(slice(None),) * (seen.ndim - axis) + (slice(None, None, dilation),)]
+    seen = np.moveaxis(seen, 2, 2 + dims)
+    at = np.tile(places + border[0], (len(codes), 1)).T
+    seen[row, drawn // (len(ends) // groups), *at] = ends[drawn]
+    codes[:] = wide[:, :, *(slice(b, b + size) for b, size in zip(border[0], codes.shape[2:], strict=True))]
 
 
 def worst_channels(layer: Weighted[FinalWeight], rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -117,15 +127,3 @@ def worst_channels(layer: Weighted[FinalWeight], rng: np.random.Generator) -> np
     largest = np.abs(paired.sum(axis=2)).max(axis=1, initial=0)
     order = np.argsort(-largest, kind="stable")
     return np.stack([order, rng.permutation(len(rows))], axis=1).reshape(-1)
-
-
-def _draw(row: Codes, pattern: Codes, place: npt.NDArray[np.int64], dilations: tuple[int, ...]) -> None:
-    """Write `pattern` `[C, *kernel]` into `row` `[C, *S]` at `place`; what lies in the padding is cut off."""
-    into, out_of = [slice(None)], [slice(None)]
-    for start, size, dilation, axis in zip(place, row.shape[1:], dilations, range(1, row.ndim), strict=True):
-        taps = [k for k in range(pattern.shape[axis]) if 0 <= start + k * dilation < size]
-        if not taps:
-            return
-        into.append(slice(int(start) + taps[0] * dilation, int(start) + taps[-1] * dilation + 1, dilation))
-        out_of.append(slice(taps[0], taps[-1] + 1))
-    row[tuple(into)] = pattern[tuple(out_of)]

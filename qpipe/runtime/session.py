@@ -209,7 +209,9 @@ def _name_and_source(model: AnyModel) -> tuple[str, str | bytes]:
     if isinstance(model, ir.Model | onnx.ModelProto):
         name = name_in_memory(model)
         if isinstance(model, ir.Model):
-            model = ir.to_proto(ir.external_data.load_to_model(model.clone()))
+            tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+            outside = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
+            model = ir.to_proto(ir.external_data.load_to_model(model.clone()) if outside else model)
         return name, _serialize(model, name)
     path = Path(model)
     if not path.is_file():

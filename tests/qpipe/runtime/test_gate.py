@@ -10,8 +10,9 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.data import Batch
 from qpipe.errors import LoweringError, ModelError, ParityError
 from qpipe.ir.quantized.certify import certify
-from qpipe.ir.quantized.view import read_view
+from qpipe.ir.quantized.view import is_final, read_view
 from qpipe.lowering.marks import CODES_OF
+from qpipe.ops import product_of
 from qpipe.ops.add import Add
 from qpipe.runtime.cut import with_outputs
 from qpipe.runtime.differences import UNFUSED, Differences
@@ -100,6 +101,14 @@ def test_a_clip_that_is_left_out_is_found_by_extreme_integers(spec, lowered):
     lowered.graph.remove(clip, safe=True)
     with pytest.raises(ParityError, match=r"^Conv 'Conv_c2': "):
         run_gate(spec, lowered)
+
+
+def test_large_images_are_compared_on_fewer_rows(spec, lowered, monkeypatch):
+    """Each has many windows; of extreme rows there is one of each kind at least."""
+    monkeypatch.setattr("qpipe.runtime.gate.WHOLE_ELEMENTS", 1)
+    images = np.random.default_rng(0).standard_normal((20, 3, 8, 8)).astype(np.float32)
+    report = run_gate(spec, lowered, batches=[Batch(images[:5]), Batch(images[5:])])
+    assert (report.images, report.extreme_rows) == (8, 8)
 
 
 def test_a_tensor_that_nothing_holds(spec, lowered):
@@ -192,6 +201,30 @@ def test_patterns_reach_the_largest_sum_of_a_channel(spec):
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
     sums = np.einsum("nchwij,ocij->nohw", windows, weight)
     assert sums.max() == np.abs(weight).sum(axis=(1, 2, 3)).max() * 127
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("text", "channels"),
+    [
+        ("pads=[1, 1, 1, 1]", 4),
+        ("group=2, pads=[0, 2, 1, 0]", 2),
+        ("group=4", 1),
+        ("dilations=[2, 1], strides=[2, 3], pads=[1, 1, 0, 1]", 4),
+    ],
+)
+def test_patterns_are_drawn_where_windows_see_them(text, channels, sign):
+    """Of any window: some place sees each channel's largest sum, or its smallest."""
+    weights = np.random.default_rng(0).standard_normal((4, channels, 3, 3)).astype(np.float32)
+    model = float_model("net", (4, 13, 12), [f"c = Conv<{text}>(x, w)", "y = Relu(c)"], w=weights)
+    layer = next(layer for layer in read_view(finalized(quantized(model))).layers if is_final(layer))
+    grid, weight = layer.sources[0].grid, layer.weight.codes.astype(np.int64)
+    codes = np.full((8, 4, 13, 12), grid.zero_point, np.uint8)
+    draw_patterns(codes, layer, grid, sign, np.random.default_rng(0))
+    x = codes.astype(np.int64) - grid.zero_point
+    sums = sign * product_of(layer.node).sums(layer.node, weight, x, 255)
+    ends = np.where(sign * weight > 0, grid.qmax, grid.qmin)
+    np.testing.assert_array_equal(sums.max(axis=(0, 2, 3)), sign * (ends * weight).sum(axis=(1, 2, 3)))
 
 
 def test_the_first_round_is_random(spec):
