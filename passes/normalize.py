@@ -22,6 +22,7 @@ from passes.fold_affine_forward import FoldAffineForward
 from passes.fold_batch_rows import FoldBatchRows
 from passes.fold_constants import FoldConstants
 from passes.freeze_batch_norm import FreezeBatchNorm
+from passes.gather_lists import GatherLists
 from passes.gather_to_reshape import GatherToReshape
 from passes.gather_to_slice import GatherToSlice
 from passes.global_max_to_max_pool import GlobalMaxToMaxPool
@@ -78,6 +79,7 @@ NORMALIZE = ir.passes.Sequential(
     SplitToSlices(),
     # Once more, of places that have been folded.
     GatherToReshape(),
+    GatherLists(),
     GatherToSlice(),
     PlainGemm(),
     RestoreSoftmax(),

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from qpipe.ir.graph.edges import leading_to_weights
 from qpipe.ir.graph.rewrite import rewrite
-from qpipe.nodes import int_attribute, name_value, rank, reads
-from qpipe.ops import has_weights
+from qpipe.nodes import int_attribute, name_value, rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,20 +24,12 @@ class SoftmaxLastAxis(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every match."""
-        leading = _leading_to_weights(model.graph)
+        leading = leading_to_weights(model.graph)
 
         def attempt(graph: ir.Graph, node: ir.Node) -> bool:
             return node.outputs[0] in leading and _try_turn(graph, node)
 
         return rewrite(model, {"Softmax"}, attempt)
-
-
-def _leading_to_weights(graph: ir.Graph) -> set[ir.Value]:
-    found: set[ir.Value] = set()
-    for node in reversed(list(graph)):
-        if has_weights(node) or any(value in found for value in node.outputs):
-            found.update(reads(node))
-    return found
 
 
 def _try_turn(graph: ir.Graph, node: ir.Node) -> bool:

@@ -6,7 +6,7 @@ from typing import Final
 import onnx_ir as ir
 
 from qpipe.errors import ModelError
-from qpipe.nodes import constant_array, describe
+from qpipe.nodes import constant_array, constant_input, describe
 from qpipe.ops.activation import Activation
 from qpipe.ops.activation_matmul import ActivationMatMul
 from qpipe.ops.add import Add
@@ -76,8 +76,9 @@ def op_of(node: ir.Node) -> AnyOp:
 
 
 def activation_of(node: ir.Node) -> ActivationFunction | None:
-    """The function of a node that is an activation; None for any other."""
-    return op_of(node).activation(node)
+    """The function of a node that is an activation and has an integer form; None for any other."""
+    op = op_of(node)
+    return None if (found := op.activation(node)) is None or op.refusal(node) is not None else found
 
 
 def curve_of(op_type: str, domain: str, numbers: Mapping[str, float]) -> Curve | None:
@@ -104,6 +105,12 @@ def has_weights(node: ir.Node) -> bool:
     return any(constant_array(stored(value)) is not None for value in factors)
 
 
+def becomes_weighted(node: ir.Node) -> bool:
+    """`has_weights`, or a ConvTranspose of constants, of which `normalize` makes a Conv late."""
+    is_transposed = node.op_type == "ConvTranspose" and node.domain == ""
+    return has_weights(node) or (is_transposed and constant_input(node, 1) is not None)
+
+
 def trained_operands(node: ir.Node) -> tuple[AnyOp, Operands] | None:
     """The op whose weight and bias a node has, be it written as an integer form of it, and where they are."""
     found, own = _TRAINED.get(node.op_type), op_of(node)
@@ -123,6 +130,7 @@ __all__ = [
     "StandardForm",
     "TorchProduct",
     "activation_of",
+    "becomes_weighted",
     "curve_of",
     "has_weights",
     "op_of",

@@ -18,7 +18,7 @@ from qpipe.arith.quantize import MAX_SHIFT
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.nodes import rank, static_shape
 from qpipe.ops.base import Refusal, Role, Unweighted
-from qpipe.ops.refused import BEHIND
+from qpipe.ops.refused import OR_LEAVE
 from qpipe.ops.work import NodeWork, Work
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class ActivationMatMul(Unweighted):
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Matrices, whose count of products for one result is known: what int32 holds is proven by it."""
         if any((rank(value) or 2) < 2 for value in node.inputs):
-            return Refusal(f"one of its operands is a vector, expected matrices: Unsqueeze it before, {BEHIND}")
+            return Refusal(f"one of its operands is a vector, expected matrices: Unsqueeze it before, {OR_LEAVE}")
         count = summands(node)
         if count is None:
             return Refusal(
@@ -52,7 +52,7 @@ class ActivationMatMul(Unweighted):
             )
         if count * STORAGE_MAX**2 > INT32_MAX:
             return Refusal(
-                f"it sums {count} products of two activations, whose sum is beyond int32: {BEHIND.removeprefix('or ')}"
+                f"it sums {count} products of two activations, which are beyond int32: {OR_LEAVE.removeprefix('or ')}"
             )
         return None
 

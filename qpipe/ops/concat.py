@@ -13,7 +13,7 @@ from qpipe.arith.namespace import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import constant_array, int_attribute
 from qpipe.ops.base import Carrier, Refusal, StandardForm
-from qpipe.ops.refused import BEHIND
+from qpipe.ops.refused import OR_LEAVE
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ class Concat(Carrier):
         """Nothing but activations."""
         if all(constant_array(value) is None for value in node.inputs):
             return None
-        return Refusal(f"it joins a constant, which has no grid: take that out and train on, {BEHIND}")
+        return Refusal(f"it joins a constant, which has no grid: take that out and train on, {OR_LEAVE}")
 
     def operands(self, node: ir.Node) -> tuple[ir.Value, ...]:
         """All."""

@@ -28,7 +28,7 @@ class Gather(Picker):
             return refused
         if places.ndim != 1:
             return Refusal(f"its places are of {places.ndim} dimensions: list them, and write a Reshape behind it")
-        return None
+        return open_axis_refusal(node, self)
 
     def fits_skip(self, node: ir.Node) -> bool:
         """To choose."""
@@ -86,6 +86,13 @@ class Expand(Picker):
             return {}
         new = {len(sizes) - len(shape) + i: int(size) for i, size in enumerate(shape)}
         return {axis: np.zeros(size, np.int64) for axis, size in new.items() if sizes[axis] == 1 and size != 1}
+
+
+def open_axis_refusal(node: ir.Node, op: Picker) -> Refusal | None:
+    """Why it can't pick along an axis whose size is open, such as the batch."""
+    sizes = static_shape(node.inputs[0]) or ()
+    axes = [axis for axis in op.places(node, [size or 1 for size in sizes]) if sizes[axis] is None]
+    return Refusal(f"it picks along axis {axes[0]}, whose size is open: {size_advice(node)}") if axes else None
 
 
 def _data_refusal(node: ir.Node) -> Refusal | None:

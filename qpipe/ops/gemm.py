@@ -14,7 +14,7 @@ from qpipe.nodes import constant_array, float_attribute, int_attribute, rank
 from qpipe.ops.base import Operands, Refusal, StandardForm
 from qpipe.ops.product import Product, TorchProduct
 from qpipe.ops.quantizer_parts import stored
-from qpipe.ops.refused import BEHIND
+from qpipe.ops.refused import OR_LEAVE
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,9 @@ class Gemm(Product):
     )
     standard_forms = (StandardForm("QGemm", "Gemm", slice(0, 6, 3)),)
     channel_axis = -1
-    computed_weight = Refusal(f"its weight is computed by the graph: write it as a MatMul of two activations, {BEHIND}")
+    computed_weight = Refusal(
+        f"its weight is computed by the graph: write it as a MatMul of two activations, {OR_LEAVE}"
+    )
 
     def takes(self, node: ir.Node) -> bool:
         """All but a MatMul without a constant."""

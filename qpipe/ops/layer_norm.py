@@ -26,7 +26,7 @@ from qpipe.arith.symbolic import INT32, UINT8, Symbol
 from qpipe.nodes import constant_array, constant_input, float_attribute, int_attribute, static_shape
 from qpipe.ops.base import Operands, Refusal
 from qpipe.ops.float_form import FloatForm, FunctionBody, IntegerForm
-from qpipe.ops.refused import BEHIND
+from qpipe.ops.refused import OR_LEAVE
 from qpipe.ops.work import FUNCTION, NodeWork, Work
 
 if TYPE_CHECKING:
@@ -154,16 +154,16 @@ class LayerNormalization(FloatForm):
         """Rows along the last axis, of a length that is known, and constants behind them."""
         shape, axis = static_shape(node.inputs[0]), int_attribute(node, "axis", -1)
         if shape is None or axis not in {-1, len(shape) - 1}:
-            return Refusal(f"its axis is {axis}, expected the last one alone: Reshape before and behind it, {BEHIND}")
+            return Refusal(f"its axis is {axis}, expected the last one alone: Reshape before and behind it, {OR_LEAVE}")
         if shape[-1] is None:
-            return Refusal(f"the length of its rows is open: export the model with a fixed last axis, {BEHIND}")
+            return Refusal(f"the length of its rows is open: export the model with a fixed last axis, {OR_LEAVE}")
         if not 1 < shape[-1] <= LONGEST_ROW:
-            return Refusal(f"its rows have {shape[-1]} numbers, expected 2 to {LONGEST_ROW}, {BEHIND}")
+            return Refusal(f"its rows have {shape[-1]} numbers, expected 2 to {LONGEST_ROW}, {OR_LEAVE}")
         arrays = [constant_array(value) for value in node.inputs[1:] if value is not None]
         if any(array is None or array.size != shape[-1] for array in arrays):
-            return Refusal(f"its scale or bias is computed, or is not one number for each of a row, {BEHIND}")
+            return Refusal(f"its scale or bias is computed, or is not one number for each of a row, {OR_LEAVE}")
         if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
-            return Refusal(f"its mean or deviation is read as well: compute that apart, {BEHIND}")
+            return Refusal(f"its mean or deviation is read as well: compute that apart, {OR_LEAVE}")
         return None
 
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:

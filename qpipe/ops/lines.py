@@ -10,7 +10,7 @@ import onnx_ir as ir
 from qpipe.arith.namespace import A, namespace
 from qpipe.ops.base import Refusal
 from qpipe.ops.curve import LateCurve
-from qpipe.ops.refused import BEHIND
+from qpipe.ops.refused import OR_LEAVE
 from qpipe.ops.work import NodeWork, Work
 
 
@@ -27,7 +27,7 @@ class Bounds(LateCurve):
         low, high = found.get("low", -math.inf), found.get("high", math.inf)
         if low < high:
             return None
-        return Refusal(f"its bounds are ({low:g}, {high:g}), expected the first below the second: mend it, {BEHIND}")
+        return Refusal(f"its bounds are ({low:g}, {high:g}), expected the first below the second: mend it, {OR_LEAVE}")
 
     def formula(self, x: A, low: float = -math.inf, high: float = math.inf) -> A:
         """The clip."""

@@ -15,7 +15,7 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import constant_array, constant_input, rank, require_constant, static_shape, string_attribute
 from qpipe.ops.base import Refusal
 from qpipe.ops.picker import Picker
-from qpipe.ops.refused import size_advice
+from qpipe.ops.refused import OR_LEAVE, size_advice
 from qpipe.ops.windows import padded, torch_pads
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ class Pad(Picker):
             return Refusal(f"its pads are computed: {size_advice(node)}")
         if not _is_constant(node):
             return _border_refusal(node)
+        pads, sizes = all_pads(node), static_shape(node.inputs[0]) or ()
+        if sizes and sizes[0] is None and (pads[0] or pads[len(sizes)]):
+            return Refusal(f"it pads the batch, which is open: pad axes of the image alone, {OR_LEAVE}")
         fill = _fill(node)
         if math.isnan(fill) or fill > -_LOWEST:
             return Refusal(f"it fills in {fill:g}: pad with a number of the image's range")

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from qpipe.arith.namespace import A
 from qpipe.ops.base import Refusal
 from qpipe.ops.curve import LateCurve
-from qpipe.ops.refused import BEHIND
+from qpipe.ops.refused import OR_LEAVE
 from qpipe.ops.work import NodeWork, Work
 
 EXPONENTS = (1, 2, 3, 4)
@@ -29,7 +29,7 @@ class Power(LateCurve):
         if exponent in EXPONENTS:
             return None
         return Refusal(
-            f"its exponent is {exponent:g}, expected {EXPONENTS[0]} to {EXPONENTS[-1]}: replace it, {BEHIND}"
+            f"its exponent is {exponent:g}, expected {EXPONENTS[0]} to {EXPONENTS[-1]}: replace it, {OR_LEAVE}"
         )
 
     def formula(self, x: A, exponent: float = 1.0) -> A:

@@ -16,7 +16,7 @@ from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
 from qpipe.nodes import constant_input, int_attribute, rank, static_shape
 from qpipe.ops.base import Carrier, Refusal, Role, Unweighted
-from qpipe.ops.refused import BEHIND
+from qpipe.ops.refused import OR_LEAVE
 from qpipe.ops.work import NodeWork, Work
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _axes_refusal(node: ir.Node) -> Refusal | None:
         return Refusal("its axes are computed: export the model with constant ones")
     given = constant_input(node, 1)
     if (given is None or not given.size) and int_attribute(node, "noop_with_empty_axes", 0):
-        return Refusal(f"it does nothing, because it has no axes: take it out, {BEHIND}")
+        return Refusal(f"it does nothing, because it has no axes: take it out, {OR_LEAVE}")
     if 0 in axes(node):
-        return Refusal(f"it reduces the first axis, which counts images: leave that one, {BEHIND}")
+        return Refusal(f"it reduces the first axis, which counts images: reduce the others alone, {OR_LEAVE}")
     return None

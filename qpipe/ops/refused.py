@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from qpipe.lowering.integer_builder import IntegerBuilder
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
 
-BEHIND: Final = "or leave it, and it stays float"
-_ACTIVATION: Final = f"replace it by Relu or Clip(0, 6) and train on, {BEHIND}"
+OR_LEAVE: Final = "or leave it, and it stays float"
+_ACTIVATION: Final = f"replace it by Relu or Clip(0, 6) and train on, {OR_LEAVE}"
 _STATISTICS: Final = "it computes statistics at run time: use BatchNormalization instead"
 _POST_PROCESSING: Final = "it belongs behind the last layer; it stays float anywhere"
-_CONTROL_FLOW: Final = f"take the control flow out: export the branch that is used, {BEHIND}"
-_RECURRENT: Final = f"recurrent layers have no integer form here: use convolutions, {BEHIND}"
-_DEFAULT: Final = f"replace it by ops that have an integer form (Conv, Gemm, Relu, Add, pooling, ...), {BEHIND}"
+_CONTROL_FLOW: Final = f"take the control flow out: export the branch that is used, {OR_LEAVE}"
+_RECURRENT: Final = f"recurrent layers have no integer form here: use convolutions, {OR_LEAVE}"
+_DEFAULT: Final = f"replace it by ops that have an integer form (Conv, Gemm, Relu, Add, pooling, ...), {OR_LEAVE}"
 
 _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     _ACTIVATION: (
@@ -66,8 +66,8 @@ def size_advice(node: ir.Node) -> str:
         return "a constant that is too large to be computed when loading: make it smaller, or take it out"
     inputs = node.graph.inputs if isinstance(node.graph, ir.Graph) else ()
     if all(None not in (static_shape(value) or ()) for value in inputs):
-        return f"it hangs on numbers that the network computes: export the model with constants instead, {BEHIND}"
-    return f"it hangs on the batch, which is open: export the model with a batch of 1, {BEHIND}"
+        return f"it hangs on numbers that the network computes: export the model with constants instead, {OR_LEAVE}"
+    return f"it hangs on the batch, which is open: export the model with a batch of 1, {OR_LEAVE}"
 
 
 _AROUND: Final[Mapping[str, Callable[[ir.Node], str | None]]] = {

@@ -17,7 +17,7 @@ from qpipe.nodes import constant_input, int_attribute, ints_attribute, static_sh
 from qpipe.ops.base import Refusal
 from qpipe.ops.interpolation import Line, float_problem, line_of, mean_of, sum_of, symbolic_sum
 from qpipe.ops.picker import Picker, picked_sizes
-from qpipe.ops.refused import BEHIND, size_advice
+from qpipe.ops.refused import OR_LEAVE, size_advice
 from qpipe.ops.scaling import TRANSFORMATIONS, Scaling
 from qpipe.ops.work import NodeWork, Work
 
@@ -50,7 +50,7 @@ class Resize(Picker):
         """What is computed, or hangs on how floats are rounded."""
         mode = string_attribute(node, "mode", "nearest")
         if mode not in ("nearest", "linear"):
-            return Refusal(f"mode '{mode}' has no integer form: use 'linear' or 'nearest' and train on, {BEHIND}")
+            return Refusal(f"mode '{mode}' has no integer form: use 'linear' or 'nearest' and train on, {OR_LEAVE}")
         if _transformation(node) not in TRANSFORMATIONS:
             return Refusal(f"coordinates by {_transformation(node)}: use half_pixel or asymmetric ones and train on")
         if string_attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
@@ -188,7 +188,7 @@ def _linear_refusal(node: ir.Node, shape: Sequence[int | None]) -> Refusal | Non
     if int_attribute(node, "exclude_outside", 0):
         return Refusal("its exclude_outside has no integer form: export it without")
     problem = float_problem(list(axes.values()), _transformation(node))
-    return None if problem is None else Refusal(f"{problem}, or 'nearest', {BEHIND}")
+    return None if problem is None else Refusal(f"{problem}, or 'nearest', {OR_LEAVE}")
 
 
 def _axes_refusal(node: ir.Node, shape: Sequence[int | None]) -> Refusal | None:

@@ -16,7 +16,7 @@ from qpipe.arith.symbolic import INT32, UINT8, Symbol
 from qpipe.nodes import int_attribute, static_shape
 from qpipe.ops.base import Refusal, StandardForm
 from qpipe.ops.float_form import FloatForm, FunctionBody, IntegerForm, straight_through
-from qpipe.ops.refused import BEHIND
+from qpipe.ops.refused import OR_LEAVE
 from qpipe.ops.work import FUNCTION, NodeWork, Work
 
 if TYPE_CHECKING:
@@ -111,11 +111,13 @@ class Softmax(FloatForm):
         """Rows along the last axis, of a length that is known: what int32 holds is proven by it."""
         shape, axis = static_shape(node.inputs[0]), int_attribute(node, "axis", -1)
         if shape is None or axis not in {-1, len(shape) - 1}:
-            return Refusal(f"its axis is {axis}, expected the last one: Transpose before and behind it, {BEHIND}")
+            return Refusal(f"its axis is {axis}, expected the last one: Transpose before and behind it, {OR_LEAVE}")
         if shape[-1] is None:
-            return Refusal(f"the length of its rows is open: export the model with a fixed last axis, {BEHIND}")
+            return Refusal(f"the length of its rows is open: export the model with a fixed last axis, {OR_LEAVE}")
         if shape[-1] > LONGEST_ROW:
-            return Refusal(f"its rows have {shape[-1]} numbers, expected at most {LONGEST_ROW}: shorten them, {BEHIND}")
+            return Refusal(
+                f"its rows have {shape[-1]} numbers, expected at most {LONGEST_ROW}: shorten them, {OR_LEAVE}"
+            )
         return None
 
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from passes.normalize import normalize
 from passes.prelu_to_lines import PReluToLines
 from qpipe.ir.quantized.certify import certify
+from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.ir.quantized.view import read_view
 from qpipe.runtime.gate import run_gate
 from support.networks import Weights, build, float_model, ops
@@ -28,6 +30,13 @@ def test_it_is_both_sides_of_zero(shape):
     assert ops(model) == ["Relu", "Clip", "Mul", "Add", "Conv"]
     np.testing.assert_array_equal(run(model, x)[0], before)
     assert not PReluToLines()(model).modified
+
+
+def test_before_a_transposed_convolution():
+    model = model_of("p = PRelu(x, s) y = ConvTranspose(p, w)", np.array([0.5, 0.25, 2.0]).reshape(3, 1, 1))
+    assert PReluToLines()(model).modified
+    normalize(model)
+    assert not plan_quantization(model.graph).islands
 
 
 def test_equal_slopes_are_one():

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from qpipe.nodes import reads
-from qpipe.ops import has_weights
+from qpipe.ops import becomes_weighted
 
 
 class Passage(NamedTuple):
@@ -41,6 +41,6 @@ def leading_to_weights(graph: ir.Graph) -> set[ir.Value]:
     """The values from which a layer of weights is reached, whatever lies between."""
     found: set[ir.Value] = set()
     for node in reversed(graph):
-        if has_weights(node) or not found.isdisjoint(node.outputs):
+        if becomes_weighted(node) or not found.isdisjoint(node.outputs):
             found.update(reads(node))
     return found

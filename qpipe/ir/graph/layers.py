@@ -51,7 +51,7 @@ class Layer:
     @property
     def curve(self) -> Curve | None:
         """What is to become a table: its activation, or its op where that is one which stands alone."""
-        found = self.function or self.op.activation(self.node)
+        found = self.function or activation_of(self.node)
         return found if isinstance(found, Curve) else None
 
     @property

@@ -26,7 +26,7 @@ from qpipe.ir.graph.edges import Passage, before_weights, feeding_weights
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerOptions, LayerTable
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.parts import all_reads, split
-from qpipe.ops import Curve, Rectifier, Role, op_of
+from qpipe.ops import Curve, Rectifier, Role, activation_of, op_of
 
 EDGE_BITS = 8  # first and last layer's weights, last layer's input, the graph's input, a branch before an Add
 
@@ -142,7 +142,7 @@ def plan_quantization(
         if own.weight_clip is not None:
             plan.weight_clips[layer.node] = own.weight_clip
         before, signed[layer.output] = _signs(layer, signed)
-        function = layer.function or layer.op.activation(layer.node)
+        function = layer.function or activation_of(layer.node)
         bound = function.bound if isinstance(function, Rectifier) else math.inf
         carries_one = layer.role is Role.CARRY and len(layer.inputs) == 1 and layer.curve is None
         if carries_one and layer.inputs[0] in unwidened:

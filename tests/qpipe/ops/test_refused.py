@@ -73,6 +73,27 @@ def test_several_inputs_are_named():
         qpipe.calibrate(proto, np.ones((4, 4), np.float32), preprocess={})
 
 
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("Pow(c, exponent)", "its exponent is 7"),
+        ("Clip(c, six, one)", r"its bounds are \(6, 1\)"),
+        ("Pad(c, rows)", "it pads the batch"),
+        ("Gather(c, places)", "it picks along axis 0"),
+    ],
+)
+def test_what_is_refused_is_no_part_of_the_layer_before_it(function, said):
+    constants = {
+        "exponent": np.float32(7), "six": np.float32(6), "one": np.float32(1),
+        "rows": np.array([1, 0, 0, 0, 0, 0, 0, 0]), "places": np.array([0, 2, 1]),
+    }  # fmt: skip
+    used = {name: array for name, array in constants.items() if name in re.findall(r"\w+", function)}
+    proto = network(f"c = Conv(x, w) [n] f = {function} y = Conv(f, u)", u=np.ones((4, 4, 1, 1), np.float32), **used)
+    (node,) = (node for node in qpipe.inspect(proto).nodes if node.name == "n")
+    assert node.role == "float island"
+    assert re.search(said, node.advice)
+
+
 def test_what_was_changed_on_loading_is_a_note():
     proto = parse("(float[N,4] x, float[1] z) => (float[N,4] y) { y = Gemm(x, w) }", w=np.eye(4, dtype=np.float32))
     assert qpipe.inspect(proto).notes == ("model 'small': nothing reads the input 'z': it is left out",)
