@@ -93,7 +93,11 @@ class InsertQuantizers(ir.passes.InPlacePass):
                 insert_constant(model.graph, layer, index, layer.op.constant_grid(array, sources))
             _check_distance(layer, sources)
             if layer.role is Role.CARRY and layer.curve is not None:
-                grids[layer.output] = layer.curve.table(sources[0], sources[0].bits)
+                known = grids.get(layer.output)
+                after = known if isinstance(known, QuantSpec) else None
+                grids[layer.output] = table = layer.curve.table(sources[0], sources[0].bits, after=after)
+                specs[layer.output] = table.grid
+                continue
             grid = layer.op.carried(layer.node, sources)
             if grid is not None:
                 specs[layer.output] = grid

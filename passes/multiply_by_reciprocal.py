@@ -1,6 +1,7 @@
-"""Write a Div by constants as a Mul, where it leads to weights: a product of integers is one, a quotient none.
+"""Write a Div as a Mul, where it leads to weights: a product of integers is one, a quotient none.
 
-    x / c  =  x (1 / c)      1 / c is rounded to float32, and is exact for powers of two
+    x / c  =  x (1 / c)      1 / c of a constant is rounded to float32, and is exact for powers of two
+    x / y  =  x (1 / y)      of y computed its reciprocal is a table, which has a number for 0 as well
 
 What only leads to outputs stays: there it is float, and as it was.
 """
@@ -15,13 +16,13 @@ import onnx_ir as ir
 
 from qpipe.ir.graph.edges import leading_to_weights
 from qpipe.ir.graph.rewrite import rewrite
-from qpipe.nodes import initializer
+from qpipe.nodes import constant_array, initializer, name_value
 from qpipe.ops.constant_affine import constant_affine
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiplyByReciprocal(ir.passes.InPlacePass):
-    """Each Div whose divisor is constant and has no zero, if float32 has its reciprocals."""
+    """Each Div of floats; by a constant, if it has no zero and float32 has its reciprocals."""
 
     name: ClassVar[str] = "multiply-by-reciprocal"
 
@@ -36,10 +37,16 @@ class MultiplyByReciprocal(ir.passes.InPlacePass):
 
 
 def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
-    affine = constant_affine(node)
+    affine, divisor = constant_affine(node), node.inputs[1]
+    name = str(node.name or node.outputs[0].name)
+    if divisor is not None and constant_array(divisor) is None and node.outputs[0].dtype == ir.DataType.FLOAT:
+        inverse = ir.node("Reciprocal", [divisor], name=f"{name}_reciprocal")
+        name_value(inverse.outputs[0], f"{name}_inverse", ir.TensorType(ir.DataType.FLOAT), divisor.shape)
+        product = ir.node("Mul", [node.inputs[0], inverse.outputs[0]], name=node.name)
+        ir.convenience.replace_nodes_and_values(graph, node, [node], [inverse, product], node.outputs, product.outputs)
+        return True
     if affine is None or not affine.fits_float32:
         return False
-    name = str(node.name or node.outputs[0].name)
     factor = initializer(graph, f"{name}_reciprocal", affine.factor.astype(np.float32))
     new = ir.node("Mul", [affine.x, factor], name=node.name)
     ir.convenience.replace_nodes_and_values(graph, node, [node], [new], node.outputs, new.outputs)

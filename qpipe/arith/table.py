@@ -72,17 +72,23 @@ class CodeTable:
 
 
 def function_table(
-    function: Callable[[Float64Array], Float64Array], before: QuantSpec, bits: int, largest: float = math.inf
+    function: Callable[[Float64Array], Float64Array],
+    before: QuantSpec,
+    bits: int,
+    largest: float = math.inf,
+    *,
+    after: QuantSpec | None = None,
 ) -> CodeTable:
     """The table of a real function: of each code of `before` the nearest number on a grid of `bits`, half to even.
 
     largest: the magnitude beyond which x hardly occurs; what the function gives there may saturate. 0: it is unknown.
+    after: that grid; by default the finest that holds what is usual.
     """
     integers = np.clip(np.arange(SIZE) - before.zero_point, before.qmin, before.qmax)
     x: Float64Array = integers * np.float64(before.scale)
     y = function(x)
     usual = y[np.abs(x) <= (largest or math.inf)]
-    after = _grid_for(float(usual.min()), float(usual.max()), bits)
+    after = after or _grid_for(float(usual.min()), float(usual.max()), bits)
     return CodeTable(before, after, tuple((quantize(y, after) + after.zero_point).astype(int).tolist()))
 
 

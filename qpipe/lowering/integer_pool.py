@@ -46,8 +46,13 @@ def divide(
         b.finish(layer, total, layout, shift=shift, bias=bias, accumulators=(low, high))
         return
     steps, denominator = 1 << max(finer, 0), counts << max(-finer, 0)
-    if max(abs(low + bias), high + bias) * steps > _INT32_MAX or spec.stored_max * denominator.max() * 4 > _INT32_MAX:
+    least, most = spec.qmin * denominator, spec.qmax * denominator
+    if spec.stored_max * denominator.max() * 4 + steps > _INT32_MAX:
         raise LoweringError(f"{describe(layer.node)}: the grids of input and output are {abs(finer)} powers of 2 apart")
-    numerator = ((total + bias) * steps).clip(spec.qmin * denominator, spec.qmax * denominator)
+    real = total + bias
+    if max(abs(low + bias), high + bias) * steps > _INT32_MAX:
+        # What is cut off behind the product anyway would leave int32 in it.
+        real = real.clip(least // steps, -(-most // steps))
+    numerator = (real * steps).clip(least, most)
     codes = divide_half_even(numerator + spec.zero_point * denominator, denominator)
     b.define_symbol(layer, codes.astype(UINT8), layout)

@@ -17,6 +17,7 @@ from qpipe.ops.concat import Concat
 from qpipe.ops.conv import Conv
 from qpipe.ops.curve import CurveOp
 from qpipe.ops.depth_to_space import DepthToSpace
+from qpipe.ops.exponential import Exp, Log, Reciprocal
 from qpipe.ops.exponential_units import Celu, Elu, Mish, Selu, Softplus, Softsign
 from qpipe.ops.extremum import Max, Min
 from qpipe.ops.function import ActivationFunction, Curve, Rectifier
@@ -31,7 +32,7 @@ from qpipe.ops.lines import Abs, Bounds, Neg, OneSlope, ThresholdedRelu
 from qpipe.ops.max_pool import MaxPool
 from qpipe.ops.mul import Mul
 from qpipe.ops.pad import Pad
-from qpipe.ops.power import Power
+from qpipe.ops.power import Power, Sqrt
 from qpipe.ops.product import Product, TorchProduct
 from qpipe.ops.quantizer_parts import stored
 from qpipe.ops.reduction import LargestOrSmallest, MeanOrSum
@@ -53,7 +54,8 @@ _ALL: Final[tuple[AnyOp, ...]] = (
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
     Max(), Min(), MeanOrSum(), LargestOrSmallest(),
     Elu(), Selu(), Celu(), Softplus(), Mish(), Softsign(), Gelu(), Erf(),
-    Bounds(), OneSlope(), ThresholdedRelu(), Abs(), Neg(), Power(), Sin(), Cos(),
+    Bounds(), OneSlope(), ThresholdedRelu(), Abs(), Neg(), Power(), Sqrt(), Sin(), Cos(),
+    Exp(), Log(), Reciprocal(),
     ActivationMatMul(), Mul(), Sub(),
     Softmax(), IntegerSoftmax(), LayerNormalization(), IntegerLayerNormalization(),
 )  # fmt: skip

@@ -78,6 +78,13 @@ class CurveOp(Carrier):
         """A magnitude beyond which it is constant on either side, so that no code is needed there; inf: none."""
         return math.inf
 
+    def is_steep(self, numbers: Mapping[str, float]) -> bool:
+        """Whether its largest result, at the end of a grid, says little of the usual: its own range is observed then.
+
+        Such a function is no part of the layer before it, and its table gives codes of the grid for that range.
+        """
+        return False
+
     def activation(self, node: ir.Node) -> Curve:
         """The function that the node's attributes and arguments say."""
         return Curve(node.op_type, node.domain, self.numbers(node), self)

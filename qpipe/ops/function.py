@@ -73,6 +73,16 @@ class Curve(ActivationFunction):
         """A magnitude beyond which it is constant on either side; inf: none."""
         return self.op.flat_beyond(dict(self.parameters))
 
-    def table(self, before: QuantSpec, bits: int, largest: float = math.inf) -> CodeTable:
-        """The table behind a grid, which gives `bits` wide codes; largest: of |x|, as far as x commonly goes."""
-        return function_table(self.real, before, bits, largest)
+    @property
+    def is_steep(self) -> bool:
+        """Whether what it gives is observed, and has a grid for that."""
+        return self.op.is_steep(dict(self.parameters))
+
+    def table(
+        self, before: QuantSpec, bits: int, largest: float = math.inf, *, after: QuantSpec | None = None
+    ) -> CodeTable:
+        """The table behind a grid, which gives `bits` wide codes; largest: of |x|, as far as x commonly goes.
+
+        after: the grid that it gives codes of, where that is known.
+        """
+        return function_table(self.real, before, bits, largest, after=after)

@@ -117,7 +117,8 @@ def group_layers(graph: ir.Graph, skip: frozenset[ir.Node] = frozenset()) -> lis
         if alone.role in {Role.COMPUTE, Role.JOIN, Role.POOL}:
             follower = _only_consumer(last)
             function = None if follower is None else activation_of(follower)
-            activation = None if function is None or (skip and isinstance(function, Curve)) else follower
+            is_apart = isinstance(function, Curve) and (bool(skip) or function.is_steep)
+            activation = None if function is None or is_apart else follower
         layer = alone if last is node and activation is None else Layer(node, batch_norm, activation)
         taken.update(layer.nodes)
         layers.append(layer)

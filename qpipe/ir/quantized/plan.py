@@ -150,13 +150,16 @@ def plan_quantization(
             unwidened[layer.output] = PlannedQuantizer(
                 layer.output, planned.bits, signed[layer.output], min(bound, planned.bound)
             )
-        if layer.role is Role.CARRY or layer.node in plan.last:
+        curve = layer.curve
+        is_steep = curve is not None and curve.is_steep
+        if (layer.role is Role.CARRY and not is_steep) or layer.node in plan.last:
             continue
+        curve = None if is_steep else curve
         branch = layer.role is Role.COMPUTE and layer.activation is None and layer.output in added
         edge = layer.output in wide or layer.output in reached or layer.output not in feeding
         bits = own.activation_bits or (EDGE_BITS if edge or branch else activation_bits)
-        rounded = signed[layer.output] if layer.curve is None else before
-        planned = PlannedQuantizer(layer.output, bits, rounded, bound, layer.curve)
+        rounded = signed[layer.output] if curve is None else before
+        planned = PlannedQuantizer(layer.output, bits, rounded, bound, curve)
         if skip_bits is not None and layer.output in on_skips and not own.activation_bits and bits < skip_bits:
             if layer.curve is None:
                 unwidened[layer.output] = planned

@@ -73,6 +73,24 @@ def test_all_exports_give_the_same_integers(op: str, data: st.DataObject, keepdi
     run_gate(spec, to_qoperator(spec))
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("apart", [0, 9, 12])
+def test_a_mean_of_many_far_finer_than_what_it_is_of(apart: int, *, signed: bool) -> None:
+    """The sum in steps of the result would leave int32."""
+    w = {"w1": np.ones((1, 1, 1, 1), np.float32), "w2": np.ones((1, 1), np.float32)}
+    relu = [] if signed else ["r = Relu(c)"]
+    nodes = ["c = Conv(x, w1)", *relu, f"m = ReduceMean<keepdims = 0>({'c' if signed else 'r'}, axes)",
+             "f = Reshape(m, row)", "y = MatMul(f, w2)"]  # fmt: skip
+    tops = iter([3, 3, 3 - apart, *[3 - apart] * 9])
+    model = float_model("net", (1, 120, 123), nodes, axes=np.array([1, 2, 3]), row=np.array([-1, 1]), **w)
+    spec = finalized_on_grids(model, lambda: next(tops), negative=signed)
+    x = np.random.default_rng(0).standard_normal((4, 1, 120, 123)).astype(np.float32)
+    # All of it at one end, and near 0, where the grid of the result is.
+    x[0], x[1], x[2] = 7, -7, x[2] * 2.0**-apart
+    assert_integers(spec, x)
+    run_gate(spec, to_qoperator(spec))
+
+
 @pytest.mark.parametrize("op", REDUCTIONS)
 def test_gradients_reach_every_axis(op: str) -> None:
     node = node_of(f"{op}(x, axes)", (2, 3, 4), axes=np.array([1]))
