@@ -45,15 +45,17 @@ class StreamSource(Source):
     """An iterable of batches, none of which is kept: inputs, or (inputs, labels), of any batch size.
 
     The stream keeps its own order (`shuffle` has no effect), and is cut anew into the batch size that is asked for.
+    integers: the name of the network's only input, where it reads these.
     """
 
-    def __init__(self, info: SourceInfo, stream: Iterable[Any]) -> None:
+    def __init__(self, info: SourceInfo, stream: Iterable[Any], *, integers: str | None = None) -> None:
         with _iterating(info.name, 0):
             items = iter(stream)
             first = next(items, None)
         if first is None:
             raise DataError(f"data {info.name!r}: the iterable is empty, expected arrays or (inputs, labels)")
-        batch = _batch(first, info)
+        self._integers = integers
+        batch = _batch(first, info, integers)
         super().__init__(
             info,
             image_shape=() if isinstance(batch.inputs, Mapping) else batch.inputs.shape[1:],
@@ -94,7 +96,7 @@ class StreamSource(Source):
 
     def _checked(self, item: Any, position: int) -> Batch:
         """The item's batch, which is of the first one's kind."""
-        batch = _batch(item, self._info)
+        batch = _batch(item, self._info, self._integers)
         for what, found, expected in (
             ("inputs of shape", *map(_shown, (_sample(batch), self.sample_shapes or self.image_shape))),
             ("uint8 images:", batch.pixels is not None, self.has_pixels),
@@ -137,10 +139,12 @@ def _shown(shape: Mapping[str, tuple[int, ...]] | tuple[int, ...]) -> str:
     return str(list(shape))
 
 
-def _batch(item: Any, info: SourceInfo) -> Batch:
+def _batch(item: Any, info: SourceInfo, integers: str | None) -> Batch:
     """An item of a stream, checked, as the network takes it."""
     preprocess, name = info.preprocess, info.name
     inputs, labels = split_item(item, f"data {name!r}")
+    if integers is not None and not isinstance(inputs, Mapping):
+        inputs = {integers: inputs}
     if isinstance(inputs, Mapping):
         return _named(inputs, labels, info)
     values = as_array(inputs, f"data {name!r}")

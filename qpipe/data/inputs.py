@@ -78,6 +78,13 @@ def arrays_of(inputs: Inputs) -> list[Array]:
     return list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
 
 
+def integers_name(inputs: Sequence[Input]) -> str | None:
+    """What a network's only input is called, where it reads integers such as tokens; bytes may be pixels."""
+    if len(inputs) != 1 or inputs[0].dtype.kind not in "iu" or inputs[0].dtype == np.uint8:
+        return None
+    return inputs[0].name
+
+
 def part_of(inputs: Inputs, which: slice | npt.NDArray[np.int64]) -> Inputs:
     """Some of the samples."""
     return rows_of(inputs, which) if isinstance(inputs, Mapping) else inputs[which]

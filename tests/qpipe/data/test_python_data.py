@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from qpipe.data import Preprocess, open_data
+from qpipe.data.inputs import Input
 from qpipe.errors import DataError
 
 FLOATS = np.random.default_rng(0).normal(size=(6, 3, 4, 5)).astype(np.float32)
@@ -53,6 +54,25 @@ def test_uint8_arrays_are_images(data: Any) -> None:
     source = open_data(data, preprocess=SETTINGS)
     (batch,) = source.batches(6)
     np.testing.assert_array_equal(batch.inputs, SETTINGS(IMAGES))
+
+
+@pytest.mark.parametrize("form", ["array", "pair", "list", "stream", "stream of pairs"])
+def test_integers_are_for_a_network_that_reads_them_alone(form: str) -> None:
+    """Tokens, say: of a bare array there is no name to give."""
+    tokens, labels = np.arange(12).reshape(6, 2), np.arange(6)
+    halves = [(tokens[:3], labels[:3]), (tokens[3:], labels[3:])]
+    data: Any = {
+        "array": tokens, "pair": (tokens, labels), "list": halves, "stream": (each for each, _ in halves),
+        "stream of pairs": iter(halves),
+    }[form]  # fmt: skip
+    inputs = [Input("tokens", ("N", 2), np.dtype(np.int64))]
+    (batch,) = open_data(data, inputs=inputs).batches(6)
+    assert isinstance(batch.inputs, dict)
+    np.testing.assert_array_equal(batch.inputs["tokens"], tokens)
+    if form in ("array", "stream"):
+        assert batch.labels is None
+    else:
+        np.testing.assert_array_equal(batch.labels, labels)
 
 
 def test_a_source_is_returned_as_it_is() -> None:
