@@ -20,9 +20,9 @@ and Bias Correction*, section 4.2, with observed means.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -50,8 +50,11 @@ would be 2, which is the same as the first on the next exponent.
 """
 SHARES = (0.02, 0.2, 0.5, 0.8, 1.0)
 """Of what is taken off H beside its diagonal, where few samples made it; with all of it weights don't make up."""
+TOGETHER = 2**22
+"""Numbers of an array in which several choices are made at once."""
 NEAREST = 0.49
 """Of a step: how far a float weight lies from its code at most."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,23 +152,27 @@ def _best(layer: Weighted[TrainableWeight], rows: FloatArray, moments: RowMoment
     affine = read_affine(layer, len(rows))
     source = layer.sources[0].grid
     output = None if layer.quantizer is None else layer.quantizer.rounded_to
+    error = OutputError(_shrunk(moments.second, _share(layer, rows, moments)))
     best: _Choice | None = None
-    errors = [OutputError(own) for own in _shrunk(moments.second, _share(layer, rows, moments))]
-    for ratio, raised in _ways(layer, rows):
-        k = affine.k / ratio
-        scaled = (rows * ratio[:, None]).astype(np.float32)
-        free = weight.format.free_exponents(scaled, k, affine.beta, source=source, output=output)
-        if free is None:
-            return None
-        exponent = free.astype(np.int64) + raised
-        codes, error = _codes(layer, scaled, exponent, errors)
-        choice = _Choice(ratio, exponent, codes, error * np.exp2(2.0 * exponent) / ratio**2)
-        if best is None:
-            best = choice
-        elif weight.format.per_channel:
-            best.take(choice, choice.error < best.error)
-        elif choice.error.sum() < best.error.sum():
-            best = choice
+    for ways in _in_parts(_ways(layer, rows), rows.size):
+        ratio = np.array([ratio for ratio, _ in ways])
+        scaled = (rows * ratio[:, :, None]).astype(np.float32)
+        exponents = []
+        for (own, raised), way in zip(ways, scaled, strict=True):
+            free = weight.format.free_exponents(way, affine.k / own, affine.beta, source=source, output=output)
+            if free is None:
+                return None
+            exponents.append(free.astype(np.int64) + raised)
+        exponent = np.array(exponents)
+        codes = weight.format.fitted_codes(scaled, exponent, error)
+        errors = _output_error(scaled, codes, exponent, error) / ratio**2
+        for choice in map(_Choice, ratio, exponent, codes, errors):
+            if best is None:
+                best = choice
+            elif weight.format.per_channel:
+                best.take(choice, choice.error < best.error)
+            elif choice.error.sum() < best.error.sum():
+                best = choice
     return best
 
 
@@ -178,19 +185,29 @@ def _share(layer: Weighted[TrainableWeight], rows: FloatArray, moments: RowMomen
     if exponent is None or np.array_equal(*moments.halves):
         return 1.0
     fitted, other = moments.halves
-    judges = [OutputError(own) for own in other]
-    found = []
-    for share in SHARES:
-        errors = [OutputError(own) for own in _shrunk(fitted, share)]
-        codes, _ = _codes(layer, rows, exponent, errors)
-        found.append(float((_output_error(rows, codes, exponent, judges) * np.exp2(2.0 * exponent)).sum()))
+    judge, found = OutputError(other), []
+    for shares in _in_parts(SHARES, max(fitted.size, rows.size)):
+        # Each share has an H of its own, as if its rows were more groups.
+        error = OutputError(np.concatenate([_shrunk(fitted, share) for share in shares]))
+        many = np.tile(rows, (len(shares), 1)), np.tile(exponent, len(shares))
+        codes = layer.weight.format.fitted_codes(*many, error).reshape(len(shares), *rows.shape)
+        found += [float(each.sum()) for each in _output_error(rows, codes, exponent, judge)]
     return SHARES[int(np.argmin(found))]
+
+
+def _in_parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """As many together as fit, each of this size."""
+    count = max(TOGETHER // max(size, 1), 1)
+    for begin in range(0, len(items), count):
+        yield items[begin : begin + count]
 
 
 def _shrunk(second: Float64Array, share: float) -> Float64Array:
     """With so much of what lies beside the diagonals `[G, K, K]` taken off."""
-    diagonal = np.eye(second.shape[1], dtype=bool)
-    return np.where(diagonal, second, second * (1 - share))
+    shrunk: Float64Array = second * (1 - share)
+    each = np.arange(second.shape[1])
+    shrunk[:, each, each] = second[:, each, each]
+    return shrunk
 
 
 def _ways(layer: Weighted[TrainableWeight], rows: FloatArray) -> list[tuple[Float64Array, int]]:
@@ -207,29 +224,11 @@ def _ways(layer: Weighted[TrainableWeight], rows: FloatArray) -> list[tuple[Floa
     return [(possible[0], 1), *((ratio, 0) for ratio in possible)]
 
 
-def _codes(
-    layer: Weighted[TrainableWeight], rows: FloatArray, exponent: IntArray, errors: Sequence[OutputError]
-) -> tuple[Float64Array, Float64Array]:
-    """Codes `[C, K]`, and the mean square that they err by at the output in squares of each channel's step."""
-    per = len(rows) // len(errors)
-    parts = [slice(g * per, (g + 1) * per) for g in range(len(errors))]
-    codes = np.concatenate(
-        [
-            layer.weight.format.fitted_codes(rows[part], exponent[part], own)
-            for part, own in zip(parts, errors, strict=True)
-        ]
-    )
-    return codes, _output_error(rows, codes, exponent, errors)
-
-
-def _output_error(
-    rows: FloatArray, codes: Float64Array, exponent: IntArray, errors: Sequence[OutputError]
-) -> Float64Array:
-    steps = np.ldexp(rows.astype(np.float64), -exponent.astype(np.int32)[:, None])
-    per = len(rows) // len(errors)
-    return np.concatenate(
-        [own.of(steps[g * per : (g + 1) * per], codes[g * per : (g + 1) * per]) for g, own in enumerate(errors)]
-    )
+def _output_error(rows: FloatArray, codes: Float64Array, exponent: IntArray, error: OutputError) -> Float64Array:
+    """The mean square `[..., C]` that codes `[..., C, K]` of the rows err by at the output."""
+    steps = np.ldexp(rows.astype(np.float64), -exponent.astype(np.int32)[..., None])
+    found: Float64Array = error.of(np.broadcast_to(steps, codes.shape), codes) * np.exp2(2.0 * exponent)
+    return found
 
 
 def _take_off(layer: Weighted[TrainableWeight], shift: Float64Array) -> None:

@@ -1,12 +1,14 @@
 """Round weights one after the other, each for what rounding those before it has done to the layer's output.
 
 With H = E[x x^T] of what a layer multiplies, an error d of its weights adds d H d^T to its output's mean square.
-Rounding to the nearest keeps |d| small; what is needed is a small d H d^T. So weights are rounded along K in order, and
-those that are not rounded yet make up for the error of each as well as they can: by the rows of the Cholesky factor of
-H**-1. A pair of neighbours that must not exceed a limit gives up its excess in the same way, and the others make up.
+Rounding to the nearest keeps |d| small; what is needed is a small d H d^T. Of H = U U^T with an upper triangle U it is
+the sum over k of `(d_k U_kk + sum over j < k of d_j U_jk)**2`. So weights are rounded along K in order, each after what
+the errors before it ask of it: that makes its term as small as one weight can. A pair of neighbours that must not
+exceed a limit gives up its excess in the same way, and the others make up.
 
 Source: Frantar et al. 2023, *GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers*,
-algorithm 1, here with pairs.
+algorithm 1, here with pairs. It takes U from the inverse of H, which gives the same codes (Babai's nearest plane; Chen
+et al. 2025, *The Geometry of LLM Quantization: GPTQ as Babai's Nearest Plane Algorithm*) and takes longer.
 """
 
 from __future__ import annotations
@@ -22,52 +24,71 @@ DAMPING = 0.01
 """Of the mean of H's diagonal, added to it: directions that the data hardly have are not bent at will."""
 WIDEST = 1024
 """Weights that make up for each other; a longer row is several such runs."""
-_BLOCK = 64  # columns that are updated at once
+_BLOCK = 32  # columns that are updated at once
 
 
 @dataclass(frozen=True)
 class OutputError:
-    """d H d^T of a layer, `moments` being H, `[K, K]`, and what rounding with feedback needs of it."""
+    """d H d^T of a layer, `moments` being H of each group, `[G, K, K]`, and what rounding with feedback needs of it.
+
+    Rows are `[..., C, K]`, in steps of their grids: each group has an equal share of the C, in order.
+    """
 
     moments: Float64Array
 
     @cached_property
-    def _factors(self) -> list[tuple[slice, Float64Array]]:
-        width = len(self.moments)
+    def _asked(self) -> list[tuple[slice, Float64Array]]:
+        width = self.moments.shape[-1]
         runs = [slice(begin, min(begin + WIDEST, width)) for begin in range(0, width, WIDEST)]
-        return [(run, _factor(self.moments[run, run])) for run in runs]
+        return [(run, _asked_of(self.moments[:, run, run])) for run in runs]
 
     def of(self, rows: AnyArray, codes: Float64Array) -> Float64Array:
-        """The mean square of each output, `[C]`, in squares of its step."""
-        difference = rows - codes
-        error: Float64Array = np.maximum(((difference @ self.moments) * difference).sum(axis=1), 0.0)
-        return error
+        """The mean square of each output, `[..., C]`, in squares of its step."""
+        difference = self._grouped(rows - codes)
+        error: Float64Array = np.maximum(((difference @ self.moments) * difference).sum(axis=-1), 0.0)
+        return self._apart(error[..., None], rows.shape)[..., 0]
 
     def round(self, rows: AnyArray, *, qmax: int, pair_limit: int | None) -> Float64Array:
-        """Integers `[C, K]` of magnitude up to qmax for rows in steps of their grids.
+        """Integers `[..., C, K]` of magnitude up to qmax.
 
         pair_limit: of `|w0| + |w1|` of neighbours of equal sign along K; None where it is waived.
         """
-        parts = [_run(rows[:, run].astype(np.float64), factor, qmax, pair_limit) for run, factor in self._factors]
-        return np.concatenate(parts, axis=1)
+        columns = np.swapaxes(self._grouped(rows), 1, 2)
+        parts = [_run(columns[:, run].astype(np.float64), asked, qmax, pair_limit) for run, asked in self._asked]
+        return self._apart(np.swapaxes(np.concatenate(parts, axis=1), 1, 2), rows.shape)
+
+    def _grouped(self, rows: AnyArray) -> AnyArray:
+        """`[G, all rows of the group, K]`."""
+        groups, width = self.moments.shape[:2]
+        found: AnyArray = np.swapaxes(rows.reshape(-1, groups, rows.shape[-2] // groups, width), 0, 1)
+        return found.reshape(groups, -1, width)
+
+    def _apart(self, grouped: Float64Array, shape: tuple[int, ...]) -> Float64Array:
+        """The inverse, of rows `[..., C, K]` of this shape or of one number for each."""
+        groups, _, width = grouped.shape
+        found: Float64Array = np.swapaxes(grouped.reshape(groups, -1, shape[-2] // groups, width), 0, 1)
+        return found.reshape(*shape[:-1], width)
 
 
-def _run(rows: Float64Array, factor: Float64Array, qmax: int, pair_limit: int | None) -> Float64Array:
-    codes = np.zeros_like(rows)
-    width = rows.shape[1]
+def _run(columns: Float64Array, asked: Float64Array, qmax: int, pair_limit: int | None) -> Float64Array:
+    """Codes of `[G, K, rows]`; it is what weights should be after those before them."""
+    codes, errors = np.empty_like(columns), np.empty_like(columns)
+    moved = columns.copy()
+    width = columns.shape[1]
     for begin in range(0, width, _BLOCK):
         end = min(begin + _BLOCK, width)
-        errors = np.empty((len(rows), end - begin))
         for k in range(begin, end):
             partner = None if pair_limit is None else k + 1 if k % 2 == 0 else k - 1
-            code = np.clip(np.round(rows[:, k]), -qmax, qmax)
+            code = np.clip(np.round(moved[:, k]), -qmax, qmax)
             if partner is not None and partner < width:
                 assert pair_limit is not None
-                code = _within(code, k < partner, rows[:, partner], codes[:, partner], qmax, pair_limit)
+                # What the next would be, if this one were not rounded.
+                other = moved[:, partner] + asked[:, k, partner, None] * (columns[:, k] - moved[:, k])
+                code = _within(code, k < partner, other, codes[:, partner], qmax, pair_limit)
             codes[:, k] = code
-            errors[:, k - begin] = error = (rows[:, k] - code) / factor[k, k]
-            rows[:, k + 1 : end] -= error[:, None] * factor[k, k + 1 : end]
-        rows[:, end:] -= errors @ factor[begin:end, end:]
+            errors[:, k] = error = columns[:, k] - code
+            moved[:, k + 1 : end] += asked[:, k, k + 1 : end, None] * error[:, None]
+        moved[:, end:] += np.swapaxes(asked[:, begin:end, end:], 1, 2) @ errors[:, begin:end]
     return codes
 
 
@@ -85,10 +106,12 @@ def _within(
     return second
 
 
-def _factor(moments: Float64Array) -> Float64Array:
-    """The upper Cholesky factor of the inverse of H, damped."""
-    size = len(moments)
-    damping = DAMPING * float(np.trace(moments)) / size or 1.0
-    inverse = np.linalg.inv(moments + damping * np.eye(size))
-    factor: Float64Array = np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float64)
-    return factor
+def _asked_of(moments: Float64Array) -> Float64Array:
+    """Of H, damped: how much of the error of each weight (second axis) is added to each of those behind it (third)."""
+    size = moments.shape[-1]
+    damping = DAMPING * np.trace(moments, axis1=1, axis2=2)[:, None, None] / size
+    damped = moments + np.where(damping > 0, damping, 1.0) * np.eye(size)
+    # The Cholesky factor of the last row first, turned again, is the upper one.
+    upper = np.linalg.cholesky(damped[:, ::-1, ::-1])[:, ::-1, ::-1].astype(np.float64)
+    asked: Float64Array = upper / np.diagonal(upper, axis1=1, axis2=2)[:, None, :]
+    return asked

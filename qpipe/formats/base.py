@@ -175,7 +175,7 @@ class WeightFormat(ABC):
         return None
 
     def fitted_codes(self, rows: FloatArray, exponent: IntArray, error: OutputError) -> Float64Array:
-        """Codes `[C, K]` at exponents `[C]` that err least at the layer's output."""
+        """Codes `[..., C, K]` at exponents `[..., C]` that err least at the layer's output."""
         raise NotImplementedError(f"{self.name} has one code for each weight")
 
     def storable(self, rows: FloatArray, exponent: AnyArray) -> FloatArray:

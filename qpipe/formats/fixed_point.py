@@ -185,7 +185,7 @@ class FixedPoint(WeightFormat):
     def fitted_codes(self, rows: FloatArray, exponent: IntArray, error: OutputError) -> Float64Array:
         """Rounded one after the other (see `qpipe.arith.feedback`), pair-safe."""
         limit = None if self._is_pair_safe else self.pair_limit
-        steps = np.ldexp(rows.astype(np.float64), -exponent.astype(np.int32)[:, None])
+        steps = np.ldexp(rows.astype(np.float64), -exponent.astype(np.int32)[..., None])
         return error.round(steps, qmax=self.qmax, pair_limit=limit)
 
     def storable(self, rows: FloatArray, exponent: AnyArray) -> FloatArray:

@@ -23,7 +23,7 @@ def correlated(size: int, rng: np.random.Generator) -> np.ndarray:
 def test_codes_are_within_range_and_pairs_within_their_limit(channels: int, size: int, peak: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = rng.uniform(-peak, peak, (channels, size))
-    codes = OutputError(correlated(size, rng)).round(rows, qmax=QMAX, pair_limit=LIMIT)
+    codes = OutputError(correlated(size, rng)[None]).round(rows, qmax=QMAX, pair_limit=LIMIT)
     assert np.array_equal(codes, np.round(codes))
     assert np.abs(codes).max() <= QMAX
     assert not pair_excess(codes, LIMIT).any()
@@ -37,7 +37,7 @@ def test_the_output_errs_less_than_by_the_nearest(
     monkeypatch.setattr(feedback, "WIDEST", widest)
     rng = np.random.default_rng(0)
     rows = rng.uniform(-100, 100, (8, 100))
-    error = OutputError(correlated(100, rng))
+    error = OutputError(correlated(100, rng)[None])
     nearest = np.round(rows)
     assert (error.of(rows, error.round(rows, qmax=QMAX, pair_limit=None)) < error.of(rows, nearest)).all()
     if limit is not None:
@@ -52,17 +52,34 @@ def test_the_output_errs_less_than_by_the_nearest(
 
 def test_inputs_that_have_nothing_in_common_leave_the_nearest() -> None:
     rows = np.random.default_rng(0).uniform(-100, 100, (4, 30))
-    assert np.array_equal(OutputError(np.eye(30)).round(rows, qmax=QMAX, pair_limit=None), np.round(rows))
+    assert np.array_equal(OutputError(np.eye(30)[None]).round(rows, qmax=QMAX, pair_limit=None), np.round(rows))
 
 
 def test_inputs_that_are_zero_are_no_obstacle() -> None:
     rows = np.random.default_rng(0).uniform(-100, 100, (4, 6))
-    assert np.array_equal(OutputError(np.zeros((6, 6))).round(rows, qmax=QMAX, pair_limit=None), np.round(rows))
+    assert np.array_equal(OutputError(np.zeros((1, 6, 6))).round(rows, qmax=QMAX, pair_limit=None), np.round(rows))
 
 
 def test_the_error_is_that_of_the_products() -> None:
     rng = np.random.default_rng(0)
     x, rows = rng.standard_normal((50, 7)), rng.uniform(-9, 9, (3, 7))
-    found = OutputError(x.T @ x / len(x)).of(rows, np.round(rows))
+    found = OutputError((x.T @ x / len(x))[None]).of(rows, np.round(rows))
     # float64 sums in another order
     assert found == pytest.approx((((rows - np.round(rows)) @ x.T) ** 2).mean(axis=1), rel=1e-9)
+
+
+@pytest.mark.parametrize("limit", [None, LIMIT])
+def test_groups_and_ways_are_as_if_each_were_alone(limit: int | None) -> None:
+    """Rows of two groups, in three variants: what is done to all at once is done to each."""
+    rng = np.random.default_rng(0)
+    moments = np.array([correlated(40, rng), correlated(40, rng)])
+    rows = rng.uniform(-100, 100, (3, 8, 40))
+    both = OutputError(moments)
+    codes = both.round(rows, qmax=QMAX, pair_limit=limit)
+    for group, part in ((0, slice(0, 4)), (1, slice(4, 8))):
+        one = OutputError(moments[group][None])
+        for way in range(3):
+            alone = one.round(rows[way, part], qmax=QMAX, pair_limit=limit)
+            np.testing.assert_array_equal(codes[way, part], alone)
+            # float64 sums in another order
+            assert both.of(rows, codes)[way, part] == pytest.approx(one.of(rows[way, part], alone), rel=1e-9)
