@@ -27,7 +27,6 @@ from qpipe.nodes import AnyArray, constant_array, describe, initializer, int_att
 from qpipe.ops import Role, has_weights, op_of
 from qpipe.ops.quantizer_parts import dequantizes, quantizes
 
-_MICROSOFT: Final = "com.microsoft"
 _SIX: Final = (6.0, 0.02)
 """The bound of a Relu6, and how far off an 8-bit grid's end may lie."""
 _ZERO_POINT: Final = 2  # the input
@@ -42,9 +41,6 @@ class AdoptRanges(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Raise ModelError where a scale is computed, or something computes on integers."""
         graph = model.graph
-        for node in graph:
-            if node.domain == _MICROSOFT and node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-                node.domain = ""
         borders = [node for node in graph if quantizes(node) or dequantizes(node)]
         for node in borders:
             _say_zero_point(graph, node)
@@ -165,15 +161,14 @@ def _with_its_activation(graph: ir.Graph, value: ir.Value, low: float, high: flo
 
 
 def _range(node: ir.Node) -> tuple[float, float]:
-    """The real numbers at the ends of a quantizer's codes."""
+    """The real numbers at the ends of a quantizer's codes; of one that has a grid for each channel the outermost."""
     scale, zero = constant_array(node.inputs[1]), _zero_point(node)
-    if scale is None or scale.size != 1:
-        what = "is computed" if scale is None else f"has {scale.size} numbers"
-        raise ModelError(f"{describe(node)}: the scale of an activation {what}, expected one constant")
+    if scale is None:
+        raise ModelError(f"{describe(node)}: the scale of an activation is computed, expected a constant")
     bits = _bits(node)
     low, high = (-(1 << bits.width - 1), (1 << bits.width - 1) - 1) if bits.signed else (0, (1 << bits.width) - 1)
-    step, offset = float(scale.reshape(-1)[0]), int(zero.reshape(-1)[0])
-    return (low - offset) * step, (high - offset) * step
+    step = scale.astype(np.float64)
+    return float(np.min((low - zero) * step)), float(np.max((high - zero) * step))
 
 
 @dataclass(frozen=True)

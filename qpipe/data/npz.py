@@ -1,6 +1,7 @@
 """Arrays in an `.npz` file (or a mapping of arrays), by their keys.
 
-- `images` uint8 [N, H, W, C], or `x` float [N, H, W, C]; the type decides, not the key
+- `images` uint8 [N, H, W, C], or `x` float [N, H, W, C]; the type decides, not the key. Where only [N, C, H, W] fits
+  the network they are read so
 - `labels` [N, ...]: classes, or rows, maps and numbers for other tasks; and `class_names`; both optional
 - `train_images`, `train_labels`, `test_images`, ... (also `val_`, and `x` in place of `images`) where there are splits
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +85,17 @@ def open_mapping(
         remarks=_unread(arrays, splits),
         reads_labels=labels,
     )
-    return array_source(info, images, found, key=prefix + image_key)
+    return array_source(info, images, found, key=prefix + image_key, inputs=inputs)
 
 
-def array_source(info: SourceInfo, values: npt.NDArray[Any], labels: Any, *, key: str = "") -> Source:
+def array_source(
+    info: SourceInfo, values: npt.NDArray[Any], labels: Any, *, key: str = "", inputs: Sequence[Input] = ()
+) -> Source:
     """A source of uint8 images [N, H, W, C] or of float values in memory.
 
     `key`: of the file or mapping that the values come from; floats of one are [N, H, W, C] and get mean, std and
-    layout, others are inputs already. Raises DataError.
+    layout, others are inputs already. `inputs`: of the network, which tell images that are [N, C, H, W]. Raises
+    DataError.
     """
     name = f"{info.name}: {key!r}" if key else info.name
     if values.ndim == 0:
@@ -100,6 +105,9 @@ def array_source(info: SourceInfo, values: npt.NDArray[Any], labels: Any, *, key
     known = (
         check_labels(as_array(labels, f"{info.name}: labels"), len(values), classes, info.name) if is_known else None
     )
+    if (key or values.dtype == np.uint8) and _has_channels_first(values.shape, inputs, info.preprocess):
+        values = np.moveaxis(values, 1, -1)
+        info = replace(info, remarks=(*info.remarks, "read as [N, C, H, W]"))
     if values.dtype == np.uint8:
         return PixelSource(info, array_store(values, info.preprocess, name), known)
     check_floats(values, name)
@@ -107,6 +115,14 @@ def array_source(info: SourceInfo, values: npt.NDArray[Any], labels: Any, *, key
         return FloatSource(info, values, known)
     info.preprocess.check_channels(values.shape[-1], name)
     return FloatSource(info, values, known, info.preprocess.normalize_floats)
+
+
+def _has_channels_first(shape: Sequence[int], inputs: Sequence[Input], preprocess: Preprocess) -> bool:
+    """Whether an array has the network's number of channels where [N, C, H, W] has it, and not where [N, H, W, C]."""
+    wanted = inputs[0].shape if len(inputs) == 1 else None
+    if len(shape) != 4 or wanted is None or len(wanted) != 4:
+        return False
+    return shape[1] == wanted[1 if preprocess.layout == "NCHW" else 3] != shape[3]
 
 
 def _find_split(arrays: Mapping[str, Any], name: str, split: Split) -> tuple[str, str | None]:

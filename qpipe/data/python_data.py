@@ -68,7 +68,7 @@ def _in_memory(
     """Images or floats; for a network that reads integers alone, these by its name of them."""
     name = integers_name(inputs)
     if name is None:
-        return array_source(info, values, labels)
+        return array_source(info, values, labels, inputs=inputs)
     arrays = {name: values} if labels is None else {name: values, LABELS: labels}
     return open_named(arrays, info.name, split, info.preprocess, inputs, labels=info.reads_labels)
 

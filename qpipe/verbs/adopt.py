@@ -18,6 +18,7 @@ from qpipe.ir.files.outputs import check_output
 from qpipe.ir.files.save import save_model
 from qpipe.ir.graph.layers import STAYS_FLOAT
 from qpipe.ir.quantized.kind import Kind, find_kind
+from qpipe.ir.quantized.view import is_of_another_tool
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.settings import AdoptSettings, SeedSettings
 from qpipe.verbs.calibrate import calibrate
@@ -59,7 +60,8 @@ def adopt(
     name = model_name(model)
     network = load_model(model)
     kind, _ = find_kind(network)
-    if kind not in {Kind.FOREIGN, Kind.QOPERATOR}:
+    # One whose scales are powers of two may read as a file of ours.
+    if kind is not Kind.QOPERATOR and not is_of_another_tool(network):
         raise ModelError(f"{name}: is {kind.value}, expected a quantized file that another tool wrote")
     store_origin_file(network, model)
     passes = (SeparateQuantizers(), AdoptRanges())

@@ -182,3 +182,12 @@ def test_the_operator_form_says_the_same() -> None:
 
 def _value(model: ir.Model, name: str) -> ir.Value:
     return next(v for v in [*model.graph.inputs, *(v for n in model.graph for v in n.outputs)] if v.name == name)
+
+
+def test_of_a_grid_for_each_channel_the_outermost_ends_are_the_range() -> None:
+    scales, zeros = np.array([0.01, 0.04, 0.02], np.float32), np.array([0, 64, 128], np.uint8)
+    nodes = ("q = QuantizeLinear<axis=1>(x, s, z)", "rx = DequantizeLinear<axis=1>(q, s, z)", *CONV[2:], "y = Relu(c)")
+    model = adopted(built(*nodes, s=scales, z=zeros))
+    ymax, is_negative = range_of(model, "x")
+    assert is_negative
+    assert ymax == pytest.approx((255 - 64) * 0.04, rel=AS_FLOAT)

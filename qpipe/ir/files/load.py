@@ -57,6 +57,7 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
         ir.external_data.set_base_dir(loaded.graph, Path(model).absolute().parent)
     load_external_data(loaded, source)
     check_functions(loaded, source)
+    _sort(loaded, source)
     dropped = _drop_unused_inputs(loaded)
     check_inputs(loaded, source)
     check_shapes(loaded, source)
@@ -106,6 +107,18 @@ def _from_proto(proto: onnx.ModelProto, source: str) -> ir.Model:
             return ir.from_proto(proto)
     except Exception as error:
         raise ModelError(f"{source}: invalid ONNX model: {one_line(error)}") from error
+
+
+def _sort(model: ir.Model, source: str) -> None:
+    """Put each node behind those that it reads, as ONNX asks and not every writer does; runtimes don't mind."""
+    place = {node: index for index, node in enumerate(model.graph)}
+    reads = ((node, value.producer()) for node in model.graph for value in node.inputs if value is not None)
+    if all(place.get(producer, -1) < place[node] for node, producer in reads if producer is not None):
+        return
+    try:
+        model.graph.sort()
+    except ValueError:
+        raise ModelError(f"{source}: nodes read each other in a circle, expected none") from None
 
 
 def _drop_unused_inputs(model: ir.Model) -> list[str]:

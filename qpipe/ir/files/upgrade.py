@@ -18,6 +18,7 @@ TWO_BIT_OPSET = 25
 IR_VERSIONS = {OPSET: 10, TWO_BIT_OPSET: 13}
 TWO_BIT_TYPES = frozenset({ir.DataType.INT2, ir.DataType.UINT2})
 OLDEST_OPSET = 7
+_MICROSOFT = "com.microsoft"
 OLDEST_IR_VERSION = 3
 # onnxscript's converter has real adapters from here on.
 _OLDEST_ONNXSCRIPT_OPSET = 18
@@ -46,7 +47,17 @@ def upgrade(model: ir.Model, source: str) -> ir.Model:
     if opset != target:
         model = _convert(model, opset, target, source)
     model.ir_version = IR_VERSIONS[target]
+    _standardize_quantizers(model)
     return model
+
+
+def _standardize_quantizers(model: ir.Model) -> None:
+    """Let onnxruntime's own quantizers of 16 bits and less, from before ONNX had such types, be ONNX's."""
+    found = [n for n in model.graph if n.domain == _MICROSOFT and n.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    for node in found:
+        node.domain = ""
+    if found:
+        common.RemoveUnusedOpsetsPass()(model)
 
 
 def needed_opset(model: ir.Model) -> int:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError, ModelError
 from qpipe.formats.base import TrainableWeight
+from qpipe.ir.files.metadata import get_provenance
 from qpipe.ir.graph.functions import check_functions
 from qpipe.ir.graph.layers import Layer, group_layers
 from qpipe.ir.quantized.parts import all_reads, divide_floats
@@ -28,7 +29,7 @@ from qpipe.ir.quantized.qdq import (
 from qpipe.ir.quantized.view_weights import FinalWeight, read_weight
 from qpipe.nodes import describe, reads
 from qpipe.ops import ActivationFunction, Rectifier, Role, activation_of
-from qpipe.ops.quantizer_parts import dequantizes, quantizes
+from qpipe.ops.quantizer_parts import dequantizes, is_border, quantizes
 
 W = TypeVar("W", bound=TrainableWeight | FinalWeight, covariant=True)
 
@@ -149,6 +150,20 @@ def leading_to(outputs: Iterable[ir.Value], candidates: Set[ir.Value]) -> list[i
 
 def read_view(model: ir.Model) -> View:
     """Read a QDQ graph; ModelError names what is not of the form that calibration writes."""
+    try:
+        return _read(model)
+    except ModelError as error:
+        if not is_of_another_tool(model):
+            raise
+        raise ModelError(f"{error}; `qpipe adopt` takes quantized files of other tools") from error
+
+
+def is_of_another_tool(model: ir.Model) -> bool:
+    """Whether something is quantized, and none of our passes says so."""
+    return any(map(is_border, model.graph)) and not get_provenance(model)
+
+
+def _read(model: ir.Model) -> View:
     graph = model.graph
     check_functions(model)
     quantizers, skip = _read_quantizers(graph)

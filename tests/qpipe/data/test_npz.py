@@ -167,3 +167,27 @@ def test_real_keyword_features(shared: Path) -> None:
     assert len(source.class_names or ()) == 12
     with np.load(shared / "data" / "kws01_mfcc.npz") as arrays:
         np.testing.assert_array_equal(next(source.batches(1000)).inputs[:, 0], arrays["x"][..., 0])
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_channels_come_first_where_that_alone_fits_the_network(layout: Any, kind: type[Any], tmp_path: Path) -> None:
+    preprocess = Preprocess(mean=(0.1, 0.2, 0.3), layout=layout)
+    shape = (None, 3, "h", "w") if layout == "NCHW" else (None, "h", "w", 3)
+    takes = [Input("x", shape, np.dtype(np.float32))]
+    last, first = (
+        open_data(_save(tmp_path / name, x=images), "train", preprocess, inputs=takes)
+        for name, images in (("last", IMAGES.astype(kind)), ("first", IMAGES.astype(kind).transpose(0, 3, 1, 2)))
+        if (tmp_path / name).mkdir() is None
+    )
+    batches = [next(iter(source.batches(6))).inputs for source in (last, first)]
+    np.testing.assert_array_equal(*batches)
+    assert "read as [N, C, H, W]" in first.found.line()
+    assert "read as" not in last.found.line()
+
+
+def test_an_array_that_fits_both_ways_has_its_channels_last(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((2, 3, 4, 3), dtype=np.float32)
+    takes = [Input("x", (None, 3, "h", "w"), np.dtype(np.float32))]
+    source = open_data(_save(tmp_path, x=images), inputs=takes)
+    np.testing.assert_array_equal(next(iter(source.batches(2))).inputs, images.transpose(0, 3, 1, 2))

@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
+from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -90,6 +93,27 @@ def test_what_they_left_in_float_stays_float(theirs: Theirs, tmp_path: Path) -> 
     exported = qpipe.export(tmp_path / "a.qdq.onnx")
     both = qpipe.validate([file, exported], "digits", preprocess=PREPROCESS)
     assert (both.rows[1].agreement or 0) >= NEAR
+
+
+def test_a_file_whose_grids_are_like_ours_is_still_theirs(theirs: Theirs, tmp_path: Path) -> None:
+    """Quark's are powers of two, so that its files can be read as they are."""
+    network = onnx.load(theirs("QDQ"))
+    for tensor in network.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.name.endswith("_scale"):
+            tensor.CopyFrom(numpy_helper.from_array(2.0 ** np.ceil(np.log2(values)), tensor.name))
+        elif tensor.name.endswith("_zero_point") and values.dtype == np.uint8 and values:
+            tensor.CopyFrom(numpy_helper.from_array(np.uint8(128), tensor.name))
+    onnx.save(network, tmp_path / "theirs.onnx")
+    assert find_kind(load_model(network))[0] is Kind.FINAL
+    adopted = qpipe.adopt(tmp_path / "theirs.onnx", "digits", preprocess=PREPROCESS, batches=2)
+    assert find_kind(adopted)[0] is Kind.TRAINABLE
+
+
+def test_who_gives_their_file_to_another_verb_is_told(theirs: Theirs, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"expected .*; `qpipe adopt` takes quantized files of other tools"):
+        qpipe.export(theirs("QDQ"), output=tmp_path / "net.int8.onnx")
+    assert "qpipe adopt" in qpipe.inspect(theirs("QDQ")).problems[0]
 
 
 @pytest.mark.parametrize("name", ["net.onnx", "net.qdq.onnx"])

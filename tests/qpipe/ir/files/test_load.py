@@ -15,6 +15,9 @@ from support.networks import parse
 GRAPH = "(float[N,3,4,4] x) => (float[N,2,4,4] y) { z = Conv(x, w) y = Relu(z) }"
 
 
+X = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+
+
 def make(graph=GRAPH, ir_version=10, imports='"": 21', **initializers):
     initializers = initializers or ({"w": np.ones((2, 3, 1, 1), np.float32)} if graph is GRAPH else {})
     return parse(graph, opsets=imports, ir_version=ir_version, **initializers)
@@ -255,3 +258,20 @@ def test_a_failing_library_says_nothing_itself(capfd, caplog):
 
 def test_the_standard_domain_by_its_long_name():
     assert dict(load_model(make(imports='"ai.onnx": 13')).opset_imports) == {"": 21}
+
+
+def test_nodes_in_another_order_are_put_in_order():
+    model = make()
+    expected = run(model, x=X)
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    loaded = load_model(model)
+    assert [node.op_type for node in loaded.graph] == ["Conv", "Relu"]
+    np.testing.assert_array_equal(run(loaded, x=X), expected)
+
+
+def test_nodes_that_read_each_other_are_refused():
+    model = make("(float[N,3] x) => (float[N,3] y) { a = Add(x, x) b = Relu(a) y = Relu(b) }")
+    model.graph.node[0].input[1] = "b"
+    assert_refused(model, "nodes read each other in a circle, expected none")

@@ -1,5 +1,6 @@
 """Opset 25 for tensors of 2 bits, 21 for all others; `test_load.py` has the rest."""
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -9,6 +10,7 @@ from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from qpipe.ir.files.upgrade import label_opset
+from qpipe.runtime.session import open_session, run_feeds
 from support.networks import parse
 from support.quantize import finalized, quantized
 from support.zoo.residual import residual_network
@@ -50,3 +52,17 @@ def test_a_function_of_another_opset_than_its_model_is_refused_in_one_line():
         <domain: "own", opset_import: ["": 21]> twice (a) => (b) { b = Add(a, a) }"""
     with pytest.raises(ModelError, match=r"opset 24 can't be converted to 21: .*inlining"):
         load_model(parse(text, opsets='"": 24, "own": 1'))
+
+
+def test_quantizers_of_onnxruntimes_own_are_those_of_onnx():
+    """Those of 16 bits, which ONNX has had since opset 21."""
+    nodes = "q = com.microsoft.QuantizeLinear(x, s, z) y = com.microsoft.DequantizeLinear(q, s, z)"
+    text = f"(float[2,3] x) => (float[2,3] y) {{ {nodes} }}"
+    constants = {"s": np.float32(0.001), "z": np.uint16(30000)}
+    model = parse(text, opsets='"": 18, "com.microsoft": 1', **constants)
+    loaded = load_model(model)
+    assert [node.domain for node in loaded.graph] == ["", ""]
+    assert set(loaded.opset_imports) == {""}
+    x = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32) * 10
+    outputs = [run_feeds(open_session(each), {"x": x})[0] for each in (ir.from_proto(model), loaded)]
+    np.testing.assert_array_equal(*outputs)
