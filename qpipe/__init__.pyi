@@ -64,7 +64,7 @@ def bench(
     models: Sequence[OnnxModel],
     data: DataLike | None = None,
     *,
-    batch_sizes: Sequence[int] = (1,),
+    batch_sizes: Sequence[int] | None = None,
     input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     repeats: int = 50,
     seconds: float = 60,
@@ -85,7 +85,7 @@ def bench(
         data: with labels that models are judged by; None, or data without, judges nothing.
         preprocess: what the data's pixels go through; None is what the models carry.
         picture: where to draw the models side by side, at the first batch size: a .png or an .svg.
-        batch_sizes: batch sizes, as in 1,8,32.
+        batch_sizes: batch sizes, as in 1,8,32; by default 1, or what the models' files fix.
         input_shape: sizes of an input that models leave open, as x=3,224,224, for each of several.
         repeats: timed runs of each model and batch size.
         seconds: of a model at a batch size, after which no more timed runs are begun.

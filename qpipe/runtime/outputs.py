@@ -84,15 +84,22 @@ def read_io(session: ort.InferenceSession) -> IntegerIO | None:
 
 
 def model_input(session: ort.InferenceSession, batch: Batch) -> Inputs:
-    """What of `batch` this model takes: its preprocessed inputs, or its pixels in the model's layout."""
-    if all(value.type != "tensor(uint8)" for value in session.get_inputs()):
+    """What of `batch` this model takes: its preprocessed inputs, or its pixels in the model's layout.
+
+    A float network that takes bytes says nothing of their layout: they are pixels where they have its channels.
+    """
+    inputs = session.get_inputs()
+    if all(value.type != "tensor(uint8)" for value in inputs):
         return batch.inputs
     io = read_io(session)
-    if io is None:
+    if io is None and any(value.type == "tensor(int32)" for value in session.get_outputs()):
         raise ModelError(f"{_where(session)}: missing, though the input is uint8; expected the layout of its pixels")
+    if io is None and (len(inputs) > 1 or batch.pixels is None):
+        return batch.inputs
     if batch.pixels is None:
         raise DataError(f"{session_name(session)}: takes uint8 pixels, but the data are floats; expected images")
-    return batch.pixels if io.layout == "NHWC" else np.ascontiguousarray(batch.pixels.transpose(0, 3, 1, 2))
+    is_last = io.layout == "NHWC" if io is not None else inputs[0].shape[-1:] == [batch.pixels.shape[-1]]
+    return batch.pixels if is_last else np.ascontiguousarray(batch.pixels.transpose(0, 3, 1, 2))
 
 
 def run_batch(session: ort.InferenceSession, batch: Batch) -> list[Output]:

@@ -81,7 +81,9 @@ class ValidateSettings(Settings):
 class BenchSettings(Settings):
     """How latency is measured, and on which data top-1."""
 
-    batch_sizes: Sizes = Field(default=(1,), description="batch sizes, as in 1,8,32")
+    batch_sizes: Sizes | None = Field(
+        default=None, description="batch sizes, as in 1,8,32; by default 1, or what the models' files fix"
+    )
     input_shape: InputShapes | None = Field(
         default=None, description="sizes of an input that models leave open, as x=3,224,224, for each of several"
     )

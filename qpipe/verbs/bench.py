@@ -9,6 +9,7 @@ from typing import Any
 
 from qpipe import progress
 from qpipe.data import DataLike
+from qpipe.data.inputs import form_of, inputs_of
 from qpipe.errors import RecipeError
 from qpipe.ir.cost.liveness import activation_peak
 from qpipe.ir.files.sizes import fix_sizes
@@ -108,11 +109,12 @@ def bench(
         ([1, 1], 1.0, 100)
     """
     check_picture(picture, (*models, data))
-    sizes, threads = settings.batch_sizes, settings.threads
+    threads = settings.threads
     if settings.limit is not None and data is None:
         raise RecipeError(f"limit: {settings.limit}, but no data were given; expected data to judge on")
     runnables = open_all(models)
     _fix_sizes(runnables, settings)
+    sizes = settings.batch_sizes or _fixed_batch(runnables)
     source = None if data is None else open_common(runnables, data, settings.split, preprocess)
     sessions = [open_session(runnable.source, threads=threads, name=runnable.name) for runnable in runnables]
     latencies = measure_latency(
@@ -125,7 +127,7 @@ def bench(
     )
     # They hold memory and threads that the processes which measure memory are to have.
     del sessions
-    memories = _memories(runnables, settings)
+    memories = _memories(runnables, sizes, settings)
     peaks = [activation_peak(runnable.network, size) for size in sizes for runnable in runnables]
     comparison = (
         None if source is None else compare(runnables, source, _BATCH_SIZE, settings.limit, task, needs_task=False)
@@ -163,6 +165,12 @@ def bench(
     return report
 
 
+def _fixed_batch(runnables: Sequence[Runnable]) -> tuple[int]:
+    """That of the first model whose file fixes one, else 1."""
+    found = (form_of(inputs_of(runnable.network.graph)).size for runnable in runnables)
+    return (next((size for size in found if size is not None), 1),)
+
+
 def _fix_sizes(runnables: Sequence[Runnable], settings: BenchSettings) -> None:
     """What was given, of each model; and of one that leaves sizes open, those of another one that knows them."""
     known = {name: at for runnable in reversed(runnables) for name, at in runnable.sizes.items() if None not in at[1:]}
@@ -173,9 +181,9 @@ def _fix_sizes(runnables: Sequence[Runnable], settings: BenchSettings) -> None:
             fix_sizes(runnable.network, {**found, **(settings.input_shape or {})})
 
 
-def _memories(runnables: Sequence[Runnable], settings: BenchSettings) -> list[int]:
+def _memories(runnables: Sequence[Runnable], sizes: Sequence[int], settings: BenchSettings) -> list[int]:
     """Bytes that each run adds, in the order of the latencies: batch sizes, and within each the models."""
-    runs = [(size, runnable) for size in settings.batch_sizes for runnable in runnables]
+    runs = [(size, runnable) for size in sizes for runnable in runnables]
     memories = []
     for size, runnable in progress.track(runs, "measuring memory"):
         with runnable.file() as path:

@@ -21,17 +21,18 @@ from qpipe.factories import load_factory, names_factory
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.sizes import BARE, Shapes, fix_sizes
+from qpipe.ir.files.torch_example import Example, ExampleLike, of_shapes, of_tensors
 from qpipe.ir.files.upgrade import OPSET
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | nn.Module"
+ModelLike: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | nn.Module | tuple[nn.Module, ExampleLike]"
+"""A module may come with an example of its inputs (see `torch_example`), which a factory may return as well."""
 
 # Where training scripts put the weights inside a checkpoint.
 _CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")
-_INPUT = "input"
 _ZOO_INPUT_SHAPE = (3, 224, 224)
 
 
@@ -42,37 +43,40 @@ def resolve_model(
 ) -> ir.Model:
     """The ONNX model that `spec` means.
 
-    spec: a path to an ``.onnx`` file, a loaded ONNX model, an `nn.Module`, or a text: ``package.module:factory``,
-    ``torchvision:NAME``, ``timm:NAME``. weights: a ``.safetensors`` or ``.pth`` file for a PyTorch model.
-    input_shape: sizes to compute at, by the inputs' names (see `fix_sizes`); a sequence is an only
-    input's. Of a PyTorch model's input, called "input", without the batch, which becomes dynamic.
+    spec: a path to an ``.onnx`` file, a loaded ONNX model, an `nn.Module`, one with an example of its inputs, or a
+    text: ``package.module:factory``, ``torchvision:NAME``, ``timm:NAME``. weights: a ``.safetensors`` or ``.pth`` file
+    for a PyTorch model. input_shape: sizes to compute at, by the inputs' names (see `fix_sizes`); a sequence is an only
+    input's. Of a PyTorch model they come without the batch, which becomes dynamic, and inputs have the names of the
+    parameters of `forward`; an only one that is given without a name is called "input".
 
     Raises ModelError for whatever can't be found, imported, loaded or exported.
     """
     if input_shape is not None and not isinstance(input_shape, Mapping):
         input_shape = {BARE: input_shape}
-    module = find_module(spec)
-    if module is None:
+    found = find_module(spec)
+    if found is None:
         if weights is not None:
             raise ModelError(f"{weights}: weights go with a PyTorch model (package.module:factory), not with '{spec}'")
         loaded = load_model(spec)  # type: ignore[arg-type]  # find_module returns None for no nn.Module
         if input_shape:
             fix_sizes(loaded, input_shape)
         return loaded
+    module, example = found
     if weights is not None:
         load_weights(module, weights)
     name = spec if isinstance(spec, str) else type(module).__name__
-    for given in input_shape or ():
-        if given not in (BARE, _INPUT):
-            raise ModelError(f"{name}: input shape of '{given}', expected '{_INPUT}', or one without a name")
-    shape = next(iter(input_shape.values())) if input_shape else _default_input_shape(module, name)
-    return export_module(module, shape, name=name)
+    if example is not None and input_shape:
+        raise ModelError(f"{name}: comes with an example of its inputs, expected no input shape beside it")
+    if example is not None:
+        return export_module(module, of_tensors(module, example, name), name=name)
+    shapes = input_shape or {BARE: _default_input_shape(module, name)}
+    return export_module(module, of_shapes(module, shapes, name), name=name)
 
 
-def find_module(spec: ModelLike) -> "nn.Module | None":
-    """The PyTorch module that `spec` is or names; None where it means an ONNX model."""
-    if _is_module(spec):
-        return spec  # type: ignore[return-value]
+def find_module(spec: ModelLike) -> "tuple[nn.Module, ExampleLike | None] | None":
+    """The PyTorch module that `spec` is or names, and the example that comes with it; None of an ONNX model."""
+    if (found := _as_module(spec)) is not None:
+        return found
     if not isinstance(spec, str) or not names_factory(spec) or Path(spec).exists():
         return None
     package, name = spec.split(":")
@@ -81,7 +85,7 @@ def find_module(spec: ModelLike) -> "nn.Module | None":
     if package == "timm":
         return _call(_zoo(spec, "timm", "timm").create_model, spec, name, pretrained=False)
     factory: Any = load_factory(spec, ModelError, called=spec, makes="that returns an nn.Module")
-    return factory if _is_module(factory) else _call(factory, spec)
+    return _as_module(factory) or _call(factory, spec)
 
 
 def load_weights(module: "nn.Module", path: str | os.PathLike[str]) -> None:
@@ -103,33 +107,30 @@ def load_weights(module: "nn.Module", path: str | os.PathLike[str]) -> None:
     module.load_state_dict(dict(found), strict=False)
 
 
-def export_module(module: "nn.Module", input_shape: Sequence[int], *, name: str) -> ir.Model:
-    """Export a copy of the module in evaluation mode, float32, with inputs [batch, *input_shape].
+def export_module(module: "nn.Module", example: Example, *, name: str) -> ir.Model:
+    """Export a copy of the module in evaluation mode, float32, with inputs like these.
 
-    `name` stands for it in messages. Raises ModelError where the input doesn't fit or an operation can't be exported.
+    `name` stands for it in messages. Raises ModelError where they don't fit or an operation can't be exported.
     """
     import torch
 
     with user_code(ModelError, f"{name}: the module can't be copied:"):
         module = copy.deepcopy(module).eval().cpu().float()
-    with (
-        user_code(ModelError, f"{name}: input [batch, {', '.join(map(str, input_shape))}] does not fit:"),
-        torch.no_grad(),
-    ):
-        # torch.export takes a batch of one for a constant.
-        example = torch.zeros(2, *input_shape)
-        output = module(example)
+    arguments, keywords = example.arguments
+    with user_code(ModelError, f"{name}: {example.words} does not fit:"), torch.no_grad():
+        output = module(*arguments, **keywords)
     with user_code(ModelError, f"{name}: can't be exported to ONNX:"), quiet("torch.onnx"):
         program = torch.onnx.export(
             module,
-            (example,),
+            arguments,
+            kwargs=keywords,
             dynamo=True,
             # onnxscript's optimizer would fuse BatchNormalization into Conv; it has to stay a node.
             optimize=False,
             opset_version=OPSET,
-            input_names=[_INPUT],
+            input_names=list(example.names),
             output_names=["output"] if isinstance(output, torch.Tensor) else None,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=example.dynamic_shapes,
             verbose=False,
         )
     assert program is not None
@@ -139,10 +140,14 @@ def export_module(module: "nn.Module", input_shape: Sequence[int], *, name: str)
     return model
 
 
-def _is_module(spec: object) -> bool:
-    """Whether it is an `nn.Module`; without importing torch, which nobody has who made none."""
+def _as_module(spec: Any) -> "tuple[nn.Module, ExampleLike | None] | None":
+    """An `nn.Module`, alone or with an example; without importing torch, which nobody has who made none."""
     torch_nn = sys.modules.get("torch.nn")
-    return torch_nn is not None and isinstance(spec, torch_nn.Module)
+    if torch_nn is None:
+        return None
+    if isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[0], torch_nn.Module):
+        return spec
+    return (spec, None) if isinstance(spec, torch_nn.Module) else None
 
 
 def _zoo(spec: str, extra: str, package: str) -> Any:
@@ -153,14 +158,12 @@ def _zoo(spec: str, extra: str, package: str) -> Any:
         raise ModelError(f"{spec}: {extra} is not installed; {install}") from error
 
 
-def _call(factory: Any, spec: str, *arguments: Any, **keywords: Any) -> "nn.Module":
-    import torch
-
+def _call(factory: Any, spec: str, *arguments: Any, **keywords: Any) -> "tuple[nn.Module, ExampleLike | None]":
     with user_code(ModelError, f"{spec}: the factory raised"):
         made = factory(*arguments, **keywords)
-    if not isinstance(made, torch.nn.Module):
+    if (found := _as_module(made)) is None:
         raise ModelError(f"{spec}: the factory returned {type(made).__name__}, expected an nn.Module")
-    return made
+    return found
 
 
 def _read_weights(path: Path) -> Mapping[str, Any]:
@@ -198,4 +201,6 @@ def _default_input_shape(module: "nn.Module", name: str) -> Sequence[int]:
     if name.startswith("timm:"):
         shape: Sequence[int] = getattr(module, "default_cfg", {}).get("input_size", _ZOO_INPUT_SHAPE)
         return shape
-    raise ModelError(f"{name}: a PyTorch model needs its input shape, such as 3,224,224 (--input-shape)")
+    raise ModelError(
+        f"{name}: a PyTorch model needs its input shape, such as 3,224,224 (--input-shape), or an example of its inputs"
+    )

@@ -20,7 +20,7 @@ def option(model: type[Settings], name: str) -> Option:
     [
         (BenchSettings, "repeats", int, 50),
         (BenchSettings, "threads", int | None, None),
-        (BenchSettings, "batch_sizes", Sequence[int], (1,)),
+        (BenchSettings, "batch_sizes", Sequence[int] | None, None),
         (CheckpointSettings, "checkpoint", str | os.PathLike[str] | None, None),
         (LayersSettings, "layers", Sequence[Mapping[str, Any]], ()),
         # What a recipe says: nothing is given by default, and a fraction is given as any number.

@@ -7,7 +7,7 @@ import pytest
 import qpipe
 from qpipe.errors import DataError, ModelError, OutputError, RecipeError
 from qpipe.runtime.cpu import this_cpu
-from support.networks import float_model
+from support.networks import float_model, parse
 from support.zoo.residual import residual_network
 
 
@@ -27,6 +27,16 @@ def test_rows_are_ratios_to_the_first_model_at_each_batch_size(stages: Path) -> 
     assert report.to_json()["rows"][0]["batch_size"] == 1
     assert [row.top1 for row in report.rows] == [None] * 6
     assert (report.images, report.notes) == (None, ())
+
+
+def test_a_batch_that_the_file_fixes_needs_no_words() -> None:
+    fixed = parse("(float[4,3,8,8] x) => (float[4,3,8,8] y) { y = Relu(x) }")
+    anyhow = float_model("any", (3, 8, 8), ["y = Relu(x)"])
+    assert [row.batch_size for row in qpipe.bench([anyhow, fixed], repeats=1).rows] == [4, 4]
+    assert [row.batch_size for row in qpipe.bench([anyhow], repeats=1).rows] == [1]
+    other = parse("(float[2,3,8,8] x) => (float[2,3,8,8] y) { y = Relu(x) }")
+    with pytest.raises(ModelError, match="model 2: takes batches of 2, not of 4"):
+        qpipe.bench([fixed, other], repeats=1)
 
 
 def test_a_bound_in_seconds_is_told_where_it_left_runs_out() -> None:

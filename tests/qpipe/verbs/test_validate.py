@@ -9,8 +9,11 @@ from onnx import numpy_helper
 import qpipe
 from qpipe.data import Preprocess
 from qpipe.errors import DataError, ModelError
+from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from qpipe.verbs.validate import ValidationReport, ValidationRow
+from support.networks import parse
+from support.run import run_as_written
 from support.zoo.digits import digits_model
 
 TEST_IMAGES = 360
@@ -182,6 +185,30 @@ def test_saved_and_in_memory_exports_are_the_same(stages: Path, tmp_path: Path) 
     save_model(exported, tmp_path / "again.onnx")
     report = qpipe.validate([stages / "net.int8.onnx", tmp_path / "again.onnx", exported], "digits", limit=30)
     assert [row.integers_equal for row in report.rows] == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "turn"), [("8,8,3", "t = Transpose<perm = [0, 3, 1, 2]>(f)"), ("3,8,8", "t = Identity(f)")]
+)
+def test_a_float_network_that_takes_bytes_is_given_the_pixels(tmp_path: Path, sizes: str, turn: str) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", images=rng.integers(0, 256, (64, 8, 8, 3), np.uint8), labels=rng.integers(0, 4, 64))
+    proto = parse(
+        f"(uint8[N,{sizes}] x) => (float[] y) {{ f = Cast<to = 1>(x) {turn} d = Div(t, k) c = Conv(d, w) r = Relu(c) "
+        "g = GlobalAveragePool(r) l = Flatten(g) y = Gemm(l, v) }",
+        k=np.float32(255), w=rng.standard_normal((6, 3, 3, 3)).astype(np.float32),
+        v=rng.standard_normal((6, 4)).astype(np.float32),
+    )  # fmt: skip
+    onnx.save(proto, tmp_path / "net.onnx")
+    qdq = qpipe.calibrate(tmp_path / "net.onnx", tmp_path / "d.npz")
+    report = qpipe.validate([tmp_path / "net.onnx", qdq], tmp_path / "d.npz")
+    assert report.ok
+    assert report.rows[1].agreement is not None
+    assert report.rows[1].agreement > 0.9
+    # Other pixels, or in another order, would give other answers.
+    assert report.rows[1].largest_difference is not None
+    outputs = run_as_written(load_model(proto), x=rng.integers(0, 256, (8, *map(int, sizes.split(","))), np.uint8))[0]
+    assert report.rows[1].largest_difference < 0.1 * np.abs(outputs).max()
 
 
 def test_exports_with_islands_need_not_be_equal_and_that_is_said(tmp_path: Path) -> None:
