@@ -45,7 +45,7 @@ Array = npt.NDArray[Any]
 
 ELEMENTS = 2**23  # integers of all tensors together in one run: keeps memory and time of a run small
 ORACLE_ELEMENTS = 2**20  # the same of what the oracle computes, which is slower
-WHOLE_ELEMENTS = 2**24  # the same of all images together, of which large ones have many windows each
+WHOLE_ELEMENTS = 24 * 10**6  # the same of all images together, of which large ones have many windows each
 FEWEST_ROWS = 8  # of whatever size; as many as there are kinds of extreme rows
 ORACLE_ROUNDS = 3  # of single layers: random, extreme, the weights' patterns
 MAX_BATCH = 16
