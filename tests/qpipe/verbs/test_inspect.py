@@ -48,7 +48,7 @@ def test_a_float_network() -> None:
 def test_all_nodes_without_integer_form_at_once() -> None:
     nodes = [
         "[attend] s = LpNormalization<axis=1>(block)",
-        "[share] m = Div(block, s)",
+        "[share] m = Mod<fmod=1>(block, s)",
         "[halve] between = MaxPool<kernel_shape=[2,2]>(m)",
     ]
     tail = ["[probabilities] answer = Softmax(logits)"]
