@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.namespace import Float64Array
+from qpipe.arith.namespace import AnyArray, Float64Array
 from qpipe.ir.graph.edges import leading_to_weights
 from qpipe.ir.graph.rewrite import only_reader, rewrite
 from qpipe.nodes import initializer, static_shape
@@ -58,18 +58,22 @@ def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
     along = _per_channel(affine)
     if along is None:
         return False
-    factor, offset = (array.astype(np.float32) for array in along)
+    new = batch_norm_of(graph, affine.x, *along, name=str(node.name or node.outputs[0].name))
+    ir.convenience.replace_nodes_and_values(graph, node, old, [new], node.outputs, new.outputs)
+    return True
+
+
+def batch_norm_of(graph: ir.Graph, x: ir.Value, factor: AnyArray, offset: AnyArray, *, name: str) -> ir.Node:
+    """`factor x + offset`, both `[C]`, as a BatchNormalization of a graph that it is not in yet."""
+    factor = factor.astype(np.float32)
     tensors = {
         "scale": factor,
-        "offset": offset,
+        "offset": offset.astype(np.float32),
         "mean": np.zeros_like(factor),
         "variance": np.full_like(factor, _VARIANCE),
     }
-    name = str(node.name or node.outputs[0].name)
     constants = [initializer(graph, f"{name}_{part}", array) for part, array in tensors.items()]
-    new = ir.node("BatchNormalization", [affine.x, *constants], {"epsilon": EPSILON}, name=name)
-    ir.convenience.replace_nodes_and_values(graph, node, old, [new], node.outputs, new.outputs)
-    return True
+    return ir.node("BatchNormalization", [x, *constants], {"epsilon": EPSILON}, name=name)
 
 
 def _has_integers(value: ir.Value) -> bool:

@@ -5,15 +5,23 @@ Where a tensor x lies between a layer that writes it and one that reads it, thro
 
     x' = x / r      w_writer' = w_writer / r,  b' = b / r  (or gamma, beta)      w_reader'[:, c] = w_reader[:, c] r[c]
 
-r is a power of two, so not a bit of a float weight changes but its exponent. An activation has one grid for all of its
-channels: beside one that is 1e5 times as large the others keep no level. With a[c] the largest magnitude of channel c,
-and w[c] that of the weights that read it,
+An activation has one grid for all of its channels: beside one that is 1e5 times as large the others keep no level. With
+a[c] the largest magnitude of channel c, and w[c] that of the weights that read it,
 
     r[c] = sqrt(a[c] / w[c]) / s,    s the median of that root over the channels that matter,
 
-shares the difference between both: a' and w' are then both as sqrt(a w), what the channel contributes. It is done only
-where a channel that matters (a w within 8 bits of the largest) has fewer than 2 levels of 8 bits, so that networks
-without such channels stay as they are, bit for bit.
+shares the difference between both: a' and w' are then both as sqrt(a w), what the channel contributes. r is a power of
+two, so not a bit of a float weight changes but its exponent. It is done only where a channel that matters (a w within 8
+bits of the largest) has fewer than 2 levels of 8 bits, so that networks without such channels stay as they are, bit for
+bit.
+
+Where no weights share a step, r is free, and is taken wherever sizes differ by a bit:
+
+    r[c] = a[c] / max a                 of what BatchNormalizations that stand alone read, as a residual stream
+    r[c] = sqrt(q[c] / k[c])            of attention's queries q, whose keys k are multiplied by it
+
+The first leaves all channels equal. The second leaves what both lose least: with both as g = sqrt(q k), rounding adds
+2 max(g)^2 sum g^2 to the scores, which is never above max(q)^2 sum k^2 + max(k)^2 sum q^2.
 
 Source: Nagel et al. 2019, *Data-Free Quantization Through Weight Equalization and Bias Correction*, section 4.1
 (cross-layer equalization), with observed ranges instead of those of the weights that write: these have a grid each.
@@ -26,23 +34,19 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.namespace import Float64Array, FloatArray
-from qpipe.calibration.comparison import channel_range
+from qpipe.arith.namespace import Float64Array, FloatArray, IntArray
 from qpipe.calibration.pieces import Pieces
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.ir.graph.layers import group_layers
-from qpipe.ir.graph.shared_channels import (
-    SharedChannels,
-    divide_outputs,
-    largest_read,
-    multiply_inputs,
-    shared_channels,
-)
+from qpipe.ir.graph.shared_channels import SharedFactors, factor_graph, largest_read
 
 LEVELS = 2.0**8
 """Of a grid: what lies below two steps of the largest is lost."""
+GAIN = 1.0
+"""Bits by which channels differ at least, where factors are free: what is less is not worth another weight."""
 _MOST_LOG2 = 60
 """Of a ratio: far from where a float weight would leave float32."""
 
@@ -59,55 +63,76 @@ class EqualizeChannels(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rescale; ModelError and DataError as running the network raises them."""
-        found = shared_channels(group_layers(model.graph))
-        names = [str(value.name) for shared in found for value in shared.values]
-        if not names or not len(self.inputs):
+        graph = factor_graph(model.graph, group_layers(model.graph))
+        tensors = {str(value.name): factors for shared in graph.shared for value, factors in shared.tensors.items()}
+        if not tensors or not len(self.inputs):
             return ir.passes.PassResult(model, False)
-        sizes = _largest(model, names, self.inputs)
-        # Processes run the same images, but another machine may add up in another order.
-        merged = self.shard.largest(np.concatenate([sizes[name] for name in names]))
-        sizes = dict(zip(names, np.split(merged, np.cumsum([len(sizes[name]) for name in names])[:-1]), strict=True))
-        modified = False
-        for shared in found:
-            ratio = _ratio(shared, sizes)
-            if not np.all(ratio == 1):
-                _rescale(shared, ratio)
-                modified = True
-        return ir.passes.PassResult(model, modified)
+        sizes = largest_numbers(model, tensors, self.inputs, self.shard)
+        ratios: dict[int, float] = {}
+        for shared in graph.shared:
+            ratios |= zip(shared.factors.tolist(), _ratio(shared, sizes).tolist(), strict=True)
+        graph.multiply(ratios)
+        return ir.passes.PassResult(model, any(ratio != 1 for ratio in ratios.values()))
 
 
-def _largest(model: ir.Model, names: list[str], images: FloatArray) -> dict[str, Float64Array]:
-    """The largest magnitude along axis 1 of each named value."""
+def largest_numbers(
+    model: ir.Model, tensors: Mapping[str, IntArray], images: FloatArray, shard: Shard
+) -> dict[str, Float64Array]:
+    """The largest magnitude of each named value's numbers that have one factor, in the form of its factors."""
     found: dict[str, Float64Array] = {}
-    for tensors, _ in Pieces(model, names).run(images):
-        for name, tensor in tensors.items():
-            size = np.abs(channel_range(tensor)).max(axis=0)
+    for pieces, _ in Pieces(model, list(tensors)).run(images):
+        for name, tensor in pieces.items():
+            axes = tuple(axis for axis, length in enumerate(tensors[name].shape) if length == 1)
+            size = np.abs(tensor).max(axis=axes, keepdims=True).astype(np.float64)
             found[name] = np.maximum(found[name], size) if name in found else size
-    return found
+    # Processes run the same images, but another machine may add up in another order.
+    merged = shard.largest(np.concatenate([found[name].reshape(-1) for name in tensors]))
+    ends = np.cumsum([found[name].size for name in tensors])[:-1]
+    return {n: m.reshape(found[n].shape) for n, m in zip(tensors, np.split(merged, ends), strict=True)}
 
 
-def _ratio(shared: SharedChannels, sizes: Mapping[str, Float64Array]) -> Float64Array:
-    """r, `[C]`; 1 of all channels where none that matters is lost."""
-    ones = np.ones(shared.count)
-    # Each tensor's in parts of its largest channel: a branch and what it is added to have their own units.
-    tensors = [sizes[str(v.name)].reshape(shared.count, -1).max(axis=1) for v in shared.values]
-    read = [largest_read(node, shared.count, neighbours) for node, neighbours in shared.readers.items()]
-    size, weight = (
-        np.max([t / t.max() for t in group if t.max() > 0] or [0 * ones], axis=0) for group in (tensors, read)
-    )
-    matters = size * weight * LEVELS >= (size * weight).max()
-    matters &= (size > 0) & (weight > 0)
-    if not np.any(matters & (size * LEVELS < 2 * size.max())) or not np.isfinite(size).all():
-        return ones
+def _ratio(shared: SharedFactors, sizes: Mapping[str, Float64Array]) -> Float64Array:
+    """r, `[C]`; 1 of all channels where nothing is to be gained."""
+    # What a factor divides, and what it multiplies.
+    size, weight = np.zeros((2, len(shared.factors)))
+    takes = [(factors, sizes[str(value.name)]) for value, factors in shared.tensors.items()]
+    takes += [(-each.channels, largest_read(each)) for each in shared.weights]
+    for factors, largest in takes:
+        # A branch and what it is added to are in one unit, and what is large errs most. Beside weights each tensor's
+        # are in parts of its largest channel: readers have their own units.
+        unit = 1.0 if shared.is_free else float(largest.max()) or 1.0
+        for sign, side in ((1, size), (-1, weight)):
+            own = factors * sign > 0
+            np.maximum.at(side, shared.places(factors[own]), largest[own] / unit)
+    if not size.any() or not np.isfinite(size).all():
+        return np.ones(len(size))
+    return _free_ratio(size, weight) if shared.is_free else _weighed_ratio(size, weight)
+
+
+def _free_ratio(size: Float64Array, other: Float64Array) -> Float64Array:
+    """That leaves all channels equal in size, or as equal in one tensor as in the `other`."""
+    if other.any():
+        alive = (size > 0) & (other > 0)
+        root = _log2(size / size.max(), alive) / 2 - _log2(other / other.max(), alive) / 2
+    else:
+        # What other data may bring to a channel that was all but silent is to stay inside of the range.
+        alive = size > 0
+        root = np.maximum(_log2(size / size.max(), alive), -np.log2(LEVELS))
+    is_gain = alive.any() and np.ptp(root[alive]) >= GAIN
+    return np.where(alive & is_gain, np.exp2(np.clip(root, -_MOST_LOG2, _MOST_LOG2)), 1.0)
+
+
+def _weighed_ratio(size: Float64Array, weight: Float64Array) -> Float64Array:
+    """That shares the difference with weights; 1 of all channels where none that matters is lost."""
     alive = (size > 0) & (weight > 0)
-    root = np.zeros(shared.count)
-    root[alive] = (np.log2(size[alive]) - np.log2(weight[alive])) / 2
+    matters = alive & (size * weight * LEVELS >= (size * weight).max())
+    if not np.any(matters & (size * LEVELS < 2 * size.max())):
+        return np.ones(len(size))
+    root = (_log2(size, alive) - _log2(weight, alive)) / 2
     log2 = np.round(root - np.median(root[matters]))
     return np.where(alive, np.exp2(np.clip(log2, -_MOST_LOG2, _MOST_LOG2)), 1.0)
 
 
-def _rescale(shared: SharedChannels, ratio: Float64Array) -> None:
-    for layer in shared.writers.values():
-        divide_outputs(layer, ratio)
-    for node, neighbours in shared.readers.items():
-        multiply_inputs(node, ratio, neighbours)
+def _log2(sizes: Float64Array, alive: npt.NDArray[np.bool_]) -> Float64Array:
+    """0 of what is not alive."""
+    return np.log2(sizes, out=np.zeros(len(sizes)), where=alive)

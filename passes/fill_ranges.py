@@ -132,7 +132,7 @@ def _best_factor(group: ScaleGroup, errors: Mapping[ir.Value, Float64Array], las
 
 def _weight_error(layer: Layer, factor: float, is_last: bool) -> float:
     """Of weights times a factor, in parts of their power; 0 where a multiplier frees them from powers of two."""
-    if layer.batch_norm is not None or layer.is_batch_norm:
+    if layer.batch_norm is not None or not layer.is_weighted:
         return 0.0
     weight: AnyArray = require_constant(layer.node, 1, "weight")
     rows: AnyArray = to_rows(layer.node, weight).astype(np.float32) * np.float32(factor)

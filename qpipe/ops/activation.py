@@ -13,6 +13,7 @@ from qpipe.arith.namespace import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import constant_input, input_value
 from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.factors import Factors
 from qpipe.ops.function import Rectifier
 from qpipe.ops.work import NodeWork, Work
 
@@ -48,6 +49,10 @@ class Activation(Carrier):
         bound = math.inf if high is None else high
         # Where the bounds are in the wrong order ONNX gives the upper one for every number, and so it is with none.
         return Rectifier(bound) if bound > 0 else None
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """Those of its operand, without an upper bound."""
+        return operands[0] if self.is_homogeneous(node) else self.without_factors(node, operands, book)
 
     def is_homogeneous(self, node: ir.Node) -> bool:
         """Without an upper bound."""

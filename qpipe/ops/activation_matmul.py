@@ -18,6 +18,7 @@ from qpipe.arith.quantize import MAX_SHIFT
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.nodes import rank, static_shape
 from qpipe.ops.base import Refusal, Role, Unweighted
+from qpipe.ops.factors import Factors
 from qpipe.ops.refused import OR_LEAVE
 from qpipe.ops.work import NodeWork, Work
 
@@ -63,6 +64,19 @@ class ActivationMatMul(Unweighted):
     def operands(self, node: ir.Node) -> tuple[ir.Value, ...]:
         """Both."""
         return tuple(value for value in node.inputs if value is not None)
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """Of an operand beside one that stays, rows or columns keep theirs; else the sums stay.
+
+        A sum of `a[k] b[k]` is the same where b is multiplied by what divides a.
+        """
+        a, b = operands
+        if book.is_one(a):
+            return _aligned(book.over(b, [-2]), a.ndim)
+        if book.is_one(b):
+            return _aligned(book.over(a, [-1]), b.ndim)
+        book.unite(book.over(a, [-2]), -np.swapaxes(book.over(b, [-1]), -1, -2))
+        return np.zeros([1] * max(a.ndim, b.ndim), np.int64)
 
     def macs(self, node: ir.Node) -> int | None:
         """K."""
@@ -144,6 +158,11 @@ class ActivationMatMul(Unweighted):
             shift=layer.quantizer.rounded_to.exponent - left.grid.exponent - right.grid.exponent,
             accumulators=(-largest if left.grid.is_signed or right.grid.is_signed else 0, largest),
         )
+
+
+def _aligned(factors: IntArray, dims: int) -> IntArray:
+    """With so many axes at least, as matrices of fewer are broadcast."""
+    return factors.reshape((1,) * max(dims - factors.ndim, 0) + factors.shape)
 
 
 def summands(node: ir.Node) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE, CertificateRow, add_row
@@ -14,6 +15,7 @@ from qpipe.arith.symbolic import Symbol
 from qpipe.nodes import static_shape
 from qpipe.ops.base import StandardForm
 from qpipe.ops.constant_operand import constant_grid
+from qpipe.ops.factors import Factors
 from qpipe.ops.join import Join
 from qpipe.ops.work import NodeWork, Work
 
@@ -34,6 +36,7 @@ class Add(Join):
 
     op_types = ("Add",)
     is_sum = True
+    homogeneous = True
     standard_forms: ClassVar[tuple[StandardForm, ...]] = (StandardForm("QLinearAdd", "Add", slice(0, 6, 3)),)
     signs: ClassVar[tuple[int, int]] = (1, 1)
     """Of the operands in the sum."""
@@ -43,15 +46,21 @@ class Add(Join):
         shapes = {static_shape(value) for value in self.operands(node)} - {None}
         return bool(self.fixed_operands(node)) or len(shapes) > 1
 
-    def keeps_channels(self, node: ir.Node) -> bool:
-        """A sum of tensors that have the same channels does; a constant has a scale of its own."""
-        shapes = [static_shape(value) for value in self.operands(node)]
-        counts = {None if shape is None or len(shape) < 2 else shape[1] for shape in shapes}
-        return len(shapes) == 2 and len(counts) == 1
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """Both operands have the same; a constant one is divided by them."""
+        if len(operands) == 2:
+            return book.unite(*operands)
+        (x,) = operands
+        for index, constant in self.fixed_operands(node).items():
+            # It is one tensor for all images, and may be shorter than what it is added to.
+            if constant.dtype != np.float32:
+                return self.without_factors(node, operands, book)
+            book.take(node, index, x, -1)
+        return x
 
-    def is_homogeneous(self, node: ir.Node) -> bool:
-        """A sum of activations is."""
-        return not self.fixed_operands(node)
+    def constants_in_unit(self, node: ir.Node) -> list[int]:
+        """A constant operand."""
+        return list(self.fixed_operands(node))
 
     def work(self, node: ir.Node) -> NodeWork:
         """Its gradient is both operands'."""

@@ -22,6 +22,7 @@ from qpipe.arith.namespace import IntArray
 from qpipe.errors import LoweringError
 from qpipe.nodes import Window, constant_input, describe, int_attribute, rank, window
 from qpipe.ops.base import Refusal, Role, StandardForm, Unweighted
+from qpipe.ops.factors import Factors
 from qpipe.ops.windows import (
     as_image,
     dims_refusal,
@@ -76,9 +77,9 @@ class AveragePool(Unweighted):
             )
         return None
 
-    def keeps_channels(self, node: ir.Node) -> bool:
-        """A mean over positions is linear; `refusal` lets no other pass."""
-        return True
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """One for each channel: a mean over positions is linear."""
+        return book.over(operands[0], range(2, operands[0].ndim))
 
     def fits_skip(self, node: ir.Node) -> bool:
         """To shrink."""

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow
 from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import AnyArray, IntArray
 from qpipe.arith.spec import QuantSpec
-from qpipe.nodes import STANDARD_DOMAINS
+from qpipe.nodes import STANDARD_DOMAINS, rank
+from qpipe.ops.factors import Factors
 from qpipe.ops.function import ActivationFunction
 from qpipe.ops.work import NodeWork
 
@@ -94,6 +96,8 @@ class Op(ABC, Generic[L]):
     """Whether it changes nothing but the shape or the size: between a last layer and an output it stays with that."""
     is_float_form: ClassVar[bool] = False
     """Whether it stays a node of real numbers until `finalize` writes its integers (see `qpipe.ops.float_form`)."""
+    is_scale_invariant: ClassVar[bool] = False
+    """Whether it gives the same of operands times a positive factor, but for what `scale_operand` changes in it."""
     is_sum: ClassVar[bool] = False
     """Whether it adds its operands: what a residual block ends in."""
 
@@ -134,16 +138,29 @@ class Op(ABC, Generic[L]):
         """Whether its result lies in its input's memory."""
         return False
 
-    def keeps_channels(self, node: ir.Node) -> bool:
-        """Whether channel c (axis 1) of the result is made of the operands' channel c, and commutes with a factor.
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """The factors of the result's numbers, from those of the operands'; by default all stay.
 
-        Of images that become rows, channel c is as many neighbours as it had positions.
+        Whatever an op gives must be the same numbers, each divided by its factor, when its operands' are divided by
+        theirs and its parameters take what it says of them: see `qpipe.ops.factors`.
         """
-        return False
+        return self.without_factors(node, operands, book)
+
+    def without_factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """Let all numbers of the operands stay, and so the result's."""
+        book.fix(*operands)
+        return np.zeros([1] * (rank(node.outputs[0]) or 0), np.int64)
 
     def is_homogeneous(self, node: ir.Node) -> bool:
         """Whether one positive factor on all of its operands is that factor on its result."""
         return self.homogeneous
+
+    def scale_operand(self, node: ir.Node, factor: float) -> None:
+        """Of what is scale-invariant: let the node give of `factor` times its operand what it gave of this."""
+
+    def constants_in_unit(self, node: ir.Node) -> Sequence[int]:
+        """Of what is homogeneous: its constant operands, by index, that are to be divided with the others."""
+        return ()
 
     def fits_skip(self, node: ir.Node) -> bool:
         """Whether a skip connection can have it: to choose, to shrink or to widen, not to compute."""

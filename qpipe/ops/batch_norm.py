@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from qpipe.arith.namespace import IntArray
 from qpipe.errors import LoweringError
-from qpipe.nodes import constant_array, describe, int_attribute, rank
+from qpipe.nodes import constant_array, describe, int_attribute, rank, require_constant
 from qpipe.ops.base import Operands, Refusal, Role, Unweighted
+from qpipe.ops.factors import Factors, placed
 from qpipe.ops.windows import MOST_DIMS
 from qpipe.ops.work import NodeWork, Work
 
@@ -46,6 +47,14 @@ class BatchNormalization(Unweighted):
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:
         """It shifts to either side."""
         return True
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """New ones for each channel, which gamma and beta take; gamma and the mean take those of the operand."""
+        gamma = require_constant(node, 1, "scale")
+        channels, found = book.along(operands[0], 1, gamma.size), book.new(gamma.size)
+        for index, taken, power in ((1, channels, 1), (3, channels, -1), (1, found, -1), (2, found, -1)):
+            book.take(node, index, taken, power)
+        return placed(found, 1, operands[0].ndim)
 
     def fits_skip(self, node: ir.Node) -> bool:
         """Of a projection."""

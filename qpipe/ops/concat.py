@@ -11,8 +11,9 @@ import onnx_ir as ir
 from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
 from qpipe.arith.spec import QuantSpec
-from qpipe.nodes import constant_array, int_attribute
+from qpipe.nodes import constant_array, int_attribute, static_shape
 from qpipe.ops.base import Carrier, Refusal, StandardForm
+from qpipe.ops.factors import Factors
 from qpipe.ops.refused import OR_LEAVE
 
 if TYPE_CHECKING:
@@ -39,6 +40,21 @@ class Concat(Carrier):
     def operands(self, node: ir.Node) -> tuple[ir.Value, ...]:
         """All."""
         return tuple(value for value in node.inputs if value is not None)
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """Those of all, in a row, where their lengths are known; else one along the axis."""
+        shapes, axis = [static_shape(value) for value in node.inputs], int_attribute(node, "axis", 0)
+        if all(x.shape[axis] == 1 for x in operands):
+            found = operands[0]
+            for x in operands[1:]:
+                found = book.unite(found, x)
+            return found
+        sizes = [shape[axis] if shape else None for shape in shapes]
+        if None in sizes:
+            return self.without_factors(node, operands, book)
+        others = np.broadcast_shapes(*(np.delete(x.shape, axis % x.ndim) for x in operands))
+        full = [np.insert(others, axis % len(shapes[0] or ()), size or 0) for size in sizes]
+        return np.concatenate([np.broadcast_to(x, shape) for x, shape in zip(operands, full, strict=True)], axis)
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`(a, b, ...) -> [a; b; ...]`."""

@@ -58,7 +58,7 @@ class ConstantAffine:
         return self._moved(carrier, carrier.outputs[0], backwards=False)
 
     def _moved(self, carrier: ir.Node, x: ir.Value | None, *, backwards: bool) -> ConstantAffine | None:
-        factor, offset = (_moved(carrier, array, backwards=backwards) for array in (self.factor, self.offset))
+        factor, offset = (moved_array(carrier, array, backwards=backwards) for array in (self.factor, self.offset))
         if x is None or factor is None or offset is None:
             return None
         return ConstantAffine(x, factor, offset)
@@ -113,7 +113,7 @@ def _aligned(constant: AnyArray, sizes: Sizes) -> Float64Array | None:
     return _compressed(constant.astype(np.float64).reshape(shape))
 
 
-def _compressed(array: Float64Array) -> Float64Array:
+def _compressed(array: AnyArray) -> AnyArray:
     """One element for each axis along which nothing changes."""
     for axis in range(array.ndim):
         first = array.take([0], axis) if array.shape[axis] else array
@@ -122,8 +122,11 @@ def _compressed(array: Float64Array) -> Float64Array:
     return array
 
 
-def _moved(carrier: ir.Node, array: Float64Array, *, backwards: bool) -> Float64Array | None:
-    """The array in the axes of the carrier's input or, forwards, of its result."""
+def moved_array(carrier: ir.Node, array: AnyArray, *, backwards: bool) -> AnyArray | None:
+    """An array that broadcasts to what the carrier reads, in the axes of its input or, forwards, of its result.
+
+    None where it has another form there, and of what does not only move numbers.
+    """
     source, result = (static_shape(value) for value in (carrier.inputs[0], carrier.outputs[0]))
     if carrier.domain != "" or source is None or result is None:
         return None
@@ -135,7 +138,7 @@ def _moved(carrier: ir.Node, array: Float64Array, *, backwards: bool) -> Float64
     return _reshaped(array, result, source) if backwards else _reshaped(array, source, result)
 
 
-def _reshaped(array: Float64Array, source: Sizes, target: Sizes) -> Float64Array | None:
+def _reshaped(array: AnyArray, source: Sizes, target: Sizes) -> AnyArray | None:
     """The array, which broadcasts to `source`, as one that broadcasts to `target`, its elements in the same order.
 
     From the right, axes of both sides that hold as many elements belong together; what is left of an unknown size does
@@ -162,5 +165,5 @@ def _reshaped(array: Float64Array, source: Sizes, target: Sizes) -> Float64Array
     return _finish(array, full, reshaped)
 
 
-def _finish(array: Float64Array, full: list[int], reshaped: list[int]) -> Float64Array:
+def _finish(array: AnyArray, full: list[int], reshaped: list[int]) -> AnyArray:
     return _compressed(np.broadcast_to(array, full).reshape(reshaped))

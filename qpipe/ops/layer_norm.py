@@ -23,8 +23,9 @@ from qpipe.arith.namespace import AnyArray, IntArray
 from qpipe.arith.quantize import MAX_SHIFT, Requantization, requantization, requantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.symbolic import INT32, UINT8, Symbol
-from qpipe.nodes import constant_array, constant_input, float_attribute, int_attribute, static_shape
+from qpipe.nodes import constant_array, constant_input, float_attribute, input_value, int_attribute, static_shape
 from qpipe.ops.base import Operands, Refusal
+from qpipe.ops.factors import Factors, placed
 from qpipe.ops.float_form import FloatForm, FunctionBody, IntegerForm
 from qpipe.ops.refused import OR_LEAVE
 from qpipe.ops.work import FUNCTION, NodeWork, Work
@@ -149,6 +150,7 @@ class LayerNormalization(FloatForm):
     op_types = ("LayerNormalization",)
     parameters = (Operands("LayerNormalization", 1, 2),)
     integer_form = IntegerLayerNormalization()
+    is_scale_invariant = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Rows along the last axis, of a length that is known, and constants behind them."""
@@ -169,6 +171,20 @@ class LayerNormalization(FloatForm):
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:
         """It centres."""
         return True
+
+    def scale_operand(self, node: ir.Node, factor: float) -> None:
+        """epsilon is added to a mean of squares."""
+        epsilon = float_attribute(node, "epsilon", 1e-5) * factor**2
+        node.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon)
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """New ones for each channel, which gamma and beta take; the operand's channels are weighed as they are."""
+        book.fix(*operands)
+        found = book.new(parameters_of(node)[0].size)
+        for index in (1, 2):
+            if input_value(node, index) is not None:
+                book.take(node, index, found, -1)
+        return placed(found, -1, operands[0].ndim)
 
     def work(self, node: ir.Node) -> NodeWork:
         """Two sums, a quotient, gamma and beta."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -11,6 +12,7 @@ from qpipe.arith.namespace import IntArray
 from qpipe.arith.spec import STORAGE_MAX
 from qpipe.nodes import int_attribute, window
 from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.factors import Factors
 from qpipe.ops.windows import as_image, image_sizes, patches, require_dims, torch_pads, window_refusal
 from qpipe.ops.work import NodeWork, Work
 
@@ -35,9 +37,9 @@ class MaxPool(Carrier):
             return Refusal("its indices are used: use its first output only")
         return window_refusal(node) or _overhang_refusal(node)
 
-    def keeps_channels(self, node: ir.Node) -> bool:
-        """The largest of a channel is."""
-        return True
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """One for each channel: the largest of numbers has theirs."""
+        return book.over(operands[0], range(2, operands[0].ndim))
 
     def fits_skip(self, node: ir.Node) -> bool:
         """To shrink."""

@@ -14,6 +14,7 @@ from qpipe.arith.namespace import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import constant_array, constant_input, rank, require_constant, static_shape, string_attribute
 from qpipe.ops.base import Refusal
+from qpipe.ops.factors import Factors
 from qpipe.ops.picker import Picker
 from qpipe.ops.refused import OR_LEAVE, size_advice
 from qpipe.ops.windows import padded, torch_pads
@@ -55,6 +56,14 @@ class Pad(Picker):
         """Where it fills in zeros."""
         fill = constant_input(node, 2)
         return fill is None or not fill.any()
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """A border of zeros has those of what it is put around, where that is one along its axis."""
+        if not _is_constant(node):
+            return super().factors(node, operands, book)
+        (x,), pads = operands, all_pads(node)
+        plain = all(x.shape[axis] == 1 for axis in range(x.ndim) if pads[axis] or pads[x.ndim + axis])
+        return x if plain and self.is_homogeneous(node) else self.without_factors(node, operands, book)
 
     def fits_skip(self, node: ir.Node) -> bool:
         """To widen."""

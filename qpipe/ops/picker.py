@@ -13,6 +13,7 @@ from qpipe.arith.namespace import IntArray
 from qpipe.errors import LoweringError
 from qpipe.nodes import describe, static_shape
 from qpipe.ops.base import Carrier
+from qpipe.ops.factors import Factors
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,13 @@ class Picker(Carrier):
     @abstractmethod
     def places(self, node: ir.Node, sizes: Sequence[int]) -> Mapping[int, IntArray]:
         """Axis -> which of its places, in order, of an operand of these sizes; an axis that stays is left out."""
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """Those of the numbers at the places."""
+        (x,), sizes = operands, [size or 1 for size in static_shape(node.inputs[0]) or ()]
+        for axis, chosen in self.places(node, sizes).items():
+            x = np.take(x, chosen, axis) if x.shape[axis] > 1 else x
+        return x
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> x` at the places."""

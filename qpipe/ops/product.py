@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow, weighted_row
 from qpipe.arith.exact import Exact
-from qpipe.arith.namespace import A, Float64Array, FloatArray, IntArray
+from qpipe.arith.namespace import A, AnyArray, Float64Array, FloatArray, IntArray
 from qpipe.arith.spec import STORAGE_MAX
-from qpipe.nodes import constant_array, constant_input, input_value, static_shape
+from qpipe.nodes import constant_array, constant_input, group_count, input_value, require_constant, static_shape
 from qpipe.ops.base import Op, Refusal, Role
+from qpipe.ops.factors import Factors, placed
 from qpipe.ops.quantizer_parts import stored
 from qpipe.ops.work import NO_WORK, NodeWork, Work
 
@@ -86,6 +88,29 @@ class Product(Op["InnerWeighted[FinalWeight]"]):
     def has_channels(self, node: ir.Node) -> bool:
         """Whether axis 1 of the result counts output channels, so that a BatchNormalization can belong to it."""
         return True
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """New ones for each output channel, which the weight's rows and the bias take; it takes those of its input."""
+        weight = require_constant(node, 1, "weight")
+        rows: IntArray = self.to_rows(node, np.zeros(weight.shape, np.bool_))
+        groups = group_count(node)
+        # The input channels of a group lie fastest in a row, once for each place of a kernel.
+        each = weight.size // len(rows) // math.prod(weight.shape[2:])
+        read = book.along(operands[0], self.channel_axis, each * groups)
+        written = book.new(len(rows))
+
+        def of_inputs(channels: AnyArray) -> AnyArray:
+            first = np.arange(len(rows))[:, None] // (len(rows) // groups) * each
+            return self.to_weight(node, channels[first + np.arange(rows.shape[1]) % each], weight.shape)
+
+        def of_outputs(channels: AnyArray) -> AnyArray:
+            return self.to_weight(node, np.broadcast_to(channels[:, None], rows.shape), weight.shape)
+
+        book.take(node, 1, read, 1, of_inputs, is_weight=True)
+        book.take(node, 1, written, -1, of_outputs)
+        if input_value(node, 2) is not None:
+            book.take(node, 2, written, -1)
+        return placed(written, self.channel_axis, operands[0].ndim)
 
     def work(self, node: ir.Node) -> NodeWork:
         """Of its bias; of its multiply-accumulates `summands` tells."""

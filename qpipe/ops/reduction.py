@@ -6,7 +6,7 @@ The mean over all of an image, which keeps its axes, is an average pool (`qpipe.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -16,6 +16,7 @@ from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
 from qpipe.nodes import constant_input, int_attribute, rank, static_shape
 from qpipe.ops.base import Carrier, Refusal, Role, Unweighted
+from qpipe.ops.factors import Factors
 from qpipe.ops.refused import OR_LEAVE
 from qpipe.ops.work import NodeWork, Work
 
@@ -33,6 +34,7 @@ class MeanOrSum(Unweighted):
 
     op_types = ("ReduceMean", "ReduceSum")
     role = Role.POOL
+    homogeneous = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Its axes must be known, and how many numbers they hold."""
@@ -44,6 +46,10 @@ class MeanOrSum(Unweighted):
     def ends_float(self, node: ir.Node) -> bool:
         """It does."""
         return True
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """One along the axes that it sums."""
+        return _reduced(node, book.over(operands[0], axes(node)))
 
     def work(self, node: ir.Node) -> NodeWork | None:
         """A sum, and a factor where it is a mean."""
@@ -96,6 +102,7 @@ class LargestOrSmallest(Carrier):
     """ReduceMax and ReduceMin: codes are in the order of what they stand for."""
 
     op_types = ("ReduceMax", "ReduceMin")
+    homogeneous = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Its axes must be known."""
@@ -104,6 +111,10 @@ class LargestOrSmallest(Carrier):
     def ends_float(self, node: ir.Node) -> bool:
         """It does."""
         return True
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """One along the axes that it looks along."""
+        return _reduced(node, book.over(operands[0], axes(node)))
 
     def work(self, node: ir.Node) -> NodeWork | None:
         """The gradient is added where the largest was."""
@@ -141,6 +152,11 @@ def count(node: ir.Node) -> int | None:
     sizes = [] if shape is None else [shape[axis] for axis in axes(node)]
     known = [size for size in sizes if size is not None]
     return math.prod(known) if shape is not None and len(known) == len(sizes) else None
+
+
+def _reduced(node: ir.Node, x: IntArray) -> IntArray:
+    """What has one element along the axes, as the result has it."""
+    return x if _keeps(node) else x.squeeze(axes(node))
 
 
 def _keeps(node: ir.Node) -> bool:

@@ -15,6 +15,7 @@ from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
 from qpipe.nodes import constant_input, int_attribute, ints_attribute, static_shape, string_attribute
 from qpipe.ops.base import Refusal
+from qpipe.ops.factors import Factors
 from qpipe.ops.interpolation import Line, float_problem, line_of, mean_of, sum_of, symbolic_sum
 from qpipe.ops.picker import Picker, picked_sizes
 from qpipe.ops.refused import OR_LEAVE, size_advice
@@ -68,9 +69,9 @@ class Resize(Picker):
         """Means of scores keep what lies between their steps."""
         return self.rounds(node)
 
-    def keeps_channels(self, node: ir.Node) -> bool:
-        """Pixels of a channel stay in it, and a mean is linear."""
-        return 1 not in (_asked(node) or {1: 0})
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """One along each axis that is resized: a mean is linear."""
+        return book.over(operands[0], sorted(_asked(node) or {}))
 
     def fits_skip(self, node: ir.Node) -> bool:
         """To shrink, or to widen."""

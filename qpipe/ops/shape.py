@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import onnx_ir as ir
 from qpipe.arith.namespace import A, IntArray
 from qpipe.nodes import constant_array, int_attribute, ints_attribute, rank, require_constant, static_shape
 from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.constant_affine import moved_array
+from qpipe.ops.factors import Factors
 from qpipe.ops.refused import size_advice
 
 if TYPE_CHECKING:
@@ -43,14 +45,13 @@ class Shape(Carrier):
         """All but what moves the numbers."""
         return node.op_type not in {"Transpose", "Dropout"}
 
-    def keeps_channels(self, node: ir.Node) -> bool:
-        """What does nothing, and what makes each image a row."""
-        if node.op_type in {"Identity", "Dropout"}:
-            return True
-        source, result = static_shape(node.inputs[0]), static_shape(node.outputs[0])
-        if node.op_type == "Transpose" or source is None or result is None or len(result) != 2 or None in source[1:]:
-            return False
-        return math.prod(size or 0 for size in source[1:]) == result[1]
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """Those of the numbers in their new places."""
+        (x,) = operands
+        if node.op_type == "Dropout":
+            return x
+        found = moved_array(node, x, backwards=False)
+        return self.without_factors(node, operands, book) if found is None else found
 
     def fits_skip(self, node: ir.Node) -> bool:
         """Nothing that reorders."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx_ir as ir
 from qpipe.arith.namespace import IntArray
 from qpipe.nodes import constant_input, require_constant
 from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.factors import Factors
 from qpipe.ops.shape import arguments_refusal
 
 if TYPE_CHECKING:
@@ -30,6 +32,14 @@ class Slice(Carrier):
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Constant bounds."""
         return arguments_refusal(node)
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """Those of the numbers that it takes."""
+        (x,) = operands
+        for axis, part in slices(node).items():
+            if x.shape[axis] > 1:
+                x = x[(slice(None),) * (axis % x.ndim) + (part,)]
+        return x
 
     def fits_skip(self, node: ir.Node) -> bool:
         """To choose."""

@@ -22,6 +22,7 @@ from passes.remove_quantizers import RemoveQuantizers
 from passes.rescale_channels import RescaleChannels
 from passes.restore_batch_norm import RestoreBatchNorm
 from passes.round_ranges import RoundRanges
+from passes.separate_skips import SeparateSkips
 from passes.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.calibration.inputs import CalibrationInputs
 from qpipe.calibration.shard import current_shard
@@ -147,7 +148,8 @@ def calibrate(
     is_ready = FORMATS[settings.quantizer].holds_floats and settings.start == "pretrained"
     if is_ready and settings.ranges == "data":
         with about(name):
-            _apply([EqualizeChannels(inputs=inputs.first(IMAGES), shard=shard)], network, draws)
+            first: dict[str, Any] = {"inputs": inputs.first(IMAGES), "shard": shard}
+            _apply([SeparateSkips(**first), EqualizeChannels(**first)], network, draws)
     floats = network.clone()
     rebuild: list[ir.passes.InPlacePass] = []
     if settings.restore_batch_norm:

@@ -17,6 +17,8 @@ from support.quantize import finalized
 from support.run import run
 
 FACTOR = np.float32(2.0**17)  # 1.3e5, and no bit is lost in dividing by it
+FLOAT32_SUMS = 1e-5
+"""Of the outputs' size: factors that are no powers of two are rounded in each weight."""
 Build = Callable[[Network], str]
 
 
@@ -143,3 +145,29 @@ def test_a_large_channel_that_all_others_are_nothing_beside_stays() -> None:
     net, y = network(chain)
     net.constants[next(name for name in net.nodes[2].input[1:])][:, 2] *= FACTOR
     assert not EqualizeChannels(inputs=net.inputs(8))(net.model(y)).modified
+
+
+def attention(net: Network) -> str:
+    """One head; channel 2 of the queries is to be large, and that of the keys as small."""
+    q, k, v = (net.op("MatMul", "x", net.constant(net.floats(6, 6)), name=name) for name in "qkv")
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1]), name="scores")
+    mixed = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
+    return net.op("MatMul", mixed, net.constant(net.floats(6, 5)))
+
+
+def test_queries_and_keys_meet_in_the_middle() -> None:
+    """What one channel of the queries is too large by the keys' takes; scores stay, and keep their signal."""
+    n = Network(8, 6, seed=4)
+    y = attention(n)
+    for name, factor in (("q", FACTOR), ("k", 1 / FACTOR)):
+        (weight,) = (n.constants[node.input[1]] for node in n.nodes if node.name == name)
+        weight[:, 2] *= factor
+    inputs = n.inputs(64)
+    model = n.model(y)
+    before = run(model, inputs, optimize=False)[0]
+    assert EqualizeChannels(inputs=inputs)(model).modified
+    after = run(model, inputs, optimize=False)[0]
+    assert np.abs(after - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+    assert not EqualizeChannels(inputs=inputs)(model).modified
+    found = run(finalized(qpipe.calibrate(n.proto(y), inputs)), inputs)[0]
+    assert 10 * np.log10((before**2).sum() / ((before - found) ** 2).sum()) > 20  # 1 without the pass

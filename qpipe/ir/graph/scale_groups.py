@@ -15,31 +15,38 @@ import onnx_ir as ir
 
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.shared_channels import divide_outputs
-from qpipe.nodes import require_constant, set_constant_input
+from qpipe.nodes import input_value, require_constant, set_constant_input
 from qpipe.ops import Rectifier, Role
 
 
 @dataclass
 class ScaleGroup:
-    """values: in topological order. writers, readers: layers with weights, or BatchNormalizations that stand alone.
+    """values: in topological order. writers, readers: layers with weights, or normalizations that stand alone.
 
-    inputs: of the network among the values.
+    inputs: of the network among the values. constants: of sums among them, each a node and the index of its input.
     """
 
     inputs: list[ir.Value] = field(default_factory=list)
     values: list[ir.Value] = field(default_factory=list)
     writers: list[Layer] = field(default_factory=list)
     readers: list[Layer] = field(default_factory=list)
+    constants: list[tuple[ir.Node, int]] = field(default_factory=list)
 
     def divide(self, factor: float) -> None:
         """Divide all values by the factor; the network stays the same function."""
         for layer in self.writers:
-            if layer.is_batch_norm:
-                for index in (1, 2):
-                    _multiply(layer.node, index, 1 / factor)
-            else:
+            if layer.is_weighted:
                 divide_outputs(layer, np.full(_channels(layer), factor))
+                continue
+            for index in (1, 2):
+                if input_value(layer.node, index) is not None:
+                    _multiply(layer.node, index, 1 / factor)
+        for node, index in self.constants:
+            _multiply(node, index, 1 / factor)
         for layer in self.readers:
+            if layer.op.is_scale_invariant:
+                layer.op.scale_operand(layer.node, 1 / factor)
+                continue
             _multiply(layer.node, 1, factor)
             if layer.is_batch_norm:
                 _multiply(layer.node, 3, 1 / factor)
@@ -72,7 +79,7 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
             readers.setdefault(value, set()).update(layer.nodes)
         if not _commutes(layer) or layer.output.is_graph_output():
             fixed.add(layer.output)
-        if layer.is_weighted or layer.is_batch_norm:
+        if _takes_part(layer):
             continue
         if layer.role is Role.NONE or layer.curve is not None or not layer.op.is_homogeneous(layer.node):
             fixed.update(layer.inputs)
@@ -85,7 +92,7 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
     stuck = {root(value) for value in fixed}
     groups: dict[ir.Value, ScaleGroup] = {}
     for layer in layers:
-        takes_part = layer.is_weighted or layer.is_batch_norm
+        takes_part = _takes_part(layer)
         for value in layer.inputs:
             if root(value) in stuck:
                 continue
@@ -99,7 +106,14 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
             group.values.append(layer.output)
             if takes_part:
                 group.writers.append(layer)
+            else:
+                group.constants += [(layer.node, index) for index in layer.op.constants_in_unit(layer.node)]
     return [group for group in groups.values() if group.readers]
+
+
+def _takes_part(layer: Layer) -> bool:
+    """Whether it has parameters that take a factor of what it reads, and one of what it gives."""
+    return layer.is_weighted or layer.is_batch_norm or (layer.op.is_scale_invariant and layer.role is not Role.NONE)
 
 
 def _commutes(layer: Layer) -> bool:

@@ -1,14 +1,8 @@
-"""Which layers write and which read the same channels, so that a factor per channel can move from one to the other.
-
-A channel keeps its place through what treats every channel alike and commutes with a positive factor: Relu, pools,
-Add, what makes rows of images. So all tensors between some layers with weights may share one factor per channel, which
-those that write it divide their weights by, and those that read it multiply theirs with.
-"""
+"""Which factors a graph's tensors may have, as its ops say it (`qpipe.ops.factors`), and what takes them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,39 +10,74 @@ import onnx_ir as ir
 
 from qpipe.arith.namespace import AnyArray, Float64Array, IntArray
 from qpipe.ir.graph.layers import Layer
-from qpipe.nodes import constant_array, group_count, input_value, require_constant, set_constant_input, static_shape
-from qpipe.ops import Rectifier, Role
+from qpipe.nodes import input_value, rank, reads, require_constant, set_constant_input
+from qpipe.ops import Role
+from qpipe.ops.factors import Factors, Parameter
 from qpipe.ops.weight_layout import to_rows, to_weight
+
+ROUNDED = frozenset({Role.COMPUTE, Role.JOIN, Role.POOL})
+"""What a quantizer follows; what carries integers has the numbers of what it reads."""
 
 
 @dataclass
-class SharedChannels:
-    """count: of channels. values: the tensors that have them, each with how many neighbours a channel has there.
+class SharedFactors:
+    """Factors whose numbers lie side by side in some tensors, so that these tensors' steps are shared.
 
-    writers, readers: the layers with weights at both ends.
+    factors: in order, `[C]`. tensors: each with the factors of its numbers, in an array that broadcasts to it.
+    weights: the parameters whose channels share a step as well.
     """
 
-    count: int
-    values: dict[ir.Value, int] = field(default_factory=dict)
-    writers: dict[ir.Node, Layer] = field(default_factory=dict)
-    readers: dict[ir.Node, int] = field(default_factory=dict)
+    factors: IntArray
+    tensors: dict[ir.Value, IntArray] = field(default_factory=dict)
+    weights: list[Parameter] = field(default_factory=list)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a factor costs nothing: no weight shares a step among its channels, or another tensor takes it."""
+        return not self.weights or any((factors < 0).any() for factors in self.tensors.values())
+
+    def places(self, factors: IntArray) -> IntArray:
+        """Where factors, without their signs, stand in `self.factors`."""
+        return np.searchsorted(self.factors, np.abs(factors))
 
 
-def shared_channels(layers: list[Layer]) -> list[SharedChannels]:
-    """All of them, in the order of the layers that write first; what ends elsewhere than in weights is none."""
-    by_output = {layer.output: layer for layer in layers}
-    reading: dict[ir.Value, list[Layer]] = {}
-    for layer in layers:
-        for value in layer.inputs:
-            reading.setdefault(value, []).append(layer)
-    found, seen = [], set[ir.Value]()
-    for layer in layers:
-        if layer.is_weighted and layer.output not in seen and (count := _channels(layer)):
-            shared = SharedChannels(count)
-            if _grow(shared, layer.output, by_output, reading) and shared.readers:
-                found.append(shared)
-            seen.update(shared.values)
-    return found
+@dataclass
+class FactorGraph:
+    """All factors of a graph that are free, and the parameters that take them."""
+
+    shared: list[SharedFactors]
+    parameters: list[Parameter]
+
+    def multiply(self, ratios: Mapping[int, float]) -> None:
+        """Divide the numbers of each of these factors by a power of two: exact, where nothing underflows."""
+        for parameter in self.parameters:
+            channels = parameter.channels
+            along = np.array([ratios.get(abs(int(i)), 1.0) ** np.sign(i) for i in channels.reshape(-1)])
+            if np.all(along == 1):
+                continue
+            constant = require_constant(parameter.node, parameter.index, "parameter")
+            spread = parameter.spread((along**parameter.power).reshape(channels.shape))
+            set_constant_input(parameter.node, parameter.index, (constant * spread).astype(constant.dtype))
+
+
+def factor_graph(graph: ir.Graph, layers: list[Layer]) -> FactorGraph:
+    """Of a float graph and its layers: all factors that are not 1 of necessity."""
+    book, known = _ask(graph)
+    tensors = {layer.output: book.roots(known[layer.output]) for layer in layers if layer.role in ROUNDED}
+    parameters = [
+        Parameter(each.node, each.index, book.roots(each.channels), each.power, each.spread, each.is_weight)
+        for each in book.parameters
+    ]
+    return FactorGraph(list(_side_by_side(tensors, parameters)), [each for each in parameters if each.channels.any()])
+
+
+def largest_read(parameter: Parameter) -> Float64Array:
+    """The largest magnitude among the weights that read each of a parameter's channels, `[C]`."""
+    weight = np.abs(require_constant(parameter.node, parameter.index, "weight")).astype(np.float64)
+    largest = np.zeros(parameter.channels.size)
+    places = parameter.spread(np.arange(parameter.channels.size))
+    np.maximum.at(largest, np.broadcast_to(places, weight.shape), weight)
+    return largest
 
 
 def divide_outputs(layer: Layer, ratio: Float64Array) -> None:
@@ -65,80 +94,48 @@ def divide_outputs(layer: Layer, ratio: Float64Array) -> None:
             set_constant_input(scaled, index, (spread / ratio.reshape(spread.shape)).astype(constant.dtype))
 
 
-def multiply_inputs(node: ir.Node, ratio: Float64Array, neighbours: int) -> None:
-    """Multiply the weights that read channel c by `ratio[c]`, powers of two `[C]`."""
-    weight = require_constant(node, 1, "weight")
-    rows: AnyArray = to_rows(node, weight)
-    scaled = rows * ratio[channels_read(node, rows.shape, len(ratio), neighbours)]
-    set_constant_input(node, 1, to_weight(node, scaled, weight.shape).astype(weight.dtype))
-
-
-def largest_read(node: ir.Node, count: int, neighbours: int) -> Float64Array:
-    """The largest magnitude among the weights that read each channel, `[C]`."""
-    rows = np.abs(to_rows(node, require_constant(node, 1, "weight"))).astype(np.float64)
-    largest = np.zeros(count)
-    np.maximum.at(largest, channels_read(node, rows.shape, count, neighbours), rows)
-    return largest
-
-
-def channels_read(node: ir.Node, shape: tuple[int, ...], count: int, neighbours: int) -> IntArray:
-    """The channel that each weight of the rows `[O, K]` reads, `[O, K]`."""
-    outputs, width = shape
-    groups = group_count(node)
-    each = count // groups
-    # Of a convolution the channels lie fastest, each of a group's by kernel place; of a matrix its neighbours do.
-    along = np.arange(width) // neighbours if neighbours > 1 else np.arange(width) % each
-    return along[None] + (np.arange(outputs) // (outputs // groups) * each)[:, None]
-
-
-def _channels(layer: Layer) -> int:
-    """How many channels a layer with weights writes along axis 1; 0 where it has them elsewhere."""
-    shape = static_shape(layer.output)
-    return 0 if shape is None or len(shape) not in {2, 3, 4} or not _has_channels(layer) else shape[1] or 0
-
-
-def _has_channels(layer: Layer) -> bool:
-    return layer.op.has_channels(layer.node) and constant_array(input_value(layer.node, 1)) is not None  # type: ignore[attr-defined]
-
-
-def _grow(
-    shared: SharedChannels,
-    start: ir.Value,
-    by_output: Mapping[ir.Value, Layer],
-    reading: Mapping[ir.Value, list[Layer]],
-) -> bool:
-    """Add all that belongs to `start`; whether it ends in weights on all sides."""
-    stack, whole = [start], True
-    while stack:
-        value = stack.pop()
-        if value in shared.values:
+def _ask(graph: ir.Graph) -> tuple[Factors, dict[ir.Value, IntArray]]:
+    """What each op says, from the first node to the last; every value's factors."""
+    book = Factors()
+    known: dict[ir.Value, IntArray] = {value: _none(value) for value in graph.inputs}
+    for node in graph:
+        layer = Layer(node)
+        operands = layer.inputs
+        # What else it reads, in a branch say, can't follow.
+        others = {value for value in reads(node) if value in known} - set(operands)
+        given = [known.get(value, _none(value)) for value in operands]
+        book.fix(*(known[value] for value in others))
+        ranks = [rank(value) for value in (*operands, *node.outputs[:1])]
+        if layer.role is Role.NONE or None in ranks or any(x.ndim != n for x, n in zip(given, ranks, strict=False)):
+            book.fix(*given)
+            known |= {value: _none(value) for value in node.outputs}
             continue
-        shape, layer = static_shape(value), by_output.get(value)
-        size = shape[1] if shape is not None and len(shape) > 1 else None
-        shared.values[value] = (size or 0) // shared.count
-        if layer is None or size is None or size % shared.count or value.is_graph_output() or not _commutes(layer):
-            whole = False
-            continue
-        if layer.is_weighted:
-            shared.writers[layer.node] = layer
-            whole &= size == shared.count and _has_channels(layer)
-        elif layer.role is not Role.NONE and layer.op.keeps_channels(layer.node):
-            stack += layer.inputs
-        else:
-            whole = False
-        readers = reading.get(value, [])
-        whole &= {node for reader in readers for node in reader.nodes} >= {node for node, _ in value.uses()}
-        for reader in readers:
-            if reader.is_weighted:
-                shared.readers[reader.node] = shared.values[value]
-                whole &= _has_channels(reader) and (len(shape or ()) == 2 or shared.values[value] == 1)
-            else:
-                # What it can't pass is found where it is looked at.
-                stack.append(reader.output)
-    return whole
+        known |= {value: _none(value) for value in node.outputs[1:]}
+        known[node.outputs[0]] = layer.op.factors(node, given, book)
+    for value in graph.outputs:
+        if value in known:
+            book.fix(known[value])
+    return book, known
 
 
-def _commutes(layer: Layer) -> bool:
-    """Whether a positive factor before its activation is one behind it."""
-    function = layer.function
-    return function is None or (isinstance(function, Rectifier) and math.isinf(function.bound))
+def _none(value: ir.Value) -> IntArray:
+    return np.zeros([1] * (rank(value) or 0), np.int64)
+
+
+def _side_by_side(tensors: Mapping[ir.Value, IntArray], parameters: list[Parameter]) -> Iterator[SharedFactors]:
+    """Factors by the tensors and weights that they meet in, where none of these has numbers that stay."""
+    weights = [each for each in parameters if each.is_weight]
+    meetings = [np.abs(each.reshape(-1)) for each in (*tensors.values(), *(w.channels for w in weights))]
+    book = Factors()
+    met = np.concatenate([[0], book.new(max((int(each.max(initial=0)) for each in meetings), default=0))])
+    for factors in meetings:
+        book.over(met[factors], [0])
+    roots = np.abs(book.roots(met))
+    groups = {int(root): SharedFactors(np.flatnonzero(roots == root)) for root in np.unique(roots) if root}
+    for value, factors in tensors.items():
+        if (root := int(roots[abs(int(factors.flat[0]))])) in groups:
+            groups[root].tensors[value] = factors
+    for parameter in weights:
+        if (root := int(roots[abs(int(parameter.channels.flat[0]))])) in groups:
+            groups[root].weights.append(parameter)
+    yield from (group for group in groups.values() if group.tensors)

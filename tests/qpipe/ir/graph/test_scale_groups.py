@@ -125,3 +125,19 @@ def test_an_input_that_something_else_reads_has_no_group() -> None:
     n = Network(3, 8, 8)
     sum_ = n.op("Add", n.conv("x", 3, 3, bias=True), n.op("Sigmoid", "x"))
     assert input_groups(group_layers(n.model(n.conv(sum_, 3, 4)).graph)) == []
+
+
+def test_a_layer_norm_takes_a_factor_and_a_constant_of_a_sum_is_divided() -> None:
+    n = Network(4, 6)
+    stream = n.op("Add", n.op("MatMul", "x", n.constant(n.floats(6, 6))), n.constant(n.floats(1, 4, 6)))
+    # An epsilon that counts beside the variance.
+    normal = n.op("LayerNormalization", stream, n.constant(n.floats(6)), axis=-1, epsilon=0.3)
+    model = n.model(n.op("MatMul", normal, n.constant(n.floats(6, 5))))
+    x = n.inputs(4)
+    before = outputs(model, x)
+    groups = groups_of(model)
+    assert [(len(g.writers), len(g.readers), len(g.constants)) for g in groups] == [(1, 1, 1), (1, 1, 0)]
+    for index, group in enumerate(groups):
+        group.divide(1.3 + index)
+    after = outputs(model, x)
+    assert np.abs(after - before).max() <= FLOAT32_SUMS * np.abs(before).max()
