@@ -27,6 +27,8 @@ from qpipe.nodes import AnyArray, constant_array, describe, initializer, int_att
 from qpipe.ops import Role, has_weights, op_of
 from qpipe.ops.quantizer_parts import dequantizes, quantizes
 
+_CODES: Final = "qpipe.codes"
+"""Of a quantizer: the least and the largest code that it gives."""
 _SIX: Final = (6.0, 0.02)
 """The bound of a Relu6, and how far off an 8-bit grid's end may lie."""
 _ZERO_POINT: Final = 2  # the input
@@ -41,6 +43,7 @@ class AdoptRanges(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Raise ModelError where a scale is computed, or something computes on integers."""
         graph = model.graph
+        _take_narrower_ranges(graph)
         borders = [node for node in graph if quantizes(node) or dequantizes(node)]
         for node in borders:
             _say_zero_point(graph, node)
@@ -63,6 +66,20 @@ def adopted_ranges(graph: ir.Graph) -> int:
     """How many tensors have a range that a quantizer said."""
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     return sum(RANGE_KEY in value.metadata_props for value in values)
+
+
+def _take_narrower_ranges(graph: ir.Graph) -> None:
+    """A Clip of a quantizer's codes, as Brevitas writes widths that no integer type has, is the quantizer's."""
+    for node in list(graph):
+        quantizer = node.inputs[0].producer() if node.op_type == "Clip" and node.inputs[0] is not None else None
+        if quantizer is None or not quantizes(quantizer):
+            continue
+        bounds = [constant_array(value) for value in node.inputs[1:3]]
+        if len(bounds) < 2 or any(bound is None or bound.size != 1 for bound in bounds):
+            raise ModelError(f"{describe(node)}: a bound of the codes is computed or missing, expected two constants")
+        quantizer.meta[_CODES] = tuple(int(bound.reshape(-1)[0]) for bound in bounds if bound is not None)
+        ir.convenience.replace_all_uses_with(node.outputs[0], quantizer.outputs[0])
+        graph.remove(node, safe=True)
 
 
 def _mark_floats(graph: ir.Graph) -> None:
@@ -165,8 +182,7 @@ def _range(node: ir.Node) -> tuple[float, float]:
     scale, zero = constant_array(node.inputs[1]), _zero_point(node)
     if scale is None:
         raise ModelError(f"{describe(node)}: the scale of an activation is computed, expected a constant")
-    bits = _bits(node)
-    low, high = (-(1 << bits.width - 1), (1 << bits.width - 1) - 1) if bits.signed else (0, (1 << bits.width) - 1)
+    low, high = node.meta.get(_CODES) or _bits(node).ends
     step = scale.astype(np.float64)
     return float(np.min((low - zero) * step)), float(np.max((high - zero) * step))
 
@@ -175,6 +191,12 @@ def _range(node: ir.Node) -> tuple[float, float]:
 class _Bits:
     width: int
     signed: bool
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The smallest and the largest code."""
+        half = 1 << self.width - 1
+        return (-half, half - 1) if self.signed else (0, 2 * half - 1)
 
 
 def _bits(node: ir.Node) -> _Bits:

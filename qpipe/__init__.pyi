@@ -38,8 +38,8 @@ def adopt(
 ) -> ir.Model:
     """Read another tool's quantizers as observed ranges and weights, and snap them to power-of-two grids.
 
-    Files with QuantizeLinear and DequantizeLinear are taken, as onnxruntime, NNCF, Quark, Model Optimizer, PyTorch and
-    TensorFlow Lite (by tf2onnx) write them, and onnxruntime's operator-oriented ones. Activations and layers that the
+    Files with QuantizeLinear and DequantizeLinear are taken, as onnxruntime, NNCF, Quark, Model Optimizer, Brevitas,
+    PyTorch and TensorFlow Lite (by tf2onnx) write them, and onnxruntime's operator-oriented ones. Activations that the
     tool took into its quantizers (Relu, Relu6) stand again, layers of weights that it left in float stay so, and what
     has no range of its own is observed on the data. `finetune` and `export` go on from there.
 

@@ -158,7 +158,7 @@ def test_blocks_of_a_weight_have_scales_of_their_own() -> None:
         (("q = QuantizeLinear(x, s, zx)", "y = DequantizeLinear(q, s, zx)"), "its scale|the scale of an activation"),
         (
             ("q = QuantizeLinear(x, sx, zx)", "a = Clip(q, zx)", "y = DequantizeLinear(a, sx, zx)"),
-            "Clip '.*': computes on integers",
+            "Clip .*: a bound of the codes is computed or missing",
         ),
     ],
 )
@@ -191,3 +191,17 @@ def test_of_a_grid_for_each_channel_the_outermost_ends_are_the_range() -> None:
     ymax, is_negative = range_of(model, "x")
     assert is_negative
     assert ymax == pytest.approx((255 - 64) * 0.04, rel=AS_FLOAT)
+
+
+def test_a_clip_of_codes_narrows_the_range() -> None:
+    """As Brevitas writes 4 bits, of activations and of weights."""
+    trained = RNG.uniform(-0.05, 0.05, (4, 3, 3, 3)).astype(np.float32)
+    nodes = (
+        *CONV[:2], "qw = QuantizeLinear<axis=0>(t, sw, zw)", "kw = Clip(qw, least, most)",
+        "rw = DequantizeLinear<axis=0>(kw, sw, zw)", CONV[3], "r = Relu(c)", "q = QuantizeLinear(r, sy, zy)",
+        "k = Clip(q, zy, top)", "y = DequantizeLinear(k, sy, zy)",
+    )  # fmt: skip
+    ends = {"least": np.int8(-7), "most": np.int8(7), "top": np.uint8(15)}
+    model = adopted(built(*nodes, t=trained, **ends))
+    assert ops(model) == ["Conv", "Relu"]
+    assert range_of(model, "y") == (pytest.approx(15 * 0.03, rel=AS_FLOAT), False)
