@@ -3,7 +3,8 @@
 The models run batch by batch on the same images, so that nothing is kept but counts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,10 +14,13 @@ import onnxruntime as ort
 from qpipe.data import Batch
 from qpipe.errors import DataError, ModelError
 from qpipe.runtime.outputs import Output, integers_equal, run_batch
-from qpipe.runtime.session import AnyModel, as_session, session_name
+from qpipe.runtime.session import AnyModel, as_session, fixed_batch, session_name
 from qpipe.tasks.metrics import metric_of
 from qpipe.tasks.metrics.base import Metric
 from qpipe.tasks.task import CLASSES, Task
+
+VALUES = 2**24
+"""What all models read in one run: what they compute of it is many times as large, and is to fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def measure_accuracy(
     tallies = [_Tally(session, metric_of(task, session_name(session))) for session in sessions]
     different = np.zeros((len(models), len(models)), np.int64)
     count, labelled = 0, 0
-    for batch in batches:
+    for batch in itertools.chain.from_iterable(_parts(batch, sessions) for batch in batches):
         outputs = [run_batch(tally.session, batch) for tally in tallies]
         first = _answers(outputs[0], task)
         for index, (tally, output) in enumerate(zip(tallies, outputs, strict=True)):
@@ -106,6 +110,16 @@ def measure_accuracy(
     has_answers = first is not None
     figures = tuple(_figures(tally, count, labelled > 0, has_answers) for tally in tallies)
     return AccuracyReport(count, figures, tuple(tuple(int(value) for value in row) for row in different))
+
+
+def _parts(batch: Batch, sessions: Sequence[ort.InferenceSession]) -> Iterator[Batch]:
+    """A batch as large as memory takes: of large images few at a time, but what a fixed batch asks for."""
+    arrays = list(batch.inputs.values()) if isinstance(batch.inputs, Mapping) else [batch.inputs]
+    values = sum(array.size for array in arrays) * len(sessions) // max(len(batch), 1)
+    fixed = max(fixed_batch(session) or 1 for session in sessions)
+    rows = max(VALUES // max(values, 1) // fixed, 1) * fixed
+    for begin in range(0, len(batch), rows):
+        yield batch.part(slice(begin, begin + rows))
 
 
 def _judged(output: Output, metric: Metric) -> npt.NDArray[np.generic]:

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 from qpipe.data import Batch
 from qpipe.errors import DataError, ModelError
 from qpipe.runtime.accuracy import measure_accuracy
-from qpipe.runtime.outputs import Output, integers_equal, model_input, read_io
+from qpipe.runtime.outputs import Output, integers_equal, model_input, read_io, run_batch
 from qpipe.runtime.session import open_session
 from qpipe.tasks.task import Task
 from support.networks import build
@@ -47,6 +47,24 @@ def test_agreement_difference_and_images_that_differ():
     assert report.models[1].agreement == 3 / 4
     assert report.models[1].largest_difference == 4.0
     assert report.different == ((0, 4, 0), (4, 0, 4), (0, 4, 0))
+
+
+@pytest.mark.parametrize(("fixed", "sizes"), [("N", [2, 2, 1]), ("3", [3, 2])])
+def test_large_images_are_run_a_few_at_a_time(fixed, sizes, monkeypatch):
+    """And as many as a fixed batch asks for, whose last run would be filled up else."""
+    seen = []
+
+    def run(session, batch):
+        seen.append(len(batch))
+        return run_batch(session, batch)
+
+    monkeypatch.setattr("qpipe.runtime.accuracy.run_batch", run)
+    monkeypatch.setattr("qpipe.runtime.accuracy.VALUES", 2 * 8)
+    model = build(f"(float[{fixed},8] x) => (float[{fixed},8] y) {{ y = Identity(x) }}")
+    (batch,) = one_hot_batches(choices=[0, 0, 0, 0, 0], labels=[0, 1, 4, 5, 7], size=5)
+    report = measure_accuracy([model], [batch])
+    assert seen == sizes
+    assert (report.count, report.models[0].top1, report.models[0].top5) == (5, 1 / 5, 3 / 5)
 
 
 def test_equal_scores_rank_the_lower_class_first():
