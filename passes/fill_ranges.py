@@ -5,6 +5,9 @@ weights a tensor's unit is free: x' = x / r for any r > 0, which the layers that
 those that read it multiply theirs with, is the same network (see `qpipe.ir.graph.scale_groups`). With r from 1 to 2 a
 range fills its grid as if scales were free.
 
+A range has room for what other samples will have, as `qpipe.calibration.samples` foresees it: with few samples that
+differ in size a lot, with many none.
+
 For each r of a few the squared error of a tensor on the grid above its range is measured: rounding on values drawn
 from it, and all that is cut off, which counts `COHERENT` times. A group of tensors that share their unit gets the r
 with which the errors of all, each in parts of its tensor's power, sum up to the least. Weights that have no multiplier
@@ -50,6 +53,8 @@ COHERENT = 8.0
 """By this much the square of what is cut off counts more: rounding errors are independent and a sum averages over them,
 while what neighbours lose of a peak has one sign. Chosen by measurement, of 1, 4, 8 and 30.
 """
+OCTAVE_ROOM = 2.0**0.5
+"""Of a range that must end at a power of two: room for other samples that it has on average."""
 VALUES = 2**15
 """That are drawn of each tensor."""
 
@@ -58,13 +63,15 @@ VALUES = 2**15
 class FillRanges(ir.passes.InPlacePass):
     """Replace each observed `ymax` by the power of two above it, and move factors between the layers around tensors.
 
-    inputs: float32 `[N, C, H, W]`, which values are drawn from. Tensors that are carried wider for a skip stay.
+    inputs: float32 `[N, C, H, W]`, which values are drawn from. foresees: leave room for other samples. What is carried
+    wider for a skip stays.
     """
 
     name: ClassVar[str] = "fill-ranges"
 
     activation_bits: int = 8
     layers: LayerTable = NO_OPTIONS
+    foresees: bool = True
     inputs: Any = field(default=(), repr=False, metadata={"argument": False})
     shard: Shard = field(default=ALONE, repr=False, metadata={"argument": False})
 
@@ -73,8 +80,15 @@ class FillRanges(ir.passes.InPlacePass):
         plan = plan_quantization(model.graph, activation_bits=self.activation_bits, layers=self.layers)
         observed = {value: take_range(value) for value in plan.quantizers}
         groups = scale_groups(plan.layers)
-        shared = {v for group in groups for v in group.values if v in observed and _top(observed[v]) is not None}
-        errors = self._errors(model, {v: q for v, q in plan.quantizers.items() if v in shared}, observed)
+        shared = {v for group in groups for v in group.values if v in observed}
+        # An input has its own rule.
+        inner = {v: q for v, q in plan.quantizers.items() if not v.is_graph_input()}
+        ranged = {v: q for v, q in inner.items() if _top(observed[v]) is not None}
+        drawn = self._drawn(model, ranged, observed)
+        if self.foresees:
+            alone = {v for group in groups for v in group.values if len(shared.intersection(group.values)) == 1}
+            observed |= self._foreseen(observed, drawn, alone)
+        errors = self._errors({v: q for v, q in ranged.items() if v in shared}, observed, drawn)
         factors = dict.fromkeys(observed, 1.0)
         for group in groups:
             factor = _best_factor(group, errors, plan.last)
@@ -86,19 +100,41 @@ class FillRanges(ir.passes.InPlacePass):
             write_range(value, found)
         return ir.passes.PassResult(model, bool(observed))
 
-    def _errors(
+    def _drawn(
         self,
         model: ir.Model,
         quantizers: Mapping[ir.Value, PlannedQuantizer],
         observed: Mapping[ir.Value, ObservedRange],
+    ) -> dict[ir.Value, Sample]:
+        """Of what each rounds."""
+        names = {value: str(planned.observed.name) for value, planned in quantizers.items()}
+        ranges = {name: observed[value].ymax for value, name in names.items()}
+        drawn = sample_values(model, ranges, self.inputs, count=VALUES) if ranges else {}
+        return {value: drawn[name] for value, name in names.items()}
+
+    def _foreseen(
+        self, observed: Mapping[ir.Value, ObservedRange], drawn: Mapping[ir.Value, Sample], alone: set[ir.Value]
+    ) -> dict[ir.Value, ObservedRange]:
+        """Ranges that other samples are within."""
+        # Processes run the same images, but another machine may add up in another order.
+        rooms = self.shard.largest(np.array([[sample.headroom] for sample in drawn.values()]).reshape(-1, 1))[:, 0]
+        found = {}
+        for value, room in zip(drawn, rooms.tolist(), strict=True):
+            # One that has no factor of its own has room below its power of two, and the next costs a bit.
+            needed = room if value in alone else max(room / OCTAVE_ROOM, 1.0)
+            found[value] = dataclasses.replace(observed[value], ymax=observed[value].ymax * needed)
+        return found
+
+    def _errors(
+        self,
+        quantizers: Mapping[ir.Value, PlannedQuantizer],
+        observed: Mapping[ir.Value, ObservedRange],
+        drawn: Mapping[ir.Value, Sample],
     ) -> dict[ir.Value, Float64Array]:
         """Of each tensor that shares its unit: the squared error in parts of its power, with each of FACTORS."""
         if not quantizers:
             return {}
-        ranges = {str(value.name): observed[value].ymax for value in quantizers}
-        drawn = sample_values(model, ranges, self.inputs, count=VALUES)
-        found = [_error(drawn[str(value.name)], q, observed[value]) for value, q in quantizers.items()]
-        # Processes run the same images, but another machine may add up in another order.
+        found = [_error(drawn[value], q, observed[value]) for value, q in quantizers.items()]
         merged = self.shard.largest(np.concatenate(found)).reshape(-1, len(FACTORS))
         return dict(zip(quantizers, merged, strict=True))
 

@@ -177,10 +177,10 @@ def calibrate(
         weight_rounding: the weights' power of two: that above their step, or the nearest; by default nearest below 8
             bits.
         activation_rounding: the activations' power of two: above the percentile (ceil), the nearest, or that of the
-            least error; fill: above it, and factors between layers fill it; by default fill at 8 bits of 32 samples and
-            more.
+            least error; fill: above it, and factors between layers fill it, with room for other samples; by default
+            fill at 8 bits.
         fit_weights: choose weights' codes by the error at their layer's output, and take mean shifts off its bias; by
-            default at 8 bits with 32 samples and more.
+            default at 8 bits.
         per_channel: one weight scale for each output channel.
         restore_batch_norm: a BatchNormalization, from measured statistics, where one was folded before export.
         start: random: forget the network's weights, a control experiment.

@@ -33,7 +33,10 @@ from qpipe.runtime.cpu import this_cpu
 from qpipe.runtime.session import open_session, run_batches, single_input
 
 LARGE = 2**16
-"""Values of an input from which on a network gets a sixteenth of the samples."""
+"""Values of an input from which on a network gets one of SHARE samples."""
+SHARE = 16
+FEW = 64
+"""Samples up to which a large network gets them all."""
 BATCH = 64
 ORT_METHODS = {"MinMax": CalibrationMethod.MinMax, "Percentile": CalibrationMethod.Percentile}
 NO_ADJUSTMENT = {"QDQDisableWeightAdjustForInt32Bias": True}
@@ -124,10 +127,11 @@ def compare(model: Path, inputs: Inputs, contestants: Mapping[str, Make], folder
     bare = without_softmax(model, folder)
     files = [model] if bare is None else [model, bare]
     exact = [outputs_of(file, inputs.evaluation) for file in files]
+    samples = len(inputs.calibration)
     of_float = {"SNR dB": None, "logits dB": None, "top-1": top1(exact[0], inputs.labels), "calibration s": None}
-    rows: list[Row] = [{"network": model.stem, "by": "float", **of_float}]
+    rows: list[Row] = [{"network": model.stem, "samples": samples, "by": "float", **of_float}]
     for label, make in contestants.items():
-        row: dict[str, Any] = {"network": model.stem, "by": label}
+        row: dict[str, Any] = {"network": model.stem, "samples": samples, "by": label}
         found, begin = [], time.perf_counter()
         try:
             made = make(model, inputs, folder)
@@ -153,6 +157,14 @@ def parsed(text: str) -> dict[str, Any]:
     return {key: words.get(value, float(value) if value[:1].isdigit() else value) for key, _, value in pairs}
 
 
+def counts(calibration: str, evaluation: int, *, is_large: bool) -> list[dict[str, int]]:
+    """Of samples to calibrate on and to evaluate on, each once."""
+    share = SHARE if is_large else 1
+    wanted = [int(item) for item in calibration.split(",")]
+    found = dict.fromkeys(count // share if count > FEW else count for count in wanted)
+    return [{"calibration": count, "evaluation": evaluation // share} for count in found]
+
+
 def main(
     models: Annotated[list[Path], typer.Argument(help="float networks")],
     images: Annotated[Path, typer.Option(help="CIFAR-10 as .npz")] = Path("artifacts/cifar10.npz"),
@@ -160,9 +172,12 @@ def main(
     options: Annotated[
         list[str] | None, typer.Option(help="further runs of qpipe, as cpu=vnni,activation_rounding=nearest")
     ] = None,
-    calibration: Annotated[int, typer.Option(help="samples to calibrate on, of large inputs a sixteenth")] = 512,
-    evaluation: Annotated[int, typer.Option(help="samples to evaluate on, of large inputs a sixteenth")] = 1000,
+    calibration: Annotated[
+        str, typer.Option(help="samples to calibrate on, as 16,128; of large inputs a sixteenth of more than 64")
+    ] = "512",
+    evaluation: Annotated[int, typer.Option(help="samples to evaluate on; of large inputs a sixteenth")] = 1000,
     peers: Annotated[bool, typer.Option(help="measure onnxruntime too")] = True,
+    reduced: Annotated[bool, typer.Option(help="and with weights of 7 bits, for CPUs without VNNI")] = False,
     name: Annotated[str, typer.Option(help="of the file in artifacts/results")] = "snr",
 ) -> None:
     """Measure signal to noise: qpipe with its defaults and with options, and onnxruntime's quantize_static.
@@ -176,7 +191,7 @@ def main(
     contestants |= {f"qpipe, {text}": ours(parsed(text)) for text in options or []}
     if peers:
         for method in ORT_METHODS:
-            for reduce_range in (False, True):
+            for reduce_range in (False, True) if reduced else (False,):
                 label = f"onnxruntime, {method}" + (", reduce_range" if reduce_range else "")
                 contestants[label] = theirs(method, reduce_range=reduce_range)
     results = Results(name)
@@ -187,11 +202,9 @@ def main(
         for model in models:
             try:
                 shape = [size if isinstance(size, int) else 1 for size in single_input(open_session(model)).shape[1:]]
-                share = 16 if np.prod(shape) >= LARGE else 1
-                counts = {"calibration": calibration // share, "evaluation": evaluation // share}
-                rows += compare(
-                    model, inputs_of(model.stem, shape, images, features, **counts), contestants, Path(folder)
-                )
+                for sizes in counts(calibration, evaluation, is_large=np.prod(shape) >= LARGE):
+                    inputs = inputs_of(model.stem, shape, images, features, **sizes)
+                    rows += compare(model, inputs, contestants, Path(folder))
             except QpipeError as error:
                 typer.echo(f"{model.stem}: {error}", err=True)
     results.add("Signal to noise", rows)

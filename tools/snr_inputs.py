@@ -1,8 +1,8 @@
 """What networks are fed with in `bench_snr.py`: real data where there are some, else data of realistic statistics.
 
-A network of images without data of its own gets crops of CIFAR-10's images, enlarged: natural images, though soft ones.
-Any other gets waves: a level per sample and channel, and a random walk that is drawn back to it, along the longest
-axis, which is what sensors and spectra look like.
+A network of the zoo (`tools/zoo.py`) gets what its entry says. One of images without data of its own gets crops of
+CIFAR-10's images, enlarged: natural images, though soft ones. Any other gets waves: a level per sample and channel, and
+a random walk that is drawn back to it, along the longest axis, which is what sensors and spectra look like.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from zoo_networks import ZOO
+from zoo_networks.data import of_kind
 
 from qpipe.data import Preprocess, open_data
 
@@ -57,6 +59,13 @@ def inputs_of(
     """For the network of that name with inputs of this shape, without the batch; the counts are of samples."""
     if stem == FEATURES:
         return _features(features, calibration)
+    entry = ZOO.entries.get(stem.partition(".")[0])
+    if entry is not None:
+        drawn = [
+            of_kind(entry.kind(0), (count, *shape), np.random.default_rng(seed)).astype(np.float32)
+            for seed, count in enumerate((calibration, evaluation))
+        ]
+        return Inputs(*drawn)
     if len(shape) == 3 and shape[0] == 3:
         return _images(images, shape, KNOWN.get(stem, {}), calibration, evaluation)
     waves = _waves(shape, calibration + evaluation)

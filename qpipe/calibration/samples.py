@@ -1,7 +1,12 @@
-"""Values of each tensor that some samples give: a few thousand drawn evenly, and all beyond a range."""
+"""Values of each tensor that some samples give: a few thousand drawn evenly, and all beyond a range.
+
+Few samples don't have the largest values that others will have. How far those go beyond is judged by how the samples'
+sizes differ: where all are alike not at all, where some are louder or brighter than others by a lot.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,14 +17,29 @@ from qpipe.calibration.percentile import FloatArray
 from qpipe.calibration.pieces import Pieces
 from qpipe.data.inputs import Inputs, count_of
 
+DEVIATIONS = 2.0
+"""Of the logarithms of samples' sizes: one of 44 is beyond."""
+FEW = 10.0
+"""So many deviations more, over the number of samples, which say little of their deviation where they are few."""
+ALONE = math.sqrt(2)
+"""By what others exceed a single sample, of which nothing is known."""
+MOST = 4.0
+"""By what others are taken to exceed any samples."""
+_SMALLEST = 2.0**-6  # of the largest size: of a sample without any signal its logarithm says nothing
+_LOOKED_AT = 2**12  # values of a sample that its size is taken of
+
 
 @dataclass
 class Sample:
-    """Of one tensor: how many values it has, some that are drawn from those within a range, and all beyond it."""
+    """Of one tensor: how many values it has, some that are drawn from those within a range, and all beyond it.
+
+    sizes: of each sample, the magnitude that a thousandth of its values exceeds, or its largest.
+    """
 
     count: int = 0
     drawn: list[FloatArray] = field(default_factory=list)
     beyond: list[FloatArray] = field(default_factory=list)
+    sizes: list[FloatArray] = field(default_factory=list)
 
     @property
     def within(self) -> FloatArray:
@@ -30,6 +50,20 @@ class Sample:
     def outside(self) -> FloatArray:
         """All values of a larger magnitude."""
         return np.concatenate(self.beyond)
+
+    @property
+    def headroom(self) -> float:
+        """By what other samples are taken to exceed the largest of these, as if logarithms of sizes were normal."""
+        sizes = np.concatenate(self.sizes).astype(np.float64)
+        largest, count = float(sizes.max(initial=0)), len(sizes)
+        if count < 2 or not largest:
+            return ALONE
+        logarithms = np.log(np.maximum(sizes, largest * _SMALLEST))
+        middle = float(np.median(logarithms))
+        # Of those above alone: that some samples are small says nothing of how large others are.
+        deviation = math.sqrt(float(np.square(logarithms[logarithms >= middle] - middle).mean()))
+        beyond = middle + (DEVIATIONS + FEW / count) * deviation - math.log(largest)
+        return min(max(math.exp(beyond), 1.0), MOST)
 
 
 def sample_values(
@@ -53,5 +87,15 @@ def sample_values(
             drawn = flat[rng.integers(0, flat.size, share)] if flat.size > share else flat
             own.count += flat.size
             own.drawn.append(drawn[np.abs(drawn) <= ranges[name]])
-            own.beyond.append(flat[np.abs(flat) > ranges[name]])
+            magnitudes = np.abs(flat)
+            own.beyond.append(flat[magnitudes > ranges[name]])
+            own.sizes.append(_sizes(magnitudes.reshape(length if len(tensor) == length else 1, -1)))
     return found
+
+
+def _sizes(magnitudes: FloatArray) -> FloatArray:
+    """Of rows of samples; of a large one, some of its values."""
+    some = magnitudes[:, :: max(magnitudes.shape[1] // _LOOKED_AT, 1)]
+    place = some.shape[1] - 1 - some.shape[1] // 1000
+    sizes: FloatArray = np.partition(some, place, axis=1)[:, place]
+    return sizes

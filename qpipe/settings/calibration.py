@@ -59,12 +59,13 @@ class CalibrateSettings(Settings):
     activation_rounding: Literal["ceil", "nearest", "least-error", "fill"] | None = Field(
         default=None,
         description="the activations' power of two: above the percentile (ceil), the nearest, or that of the least "
-        "error; fill: above it, and factors between layers fill it; by default fill at 8 bits of 32 samples and more",
+        "error; fill: above it, and factors between layers fill it, with room for other samples; by default fill at "
+        "8 bits",
     )
     fit_weights: bool | None = Field(
         default=None,
         description="choose weights' codes by the error at their layer's output, and take mean shifts off its bias; "
-        "by default at 8 bits with 32 samples and more",
+        "by default at 8 bits",
     )
     per_channel: bool = Field(
         default=True, description="one weight scale for each output channel", json_schema_extra={"off": "per-tensor"}

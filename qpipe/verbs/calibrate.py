@@ -28,7 +28,6 @@ from qpipe.calibration.inputs import CalibrationInputs
 from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
 from qpipe.data.carried import store_preprocess
-from qpipe.data.inputs import count_of
 from qpipe.formats.table import FORMATS
 from qpipe.ir.cost.float_share import float_share
 from qpipe.ir.files.metadata import AppliedPass, add_provenance
@@ -58,8 +57,6 @@ from qpipe.verbs.trained_weights import PEAK_CLIP, hold_weights
 
 DRAWN_FROM: Final = 256
 """Images: values and rows of inputs are drawn from what they give."""
-ENOUGH: Final = 32
-"""Samples from which on ranges are filled and weights fitted by default."""
 _REBUILDS: dict[str, type[ir.passes.InPlacePass]] = {
     known.name: known for known in (ShortcutEveryConvolution, ExpandBases)
 }
@@ -167,13 +164,13 @@ def calibrate(
     observe.append(CalibratePercentile(percentile=settings.percentile, **widths, **seen))
     fills, fits = settings.fills_ranges and held is None, settings.fits_weights
     drawn = inputs.first(DRAWN_FROM) if fills or fits else {}
-    # Few samples don't say what others are like: ranges that end at theirs cut those, and codes fit theirs alone.
-    is_enough = bool(len(drawn)) and count_of(drawn) >= ENOUGH
     if fills:
         plain: dict[str, Any] = {"activation_bits": settings.activation_bits, "layers": table}
-        observe.append(FitInput(**plain, inputs=inputs))
-        if is_enough or settings.activation_rounding == "fill":
-            observe.append(FillRanges(**plain, inputs=drawn, shard=shard))
+        # A percentile that is asked for is where ranges end.
+        observe += [
+            FitInput(**plain, inputs=inputs),
+            FillRanges(**plain, foresees=settings.percentile is None, inputs=drawn, shard=shard),
+        ]
     elif settings.activation_rounding in {"nearest", "least-error"}:
         observe.append(RoundRanges(rounding=settings.activation_rounding, **widths, **seen))
     insert = InsertQuantizers(
@@ -196,7 +193,7 @@ def calibrate(
         write_units(floats)
     keep = () if held is None else tuple(held.rows)
     _apply([insert, RescaleChannels(keep=keep)], network, draws)
-    if fits and (is_enough or settings.fit_weights):
+    if fits:
         _apply([FitWeights(keep=keep, floats=floats, inputs=drawn, shard=shard)], network, draws)
     if held is not None:
         held.tell(network)

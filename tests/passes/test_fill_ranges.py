@@ -6,6 +6,7 @@ import pytest
 
 from passes.calibrate_percentile import RANGE_KEY, CalibratePercentile, take_range
 from passes.fill_ranges import FACTORS, FillRanges
+from qpipe.calibration.pieces import Pieces
 from qpipe.errors import ModelError
 from qpipe.runtime.session import open_session, run_batches
 from support.networks import Network
@@ -79,3 +80,19 @@ def test_a_tensor_of_zeros_keeps_its_range() -> None:
 def test_factors_are_within_an_octave() -> None:
     assert FACTORS[0] == 1
     assert FACTORS[-1] < 2
+
+
+def test_ranges_have_room_for_others_where_samples_are_unlike() -> None:
+    ends = []
+    for foresees in (False, True):
+        model, x, name = calibrated(1.0)
+        loud = x * np.exp(np.random.default_rng(1).normal(0, 0.7, (len(x), 1, 1, 1))).astype(np.float32)
+        for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs)):
+            value.metadata_props.pop(RANGE_KEY, None)
+        CalibratePercentile(inputs=[loud])(model)
+        FillRanges(inputs=loud, foresees=foresees)(model)
+        ymax, _ = range_of(model, name)
+        tensors, _ = next(Pieces(model, [name]).run(loud))
+        ends.append(ymax / tensors[name].max())
+    assert 0.95 < ends[0] < 1.1  # its peak is beyond the percentile, and the factor up to two of FACTORS below the end
+    assert ends[1] > 1.2

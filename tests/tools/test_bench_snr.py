@@ -7,11 +7,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import snr_inputs
+from zoo_networks import ZOO
 
 from qpipe.ir.files.save import save_model
 from support.networks import Network
 
 SHAPE = (2, 1, 40)
+COUNTS = {"calibration": 6, "evaluation": 4}
 
 
 def test_a_tenth_of_the_signal_as_noise_is_20_decibels() -> None:
@@ -27,13 +29,28 @@ def test_options_are_read_as_their_types() -> None:
 
 
 def test_waves_move_along_the_longest_axis_and_no_sample_comes_twice() -> None:
-    inputs = snr_inputs.inputs_of("none", SHAPE, Path(), Path(), calibration=6, evaluation=4)
+    inputs = snr_inputs.inputs_of("none", SHAPE, Path(), Path(), **COUNTS)
     assert inputs.calibration.shape == (6, *SHAPE)
     assert inputs.evaluation.shape == (4, *SHAPE)
     assert not np.isin(inputs.evaluation, inputs.calibration).any()
     steps = np.abs(np.diff(inputs.calibration, axis=-1)).mean()
     spread = inputs.calibration.std()
     assert steps < spread / 2
+
+
+def test_a_network_of_the_zoo_gets_what_its_entry_says() -> None:
+    inputs = snr_inputs.inputs_of("policy.TorchScript-17", ZOO.entries["policy"].shapes[0], Path(), Path(), **COUNTS)
+    assert [len(inputs.calibration), len(inputs.evaluation)] == [6, 4]
+    more = snr_inputs.inputs_of("policy.dynamo-20", ZOO.entries["policy"].shapes[0], Path(), Path(), **COUNTS)
+    assert np.array_equal(inputs.calibration, more.calibration)
+    assert not np.isin(inputs.evaluation, inputs.calibration).all()
+
+
+def test_each_count_of_samples_comes_once_and_large_networks_get_fewer() -> None:
+    assert [c["calibration"] for c in bench_snr.counts("16,128,512", 1000, is_large=False)] == [16, 128, 512]
+    large = bench_snr.counts("8,32,128,512", 1000, is_large=True)
+    assert [c["calibration"] for c in large] == [8, 32]
+    assert {c["evaluation"] for c in large} == {62}
 
 
 def test_images_that_fit_keep_their_labels_and_enlarged_ones_have_none(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Values within a range are drawn from all samples alike, and all beyond it are kept."""
 
-import numpy as np
+import math
 
-from qpipe.calibration.samples import sample_values
+import numpy as np
+import pytest
+
+from qpipe.calibration.samples import ALONE, MOST, Sample, sample_values
 from support.networks import Network
 
 
@@ -34,3 +37,43 @@ def test_all_beyond_the_range_and_none_of_them_drawn() -> None:
     sample = sample_values(model, {"x": 6.0}, x, count=300)["x"]
     assert sorted(sample.outside.tolist()) == [-7] * 5 + [9] * 5
     assert not sample.within.any()
+
+
+def test_the_size_of_a_sample_is_no_single_peak() -> None:
+    n = Network(1, 64, 64)
+    model = n.model(n.conv("x", 1, 4))
+    x = np.full((4, 1, 64, 64), 2, np.float32)
+    x[:, 0, 0, 0] = 100
+    (sizes,) = sample_values(model, {"x": 1.0}, x, count=300)["x"].sizes
+    assert sizes.tolist() == [2, 2, 2, 2]
+
+
+def of_sizes(sizes: list[float]) -> Sample:
+    return Sample(sizes=[np.array(sizes, np.float32)])
+
+
+def test_samples_that_are_alike_need_no_room() -> None:
+    assert of_sizes([3.0] * 16).headroom == 1
+    # Small ones say nothing of large ones.
+    assert of_sizes([3.0] * 10 + [0.01, 0.1, 0.0, 1e-9]).headroom == 1
+
+
+def test_few_samples_of_unlike_sizes_need_more_room_than_many() -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.normal(0, 0.7, 1024))
+    few = [of_sizes(sizes[begin : begin + 16].tolist()).headroom for begin in range(0, 1024, 16)]
+    many = of_sizes(sizes.tolist()).headroom
+    assert many == 1
+    assert 1 < np.median(few) < MOST
+    # With the room that most of them have they hold nearly all others.
+    held = [sizes[begin : begin + 16].max() * room for begin, room in zip(range(0, 1024, 16), few, strict=True)]
+    assert np.mean(sizes <= np.median(held)) > 0.98
+
+
+@pytest.mark.parametrize("sizes", [[], [2.0], [0.0, 0.0]])
+def test_a_range_of_unknown_samples_has_half_an_octave(sizes: list[float]) -> None:
+    assert of_sizes(sizes).headroom == ALONE == math.sqrt(2)
+
+
+def test_room_has_an_end() -> None:
+    assert of_sizes([1.0] * 3 + [60.0] * 2).headroom == MOST
