@@ -16,6 +16,7 @@ from passes.constants_to_initializers import ConstantsToInitializers
 from passes.drop_zero_states import DropZeroStates
 from passes.explicit_padding import ExplicitPadding
 from passes.explicit_pools import ExplicitPools
+from passes.finite_masks import FiniteMasks
 from passes.flatten_linear import FlattenLinear
 from passes.fold_affine_back import FoldAffineBack
 from passes.fold_affine_forward import FoldAffineForward
@@ -55,6 +56,7 @@ from qpipe.errors import ModelError, QpipeError, one_line
 
 NORMALIZE = ir.passes.Sequential(
     InlineFunctions(),
+    FiniteMasks(),
     # Before sizes are folded into constants: inference has other ones for some windows.
     ExplicitPadding(),
     ExplicitPools(),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import onnx_ir as ir
 
+from passes.bound_scores import BoundScores, sums_of_scores
 from passes.calibrate_on_signs import CalibrateOnSigns
 from passes.calibrate_percentile import CalibratePercentile
 from passes.equalize_channels import EqualizeChannels
@@ -143,10 +144,12 @@ def calibrate(
     with about(name):
         held = hold_weights(network, settings)
     is_ready = FORMATS[settings.quantizer].holds_floats and settings.start == "pretrained"
-    if is_ready and settings.ranges == "data":
+    prepare: list[Callable[..., ir.passes.InPlacePass]] = [BoundScores] if sums_of_scores(network.graph) else []
+    prepare += [SeparateSkips, EqualizeChannels] if is_ready else []
+    if prepare and settings.ranges == "data":
+        few: dict[str, Any] = {"inputs": inputs.first(IMAGES), "shard": shard}
         with about(name):
-            first: dict[str, Any] = {"inputs": inputs.first(IMAGES), "shard": shard}
-            _apply([SeparateSkips(**first), EqualizeChannels(**first)], network, draws)
+            _apply([change(**few) for change in prepare], network, draws)
     floats = network.clone()
     rebuild: list[ir.passes.InPlacePass] = []
     if settings.restore_batch_norm:

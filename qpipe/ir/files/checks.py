@@ -14,6 +14,7 @@ from onnx_ir.passes import common
 from qpipe.errors import ModelError, one_line, printable
 from qpipe.ir.files.attributes import check_attributes
 from qpipe.nodes import describe, static_shape
+from qpipe.ops.masks import leads_to_softmax
 
 MOST_ELEMENTS: Final = 2**28
 """Of one tensor, 1 GiB in float32: more can neither be calibrated nor compared in memory."""
@@ -182,7 +183,7 @@ def check_sizes(values: Iterable[ir.Value], about: str = "") -> None:
 
 def check_weights(model: ir.Model, source: str) -> None:
     """Refuse NaN and infinite weights, and tensors whose bytes don't fit their shape."""
-    for owner, tensor, is_bound in constant_tensors(model, source):
+    for owner, tensor, value in constant_tensors(model, source):
         try:
             array = tensor.numpy()
         except Exception as error:
@@ -191,16 +192,16 @@ def check_weights(model: ir.Model, source: str) -> None:
             continue
         if np.isnan(array).any():
             raise ModelError(f"{source}: {owner} contains NaN, expected finite weights")
-        if not (is_bound and array.size == 1) and np.isinf(array).any():
+        if np.isinf(array).any() and not (is_bound(value) and array.size == 1) and not leads_to_softmax(value):
             raise ModelError(f"{source}: {owner} contains infinite values, expected finite weights")
 
 
-def constant_tensors(model: ir.Model, source: str) -> Iterator[tuple[str, ir.TensorProtocol, bool]]:
-    """Every initializer and Constant: what to call it, the tensor, and whether only bounds are read from it."""
+def constant_tensors(model: ir.Model, source: str) -> Iterator[tuple[str, ir.TensorProtocol, ir.Value]]:
+    """Every initializer and Constant: what to call it, the tensor, and its value."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             if value.const_value is not None:
-                yield f"initializer '{value.name}'", value.const_value, is_bound(value)
+                yield f"initializer '{value.name}'", value.const_value, value
         for node in graph:
             if node.op_type == "Constant" and node.domain == "":
                 try:
@@ -210,12 +211,12 @@ def constant_tensors(model: ir.Model, source: str) -> Iterator[tuple[str, ir.Ten
                 if tensor is None:
                     found = ", ".join(node.attributes) or "none"
                     raise ModelError(f"{source}: {describe(node)} has the attributes {found}, expected one dense value")
-                yield describe(node), tensor, is_bound(node.outputs[0])
+                yield describe(node), tensor, node.outputs[0]
 
 
 def is_bound(value: ir.Value) -> bool:
-    """Whether nothing but clips and the like read it."""
-    return all(node.op_type in _BOUND_OPS for node in value.consumers())
+    """Whether nothing but clips and the like read it, or it lowers what a Softmax reads."""
+    return all(node.op_type in _BOUND_OPS for node in value.consumers()) or leads_to_softmax(value)
 
 
 def _number(count: int) -> str:
