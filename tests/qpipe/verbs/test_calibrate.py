@@ -261,7 +261,7 @@ def test_data_of_another_type_than_the_input() -> None:
     }
     model = float_model("tokens", [6], nodes, **floats)
     model.graph.inputs[0].dtype = ir.DataType.INT64
-    with pytest.raises(DataError, match=r"input 'x' takes int64 \[N, 6\], the data are float32"):
+    with pytest.raises(DataError, match=r"values are float32, but the input 'x' takes int64 \[N, 6\]"):
         qpipe.calibrate(model, rng.random((2, 6), np.float32))
 
 
