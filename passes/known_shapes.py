@@ -84,6 +84,12 @@ def _settle_open(graph: ir.Graph, node: ir.Node, lists: Lists) -> bool:
         if all(size in (1, here) for size, here in zip(sizes[::-1], given[::-1], strict=False)):
             bypass(node, x)
             return True
+        pairs = list(zip(sizes[::-1], given[::-1], strict=False))[::-1]
+        if all(isinstance(size, int) or size == here for size, here in pairs):
+            # What it has already is left to broadcasting.
+            numbers = [size if isinstance(size, int) else 1 for size in sizes]
+            node.replace_input_with(1, initializer(graph, name, np.array(numbers, np.int64)))
+            return True
     elif node.op_type == "Resize" and "axes" not in node.attributes and len(sizes) == len(given):
         axes = [axis for axis, size in enumerate(sizes) if size != given[axis]]
         if axes and all(isinstance(sizes[axis], int) for axis in axes):

@@ -46,6 +46,7 @@ from passes.remove_zero_bias import RemoveZeroBias
 from passes.restore_softmax import RestoreSoftmax
 from passes.sequence_to_split import SequenceToSplit
 from passes.softmax_last_axis import SoftmaxLastAxis
+from passes.spell_norms import SpellNorms
 from passes.split_resize import SplitResize
 from passes.split_to_slices import SplitToSlices
 from passes.square_product import SquareProduct
@@ -105,6 +106,7 @@ NORMALIZE = ir.passes.Sequential(
     # Its slopes become a BatchNormalization.
     PReluToLines(),
     AffineToBatchNorm(),
+    SpellNorms(),
     MultiplyByReciprocal(),
     SquareProduct(),
     # Behind what folds into it and makes the BatchNormalization behind it.
