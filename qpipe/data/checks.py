@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,8 +75,11 @@ def _check_filled(array: npt.NDArray[Any], name: str) -> None:
 def check_fits(source: Source, inputs: Sequence[Input]) -> None:
     """Raise DataError unless the data fit a model's inputs; any batch does, and any size of an open dimension."""
     if source.sample_shapes:
-        one = {name: np.empty((1, *shape)) for name, shape in source.sample_shapes.items()}
-        fitted(one, [replace(each, dtype=np.dtype(np.float64)) for each in inputs], f"data {source.name!r}")
+        types = {each.name: each.dtype for each in inputs}
+        # Only shapes are compared here. Of a single input the name doesn't count.
+        only = inputs[0].dtype if len(inputs) == 1 else None
+        one = {name: np.empty((1, *shape), types.get(name, only)) for name, shape in source.sample_shapes.items()}
+        fitted(one, inputs, f"data {source.name!r}")
         return
     if len(inputs) != 1:
         names = ", ".join(f"'{each.name}'" for each in inputs) or "none"

@@ -116,7 +116,7 @@ def test_integer_ends_are_for_one_image():
             {"image": floats(4, 3, 6, 6)},
             r"input 'facts' takes float32 \[N, 4\], but no array has its name; found 'image'",
         ),
-        ({"image": floats(4, 3, 5, 6), "facts": floats(4, 4)}, r"input 'image' takes float64 \[N, 3, 6, 6\]"),
+        ({"image": floats(4, 3, 5, 6), "facts": floats(4, 4)}, r"input 'image' takes float32 \[N, 3, 6, 6\]"),
     ],
 )
 def test_data_that_lack_an_input(data, message):
