@@ -132,6 +132,7 @@ def row_of(job: Job, answer: dict[str, Any]) -> Row:
         "integers equal": None if outcome.equal is None else "yes" if outcome.equal else "no",
         "SNR dB": outcome.decibels,
         **seconds,
+        "CPU s": outcome.computing,
     }
 
 
@@ -182,7 +183,7 @@ def main(
         names = [(row["network"], row["written by"]) for row in slowest]
         again = [job for job in todo if (job.network, job.written) in names]
         found = answers(again, seconds=4 * seconds, count=1, fresh=False, profiled=True)
-        results.add("Slowest, profiled", [{"network": job.network, **row} for job, part in found for row in part])
+        results.add(zoo_page.PROFILES, [{"network": job.network, **row} for job, part in found for row in part])
     if save:
         results.save()
         zoo_page.write(results.tables)

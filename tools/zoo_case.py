@@ -13,8 +13,9 @@ import numpy.typing as npt
 from bench_snr import decibels
 
 import qpipe
+from qpipe.data.inputs import rows_of
 from qpipe.errors import QpipeError
-from qpipe.runtime.session import open_session
+from qpipe.runtime.session import open_session, run_batches
 from qpipe.verbs.inspect import CARRIES, FLOAT_TAIL, QUANTIZED, Inspection
 
 THROUGH: Final = "through"
@@ -23,6 +24,8 @@ DEFECT: Final = "defect"
 UNEQUAL: Final = "unequal"
 """What can come of a network: all went well; one line says why not; a traceback; integers differ."""
 FORMATS: Final = ("qoperator", "integer", "qdq")
+TOGETHER: Final = 4
+"""Samples in one run: large images of a whole batch would not fit into the limit of memory."""
 ROOT: Final = Path(__file__).parent.parent
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 T = TypeVar("T")
@@ -36,6 +39,7 @@ class Outcome:
     refusals: by format, why one alone was not made. inside, behind: kinds of nodes that stay float between integers and
     behind the last of them, with their number. equal: whether all exports' integers are equal and every certificate
     holds. decibels: of signal to noise of the `qdq` export against float. seconds: of wall time, by step.
+    computing: seconds of CPU time, of all steps.
     """
 
     result: str = THROUGH
@@ -48,6 +52,7 @@ class Outcome:
     equal: bool | None = None
     decibels: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    computing: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -67,7 +72,7 @@ def run_case(model: Path, calibration: Arrays, evaluation: Arrays, folder: Path)
     quantized = folder / "quantized.onnx"
 
     def step(name: str, work: Callable[[], T]) -> T:
-        begin = time.perf_counter()
+        begin, computed = time.perf_counter(), time.process_time()
         try:
             return work()
         except QpipeError as error:
@@ -76,6 +81,7 @@ def run_case(model: Path, calibration: Arrays, evaluation: Arrays, folder: Path)
             raise _end(outcome, DEFECT, name, _place(error)) from error
         finally:
             outcome.seconds[name] = round(time.perf_counter() - begin, 2)
+            outcome.computing = round(outcome.computing + time.process_time() - computed, 2)
 
     try:
         _count_floats(outcome, step("inspect", lambda: qpipe.inspect(model)))
@@ -154,15 +160,12 @@ def _decibels(model: Path, other: Path, evaluation: Arrays) -> float:
 
 def _run(model: Path, evaluation: Arrays) -> list[npt.NDArray[Any]]:
     session = open_session(model)
-    inputs = {one.name: one for one in session.get_inputs()}
-    size = next(iter(inputs.values())).shape[0]
-    count = len(next(iter(evaluation.values())))
-    step = size if isinstance(size, int) else count
-    parts = []
-    for start in range(0, count, step):
-        feeds = {name: array[start : start + step] for name, array in evaluation.items() if name in inputs}
-        parts.append(session.run(None, feeds))
-    return [np.stack(part) for part in zip(*parts, strict=True)]
+    names = {each.name for each in session.get_inputs()}
+    arrays = {name: array for name, array in evaluation.items() if name in names}
+    count = len(next(iter(arrays.values())))
+    parts = [rows_of(arrays, slice(start, start + TOGETHER)) for start in range(0, count, TOGETHER)]
+    found = run_batches(session, parts, rows_only=False)
+    return [np.stack(part) for part in zip(*found, strict=True)]
 
 
 def _without(text: str, *folders: Path) -> str:

@@ -3,28 +3,30 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from zoo_case import Arrays
 from zoo_networks.data import of_kind
 from zoo_networks.parts import Kind
 
-OPEN = 64
-"""What an open size is taken to be, other than the batch's."""
+from qpipe.data.inputs import form_of, inputs_of
+
+OPEN, SOUND = 64, 512
+"""What an open size is taken to be, other than the batch's; of samples of one axis."""
 
 
 def given_inputs(path: Path, count: int, seed: int) -> Arrays:
     """An array [count, ...] for each input that the file declares."""
-    graph = onnx.load(path, load_external_data=False).graph
-    constants = {tensor.name for tensor in graph.initializer}
+    inputs = inputs_of(ir.load(path).graph)
+    # Of a network without a batch a sample is all that its inputs take.
+    first = 1 if form_of(inputs).is_batched else 0
+    batch = {each.shape[0] for each in inputs if each.shape and isinstance(each.shape[0], str)}
     rng = np.random.default_rng([seed, count])
     arrays = {}
-    for value in graph.input:
-        if value.name in constants:
-            continue
-        tensor = value.type.tensor_type
-        shape = [size.dim_value or OPEN for size in tensor.shape.dim][1:]
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        arrays[value.name] = _array(shape, dtype, count, rng).astype(dtype)
+    for each in inputs:
+        sizes = [1 if size in batch else size for size in each.shape or ()][first:]
+        size = SOUND if len([one for one in sizes if one != 1]) == 1 else OPEN
+        shape = [one if isinstance(one, int) and one else size for one in sizes]
+        arrays[each.name] = _array(shape, each.dtype, count, rng).astype(each.dtype)
     return arrays
 
 

@@ -13,6 +13,8 @@ BEGIN, END = "<!-- made by tools/zoo.py -->\n", "<!-- end of what is made -->\n"
 STEPS: Final = ("inspect", "calibrate", "export qoperator", "export integer", "export qdq", "validate")
 FUNCTIONS: Final = 8
 """How many of a profile are told."""
+PROFILES: Final = "Slowest, profiled"
+"""The title of their table."""
 
 
 def write(tables: Mapping[str, Sequence[Row]], page: Path = PAGE) -> None:
@@ -26,7 +28,8 @@ def made(tables: Mapping[str, Sequence[Row]]) -> str:
     """What stands between the marks: a table for each kind of file, then what was refused."""
     parts = []
     for title, rows in tables.items():
-        if title == "Slowest, profiled":
+        if title == PROFILES:
+            parts.append(f"\n### {title}\n\n{_profiles(rows)}\n")
             continue
         parts.append(f"\n### {title}\n\n{_sum(rows)}\n{_missing(rows)}\n{_table(rows)}\n")
         said = _refusals(rows)
@@ -45,7 +48,7 @@ def line(row: Row) -> str:
     floats = f"float inside {row['float inside']} ({row['of']}), behind {row['float behind']} ({row['which are']})"
     told = f"{row['SNR dB']} dB, {floats}" if row["result"] == "through" else row["said"]
     steps = " ".join(f"{step.split()[-1]} {row[f'{step} s']:g}" for step in STEPS if row[f"{step} s"] is not None)
-    return f"{row['result']} in {total(row):.1f} s ({steps}), {told}"
+    return f"{row['result']} in {total(row):.1f} s, {row['CPU s']:.1f} s of computing ({steps}), {told}"
 
 
 def heaviest(stats: pstats.Stats) -> list[dict[str, Any]]:
@@ -86,8 +89,8 @@ def _missing(rows: Sequence[Row]) -> str:
 
 def _table(rows: Sequence[Row]) -> str:
     lines = [
-        "| network | files | float inside | float behind | SNR dB | s |",
-        "|---|---|---|---|---|---|",
+        "| network | files | float inside | float behind | SNR dB | s | CPU s |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(str(row["network"]) for row in rows):
         own = [row for row in rows if row["network"] == name and row["result"] != "not exported"]
@@ -97,6 +100,7 @@ def _table(rows: Sequence[Row]) -> str:
             _nodes(through, "float behind", "which are"),
             _span(through),
             f"{max(map(total, own), default=0):.1f}",
+            f"{max((float(row['CPU s']) for row in own), default=0):.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -116,6 +120,15 @@ def _span(rows: Sequence[Row]) -> str:
         return "-"
     low, high = f"{found[0]:.1f}", f"{found[-1]:.1f}"
     return low if low == high else f"{low} to {high}"
+
+
+def _profiles(rows: Sequence[Row]) -> str:
+    """A line for each network: the functions, most expensive first, with their seconds."""
+    lines = ["Seconds under a profiler, in each function itself.", "", "| network | where |", "|---|---|"]
+    for name in dict.fromkeys(str(row["network"]) for row in rows):
+        told = ", ".join(f"`{row['function']}` {row['s']:g}" for row in rows if row["network"] == name)
+        lines.append(f"| {name} | {told} |")
+    return "\n".join(lines)
 
 
 def _refusals(rows: Sequence[Row]) -> list[str]:

@@ -74,6 +74,7 @@ def test_a_network_goes_through(tmp_path: Path) -> None:
     assert outcome.decibels is not None
     assert outcome.decibels > 20
     assert set(outcome.seconds) == {*zoo_page.STEPS, "compare"}
+    assert outcome.computing > 0
 
 
 def test_a_refusal_is_told_with_its_step(tmp_path: Path) -> None:
@@ -116,3 +117,10 @@ def test_the_page_holds_what_the_results_say() -> None:
     made = page.partition(zoo_page.BEGIN)[2].partition(zoo_page.END)[0]
     assert made == zoo_page.made(tables)
     assert {row["network"] for row in tables[zoo.NETWORKS]} <= set(ZOO.entries)
+
+
+def test_a_profile_is_a_line_for_each_network() -> None:
+    rows = [{"network": name, "function": f"a/b.py:{f}", "calls": 1, "s": s, "with calls s": 9.0}
+            for name in ("m5", "crnn") for f, s in (("run", 2.5), ("add", 0.25))]  # fmt: skip
+    made = zoo_page.made({zoo_page.PROFILES: rows})
+    assert "| m5 | `a/b.py:run` 2.5, `a/b.py:add` 0.25 |\n| crnn | " in made
