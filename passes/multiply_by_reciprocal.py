@@ -3,7 +3,9 @@
     x / c  =  x (1 / c)      1 / c of a constant is rounded to float32, and is exact for powers of two
     x / y  =  x (1 / y)      of y computed its reciprocal is a table, which has a number for 0 as well
 
-What only leads to outputs stays: there it is float, and as it was.
+What only leads to outputs stays: there it is float, and as it was. So does a quotient by one number of each image: from
+image to image it may differ by more than 8 bits tell apart, and its node is small (a licence plate reader that divides
+by its mean square has 14.9 dB so, and 9.1 with a table).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import onnx_ir as ir
 
 from qpipe.ir.graph.edges import leading_to_weights
 from qpipe.ir.graph.rewrite import rewrite
-from qpipe.nodes import constant_array, initializer, name_value
+from qpipe.nodes import constant_array, initializer, name_value, static_shape
 from qpipe.ops.constant_affine import constant_affine
 
 
@@ -39,7 +41,9 @@ class MultiplyByReciprocal(ir.passes.InPlacePass):
 def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
     affine, divisor = constant_affine(node), node.inputs[1]
     name = str(node.name or node.outputs[0].name)
-    if divisor is not None and constant_array(divisor) is None and node.outputs[0].dtype == ir.DataType.FLOAT:
+    if divisor is not None and constant_array(divisor) is None:
+        if node.outputs[0].dtype != ir.DataType.FLOAT or _is_one_number(divisor):
+            return False
         inverse = ir.node("Reciprocal", [divisor], name=f"{name}_reciprocal")
         name_value(inverse.outputs[0], f"{name}_inverse", ir.TensorType(ir.DataType.FLOAT), divisor.shape)
         product = ir.node("Mul", [node.inputs[0], inverse.outputs[0]], name=node.name)
@@ -51,3 +55,9 @@ def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
     new = ir.node("Mul", [affine.x, factor], name=node.name)
     ir.convenience.replace_nodes_and_values(graph, node, [node], [new], node.outputs, new.outputs)
     return True
+
+
+def _is_one_number(value: ir.Value) -> bool:
+    """Whether it has one element for each image, or for all."""
+    shape = static_shape(value)
+    return shape is None or all(size == 1 for size in shape[1:])

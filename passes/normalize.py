@@ -28,7 +28,6 @@ from passes.gather_to_reshape import GatherToReshape
 from passes.gather_to_slice import GatherToSlice
 from passes.global_max_to_max_pool import GlobalMaxToMaxPool
 from passes.inline_functions import InlineFunctions
-from passes.keep_first_axis import KeepFirstAxis
 from passes.known_shapes import KnownShapes
 from passes.merge_affine import MergeAffine
 from passes.multiply_by_reciprocal import MultiplyByReciprocal
@@ -94,7 +93,6 @@ NORMALIZE = ir.passes.Sequential(
     RecognizeLayerNorm(),
     RecognizeActivations(),
     PushTransposes(),
-    KeepFirstAxis(),
     ReduceToGlobalPool(),
     GlobalMaxToMaxPool(),
     MergeAffine(),

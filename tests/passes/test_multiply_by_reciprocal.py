@@ -47,12 +47,16 @@ def test_by_what_is_computed(nodes):
         ("d = Div(x, k) y = Conv(d, w)", np.array(1e-44)),
         ("d = Conv(x, w) y = Div(d, k)", np.array(2.0)),
         ("e = Conv(x, w) y = Div(e, x)", np.array(2.0)),
+        ("m = ReduceMean(x) d = Div(x, m) y = Conv(d, w)", np.array(2.0)),
+        ("a = Flatten(x) m = ReduceMax<keepdims = 0>(a) d = Div(x, m) y = Conv(d, w)", np.array(2.0)),
     ],
     ids=[
         "by zero",
         "whose reciprocal is beyond float32",
         "behind the last weights",
         "behind them, by what is computed",
+        "by one number of all images",
+        "by their largest number",
     ],
 )
 def test_others_stay(nodes, divisor):
