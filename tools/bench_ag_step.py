@@ -18,7 +18,7 @@ from bench_finetune_step import Contestant, noise, time_in_turn
 from results import Results, rounded
 
 import qpipe
-from passes.strip_skips import StripSkips
+from passes.skips.strip_skips import StripSkips
 from qpipe.progress import reporting
 from qpipe.settings.recipes import RECIPES
 from qpipe.tasks.task import CLASSES

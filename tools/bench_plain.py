@@ -15,7 +15,7 @@ import typer
 from results import Results, Row, rounded, run_tool
 
 import qpipe
-from passes.strip_skips import StripSkips
+from passes.skips.strip_skips import StripSkips
 from qpipe.progress import reporting
 from qpipe.runtime.cpu import this_cpu
 from qpipe.verbs.bench import BenchReport

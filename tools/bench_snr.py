@@ -25,7 +25,7 @@ from onnxruntime_static import Batches
 from results import Results, Row, run_tool
 from snr_inputs import FloatArray, Inputs, inputs_of
 
-from passes.finalize import Finalize
+from passes.shipping.finalize import Finalize
 from qpipe.errors import QpipeError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model

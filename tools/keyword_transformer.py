@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import qpipe
-from passes.finalize import Finalize
+from passes.shipping.finalize import Finalize
 from qpipe.runtime.session import open_session
 
 FOLDS = 5

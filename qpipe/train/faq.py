@@ -9,7 +9,7 @@ Where the arithmetic departs from the paper, on purpose; `tools/faq_rows.py` has
 - A weight's grid is chosen per output channel, from the channel's own deviation about zero, and its clip is never
   beyond the largest weight. The paper has one grid a layer.
 - Below 8 bits a weight's exponent is that of the power of two nearest to the step, not of the next larger one.
-- Channels are rescaled at first so that weights fill their grid (`passes/rescale_channels.py`).
+- Channels are rescaled at first so that weights fill their grid (`passes/quantizing/rescale_channels.py`).
 - BatchNormalization's multiplier is an 8-bit integer with an exponent of its own. The paper has `l = -b/2`, so
   multiples of 1/16, for all parameters but the weights.
 - A branch that comes straight from a convolution is 8-bit before the Add, in a 4-bit network too.

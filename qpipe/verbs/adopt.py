@@ -8,8 +8,8 @@ import onnx
 import onnx_ir as ir
 from pydantic import JsonValue
 
-from passes.adopt_ranges import AdoptRanges, adopted_ranges
-from passes.separate_quantizers import SeparateQuantizers
+from passes.quantizing.adopt_ranges import AdoptRanges, adopted_ranges
+from passes.quantizing.separate_quantizers import SeparateQuantizers
 from qpipe.data import DataLike
 from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model

@@ -8,7 +8,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from passes.finalize import Finalize
+from passes.shipping.finalize import Finalize
 from qpipe.calibration.comparison import compare_networks
 from qpipe.calibration.findings import find_problems
 from qpipe.calibration.inputs import CalibrationInputs

@@ -8,23 +8,23 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
-from passes.bound_scores import BoundScores, sums_of_scores
-from passes.calibrate_on_signs import CalibrateOnSigns
-from passes.calibrate_percentile import CalibratePercentile
-from passes.equalize_channels import EqualizeChannels
-from passes.expand_bases import ExpandBases
-from passes.fill_ranges import FillRanges
-from passes.fit_input import FitInput, write_units
-from passes.fit_weights import FitWeights
-from passes.fix_ranges import FixRanges
-from passes.insert_quantizers import InsertQuantizers, refuse_unsupported
+from passes.quantizing.bound_scores import BoundScores, sums_of_scores
+from passes.quantizing.calibrate_on_signs import CalibrateOnSigns
+from passes.quantizing.calibrate_percentile import CalibratePercentile
+from passes.quantizing.equalize_channels import EqualizeChannels
+from passes.quantizing.expand_bases import ExpandBases
+from passes.quantizing.fill_ranges import FillRanges
+from passes.quantizing.fit_input import FitInput, write_units
+from passes.quantizing.fit_weights import FitWeights
+from passes.quantizing.fix_ranges import FixRanges
+from passes.quantizing.insert_quantizers import InsertQuantizers, refuse_unsupported
+from passes.quantizing.rescale_channels import RescaleChannels
+from passes.quantizing.restore_batch_norm import RestoreBatchNorm
+from passes.quantizing.round_ranges import RoundRanges
+from passes.quantizing.separate_skips import SeparateSkips
 from passes.randomize_weights import RandomizeWeights
-from passes.remove_quantizers import RemoveQuantizers
-from passes.rescale_channels import RescaleChannels
-from passes.restore_batch_norm import RestoreBatchNorm
-from passes.round_ranges import RoundRanges
-from passes.separate_skips import SeparateSkips
-from passes.shortcut_every_convolution import ShortcutEveryConvolution
+from passes.shipping.remove_quantizers import RemoveQuantizers
+from passes.skips.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.calibration.inputs import CalibrationInputs
 from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from passes.lower_integer import CUT_TAIL
+from passes.shipping.lower_integer import CUT_TAIL
 from qpipe import progress
 from qpipe.data import DataLike, Preprocess, Source, Split, check_fits, open_data
 from qpipe.data.carried import carried_preprocess

@@ -9,10 +9,10 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from passes.finalize import Finalize
-from passes.lower_qoperator import LowerQOperator
-from passes.share_constants import ShareConstants
-from passes.weights_to_uint8 import WeightsToUint8
+from passes.shipping.finalize import Finalize
+from passes.shipping.lower_qoperator import LowerQOperator
+from passes.shipping.share_constants import ShareConstants
+from passes.shipping.weights_to_uint8 import WeightsToUint8
 from qpipe.arith.certificate import Certificate
 from qpipe.data import Batch, DataLike
 from qpipe.errors import DataError, LoweringError, ParityError
@@ -179,7 +179,7 @@ def _lowering(settings: ExportSettings) -> list[ir.passes.InPlacePass]:
     if settings.format == "qoperator":
         return [LowerQOperator(cpu=settings.cpu, **ends)]
     if settings.format == "integer":
-        from passes.lower_integer import LowerInteger
+        from passes.shipping.lower_integer import LowerInteger
 
         return [LowerInteger(**ends)]
     return [*([WeightsToUint8()] if settings.weights == "uint8" else []), ShareConstants()]

@@ -9,7 +9,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from passes.finalize import Finalize
+from passes.shipping.finalize import Finalize
 from qpipe import progress
 from qpipe.data import Source
 from qpipe.ir.quantized.kind import is_float

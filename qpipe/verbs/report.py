@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from passes.finalize import Finalize
+from passes.shipping.finalize import Finalize
 from qpipe.errors import ModelError, QpipeError
 from qpipe.ir.files.outputs import check_output
 from qpipe.ir.files.write import atomic_path

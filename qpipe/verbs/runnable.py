@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import onnx
 import onnx_ir as ir
 
-from passes.finalize import Finalize
+from passes.shipping.finalize import Finalize
 from qpipe.errors import ModelError
 from qpipe.ir.cost.file_size import file_size
 from qpipe.ir.files.load import is_as_written, load_model

@@ -11,7 +11,7 @@ from typing import Final
 import onnx_ir as ir
 
 from passes.normalize import normalize
-from passes.strip_skips import StripSkips
+from passes.skips.strip_skips import StripSkips
 from qpipe.data import DataLike
 from qpipe.errors import ModelError, RecipeError
 from qpipe.ir.files.metadata import FLOAT_PHASE, AppliedPass, add_provenance

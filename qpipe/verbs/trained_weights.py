@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from passes.hold_low_bit_weights import HoldLowBitWeights
+from passes.quantizing.hold_low_bit_weights import HoldLowBitWeights
 from qpipe import progress
 from qpipe.arith.namespace import AnyArray, FloatArray
 from qpipe.formats import DEFAULT

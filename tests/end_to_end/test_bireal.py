@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import qpipe
-from passes.calibrate_on_signs import CalibrateOnSigns
-from passes.rescale_channels import RescaleChannels
-from passes.shortcut_every_convolution import ShortcutEveryConvolution
+from passes.quantizing.calibrate_on_signs import CalibrateOnSigns
+from passes.quantizing.rescale_channels import RescaleChannels
+from passes.skips.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.formats.binary import SIGNS, Binary, is_sign, magnitudes
 from qpipe.formats.fixed_point import FixedPoint

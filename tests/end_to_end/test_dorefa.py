@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qpipe
-from passes.rescale_channels import RescaleChannels
+from passes.quantizing.rescale_channels import RescaleChannels
 from qpipe.errors import LoweringError, RecipeError
 from qpipe.formats.base import TrainableWeight
 from qpipe.formats.dorefa import DoReFa, dorefa_codes

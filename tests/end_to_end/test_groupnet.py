@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import qpipe
-from passes.calibrate_on_signs import CalibrateOnSigns
-from passes.expand_bases import ExpandBases
-from passes.rescale_channels import RescaleChannels
-from passes.strip_skips import StripSkips
+from passes.quantizing.calibrate_on_signs import CalibrateOnSigns
+from passes.quantizing.expand_bases import ExpandBases
+from passes.quantizing.rescale_channels import RescaleChannels
+from passes.skips.strip_skips import StripSkips
 from qpipe.errors import RecipeError
 from qpipe.formats.base import TrainableWeight
 from qpipe.formats.binary import BASES, Binary, is_sign

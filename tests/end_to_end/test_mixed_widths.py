@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.rescale_channels import RescaleChannels
+from passes.quantizing.rescale_channels import RescaleChannels
 from qpipe.arith.power_of_two import Rounding
 from qpipe.ir.graph.layer_options import LayerOptions, LayerTable
 from qpipe.ir.quantized.view import is_trainable, read_view

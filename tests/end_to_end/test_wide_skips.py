@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.calibrate_percentile import CalibratePercentile
-from passes.fix_ranges import FixRanges
-from passes.insert_quantizers import InsertQuantizers
-from passes.round_ranges import RoundRanges
+from passes.quantizing.calibrate_percentile import CalibratePercentile
+from passes.quantizing.fix_ranges import FixRanges
+from passes.quantizing.insert_quantizers import InsertQuantizers
+from passes.quantizing.round_ranges import RoundRanges
 from qpipe.arith.spec import QuantSpec
 from qpipe.calibration.observe import ObservedRange
 from qpipe.errors import RecipeError

@@ -4,11 +4,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.constants_to_initializers import ConstantsToInitializers
-from passes.inline_functions import InlineFunctions
-from passes.name_nodes import NameNodes
-from passes.remove_dead_code import RemoveDeadCode
-from passes.remove_zero_bias import RemoveZeroBias
+from passes.rewrites.constants_to_initializers import ConstantsToInitializers
+from passes.rewrites.inline_functions import InlineFunctions
+from passes.rewrites.name_nodes import NameNodes
+from passes.rewrites.remove_dead_code import RemoveDeadCode
+from passes.rewrites.remove_zero_bias import RemoveZeroBias
 from support.networks import build, integers, ops, parse
 from support.run import run_as_written
 

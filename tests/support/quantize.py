@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from passes.calibrate_percentile import CalibratePercentile, write_range
-from passes.finalize import Finalize
-from passes.insert_quantizers import InsertQuantizers
-from passes.lower_integer import LowerInteger
-from passes.lower_qoperator import LowerQOperator
 from passes.normalize import normalize
+from passes.quantizing.calibrate_percentile import CalibratePercentile, write_range
+from passes.quantizing.insert_quantizers import InsertQuantizers
+from passes.shipping.finalize import Finalize
+from passes.shipping.lower_integer import LowerInteger
+from passes.shipping.lower_qoperator import LowerQOperator
 from qpipe.calibration.observe import ObservedRange
 from qpipe.ir.quantized.plan import plan_quantization
 from support.networks import checked

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from fuzzing.judge import DIFFERENT, Finding
-from passes.finalize import Finalize
+from passes.shipping.finalize import Finalize
 from qpipe.ir.files.load import load_model
 from qpipe.ir.quantized.oracle import network_integers
 from qpipe.ir.quantized.view import is_final, read_view

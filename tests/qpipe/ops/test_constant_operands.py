@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.name_nodes import NameNodes
-from passes.remove_identity import RemoveIdentity
-from passes.remove_quantizers import RemoveQuantizers
+from passes.rewrites.name_nodes import NameNodes
+from passes.rewrites.remove_identity import RemoveIdentity
+from passes.shipping.remove_quantizers import RemoveQuantizers
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.view import read_view
 from qpipe.nodes import constant_array

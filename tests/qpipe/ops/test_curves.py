@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import qpipe
 from passes.normalize import normalize
-from passes.remove_quantizers import RemoveQuantizers
-from passes.strip_skips import StripSkips
+from passes.shipping.remove_quantizers import RemoveQuantizers
+from passes.skips.strip_skips import StripSkips
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.certify import certify

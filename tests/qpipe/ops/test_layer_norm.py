@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from passes.remove_quantizers import RemoveQuantizers
+from passes.shipping.remove_quantizers import RemoveQuantizers
 from qpipe.arith.layer_norm import (
     LONGEST_ROW,
     MOST_FRACTION_BITS,

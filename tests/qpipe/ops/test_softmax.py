@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.finalize import Finalize
-from passes.remove_quantizers import RemoveQuantizers
+from passes.shipping.finalize import Finalize
+from passes.shipping.remove_quantizers import RemoveQuantizers
 from qpipe.arith.softmax import LONGEST_ROW, SUM_BITS, exponentials, softmax_parts
 from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError, ModelError

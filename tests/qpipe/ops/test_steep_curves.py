@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passes.normalize import normalize
-from passes.remove_quantizers import RemoveQuantizers
+from passes.shipping.remove_quantizers import RemoveQuantizers
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.plan import plan_quantization

@@ -4,8 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.lower_integer import LowerInteger
-from passes.lower_qoperator import LowerQOperator
+from passes.shipping.lower_integer import LowerInteger
+from passes.shipping.lower_qoperator import LowerQOperator
 from qpipe.errors import ParityError
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.oracle import network_integers

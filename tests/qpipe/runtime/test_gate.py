@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.explicit_pools import ExplicitPools
+from passes.rewrites.explicit_pools import ExplicitPools
 from qpipe.arith.exact import Exact
 from qpipe.arith.spec import QuantSpec
 from qpipe.data import Batch

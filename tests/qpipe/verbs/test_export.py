@@ -10,9 +10,9 @@ import pytest
 
 import qpipe
 import qpipe.verbs.export as export_module
-from passes.finalize import Finalize
-from passes.share_constants import ShareConstants
-from passes.strip_skips import StripSkips
+from passes.shipping.finalize import Finalize
+from passes.shipping.share_constants import ShareConstants
+from passes.skips.strip_skips import StripSkips
 from qpipe.data import Preprocess
 from qpipe.data.carried import store_preprocess
 from qpipe.errors import LoweringError, ModelError, ParityError, RecipeError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import qpipe
-from passes.finalize import Finalize
+from passes.shipping.finalize import Finalize
 from qpipe.data import Preprocess, open_data
 from qpipe.errors import DataError, ModelError, QpipeError, RecipeError
 from qpipe.ir.files.load import load_model

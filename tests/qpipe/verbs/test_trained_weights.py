@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import qpipe
-from passes.finalize import Finalize
+from passes.shipping.finalize import Finalize
 from qpipe.arith.mls.quantize import MlsTensor, quantize
 from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model

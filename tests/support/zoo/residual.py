@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from passes.strip_skips import StripSkips
+from passes.skips.strip_skips import StripSkips
 from support.networks import Network, Weights, checked, float_model
 
 Build = Callable[[Network, bool], str]

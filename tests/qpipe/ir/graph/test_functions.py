@@ -6,9 +6,9 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from passes.inline_functions import InlineFunctions
 from passes.normalize import normalize
-from passes.shortcut_every_convolution import ShortcutEveryConvolution
+from passes.rewrites.inline_functions import InlineFunctions
+from passes.skips.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model

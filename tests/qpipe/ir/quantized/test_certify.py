@@ -4,8 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.lower_qoperator import LowerQOperator
-from passes.weights_to_uint8 import WeightsToUint8
+from passes.shipping.lower_qoperator import LowerQOperator
+from passes.shipping.weights_to_uint8 import WeightsToUint8
 from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import get_object, set_json

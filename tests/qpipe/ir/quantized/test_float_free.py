@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.lower_integer import LowerInteger
+from passes.shipping.lower_integer import LowerInteger
 from qpipe.data import Preprocess
 from qpipe.data.carried import store_preprocess
 from qpipe.ir.quantized.float_free import float_tensors

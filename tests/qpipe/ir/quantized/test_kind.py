@@ -2,7 +2,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.finalize import Finalize
+from passes.shipping.finalize import Finalize
 from qpipe.ir.files.load import load_model
 from qpipe.ir.quantized.kind import Kind, find_kind
 from qpipe.verbs.calibrate import calibrate

@@ -1,7 +1,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from passes.finalize import Finalize
+from passes.shipping.finalize import Finalize
 from qpipe.ir.quantized.origin import origin_of, store_origin, stored_origin
 from qpipe.ir.quantized.view import View, read_view
 from qpipe.verbs.calibrate import calibrate

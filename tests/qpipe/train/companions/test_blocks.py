@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 import pytest
 
-from passes.shortcut_every_convolution import ShortcutEveryConvolution
+from passes.skips.shortcut_every_convolution import ShortcutEveryConvolution
 from qpipe.errors import ModelError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import PLAIN, set_json

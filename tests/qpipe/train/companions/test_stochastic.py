@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passes.calibrate_on_signs import CalibrateOnSigns
-from passes.expand_bases import ExpandBases
+from passes.quantizing.calibrate_on_signs import CalibrateOnSigns
+from passes.quantizing.expand_bases import ExpandBases
 from qpipe.formats.dorefa import DoReFa
 from qpipe.train.companions.blocks import blocks_of
 from qpipe.train.companions.navigation import input_quantizer

@@ -1,0 +1,99 @@
+"""Take one row of a constant that a graph expands to as many rows as the batch has: a class token, a mask.
+
+    Concat(Expand(c, [N, 1, C]), x)  =  Pad(x) + [c, 0]             (`pad-for-constants`)
+    Expand(c, [N, 1, C]) * x         =  c * x                       and what else broadcasts
+
+The graph is folded with a batch of 3 and with one of 7: what is a constant in both, of equal rows, as many as the
+batch, is one row for all. Only constants are folded, so nothing that hangs on data is taken for one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import onnx_ir as ir
+
+from passes.rewrites.fold_constants import FoldConstants
+from passes.rewrites.pad_for_constants import pad_for
+from qpipe.arith.namespace import AnyArray
+from qpipe.nodes import constant_array, initializer, static_shape
+
+_BATCHES: Final = (3, 7)
+_SIZES: Final = frozenset({"Shape", "Size"})
+_BROADCASTING: Final = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldBatchRows(ir.passes.InPlacePass):
+    """In a graph that asks for sizes, whose inputs' first dimensions alone are open, all by one name."""
+
+    name: ClassVar[str] = "fold-batch-rows"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace every match; what expanded it is left to dead-code removal."""
+        asks = any(node.op_type in _SIZES and node.domain == "" for node in model.graph)
+        if not asks or not _is_batch_open(model.graph):
+            return ir.passes.PassResult(model, False)
+        twins = [_constants_at(model, size) for size in _BATCHES]
+        return ir.passes.PassResult(model, _fold_rows(model.graph, twins))
+
+
+def _constants_at(model: ir.Model, batch: int) -> dict[str, AnyArray]:
+    """What is constant in the same network at a fixed batch, by the names of values."""
+    twin = model.clone()
+    for value in twin.graph.inputs:
+        if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
+            value.shape = ir.Shape([batch, *value.shape.dims[1:]])
+    for node in twin.graph:
+        for value in node.outputs:
+            # What was inferred of an open batch is not refined by itself.
+            value.shape = None if None in (static_shape(value) or ()) else value.shape
+    FoldConstants()(twin)
+    values = [*twin.graph.initializers.values(), *(value for node in twin.graph for value in node.outputs)]
+    return {str(value.name): array for value in values if (array := constant_array(value)) is not None}
+
+
+def _is_batch_open(graph: ir.Graph) -> bool:
+    """Whether first dimensions are open, and nothing else is."""
+    found: set[str | None] = set()
+    for value in graph.inputs:
+        if value.shape is None or any(not isinstance(dim, int) for dim in value.shape.dims[1:]):
+            return False
+        found |= {dim.value for dim in value.shape.dims[:1] if isinstance(dim, ir.SymbolicDim)}
+    return len(found) == 1
+
+
+def _fold_rows(graph: ir.Graph, twins: list[dict[str, AnyArray]]) -> bool:
+    """Take one row of what has as many equal ones as the batch, where that broadcasts or can be joined."""
+    rows: dict[ir.Value, AnyArray] = {}
+    for giver in graph:
+        for value in giver.outputs:
+            row = _row([twin.get(str(value.name)) for twin in twins])
+            if row is not None and value.dtype == ir.DataType.FLOAT:
+                rows[value] = row
+    modified = False
+    for node in list(graph):
+        found = {i: rows[value] for i, value in enumerate(node.inputs) if value is not None and value in rows}
+        if not found or len(found) == len(node.inputs) or node.outputs[0] in rows or node.domain != "":
+            continue
+        if node.op_type == "Concat":
+            constants = {i: array for i, v in enumerate(node.inputs) if (array := constant_array(v)) is not None}
+            modified |= pad_for(graph, node, constants | found)
+        elif node.op_type in _BROADCASTING and len(node.inputs) == 2:
+            ((index, row),) = found.items()
+            other = static_shape(node.inputs[1 - index])
+            if other is not None and len(other) == row.ndim and other[0] is None:
+                name = f"{node.name or node.outputs[0].name}_row"
+                node.replace_input_with(index, initializer(graph, name, row))
+                modified = True
+    return modified
+
+
+def _row(arrays: list[AnyArray | None]) -> AnyArray | None:
+    """`[1, ...]` of two arrays that have as many equal rows as the batches; None of others."""
+    one, other = arrays
+    if one is None or other is None or one.ndim < 2 or (len(one), len(other)) != _BATCHES:
+        return None
+    row = one[:1]
+    return row if row.shape == other[:1].shape and (one == row).all() and (other == row).all() else None

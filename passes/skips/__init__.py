@@ -1,0 +1,1 @@
+"""Skip connections taken out of a network, or put in."""

@@ -1,0 +1,98 @@
+"""Tensors between layers with weights fill their grids, and the network stays the same function."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from passes.quantizing.calibrate_percentile import RANGE_KEY, CalibratePercentile, take_range
+from passes.quantizing.fill_ranges import FACTORS, FillRanges
+from qpipe.calibration.pieces import Pieces
+from qpipe.errors import ModelError
+from qpipe.runtime.session import open_session, run_batches
+from support.networks import Network
+
+FLOAT32_SUMS = 1e-5
+"""Of the outputs' size: factors that are no powers of two are rounded in each weight."""
+
+
+def calibrated(scale: float, *, bounded: bool = False) -> tuple[ir.Model, np.ndarray, str]:
+    """Two convolutions with BatchNormalization; the first one's output is `scale` times as large as drawn."""
+    n = Network(3, 8, 8)
+    gamma = np.full(4, scale, np.float32)
+    normed = n.norm(n.conv("x", 3, 4), 4, gamma)
+    inner = n.relu6(normed, 6 * scale) if bounded else n.op("Relu", normed)
+    model = n.model(n.head(n.op("Relu", n.norm(n.conv(inner, 4, 4), 4)), 4))
+    x = n.inputs(16)
+    CalibratePercentile(inputs=[x])(model)
+    return model, x, inner
+
+
+def range_of(model: ir.Model, name: str) -> tuple[float, float]:
+    """Rounded, and what was observed in the unit that it has now."""
+    value = next(v for node in model.graph for v in node.outputs if v.name == name)
+    found = take_range(value)
+    assert found.unrounded is not None
+    return found.ymax, found.unrounded
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.0, 1.2, 1.7])
+def test_a_range_ends_where_its_grid_does(scale: float) -> None:
+    model, x, name = calibrated(scale)
+    before = next(run_batches(open_session(model), [x]))[0]
+    assert FillRanges(inputs=x)(model).modified
+    ymax, observed = range_of(model, name)
+    assert np.log2(ymax).is_integer()
+    assert 0.9 * ymax < observed <= ymax  # two steps of FACTORS at most
+    after = next(run_batches(open_session(model), [x]))[0]
+    assert np.abs(after - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+
+
+def test_a_bounded_range_keeps_its_unit() -> None:
+    model, x, name = calibrated(1.3, bounded=True)
+    value = next(v for node in model.graph for v in node.outputs if v.name == name)
+    metadata = value.metadata_props[RANGE_KEY]
+    observed = take_range(value).ymax
+    value.metadata_props[RANGE_KEY] = metadata
+    FillRanges(inputs=x)(model)
+    assert range_of(model, name) == (2.0 ** np.ceil(np.log2(observed)), observed)
+
+
+def test_ranges_are_needed() -> None:
+    model, x, name = calibrated(1.0)
+    take_range(next(v for node in model.graph for v in node.outputs if v.name == name))
+    with pytest.raises(ModelError, match="has no observed range"):
+        FillRanges(inputs=x)(model)
+
+
+def test_a_tensor_of_zeros_keeps_its_range() -> None:
+    model, x, _ = calibrated(1.0)
+    for key in ("c1", "c2"):
+        assert key in {str(name) for name in model.graph.initializers}
+    n = Network(3, 8, 8)
+    dead = n.op("Relu", n.op("Conv", "x", n.constant(np.zeros((4, 3, 3, 3), np.float32))))
+    zeros = n.model(n.conv(dead, 4, 4, bias=True))
+    CalibratePercentile(inputs=[x])(zeros)
+    FillRanges(inputs=x)(zeros)
+    value = next(v for node in zeros.graph for v in node.outputs if v.name == dead)
+    assert take_range(value).ymax == 0
+
+
+def test_factors_are_within_an_octave() -> None:
+    assert FACTORS[0] == 1
+    assert FACTORS[-1] < 2
+
+
+def test_ranges_have_room_for_others_where_samples_are_unlike() -> None:
+    ends = []
+    for foresees in (False, True):
+        model, x, name = calibrated(1.0)
+        loud = x * np.exp(np.random.default_rng(1).normal(0, 0.7, (len(x), 1, 1, 1))).astype(np.float32)
+        for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs)):
+            value.metadata_props.pop(RANGE_KEY, None)
+        CalibratePercentile(inputs=[loud])(model)
+        FillRanges(inputs=loud, foresees=foresees)(model)
+        ymax, _ = range_of(model, name)
+        tensors, _ = next(Pieces(model, [name]).run(loud))
+        ends.append(ymax / tensors[name].max())
+    assert 0.95 < ends[0] < 1.1  # its peak is beyond the percentile, and the factor up to two of FACTORS below the end
+    assert ends[1] > 1.2

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from passes.rewrites.fold_batch_rows import FoldBatchRows
+from passes.rewrites.remove_dead_code import RemoveDeadCode
+from support.networks import build, integers, ops
+from support.rewriting import assert_stays
+from support.run import run_as_written
+
+
+def check(model, expected_ops, *sizes):
+    """Equal at two batches that the pass doesn't look at."""
+    inputs = [integers(rows, *sizes, seed=rows) for rows in (1, 5)]
+    before = [run_as_written(model, x=x) for x in inputs]
+    assert FoldBatchRows()(model).modified
+    RemoveDeadCode()(model)
+    assert ops(model) == expected_ops
+    for x, expected in zip(inputs, before, strict=True):
+        for one, other in zip(run_as_written(model, x=x), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert not FoldBatchRows()(model).modified
+
+
+def constants(text, **more):
+    known = {"zero": np.array(0), "one": np.array(1), "two": np.array(2), "ax": np.array([0]), "open": np.array([-1]),
+             "four": np.array([4]),
+             "behind": np.array([1, 2]), "w": integers(8, 8), "token": integers(1, 8, seed=3)}  # fmt: skip
+    words = text.replace(",", " ").replace(")", " ").replace("(", " ").split()
+    return {name: array for name, array in (known | more).items() if name in words}
+
+
+def parsed(nodes, source="N,8,2,2", rank="A,B,C", **more):
+    return build(f"(float[{source}] x) => (float[{rank}] y) {{ {nodes} }}", **constants(nodes, **more))
+
+
+BATCH = "s = Shape(x) n = Gather(s, zero) b = Unsqueeze(n, ax)"
+
+
+@pytest.mark.parametrize("how", ["Expand", "ConstantOfShape", "Tile"])
+def test_a_class_token(how):
+    token = {
+        "Expand": "t = Concat<axis = 0>(b, open, open) e = Expand(token, t)".replace("open", "one1"),
+        "ConstantOfShape": "t = Concat<axis = 0>(b, one1, eight) z = ConstantOfShape(t) e = Add(z, token)",
+        "Tile": "t = Concat<axis = 0>(b, one1, one1) e = Tile(token3, t)",
+    }[how]
+    nodes = f"{BATCH} {token} c = Concat<axis = 1>(e, x) y = MatMul(c, w)"
+    more = {"one1": np.array([1]), "eight": np.array([8]), "token3": integers(1, 1, 8, seed=3)}
+    check(parsed(nodes, source="N,3,8", **more), ["Pad", "Add", "MatMul"], 3, 8)
+
+
+def test_rows_that_broadcast():
+    nodes = f"{BATCH} t = Concat<axis = 0>(b, one1, one1) e = Expand(token, t) a = Mul(e, x) y = MatMul(a, w)"
+    check(parsed(nodes, source="N,3,8", one1=np.array([1])), ["Mul", "MatMul"], 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("source", "nodes"),
+    [
+        ("N,T,8", "s = Shape(x) e = Expand(token, s) y = Add(x, e)"),
+        ("N,3,8", "s = Shape(x) n = Gather(s, zero) f = Cast<to = 1>(n) y = Div(x, f)"),
+        ("N,3,8", "s = Shape(x) n = Gather(s, zero) r = Range(zero, n, one) f = Cast<to = 1>(r) "
+                  "u = Unsqueeze(f, behind) y = Add(x, u)"),
+        ("N,3,8", "y = Relu(x)"),
+        ("N,3,8", "i = Cast<to = 7>(x) m = ReduceMax<keepdims = 0>(i) u = Unsqueeze(m, ax) s = Shape(x) "
+                  "t = Add(s, u) y = Expand(x, t)"),
+    ],
+    ids=["another open size", "the number of rows", "a number for each row", "no sizes", "what hangs on data"],
+)  # fmt: skip
+def test_what_stays(source, nodes):
+    model = parsed(nodes, source=source)
+    assert_stays(FoldBatchRows(), model)

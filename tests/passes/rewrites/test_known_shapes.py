@@ -1,0 +1,97 @@
+"""Shapes that a graph computes become constants, with the batch open; what does not follow stays."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from passes.normalize import normalize
+from passes.rewrites.known_shapes import KnownShapes
+from qpipe.nodes import constant_input
+from support.networks import build, integers, ops
+from support.rewriting import assert_stays
+from support.run import run_as_written
+
+SHAPE = "s = Shape(x) n = Slice(s, zero, one, zero) c = Gather(s, first) h = Gather(s, second)"
+CONSTANTS = {
+    "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "four": np.array([4]), "minus": np.array([-1]),
+    "first": np.array(1), "second": np.array(2), "half": np.array(2), "twice": np.array(2.0, np.float32),
+}  # fmt: skip
+CASES = {
+    "a shuffle of channels": (
+        """k = Div(c, half) k1 = Unsqueeze(k, zero) h1 = Unsqueeze(h, zero) c1 = Unsqueeze(c, zero)
+        t = Concat<axis=0>(n, two, k1, h1, minus) a = Reshape(x, t) b = Transpose<perm=[0,2,1,3,4]>(a)
+        t2 = Concat<axis=0>(n, minus, h1, h1) y = Reshape(b, t2)""",
+        ["Reshape", "Transpose", "Reshape"],
+    ),
+    "its own shape": ("y = Reshape(x, s)", ["Reshape"]),
+    "to the rank of the batch": (
+        "cube = Mul(c, h) c1 = Unsqueeze(cube, zero) t = Concat<axis=0>(n, c1, minus) y = Reshape(x, t)", ["Reshape"]
+    ),
+    "twice as large, as opset 11 wrote it": (
+        """f = Cast<to=1>(h) g = Mul(f, twice) r = Floor(g) i = Cast<to=7>(r) h1 = Unsqueeze(i, zero)
+        nc = Slice(s, zero, two) t = Concat<axis=0>(nc, h1, h1) y = Resize<mode="nearest">(x, , , t)""",
+        ["Resize"],
+    ),
+    "as large as another": (
+        """p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) q = Shape(p) nc = Slice(q, zero, two)
+        hw = Slice(s, two, four) t = Concat<axis=0>(nc, hw)
+        y = Resize<mode="linear", coordinate_transformation_mode="half_pixel">(p, , , t)""",
+        ["MaxPool", "Resize"],
+    ),
+    "expanded to what it is": (
+        """r = Shape<start=0, end=1>(s) ones = ConstantOfShape<value=int64[1] {1}>(r) e = Equal(s, minus)
+        w = Where(e, ones, s) z = Expand(x, w) y = Relu(z)""",
+        ["Relu"],
+    ),
+    "as dynamo writes it": (
+        "cube = Mul(c, h) c1 = Unsqueeze(cube, zero) t = Concat<axis=0>(n, c1, minus) y = Reshape<allowzero=1>(x, t)",
+        ["Reshape"],
+    ),
+    "a window's ends": (
+        "k = Sub(h, half) k1 = Unsqueeze(k, zero) y = Slice(x, zero, k1, two)", ["Slice"]
+    ),
+}  # fmt: skip
+
+
+def network(nodes: str) -> ir.Model:
+    used = {name: array for name, array in CONSTANTS.items() if name in (SHAPE + nodes).replace("(", " ")}
+    return build(f"(float[N,4,6,6] x) => (float[] y) {{ {SHAPE} {nodes} }}", **used)
+
+
+@pytest.mark.parametrize(("nodes", "expected"), CASES.values(), ids=list(CASES))
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_follows_becomes_constant(nodes: str, expected: list[str], batch: int) -> None:
+    x = integers(batch, 4, 6, 6)
+    before = run_as_written(network(nodes), x=x)
+    model = network(nodes)
+    assert KnownShapes()(model).modified
+    assert not KnownShapes()(model).modified
+    normalize(model)
+    assert ops(model) == expected
+    for found, wanted in zip(run_as_written(model, x=x), before, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_batch_stays_open() -> None:
+    model = network(CASES["a shuffle of channels"][0])
+    KnownShapes()(model)
+    targets = [constant_input(node, 1) for node in model.graph if node.op_type == "Reshape"]
+    assert [[] if target is None else target.tolist() for target in targets] == [[-1, 2, 2, 6, 6], [-1, 4, 6, 6]]
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "n1 = Mul(n, two) t = Concat<axis=0>(n, n1, minus) y = Reshape(x, t)",
+        "k = Div(n, two) t = Concat<axis=0>(k, minus) y = Reshape(x, t)",
+        "t = Concat<axis=0>(n, one) z = Flatten(x) m = ReduceMax(z, zero) y = Expand(m, t)",
+    ],
+    ids=["two open sizes", "half of the batch", "not to what it is"],
+)
+def test_what_does_not_follow_stays(nodes: str) -> None:
+    assert_stays(KnownShapes(), network(nodes))
+
+
+def test_a_graph_that_asks_for_no_shape_stays() -> None:
+    model = build("(float[N,4] x) => (float[N,2,2] y) { y = Reshape(x, target) }", target=np.array([0, 2, 2]))
+    assert_stays(KnownShapes(), model)

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+
+from passes.rewrites.recognize_layer_norm import RecognizeLayerNorm
+from passes.rewrites.remove_dead_code import RemoveDeadCode
+from support.networks import build, ops
+from support.rewriting import assert_stays
+from support.run import run_as_written
+
+# float32 against float32, in another order: rounding of sums of up to 8 numbers, divided by deviations of about 1.
+ROUNDING = 2e-5
+MEAN = "m = ReduceMean(x, last)"
+VARIANCE = "d = Sub(x, m) q = Pow(d, two) v = ReduceMean(q, last)"
+DEVIATION = "e = Add(v, eps) s = Sqrt(e)"
+SPELLINGS = {
+    "PyTorch": f"{MEAN} {VARIANCE} {DEVIATION} n = Div(d, s) w = Mul(n, gamma) y = Add(w, beta)",
+    "two Subs": f"{MEAN} d2 = Sub(x, m) {VARIANCE} {DEVIATION} n = Div(d2, s) w = Mul(gamma, n) y = Add(beta, w)",
+    "a square by Mul": f"{MEAN} d = Sub(x, m) q = Mul(d, d) v = ReduceMean(q, last) {DEVIATION} n = Div(d, s) "
+    "w = Mul(n, gamma) y = Add(w, beta)",
+    "Keras": f"{MEAN} {VARIANCE} {DEVIATION} r = Reciprocal(s) g = Mul(r, gamma) a = Mul(x, g) b = Mul(m, g) "
+    "c = Sub(beta, b) y = Add(a, c)",
+    "a power": f"{MEAN} {VARIANCE} e = Add(v, eps) r = Pow(e, minus_half) n = Mul(d, r) w = Mul(n, gamma) "
+    "y = Add(w, beta)",
+    "no gamma": f"{MEAN} {VARIANCE} {DEVIATION} y = Div(d, s)",
+    "gamma alone": f"{MEAN} {VARIANCE} {DEVIATION} n = Div(d, s) y = Mul(n, gamma)",
+}
+
+
+def parsed(nodes, source="N,3,8", last=(-1,), eps=1e-5, shape=(8,)):
+    draw = np.random.default_rng(1)
+    constants = {
+        "last": np.array(last), "two": np.float32(2), "eps": np.float32(eps), "minus_half": np.float32(-0.5),
+        "gamma": draw.uniform(0.5, 2, shape).astype(np.float32), "beta": draw.standard_normal(shape).astype(np.float32),
+    }  # fmt: skip
+    names = nodes.replace(",", " ").replace(")", " ").replace("(", " ").split()
+    rank = ",".join("ABCDE"[: source.count(",") + 1])
+    return build(
+        f"(float[{source}] x) => (float[{rank}] y) {{ {nodes} }}",
+        **{name: array for name, array in constants.items() if name in names},
+    )
+
+
+def check(model, expected_ops, *sizes):
+    x = (np.random.default_rng(2).standard_normal(sizes) * 2 + 1).astype(np.float32)
+    (expected,) = run_as_written(model, x=x)
+    assert RecognizeLayerNorm()(model).modified
+    RemoveDeadCode()(model)
+    assert ops(model) == expected_ops
+    np.testing.assert_allclose(run_as_written(model, x=x)[0], expected, rtol=0, atol=ROUNDING)
+    assert_stays(RecognizeLayerNorm(), model)
+
+
+@pytest.mark.parametrize("nodes", SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize(("source", "sizes"), [("N,3,8", (2, 3, 8)), ("1,8", (1, 8)), ("N,T,8", (2, 5, 8))])
+def test_along_the_last_axis(nodes, source, sizes):
+    check(parsed(nodes, source), ["LayerNormalization"], *sizes)
+
+
+@pytest.mark.parametrize("nodes", SPELLINGS.values(), ids=SPELLINGS)
+def test_along_the_channels_of_an_image(nodes):
+    model = parsed(nodes, "N,8,4,5", last=(1,), shape=(8, 1, 1))
+    check(model, ["Transpose", "LayerNormalization", "Transpose"], 2, 8, 4, 5)
+
+
+@pytest.mark.parametrize("nodes", SPELLINGS.values(), ids=SPELLINGS)
+def test_along_the_last_two_axes(nodes):
+    check(parsed(nodes, "N,4,3,8", last=(2, 3), shape=(3, 8)), ["LayerNormalization"], 2, 4, 3, 8)
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1e-6, 1e-3])
+def test_epsilon_and_the_numbers_of_the_constants(eps):
+    model = parsed(SPELLINGS["Keras"], eps=eps)
+    gamma, beta = (model.graph.initializers[name].const_value.numpy() for name in ("gamma", "beta"))
+    assert RecognizeLayerNorm()(model).modified
+    (node,) = (node for node in model.graph if node.op_type == "LayerNormalization")
+    # float32 of what float64 finds: of the last bit.
+    np.testing.assert_allclose(node.inputs[1].const_value.numpy(), gamma, rtol=2.0**-22)
+    np.testing.assert_allclose(node.inputs[2].const_value.numpy(), beta, rtol=0, atol=2.0**-22)
+    assert node.attributes["epsilon"].as_float() == np.float32(eps)
+
+
+def test_who_reads_what_is_between_keeps_it():
+    model = parsed(f"{SPELLINGS['PyTorch'].replace('y =', 'z =')} y = Add(z, m)")
+    assert RecognizeLayerNorm()(model).modified
+    RemoveDeadCode()(model)
+    assert sorted(ops(model)) == ["Add", "LayerNormalization", "ReduceMean"]
+
+
+def test_a_gamma_of_each_place_stays_behind():
+    check(parsed(SPELLINGS["PyTorch"], shape=(3, 8)), ["LayerNormalization", "Mul", "Add"], 2, 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "changes"),
+    [
+        ("q = Pow(x, two) v = ReduceMean(q, last) e = Add(v, eps) s = Sqrt(e) y = Div(x, s)", {}),
+        (f"{MEAN} d = Sub(x, m) q = Pow(d, two) v = ReduceMean(q, last) s = Sqrt(v) e = Add(s, eps) y = Div(d, e)", {}),
+        (SPELLINGS["no gamma"], {"last": (1, 2), "source": "N,3,2,4"}),
+        (SPELLINGS["no gamma"], {"last": (1,), "source": "N,T,8"}),
+        (f"{MEAN} y = Sub(x, m)", {}),
+    ],
+    ids=["no mean taken", "eps beside the root", "two axes", "an axis of open size", "no deviation"],
+)  # fmt: skip
+def test_near_misses_stay(nodes, changes):
+    assert_stays(RecognizeLayerNorm(), parsed(nodes, **changes))
