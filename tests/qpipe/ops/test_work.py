@@ -70,7 +70,7 @@ def test_training_does_what_inference_does_unless_it_says_otherwise() -> None:
 
 def test_every_curve_says_what_it_costs() -> None:
     curves = [op for op in OPS.values() if hasattr(op, "formula")]
-    assert len(curves) == 21
+    assert len(curves) == 25
     for op in curves:
         work = op.work(None)  # type: ignore[arg-type]
         assert work.forward != NO_WORK
