@@ -23,6 +23,8 @@ AnyArray = npt.NDArray[Any]
 DOMAIN: Final = "qpipe"
 """Of the functions that our files have in the place of quantizers which are not affine."""
 _GRAPHS: Final = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
+MICROSOFT: Final = "com.microsoft"
+"""The domain of onnxruntime's own operators."""
 STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
 _NAMED_NODES: Final = 4
 _NAME_LENGTH: Final = 100

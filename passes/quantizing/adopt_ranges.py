@@ -25,7 +25,7 @@ from qpipe.errors import ModelError
 from qpipe.ir.graph.layers import STAYS_FLOAT
 from qpipe.nodes import AnyArray, constant_array, describe, initializer, int_attribute, name_value
 from qpipe.ops import Role, has_weights, op_of
-from qpipe.ops.quantizer_parts import dequantizes, quantizes
+from qpipe.ops.quantizer_parts import dequantizes, limits_codes, quantizes
 
 _CODES: Final = "qpipe.codes"
 """Of a quantizer: the least and the largest code that it gives."""
@@ -71,7 +71,7 @@ def adopted_ranges(graph: ir.Graph) -> int:
 def _take_narrower_ranges(graph: ir.Graph) -> None:
     """A Clip of a quantizer's codes, as Brevitas writes widths that no integer type has, is the quantizer's."""
     for node in list(graph):
-        quantizer = node.inputs[0].producer() if node.op_type == "Clip" and node.inputs[0] is not None else None
+        quantizer = node.inputs[0].producer() if limits_codes(node) and node.inputs[0] is not None else None
         if quantizer is None or not quantizes(quantizer):
             continue
         bounds = [constant_array(value) for value in node.inputs[1:3]]

@@ -21,7 +21,8 @@ from qpipe.ir.quantized.view import LastLayer, read_final_view
 from qpipe.lowering.ends import add_nodes, first_grid
 from qpipe.lowering.integer_builder import IntegerBuilder, Layout
 from qpipe.lowering.integer_ends import take_pixels
-from qpipe.lowering.qoperator_builder import MICROSOFT, QOperatorBuilder
+from qpipe.lowering.qoperator_builder import QOperatorBuilder
+from qpipe.nodes import MICROSOFT
 from qpipe.ops import product_of
 
 

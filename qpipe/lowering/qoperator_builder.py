@@ -21,9 +21,7 @@ from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
 from qpipe.lowering.marks import mark
 from qpipe.lowering.rows import row_sizes
-from qpipe.nodes import initializer
-
-MICROSOFT = "com.microsoft"
+from qpipe.nodes import MICROSOFT, initializer
 
 Attributes = Mapping[str, Any]
 

@@ -12,7 +12,7 @@ from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE, CertificateRow, add_r
 from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
 from qpipe.arith.symbolic import Symbol
-from qpipe.nodes import static_shape
+from qpipe.nodes import MICROSOFT, static_shape
 from qpipe.ops.base import StandardForm
 from qpipe.ops.constant_operand import constant_grid
 from qpipe.ops.factors import Factors
@@ -104,7 +104,7 @@ class Add(Join):
         for (codes, _, zero_point), grid, sign in zip(self.codes(layer, b), grids, self.signs, strict=True):
             inputs += [codes, b.scale(grid, sign), zero_point]
         inputs += b.grid(layer.quantizer.rounded_to)
-        b.finish(layer, b.emit("QLinearAdd", inputs, name=layer.name, domain="com.microsoft"))
+        b.finish(layer, b.emit("QLinearAdd", inputs, name=layer.name, domain=MICROSOFT))
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The sum in the finer operand's steps, zero points and all; a constant is a part of the bias."""

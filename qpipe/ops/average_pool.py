@@ -20,7 +20,7 @@ from qpipe.arith.certificate import CertificateRow, pool_row
 from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
 from qpipe.errors import LoweringError
-from qpipe.nodes import Window, constant_input, describe, int_attribute, rank, window
+from qpipe.nodes import MICROSOFT, Window, constant_input, describe, int_attribute, rank, window
 from qpipe.ops.base import Refusal, Role, StandardForm, Unweighted
 from qpipe.ops.factors import Factors
 from qpipe.ops.windows import (
@@ -134,7 +134,7 @@ class AveragePool(Unweighted):
             value = b.emit("QuantizeLinear", [mean, *output], name=f"{name}_quantize")
         else:
             attributes, inputs = {**node.attributes, "channels_last": 0}, [*inputs, *output]
-            value = b.emit(f"QLinear{node.op_type}", inputs, name=name, attributes=attributes, domain="com.microsoft")
+            value = b.emit(f"QLinear{node.op_type}", inputs, name=name, attributes=attributes, domain=MICROSOFT)
         b.finish(layer, value)
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from qpipe.arith.exact import product_type
 from qpipe.arith.namespace import A, Float64Array, FloatArray, IntArray
-from qpipe.nodes import constant_array, float_attribute, int_attribute, rank
+from qpipe.nodes import MICROSOFT, constant_array, float_attribute, int_attribute, rank
 from qpipe.ops.base import Operands, Refusal, StandardForm
 from qpipe.ops.product import Product, TorchProduct
 from qpipe.ops.quantizer_parts import stored
@@ -127,7 +127,7 @@ class Gemm(Product):
         else:
             attributes = {"transB": int(self.output_axis(layer.node) == 0)}
             inputs = [*inputs, b.bias(layer), *b.grid(layer.quantizer.rounded_to)]
-            value = b.emit("QGemm", inputs, name=layer.name, attributes=attributes, domain="com.microsoft")
+            value = b.emit("QGemm", inputs, name=layer.name, attributes=attributes, domain=MICROSOFT)
         b.finish(layer, value)
 
     def lower_qoperator_last(self, layer: LastLayer[FinalWeight], b: QOperatorBuilder) -> None:

@@ -13,6 +13,7 @@ from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
 from qpipe.arith.quantize import MAX_SHIFT
 from qpipe.arith.symbolic import Symbol
+from qpipe.nodes import MICROSOFT
 from qpipe.ops.base import StandardForm
 from qpipe.ops.join import Join
 from qpipe.ops.work import NodeWork, Work
@@ -64,7 +65,7 @@ class Mul(Join):
         """QLinearMul."""
         a, c = self.codes(layer, b)
         inputs = [*a, *c, *b.grid(layer.quantizer.rounded_to)]
-        b.finish(layer, b.emit("QLinearMul", inputs, name=layer.name, domain="com.microsoft"))
+        b.finish(layer, b.emit("QLinearMul", inputs, name=layer.name, domain=MICROSOFT))
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The product of the codes without their zero points, which int32 holds with 15 bits to spare."""

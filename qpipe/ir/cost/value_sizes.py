@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.files.quiet import quiet
-from qpipe.nodes import int_attribute
+from qpipe.nodes import MICROSOFT, int_attribute
 from qpipe.ops import STANDARD_FORMS
 
 # Folding one constant can make the next one's shape known.
@@ -64,7 +64,7 @@ def _close_batch(graph: ir.Graph, batch_size: int) -> None:
 
 def _standardize(node: ir.Node) -> None:
     """Make an operator that only onnxruntime knows one of the same shapes that inference knows."""
-    if node.domain != "com.microsoft" or node.op_type not in STANDARD_FORMS:
+    if node.domain != MICROSOFT or node.op_type not in STANDARD_FORMS:
         return
     if int_attribute(node, "channels_last", 0):
         return

@@ -12,13 +12,13 @@ from onnx_ir.passes import common
 from qpipe.errors import ModelError, one_line
 from qpipe.ir.files.infer import follows_lists
 from qpipe.ir.files.quiet import quiet
+from qpipe.nodes import MICROSOFT
 
 OPSET = 21
 TWO_BIT_OPSET = 25
 IR_VERSIONS = {OPSET: 10, TWO_BIT_OPSET: 13}
 TWO_BIT_TYPES = frozenset({ir.DataType.INT2, ir.DataType.UINT2})
 OLDEST_OPSET = 7
-_MICROSOFT = "com.microsoft"
 OLDEST_IR_VERSION = 3
 # onnxscript's converter has real adapters from here on.
 _OLDEST_ONNXSCRIPT_OPSET = 18
@@ -53,7 +53,7 @@ def upgrade(model: ir.Model, source: str) -> ir.Model:
 
 def _standardize_quantizers(model: ir.Model) -> None:
     """Let onnxruntime's own quantizers of 16 bits and less, from before ONNX had such types, be ONNX's."""
-    found = [n for n in model.graph if n.domain == _MICROSOFT and n.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    found = [n for n in model.graph if n.domain == MICROSOFT and n.op_type in {"QuantizeLinear", "DequantizeLinear"}]
     for node in found:
         node.domain = ""
     if found:

@@ -49,7 +49,7 @@ class FactorGraph:
     parameters: list[Parameter]
 
     def multiply(self, ratios: Mapping[int, float]) -> None:
-        """Divide the numbers of each of these factors by a power of two: exact, where nothing underflows."""
+        """Divide the numbers of each of these factors by its ratio; exact of powers of two."""
         for parameter in self.parameters:
             channels = parameter.channels
             along = np.array([ratios.get(abs(int(i)), 1.0) ** np.sign(i) for i in channels.reshape(-1)])
