@@ -263,7 +263,7 @@ def _quantize_activations(
     # A Relu stays: onnxruntime fuses it.
     dropped = {layer.output: layer.nodes[-1] for layer in plan.layers if layer.activation or layer.curve}
     # What is float already is read as it is by all that stays float.
-    floats = nodes_within([*plan.islands, *plan.tail])
+    floats = nodes_within([*plan.islands, *plan.lookups, *plan.tail])
     for value, spec in specs.items():
         grid, node = grids.get(value), dropped.get(value)
         insert_activation_quantizer(

@@ -2,7 +2,8 @@
 
     Cast(x: uint8 -> float32)  =  x: float32                                        of the same numbers, bit for bit
 
-Integers beyond 2**24 would be rounded by the Cast; who feeds floats has rounded them so.
+Integers beyond 2**24 would be rounded by the Cast; who feeds floats has rounded them so. The mask of an attention stays
+one of integers, whose codes are looked up (see `qpipe.ops.lookup`): a grid of real numbers may not hold its 1.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import onnx_ir as ir
 
 from qpipe.ir.graph.rewrite import rewrite
 from qpipe.nodes import int_attribute
+from qpipe.ops.masks import lowers_softmax
 
 
 @dataclass(frozen=True, kw_only=True)
 class UncastInputs(ir.passes.InPlacePass):
-    """Inputs of an integer type that nothing but a Cast to float32 reads; the graph's input becomes float32."""
+    """Inputs of an integer type, but masks, that nothing but a Cast to float32 reads; they become float32."""
 
     name: ClassVar[str] = "uncast-inputs"
 
@@ -33,7 +35,7 @@ def _try_take_out(graph: ir.Graph, cast: ir.Node) -> bool:
         return False
     is_only = [use.node for use in value.uses()] == [cast] and not value.is_graph_output()
     to_float = int_attribute(cast, "to", ir.DataType.UNDEFINED) == ir.DataType.FLOAT
-    if not (value.dtype.is_integer() and is_only and to_float) or result.is_graph_output():
+    if not (value.dtype.is_integer() and is_only and to_float) or result.is_graph_output() or lowers_softmax(result):
         return False
     value.type = ir.TensorType(ir.DataType.FLOAT)
     result.replace_all_uses_with(value)

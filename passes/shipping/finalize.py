@@ -3,7 +3,8 @@
 `y = k (conv - mean) + beta` becomes `(acc + bias) * m * 2**-n` output steps (see `qpipe.arith.multiplier`): m rides in
 the weight's scale, `2**l * m[c]`, a negative k in the weights' signs. A BatchNormalization that stands alone becomes a
 1×1 depthwise Conv whose 8-bit weight is the multiplier; a Softmax or a LayerNormalization a function of the domain
-`qpipe` on int32 (see `qpipe.ops.float_form`). The pass chooses nothing: every exponent is the file's.
+`qpipe` on int32 (see `qpipe.ops.float_form`); an embedding's table becomes its codes. The pass chooses nothing: every
+exponent is the file's.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from qpipe.ir.quantized.final_weights import final_weight, standalone_batch_norm
 from qpipe.ir.quantized.view import QuantizedLayer, RequantizedLayer, is_trainable, read_view
 from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
-from qpipe.ir.quantized.write_constant import finalize_constants
+from qpipe.ir.quantized.write_constant import finalize_constants, finalize_table
 from qpipe.nodes import initializer, rank
 from qpipe.ops.weight_layout import output_axis
 
@@ -43,6 +44,8 @@ class Finalize(ir.passes.InPlacePass):
         if view.is_final:
             return ir.passes.PassResult(model, pools)
         check_numbers(model.graph)
+        for quantizer in view.inputs:
+            finalize_table(model.graph, quantizer)
         for layer in view.layers:
             finalize_constants(model.graph, layer)
             if isinstance(layer, RequantizedLayer) and layer.op_type == "BatchNormalization":

@@ -21,7 +21,7 @@ from qpipe.ir.files.metadata import set_json
 from qpipe.ir.quantized.parts import all_reads
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import LastLayer, View, read_final_view
-from qpipe.lowering.ends import Builder, add_nodes, dequantize_results, first_grid
+from qpipe.lowering.ends import Builder, add_nodes, dequantize_results, first_grid, look_up
 from qpipe.lowering.integer_builder import IntegerBuilder, Layout
 from qpipe.lowering.integer_ends import Floats, give_integers, take_pixels
 from qpipe.nodes import describe
@@ -57,6 +57,8 @@ class LowerInteger(ir.passes.InPlacePass):
             if self.io == "integer" and quantizer.source.is_graph_input():
                 values, own = pixel_values(model, quantizer)
                 take_pixels(model.graph, quantizer, values, b, pixels=self.layout, own=own)
+            elif (looked_up := look_up(quantizer, b)) is not None:
+                b.define(quantizer, looked_up)
             else:
                 value = b.node("QuantizeLinear", [quantizer.source, *first_grid(quantizer, b)])
                 b.define_clipped(quantizer, value)

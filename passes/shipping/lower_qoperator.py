@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from passes.shipping.lower_integer import check_ends, give_results, pixel_values
 from qpipe.ir.quantized.view import LastLayer, read_final_view
-from qpipe.lowering.ends import add_nodes, first_grid
+from qpipe.lowering.ends import add_nodes, first_grid, look_up
 from qpipe.lowering.integer_builder import IntegerBuilder, Layout
 from qpipe.lowering.integer_ends import take_pixels
 from qpipe.lowering.qoperator_builder import QOperatorBuilder
@@ -54,6 +54,8 @@ class LowerQOperator(ir.passes.InPlacePass):
                 values, own = pixel_values(model, quantizer)
                 take_pixels(model.graph, quantizer, values, ends, pixels=self.layout, own=own)
                 b.adopt_input(quantizer, ends.codes(quantizer))
+            elif (looked_up := look_up(quantizer, b)) is not None:
+                b.define(quantizer, looked_up)
             else:
                 inputs = [quantizer.source, *first_grid(quantizer, b)]
                 b.define_input(quantizer, b.emit("QuantizeLinear", inputs, name=f"{quantizer.source.name}_quantize"))

@@ -1,19 +1,22 @@
-"""The ends of a lowered graph: its results leave as floats, what stays float reads them, the QDQ nodes go."""
+"""The ends of a lowered graph: what is looked up begins it, its results leave as floats, the QDQ nodes go."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.errors import LoweringError
+from qpipe.ir.quantized.oracle import codes_of
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, View, is_final
 from qpipe.lowering.integer_builder import IntegerBuilder
 from qpipe.lowering.qoperator_builder import QOperatorBuilder
 from qpipe.ops import product_of
+from qpipe.ops.lookup import lookup_of
 
 Builder = QOperatorBuilder | IntegerBuilder
 
@@ -33,6 +36,12 @@ def first_grid(quantizer: ActivationQuantizer, b: Builder) -> tuple[ir.Value, ir
         return scale, zero_point
     of_input = b.shared if isinstance(b, IntegerBuilder) else lambda step: b.scalar(f"step_{step}", step)
     return of_input(quantizer.step), zero_point
+
+
+def look_up(quantizer: ActivationQuantizer, b: Builder) -> ir.Value | None:
+    """The quantizer's codes where integers alone say them; None where they are made of floats."""
+    found = lookup_of(quantizer.source)
+    return None if found is None else found.write(partial(codes_of, quantizer), b, str(quantizer.source.name))
 
 
 def dequantize_results(view: View, b: Builder, *, outputs: bool = True) -> None:

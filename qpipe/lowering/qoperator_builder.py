@@ -148,7 +148,7 @@ class QOperatorBuilder:
     def define_input(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         """`value` saturates to the whole of uint8 and is the quantizer's, but for its narrower range and its table."""
         name = str(quantizer.codes.name)
-        self._define(
+        self.define(
             quantizer, self._look_up(quantizer, self._clip(value, (0, STORAGE_MAX), quantizer.rounded_to, name))
         )
 
@@ -159,7 +159,7 @@ class QOperatorBuilder:
     def finish(self, layer: RequantizedLayer, value: ir.Value) -> None:
         """`value` is the layer's result on its target, within uint8; activation, range and table follow."""
         clipped = self._clip(value, (0, STORAGE_MAX), layer.clipped_to, layer.name)
-        self._define(layer.quantizer, self._look_up(layer.quantizer, clipped))
+        self.define(layer.quantizer, self._look_up(layer.quantizer, clipped))
 
     def carry(self, layer: RequantizedLayer, value: ir.Value, carried: QuantSpec) -> None:
         """`value` holds codes of the inputs' grid, within `carried` or to be cut to it."""
@@ -172,7 +172,7 @@ class QOperatorBuilder:
             value = self._clip(value, held, carried, f"{layer.name}_carried")
             moved = self.move(value, carried, spec, layer.name)
             value = self._clip(moved, (0, STORAGE_MAX), spec, layer.name)
-        self._define(layer.quantizer, self._look_up(layer.quantizer, value))
+        self.define(layer.quantizer, self._look_up(layer.quantizer, value))
 
     def move(self, value: ir.Value, source: QuantSpec, target: QuantSpec, name: str) -> ir.Value:
         """Codes on another grid, rounded half to even: a QLinearConcat of one, which onnxruntime does by table."""
@@ -215,7 +215,8 @@ class QOperatorBuilder:
         shape = self.scalar(f"shape_{'_'.join(map(str, sizes))}", np.array(sizes))
         return self.emit("Reshape", [found, shape], name=f"{name}_from_row")
 
-    def _define(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
+    def define(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
+        """`value` holds the quantizer's codes."""
         if value in self._codes.values():
             # Two tensors of the QDQ graph hold the same integers, and each is compared.
             value = self.emit("Identity", [value], name=f"{quantizer.codes.name}_identity")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import onnx_ir as ir
@@ -17,6 +18,16 @@ _BETWEEN: Final = SUMS | CHOICES | MOVES | {"Mul", "Cast", "CastLike", "Clip", "
 
 def leads_to_softmax(value: ir.Value) -> bool:
     """Whether a value does nothing but lower what a Softmax reads: any number that is low enough does the same."""
+    return set(_uses(value)) == {True}
+
+
+def lowers_softmax(value: ir.Value) -> bool:
+    """Whether a value lowers what a Softmax reads, whatever else it does."""
+    return True in _uses(value)
+
+
+def _uses(value: ir.Value) -> Iterator[bool]:
+    """For each end of what is made of a value by what a mask passes: whether it is a Softmax."""
     seen: set[ir.Value] = set()
     stack = [value]
     while stack:
@@ -26,10 +37,9 @@ def leads_to_softmax(value: ir.Value) -> bool:
         seen.add(current)
         readers = list(current.consumers())
         if current.is_graph_output() or not readers:
-            return False
+            yield False
         for node in readers:
-            if node.domain not in STANDARD_DOMAINS or node.op_type not in _BETWEEN | {"Softmax"}:
-                return False
-            if node.op_type != "Softmax":
+            if node.domain in STANDARD_DOMAINS and node.op_type in _BETWEEN:
                 stack.extend(node.outputs)
-    return True
+            else:
+                yield node.domain in STANDARD_DOMAINS and node.op_type == "Softmax"

@@ -196,6 +196,7 @@ def _resize(
 
 _PARAMETERS: Final[dict[str, tuple[int, ...]]] = {
     "PRelu": (1,),
+    "Gather": (0,),
     **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), (1, 2)),
 }
 _TAIL: Final[dict[str, TailFunction]] = {
@@ -246,6 +247,9 @@ _TAIL: Final[dict[str, TailFunction]] = {
     "Less": _pairwise(lambda x, y: x < y),
     "LessOrEqual": _pairwise(lambda x, y: x <= y),
     "Equal": _pairwise(lambda x, y: x == y),
+    "And": _pairwise(lambda x, y: x & y),
+    "Or": _pairwise(lambda x, y: x | y),
+    "Xor": _pairwise(lambda x, y: x ^ y),
     "Not": _elementwise(lambda x: ~x),
     "Where": lambda _, condition, x, y: x.where(condition, y),
     "ReduceMean": _reduction(lambda x, axes, keep: x.mean(axes, keep)),

@@ -148,7 +148,7 @@ class _Gate:
         # Rows that one run takes: the model's own number, or as many as fit. Behind islands, and where images are
         # shuffled with their channels, a batch's rows need not come first, so that the oracle takes all of them.
         lead = all(shape[:1] == (self.form.size or 1,) for shape in self.shapes.values())
-        self.rows_lead = self.regions.entry is None and self.form.is_batched and lead
+        self.rows_lead = not self.regions.are_cut and self.form.is_batched and lead
         elements = ELEMENTS if self.rows_lead else ORACLE_ELEMENTS
         self.size = self.form.size or max(1, min(MAX_BATCH, elements // max(row, 1)))
         self.few = max(1, min(self.size, ORACLE_ELEMENTS // max(row, 1))) if self.rows_lead else None
@@ -237,7 +237,7 @@ class _Gate:
     def _plain(self) -> tuple[ir.Model, ir.Model]:
         """Both models, with the outputs of the lowered one; where there are islands, with what leaves the integers."""
         names = [str(value.name) for value in self.lowered.graph.outputs]
-        if self.regions.entry is not None:
+        if self.regions.are_cut:
             known = {value.name for node in self.lowered.graph for value in node.outputs}
             names = [str(value.name) for value in self.view.leaving() if value.name in known]
             spec, lowered = (self.regions.apart(ending_in(model, names)) for model in (self.spec, self.lowered))

@@ -4,7 +4,7 @@ An island's floats are whatever the runtime makes of them. It may compute the sa
 integers, and two floats that differ in their last bit may round to two codes: nothing behind them could be compared
 any more. So the specification runs once as it is, its floats where integers begin are taken, and both models are cut
 there and given these: then every integer of each region must be equal, and no float is compared at all. The nodes of an
-island are the same in both.
+island are the same in both. What is looked up is cut nowhere: both compute its codes from the same integers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from qpipe.data.inputs import Input, Inputs, fitted, rows_of
 from qpipe.errors import ModelError
 from qpipe.ir.graph.ending import ending_in
 from qpipe.ir.quantized.view import View
+from qpipe.ops.lookup import lookup_of
 from qpipe.runtime.cut import Array, begin_at, begin_name
 from qpipe.runtime.outputs import model_input
 from qpipe.runtime.probes import extremes
@@ -30,7 +31,7 @@ from qpipe.runtime.session import inputs_of, open_session, run_feeds, session_na
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """A batch that one run takes, and the floats, by name, at which integers begin behind islands."""
+    """A batch that one run takes, and the floats, by name, at which integers begin behind islands and look-ups."""
 
     batch: Batch
     floats: dict[str, Array] = field(default_factory=dict)
@@ -65,15 +66,15 @@ class Regions:
     """
 
     def __init__(self, spec: ir.Model, view: View) -> None:
-        self._grids = {
-            str(q.source.name): q.rounded_to for q in view.inputs if not q.source.is_graph_input()
-        }  # fmt: skip
-        self._session = open_session(ending_in(spec, list(self._grids))) if self._grids else None
+        begins = [q for q in view.inputs if not q.source.is_graph_input()]
+        self._grids = {str(q.source.name): q.rounded_to for q in begins if lookup_of(q.source) is None}
+        self._taken = [str(q.source.name) for q in begins]
+        self._session = open_session(ending_in(spec, self._taken)) if self._taken else None
 
     @property
-    def entry(self) -> ort.InferenceSession | None:
-        """From the network's input to where integers begin behind islands; None where there are none."""
-        return self._session
+    def are_cut(self) -> bool:
+        """Whether there are islands."""
+        return bool(self._grids)
 
     def apart(self, model: ir.Model) -> ir.Model:
         """The specification, or what was made from it, cut where integers begin behind islands."""
@@ -88,10 +89,10 @@ class Regions:
         return Piece(batch, found)
 
     def extreme_piece(self, batch: Batch, rng: np.random.Generator) -> Piece:
-        """A batch, and random and extreme numbers in the place of what its islands give."""
-        found = {}
-        for name, array in self._run(batch).items():
-            grid = self._grids[name]
+        """A batch, what is looked up of it, and random and extreme numbers in the place of what its islands give."""
+        found = self._run(batch)
+        for name, grid in self._grids.items():
+            array = found[name]
             codes = extremes(array.shape, grid, rng).astype(np.float32)
             found[name] = (codes - grid.zero_point) * np.float32(grid.scale)
         return Piece(batch, found)
@@ -100,4 +101,4 @@ class Regions:
         if self._session is None:
             return {}
         arrays = run_feeds(self._session, Piece(batch).feeds(self._session))
-        return dict(zip(self._grids, arrays, strict=True))
+        return dict(zip(self._taken, arrays, strict=True))

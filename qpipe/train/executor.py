@@ -262,7 +262,7 @@ def _plan(model: ir.Model) -> tuple[list[QuantizedLayer], list[ir.Value], list[B
     if plan.unsupported:
         raise ModelError(f"{describe(plan.unsupported[0].node)}: can't be trained, no torch semantics for it")
     layers = [QuantizedLayer(layer.node, layer.batch_norm, layer.activation, sources=()) for layer in plan.layers]
-    given = {value for layer in plan.islands for node in layer.nodes for value in node.outputs}
+    given = {value for layer in (*plan.islands, *plan.lookups) for node in layer.nodes for value in node.outputs}
     results = leading_to(model.graph.outputs, given | {layer.result for layer in layers})
     return layers, results, [Begin(value, value) for value in plan.begins]
 

@@ -136,7 +136,7 @@ def _count_float(network: ir.Model, settings: EnergySettings) -> _Counting:
     normalize(network)
     graph, notes = network.graph, []
     plan = plan_quantization(graph)
-    counted = count_network(graph, [*plan.layers, *plan.islands, *plan.tail])
+    counted = count_network(graph, [*plan.layers, *plan.islands, *plan.lookups, *plan.tail])
     exports = {}
     if plan.unsupported:
         nodes = [layer.node for layer in plan.unsupported]
@@ -151,7 +151,7 @@ def _count_quantized(network: ir.Model, view: View | None, settings: EnergySetti
     # Of a file of another form, reading it says what is wrong.
     view = view or read_view(network)
     infer_shapes(network)
-    counted = count_network(network.graph, [*view.layers, *view.islands, *view.tail])
+    counted = count_network(network.graph, [*view.layers, *view.islands, *view.lookups, *view.tail])
     simulated = None
     if not view.is_final:
         quantizers = [*view.inputs, *(layer.quantizer for layer in view.layers if layer.quantizer is not None)]

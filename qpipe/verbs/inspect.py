@@ -34,6 +34,7 @@ from qpipe.verbs.sizes import advice, is_open, said_open
 
 QUANTIZED: Final = "quantized"
 CARRIES: Final = "carries integers"
+LOOKED_UP: Final = "looked up"
 ISLAND: Final = "float island"
 FLOAT_TAIL: Final = "float tail"
 NO_FORM: Final = "no integer form"
@@ -43,6 +44,7 @@ BORDER: Final = "border"
 FLOAT: Final = "float"
 
 _OPEN: Final = "calibration takes the sizes of the data; what needs them is judged once they are given,"
+_LOOKED_UP: Final = "integers of integers: codes are looked up"
 _FORMS: Final = {Role.CARRY: CARRIES, Role.NONE: NO_FORM}
 
 
@@ -180,6 +182,8 @@ def _float_nodes(graph: ir.Graph, plan: QuantizationPlan) -> tuple[list[NodeInfo
             _add_layer(found, layer, ISLAND, note, advice)
         else:
             _add_layer(found, layer, FLOAT_TAIL, "stays float behind the integers")
+    for layer in plan.lookups:
+        _add_layer(found, layer, LOOKED_UP, _LOOKED_UP)
     problems = []
     if not any(has_weights(layer.node) for layer in (*plan.layers, *plan.islands, *plan.tail)):
         problems.append("no Conv, Gemm or MatMul with constant weights: nothing to quantize")
@@ -214,6 +218,8 @@ def _view_nodes(view: View) -> list[NodeInfo]:
             found[layer.node] = NodeInfo(layer.name, layer.op_type, QUANTIZED, f"{verb}{_quantized_note(layer)}")
         else:
             _add_layer(found, layer, _form(layer), _quantized_note(layer))
+    for lookup in view.lookups:
+        _add_layer(found, lookup, LOOKED_UP, _LOOKED_UP)
     for island in view.islands:
         _add_layer(found, island, ISLAND, "stays float between integers")
     for tail in view.tail:

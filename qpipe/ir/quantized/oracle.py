@@ -28,10 +28,7 @@ def network_integers(model: ir.Model, *inputs: Array) -> dict[str, Array]:
     these is no part of it. LoweringError where the model is not finalized.
     """
     view = read_final_view(model)
-    codes = {
-        q.codes: _stored(q, quantize(q.in_units(x).astype(np.float64), q.rounded_to))
-        for q, x in zip(view.inputs, inputs, strict=True)
-    }
+    codes = {q.codes: codes_of(q, x) for q, x in zip(view.inputs, inputs, strict=True)}
     found = {str(value.name): array for value, array in codes.items()}
     for layer in view.layers:
         result = layer_result(layer, [codes[q.codes] for q in layer.sources])
@@ -39,6 +36,11 @@ def network_integers(model: ir.Model, *inputs: Array) -> dict[str, Array]:
         if layer.quantizer is not None:
             codes[layer.quantizer.codes] = result
     return found
+
+
+def codes_of(quantizer: ActivationQuantizer, x: Array) -> Array:
+    """What float32 numbers of its source become: uint8, zero point included."""
+    return _stored(quantizer, quantize(quantizer.in_units(x).astype(np.float64), quantizer.rounded_to))
 
 
 def result_name(layer: QuantizedLayer) -> str:

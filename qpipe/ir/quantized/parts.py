@@ -2,31 +2,35 @@
 
 A layer of weights is always integer. One without is integer where all that it reads is, or where its result reaches a
 layer of weights through layers of integer form alone: so an island ends as early as it can. What is computed of scores
-(`ends_float`) is integer only where it leads to weights so. All else stays float; what of it leads to integers again is
-an island, what leads to outputs alone the tail.
+(`ends_float`) is integer only where it leads to weights so. All else stays as it is; what of it leads to integers again
+is an island, what leads to outputs alone the tail. What only integers take part in, such as tokens and the rows of a
+table that they pick, is no island, though it stays a node: its codes are looked up (`qpipe.ops.lookup`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import onnx_ir as ir
 
 from qpipe.ir.graph.layers import Layer, group_layers
 from qpipe.nodes import inner_graphs, reads
 from qpipe.ops import Role
+from qpipe.ops.lookup import is_integer, lookup_of
 
 
 @dataclass
 class Parts:
-    """layers, islands, tail: each in topological order. order: of all layers together.
+    """layers, islands, lookups, tail: each in topological order. order: of all layers together.
 
     begins: float values that integer layers read, the graph's inputs first.
     """
 
     layers: list[Layer] = field(default_factory=list)
     islands: list[Layer] = field(default_factory=list)
+    lookups: list[Layer] = field(default_factory=list)
     tail: list[Layer] = field(default_factory=list)
     order: list[Layer] = field(default_factory=list)
     begins: list[ir.Value] = field(default_factory=list)
@@ -41,29 +45,52 @@ def split(graph: ir.Graph) -> Parts:
     for layer in parts.order:
         # What would rather be float behind the last weights is none of their decoder where an island leads on.
         may_end = layer.output in leading or not layer.op.ends_float(layer.node)
-        if _has_form(layer) and (layer.output in wanted or (_is_whole(layer, whole) and may_end)):
+        # What changes or moves what is looked up is a part of the look-up, whose codes are exact.
+        is_computed = _has_form(layer) and lookup_of(layer.output) is None
+        if is_computed and (layer.output in wanted or (_is_whole(layer, whole) and may_end)):
             parts.layers.append(layer)
             whole.add(layer.output)
         else:
             floats.append(layer)
     read = {value for layer in parts.layers for value in layer.inputs}
-    parts.islands, parts.tail = divide_floats(floats, read)
-    given = [*graph.inputs, *(value for layer in parts.islands for node in layer.nodes for value in node.outputs)]
+    divide_floats(floats, read, parts)
+    given = [*graph.inputs, *(value for layer in floats for node in layer.nodes for value in node.outputs)]
     parts.begins = [value for value in given if value in read]
     return parts
 
 
-def divide_floats(floats: Iterable[Layer], read: Iterable[ir.Value]) -> tuple[list[Layer], list[Layer]]:
-    """Float layers, in topological order, as islands and tail. read: the values at which integers begin."""
+class Divided(Protocol):
+    """What is told apart of the layers that stay: `Parts`, and the view of a QDQ graph."""
+
+    islands: list[Layer]
+    lookups: list[Layer]
+    tail: list[Layer]
+
+
+def divide_floats(floats: Iterable[Layer], read: Iterable[ir.Value], into: Divided) -> None:
+    """Tell apart the layers that stay, in topological order. read: the values at which integers begin."""
     needed = set(read)
-    islands: list[Layer] = []
-    tail: list[Layer] = []
+    # What real numbers are read of; of the others nothing but their codes.
+    real: set[ir.Value] = set()
+    found: dict[str, list[Layer]] = {"islands": [], "lookups": [], "tail": []}
     for layer in reversed(list(floats)):
-        leads_on = any(value in needed for node in layer.nodes for value in node.outputs)
-        (islands if leads_on else tail).append(layer)
-        if leads_on:
+        given = [value for node in layer.nodes for value in node.outputs]
+        kind = "tail"
+        if any(value in needed for value in given):
+            kind = "lookups" if _is_looked_up(layer, real) else "islands"
             needed.update(all_reads(layer))
-    return islands[::-1], tail[::-1]
+        if kind != "lookups":
+            real.update(all_reads(layer))
+        found[kind].append(layer)
+    into.islands, into.lookups, into.tail = (found[kind][::-1] for kind in ("islands", "lookups", "tail"))
+
+
+def _is_looked_up(layer: Layer, real: Container[ir.Value]) -> bool:
+    """Whether it gives integers of integers alone, or floats of which only the codes are ever wanted."""
+    if all(is_integer(value) for node in layer.nodes for value in node.outputs):
+        return True
+    value = layer.output
+    return lookup_of(value) is not None and value not in real and not value.is_graph_output()
 
 
 def all_reads(layer: Layer) -> Iterator[ir.Value]:

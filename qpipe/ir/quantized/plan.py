@@ -73,12 +73,14 @@ class PlannedQuantizer:
 class QuantizationPlan:
     """The layers that have integers, and what each tensor and weight becomes.
 
-    islands, tail: layers that stay float, those that lead to integers again and the others. begins: the float values
-    that integers begin at, each with a quantizer. unsupported: where no layer is one of weights, what would be.
+    islands, tail: layers that stay float, those that lead to integers again and the others. lookups: those of which
+    only codes are wanted. begins: the float values that integers begin at, each with a quantizer. unsupported: where no
+    layer is one of weights, what would be.
     """
 
     layers: list[Layer] = field(default_factory=list)
     islands: list[Layer] = field(default_factory=list)
+    lookups: list[Layer] = field(default_factory=list)
     tail: list[Layer] = field(default_factory=list)
     begins: list[ir.Value] = field(default_factory=list)
     unsupported: list[Layer] = field(default_factory=list)
@@ -115,7 +117,7 @@ def plan_quantization(
     _check_bits("activation_bits", activation_bits)
     _check_bits("skip_bits", skip_bits or activation_bits)
     parts = split(graph)
-    plan = QuantizationPlan(parts.layers, parts.islands, parts.tail, parts.begins)
+    plan = QuantizationPlan(parts.layers, parts.islands, parts.lookups, parts.tail, parts.begins)
     if not any(layer.role is Role.COMPUTE for layer in plan.layers):
         # What would have weights to quantize is what stands in the way.
         plan.unsupported = [layer for layer in parts.order if layer.op.role is Role.COMPUTE]
@@ -176,8 +178,9 @@ def _check_bits(name: str, bits: int) -> None:
 
 
 def _passages(order: Iterable[Layer], plan: QuantizationPlan) -> list[Passage]:
-    """Those of all layers before the tail; an island has one for each of its values."""
-    kept, islands = {layer.node: layer for layer in plan.layers}, {layer.node for layer in plan.islands}
+    """Those of all layers before the tail; an island, and a look-up, has one for each of its values."""
+    kept = {layer.node: layer for layer in plan.layers}
+    islands = {layer.node for layer in (*plan.islands, *plan.lookups)}
     found: list[Passage] = []
     for layer in order:
         if layer.node in islands:

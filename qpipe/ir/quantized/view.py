@@ -96,13 +96,15 @@ class LastLayer(Weighted[W]):
 class View:
     """The quantized part of the graph in topological order, the islands of float in it, and the float tail behind it.
 
-    inputs: the quantizers at which integers begin: of the graph's inputs, and of what islands give.
+    inputs: the quantizers at which integers begin: of the graph's inputs, and of what islands give. lookups: what takes
+    no floats, though it is no layer (see `qpipe.ir.quantized.parts`).
     """
 
     graph: ir.Graph
     inputs: list[ActivationQuantizer] = field(default_factory=list)
     layers: list[QuantizedLayer] = field(default_factory=list)
     islands: list[Layer] = field(default_factory=list)
+    lookups: list[Layer] = field(default_factory=list)
     tail: list[Layer] = field(default_factory=list)
 
     @property
@@ -122,7 +124,7 @@ class View:
 
         An island's floats are among them where they lead to an output through no integers.
         """
-        floats = {value for layer in self.islands for node in layer.nodes for value in node.outputs}
+        floats = {value for layer in (*self.islands, *self.lookups) for node in layer.nodes for value in node.outputs}
         return leading_to(self.graph.outputs, floats | {layer.result for layer in self.layers})
 
     def leaving(self, *, outputs: bool = True) -> list[ir.Value]:
@@ -189,7 +191,7 @@ def _read(model: ir.Model) -> View:
     view.inputs = [q for q in quantizers if q.source not in whole and q.source not in by_output]
     if not view.layers:
         raise ModelError("not a quantized model: no layer lies between quantizers; run `qpipe calibrate` first")
-    view.islands, view.tail = divide_floats(floats, (quantizer.source for quantizer in view.inputs))
+    divide_floats(floats, (quantizer.source for quantizer in view.inputs), view)
     for layer in view.islands:
         if layer.is_weighted and dequantizes(layer.node.inputs[1].producer()):  # type: ignore[union-attr]
             raise ModelError(f"{describe(layer.node)}: float between quantizers, though its weights are quantized")

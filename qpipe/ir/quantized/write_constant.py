@@ -7,9 +7,12 @@ import onnx_ir as ir
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.ir.graph.layers import Layer
+from qpipe.ir.quantized.oracle import codes_of
+from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.nodes import initializer, name_value
-from qpipe.ops.constant_operand import read_constant
-from qpipe.ops.quantizer_parts import quantizes, stored
+from qpipe.ops.constant_operand import read_constant, real_constant
+from qpipe.ops.lookup import lookup_of
+from qpipe.ops.quantizer_parts import dequantizes, quantizes, stored
 
 
 def insert_constant(graph: ir.Graph, layer: Layer, index: int, grid: QuantSpec) -> None:
@@ -27,6 +30,28 @@ def insert_constant(graph: ir.Graph, layer: Layer, index: int, grid: QuantSpec) 
     name_value(dequantize.outputs[0], f"{base}_dequantized", ir.TensorType(ir.DataType.FLOAT), value.shape)
     graph.insert_before(node, [quantize, dequantize])
     node.replace_input_with(index, dequantize.outputs[0])
+
+
+def finalize_table(graph: ir.Graph, quantizer: ActivationQuantizer) -> None:
+    """Codes in the place of a table that is looked up for this quantizer alone; a final one stays."""
+    found = lookup_of(quantizer.source)
+    table = None if found is None else found.table
+    if found is None or table is None or dequantizes(table.producer()) or quantizer.table is not None:
+        return
+    given = [node.outputs[0] for node in found.nodes]
+    if any(len(value.uses()) > 1 or value.is_graph_output() for value in given):
+        return
+    base, grid = f"{quantizer.source.name}_table", quantizer.grid
+    parts = [
+        initializer(graph, f"{base}_codes", codes_of(quantizer, found.numbers(real_constant(table)))),
+        initializer(graph, f"{base}_scale", np.float32(grid.scale)),
+        initializer(graph, f"{base}_zero_point", np.uint8(grid.zero_point)),
+    ]
+    dequantize = ir.node("DequantizeLinear", parts, name=f"{base}_dequantize")
+    name_value(dequantize.outputs[0], f"{base}_dequantized", ir.TensorType(ir.DataType.FLOAT), table.shape)
+    graph.insert_before(found.root, dequantize)
+    found.root.replace_input_with(0, dequantize.outputs[0])
+    found.take_out_steps()
 
 
 def remove_constants(layer: Layer) -> None:

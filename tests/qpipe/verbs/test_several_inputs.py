@@ -75,15 +75,13 @@ def test_every_format_computes_the_same(name, tmp_path):
     paths = [tmp_path / "net.qdq.onnx"]
     for format_ in ("qoperator", "integer", "qdq"):
         paths.append(tmp_path / f"net.{format_}.onnx")
-        options = {"integer_only": False} if name == "tokens" else {}
-        qpipe.export(qdq, paths[-1], format=format_, data=tmp_path / "d.npz", **options)
+        qpipe.export(qdq, paths[-1], format=format_, data=tmp_path / "d.npz")
         for found, real in zip(outputs(paths[-1], spread(samples)), spec, strict=True):
             np.testing.assert_array_equal(found, real)
     report = qpipe.validate(paths, samples)
     assert report.ok
     assert report.images == 24
-    # Behind an island of float, as the table of tokens is, a code may be another one.
-    assert name == "tokens" or all(row.integers_equal for row in report.rows)
+    assert all(row.integers_equal for row in report.rows)
     assert len(qpipe.bench(paths[1:3], repeats=1).rows) == 2
 
 
