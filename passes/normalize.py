@@ -14,6 +14,7 @@ from passes.rewrites.constant_reshape import ConstantReshape
 from passes.rewrites.constant_resize import ConstantResize
 from passes.rewrites.constants_to_initializers import ConstantsToInitializers
 from passes.rewrites.drop_zero_states import DropZeroStates
+from passes.rewrites.einsum_to_matmul import EinsumToMatMul
 from passes.rewrites.explicit_padding import ExplicitPadding
 from passes.rewrites.explicit_pools import ExplicitPools
 from passes.rewrites.finite_masks import FiniteMasks
@@ -28,7 +29,10 @@ from passes.rewrites.gather_to_reshape import GatherToReshape
 from passes.rewrites.gather_to_slice import GatherToSlice
 from passes.rewrites.global_max_to_max_pool import GlobalMaxToMaxPool
 from passes.rewrites.inline_functions import InlineFunctions
+from passes.rewrites.instance_norm_to_layer_norm import InstanceNormToLayerNorm
 from passes.rewrites.known_shapes import KnownShapes
+from passes.rewrites.layer_norm_last_axis import LayerNormLastAxis
+from passes.rewrites.matrices_to_grouped_conv import MatricesToGroupedConv
 from passes.rewrites.merge_affine import MergeAffine
 from passes.rewrites.multiply_by_reciprocal import MultiplyByReciprocal
 from passes.rewrites.name_nodes import NameNodes
@@ -84,13 +88,17 @@ NORMALIZE = ir.passes.Sequential(
     GatherToReshape(),
     GatherLists(),
     GatherToSlice(),
+    EinsumToMatMul(),
     PlainGemm(),
+    MatricesToGroupedConv(),
     RestoreSoftmax(),
     SoftmaxLastAxis(),
     ExplicitPadding(),
     ExplicitPools(),
     BoundsToClip(),
+    InstanceNormToLayerNorm(),
     RecognizeLayerNorm(),
+    LayerNormLastAxis(),
     RecognizeActivations(),
     PushTransposes(),
     ReduceToGlobalPool(),

@@ -75,6 +75,8 @@ def run_case(model: Path, calibration: Arrays, evaluation: Arrays, folder: Path)
         begin, computed = time.perf_counter(), time.process_time()
         try:
             return work()
+        except _EndedError:
+            raise
         except QpipeError as error:
             raise _end(outcome, REFUSED, name, _without(str(error), folder, model.parent)) from error
         except Exception as error:

@@ -9,8 +9,7 @@ follows from the others. What is left without readers goes with dead code.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -18,7 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qpipe.ir.files.open_size import Open, Sizes
+from qpipe.ir.files.open_size import Open, Size, Sizes, UnknownError, divide, multiply
 from qpipe.ir.files.size_lists import Lists, sizes_of
 from qpipe.ir.files.upgrade import OPSET
 from qpipe.ir.graph.rewrite import bypass
@@ -26,6 +25,8 @@ from qpipe.nodes import initializer, inner_graphs, input_value, int_attribute
 
 _RESIZED_TO: Final = 3
 """The operand of Resize that has the sizes."""
+_TO_THE_END: Final = 2**31 - 1
+"""The least that exporters write for an end that is the axis' own."""
 _INVENTED: Final = "unk__"
 """What names begin with that onnx's inference gives to sizes of which it knows nothing."""
 
@@ -50,7 +51,12 @@ class KnownShapes(ir.passes.InPlacePass):
 
 
 def _settle(graph: ir.Graph, node: ir.Node, lists: Lists) -> bool:
-    """Give a node constants for what it reads of lists; whether there were any."""
+    """Give a node constants for what it reads of lists; whether there were any. A Slice of all of it goes."""
+    if node.op_type == "Slice" and node.inputs[0] is not None and _cut(node, lists) == set():
+        if not node.outputs[0].is_graph_output():
+            bypass(node, node.inputs[0])
+            return True
+        return False
     modified = False
     for index, value in enumerate(node.inputs):
         known = None if lists.computed(value) is None else lists.array(value)
@@ -95,6 +101,7 @@ def _settle_open(graph: ir.Graph, node: ir.Node, lists: Lists) -> bool:
         if axes and all(isinstance(sizes[axis], int) for axis in axes):
             chosen = np.array([sizes[axis] for axis in axes], np.int64)
             node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+            node.outputs[0].shape = ir.Shape([_dim(size) for size in sizes])
             node.replace_input_with(_RESIZED_TO, initializer(graph, name, chosen))
             return True
     return False
@@ -108,20 +115,22 @@ def _reshaped(given: Sizes | None, sizes: Sizes) -> Sizes | None:
     if given is None:
         return sizes if 0 not in sizes and -1 not in sizes and _opened(sizes) == 1 else None
     sizes = [given[axis] if size == 0 and axis < len(given) else size for axis, size in enumerate(sizes)]
-    opened = [size for size in sizes if isinstance(size, Open)]
+    opened = _opened(sizes)
     if -1 in sizes and opened:
-        # What is left follows where the one open size is the operand's.
-        rest, left = (
-            [size for size in given if size != opened[0]],
-            [size for size in sizes if size not in (-1, opened[0])],
-        )
-        if len(opened) > 1 or len(rest) != len(given) - 1 or any(isinstance(size, Open) for size in rest):
+        # What is left follows where all that is open cancels out.
+        try:
+            left = divide(_product(given), _product(size for size in sizes if size != -1))
+        except UnknownError:
             return None
-        total, taken = math.prod(map(int, rest)), math.prod(map(int, left))
-        if not taken or total % taken:
-            return None
-        return [total // taken if size == -1 else size for size in sizes]
-    return sizes if len(opened) == 1 else None
+        return [left if size == -1 else size for size in sizes] if opened == 1 and isinstance(left, int) else None
+    return sizes if opened == 1 else None
+
+
+def _product(sizes: Iterable[Size]) -> Size:
+    product: Size = 1
+    for size in sizes:
+        product = multiply(product, size)
+    return product
 
 
 def _opened(sizes: Sizes) -> int:
@@ -152,6 +161,46 @@ def _infer(node: ir.Node, lists: Lists, opset: int) -> None:
                 value.type = value.type or ir.serde.deserialize_type_proto_for_type(proto)
     if node.op_type == "Resize":
         _keep_names(node, lists)
+    elif node.op_type == "Reshape":
+        _name_rest(node, lists)
+    elif node.op_type == "Slice":
+        _keep_whole(node, lists)
+
+
+def _keep_whole(node: ir.Node, lists: Lists) -> None:
+    """Give the sizes that a Slice leaves as they are their names."""
+    x, result, cut = input_value(node, 0), node.outputs[0], _cut(node, lists)
+    if cut is not None and x is not None and x.shape is not None and result.shape is not None:
+        pairs = enumerate(zip(x.shape.dims, result.shape.dims, strict=True))
+        result.shape = ir.Shape([new if axis in cut else old for axis, (old, new) in pairs])
+
+
+def _cut(node: ir.Node, lists: Lists) -> set[int] | None:
+    """The axes that a Slice does not take from 0 to the end, as PyTorch writes `x[:]`; None where that is not known."""
+    x = input_value(node, 0)
+    starts, ends, axes, steps = (lists.array(input_value(node, index)) for index in (1, 2, 3, 4))
+    if x is None or x.shape is None or starts is None or ends is None or axes is None:
+        return None
+    steps = np.ones_like(starts) if steps is None else steps
+    parts = zip(starts, ends, axes, steps, strict=True)
+    return {
+        int(axis) % len(x.shape) for start, end, axis, step in parts if (start, step) != (0, 1) or end < _TO_THE_END
+    }
+
+
+def _name_rest(node: ir.Node, lists: Lists) -> None:
+    """Name what a constant Reshape leaves to be found: of `[N, 4, 6]` by `[-1, 2]` it is `12*N`."""
+    target, given, shape = lists.array(input_value(node, 1)), sizes_of(input_value(node, 0)), node.outputs[0].shape
+    if target is None or given is None or shape is None or -1 not in target:
+        return
+    others = [size for size, asked in zip(sizes_of(node.outputs[0]) or [], target, strict=True) if asked != -1]
+    try:
+        left = divide(_product(given), _product(others))
+    except UnknownError:
+        return
+    if isinstance(left, int | Open):
+        dims = zip(shape.dims, target, strict=True)
+        node.outputs[0].shape = ir.Shape([_dim(left) if asked == -1 else dim for dim, asked in dims])
 
 
 def _keep_names(node: ir.Node, lists: Lists) -> None:
@@ -187,5 +236,5 @@ def _known(shape: ir.Shape | None) -> int:
     return -1 if shape is None else sum(map(_is_given, shape))
 
 
-def _dim(size: int | Open) -> int | str | None:
-    return size if isinstance(size, int) else size.name if (size.factor, size.offset) == (1, 0) else None
+def _dim(size: int | Open) -> int | str:
+    return size if isinstance(size, int) else size.text

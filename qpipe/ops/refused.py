@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 OR_LEAVE: Final = "or leave it, and it stays float"
 _ACTIVATION: Final = f"replace it by Relu or Clip(0, 6) and train on, {OR_LEAVE}"
-_STATISTICS: Final = "it computes statistics at run time: use BatchNormalization instead"
+_STATISTICS: Final = (
+    "it computes statistics at run time, and is no LayerNormalization of up to 8192 numbers: use BatchNormalization "
+    "instead, or export the model with a fixed input size"
+)
 _POST_PROCESSING: Final = "it belongs behind the last layer; it stays float anywhere"
 _CONTROL_FLOW: Final = f"take the control flow out: export the branch that is used, {OR_LEAVE}"
 _RECURRENT: Final = f"recurrent layers have no integer form here: use convolutions, {OR_LEAVE}"

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+_WRITTEN: Final = re.compile(
+    r"(?:(?P<factor>[1-9]\d*)\*)?(?P<name>[A-Za-z_][\w.]*)(?: (?P<sign>[+-]) (?P<offset>\d+))?"
+)
+"""`N`, `4*N`, `N + 1`, `2*N - 3`, as PyTorch's exporter writes them too."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +20,22 @@ class Open:
     name: str
     factor: int = 1
     offset: int = 0
+
+    @classmethod
+    def read(cls, text: str) -> Open:
+        """The size that a dimension's name says; what is no such expression is a name as it stands."""
+        found = _WRITTEN.fullmatch(text)
+        if found is None:
+            return cls(text)
+        offset = int(found["offset"] or 0)
+        return cls(found["name"], int(found["factor"] or 1), -offset if found["sign"] == "-" else offset)
+
+    @property
+    def text(self) -> str:
+        """What `read` reads."""
+        factor = "" if self.factor == 1 else f"{self.factor}*"
+        offset = f" {'-' if self.offset < 0 else '+'} {abs(self.offset)}" if self.offset else ""
+        return f"{factor}{self.name}{offset}"
 
 
 Size = int | float | bool | Open
@@ -39,11 +61,12 @@ def add(a: Any, b: Any) -> Size:
 
 
 def subtract(a: Any, b: Any) -> Size:
-    """The difference; UnknownError where it is open and not zero."""
+    """The difference; UnknownError where it would fall as the size grows."""
     if isinstance(b, Open):
-        if a != b:
+        if not isinstance(a, Open) or a.name != b.name or a.factor < b.factor:
             raise UnknownError
-        return 0
+        factor, offset = a.factor - b.factor, a.offset - b.offset
+        return Open(a.name, factor, offset) if factor else offset
     return add(a, -b)
 
 
@@ -62,6 +85,10 @@ def divide(a: Any, b: Any) -> Size:
     """The quotient, of integers towards zero; UnknownError where an open size is not divided without rest."""
     if a == b and a != 0:
         return 1
+    if isinstance(a, Open) and isinstance(b, Open) and a.name == b.name and a.offset == b.offset == 0:
+        a, b = a.factor, b.factor
+        if a % b:
+            raise UnknownError
     if isinstance(b, Open) or b == 0:
         raise UnknownError
     if isinstance(a, Open):

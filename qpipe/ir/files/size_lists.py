@@ -19,6 +19,8 @@ from qpipe.nodes import AnyArray, constant_array, input_value, int_attribute, in
 
 MOST_NUMBERS: Final = 256
 """Numbers of the longest list that is followed."""
+_FAR: Final = 2**31 - 2
+"""Before the first number by more than any list has: a Slice that goes backwards ends with the first."""
 Numbers = npt.NDArray[np.object_]
 """Of `Size`."""
 
@@ -28,7 +30,7 @@ def sizes_of(value: ir.Value | None) -> Sizes | None:
     if value is None or value.shape is None:
         return None
     return [
-        size if isinstance(size, int) else Open(str(size.value) if size.value else f"{value.name}[{axis}]")
+        size if isinstance(size, int) else Open.read(size.value) if size.value else Open(f"{value.name}[{axis}]")
         for axis, size in enumerate(value.shape)
     ]
 
@@ -127,10 +129,22 @@ def _gather(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
 
 def _slice(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
     numbers, dtype = lists.read(node, 0)
-    starts, ends, steps = lists.ints(node, 1), lists.ints(node, 2), lists.ints(node, 4)
-    if numbers.ndim != 1 or not starts or not ends or (steps or [1])[0] == 0:
+    starts, ends, axes, steps = (lists.ints(node, index) for index in (1, 2, 3, 4))
+    if not starts or not ends or 0 in (steps or ()):
         raise UnknownError
-    return numbers[starts[0] : ends[0] : (steps or [1])[0]], dtype
+    parts = {
+        axis % max(numbers.ndim, 1): slice(start, None if end < -_FAR and step < 0 else end, step)
+        for start, end, axis, step in zip(
+            starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True
+        )
+    }
+    return _fitting(lambda: numbers[tuple(parts.get(axis, slice(None)) for axis in range(numbers.ndim))]), dtype
+
+
+def _transpose(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
+    numbers, dtype = lists.read(node, 0)
+    order = ints_attribute(node, "perm", range(numbers.ndim)[::-1])
+    return _fitting(lambda: numbers.transpose(order)), dtype
 
 
 def _concat(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
@@ -244,6 +258,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     "Gather": _gather,
     "Slice": _slice,
     "Concat": _concat,
+    "Transpose": _transpose,
     "Reshape": _reshape,
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
@@ -261,8 +276,8 @@ _RULES: Final[Mapping[str, Rule]] = {
     "Floor": _elementwise(known(np.floor, keeps_open=True)),
     "Ceil": _elementwise(known(np.ceil, keeps_open=True)),
     "Round": _elementwise(known(np.round, keeps_open=True)),
-    "Max": _elementwise(known(max)),
-    "Min": _elementwise(known(min)),
+    "Max": _elementwise(known(lambda *numbers: max(numbers))),
+    "Min": _elementwise(known(lambda *numbers: min(numbers))),
     "Equal": _elementwise(equal, gives=np.bool_),
     "Greater": _elementwise(known(operator.gt), gives=np.bool_),
     "Less": _elementwise(known(operator.lt), gives=np.bool_),

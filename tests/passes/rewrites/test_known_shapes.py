@@ -14,6 +14,8 @@ from support.run import run_as_written
 SHAPE = "s = Shape(x) n = Slice(s, zero, one, zero) c = Gather(s, first) h = Gather(s, second)"
 CONSTANTS = {
     "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "four": np.array([4]), "minus": np.array([-1]),
+    "end": np.array([2**63 - 1]), "far": np.array([-(2**63) + 1]),
+    "sides": np.array([[0, 2], [1, 0], [0, 0], [0, 0]]), "three": np.array([3]), "pairs": np.array([-1, 2]),
     "first": np.array(1), "second": np.array(2), "half": np.array(2), "twice": np.array(2.0, np.float32),
 }  # fmt: skip
 CASES = {
@@ -46,6 +48,30 @@ CASES = {
     "as dynamo writes it": (
         "cube = Mul(c, h) c1 = Unsqueeze(cube, zero) t = Concat<axis=0>(n, c1, minus) y = Reshape<allowzero=1>(x, t)",
         ["Reshape"],
+    ),
+    "rows of the batch, dealt out and gathered": (
+        """c1 = Unsqueeze(c, zero) nc1 = Mul(n, c1) t = Concat<axis=0>(nc1, minus) a = Reshape(x, t)
+        t2 = Concat<axis=0>(n, minus, two) y = Reshape(a, t2)""",
+        ["Reshape", "Reshape"],
+    ),
+    "as many rows as follow": (
+        """a = Reshape(x, pairs) r = Shape(a) m = Slice(r, zero, one) k = Div(m, three) l = Div(c, half)
+        l1 = Unsqueeze(l, zero) t = Concat<axis=0>(k, l1, minus) y = Reshape(a, t)""",
+        ["Reshape", "Reshape"],
+    ),
+    "parts of what is taken whole": (
+        """a = Slice(x, zero, end, zero) b = Slice(a, one, end, one) d = Slice(b, zero, four, two)
+        q = Shape(d) m = Slice(q, zero, one) t = Concat<axis=0>(m, minus) y = Reshape(d, t)""",
+        ["Slice", "Slice", "Reshape"],
+    ),
+    "one number alone": ("m = Max(c) c1 = Unsqueeze(m, zero) t = Concat<axis=0>(n, c1, minus) y = Reshape(x, t)",
+        ["Reshape"],
+    ),
+    "padding, as PyTorch turns its list around": (
+        """p = Slice(sides, minus, far, zero, minus) t = Transpose<perm=[1,0]>(p) f = Reshape(t, minus)
+        l = Cast<to=7>(f) a = Pad(x, l) q = Shape(a) m = Slice(q, zero, one) r = Concat<axis=0>(m, minus)
+        y = Reshape(a, r)""",
+        ["Pad", "Reshape"],
     ),
     "a window's ends": (
         "k = Sub(h, half) k1 = Unsqueeze(k, zero) y = Slice(x, zero, k1, two)", ["Slice"]

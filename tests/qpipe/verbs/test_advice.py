@@ -33,7 +33,7 @@ def advice_for(odd: str, constants: dict[str, Any]) -> str:
         ("[odd] between = Clip(block, low, one)", {"one": ONE, "low": np.float32(2)}, "its bounds are (2, 1.5)"),
         ("[odd] between = Mod<fmod=1>(more, block)", MORE, "replace it by ops that have an integer form"),
         ("[odd] between = Mod<fmod=1>(block, r1)", {}, "replace it by ops that have an integer form"),
-        ("[odd] between = InstanceNormalization(block, g, b)", STATISTICS, "use BatchNormalization instead"),
+        ("[odd] between = InstanceNormalization(block, g, r1)", STATISTICS, "use BatchNormalization instead"),
         ("[odd] between = Pad(block, pads, one)", {**PADS, "one": np.float32(1e30)}, "it fills in 1e+30"),
         ("[odd] between = Ceil(block)", {}, "replace it by ops that have an integer form"),
         ("[odd] between = PRelu(block, r1)", {}, "replace it by Relu or Clip(0, 6)"),

@@ -51,6 +51,9 @@ def test_holds_at_each_number(compute: Callable[..., Size], meant: Callable[...,
         (multiply, Open("N"), 2.0, Open("N", 2)),
         (divide, Open("N", 4, 2), 2, Open("N", 2, 1)),
         (divide, Open("N"), Open("N"), 1),
+        (divide, Open("N", 6), Open("N", 2), 3),
+        (subtract, Open("N", 3, 1), Open("N", 2), Open("N", 1, 1)),
+        (subtract, Open("N", 2, 5), Open("N", 2, 1), 4),
         (divide, -7, 2, -3),
         (equal, Open("N"), -1, False),
     ],
@@ -67,6 +70,9 @@ def test_is_known(compute: Callable[..., Size], a: Size, b: Size, expected: Size
         (multiply, Open("N"), Open("N")),
         (multiply, Open("N"), 0),
         (divide, Open("N"), 2),
+        (divide, Open("N", 5), Open("N", 2)),
+        (divide, Open("N", 4, 2), Open("N", 2)),
+        (subtract, Open("N"), Open("N", 2)),
         (divide, 1, Open("N")),
         (divide, 1, 0),
         (equal, Open("N"), 3),
@@ -76,3 +82,13 @@ def test_is_known(compute: Callable[..., Size], a: Size, b: Size, expected: Size
 def test_is_not_known(compute: Callable[..., Size], a: Size, b: Size) -> None:
     with pytest.raises(UnknownError):
         compute(a, b)
+
+
+@given(st.builds(Open, st.sampled_from(["N", "s0", "batch", "x.1"]), st.integers(1, 9), st.integers(-9, 9)))
+def test_what_is_written_is_read(size: Open) -> None:
+    assert Open.read(size.text) == size
+
+
+@pytest.mark.parametrize("text", ["x[0]", "N*4", "(N//2)", "N + M", "0*N", "2*N*3", ""])
+def test_what_is_no_such_expression_is_a_name(text: str) -> None:
+    assert Open.read(text) == Open(text)
