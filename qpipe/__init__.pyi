@@ -166,7 +166,8 @@ def calibrate(
         preprocess: what pixels go through; None is what the model carries.
         weight_bits: bits of the weights; the first and the last layer keep 8.
         activation_bits: bits of the activations.
-        skip_bits: bits at which a skip connection is carried; by default those of the activations, and no fewer.
+        skip_bits: bits at which a skip connection is carried; by default those of the activations, and no fewer; 16 of
+            sums that LayerNormalization reads.
         quantizer: of the inner layers' weights: power-of-two steps (FAQ), DoReFa-Net's, LQ-Net's; bireal, groupnet:
             signs, of a residual network's activations too.
         batches: training batches to run; the maximum over them counts.

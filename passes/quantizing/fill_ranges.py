@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from passes.quantizing.calibrate_percentile import take_range, write_range
+from passes.quantizing.calibrate_percentile import NARROW_KEY, take_range, write_range
 from qpipe.arith.namespace import AnyArray, Float64Array
 from qpipe.arith.spec import QuantSpec
 from qpipe.calibration.observe import ObservedRange
@@ -63,8 +63,7 @@ VALUES = 2**15
 class FillRanges(ir.passes.InPlacePass):
     """Replace each observed `ymax` by the power of two above it, and move factors between the layers around tensors.
 
-    inputs: float32 `[N, C, H, W]`, which values are drawn from. foresees: leave room for other samples. What is carried
-    wider for a skip stays.
+    inputs: float32 `[N, C, H, W]`, which values are drawn from. foresees: leave room for other samples.
     """
 
     name: ClassVar[str] = "fill-ranges"
@@ -98,6 +97,9 @@ class FillRanges(ir.passes.InPlacePass):
             if (top := _top(found, factors[value])) is not None:
                 found = dataclasses.replace(found, ymax=2.0**top, unrounded=found.ymax / factors[value])
             write_range(value, found)
+        for value in plan.narrowed:
+            found = take_range(value, NARROW_KEY)
+            write_range(value, dataclasses.replace(found, ymax=found.ymax / factors[value]), NARROW_KEY)
         return ir.passes.PassResult(model, bool(observed))
 
     def _drawn(

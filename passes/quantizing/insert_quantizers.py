@@ -88,7 +88,8 @@ class InsertQuantizers(ir.passes.InPlacePass):
             grids |= base_grids(plan, {v: grid.grid for v, grid in grids.items()}, binary_blocks(model))
         narrow, specs = ({value: grid.grid for value, grid in some.items()} for some in (narrow_grids, grids))
         for layer in plan.layers:
-            sources = [specs[value] for value in layer.inputs]
+            known_to_it = specs | narrow if plan.reads_narrow(layer) else specs
+            sources = [known_to_it[value] for value in layer.inputs]
             for index, array in layer.op.fixed_operands(layer.node).items():
                 insert_constant(model.graph, layer, index, layer.op.constant_grid(array, sources))
             _check_distance(layer, sources)
@@ -220,11 +221,11 @@ def _check_distance(layer: Layer, sources: list[QuantSpec]) -> None:
 
 
 def _quantize_narrow(graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir.Value, GridOrTable]) -> None:
-    """A quantizer of its own for each layer of weights that reads a value which is carried wider for a skip."""
+    """A quantizer of its own for each layer that reads the narrower codes of what is carried wider for a skip."""
     for layer in plan.layers:
-        if layer.is_weighted and layer.inputs[0] in narrow:
-            value = layer.inputs[0]
-            insert_activation_quantizer(graph, value, narrow[value], only=layer.node, suffix=layer.name)
+        if plan.reads_narrow(layer):
+            for value in dict.fromkeys(value for value in layer.inputs if value in narrow):
+                insert_activation_quantizer(graph, value, narrow[value], only=layer.node, suffix=layer.name)
 
 
 def _insert_input_tables(

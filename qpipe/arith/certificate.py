@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qpipe.arith.multiplier import FLOAT32_EXACT, shift_bound
-from qpipe.arith.quantize import MAX_SHIFT
+from qpipe.arith.quantize import MAX_SHIFT, MAX_WIDE_SHIFT
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.arith.weights import pair_excess, pair_limit
 
@@ -167,7 +167,10 @@ def add_row(layer: str, op: str, sources: list[QuantSpec], output: QuantSpec) ->
     exponents = [spec.exponent for spec in sources]
     distance = max(exponents) - min(exponents)
     problems: list[str] = []
-    if distance > MAX_EXPONENT_DISTANCE:
+    if any(spec.is_wide for spec in (*sources, output)):
+        problem = wide_sum_problem(sources) or _wide_shift_problem(output, min(exponents))
+        problems += [problem] if problem else []
+    elif distance > MAX_EXPONENT_DISTANCE:
         problems.append(
             f"operands' exponents {exponents} are {distance} apart, expected at most {MAX_EXPONENT_DISTANCE}"
         )
@@ -175,6 +178,26 @@ def add_row(layer: str, op: str, sources: list[QuantSpec], output: QuantSpec) ->
         problems.append(f"output's exponent {output.exponent} is too coarse for operands of {exponents}")
     bits = max(spec.bits for spec in sources)
     return CertificateRow(layer, op, f"-/{bits}", problems=tuple(problems))
+
+
+def wide_sum_problem(sources: list[QuantSpec]) -> str | None:
+    """Why float32 does not hold a sum with codes of 16 bits, in words that follow the layer; None where it does."""
+    unit = min(spec.exponent for spec in sources)
+    largest = sum(spec.largest << (spec.exponent - unit) for spec in sources)
+    if largest <= FLOAT32_EXACT:
+        return None
+    exponents = [spec.exponent for spec in sources]
+    return (
+        f"its operands' exponents are {exponents}, of {[spec.bits for spec in sources]} bits, too far apart for a sum "
+        "of at most 2**24; one of them may be zero in the calibration data (--skip-bits 8 keeps to 8 bits)"
+    )
+
+
+def _wide_shift_problem(output: QuantSpec, unit: int) -> str | None:
+    most = MAX_WIDE_SHIFT if output.is_wide else MAX_SHIFT
+    if output.exponent - unit <= most:
+        return None
+    return f"output's exponent {output.exponent} is too coarse for a sum in steps of 2**{unit}"
 
 
 def factors_row(layer: str, op: str, sources: list[QuantSpec], output: QuantSpec) -> CertificateRow:

@@ -16,9 +16,9 @@ from qpipe.arith.namespace import A, AnyArray, I, IntArray, integers, namespace
 from qpipe.arith.spec import QuantSpec
 
 MAX_SHIFT = 22  # the largest shift whose products, zero point included, stay inside int32
+MAX_WIDE_SHIFT = 14  # the same of codes of 16 bits
 _INT32_MAX = 2**31 - 1
 _WIDEST = 40  # shifting 8 bits by it stays inside int64, and is far beyond what saturates
-_STORAGE_BITS = 8
 
 
 def quantize(x: A, spec: QuantSpec) -> A:
@@ -39,7 +39,7 @@ class Requantization:
     All channels share one `shift`, so that what follows the multiplication is the same for all. `low` and `high` clip
     an accumulator to where the result does not saturate, where its product could leave int32; rounding is monotone, so
     it does not matter which clip comes first. `bias` is None where `addend` holds it. `limits` clip the sum; None where
-    no sum lies outside.
+    no sum lies outside. `is_wide`: to codes of 16 bits, which are divided as they are, without the half.
     """
 
     bias: AnyArray | None
@@ -49,6 +49,7 @@ class Requantization:
     addend: AnyArray
     limits: tuple[int, int] | None
     shift: int
+    is_wide: bool = False
 
 
 def requantization(
@@ -66,14 +67,17 @@ def requantization(
     all have, by default the largest of theirs.
     """
     n, bias_ = np.asarray(shift, np.int64), np.asarray(bias, np.int64)
-    if np.any(n > MAX_SHIFT):
-        raise ValueError(f"shift {int(n.max())} is over {MAX_SHIFT}")
+    most_shift = MAX_WIDE_SHIFT if spec.is_wide else MAX_SHIFT
+    if np.any(n > most_shift):
+        raise ValueError(f"shift {int(n.max())} is over {most_shift}")
     common = common or max(int(n.max()), 1)
     step = np.int64(1) << common
     # Beyond 256 steps every accumulator but 0 saturates, and a larger multiplier would change nothing.
-    m = np.minimum(np.asarray(multiplier, np.int64) << np.minimum(common - n, _WIDEST), step << 8)
-    addend = np.int64(spec.zero_point) * step - step // 2
+    m = np.minimum(np.asarray(multiplier, np.int64) << np.minimum(common - n, _WIDEST), step << spec.storage_bits)
+    addend = np.int64(spec.zero_point) * step - (0 if spec.is_wide else step // 2)
     least, most = (spec.stored_min - 1) * step + 1, spec.stored_max * step - 1
+    if spec.is_wide:
+        least, most = spec.stored_min * step, spec.stored_max * step
     limits = int(least), int(most)
     folded = addend + bias_ * m
     if accumulators is not None:
@@ -81,13 +85,13 @@ def requantization(
         sums = [end + folded for end in ends]
         if _fits(*ends, *sums, folded):
             inside = np.all(sums[0] >= least) and np.all(sums[1] <= most)
-            return Requantization(None, None, None, m, folded, None if inside else limits, common)
+            return Requantization(None, None, None, m, folded, None if inside else limits, common, spec.is_wide)
     low, high = spec.qmin * step // m, -(-spec.qmax * step // m)
     # Where one accumulator step is over half an output step, what is clipped may still overshoot.
-    overshoot = None if np.all(m <= step // 2) else limits
+    overshoot = None if np.all(m <= step // 2) and not spec.is_wide else limits
     if _fits((low - bias_) * m, (high - bias_) * m, folded):
-        return Requantization(None, low - bias_, high - bias_, m, folded, overshoot, common)
-    return Requantization(bias_, low, high, m, np.asarray(addend), overshoot, common)
+        return Requantization(None, low - bias_, high - bias_, m, folded, overshoot, common, spec.is_wide)
+    return Requantization(bias_, low, high, m, np.asarray(addend), overshoot, common, spec.is_wide)
 
 
 def _fits(*values: IntArray) -> bool:
@@ -108,6 +112,8 @@ def requantize(acc: I, constants: Requantization) -> I:
     p: I = acc * c.multiplier + c.addend
     if c.limits is not None:
         p = xp.clip(p, *c.limits)
+    if c.is_wide:
+        return divide_half_even(p, 1 << c.shift)
     codes: I = (p >> c.shift) + xp.not_equal(p & (2 ** (c.shift + 1) - 1), 0)
     return codes
 

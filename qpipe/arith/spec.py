@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
-STORAGE_MAX = 255  # activations are always stored as uint8: signed int8 ones are about 20 times slower on onnxruntime
+import numpy as np
+
+STORAGE_MAX = 255  # activations are stored as uint8: signed int8 ones are about 20 times slower on onnxruntime
 SIGNED_ZERO_POINT = 128  # even, so that half-to-even is the same with and without it
+WIDE_BITS = 16
+"""Of a residual stream that normalizations read: uint16, of which all codes are used, because no Clip takes them."""
+WIDE_MAX = 2**WIDE_BITS - 1
+WIDE_ZERO_POINT = 2 ** (WIDE_BITS - 1)
 
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """Real value = `q * 2**exponent` with an integer `q` in `[qmin, qmax]`; stored as uint8 `q + zero_point`.
+    """Real value = `q * 2**exponent` with an integer `q` in `[qmin, qmax]`, stored as uint8 or uint16 `q + zero_point`.
 
     Source: FAQ, section 3.1: unsigned `[0, 2**b - 1]`, signed and narrow `[-(2**(b-1) - 1), 2**(b-1) - 1]`.
     The zero point says only how a sign is stored: 0 or 128, but behind a table, where nothing rounds to the grid, and
@@ -24,7 +31,8 @@ class QuantSpec:
     zero_point: int = 0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.qmin + self.zero_point <= self.qmax + self.zero_point <= STORAGE_MAX):
+        low, high = self.stored_min, self.stored_max
+        if not (0 <= low <= high <= STORAGE_MAX or (low, high) == (0, WIDE_MAX)):
             raise ValueError(f"[{self.qmin}, {self.qmax}] with zero point {self.zero_point} does not fit uint8")
 
     @classmethod
@@ -34,8 +42,10 @@ class QuantSpec:
 
     @classmethod
     def signed(cls, bits: int, exponent: int) -> QuantSpec:
-        """`[-(2**(bits-1) - 1), 2**(bits-1) - 1]`."""
+        """`[-(2**(bits-1) - 1), 2**(bits-1) - 1]`; of 16 bits one more."""
         limit = 2 ** (bits - 1) - 1
+        if bits == WIDE_BITS:
+            return cls(exponent, -limit - 1, limit, WIDE_ZERO_POINT)
         return cls(exponent, -limit, limit, SIGNED_ZERO_POINT)
 
     @classmethod
@@ -76,6 +86,8 @@ class QuantSpec:
     @property
     def bits(self) -> int:
         """The width b of the narrowest range of its kind that holds this one."""
+        if self.is_wide:
+            return WIDE_BITS
         if self.is_standard:
             return self.largest.bit_length() + self.is_signed
         return (self.qmax - self.qmin).bit_length()
@@ -83,7 +95,22 @@ class QuantSpec:
     @property
     def is_standard(self) -> bool:
         """Whether it is one that a requantization rounds to: its zero point is even, and the middle or the end."""
-        return self.zero_point in {0, SIGNED_ZERO_POINT}
+        return self.zero_point in {0, SIGNED_ZERO_POINT, WIDE_ZERO_POINT}
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its codes are uint16."""
+        return self.stored_max > STORAGE_MAX
+
+    @property
+    def storage_bits(self) -> int:
+        """Of its codes' type."""
+        return WIDE_BITS if self.is_wide else 8
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its codes."""
+        return np.dtype(np.uint16 if self.is_wide else np.uint8)
 
     @property
     def largest(self) -> int:
@@ -98,15 +125,15 @@ class QuantSpec:
 
     @property
     def stored_min(self) -> int:
-        """Smallest uint8 code."""
+        """Smallest code."""
         return self.qmin + self.zero_point
 
     @property
     def stored_max(self) -> int:
-        """Largest uint8 code."""
+        """Largest code."""
         return self.qmax + self.zero_point
 
     @property
     def needs_clip(self) -> bool:
-        """Whether the range is narrower than what uint8 saturates to by itself."""
-        return (self.stored_min, self.stored_max) != (0, STORAGE_MAX)
+        """Whether the range is narrower than what its type saturates to by itself."""
+        return not self.is_wide and (self.stored_min, self.stored_max) != (0, STORAGE_MAX)

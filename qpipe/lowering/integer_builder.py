@@ -61,7 +61,7 @@ class IntegerBuilder(IntegerGraph):
 
     def codes(self, quantizer: ActivationQuantizer, layout: Layout = "NCHW") -> ir.Value:
         """The tensor's codes, in the specification's own layout or channels last; converted once."""
-        return self._in_layout(quantizer.output, layout, quantizer.codes.shape, UINT8)
+        return self._in_layout(quantizer.output, layout, quantizer.codes.shape, quantizer.grid.dtype)
 
     def result(self, value: ir.Value) -> ir.Value:
         """The integers of a dequantized value, or a last layer's int32, in the specification's own layout."""
@@ -90,7 +90,7 @@ class IntegerBuilder(IntegerGraph):
 
     def grid(self, spec: QuantSpec) -> tuple[ir.Value, ir.Value]:
         """Scale and zero point as QuantizeLinear and DequantizeLinear take them, at the graph's ends."""
-        return self.shared(np.float32(spec.scale)), self.shared(np.uint8(spec.zero_point))
+        return self.shared(np.float32(spec.scale)), self.shared(spec.dtype.type(spec.zero_point))
 
     def symbol(self, value: ir.Value, like: ir.Value, layout: Layout, dtype: np.dtype[Any] = INT32) -> Symbol:
         """A value to compute with, whose last dimensions are those of the QDQ graph's tensor `like`."""
@@ -147,7 +147,7 @@ class IntegerBuilder(IntegerGraph):
             or value.producer() is None
         ):
             value = self.node("Identity", [value])
-        value.name = quantizer.codes.name
+        value.name, value.type = quantizer.codes.name, ir.TensorType(ir.DataType.from_numpy(quantizer.grid.dtype))
         self._register(quantizer.output, value, str(quantizer.codes.name), quantizer.codes.shape, layout)
 
     def define_rounded(self, quantizer: ActivationQuantizer, value: ir.Value, layout: Layout = "NCHW") -> None:
@@ -189,7 +189,7 @@ class IntegerBuilder(IntegerGraph):
 
     def define_symbol(self, layer: RequantizedLayer, codes: Symbol, layout: Layout) -> None:
         """The layer's output."""
-        self.define_rounded(layer.quantizer, codes.astype(UINT8).handle, layout)
+        self.define_rounded(layer.quantizer, codes.astype(layer.quantizer.rounded_to.dtype).handle, layout)
 
     def finish_weighted(self, layer: InnerWeighted[FinalWeight], sums: ir.Value, layout: Layout) -> None:
         """Bias and requantization of a weighted layer's int32 sums."""
@@ -224,7 +224,7 @@ class IntegerBuilder(IntegerGraph):
         if same:
             self.define_rounded(layer.quantizer, value, layout)
             return
-        self.move(layer, self.symbol(value, layer.quantizer.codes, layout, UINT8), source, layout)
+        self.move(layer, self.symbol(value, layer.quantizer.codes, layout, source.dtype), source, layout)
 
     def move(self, layer: RequantizedLayer, codes: Symbol, source: QuantSpec, layout: Layout) -> None:
         """Codes of `source` on the layer's target, rounded half to even."""

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from qpipe.arith.quantize import requantization, requantize
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
-from qpipe.arith.symbolic import DType, Emitter
+from qpipe.arith.symbolic import INT32, DType, Emitter, Symbol
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import LastLayer, QuantizedLayer, RequantizedLayer, Weighted
 from qpipe.ir.quantized.view_weights import FinalWeight
@@ -88,8 +89,8 @@ class QOperatorBuilder:
         return self.scalar(f"scale_{'minus_' * (sign < 0)}2^{spec.exponent}", np.float32(sign * spec.scale))
 
     def zero_point(self, spec: QuantSpec) -> ir.Value:
-        """uint8 scalar."""
-        return self.code(spec.zero_point)
+        """A scalar of the codes' type."""
+        return self.scalar(f"{spec.dtype}_{spec.zero_point}", spec.dtype.type(spec.zero_point))
 
     def code(self, value: int) -> ir.Value:
         """A uint8 scalar."""
@@ -175,7 +176,16 @@ class QOperatorBuilder:
         self.define(layer.quantizer, self._look_up(layer.quantizer, value))
 
     def move(self, value: ir.Value, source: QuantSpec, target: QuantSpec, name: str) -> ir.Value:
-        """Codes on another grid, rounded half to even: a QLinearConcat of one, which onnxruntime does by table."""
+        """Codes on another grid, rounded half to even: a QLinearConcat of one, which onnxruntime does by table.
+
+        Those of 16 bits by standard operators on int32.
+        """
+        if source.is_wide or target.is_wide:
+            limits = (source.stored_min, source.stored_max)
+            shift = target.exponent - source.exponent
+            constants = requantization(1, shift, target, -source.zero_point, limits)
+            codes = Symbol(self.steps(name), value, source.dtype).astype(INT32)
+            return requantize(codes, constants).astype(target.dtype).handle
         inputs = [*self.grid(target), value, *self.grid(source)]
         return self.emit("QLinearConcat", inputs, name=f"{name}_requantize", attributes={"axis": 0}, domain=MICROSOFT)
 
@@ -190,8 +200,8 @@ class QOperatorBuilder:
         return self._codes[value]
 
     def _clip(self, value: ir.Value, held: tuple[int, int], spec: QuantSpec, name: str) -> ir.Value:
-        """Cut codes that lie in `held` to the spec's range."""
-        if spec.stored_min <= held[0] and held[1] <= spec.stored_max:
+        """Cut codes that lie in `held` to the spec's range; those of 16 bits use all of theirs."""
+        if spec.is_wide or (spec.stored_min <= held[0] and held[1] <= spec.stored_max):
             return value
         bounds = [self.code(max(spec.stored_min, held[0])), self.code(min(spec.stored_max, held[1]))]
         return self.emit("Clip", [value, *bounds], name=f"{name}_clip")
@@ -220,7 +230,7 @@ class QOperatorBuilder:
         if value in self._codes.values():
             # Two tensors of the QDQ graph hold the same integers, and each is compared.
             value = self.emit("Identity", [value], name=f"{quantizer.codes.name}_identity")
-        value.name = quantizer.codes.name
+        value.name, value.type = quantizer.codes.name, ir.TensorType(ir.DataType.from_numpy(quantizer.grid.dtype))
         value.shape = None if quantizer.codes.shape is None else quantizer.codes.shape.copy()
         mark(value, quantizer.codes.name)
         self._codes[quantizer.output] = value

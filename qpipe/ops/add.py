@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE, CertificateRow, add_row
+from qpipe.arith.certificate import MAX_EXPONENT_DISTANCE, CertificateRow, add_row, wide_sum_problem
 from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
+from qpipe.arith.quantize import Requantization, requantization, requantize
 from qpipe.arith.symbolic import Symbol
 from qpipe.nodes import MICROSOFT, static_shape
 from qpipe.ops.base import StandardForm
@@ -35,7 +36,7 @@ class Add(Join):
     """Both operands on power-of-two grids; the sum is exact, and requantized once, after the activation."""
 
     op_types = ("Add",)
-    is_sum = True
+    is_sum = reads_wide = True
     homogeneous = True
     standard_forms: ClassVar[tuple[StandardForm, ...]] = (StandardForm("QLinearAdd", "Add", slice(0, 6, 3)),)
     signs: ClassVar[tuple[int, int]] = (1, 1)
@@ -76,7 +77,10 @@ class Add(Join):
 
     def distance(self, node: ir.Node, sources: Sequence[QuantSpec]) -> str | None:
         """The finer operand's steps must reach over the coarser one's."""
-        exponents = [spec.exponent for spec in self.grids(node, sources)]
+        grids = self.grids(node, sources)
+        exponents = [spec.exponent for spec in grids]
+        if any(spec.is_wide for spec in grids):
+            return wide_sum_problem(grids)
         if max(exponents) - min(exponents) <= MAX_EXPONENT_DISTANCE:
             return None
         return (
@@ -98,7 +102,11 @@ class Add(Join):
         yield add_row(layer.name, layer.op_type, grids, layer.quantizer.rounded_to)
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
-        """QLinearAdd; of what is subtracted the scale is negative."""
+        """QLinearAdd; of what is subtracted the scale is negative. Of 16 bits, standard operators on int32."""
+        if any(grid.is_wide for grid in (*(q.grid for q in layer.sources), layer.quantizer.rounded_to)):
+            total, constants = self._sum(layer, self.steps(layer, b))
+            b.finish(layer, requantize(total, constants).astype(layer.quantizer.rounded_to.dtype).handle)
+            return
         inputs: list[ir.Value] = []
         grids = self.grids(layer.node, [q.grid for q in layer.sources])
         for (codes, _, zero_point), grid, sign in zip(self.codes(layer, b), grids, self.signs, strict=True):
@@ -109,6 +117,11 @@ class Add(Join):
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The sum in the finer operand's steps, zero points and all; a constant is a part of the bias."""
         layout, terms = self.symbols(layer, b)
+        total, constants = self._sum(layer, terms)
+        b.define_symbol(layer, requantize(total, constants), layout)
+
+    def _sum(self, layer: RequantizedLayer, terms: Sequence[Symbol | IntArray]) -> tuple[Symbol, Requantization]:
+        """What is computed of the operands, codes with their zero points, and how it becomes the layer's output."""
         grids, exponents = self.grids(layer.node, [q.grid for q in layer.sources]), self.exponents(layer)
         unit = min(exponents)
         total: Symbol | None = None
@@ -125,7 +138,7 @@ class Add(Join):
             low, high = low + ends[0], high + ends[1]
         assert total is not None
         shift = layer.quantizer.rounded_to.exponent - unit
-        b.finish(layer, total, layout, shift=shift, bias=bias, accumulators=(low, high))
+        return total, requantization(1, shift, layer.clipped_to, bias, (low, high))
 
     def exponents(self, layer: RequantizedLayer) -> list[int]:
         """Of both operands' steps."""

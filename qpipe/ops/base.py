@@ -100,6 +100,12 @@ class Op(ABC, Generic[L]):
     """Whether it gives the same of operands times a positive factor, but for what `scale_operand` changes in it."""
     is_sum: ClassVar[bool] = False
     """Whether it adds its operands: what a residual block ends in."""
+    reads_wide: ClassVar[bool] = False
+    """Whether it takes codes of 16 bits. Of what does not, each node has a quantizer of its own that narrows them."""
+    asks_wide: ClassVar[bool] = False
+    """Whether it is better for them: what weighs numbers of one stream by each other."""
+    moves_wide: ClassVar[bool] = False
+    """Whether it carries them."""
 
     def takes(self, node: ir.Node) -> bool:
         """Whether a node of one of its names is its own: of ops that share a name, which one it is."""

@@ -19,6 +19,7 @@ class Gather(Picker):
 
     op_types = ("Gather",)
     only_reshapes = True
+    moves_wide = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Places that are known, of floats whose sizes are."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qpipe.arith.symbolic import INT32, UINT8, Symbol
+from qpipe.arith.symbolic import INT32, Symbol
 from qpipe.nodes import rank
 from qpipe.ops.base import Refusal, Role, Unweighted
 from qpipe.ops.constant_operand import (
@@ -125,12 +125,24 @@ class Join(Unweighted):
             if part is None:
                 quantizer = next(given)
                 codes = b.codes(quantizer, layout)
-                found.append(b.symbol(codes, quantizer.codes, layout, UINT8).astype(INT32))
+                found.append(b.symbol(codes, quantizer.codes, layout, quantizer.grid.dtype).astype(INT32))
             else:
                 dims = rank(layer.sources[0].codes) or part.integers.ndim
                 aligned = part.integers.reshape((1,) * (dims - part.integers.ndim) + part.integers.shape)
                 found.append(b.arrange(aligned, layout))
         return layout, found
+
+    def steps(self, layer: RequantizedLayer, b: QOperatorBuilder) -> list[Symbol | IntArray]:
+        """The same of both operands in a qoperator graph: for what no operator of onnxruntime's own computes."""
+        emitter, given = b.steps(layer.name), iter(layer.sources)
+        found: list[Symbol | IntArray] = []
+        for part in _constants(layer.node):
+            if part is None:
+                quantizer = next(given)
+                found.append(Symbol(emitter, b.codes(quantizer), quantizer.grid.dtype).astype(INT32))
+            else:
+                found.append(part.integers)
+        return found
 
 
 def _constants(node: ir.Node) -> list[ConstantOperand | None]:

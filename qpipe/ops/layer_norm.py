@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 # A sum, a square and its sum, a quotient; then gamma and beta. The root is the row's.
 _WORK = NodeWork(FUNCTION + Work(multiply=2, add=4), backward=Work(multiply=5, add=6))
-_SCALE = ("fraction", "count", "epsilon", "reduction")
+_SCALE = ("fraction", "count", "epsilon", "divisor", "limit")
 _CHANNELS = ("sign", "bias", "low", "high", "multiplier", "addend")
 
 
@@ -53,6 +53,7 @@ class IntegerLayerNormalization(IntegerForm):
     """
 
     op_types = ("IntegerLayerNormalization",)
+    reads_wide = asks_wide = True
     parameter_names = ("scale", "zero_point", *_SCALE, *_CHANNELS, "least", "most", "result_zero_point", "step")
 
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:
@@ -67,14 +68,15 @@ class IntegerLayerNormalization(IntegerForm):
         """Codes, quotients, requantization."""
         known = {name: Symbol(b, value, INT32) for name, value in constants.items()}
         stored = b.codes(x, constants["scale"]) + known["zero_point"]
-        t = quotients(stored, RowScale(*(known[name] for name in _SCALE)), centred=True)
+        fraction, count, epsilon, divisor, limit = (known[name] for name in _SCALE)
+        t = quotients(stored, RowScale(fraction, count, epsilon, divisor, limit))
         codes = requantize(t * known["sign"], _requantization(known)).astype(INT32)
         return b.real(codes - known["result_zero_point"], constants["step"])
 
     def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
         """What the requantization rounds, in its unit."""
         known, spec = self._known(layer), layer.quantizer.rounded_to
-        t = quotients(sources[0] + layer.sources[0].grid.zero_point, _row_scale(known), centred=True)
+        t = quotients(sources[0] + layer.sources[0].grid.zero_point, _row_scale(known))
         cut = (t * known["sign"] + known["bias"]).clip(known["low"], known["high"])
         half = spec.zero_point * 2**MAX_SHIFT - 2 ** (MAX_SHIFT - 1)
         return Exact(cut * known["multiplier"] + (known["addend"] - half), spec.exponent - MAX_SHIFT)
@@ -92,7 +94,7 @@ class IntegerLayerNormalization(IntegerForm):
             problems.append(f"its zero points are {zeros}, expected {[source.zero_point, output.zero_point]}")
         problem = "the length of its rows is open, expected a fixed one"
         if count is not None:
-            problem = scale_problem(source, count, scale, centred=True) or self._channels_problem(layer, count)
+            problem = scale_problem(source, count, scale) or self._channels_problem(layer, count)
         problems += [problem] if problem else []
         yield CertificateRow(
             layer.name,
@@ -120,19 +122,20 @@ class IntegerLayerNormalization(IntegerForm):
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """Standard operators on int32."""
-        codes = Symbol(b.steps(layer.name), b.codes(layer.sources[0]), UINT8)
+        source = layer.sources[0]
+        codes = Symbol(b.steps(layer.name), b.codes(source), source.grid.dtype)
         b.finish(layer, self._codes(layer, codes).handle)
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """Standard operators on int32."""
         source = layer.sources[0]
-        codes = b.symbol(b.codes(source), source.codes, "NCHW", UINT8)
+        codes = b.symbol(b.codes(source), source.codes, "NCHW", source.grid.dtype)
         b.define_symbol(layer, self._codes(layer, codes), "NCHW")
 
     def _codes(self, layer: RequantizedLayer, codes: Symbol) -> Symbol:
         """uint8 codes of what the quantizer rounds to, its activation included."""
         known, spec = self._known(layer), layer.clipped_to
-        t = quotients(codes.astype(INT32), _row_scale(known), centred=True)
+        t = quotients(codes.astype(INT32), _row_scale(known))
         found: Symbol = requantize(t * known["sign"], _requantization(known))
         if spec == layer.quantizer.rounded_to:
             return found
@@ -148,6 +151,7 @@ class LayerNormalization(FloatForm):
     """Of a float graph, and of one that can be trained."""
 
     op_types = ("LayerNormalization",)
+    reads_wide = asks_wide = True
     parameters = (Operands("LayerNormalization", 1, 2),)
     integer_form = IntegerLayerNormalization()
     is_scale_invariant = True
@@ -242,7 +246,7 @@ def normalized(layer: RequantizedLayer, x: torch.Tensor, gamma: torch.Tensor, be
     source, scale = layer.sources[0].grid, _scale_of(layer)
     affine, unit = fit_rows(gamma, beta, scale, layer.quantizer.rounded_to)
     codes = (x.double() / source.scale).round().clamp(source.qmin, source.qmax).to(torch.int64)
-    t = quotients(codes + source.zero_point, scale, centred=True).double()
+    t = quotients(codes + source.zero_point, scale).double()
     return torch.ldexp((t * affine.sign + affine.bias) * affine.multiplier, affine.exponent + unit)
 
 
@@ -256,7 +260,7 @@ def parameters_of(node: ir.Node) -> tuple[AnyArray, AnyArray]:
 
 def _scale_of(layer: RequantizedLayer) -> RowScale:
     epsilon = float_attribute(layer.node, "epsilon", 1e-5)
-    return row_scale(layer.sources[0].grid, _count(layer.node) or 1, epsilon, centred=True)
+    return row_scale(layer.sources[0].grid, _count(layer.node) or 1, epsilon)
 
 
 def _row_scale(known: dict[str, IntArray]) -> RowScale:

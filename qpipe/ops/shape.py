@@ -32,6 +32,7 @@ class Shape(Carrier):
     op_types = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout")
     only_reshapes = True
     homogeneous = True
+    moves_wide = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Constant arguments, and axes to count from."""

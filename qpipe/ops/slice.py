@@ -28,6 +28,7 @@ class Slice(Carrier):
     op_types = ("Slice",)
     only_reshapes = True
     homogeneous = True
+    moves_wide = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Constant bounds."""

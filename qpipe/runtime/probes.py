@@ -21,14 +21,14 @@ from qpipe.nodes import group_count, window
 from qpipe.ops import product_of
 from qpipe.ops.weight_layout import output_axis, to_rows
 
-Codes = npt.NDArray[np.uint8]
+Codes = npt.NDArray[Any]
 
 MAX_PATCHES = 64  # of weights' patterns in one row of a batch
 ROUNDS = 6
 
 
 def extremes(shape: tuple[int, ...], spec: QuantSpec, rng: np.random.Generator) -> Codes:
-    """uint8 rows: random, smallest, largest, alternating in space, alternating between channels, random ends, ..."""
+    """Rows: random, smallest, largest, alternating in space, alternating between channels, random ends, ..."""
     if len(shape) == 1:
         return extremes((*shape, 1), spec, rng)[:, 0]
     low, high = spec.stored_min, spec.stored_max
@@ -41,18 +41,18 @@ def extremes(shape: tuple[int, ...], spec: QuantSpec, rng: np.random.Generator) 
         lambda: np.where(index[0] % 2 == 0, high, low),
         lambda: np.where(rng.integers(0, 2, shape[1:], np.uint8) == 0, low, high),
         lambda: spec.zero_point,
-        lambda: np.clip(random_codes(shape[1:], spec, rng) % 4 + np.int16(spec.zero_point), low, high),
+        lambda: np.clip(random_codes(shape[1:], spec, rng) % 4 + np.int32(spec.zero_point), low, high),
     ]
     first = int(rng.integers(len(kinds)))
-    codes = np.empty(shape, np.uint8)
+    codes = np.empty(shape, spec.dtype)
     for row in range(shape[0] if codes.size else 0):
         codes[row] = kinds[(first + row) % len(kinds)]()
     return codes
 
 
 def random_codes(shape: tuple[int, ...], spec: QuantSpec, rng: np.random.Generator) -> Codes:
-    """uint8, any that the grid stores."""
-    return rng.integers(spec.stored_min, spec.stored_max, shape, np.uint8, endpoint=True)
+    """Any that the grid stores."""
+    return rng.integers(spec.stored_min, spec.stored_max, shape, spec.dtype, endpoint=True)
 
 
 def random_numbers(shape: tuple[int, ...], dtype: np.dtype[Any], rng: np.random.Generator) -> npt.NDArray[Any]:

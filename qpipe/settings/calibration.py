@@ -31,7 +31,8 @@ class CalibrateSettings(Settings):
     activation_bits: Bits = Field(default=8, description="bits of the activations")
     skip_bits: Bits | None = Field(
         default=None,
-        description="bits at which a skip connection is carried; by default those of the activations, and no fewer",
+        description="bits at which a skip connection is carried; by default those of the activations, and no fewer; 16 "
+        "of sums that LayerNormalization reads",
     )
     quantizer: WeightQuantizer = Field(
         default=DEFAULT,

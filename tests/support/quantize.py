@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.normalize import normalize
-from passes.quantizing.calibrate_percentile import CalibratePercentile, write_range
+from passes.quantizing.calibrate_percentile import NARROW_KEY, RANGE_KEY, CalibratePercentile, write_range
 from passes.quantizing.insert_quantizers import InsertQuantizers
 from passes.shipping.finalize import Finalize
 from passes.shipping.lower_integer import LowerInteger
@@ -54,8 +54,10 @@ def finalized_on_grids(
 
 def on_grids(model: ir.Model, log2_ymax: Callable[[], int], *, bits: int = 8, negative: bool = True) -> ir.Model:
     """The same of a network that is normalized, or that no pass is to touch."""
-    for value in plan_quantization(model.graph, activation_bits=bits).quantizers:
-        write_range(value, ObservedRange(ymax=2.0 ** log2_ymax(), is_negative=negative))
+    plan = plan_quantization(model.graph, activation_bits=bits)
+    for values, key in ((plan.quantizers, RANGE_KEY), (plan.narrowed, NARROW_KEY)):
+        for value in values:
+            write_range(value, ObservedRange(ymax=2.0 ** log2_ymax(), is_negative=negative), key)
     InsertQuantizers(weight_bits=bits, activation_bits=bits)(model)
     Finalize()(model)
     return checked(model)

@@ -24,8 +24,8 @@ def network_integers(model: ir.Model, *inputs: Array) -> dict[str, Array]:
     """All integers of a finalized model, by the names of its tensors.
 
     inputs: float32, one for each of the graph's quantized inputs, in their order. Of a quantizer the result has its
-    codes (uint8, zero point included), of a last layer its real numbers (float64, exact); what a float tail makes of
-    these is no part of it. LoweringError where the model is not finalized.
+    codes (zero point included), of a last layer its real numbers (float64, exact); what a float tail makes of these is
+    no part of it. LoweringError where the model is not finalized.
     """
     view = read_final_view(model)
     codes = {q.codes: codes_of(q, x) for q, x in zip(view.inputs, inputs, strict=True)}
@@ -49,7 +49,7 @@ def result_name(layer: QuantizedLayer) -> str:
 
 
 def layer_result(layer: QuantizedLayer, codes: Sequence[Array]) -> Array:
-    """What one layer gives for the codes of its inputs: codes (uint8), or a last layer's real numbers (float64)."""
+    """What one layer gives for the codes of its inputs: codes, or a last layer's real numbers (float64)."""
     integers = [x.astype(np.int64) - q.grid.zero_point for x, q in zip(codes, layer.sources, strict=True)]
     exact = layer.op.exact(layer, *integers)
     if isinstance(layer, RequantizedLayer):
@@ -58,6 +58,6 @@ def layer_result(layer: QuantizedLayer, codes: Sequence[Array]) -> Array:
 
 
 def _stored(quantizer: ActivationQuantizer, q: Array) -> Array:
-    """uint8, zero point included, of integers on the grid that a quantizer rounds to, behind its table."""
-    codes = (q + quantizer.rounded_to.zero_point).astype(np.uint8)
+    """Stored codes, zero point included, of integers on the grid that a quantizer rounds to, behind its table."""
+    codes = (q + quantizer.rounded_to.zero_point).astype(quantizer.rounded_to.dtype)
     return codes if quantizer.table is None else quantizer.table.array()[codes]

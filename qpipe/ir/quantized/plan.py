@@ -8,24 +8,27 @@ gets no quantizer. What a layer's own options say (`qpipe.ir.graph.layer_options
 With `skip_bits` a tensor that a skip connection carries to an Add keeps that width, where its own is less, and each
 layer of weights that reads it requantizes it to its own. (Zhuang et al., *Training Quantized Network with Auxiliary
 Gradient Module*, section 1: a skip at few bits costs accuracy, and theirs stays float; here it has integers as well.)
+Without it, sums that a normalization reads (`Op.asks_wide`), the residual stream of a transformer, have 16 bits: they
+are rounded once in every block, and hold channels and tokens of unlike size.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from qpipe.arith.spec import QuantSpec
+from qpipe.arith.spec import WIDE_BITS, QuantSpec
 from qpipe.errors import RecipeError
 from qpipe.formats.table import EDGE_FORMAT
 from qpipe.ir.graph.edges import Passage, before_weights, feeding_weights
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerOptions, LayerTable
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.parts import all_reads, split
+from qpipe.ir.quantized.streams import on_skips, wide_streams
 from qpipe.ops import Curve, Rectifier, Role, activation_of, op_of
 
 EDGE_BITS = 8  # first and last layer's weights, last layer's input, the graph's input, a branch before an Add
@@ -86,7 +89,10 @@ class QuantizationPlan:
     unsupported: list[Layer] = field(default_factory=list)
     quantizers: dict[ir.Value, PlannedQuantizer] = field(default_factory=dict)
     narrowed: dict[ir.Value, PlannedQuantizer] = field(default_factory=dict)
-    """Of values that are carried wider for a skip, from where they start or through carriers: what weights read."""
+    """Of values that are carried wider for a skip, from where they start or through carriers: what weights read, and of
+    16 bits all that takes no such codes."""
+    wide: set[ir.Value] = field(default_factory=set)
+    """What has 16 bits."""
     weight_bits: dict[ir.Node, int] = field(default_factory=dict)
     weight_clips: dict[ir.Node, float] = field(default_factory=dict)
     """Only of layers that have a clip of their own."""
@@ -94,6 +100,18 @@ class QuantizationPlan:
     """Main nodes of the first and the last layers."""
     last: set[ir.Node] = field(default_factory=set)
     """Main nodes of the last layers: one weight scale, int32 outputs."""
+
+    def reads_narrow(self, layer: Layer) -> bool:
+        """Whether it reads what is carried wider at the narrower width."""
+        return any(value in self.narrowed and self._is_narrowed(layer, value) for value in layer.inputs)
+
+    def narrow(self, unwidened: Mapping[ir.Value, PlannedQuantizer]) -> None:
+        """Say of which of these values somebody reads the narrower codes."""
+        read = {v for layer in self.layers for v in layer.inputs if v in unwidened and self._is_narrowed(layer, v)}
+        self.narrowed = {value: planned for value, planned in unwidened.items() if value in read}
+
+    def _is_narrowed(self, layer: Layer, value: ir.Value) -> bool:
+        return layer.is_weighted or (value in self.wide and not (layer.op.reads_wide or layer.output in self.wide))
 
     def is_inner(self, layer: Layer) -> bool:
         """Whether it has weights, and is neither a first nor a last layer: these keep 8-bit fixed-point ones."""
@@ -128,7 +146,10 @@ def plan_quantization(
     ends = {layer.node for layer in plan.layers if layer.is_weighted and layer.output not in feeding}
     reached = before_weights(graph.inputs, passages)
     wide = _edge_tensors(plan, ends)
-    on_skips = _on_skips(plan) if skip_bits is not None else set()
+    skips = on_skips(plan.layers) if skip_bits is not None else set()
+    if skip_bits is None:
+        told = {node for node, own in options.items() if own.activation_bits}
+        plan.wide = wide_streams(plan.layers, plan.last | told)
     added = {value for layer in plan.layers if layer.role is Role.JOIN for value in layer.inputs}
     for value in plan.begins:
         edge = value in wide or value in reached or value not in feeding
@@ -147,7 +168,7 @@ def plan_quantization(
         function = layer.function or activation_of(layer.node)
         bound = function.bound if isinstance(function, Rectifier) else math.inf
         carries_one = layer.role is Role.CARRY and len(layer.inputs) == 1 and layer.curve is None
-        if carries_one and layer.inputs[0] in unwidened:
+        if carries_one and layer.inputs[0] in unwidened and (skip_bits is not None or layer.output in plan.wide):
             planned = unwidened[layer.inputs[0]]
             unwidened[layer.output] = PlannedQuantizer(
                 layer.output, planned.bits, signed[layer.output], min(bound, planned.bound)
@@ -162,13 +183,14 @@ def plan_quantization(
         bits = own.activation_bits or (EDGE_BITS if edge or branch else activation_bits)
         rounded = signed[layer.output] if curve is None else before
         planned = PlannedQuantizer(layer.output, bits, rounded, bound, curve)
-        if skip_bits is not None and layer.output in on_skips and not own.activation_bits and bits < skip_bits:
+        if layer.output in plan.wide:
+            unwidened[layer.output], planned = planned, replace(planned, bits=WIDE_BITS)
+        if skip_bits is not None and layer.output in skips and not own.activation_bits and bits < skip_bits:
             if layer.curve is None:
                 unwidened[layer.output] = planned
             planned = replace(planned, bits=skip_bits)
         plan.quantizers[layer.output] = planned
-    read = {layer.inputs[0] for layer in plan.layers if layer.is_weighted}
-    plan.narrowed = {value: planned for value, planned in unwidened.items() if value in read}
+    plan.narrow(unwidened)
     return plan
 
 
@@ -238,21 +260,6 @@ def _edge_tensors(plan: QuantizationPlan, ends: set[ir.Node]) -> set[ir.Value]:
         if layer is not None and layer.role in {Role.CARRY, Role.POOL}:
             stack.extend(layer.inputs)
     return wide
-
-
-def _on_skips(plan: QuantizationPlan) -> set[ir.Value]:
-    """What reaches an Add without passing weights, up to and including the activation or Add that it starts from."""
-    by_output = {layer.output: layer for layer in plan.layers}
-    found: set[ir.Value] = set()
-    stack = [value for layer in plan.layers if layer.op.is_sum for value in layer.inputs]
-    while stack:
-        layer = by_output.get(stack.pop())
-        if layer is None or (layer.role is Role.COMPUTE and layer.activation is None):
-            continue
-        found.add(layer.output)
-        if layer.role in {Role.CARRY, Role.POOL}:
-            stack.extend(layer.inputs)
-    return found
 
 
 def _signs(layer: Layer, signed: dict[ir.Value, bool | None]) -> tuple[bool | None, bool | None]:

@@ -1,7 +1,8 @@
 """Write and read quantizers of a QDQ graph: QuantizeLinear, a Clip where the range is narrower, DequantizeLinear.
 
-They are an activation's, which is uint8. Its codes may pass a table (see `qpipe.arith.table`): Cast to int32, Gather,
-and a Clip where what it gives has a narrower range. Weights' are in `write_weight` and `view_weights`.
+They are an activation's, which is uint8, or uint16 of a residual stream that normalizations read. Its codes may pass a
+table (see `qpipe.arith.table`): Cast to int32, Gather, and a Clip where what it gives has a narrower range. Weights'
+are in `write_weight` and `view_weights`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.namespace import FloatArray
-from qpipe.arith.spec import SIGNED_ZERO_POINT, STORAGE_MAX, QuantSpec
+from qpipe.arith.spec import SIGNED_ZERO_POINT, STORAGE_MAX, WIDE_MAX, QuantSpec
 from qpipe.arith.table import SIZE, CodeTable, GridOrTable
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.notes import read_basis, read_bound, read_curve, write_basis, write_bound, write_curve
@@ -28,6 +29,7 @@ from qpipe.nodes import (
     initializer,
     input_value,
     name_value,
+    require_constant,
     set_constant_input,
 )
 from qpipe.ops import ActivationFunction, Curve, Rectifier, activation_of
@@ -36,11 +38,12 @@ from qpipe.ops.quantizer_parts import dequantizes
 _PARTS = frozenset({"QuantizeLinear", "Clip", "Cast", "Gather"})
 _FORM = re.compile("QuantizeLinear( Clip)?( Cast Gather( Clip)?)?")
 _UINT8 = ir.TensorType(ir.DataType.UINT8)
+_STORED = {np.dtype(np.uint8): STORAGE_MAX, np.dtype(np.uint16): WIDE_MAX}
 
 
 @dataclass(frozen=True)
 class ActivationQuantizer:
-    """`source` (float) becomes `codes` (uint8, all done) on `grid`; `output` is what float consumers read.
+    """`source` (float) becomes `codes` (all done) on `grid`; `output` is what float consumers read.
 
     table: what the codes that `source` is rounded to pass through, where there is one; its grid is `grid`.
     """
@@ -122,7 +125,8 @@ def insert_activation_quantizer(
     function = None if replaces is None else activation_of(replaces)
     if isinstance(function, Rectifier):
         write_bound(nodes[0], function.bound)
-    name_value(nodes[-1].outputs[0], f"{base}_codes", _UINT8, shape)
+    stored = ir.TensorType(ir.DataType.from_numpy(before.dtype))
+    name_value(nodes[-1].outputs[0], f"{base}_codes", stored, shape)
     if before.needs_clip or (not meltable and (only is not None or dequantizes(source.producer()))):
         nodes.append(clip_of_codes(graph, nodes[-1].outputs[0], before, base))
     if isinstance(spec, CodeTable):
@@ -147,7 +151,7 @@ def insert_activation_quantizer(
 def _grid(graph: ir.Graph, base: str, spec: QuantSpec) -> tuple[ir.Value, ir.Value]:
     """Scale and zero point."""
     scale = initializer(graph, f"{base}_scale", np.float32(spec.scale))
-    return scale, initializer(graph, f"{base}_zero_point", np.uint8(spec.zero_point))
+    return scale, initializer(graph, f"{base}_zero_point", spec.dtype.type(spec.zero_point))
 
 
 def clip_of_codes(graph: ir.Graph, codes: ir.Value, spec: QuantSpec, base: str) -> ir.Node:
@@ -257,16 +261,16 @@ def _read_grid(node: ir.Node, behind: list[ir.Node]) -> QuantSpec:
     """The grid of a QuantizeLinear or DequantizeLinear, its range as a Clip among the nodes says it."""
     scale, zero = _read_step(node)
     bounds = [(_scalar(clip, 1), _scalar(clip, 2)) for clip in behind if clip.op_type == "Clip"]
-    low, high = bounds[0] if bounds else (0, STORAGE_MAX)
+    low, high = bounds[0] if bounds else (0, _STORED[require_constant(node, 2, "zero point").dtype])
     return QuantSpec(exponent_of(node, scale), low - zero, high - zero, zero)
 
 
 def _read_step(node: ir.Node) -> tuple[float, int]:
     """Scale and zero point of a QuantizeLinear or DequantizeLinear."""
     scale, zero_point = constant_input(node, 1), constant_input(node, 2)
-    known = scale is not None and scale.size == 1 and zero_point is not None and zero_point.dtype == np.uint8
+    known = scale is not None and scale.size == 1 and zero_point is not None and zero_point.dtype in _STORED
     if scale is None or zero_point is None or not known or not 0 < (step := float(scale.reshape(-1)[0])) < math.inf:
-        raise ModelError(f"{describe(node)}: expected one constant scale and a uint8 zero point")
+        raise ModelError(f"{describe(node)}: expected one constant scale and a zero point of uint8 or uint16")
     return step, int(zero_point.reshape(-1)[0])
 
 

@@ -6,7 +6,7 @@ file is *trainable* while its weights are floats behind QuantizeLinear, *final* 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Generic, TypeGuard, TypeVar
 
@@ -183,8 +183,9 @@ def _read(model: ir.Model) -> View:
         if not is_quantized or layer.role is Role.NONE:
             floats.append(layer)
             continue
-        _check_output(layer, outputs)
         known = tuple(q for q in inputs if q is not None)
+        _check_output(layer, outputs)
+        _check_width(layer, known, outputs)
         view.layers.append(_quantized(model, layer, known, outputs[0] if outputs else None))
         view.layers.extend(_requantizations(outputs, by_source))
         whole.add(layer.output)
@@ -265,6 +266,14 @@ def _check_output(layer: Layer, outputs: list[ActivationQuantizer]) -> None:
         raise ModelError(f"{describe(layer.node)}: {len(outputs)} quantizers read its output, expected one")
     if not outputs and (layer.batch_norm is not None or layer.is_batch_norm):
         raise ModelError(f"{describe(layer.node)}: no quantizer after its BatchNormalization, expected one")
+
+
+def _check_width(layer: Layer, inputs: Sequence[ActivationQuantizer], outputs: Sequence[ActivationQuantizer]) -> None:
+    """ModelError where it has codes of 16 bits and takes none, or gives some and can't."""
+    reads, moves = layer.op.reads_wide, layer.op.moves_wide
+    for quantizers, can in ((inputs, reads or moves), (outputs, moves or (reads and not layer.op.asks_wide))):
+        if not can and (wide := next((q for q in quantizers if q.grid.is_wide), None)) is not None:
+            raise ModelError(f"{describe(layer.node)}: tensor '{wide.source.name}' has codes of 16 bits, expected 8")
 
 
 def _requantizations(

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from passes.shipping.remove_quantizers import RemoveQuantizers
 from qpipe.arith.layer_norm import (
     LONGEST_ROW,
-    MOST_FRACTION_BITS,
     QUOTIENT_BITS,
     fit_rows,
     largest_quotient,
@@ -23,7 +22,7 @@ from qpipe.arith.layer_norm import (
     scale_problem,
 )
 from qpipe.arith.rows import ROOT_BITS
-from qpipe.arith.spec import QuantSpec
+from qpipe.arith.spec import WIDE_BITS, QuantSpec
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.parts import split
@@ -40,7 +39,9 @@ from support.random_grids import ACTIVATIONS, check
 from support.run import assert_exact, run
 
 INT32_MAX = 2**31 - 1
-GRIDS = st.builds(QuantSpec.for_range, st.integers(2, 8), st.integers(-12, 12), signed=st.booleans())
+GRIDS = st.builds(
+    QuantSpec.for_range, st.sampled_from([*range(2, 9), WIDE_BITS]), st.integers(-12, 12), signed=st.booleans()
+)
 
 
 def around(w: Weights, size: int, *, bias: bool = True, epsilon: float = 1e-5) -> list[str]:
@@ -94,32 +95,53 @@ def test_quotients_are_the_normalized_numbers(
     codes = rng.integers(low, high + 1, (4, count))
     one_higher = np.tile(low + (np.arange(count) == 1), (4, 1))
     stored = [codes, np.where(codes % 2, low, high), np.full((4, count), high), one_higher][kind]
-    scale = row_scale(source, count, epsilon, centred=True)
-    assert scale_problem(source, count, scale, centred=True) is None
-    t = quotients(stored, scale, centred=True)
+    scale = row_scale(source, count, epsilon)
+    assert scale_problem(source, count, scale) is None
+    t = quotients(stored, scale)
     assert np.abs(t).max() <= largest_quotient(scale)
     x = torch.from_numpy((stored - source.zero_point) * source.scale)
     expected = F.layer_norm(x, (count,), eps=epsilon).numpy() / np.sqrt(count)
     found = np.ldexp(t.astype(float), fit_rows(np.ones(1), np.zeros(1), scale, source)[1])
-    # The mean is rounded to 2**-f of a step, the root down to a whole number, the quotient to a whole number; the
-    # rounded mean and eps move the root by less than both.
+    # In steps of what a row is divided by: the mean is rounded to half of one, the root to one, and where a row is
+    # divided each of its numbers to a half, which moves the root by the root of their count at the very most.
     values = (stored - stored.mean(-1, keepdims=True)) * float(scale.fraction)
-    root = np.sqrt((values**2).sum(-1, keepdims=True) / float(scale.reduction) + float(scale.epsilon))
-    bound = 2 / np.floor(root).clip(1) + 2 / 2**QUOTIENT_BITS
+    limits = np.ptp(stored, axis=-1, keepdims=True) * int(scale.fraction) / int(scale.limit)
+    divisor = 2.0 ** (np.ceil(np.log2(limits.clip(1))) + scale.halvings)
+    root = np.sqrt(
+        (values**2).sum(-1, keepdims=True) / divisor**2 + float(scale.epsilon) / (divisor / 2**scale.halvings) ** 2
+    )
+    rounded = np.where(divisor > 1, np.sqrt(count) / 2, 0)
+    bound = (2 + rounded) / np.floor(root).clip(1) + 2 / 2**QUOTIENT_BITS
     assert (np.abs(found - expected) <= bound).all()
 
 
-def test_sums_of_squares_are_within_bounds_of_any_grid() -> None:
-    """Half at either end, the row of the largest sum, with and without a mean to take off."""
-    for count in (2, 3, 64, 1000, LONGEST_ROW):
-        for source in (QuantSpec.unsigned(8, -4), QuantSpec.signed(8, -4)):
-            scale = row_scale(source, count, 1e-5, centred=True)
-            fraction = int(scale.fraction)
-            values = np.where(np.arange(count) % 2, source.stored_min, source.stored_max) * fraction
-            total = int(((values - round(values.mean())) ** 2).sum())
-            assert total + int(scale.epsilon) <= 2**ROOT_BITS
-            # No fraction bit is left away that there is room for: twice the fraction, four times the sum.
-            assert fraction == 2**MOST_FRACTION_BITS or total * 4.1 > 2 ** (ROOT_BITS - 1)
+def test_small_rows_keep_their_digits_beside_large_ones() -> None:
+    """Rows of one tensor that differ by 1000 times, as tokens of trained transformers do."""
+    rng, source = np.random.default_rng(0), QuantSpec.signed(WIDE_BITS, -12)
+    x = np.round(rng.standard_normal((2, 256)) * [[7000.0], [7.0]]).clip(source.qmin, source.qmax).astype(np.int64)
+    scale = row_scale(source, 256, 1e-9)
+    t = quotients(x + source.zero_point, scale) / 2**QUOTIENT_BITS
+    real = F.layer_norm(torch.from_numpy(x * source.scale), (256,), eps=1e-9).numpy() / 16
+    # A quotient is rounded to 2**-13, and the mean to half a step, of 7.
+    assert (np.abs(t - real).max(axis=1) <= np.array([1.1 * 2**-13, 0.5 / 7 / 16])).all()
+
+
+@pytest.mark.parametrize("source", [QuantSpec.unsigned(8, -4), QuantSpec.signed(8, -4), QuantSpec.signed(16, -9)])
+@pytest.mark.parametrize("count", [2, 3, 64, 1000, LONGEST_ROW])
+def test_sums_of_squares_are_within_bounds_of_any_grid(source: QuantSpec, count: int) -> None:
+    """Half at either end, the row of the largest sum; and rows just below and above the limit of a span."""
+    scale = row_scale(source, count, 1e-5)
+    codes = np.where(np.arange(count) % 2, source.stored_min, source.stored_max)
+    limit = int(scale.limit) // int(scale.fraction)
+    spans = [source.stored_max, *(min(limit * 2**j + more, source.stored_max) for j in range(9) for more in (0, 1))]
+    rows = np.stack([codes, *(np.where(np.arange(count) % 2, 0, span) for span in spans)])
+    values = rows * scale.fraction - np.floor(rows.mean(-1, keepdims=True) * scale.fraction + 0.5).astype(np.int64)
+    limits = -(-np.ptp(rows, axis=-1, keepdims=True) * scale.fraction // scale.limit)
+    divisor = 2 ** np.ceil(np.log2(limits.clip(1)))
+    assert divisor.max() <= 2**8
+    total = (np.floor(values / divisor + 0.5) ** 2).sum(-1)
+    assert total.max() + int(scale.epsilon) <= 2**ROOT_BITS
+    assert (np.abs(quotients(rows, scale)) <= largest_quotient(scale)).all()
 
 
 def test_it_is_near_the_real_one() -> None:
@@ -226,10 +248,11 @@ def test_refusals(x: str, call: str, words: str) -> None:
 CHANGES = {
     "scale": (np.float32(0.5), "its steps are"),
     "zero_point": (np.int32(3), "its zero points are"),
-    "fraction": (np.int32(128), "a fraction of 128"),
+    "fraction": (np.int32(512), "a fraction of 512"),
     "count": (np.int32(25), "it counts 25 numbers in a row, expected 24"),
-    "epsilon": (np.int32(2**30), "its sum of squares, up to"),
-    "reduction": (np.int32(0), "a reduction of 0"),
+    "epsilon": (np.int32(2**30), "an epsilon of 1073741824"),
+    "divisor": (np.int32(0), "a divisor of 0"),
+    "limit": (np.int32(2**20), "a row's limit is 1048576"),
     "sign": (np.full(24, 2, np.int32), "its signs are no signs"),
     "bias": (np.full(24, INT32_MAX, np.int32), "its sums, up to 2147"),
     "low": (np.full(24, -INT32_MAX, np.int32), "its sums, up to"),

@@ -58,12 +58,16 @@ def test_names_of_initializers_are_unique() -> None:
     ("zero_point", "scale", "message"),
     [
         (np.uint8(3), np.float32(1), "QuantizeLinear 'q': zero point 3, expected an even one"),
-        (np.int8(0), np.float32(1), "QuantizeLinear 'q': expected one constant scale and a uint8 zero point"),
-        (None, np.float32(1), "QuantizeLinear 'q': expected one constant scale and a uint8 zero point"),
+        (
+            np.int8(0),
+            np.float32(1),
+            "QuantizeLinear 'q': expected one constant scale and a zero",
+        ),
+        (None, np.float32(1), "QuantizeLinear 'q': expected one constant scale and a zero"),
         (
             np.zeros(3, np.uint8),
             np.ones(3, np.float32),
-            "QuantizeLinear 'q': expected one constant scale and a uint8 zero point",
+            "QuantizeLinear 'q': expected one constant scale and a zero",
         ),
         (np.uint8(0), np.float32(0.3), "DequantizeLinear 'd': scale 0.3, expected a power of two"),
     ],

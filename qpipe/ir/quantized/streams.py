@@ -1,0 +1,50 @@
+"""What skip connections carry, and which of it has 16 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+
+import onnx_ir as ir
+
+from qpipe.ir.graph.layers import Layer
+from qpipe.ops import Role
+
+
+def on_skips(layers: Sequence[Layer]) -> set[ir.Value]:
+    """What reaches an Add without passing weights, up to and including the activation or Add that it starts from."""
+    by_output = {layer.output: layer for layer in layers}
+    found: set[ir.Value] = set()
+    stack = [value for layer in layers if layer.op.is_sum for value in layer.inputs]
+    while stack:
+        layer = by_output.get(stack.pop())
+        if layer is None or (layer.role is Role.COMPUTE and layer.activation is None):
+            continue
+        found.add(layer.output)
+        if layer.role in {Role.CARRY, Role.POOL}:
+            stack.extend(layer.inputs)
+    return found
+
+
+def wide_streams(layers: Sequence[Layer], but: Set[ir.Node]) -> set[ir.Value]:
+    """Sums that what asks for 16 bits reads, directly, along further sums, or through what only moves numbers.
+
+    but: nodes whose width is said, or that have none.
+    """
+    asked: set[ir.Value] = set()
+    for layer in reversed(layers):
+        if layer.op.asks_wide or (layer.output in asked and (_adds(layer) or _moves(layer))):
+            asked.update(layer.inputs)
+    found: set[ir.Value] = set()
+    for layer in layers:
+        begins = _adds(layer) and layer.node not in but
+        if layer.output in asked and (begins or (_moves(layer) and layer.inputs[0] in found)):
+            found.add(layer.output)
+    return found
+
+
+def _adds(layer: Layer) -> bool:
+    return layer.op.is_sum and layer.activation is None
+
+
+def _moves(layer: Layer) -> bool:
+    return layer.op.moves_wide and layer.activation is None and len(layer.inputs) == 1
