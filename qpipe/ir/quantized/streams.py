@@ -6,7 +6,10 @@ from collections.abc import Sequence, Set
 
 import onnx_ir as ir
 
+from qpipe.errors import ModelError
 from qpipe.ir.graph.layers import Layer
+from qpipe.ir.quantized.qdq import ActivationQuantizer
+from qpipe.nodes import describe
 from qpipe.ops import Role
 
 
@@ -40,6 +43,14 @@ def wide_streams(layers: Sequence[Layer], but: Set[ir.Node]) -> set[ir.Value]:
         if layer.output in asked and (begins or (_moves(layer) and layer.inputs[0] in found)):
             found.add(layer.output)
     return found
+
+
+def check_width(layer: Layer, inputs: Sequence[ActivationQuantizer], outputs: Sequence[ActivationQuantizer]) -> None:
+    """ModelError where it has codes of 16 bits and takes none, or gives some and can't."""
+    reads, moves = layer.op.reads_wide, layer.op.moves_wide
+    for quantizers, can in ((inputs, reads or moves), (outputs, moves or (reads and not layer.op.asks_wide))):
+        if not can and (wide := next((q for q in quantizers if q.grid.is_wide), None)) is not None:
+            raise ModelError(f"{describe(layer.node)}: tensor '{wide.source.name}' has codes of 16 bits, expected 8")
 
 
 def _adds(layer: Layer) -> bool:

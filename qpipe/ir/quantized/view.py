@@ -6,7 +6,7 @@ file is *trainable* while its weights are floats behind QuantizeLinear, *final* 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Generic, TypeGuard, TypeVar
 
@@ -26,6 +26,7 @@ from qpipe.ir.quantized.qdq import (
     quantizer_nodes,
     read_activation_quantizer,
 )
+from qpipe.ir.quantized.streams import check_width
 from qpipe.ir.quantized.view_weights import FinalWeight, read_weight
 from qpipe.nodes import describe, reads
 from qpipe.ops import ActivationFunction, Rectifier, Role, activation_of
@@ -185,7 +186,7 @@ def _read(model: ir.Model) -> View:
             continue
         known = tuple(q for q in inputs if q is not None)
         _check_output(layer, outputs)
-        _check_width(layer, known, outputs)
+        check_width(layer, known, outputs)
         view.layers.append(_quantized(model, layer, known, outputs[0] if outputs else None))
         view.layers.extend(_requantizations(outputs, by_source))
         whole.add(layer.output)
@@ -266,14 +267,6 @@ def _check_output(layer: Layer, outputs: list[ActivationQuantizer]) -> None:
         raise ModelError(f"{describe(layer.node)}: {len(outputs)} quantizers read its output, expected one")
     if not outputs and (layer.batch_norm is not None or layer.is_batch_norm):
         raise ModelError(f"{describe(layer.node)}: no quantizer after its BatchNormalization, expected one")
-
-
-def _check_width(layer: Layer, inputs: Sequence[ActivationQuantizer], outputs: Sequence[ActivationQuantizer]) -> None:
-    """ModelError where it has codes of 16 bits and takes none, or gives some and can't."""
-    reads, moves = layer.op.reads_wide, layer.op.moves_wide
-    for quantizers, can in ((inputs, reads or moves), (outputs, moves or (reads and not layer.op.asks_wide))):
-        if not can and (wide := next((q for q in quantizers if q.grid.is_wide), None)) is not None:
-            raise ModelError(f"{describe(layer.node)}: tensor '{wide.source.name}' has codes of 16 bits, expected 8")
 
 
 def _requantizations(
