@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from qpipe.data import Batch
 from qpipe.errors import DataError, ModelError
-from qpipe.runtime.outputs import Output, integers_equal, run_batch
+from qpipe.runtime.outputs import Output, floats_near, integers_equal, run_batch
 from qpipe.runtime.session import AnyModel, as_session, fixed_batch, session_name
 from qpipe.tasks.metrics import metric_of
 from qpipe.tasks.metrics.base import Metric
@@ -74,8 +74,11 @@ def measure_accuracy(
     *,
     threads: int | None = None,
     task: Task = CLASSES,
+    has_tail: bool = False,
 ) -> AccuracyReport:
     """Run every model on every batch and count.
+
+    has_tail: whether floats are what a float tail gives, which may differ by roundings.
 
     Models take float32 inputs or uint8 pixels, and give floats or int32 fixed point. A class is the largest value of
     the output that counts, the first of equals; or the integer [N] that it is itself. Raises DataError where there are
@@ -97,7 +100,7 @@ def measure_accuracy(
             if first is not None and (own := _answers(output, task)) is not None:
                 tally.agreed += float((own == first).reshape(len(batch), -1).mean(axis=1).sum())
             for other in range(index):
-                different[index, other] += _count_different(output, outputs[other], len(batch))
+                different[index, other] += _count_different(output, outputs[other], len(batch), has_tail)
             if batch.labels is not None and tally.metric is not None:
                 tally.metric.add(_judged(output[task.position], tally.metric), batch.labels)
         count += len(batch)
@@ -165,16 +168,20 @@ def _largest(difference: npt.NDArray[np.float64]) -> float:
     return float(np.abs(difference).max(initial=0.0))
 
 
-def _count_different(one: list[Output], other: list[Output], count: int) -> int:
-    equal = [_rows_equal(left, right, count) for left, right in zip(one, other, strict=True)]
+def _count_different(one: list[Output], other: list[Output], count: int, has_tail: bool) -> int:
+    equal = [_rows_equal(left, right, count, has_tail) for left, right in zip(one, other, strict=True)]
     return int((~np.logical_and.reduce(equal)).sum())
 
 
-def _rows_equal(one: Output, other: Output, count: int) -> npt.NDArray[np.bool_]:
+def _rows_equal(one: Output, other: Output, count: int, has_tail: bool) -> npt.NDArray[np.bool_]:
     """For each image; what has no rows is compared as a whole, for all of them."""
+    are_floats = all(
+        output.scale is None and np.issubdtype(output.values.dtype, np.floating) for output in (one, other)
+    )
+    equal = floats_near if has_tail and are_floats else integers_equal
     if one.values.shape == other.values.shape and _has_rows(one, count):
-        return integers_equal(one, other)
-    same = one.values.shape == other.values.shape and bool(integers_equal(one.whole(), other.whole()).all())
+        return equal(one, other)
+    same = one.values.shape == other.values.shape and bool(equal(one.whole(), other.whole()).all())
     return np.full(count, same)
 
 

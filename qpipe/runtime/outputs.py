@@ -19,6 +19,8 @@ from qpipe.errors import DataError, ModelError, first_problem
 from qpipe.runtime.session import Array, run_batches, run_feeds, session_name
 
 IO_KEY: Final = "qpipe.io"
+ROUNDINGS: Final = 2.0**-20
+"""Of the largest number of a row: some roundings of float32, whose last bit is 2**-23."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,21 @@ def integers_equal(one: Output, other: Output) -> npt.NDArray[np.bool_]:
     same: npt.NDArray[np.bool_] = np.atleast_1d(np.asarray(left == right))
     equal: npt.NDArray[np.bool_] = np.asarray(same.all(axis=tuple(range(1, same.ndim))))
     return equal
+
+
+def floats_near(one: Output, other: Output) -> npt.NDArray[np.bool_]:
+    """For each row, whether both outputs differ by roundings of float32 at most: bool [N]; [1] of one number.
+
+    What a float tail gives hangs on the runtime's threads: which elements of a vectorized function are left to its
+    scalar form, whose last bits differ.
+    """
+    if one.values.shape != other.values.shape:
+        return np.zeros(len(np.atleast_1d(one.values)), np.bool_)
+    left, right = (np.atleast_1d(output.real()).astype(np.float64) for output in (one, other))
+    axes = tuple(range(1, left.ndim))
+    size = np.maximum(np.abs(left), np.abs(right)).max(axis=axes, initial=0)
+    near: npt.NDArray[np.bool_] = np.abs(left - right).max(axis=axes, initial=0) <= ROUNDINGS * size
+    return near
 
 
 def read_io(session: ort.InferenceSession) -> IntegerIO | None:

@@ -13,6 +13,7 @@ from qpipe.data.inputs import inputs_of
 from qpipe.errors import DataError, RecipeError
 from qpipe.ir.files.metadata import KEEPS_ORDER, get_json
 from qpipe.ir.graph.ending import ending_in
+from qpipe.ops import op_of
 from qpipe.runtime.accuracy import AccuracyReport, ModelAccuracy, measure_accuracy
 from qpipe.runtime.session import AnyModel, open_session
 from qpipe.settings import TaskSettings
@@ -85,7 +86,9 @@ def compare(
         sessions = [open_session(m, name=runnables[i].name) for i, m in zip(positions, models, strict=True)]
         batches = source.batches(batch_size, limit=limit)
         total = source.n_batches(batch_size, limit=limit)
-        report = measure_accuracy(sessions, progress.track(batches, "validating", total), task=task)
+        has_tail = any(map(_computes_floats, (runnables[i] for i in positions)))
+        tracked = progress.track(batches, "validating", total)
+        report = measure_accuracy(sessions, tracked, task=task, has_tail=has_tail)
         _add(found, positions, report)
         return report.models
 
@@ -105,6 +108,12 @@ def compare(
                 found.figures[index] = replace(own, agreement=None, largest_difference=None)
         cut = [index for index in cut if index not in same]
     return found
+
+
+def _computes_floats(runnable: Runnable) -> bool:
+    """Whether its float tail does more than to move numbers; of exports their QDQ model tells."""
+    layers = [] if runnable.view is None else runnable.view.tail
+    return any(not op_of(node).only_reshapes for layer in layers for node in layer.nodes)
 
 
 def _is_cut(runnable: Runnable) -> bool:

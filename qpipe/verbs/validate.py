@@ -27,7 +27,8 @@ class ValidationRow:
     how often its answer is the first model's, None where answers are no choices.
     largest_difference: of any output from the first model's, in real units. Both are None for an export whose float
     tail was cut off: its outputs are what the tail would read. integers_equal: with all models that were made from the
-    same QDQ file, None where there is no other. certificate: "holds" or "fails"; None where the model has none.
+    same QDQ file, None where there is no other; floats that a tail computes of them, as far as roundings go.
+    certificate: "holds" or "fails"; None where the model has none.
     """
 
     name: str

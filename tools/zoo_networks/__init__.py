@@ -3,9 +3,22 @@
 One family a file; importing the package enters them all in `ZOO`.
 """
 
-from zoo_networks import audio, classics, dense_outputs, detectors, mobile, resnets, tiny, transformers
+from zoo_networks import (
+    audio,
+    classics,
+    dense_outputs,
+    detectors,
+    generators,
+    hybrids,
+    mobile,
+    resnets,
+    speech,
+    tiny,
+    transformers,
+)
 from zoo_networks.parts import ZOO, Entry
 
 __all__ = [
-    "ZOO", "Entry", "audio", "classics", "dense_outputs", "detectors", "mobile", "resnets", "tiny", "transformers"
+    "ZOO", "Entry", "audio", "classics", "dense_outputs", "detectors", "generators", "hybrids", "mobile", "resnets",
+    "speech", "tiny", "transformers",
 ]  # fmt: skip

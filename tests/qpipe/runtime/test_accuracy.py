@@ -83,6 +83,16 @@ def test_no_top5_for_five_classes_and_none_without_labels():
     assert unlabelled.models[0].agreement == 1.0
 
 
+@pytest.mark.parametrize(("error", "has_tail", "differing"), [(1, True, 0), (1, False, 3), (100, True, 3)])
+def test_what_a_float_tail_gives_may_differ_by_roundings(error, has_tail, differing):
+    """error: in last bits of 1, the largest number of each row."""
+    bent = np.eye(8, dtype=np.float32)
+    bent[0, 0] += error * 2.0**-23
+    batch = Batch(np.float32([[1, 0, 0, 0, 0, 0, 0, 0]] * 3))
+    report = measure_accuracy([linear_model(np.eye(8)), linear_model(bent)], [batch], has_tail=has_tail)
+    assert report.different[0][1] == differing
+
+
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 def test_integer_model_equals_the_float_model_of_the_same_fixed_point(layout):
     rng = np.random.default_rng(0)
