@@ -29,6 +29,7 @@ from qpipe.ops import Role
 
 IN_UNITS = "/units"
 """Behind the name of a network's input: what its readers read, where they count in another unit."""
+_LEAST, _MOST = 1e-12, 1e12  # of the largest number whose squares float32 is to sum: they reach from 1e-38 to 1e38
 _DEQUANTIZED = "_dequantized"  # behind the name of a float value: what its quantizer gives
 
 
@@ -59,8 +60,8 @@ class _Sums:
             self.codes = _wider(self.codes, channel_range(other, by_channel=self._by_channel))
             self.floats = _wider(self.floats, channel_range(x, by_channel=self._by_channel))
             other = (other.astype(np.float32) - grid.zero_point) * np.float32(grid.scale)
-        self.signal += float(np.square(x, dtype=np.float64).sum())
-        self.noise += float(np.square(np.subtract(x, other, dtype=np.float64)).sum())
+        self.signal += _energy(x)
+        self.noise += _energy(x - other if x.dtype == other.dtype == np.float32 else np.subtract(x, other, dtype=float))
 
     @property
     def decibels(self) -> float:
@@ -197,6 +198,14 @@ def _choices(x: AnyArray, other: AnyArray) -> list[tuple[int, int]]:
     if x.ndim != 1 or x.dtype.kind not in "iu":
         return []
     return list(zip(x.tolist(), other.tolist(), strict=True))
+
+
+def _energy(x: AnyArray) -> float:
+    """The sum of squares: of each row in float32, where squares stay well within it, of all in float64."""
+    if x.dtype != np.float32 or x.ndim < 2 or not _LEAST < np.abs(x).max() < _MOST:
+        return float(np.square(x, dtype=np.float64).sum())
+    rows = x.reshape(-1, x.shape[-1])
+    return float(np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64))
 
 
 def channel_range(x: AnyArray, *, by_channel: bool = True) -> Float64Array:

@@ -11,7 +11,7 @@ import pytest
 
 from passes.normalize import normalize
 from qpipe.calibration import pieces
-from qpipe.calibration.comparison import compare_networks
+from qpipe.calibration.comparison import _Sums, compare_networks
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.compared import MOST_DECIBELS, NetworkComparison
 from qpipe.ir.quantized.view import read_view
@@ -38,6 +38,10 @@ def compared(net: Network, images: np.ndarray, **options: Any) -> tuple[NetworkC
     normalize(floats)
     final = finalized(quantized(floats.clone(), [images], **options))
     return compare_networks(floats, final, images), floats, final
+
+
+SUMMED = 1e-4
+"""Decibels: sums of 500 squares in float32, each some last bits of 2**-23 off, which is 1e-5 at most."""
 
 
 def test_decibels_are_those_of_the_definition() -> None:
@@ -136,3 +140,22 @@ def test_channels_are_none_where_the_batch_stands_second(monkeypatch: pytest.Mon
     found, _, _ = compared(net, net.inputs(7))
     (tensor,) = [tensor for tensor in found.tensors if tensor.layer == "Add 'sum'"]
     assert (tensor.lost, tensor.channels) == ((), 1)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-11, 1.0, 1e11, 1e30])
+def test_decibels_whatever_the_magnitude(size: float) -> None:
+    """Squares of 1e-30 and 1e30 are none that float32 has."""
+    draw = np.random.default_rng(0)
+    x = (size * draw.normal(size=(2, 3, 40, 500))).astype(np.float32)
+    noisy = x + (size / 256 * draw.normal(size=x.shape)).astype(np.float32)
+    sums = _Sums(by_channel=True)
+    sums.add(x, noisy, None)
+    signal, noise = (float(np.square(part).sum()) for part in (x.astype(float), x - noisy.astype(float)))
+    assert sums.decibels == pytest.approx(10 * math.log10(signal / noise), abs=SUMMED)
+
+
+@pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.int64])
+def test_outputs_that_are_no_floats(kind: type[np.generic]) -> None:
+    sums = _Sums(by_channel=False)
+    sums.add(np.array([[0, 1, 1]]).astype(kind), np.array([[1, 1, 0]]).astype(kind), None)
+    assert (sums.signal, sums.noise) == (2.0, 2.0)
