@@ -28,6 +28,7 @@ from qpipe.ops.float_functions import (
     softplus,
     vector_length,
 )
+from qpipe.ops.recurrent import recurrent_function
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,8 @@ def tail_function(node: ir.Node) -> TailFunction | None:
     """What a node of a tail computes; None where torch knows no differentiable form of it."""
     if node.domain in STANDARD_DOMAINS and (function := _TAIL.get(node.op_type)) is not None:
         return function
+    if node.domain in STANDARD_DOMAINS and (recurrent := recurrent_function(node)) is not None:
+        return recurrent
     op = op_of(node)
     if node.op_type not in OPS or op.role is Role.COMPUTE or not _arguments_are_constant(node):
         return None
@@ -152,6 +155,13 @@ def _expand(_: ir.Node, x: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
     return x.expand(sizes)
 
 
+def _filled(node: ir.Node, shape: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    attribute = node.attributes.get("value")
+    return torch.full(_ints(shape), 0.0 if attribute is None else attribute.as_tensor().numpy().item())
+
+
 def _shape_of(node: ir.Node, x: torch.Tensor) -> torch.Tensor:
     import torch
 
@@ -197,6 +207,7 @@ def _resize(
 _PARAMETERS: Final[dict[str, tuple[int, ...]]] = {
     "PRelu": (1,),
     "Gather": (0,),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), (1, 2, 3)),
     **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), (1, 2)),
 }
 _TAIL: Final[dict[str, TailFunction]] = {
@@ -270,6 +281,7 @@ _TAIL: Final[dict[str, TailFunction]] = {
     "Unsqueeze": _unsqueeze,
     "Concat": _concat,
     "Expand": _expand,
+    "ConstantOfShape": _filled,
     "Shape": _shape_of,
     "Cast": _cast,
     "Resize": _resize,
