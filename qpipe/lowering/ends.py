@@ -16,8 +16,10 @@ from qpipe.ir.quantized.view import QuantizedLayer, View, is_final
 from qpipe.lowering.integer_builder import IntegerBuilder
 from qpipe.lowering.qoperator_builder import QOperatorBuilder
 from qpipe.ops import product_of
+from qpipe.ops.choices import choices_of
 from qpipe.ops.lookup import lookup_of
 
+_TO_FLOAT, _TO_INT32 = {"to": ir.DataType.FLOAT}, {"to": ir.DataType.INT32}
 Builder = QOperatorBuilder | IntegerBuilder
 
 
@@ -46,6 +48,8 @@ def look_up(quantizer: ActivationQuantizer, b: Builder) -> ir.Value | None:
 
 def dequantize_results(view: View, b: Builder, *, outputs: bool = True) -> None:
     """Real numbers of every tensor that leaves the quantized part: for islands, and for the float tail and outputs."""
+    for layer in view.layers if outputs else ():
+        _choose_integers(layer, b)
     leaving = set(view.leaving(outputs=outputs))
     for quantizer in view.inputs:
         if quantizer.output in leaving:
@@ -53,6 +57,42 @@ def dequantize_results(view: View, b: Builder, *, outputs: bool = True) -> None:
     for layer in view.layers:
         if layer.result in leaving:
             _replace(layer.result, _dequantize(layer, b))
+
+
+def _choose_integers(layer: QuantizedLayer, b: Builder) -> None:
+    """Let what only asks for the largest numbers of a result read its integers, where these have one unit."""
+    choices = list(choices_of(layer.result))
+    if not choices or len(scales := result_scales(layer)) > 1:
+        return
+    integers, name = b.result(layer.result), f"{layer.name}_order"
+    if layer.quantizer is not None:
+        integers = b.emit("Cast", [integers], name=f"{name}_int32", attributes=_TO_INT32, dtype=ir.DataType.INT32)
+        zero = b.constant(f"{name}_zero_point", np.array(layer.quantizer.grid.zero_point, np.int32))
+        integers = b.emit("Sub", [integers, zero], name=name, dtype=ir.DataType.INT32)
+    for choice in choices:
+        choice.entry.replace_input_with(0, integers)
+        for value in (*choice.moved, *choice.numbers):
+            value.type = ir.TensorType(ir.DataType.INT32)
+        for number in choice.numbers:
+            if number.uses() or number.is_graph_output():
+                _scale(number, scales[0], b)
+
+
+def _scale(number: ir.Value, scale: np.float32, b: Builder) -> None:
+    """Real numbers for the readers of int32 ones, under their name."""
+    name = str(number.name)
+    uses, is_output = list(number.uses()), number.is_graph_output()
+    steps = b.emit("Cast", [number], name=f"{name}_cast", attributes=_TO_FLOAT, dtype=ir.DataType.FLOAT)
+    real = b.emit(
+        "Mul", [steps, b.constant(f"{name}_scale", np.asarray(scale))], name=f"{name}_real", dtype=ir.DataType.FLOAT
+    )
+    real.shape = number.shape
+    for node, index in uses:
+        node.replace_input_with(index, real)
+    if is_output:
+        outputs = b.graph.outputs
+        outputs[list(outputs).index(number)] = real
+    number.name, real.name = f"{name}/int32", name
 
 
 def _replace(old: ir.Value, real: ir.Value) -> None:
@@ -78,8 +118,7 @@ def _dequantize(layer: QuantizedLayer, b: Builder) -> ir.Value:
         # onnxruntime pushes a DequantizeLinear of one scale through a Reshape, and then can't open what it made.
         spatial = [1] * product_of(layer.node).spatial_dims(layer.node)
         scale = b.constant(f"{layer.name}_scale", scales.reshape(-1, *spatial) if len(scales) > 1 else scales[0])
-        to_float = {"to": ir.DataType.FLOAT}
-        steps = b.emit("Cast", [value], name=f"{layer.name}_cast", attributes=to_float, dtype=ir.DataType.FLOAT)
+        steps = b.emit("Cast", [value], name=f"{layer.name}_cast", attributes=_TO_FLOAT, dtype=ir.DataType.FLOAT)
         return b.emit("Mul", [steps, scale], name=name, dtype=ir.DataType.FLOAT)
     attributes = {"axis": 1} if len(scales) > 1 else {}
     scale = b.constant(f"{layer.name}_scale", scales if len(scales) > 1 else scales[0])

@@ -30,6 +30,7 @@ _STATISTICS: Final = (
     "instead, or export the model with a fixed input size"
 )
 _POST_PROCESSING: Final = "it belongs behind the last layer; it stays float anywhere"
+_CHOICE: Final = "behind the last layer it chooses among integers; before other layers it stays float"
 _CONTROL_FLOW: Final = f"take the control flow out: export the branch that is used, {OR_LEAVE}"
 _RECURRENT: Final = f"recurrent layers have no integer form here: use convolutions, {OR_LEAVE}"
 _DEFAULT: Final = f"replace it by ops that have an integer form (Conv, Gemm, Relu, Add, pooling, ...), {OR_LEAVE}"
@@ -43,8 +44,9 @@ _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "LpNormalization", "RMSNormalization",
     ),
     _POST_PROCESSING: (
-        "LogSoftmax", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "RoiAlign", "Hardmax", "Multinomial",
+        "LogSoftmax", "NonMaxSuppression", "RoiAlign", "Hardmax", "Multinomial",
     ),
+    _CHOICE: ("ArgMax", "ArgMin", "TopK"),
     _CONTROL_FLOW: ("If", "Loop", "Scan"),
     _RECURRENT: ("LSTM", "GRU", "RNN"),
 }  # fmt: skip
