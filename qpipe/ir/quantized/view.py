@@ -97,8 +97,7 @@ class LastLayer(Weighted[W]):
 class View:
     """The quantized part of the graph in topological order, the islands of float in it, and the float tail behind it.
 
-    inputs: the quantizers at which integers begin: of the graph's inputs, and of what islands give. lookups: what takes
-    no floats, though it is no layer (see `qpipe.ir.quantized.parts`).
+    inputs: quantizers at which integers begin, the graph's and islands'. lookups: see `qpipe.ir.quantized.parts`.
     """
 
     graph: ir.Graph
@@ -121,10 +120,7 @@ class View:
 
     @property
     def results(self) -> list[ir.Value]:
-        """What leaves the quantized part, in the order of the graph outputs that it is or leads to.
-
-        An island's floats are among them where they lead to an output through no integers.
-        """
+        """What leaves the quantized part, in the order of the graph outputs that it is or leads to: floats too."""
         floats = {value for layer in (*self.islands, *self.lookups) for node in layer.nodes for value in node.outputs}
         return leading_to(self.graph.outputs, floats | {layer.result for layer in self.layers})
 
