@@ -2,7 +2,8 @@
 
     LayerNormalization<axis=1>(x [N, C, T], g [C, T], b)  =  Reshape(LayerNormalization(Reshape(x) [N, C T], g, b))
 
-Source: ONNX operator specification, LayerNormalization-17.
+Rows that are longer than the integer form takes stay as they are. Source: ONNX operator specification,
+LayerNormalization-17.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.arith.layer_norm import LONGEST_ROW
 from qpipe.ir.graph.edges import leading_to_weights
 from qpipe.ir.graph.rewrite import rewrite
 from qpipe.nodes import (
@@ -50,7 +52,13 @@ def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
     axis = int_attribute(node, "axis", -1) % len(shape)
     inner = [size for size in shape[axis:] if size]
     arrays = [None if value is None else constant_input(node, 1 + i) for i, value in enumerate(node.inputs[1:])]
-    if len(inner) < 2 or len(inner) < len(shape) - axis or not arrays or any(array is None for array in arrays):
+    if (
+        len(inner) < 2
+        or math.prod(inner) > LONGEST_ROW
+        or len(inner) < len(shape) - axis
+        or not arrays
+        or any(array is None for array in arrays)
+    ):
         return False
     length, name = math.prod(inner), node.name or str(result.name)
     kind, outer = ir.TensorType(ir.DataType.FLOAT), x.shape.dims[:axis]

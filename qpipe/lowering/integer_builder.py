@@ -86,7 +86,9 @@ class IntegerBuilder(IntegerGraph):
 
     def axis(self, axis: int, dims: int, layout: Layout) -> int:
         """Where an axis of a tensor of the QDQ graph lies in this layout."""
-        return self.arranged(range(dims), layout).index(axis % dims)
+        # The last of that number: the one line of a row stands before its channels, as a 1.
+        order = self.arranged(range(dims), layout)
+        return len(order) - 1 - order[::-1].index(axis % dims)
 
     def grid(self, spec: QuantSpec) -> tuple[ir.Value, ir.Value]:
         """Scale and zero point as QuantizeLinear and DequantizeLinear take them, at the graph's ends."""

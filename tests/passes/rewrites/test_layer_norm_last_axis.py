@@ -40,6 +40,7 @@ def test_it_is_one_of_the_last_axis(node, batch):
         ("N,3,H,5", "n = LayerNormalization<axis=2>(x, row) y = Conv(n, w)"),
         ("N,3,4,5", "c = Relu(g) n = LayerNormalization<axis=2>(x, c) y = Conv(n, w)"),
         ("N,3,4,5", "y = LayerNormalization<axis=2>(x, g)"),
+        ("N,3,2000,5", "n = LayerNormalization<axis=2>(x, row) y = Conv(n, w)"),
     ],
 )
 def test_what_stays(shape, nodes):

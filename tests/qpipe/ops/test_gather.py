@@ -84,6 +84,22 @@ def test_it_trains_and_exports(text: str, k: np.ndarray) -> None:
         run_gate(spec, lowered)
 
 
+@pytest.mark.parametrize(("text", "k"), [
+    ("Tile(r, k)", np.array([1, 2, 1])), ("Tile(r, k)", np.array([1, 3, 2])),
+    ("Gather<axis=1>(r, k)", np.array([3, 0, 2])), ("Gather<axis=2>(r, k)", np.array([5, 0])),
+])  # fmt: skip
+def test_rows_of_every_export(text: str, k: np.ndarray) -> None:
+    """`[N, C, L]`, which the integer export holds as images of one line."""
+    w = Weights()
+    w.normal("w1", 4, 3, 3)
+    channels = len(k) if "axis=1" in text else 4 * int(k[1]) if "Tile" in text else 4
+    w.normal("w2", 5, channels, 1)
+    nodes = ["c = Conv<pads=[1, 1]>(x, w1)", "r = Relu(c)", f"u = {text}", "y = Conv(u, w2)"]
+    spec = finalized(quantized(float_model("net", (3, 6), nodes, **w.constants, k=k)))
+    for lowered in (to_qoperator(spec), to_integer(spec)):
+        run_gate(spec, lowered)
+
+
 def test_behind_the_last_layer_it_stays_float() -> None:
     w = Weights()
     w.normal("w1", 4, 3, 1, 1)

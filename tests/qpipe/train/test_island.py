@@ -18,29 +18,31 @@ from support.zoo.digits import digits_model
 
 FLIPPED = 0.02
 """Of an output's range: floats of an island may differ in their last bit, and a code of 256 with them."""
+SIDE = 38
+"""Of images: six channels of them are more numbers than a LayerNormalization has in integers."""
 PADS = "kernel_shape=[3,3], pads=[1,1,1,1]"
 
 
 def network(inner: str, outer: str = "y = Gemm<transB=1>(f, w3)", **more: np.ndarray) -> ir.Model:
-    """Conv, the inner nodes from `a` to `m` [N, 6, 8, 8], Conv, Gemm."""
+    """Conv, the inner nodes from `a` to `m` [N, 6, SIDE, SIDE], Conv, Gemm."""
     w = Weights()
     w.normal("w1", 6, 3, 3, 3)
     w.normal("w2", 4, 6, 3, 3)
-    w.normal("w3", 5, 4 * 64)
+    w.normal("w3", 5, 4 * SIDE**2)
     nodes = f"c = Conv<{PADS}>(x, w1) a = Relu(c) {inner} d = Conv<{PADS}>(m, w2) e2 = Relu(d) f = Flatten(e2) {outer}"
-    constants = w.constants | {"gain": np.linspace(0.5, 1.5, 8, dtype=np.float32)} | more
+    constants = w.constants | {"gain": np.linspace(0.5, 1.5, SIDE, dtype=np.float32)} | more
     used = {name: array for name, array in constants.items() if name in nodes}
-    return build(f"net (float[N, 3, 8, 8] x) => (float[] y) {{ {nodes} }}", **used)
+    return build(f"net (float[N, 3, {SIDE}, {SIDE}] x) => (float[] y) {{ {nodes} }}", **used)
 
 
 def images(count: int = 6) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((count, 3, 8, 8)).astype(np.float32)
+    return np.random.default_rng(0).standard_normal((count, 3, SIDE, SIDE)).astype(np.float32)
 
 
 INNER = {
-    "normalized": "[norm] m = LayerNormalization<axis=2>(a, gain)",
+    "normalized": "[norm] m = LayerNormalization<axis=1>(a, gain)",
     "two islands": (
-        "[norm] n = LayerNormalization<axis=2>(a, gain) k = Conv(n, w4) b = Relu(k) m = LpNormalization<axis=1>(b)"
+        "[norm] n = LayerNormalization<axis=1>(a, gain) k = Conv(n, w4) b = Relu(k) m = LpNormalization<axis=1>(b)"
     ),
     "halves": (
         "l, r = Split<axis=1, num_outputs=2>(a) e = LpNormalization<axis=1>(l) g = Erf(r) m = Concat<axis=1>(e, g)"
@@ -87,7 +89,7 @@ def test_weights_of_an_island_train_and_are_written_back() -> None:
         gain += 1
     write_back(executor.eval())
     norm = next(node for node in model.graph if node.name == "norm")
-    np.testing.assert_array_equal(constant_input(norm, 1), np.linspace(0.5, 1.5, 8, dtype=np.float32) + 1)
+    np.testing.assert_array_equal(constant_input(norm, 1), np.linspace(0.5, 1.5, SIDE, dtype=np.float32) + 1)
 
 
 def test_a_twin_has_the_weights_of_the_first() -> None:
