@@ -32,6 +32,7 @@ from passes.rewrites.inline_functions import InlineFunctions
 from passes.rewrites.instance_norm_to_layer_norm import InstanceNormToLayerNorm
 from passes.rewrites.known_shapes import KnownShapes
 from passes.rewrites.layer_norm_last_axis import LayerNormLastAxis
+from passes.rewrites.masks_to_sums import MasksToSums
 from passes.rewrites.matrices_to_grouped_conv import MatricesToGroupedConv
 from passes.rewrites.merge_affine import MergeAffine
 from passes.rewrites.multiply_by_reciprocal import MultiplyByReciprocal
@@ -61,6 +62,7 @@ from qpipe.errors import ModelError, QpipeError, one_line
 NORMALIZE = ir.passes.Sequential(
     InlineFunctions(),
     FiniteMasks(),
+    MasksToSums(),
     # Before sizes are folded into constants: inference has other ones for some windows.
     ExplicitPadding(),
     ExplicitPools(),

@@ -145,6 +145,10 @@ MASKS = {
         "bool[N,6] mask",
         "n = Not(mask) m0 = Cast<to=1>(n) m1 = Mul(m0, low) m = Unsqueeze(m1, one) t = Add(p, m)",
     ),
+    "chosen": (
+        "int64[N,6] mask",
+        "m0 = Cast<to=9>(mask) m1 = Unsqueeze(m0, one) t = Where(m1, p, low)",
+    ),
     "tokens": ("", "n = Equal(tokens, none) n1 = Unsqueeze(n, one) m = Where(n1, low, zero) t = Add(p, m)"),
 }
 
