@@ -187,7 +187,7 @@ def _gemm(node: ir.Node, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | Non
 def _resize(
     node: ir.Node, x: torch.Tensor, _: Any = None, scales: torch.Tensor | None = None, sizes: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Of images, as torch has it: bilinear, or to the nearest pixel by whole factors."""
+    """Of images, as torch has it: bilinear, bicubic, or to the nearest pixel by whole factors."""
     from torch.nn.functional import interpolate
 
     mode = string_attribute(node, "mode", "nearest")
@@ -197,11 +197,18 @@ def _resize(
     else:
         size = [math.floor(side * scale) for side, scale in zip(x.shape[2:], scales.tolist()[-2:], strict=True)]  # type: ignore[union-attr]
     is_whole = all(new % old == 0 for new, old in zip(size, x.shape[2:], strict=True))
-    if x.ndim == 4 and mode == "linear" and places in ("half_pixel", "pytorch_half_pixel", "align_corners"):
-        return interpolate(x, size, mode="bilinear", align_corners=places == "align_corners")
+    kind = {"linear": "bilinear", "cubic": "bicubic"}.get(mode)
+    if x.ndim == 4 and kind and _is_usual(node) and places in ("half_pixel", "pytorch_half_pixel", "align_corners"):
+        return interpolate(x, size, mode=kind, align_corners=places == "align_corners")
     if x.ndim == 4 and mode == "nearest" and is_whole and places in ("half_pixel", "asymmetric"):
         return interpolate(x, size, mode="nearest")
     raise ModelError(f"{describe(node)}: {mode} by {places}, and torch has no such resizing of {list(x.shape)}")
+
+
+def _is_usual(node: ir.Node) -> bool:
+    """Whether a Resize weighs its pixels as torch does: of cubic ones by -3/4, at borders by the last pixel."""
+    odd = int_attribute(node, "antialias", 0) or int_attribute(node, "exclude_outside", 0)
+    return not odd and float_attribute(node, "cubic_coeff_a", -0.75) == -0.75
 
 
 _PARAMETERS: Final[dict[str, tuple[int, ...]]] = {

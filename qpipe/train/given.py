@@ -29,11 +29,13 @@ def given_of(graph: ir.Graph, inputs: Inputs, device: torch.device | None = None
 def zeros_of(graph: ir.Graph, image_shape: Sequence[int]) -> Given:
     """One sample of zeros. image_shape: of an only input, without the batch; of several the graph knows."""
     wanted = inputs_of(graph)
+    only = wanted[0].shape if len(wanted) == 1 else None
+    takes_one = only is not None and len(only) <= len(image_shape)
+    if takes_one or not form_of(wanted).is_batched:
+        raise DataError(f"the network takes no batches ({_shown(graph)}), expected inputs that begin with one to train")
     if len(wanted) == 1:
         kind = wanted[0].dtype if wanted[0].dtype.kind in "iub" else np.float32
         return torch.from_numpy(np.zeros((1, *image_shape), kind))
-    if not form_of(wanted).is_batched:
-        raise DataError(f"the network takes no batches ({_shown(graph)}), expected inputs that begin with one to train")
     shapes = {each.name: (each.shape or ())[1:] for each in wanted}
     sizes = {name: [size if isinstance(size, int) else 1 for size in shape] for name, shape in shapes.items()}
     return {each.name: torch.from_numpy(np.zeros((1, *sizes[each.name]), each.dtype)) for each in wanted}

@@ -77,6 +77,8 @@ TAILS = [
     'a = Reshape(x, image) y = Resize<mode="linear", coordinate_transformation_mode="align_corners">(a, , , larger)',
     'a = Reshape(x, image) y = Resize<coordinate_transformation_mode="asymmetric", nearest_mode="floor">(a, , twice)',
     "a = Reshape(x, image) y = Resize(a, , twice)",
+    'a = Reshape(x, image) y = Resize<mode="cubic">(a, , twice)',
+    'a = Reshape(x, image) y = Resize<mode="cubic", coordinate_transformation_mode="align_corners">(a, , , larger)',
     "a = Reshape(x, rows) y = MaxPool<kernel_shape=[1, 2], strides=[1, 2]>(a)",
 ]
 
@@ -131,6 +133,13 @@ def test_it_computes_what_onnxruntime_computes(nodes: str) -> None:
     )
     answer.square().sum().backward()
     assert given.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("odd", ["cubic_coeff_a=-0.5", "exclude_outside=1"])
+def test_a_cubic_resize_that_torch_does_not_have_is_named(odd: str) -> None:
+    function, model = tail(f'a = Reshape(x, image) y = Resize<mode="cubic", {odd}>(a, , twice)', X)
+    with pytest.raises(ModelError, match="Resize 'y': cubic by half_pixel, and torch has no such resizing"):
+        function({model.graph.inputs[0]: torch.from_numpy(X)})
 
 
 @pytest.mark.parametrize("nodes", ["a = Softmax(x) y = Gather<axis=1>(a, order)", "y = Gather<axis=1>(x, order)"])

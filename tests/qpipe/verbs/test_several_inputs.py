@@ -165,6 +165,14 @@ def test_a_teacher_takes_the_same_inputs(tmp_path):
         qpipe.finetune(qdq, samples, teacher=str(tmp_path / "other.onnx"), **options)
 
 
+def test_an_image_without_a_batch_does_not_train():
+    text = "(float[3,6,6] x) => (float[1,5] y) { b = Unsqueeze(x, zero) c = Conv(b, w1) r = Relu(c) f = Flatten(r) "
+    network = parse(text + "y = Gemm(f, w2) }", w1=floats(4, 3, 3, 3), w2=floats(64, 5), zero=np.array([0]))
+    images = floats(24, 3, 6, 6)
+    with pytest.raises(DataError, match=r"the network takes no batches \('x' takes float32 \[3, 6, 6\]\)"):
+        qpipe.finetune(qpipe.calibrate(network, images), (images, np.zeros(24, np.int64)), epochs=1)
+
+
 def test_a_network_without_a_batch_does_not_train():
     network, samples = CASES["state"]
     qdq = qpipe.calibrate(network, samples)
