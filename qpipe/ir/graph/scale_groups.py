@@ -87,6 +87,9 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
             continue
         for value in layer.inputs:
             roots[root(value)] = root(layer.output)
+    # What floats give, as a look-up of tokens does, stays.
+    given = {layer.output for layer in layers}
+    fixed.update(value for value in list(roots) if value.producer() is not None and value not in given)
     # What another node reads, in a branch say, can't follow.
     fixed.update(v for v in list(roots) if not readers.get(v, set()) >= {node for node, _ in v.uses()})
     stuck = {root(value) for value in fixed}

@@ -6,6 +6,7 @@ import pytest
 
 from qpipe.ir.graph.layers import group_layers
 from qpipe.ir.graph.scale_groups import ScaleGroup, input_groups, scale_groups
+from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.runtime.session import open_session, run_batches
 from support.networks import Network
 
@@ -141,3 +142,16 @@ def test_a_layer_norm_takes_a_factor_and_a_constant_of_a_sum_is_divided() -> Non
         group.divide(1.3 + index)
     after = outputs(model, x)
     assert np.abs(after - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+
+
+def test_what_floats_give_has_no_group() -> None:
+    """A sum with what an island gives, as tokens' embeddings and their places."""
+    n = Network(3, 8, 8)
+    island = n.op("CumSum", n.conv("x", 3, 4, bias=True), n.constant(np.array(2)))
+    n.head(n.op("Relu", n.op("Add", island, n.conv(island, 4, 4, bias=True))), 4)
+    model = n.model(n.nodes[-1].output[0])
+    layers = plan_quantization(model.graph).layers
+    read = {value.name for layer in layers for value in layer.inputs}
+    assert island in read
+    grouped = {value.name for group in scale_groups(layers) for value in group.values}
+    assert not any(layer.op_type == "Add" and layer.output.name in grouped for layer in layers)
