@@ -20,8 +20,16 @@ Where no weights share a step, r is free, and is taken wherever sizes differ by 
     r[c] = a[c] / max a                 of what BatchNormalizations that stand alone read, as a residual stream
     r[c] = sqrt(q[c] / k[c])            of attention's queries q, whose keys k are multiplied by it
 
+    r[c] = (a[c] / max a) ** t        of what a LayerNormalization gives to weights
+
 The first leaves all channels equal. The second leaves what both lose least: with both as g = sqrt(q k), rounding adds
-2 max(g)^2 sum g^2 to the scores, which is never above max(q)^2 sum k^2 + max(k)^2 sum q^2.
+2 max(g)^2 sum g^2 to the scores, which is never above max(q)^2 sum k^2 + max(k)^2 sum q^2. In the third gamma and beta
+take r for nothing, and weights lose by it, less than the activations do, because they are fitted to their layer's
+output: t is that of a few from 0 to 1 which leaves the least of
+
+    max(a / r)^2 sum (w r)^2  +  max(w r)^2 sum (a / r)^2 / 8
+
+(Xiao et al. 2023, *SmoothQuant*, with a t for each layer).
 
 Source: Nagel et al. 2019, *Data-Free Quantization Through Weight Equalization and Bias Correction*, section 4.1
 (cross-layer equalization), with observed ranges instead of those of the weights that write: these have a grid each.
@@ -47,6 +55,12 @@ LEVELS = 2.0**8
 """Of a grid: what lies below two steps of the largest is lost."""
 GAIN = 1.0
 """Bits by which channels differ at least, where factors are free: what is less is not worth another weight."""
+WEIGHTS_LOSE = 1 / 8
+"""Of what activations of the same size lose: sums of weights' errors are those of a fit, and few values are maxima."""
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of an activation's size in its factor."""
+LEAST_GAIN = 0.8
+"""Of the noise that is left: what is gained by less is chance."""
 _MOST_LOG2 = 60
 """Of a ratio: far from where a float weight would leave float32."""
 
@@ -106,7 +120,10 @@ def _ratio(shared: SharedFactors, sizes: Mapping[str, Float64Array]) -> Float64A
             np.maximum.at(side, shared.places(factors[own]), largest[own] / unit)
     if not size.any() or not np.isfinite(size).all():
         return np.ones(len(size))
-    return _free_ratio(size, weight) if shared.is_free else _weighed_ratio(size, weight)
+    if shared.is_free:
+        return _free_ratio(size, weight)
+    weighed = _weighed_ratio(size, weight)
+    return _smooth_ratio(size, weight) if shared.is_normalized and (weighed == 1).all() else weighed
 
 
 def _free_ratio(size: Float64Array, other: Float64Array) -> Float64Array:
@@ -131,6 +148,23 @@ def _weighed_ratio(size: Float64Array, weight: Float64Array) -> Float64Array:
     root = (_log2(size, alive) - _log2(weight, alive)) / 2
     log2 = np.round(root - np.median(root[matters]))
     return np.where(alive, np.exp2(np.clip(log2, -_MOST_LOG2, _MOST_LOG2)), 1.0)
+
+
+def _smooth_ratio(size: Float64Array, weight: Float64Array) -> Float64Array:
+    """That shares a normalization's sizes with the weights behind it, so that both together lose least."""
+    alive = (size > 0) & (weight > 0)
+    if not alive.any():
+        return np.ones(len(size))
+    a, w = (np.where(alive, side / side.max(), 0) for side in (size, weight))
+    found = []
+    for share in SHARES:
+        log2 = np.round(share * _log2(a, alive))
+        r = np.exp2(np.clip(log2, -np.log2(LEVELS), 0))
+        (x, y) = a / r, w * r
+        loss = x.max() ** 2 * (y**2).sum() + WEIGHTS_LOSE * y.max() ** 2 * (x**2).sum()
+        found.append((float(loss), r))
+    least = min(found, key=lambda one: one[0])
+    return least[1] if least[0] < LEAST_GAIN * found[0][0] else np.ones(len(size))
 
 
 def _log2(sizes: Float64Array, alive: npt.NDArray[np.bool_]) -> Float64Array:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from qpipe.arith.namespace import AnyArray, Float64Array, IntArray
 from qpipe.ir.graph.layers import Layer
 from qpipe.nodes import input_value, rank, reads, require_constant, set_constant_input
-from qpipe.ops import Role
+from qpipe.ops import Role, op_of
 from qpipe.ops.factors import Factors, Parameter
 from qpipe.ops.weight_layout import to_rows, to_weight
 
@@ -35,6 +35,12 @@ class SharedFactors:
     def is_free(self) -> bool:
         """Whether a factor costs nothing: no weight shares a step among its channels, or another tensor takes it."""
         return not self.weights or any((factors < 0).any() for factors in self.tensors.values())
+
+    @property
+    def is_normalized(self) -> bool:
+        """Whether all tensors are what a normalization gives, whose parameters take any factor."""
+        nodes = [value.producer() for value in self.tensors]
+        return all(node is not None and op_of(node).asks_wide for node in nodes)
 
     def places(self, factors: IntArray) -> IntArray:
         """Where factors, without their signs, stand in `self.factors`."""

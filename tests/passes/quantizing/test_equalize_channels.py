@@ -12,6 +12,7 @@ import pytest
 
 import qpipe
 from passes.quantizing.equalize_channels import EqualizeChannels
+from qpipe.nodes import require_constant
 from support.networks import Network
 from support.quantize import finalized
 from support.run import run
@@ -171,3 +172,22 @@ def test_queries_and_keys_meet_in_the_middle() -> None:
     assert not EqualizeChannels(inputs=inputs)(model).modified
     found = run(finalized(qpipe.calibrate(n.proto(y), inputs)), inputs)[0]
     assert 10 * np.log10((before**2).sum() / ((before - found) ** 2).sum()) > 20  # 1 without the pass
+
+
+def test_a_normalization_shares_its_outliers_with_the_weights_behind_it() -> None:
+    """Two channels of eight times the gain, as trained transformers have them: 8 bits of one grid are theirs."""
+    net = Network(4, 16)
+    gamma = np.ones(32, np.float32)
+    gamma[:2] = 8
+    h = net.op("MatMul", "x", net.constant(net.floats(16, 32)))
+    h = net.op("LayerNormalization", h, net.constant(gamma, "gamma"), net.constant(net.floats(32)), axis=-1)
+    h = net.op("Relu", net.op("MatMul", h, net.constant(net.floats(32, 8))))
+    y = net.op("MatMul", h, net.constant(net.floats(8, 3)))
+    model, x = net.model(y), net.inputs(16)
+    before = run(model, x)[0]
+    EqualizeChannels(inputs=x)(model)
+    np.testing.assert_array_equal(run(model, x)[0], before)
+    node = next(node for node in model.graph if node.op_type == "LayerNormalization")
+    found = require_constant(node, 1, "gamma")
+    assert (found[:2] == 8).all()
+    assert (found[2:] >= 2).all()
