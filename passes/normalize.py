@@ -13,6 +13,7 @@ from passes.rewrites.bounds_to_clip import BoundsToClip
 from passes.rewrites.constant_reshape import ConstantReshape
 from passes.rewrites.constant_resize import ConstantResize
 from passes.rewrites.constants_to_initializers import ConstantsToInitializers
+from passes.rewrites.drop_nan_guards import DropNanGuards
 from passes.rewrites.drop_zero_states import DropZeroStates
 from passes.rewrites.einsum_to_matmul import EinsumToMatMul
 from passes.rewrites.explicit_padding import ExplicitPadding
@@ -63,6 +64,7 @@ NORMALIZE = ir.passes.Sequential(
     InlineFunctions(),
     FiniteMasks(),
     MasksToSums(),
+    DropNanGuards(),
     # Before sizes are folded into constants: inference has other ones for some windows.
     ExplicitPadding(),
     ExplicitPools(),
