@@ -115,6 +115,8 @@ def calibrate(
     data: DataLike,
     output: ModelPath | None = None,
     *,
+    plain: bool = False,
+    blocks: str = '*',
     weight_bits: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
     activation_bits: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
     skip_bits: Literal[2, 3, 4, 5, 6, 7, 8] | None = None,
@@ -164,6 +166,8 @@ def calibrate(
         data: a path, "digits", or arrays `[N, C, H, W]`; its training split is used.
         output: where to write the QDQ file; nothing is written without it.
         preprocess: what pixels go through; None is what the model carries.
+        plain: strip the skip connections, and go on without them.
+        blocks: the residual blocks to strip with plain, as layer3.*,layer4.0.
         weight_bits: bits of the weights; the first and the last layer keep 8.
         activation_bits: bits of the activations.
         skip_bits: bits at which a skip connection is carried; by default those of the activations, and no fewer; 16 of
@@ -329,9 +333,9 @@ def finetune(
     data: DataLike,
     output: ModelPath | None = None,
     *,
-    method: Literal['faq', 'ag'] = 'faq',
     plain: bool = False,
     blocks: str = '*',
+    method: Literal['faq', 'ag'] = 'faq',
     recipe: Literal['faq-8bit', 'faq-4bit', 'faq-4bit-step', 'faq-4bit-growing', 'faq-cifar-8bit', 'faq-cifar-4bit', 'faq-scratch-exp', 'faq-scratch-step', 'distilled-4bit', 'ag', 'ag-binary', 'plain', 'mls-cifar', 'mls-imagenet'] | None = None,
     epochs: int | None = None,
     lr: float | None = None,
@@ -411,9 +415,9 @@ def finetune(
         data: labelled, unless a teacher is given; the training split is trained on, the test split evaluated.
         output: where to write the trained file.
         preprocess: what pixels go through; None is what the model carries.
-        method: the training method: FAQ's, or with AG's auxiliary gradients.
-        plain: strip the skip connections, and train without them.
+        plain: strip the skip connections, and go on without them.
         blocks: the residual blocks to strip with plain, as layer3.*,layer4.0.
+        method: the training method: FAQ's, or with AG's auxiliary gradients.
         recipe: values for every option from epochs to joint distillation; by default plain where skips are stripped,
             mls-cifar of a float network, else faq-8bit, or ag with the method ag.
         epochs: passes over the training images; a recipe's schedule keeps its proportions.

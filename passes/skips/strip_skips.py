@@ -51,26 +51,36 @@ class StripSkips(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Strip every block that is chosen, or raise LoweringError before anything is changed."""
-        found = find_blocks(model.graph)
-        patterns = [pattern.strip() for pattern in self.blocks.split(",")]
-        for pattern in patterns:
-            _require_match(pattern, found)
-        chosen = [block for block in found if any(map(block.matches, patterns))]
-        _refuse_obstacles(found, chosen)
-        position = {node: index for index, node in enumerate(model.graph)}
-        # The last block first: what a block reads is there until it is stripped itself.
-        removed = {block: _strip(model.graph, block) for block in reversed(chosen)}
-        gone = {node for nodes in removed.values() for node in nodes}
-        stripped = []
-        for block in chosen:
-            known = (node for node in removed[block] if node in position)
-            names = tuple(str(node.name) for node in sorted(known, key=position.__getitem__))
-            # A block within it may have had weights on its skip.
-            layers = tuple(Layer(node).name for node in block.layers if node not in gone)
-            stripped.append(StrippedBlock(block.name, layers, names))
-        model.graph.sort()
-        add_stripped_blocks(model, stripped)
+        strip_blocks(model, chosen_blocks(model.graph, self.blocks))
         return ir.passes.PassResult(model, True)
+
+
+def chosen_blocks(graph: ir.Graph, blocks: str) -> list[ResidualBlock]:
+    """Those that the patterns name; LoweringError where a pattern matches none, or a block can't be stripped."""
+    found = find_blocks(graph)
+    patterns = [pattern.strip() for pattern in blocks.split(",")]
+    for pattern in patterns:
+        _require_match(pattern, found)
+    chosen = [block for block in found if any(map(block.matches, patterns))]
+    _refuse_obstacles(found, chosen)
+    return chosen
+
+
+def strip_blocks(model: ir.Model, blocks: Sequence[ResidualBlock]) -> None:
+    """Cut the skips of these blocks of the model, and list them in its metadata."""
+    position = {node: index for index, node in enumerate(model.graph)}
+    # The last block first: what a block reads is there until it is stripped itself.
+    removed = {block: _strip(model.graph, block) for block in reversed(blocks)}
+    gone = {node for nodes in removed.values() for node in nodes}
+    stripped = []
+    for block in blocks:
+        known = (node for node in removed[block] if node in position)
+        names = tuple(str(node.name) for node in sorted(known, key=position.__getitem__))
+        # A block within it may have had weights on its skip.
+        layers = tuple(Layer(node).name for node in block.layers if node not in gone)
+        stripped.append(StrippedBlock(block.name, layers, names))
+    model.graph.sort()
+    add_stripped_blocks(model, stripped)
 
 
 def _require_match(pattern: str, found: Sequence[ResidualBlock]) -> None:

@@ -99,12 +99,8 @@ def _add(
 ) -> None:
     """Rows that are drawn of x, which is so much of all."""
     op = product_of(node)
-    one = op.drawn_rows(node, x, 1, rng)
-    if one is None:
-        return
-    groups, _, width = one.shape
+    groups, _, width = op.drawn_rows(node, x, 1, rng).shape
     rows = op.drawn_rows(node, x, max(int(share * max(ROWS * min(width, WIDEST), _FEWEST)), 1), rng)
-    assert rows is not None
     if node not in found:
         zeros = np.zeros((groups, width))
         found[node] = RowMoments(np.zeros(2), zeros, zeros.copy(), np.zeros((2, groups, width, width)))

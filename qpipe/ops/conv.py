@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from qpipe.arith.namespace import A, Float64Array, FloatArray, IntArray
 from qpipe.arith.weights import as_rows, from_rows, pair_excess, pair_limit
 from qpipe.nodes import group_count, static_shape, window
 from qpipe.ops.base import Operands, Refusal
-from qpipe.ops.product import Product, TorchProduct
+from qpipe.ops.product import Places, Product, TorchProduct
 from qpipe.ops.windows import as_image, patches, require_dims, symmetric_pads, torch_pads, window_refusal
 
 if TYPE_CHECKING:
@@ -108,15 +108,42 @@ class Conv(Product):
         """The inverse of `to_rows`."""
         return from_rows(rows, shape)
 
-    def drawn_rows(self, node: ir.Node, x: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    def drawn_places(self, node: ir.Node, x: FloatArray, count: int, rng: np.random.Generator) -> Places:
+        """Of an image, and along each of its axes."""
+        shape = window(node)
+        dims = len(shape.kernel)
+        sizes = patches(x, shape, shape.pads).shape
+        return tuple(rng.integers(0, size, count) for size in (sizes[0], *sizes[2 : 2 + dims]))
+
+    def rows_at(self, node: ir.Node, x: FloatArray, places: Places) -> FloatArray:
         """Patches, channels fastest."""
         shape, groups = window(node), group_count(node)
-        dims = len(shape.kernel)
         # [N, *S', *kernel, C], a view.
         found = np.moveaxis(patches(x, shape, shape.pads), 1, -1)
-        places = tuple(rng.integers(0, size, count) for size in found.shape[: 1 + dims])
+        count = len(places[0])
         drawn = found[places].reshape(count, -1, groups, x.shape[1] // groups)
         return np.moveaxis(drawn, 2, 0).reshape(groups, count, -1)
+
+    def results_at(self, y: FloatArray, places: Places) -> FloatArray:
+        """Pixels."""
+        found: FloatArray = np.moveaxis(y, 1, -1)[places]
+        return found
+
+    def passing(
+        self, node: ir.Node, weight: FloatArray, outputs: IntArray, inputs: IntArray, factor: Float64Array
+    ) -> FloatArray | None:
+        """A one where the window's tap lies on the pixel itself; without a border in its middle."""
+        shape, groups = window(node), group_count(node)
+        if groups > 1 and not (self.is_depthwise(node) and np.array_equal(outputs, inputs)):
+            return None
+        begins = zip(shape.kernel, shape.pads, shape.dilations, strict=False)
+        is_padded = any(shape.pads)
+        taps = (min(begin // step, size - 1) if is_padded else (size - 1) // 2 for size, begin, step in begins)
+        where: tuple[Any, ...] = (outputs, inputs if groups == 1 else np.zeros_like(inputs), *taps)
+        found = weight.copy()
+        found[outputs] = 0
+        found[where] = factor
+        return found
 
     def is_depthwise(self, node: ir.Node, shape: Sequence[int | ir.SymbolicDim] | None = None) -> bool:
         """One with several output channels a group is a product of matrices to onnxruntime, as other grouped ones."""

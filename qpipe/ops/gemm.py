@@ -12,7 +12,7 @@ from qpipe.arith.exact import product_type
 from qpipe.arith.namespace import A, Float64Array, FloatArray, IntArray
 from qpipe.nodes import MICROSOFT, constant_array, float_attribute, int_attribute, rank
 from qpipe.ops.base import Operands, Refusal, StandardForm
-from qpipe.ops.product import Product, TorchProduct
+from qpipe.ops.product import Places, Product, TorchProduct
 from qpipe.ops.quantizer_parts import stored
 from qpipe.ops.refused import OR_LEAVE
 
@@ -102,10 +102,30 @@ class Gemm(Product):
         """The inverse of `to_rows`."""
         return rows if self.output_axis(node) == 0 else rows.T
 
-    def drawn_rows(self, node: ir.Node, x: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    def takes_bias(self, node: ir.Node) -> bool:
+        """A Gemm."""
+        return node.op_type != "MatMul"
+
+    def drawn_places(self, node: ir.Node, x: FloatArray, count: int, rng: np.random.Generator) -> Places:
+        """Of a row."""
+        return (rng.integers(0, x.size // x.shape[-1], count),)
+
+    def rows_at(self, node: ir.Node, x: FloatArray, places: Places) -> FloatArray:
         """Rows of x, one group."""
-        rows = x.reshape(-1, x.shape[-1])
-        return rows[rng.integers(0, len(rows), count)][None]
+        return x.reshape(-1, x.shape[-1])[places][None]
+
+    def results_at(self, y: FloatArray, places: Places) -> FloatArray:
+        """Rows of y."""
+        return y.reshape(-1, y.shape[-1])[places]
+
+    def passing(
+        self, node: ir.Node, weight: FloatArray, outputs: IntArray, inputs: IntArray, factor: Float64Array
+    ) -> FloatArray:
+        """Ones in the matrix."""
+        rows = self.to_rows(node, weight.copy())
+        rows[outputs] = 0
+        rows[outputs, inputs] = factor
+        return self.to_weight(node, rows, weight.shape)
 
     def summands(self, node: ir.Node, weight: Sequence[int | None]) -> int:
         """K."""

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
 
 
+Places = tuple[IntArray, ...]
+"""Of results: an index along each axis but that of the channels, or of all these in one."""
+
+
 @dataclass(frozen=True)
 class TorchProduct:
     """The three primitives of a product, on tensors; training in another arithmetic replaces them.
@@ -137,12 +141,37 @@ class Product(Op["InnerWeighted[FinalWeight]"]):
     def to_weight(self, node: ir.Node, rows: A, shape: tuple[int, ...]) -> A:
         """The inverse of `to_rows` for a weight of this shape."""
 
-    def drawn_rows(self, node: ir.Node, x: FloatArray, count: int, rng: np.random.Generator) -> FloatArray | None:
-        """What some of its outputs multiply, `[G, count, K]`, in the order of a weight's row; drawn from those of x.
+    def drawn_rows(self, node: ir.Node, x: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+        """What some of its outputs multiply, as `rows_at`; drawn from those of x."""
+        return self.rows_at(node, x, self.drawn_places(node, x, count, rng))
 
-        G: groups of input channels, each of which has its share of the outputs. None where the op does not say.
+    def takes_bias(self, node: ir.Node) -> bool:
+        """Whether it has a place for one, its third input."""
+        return True
+
+    @abstractmethod
+    def drawn_places(self, node: ir.Node, x: FloatArray, count: int, rng: np.random.Generator) -> Places:
+        """Where some of the results of x stand."""
+
+    @abstractmethod
+    def rows_at(self, node: ir.Node, x: FloatArray, places: Places) -> FloatArray:
+        """What the results at these places multiply, `[G, n, K]`, in the order of a weight's row.
+
+        G: groups of input channels, each of which has its share of the outputs.
         """
-        return None
+
+    @abstractmethod
+    def results_at(self, y: FloatArray, places: Places) -> FloatArray:
+        """The results `[n, C]` at these places, of y as the node gives it."""
+
+    @abstractmethod
+    def passing(
+        self, node: ir.Node, weight: FloatArray, outputs: IntArray, inputs: IntArray, factor: Float64Array
+    ) -> FloatArray | None:
+        """The weight, but with these outputs passing these inputs on, one each, times a factor each: a Dirac kernel.
+
+        None where the groups of channels keep one of them apart from its input.
+        """
 
     def is_depthwise(self, node: ir.Node, shape: Sequence[int | ir.SymbolicDim] | None = None) -> bool:
         """Whether each group has one input and one output channel: kernels then pair no products (the pair condition).

@@ -6,6 +6,7 @@ from pydantic import Field, Strict, model_validator
 
 from qpipe.formats import DEFAULT, WeightQuantizer
 from qpipe.settings.base import Bits, Cpu, Settings, shown
+from qpipe.settings.skips import SkipSettings
 
 if TYPE_CHECKING:
     from qpipe.formats.base import WeightFormat
@@ -24,7 +25,7 @@ class AdoptSettings(Settings):
     cpu: _Portability = "portable"
 
 
-class CalibrateSettings(Settings):
+class CalibrateSettings(SkipSettings):
     """Float network -> QDQ network."""
 
     weight_bits: Bits = Field(default=8, description="bits of the weights; the first and the last layer keep 8")

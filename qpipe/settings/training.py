@@ -6,8 +6,9 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from qpipe.settings.base import Epochs, Exact, FilePath, Settings, shown
+from qpipe.settings.base import Epochs, Exact, FilePath
 from qpipe.settings.said_by_recipe import OfAg, OfRecipe, OfSgd, OfSsp, OfTeacher, SaidByRecipe
+from qpipe.settings.skips import SkipSettings
 
 Precision = Literal["fp32", "bf16"]
 Method = Literal["faq", "ag"]
@@ -43,12 +44,10 @@ _BESIDE_THE_TRAINING: Final = frozenset(
 )
 
 
-class TrainingSettings(Settings):
+class TrainingSettings(SkipSettings):
     """What trains, by which schedule, in whose company; the defaults of what recipes say are those of faq-8bit."""
 
     method: Method = Field(default="faq", description="the training method: FAQ's, or with AG's auxiliary gradients")
-    plain: bool = Field(default=False, description="strip the skip connections, and train without them")
-    blocks: str = Field(default="*", description="the residual blocks to strip with plain, as layer3.*,layer4.0")
     recipe: RecipeName | None = Field(
         default=None,
         description="values for every option from epochs to joint distillation; by default plain where skips are "
@@ -145,8 +144,6 @@ class TrainingSettings(Settings):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        if self.blocks != "*" and not self.plain:
-            raise ValueError(f"blocks: {shown(self.blocks)}, but without effect, expected it together with plain")
         if self.method == "ag" and self.batch_norm != "batch":
             raise ValueError(f"batch_norm: '{self.batch_norm}', expected 'batch' with the method 'ag'")
         return self

@@ -24,7 +24,9 @@ from passes.quantizing.round_ranges import RoundRanges
 from passes.quantizing.separate_skips import SeparateSkips
 from passes.randomize_weights import RandomizeWeights
 from passes.shipping.remove_quantizers import RemoveQuantizers
+from passes.skips.refit_blocks import RefitBlocks
 from passes.skips.shortcut_every_convolution import ShortcutEveryConvolution
+from passes.skips.strip_skips import StripSkips
 from qpipe.calibration.inputs import CalibrationInputs
 from qpipe.calibration.shard import current_shard
 from qpipe.data import DataLike, Source
@@ -58,6 +60,8 @@ from qpipe.verbs.trained_weights import PEAK_CLIP, hold_weights
 
 DRAWN_FROM: Final = 256
 """Images: values and rows of inputs are drawn from what they give."""
+REFITTED_ON: Final = 1024
+"""Images: blocks that lose their skips are refitted on them."""
 _REBUILDS: dict[str, type[ir.passes.InPlacePass]] = {
     known.name: known for known in (ShortcutEveryConvolution, ExpandBases)
 }
@@ -143,6 +147,12 @@ def calibrate(
     seen: dict[str, Any] = {"inputs": inputs, "shard": shard}
     with about(name):
         held = hold_weights(network, settings)
+    if settings.plain:
+        strip: ir.passes.InPlacePass = StripSkips(blocks=settings.blocks)
+        if settings.start == "pretrained":
+            strip = RefitBlocks(blocks=settings.blocks, inputs=inputs.first(REFITTED_ON), shard=shard)
+        with about(name):
+            _apply([strip], network, draws)
     is_ready = FORMATS[settings.quantizer].holds_floats and settings.start == "pretrained"
     prepare: list[Callable[..., ir.passes.InPlacePass]] = [BoundScores] if sums_of_scores(network.graph) else []
     prepare += [SeparateSkips, EqualizeChannels] if is_ready else []

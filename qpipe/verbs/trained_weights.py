@@ -50,6 +50,7 @@ def why_rounded_anew(trained: ArithmeticSettings, settings: CalibrateSettings) -
         (settings.weight_clip is not None, "a weight_clip was given"),
         (settings.weight_rounding is not None, "a weight_rounding was given"),
         (not settings.per_channel, "channels are to share a scale"),
+        (settings.plain, "layers that lose their skips are refitted"),
         (settings.start == "random", "they are forgotten"),
     )
     return next((reason for applies, reason in reasons if applies), None)
