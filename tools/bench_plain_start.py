@@ -1,0 +1,61 @@
+"""What is left of a network when its skips go, before any training: cut, and by least squares (`calibrate --plain`)."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import onnx_ir as ir
+import typer
+from results import PREPROCESS, Results, Row, rounded, run_tool
+
+import qpipe
+from passes.normalize import normalize
+from passes.skips.strip_skips import StripSkips
+from qpipe.ir.files.load import load_model
+
+WIDTHS = (8, 4)
+
+
+def cut(model: Path) -> ir.Model:
+    """The float network without its skips, nothing else changed."""
+    network = load_model(model)
+    normalize(network)
+    StripSkips()(network)
+    return network
+
+
+def main(
+    models: Annotated[list[Path], typer.Argument(help="float residual networks for CIFAR-10")],
+    data: Annotated[Path, typer.Option(help="cifar10.npz")],
+    pixels: Annotated[list[str] | None, typer.Option(help="stems of networks that take pixels from 0 to 255")] = None,
+    name: Annotated[str, typer.Option(help="of the file in artifacts/results")] = "plain_start",
+) -> None:
+    """Count each on the test images.
+
+    Example: python tools/bench_plain_start.py resnet20.onnx resnet8.onnx --data cifar10.npz --pixels resnet8
+    """
+    results = Results.load(name)
+    for model in models:
+        given: dict[str, Any] = {"pixel_range": 255} if model.stem in (pixels or ()) else PREPROCESS
+        networks: dict[str, tuple[ir.Model | Path, float | None]] = {
+            "float": (model, None),
+            "float, skips cut": (cut(model), None),
+        }
+        for bits in WIDTHS:
+            widths: dict[str, Any] = {"weight_bits": bits, "activation_bits": bits}
+            for plain in (False, True):
+                words = f"{bits}/{bits}, {'by least squares' if plain else 'with skips'}"
+                start = time.process_time()
+                calibrated = qpipe.calibrate(model, data, preprocess=given, plain=plain, **widths)
+                networks[words] = calibrated, time.process_time() - start
+        rows: list[Row] = []
+        for words, (network, seconds) in networks.items():
+            (row,) = qpipe.validate([network], data, preprocess=given).rows
+            top1 = None if row.top1 is None else rounded(100 * row.top1)
+            rows.append({"network": words, "top-1": top1, "CPU seconds": seconds and rounded(seconds)})
+        results.add(model.stem, rows)
+    results.save()
+
+
+if __name__ == "__main__":
+    run_tool(main)
