@@ -36,7 +36,7 @@ def main(
     """
     results = Results.load(name)
     for model in models:
-        given: dict[str, Any] = {"pixel_range": 255} if model.stem in (pixels or ()) else PREPROCESS
+        given: dict[str, Any] = {"pixel_max": 255.0} if model.stem in (pixels or ()) else PREPROCESS
         networks: dict[str, tuple[ir.Model | Path, float | None]] = {
             "float": (model, None),
             "float, skips cut": (cut(model), None),
@@ -54,7 +54,7 @@ def main(
             top1 = None if row.top1 is None else rounded(100 * row.top1)
             rows.append({"network": words, "top-1": top1, "CPU seconds": seconds and rounded(seconds)})
         results.add(model.stem, rows)
-    results.save()
+        results.save()
 
 
 if __name__ == "__main__":
