@@ -95,6 +95,8 @@ def _settle_open(graph: ir.Graph, node: ir.Node, lists: Lists) -> bool:
             # What it has already is left to broadcasting.
             numbers = [size if isinstance(size, int) else 1 for size in sizes]
             node.replace_input_with(1, initializer(graph, name, np.array(numbers, np.int64)))
+            known = [here if size == 1 else size for size, here in pairs]
+            node.outputs[0].shape = ir.Shape([_dim(size) for size in (*given[: len(given) - len(sizes)], *known)])
             return True
     elif node.op_type == "Resize" and "axes" not in node.attributes and len(sizes) == len(given):
         axes = [axis for axis, size in enumerate(sizes) if size != given[axis]]

@@ -14,7 +14,7 @@ from support.run import run_as_written
 SHAPE = "s = Shape(x) n = Slice(s, zero, one, zero) c = Gather(s, first) h = Gather(s, second)"
 CONSTANTS = {
     "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "four": np.array([4]), "minus": np.array([-1]),
-    "end": np.array([2**63 - 1]), "far": np.array([-(2**63) + 1]),
+    "six": np.array([6]), "end": np.array([2**63 - 1]), "far": np.array([-(2**63) + 1]),
     "sides": np.array([[0, 2], [1, 0], [0, 0], [0, 0]]), "three": np.array([3]), "pairs": np.array([-1, 2]),
     "first": np.array(1), "second": np.array(2), "half": np.array(2), "twice": np.array(2.0, np.float32),
 }  # fmt: skip
@@ -103,6 +103,18 @@ def test_the_batch_stays_open() -> None:
     KnownShapes()(model)
     targets = [constant_input(node, 1) for node in model.graph if node.op_type == "Reshape"]
     assert [[] if target is None else target.tolist() for target in targets] == [[-1, 2, 2, 6, 6], [-1, 4, 6, 6]]
+
+
+def test_the_batch_keeps_its_name_behind_an_expand() -> None:
+    """As keys that several heads of attention share are written, layer after layer."""
+    model = network("m = ReduceMax<keepdims=1>(x, one) t = Concat<axis=0>(n, four, six, six) y = Expand(m, t)")
+    assert KnownShapes()(model).modified
+    (expand,) = (node for node in model.graph if node.op_type == "Expand")
+    target, found = constant_input(expand, 1), expand.outputs[0].shape
+    assert target is not None
+    assert target.tolist() == [1, 4, 6, 6]
+    assert found is not None
+    assert [str(size) for size in found] == ["N", "4", "6", "6"]
 
 
 @pytest.mark.parametrize(
