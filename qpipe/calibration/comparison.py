@@ -157,9 +157,14 @@ def _of_layer(layer: QuantizedLayer, values: Mapping[str, ir.Value]) -> _Compare
     )
 
 
+def float_name(quantizer: ActivationQuantizer) -> str:
+    """The name that it has there."""
+    return str(quantizer.output.name).removesuffix(_DEQUANTIZED)
+
+
 def float_value(quantizer: ActivationQuantizer, values: Mapping[str, ir.Value]) -> ir.Value | None:
     """What it stands for in the float network, of whose values by name; None where that has none such."""
-    name = str(quantizer.output.name).removesuffix(_DEQUANTIZED)
+    name = float_name(quantizer)
     # One reader's own quantizer has a suffix behind a slash.
     return values.get(name) or values.get(name.rpartition("/")[0])
 

@@ -8,15 +8,16 @@ these.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 
+from qpipe.calibration.comparison import float_name
 from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.quantized.compared import NetworkComparison, TensorComparison
 from qpipe.ir.quantized.final_weights import float_rows
-from qpipe.ir.quantized.view import View, is_final, is_trainable
+from qpipe.ir.quantized.view import QuantizedLayer, View, is_final, is_trainable
 from qpipe.nodes import describe
 from qpipe.ops.weight_layout import to_rows
 
@@ -24,6 +25,8 @@ LEAST_BITS = 4
 """Narrower networks are to be trained before anybody looks at them."""
 MOST_LOST = 0.25
 """Of a tensor's channels, in silence."""
+KEPT = 2.0
+"""Times the least decibels: 16 at 8 bits, which every tensor of good networks has."""
 LEAST_AGREEMENT = 0.5
 BURIED = 2.0**24
 """A weight that is so many times its channel's median leaves nothing of the others in float32 sums either."""
@@ -50,7 +53,7 @@ def find_problems(compared: NetworkComparison, trainable: View, final: View) -> 
     bits = _narrowest(trainable)
     found = _of_weights(trainable, final)
     if bits >= LEAST_BITS:
-        found += _of_channels(compared.tensors)
+        found += _of_channels(compared.tensors, _told_by_results(compared.tensors, trainable, bits))
         found += _of_noise(compared.tensors, bits)
         if compared.agreement is not None and compared.agreement < LEAST_AGREEMENT:
             advice = "give it more bits" if bits < 8 else "look at where the signal is lost (`qpipe inspect`)"
@@ -99,11 +102,35 @@ def _of_weights(trainable: View, final: View) -> list[Finding]:
     return found
 
 
-def _of_channels(tensors: Sequence[TensorComparison]) -> list[Finding]:
-    """Tensors that lose many of their channels."""
+def _told_by_results(tensors: Sequence[TensorComparison], view: View, bits: int) -> set[str]:
+    """Tensors that no weights read, and of which everything that is computed keeps its signal.
+
+    A small channel of queries is nothing beside the others in their product with keys: that is what tells.
+    """
+    decibels = {tensor.tensor: tensor.decibels for tensor in tensors}
+    readers: dict[str, list[QuantizedLayer]] = {}
+    for layer in view.layers:
+        for source in layer.sources:
+            readers.setdefault(float_name(source), []).append(layer)
+
+    def is_kept(name: str) -> bool:
+        found = readers.get(name, [])
+        return bool(found) and all(map(keeps, found))
+
+    def keeps(layer: QuantizedLayer) -> bool:
+        if layer.is_weighted or layer.quantizer is None:
+            return False
+        name = float_name(layer.quantizer)
+        return decibels[name] >= KEPT * least_decibels(bits) if name in decibels else is_kept(name)
+
+    return {tensor.tensor for tensor in tensors if tensor.lost and is_kept(tensor.tensor)}
+
+
+def _of_channels(tensors: Sequence[TensorComparison], kept: Set[str]) -> list[Finding]:
+    """Tensors that lose many of their channels; kept: those of which nothing is lost by it."""
     found = []
     for tensor in tensors:
-        if tensor.lost and len(tensor.lost) >= MOST_LOST * tensor.channels:
+        if tensor.lost and tensor.tensor not in kept and len(tensor.lost) >= MOST_LOST * tensor.channels:
             channel, ratio = tensor.largest
             line = (
                 f"{tensor.layer}: {_channels(np.array(tensor.lost), tensor.channels)} of '{tensor.tensor}' keep fewer "
