@@ -14,6 +14,9 @@ with which the errors of all, each in parts of its tensor's power, sum up to the
 behind them lie on powers of two as well, and r moves them: what they lose is part of the sum. What has no such layers
 around it keeps the power of two above its range.
 
+A signed tensor of 8 bits that lies more on one side of 0 gets codes of half the steps around another zero point, where
+these are expected to err less on samples that were not seen (`qpipe.calibration.expected_error`).
+
 A lower power of two, which cuts off more and errs less on average, was tried and lost: what is largest is what maxima
 pass on, and what classes are told apart by (a sensor network with a global maximum: 31 dB for 38).
 
@@ -24,6 +27,7 @@ factors that move between layers.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -34,6 +38,7 @@ import onnx_ir as ir
 from passes.quantizing.calibrate_percentile import NARROW_KEY, take_range, write_range
 from qpipe.arith.namespace import AnyArray, Float64Array
 from qpipe.arith.spec import QuantSpec
+from qpipe.calibration.expected_error import COHERENT, expected_errors
 from qpipe.calibration.observe import ObservedRange
 from qpipe.calibration.rounding_error import squared_errors
 from qpipe.calibration.samples import Sample, sample_values
@@ -49,10 +54,6 @@ from qpipe.ops.weight_layout import to_rows
 
 FACTORS = np.exp2(np.arange(8) / 8)
 """What is tried: the next of two leaves at most 9 percent of a range."""
-COHERENT = 8.0
-"""By this much the square of what is cut off counts more: rounding errors are independent and a sum averages over them,
-while what neighbours lose of a peak has one sign. Chosen by measurement, of 1, 4, 8 and 30.
-"""
 OCTAVE_ROOM = 2.0**0.5
 """Of a range that must end at a power of two: room for other samples that it has on average."""
 VALUES = 2**15
@@ -93,9 +94,12 @@ class FillRanges(ir.passes.InPlacePass):
             factor = _best_factor(group, errors, plan.last)
             group.divide(factor)
             factors |= {value: factor for value in group.values if value in observed}
+        zeros = self._zero_points({v: (q, drawn[v]) for v, q in ranged.items()}, observed, factors)
         for value, found in observed.items():
             if (top := _top(found, factors[value])) is not None:
-                found = dataclasses.replace(found, ymax=2.0**top, unrounded=found.ymax / factors[value])
+                found = dataclasses.replace(
+                    found, ymax=2.0**top, unrounded=found.ymax / factors[value], zero_point=zeros.get(value)
+                )
             write_range(value, found)
         for value in plan.narrowed:
             found = take_range(value, NARROW_KEY)
@@ -126,6 +130,34 @@ class FillRanges(ir.passes.InPlacePass):
             needed = room if value in alone else max(room / OCTAVE_ROOM, 1.0)
             found[value] = dataclasses.replace(observed[value], ymax=observed[value].ymax * needed)
         return found
+
+    def _zero_points(
+        self,
+        tensors: Mapping[ir.Value, tuple[PlannedQuantizer, Sample]],
+        observed: Mapping[ir.Value, ObservedRange],
+        factors: Mapping[ir.Value, float],
+    ) -> dict[ir.Value, int]:
+        """Around which codes of half the steps are expected to err less than those of the sign."""
+        rows = [[sample.high, -sample.low, sample.spread] for _, sample in tensors.values()]
+        merged = self.shard.largest(np.array(rows).reshape(-1, 3)).tolist()
+        tried: dict[ir.Value, list[QuantSpec]] = {}
+        for (value, (planned, _)), (high, low, _) in zip(tensors.items(), merged, strict=True):
+            range_, factor = observed[value], factors[value]
+            grid = planned.grid(_top(range_, factor) or 0, is_negative=range_.is_negative)
+            limit = min(range_.ymax, planned.limit)
+            is_free = math.isinf(planned.bound)
+            low, high = (min(reach, limit) / factor for reach in (low, high))
+            tried[value] = [grid, grid.refined(-low, high) if is_free else grid]
+        errors = [
+            expected_errors(
+                sample, tried[value], spread=spread if self.foresees else 0.0, factor=factors[value],
+                limit=planned.limit, function=None if planned.curve is None else planned.curve.real,
+            )
+            for (value, (planned, sample)), (_, _, spread) in zip(tensors.items(), merged, strict=True)
+        ]  # fmt: skip
+        best = self.shard.largest(np.array(errors).reshape(-1, 2)).argmin(axis=1) if errors else ()
+        chosen = {value: grids[index] for (value, grids), index in zip(tried.items(), best, strict=True)}
+        return {value: grid.zero_point for value, grid in chosen.items() if grid != tried[value][0]}
 
     def _errors(
         self,

@@ -115,7 +115,7 @@ def take_unit(value: ir.Value) -> tuple[float, QuantSpec] | None:
     if text is None:
         return None
     unit, exponent, zero_point = json.loads(text)
-    return unit, QuantSpec(exponent, -zero_point, STORAGE_MAX - zero_point, zero_point)
+    return unit, QuantSpec.around(exponent, zero_point)
 
 
 def write_units(model: ir.Model) -> None:
@@ -153,7 +153,7 @@ def _fitted(drawn: _Drawn) -> tuple[float, QuantSpec]:
     zero_point = 2 * math.ceil(-low / step / 2)
     exponent = math.frexp(step)[1] - 1
     unit = float(np.float32(math.ldexp(step, -exponent)))
-    return unit, QuantSpec(exponent, -zero_point, STORAGE_MAX - zero_point, zero_point)
+    return unit, QuantSpec.around(exponent, zero_point)
 
 
 def _error(x: FloatArray, unit: float, grid: QuantSpec) -> float:

@@ -164,11 +164,11 @@ class InsertQuantizers(ir.passes.InPlacePass):
         if log2_ymax is None:
             warnings.warn(f"tensor '{planned.value.name}' was zero in all of the calibration data", stacklevel=2)
             log2_ymax = 0
+        grid = planned.grid(log2_ymax, is_negative=observed.is_negative, zero_point=observed.zero_point)
         if planned.curve is not None:
-            before = planned.grid(log2_ymax, is_negative=observed.is_negative)
-            return planned.curve.table(before, planned.bits, observed.unrounded or observed.ymax)
+            return planned.curve.table(grid, planned.bits, observed.unrounded or observed.ymax)
         if planned.value not in learned:
-            return planned.grid(log2_ymax, is_negative=observed.is_negative)
+            return grid
         before = replace(planned, bits=EDGE_BITS).grid(log2_ymax, is_negative=False)
         percentile = self.percentile or default_percentile(planned.bits)
         return FORMATS[self.quantizer].learned_table(planned.bits, before, observed.ymax, percentile)

@@ -46,10 +46,11 @@ class IntegerAffine(Generic[A]):
 def shift_bound(output: QuantSpec) -> int:
     """The largest n at which float32 requantization is exact for any int32 accumulator: 24 - b, signed 25 - b.
 
-    Every product whose result does not saturate is then below 2**24 (docs/numbers.md, exactness, part 2). Of the
-    narrowest outputs it is `MAX_SHIFT`, where int32 ends.
+    That is 24 less the bits of the largest magnitude, one more where the zero point is off the middle. Every product
+    whose result does not saturate is then below 2**24 (docs/numbers.md, exactness, part 2). Of the narrowest outputs it
+    is `MAX_SHIFT`, where int32 ends. A least code of -2**b saturates beside 2**24, and needs no bit more.
     """
-    return min(24 - output.bits + output.is_signed, MAX_SHIFT)
+    return min(24 - max(output.qmax, -output.qmin - 1).bit_length(), MAX_SHIFT)
 
 
 def split(k: A) -> tuple[A, A]:

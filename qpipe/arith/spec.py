@@ -21,8 +21,8 @@ class QuantSpec:
     """Real value = `q * 2**exponent` with an integer `q` in `[qmin, qmax]`, stored as uint8 or uint16 `q + zero_point`.
 
     Source: FAQ, section 3.1: unsigned `[0, 2**b - 1]`, signed and narrow `[-(2**(b-1) - 1), 2**(b-1) - 1]`.
-    The zero point says only how a sign is stored: 0 or 128, but behind a table, where nothing rounds to the grid, and
-    what reads it may have few negative values.
+    The zero point says only how a sign is stored: 0 or 128, or another even one where numbers reach further on one side
+    (see `refined`). Behind a table, where nothing rounds to the grid, it may be any.
     """
 
     exponent: int
@@ -49,6 +49,11 @@ class QuantSpec:
         return cls(exponent, -limit, limit, SIGNED_ZERO_POINT)
 
     @classmethod
+    def around(cls, exponent: int, zero_point: int) -> QuantSpec:
+        """All of uint8, around a zero point."""
+        return cls(exponent, -zero_point, STORAGE_MAX - zero_point, zero_point)
+
+    @classmethod
     def for_range(cls, bits: int, log2_ymax: int, *, signed: bool) -> QuantSpec:
         """The grid for values up to `2**log2_ymax`: `l = log2(ymax) - b`, one less where a bit holds the sign."""
         return cls.signed(bits, log2_ymax - bits + 1) if signed else cls.unsigned(bits, log2_ymax - bits)
@@ -57,6 +62,16 @@ class QuantSpec:
         """The grid cut at 0 and at a bound (inf: none), which is rounded to it: a ReLU or ReLU6 of the integers."""
         top = self.qmax if math.isinf(bound) else min(self.qmax, round(bound / self.scale))
         return replace(self, qmin=max(self.qmin, 0), qmax=top)
+
+    def refined(self, low: float, high: float) -> QuantSpec:
+        """The grid of half the steps that holds numbers from low <= 0 to high >= 0, where 8 signed bits have one."""
+        if not self.is_signed or self.bits != STORAGE_MAX.bit_length() or low == high:
+            return self
+        # What is left over is room on either side, in proportion; one that nothing was seen on has a little.
+        zero_point = 2 * min(max(round(STORAGE_MAX * -low / (high - low) / 2), 1), STORAGE_MAX // 2)
+        finer = QuantSpec.around(self.exponent - 1, zero_point)
+        least, most = (finer.qmin - 0.5) * finer.scale, (finer.qmax + 0.5) * finer.scale
+        return finer if least <= low and high <= most else self
 
     @property
     def grid(self) -> QuantSpec:
@@ -88,14 +103,9 @@ class QuantSpec:
         """The width b of the narrowest range of its kind that holds this one."""
         if self.is_wide:
             return WIDE_BITS
-        if self.is_standard:
-            return self.largest.bit_length() + self.is_signed
+        if self.zero_point in {0, SIGNED_ZERO_POINT}:
+            return min(self.largest.bit_length() + self.is_signed, STORAGE_MAX.bit_length())
         return (self.qmax - self.qmin).bit_length()
-
-    @property
-    def is_standard(self) -> bool:
-        """Whether it is one that a requantization rounds to: its zero point is even, and the middle or the end."""
-        return self.zero_point in {0, SIGNED_ZERO_POINT, WIDE_ZERO_POINT}
 
     @property
     def is_wide(self) -> bool:

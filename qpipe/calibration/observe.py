@@ -37,12 +37,14 @@ _SMALLEST = 2.0**-64
 class ObservedRange:
     """ymax: the percentile in the tensor's units; is_negative: whether a value was below 0.
 
-    unrounded: the percentile, where ymax has been rounded to a power of two.
+    unrounded: the percentile, where ymax has been rounded to a power of two. zero_point: of codes of half the steps,
+    where one sign reaches less far (see `QuantSpec.refined`).
     """
 
     ymax: float
     is_negative: bool
     unrounded: float | None = None
+    zero_point: int | None = None
 
     def log2_ymax(self, rounding: Rounding = "ceil") -> int | None:
         """Of the next or the nearest power of two; None for zeros (or so small that a scale would leave float32)."""

@@ -25,6 +25,8 @@ ALONE = math.sqrt(2)
 """By what others exceed a single sample, of which nothing is known."""
 MOST = 4.0
 """By what others are taken to exceed any samples."""
+BANDWIDTH = 0.5
+"""Of a kernel over the logarithms of samples' sizes, in parts of `deviation * count**-0.2`; chosen by measurement."""
 _SMALLEST = 2.0**-6  # of the largest size: of a sample without any signal its logarithm says nothing
 _LOOKED_AT = 2**12  # values of a sample that its size is taken of
 
@@ -33,10 +35,13 @@ _LOOKED_AT = 2**12  # values of a sample that its size is taken of
 class Sample:
     """Of one tensor: how many values it has, some that are drawn from those within a range, and all beyond it.
 
-    sizes: of each sample, the magnitude that a thousandth of its values exceeds, or its largest.
+    low, high: the farthest on either side of 0. sizes: of each sample, the magnitude that a thousandth of its values
+    exceeds, or its largest.
     """
 
     count: int = 0
+    low: float = 0.0
+    high: float = 0.0
     drawn: list[FloatArray] = field(default_factory=list)
     beyond: list[FloatArray] = field(default_factory=list)
     sizes: list[FloatArray] = field(default_factory=list)
@@ -54,16 +59,32 @@ class Sample:
     @property
     def headroom(self) -> float:
         """By what other samples are taken to exceed the largest of these, as if logarithms of sizes were normal."""
-        sizes = np.concatenate(self.sizes).astype(np.float64)
-        largest, count = float(sizes.max(initial=0)), len(sizes)
-        if count < 2 or not largest:
+        if (found := self._logarithms) is None:
             return ALONE
+        count, middle, deviation, largest = found
+        beyond = middle + (DEVIATIONS + FEW / count) * deviation - largest
+        return min(max(math.exp(beyond), 1.0), MOST)
+
+    @property
+    def spread(self) -> float:
+        """How far others' sizes may lie from those of these: a deviation of logarithms, less with more samples."""
+        if (found := self._logarithms) is None:
+            return math.log(ALONE)
+        count, _, deviation, _ = found
+        return BANDWIDTH * deviation * float(count**-0.2)
+
+    @property
+    def _logarithms(self) -> tuple[int, float, float, float] | None:
+        """Of sizes: how many, their median, the deviation of those above it, the largest; None of less than two."""
+        sizes = np.concatenate(self.sizes).astype(np.float64)
+        largest = float(sizes.max(initial=0))
+        if len(sizes) < 2 or not largest:
+            return None
         logarithms = np.log(np.maximum(sizes, largest * _SMALLEST))
         middle = float(np.median(logarithms))
         # Of those above alone: that some samples are small says nothing of how large others are.
         deviation = math.sqrt(float(np.square(logarithms[logarithms >= middle] - middle).mean()))
-        beyond = middle + (DEVIATIONS + FEW / count) * deviation - math.log(largest)
-        return min(max(math.exp(beyond), 1.0), MOST)
+        return len(sizes), middle, deviation, math.log(largest)
 
 
 def sample_values(
@@ -86,6 +107,7 @@ def sample_values(
             share = max(count * length // count_of(samples), 1)
             drawn = flat[rng.integers(0, flat.size, share)] if flat.size > share else flat
             own.count += flat.size
+            own.low, own.high = min(own.low, float(flat.min())), max(own.high, float(flat.max()))
             own.drawn.append(drawn[np.abs(drawn) <= ranges[name]])
             magnitudes = np.abs(flat)
             own.beyond.append(flat[magnitudes > ranges[name]])

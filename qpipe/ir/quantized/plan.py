@@ -61,12 +61,22 @@ class PlannedQuantizer:
         """The width of what is rounded."""
         return self.bits if self.curve is None else EDGE_BITS
 
-    def grid(self, log2_ymax: int, *, is_negative: bool) -> QuantSpec:
-        """The grid for what is rounded, up to `2**log2_ymax` and cut at the bound; is_negative: of the data."""
+    @property
+    def limit(self) -> float:
+        """A magnitude beyond which no code is needed: a Clip's bound, or where the curve is flat; inf: none."""
+        return self.bound if self.curve is None else self.curve.flat_beyond
+
+    def grid(self, log2_ymax: int, *, is_negative: bool, zero_point: int | None = None) -> QuantSpec:
+        """The grid for what is rounded, up to `2**log2_ymax` and cut at the bound; is_negative: of the data.
+
+        zero_point: of half the steps, see `QuantSpec.refined`.
+        """
         signed = is_negative if self.signed is None else self.signed
         if self.curve is not None and self.curve.flat_beyond < 2.0**log2_ymax:
             log2_ymax = math.ceil(math.log2(self.curve.flat_beyond))
         spec = QuantSpec.for_range(self.rounded_bits, log2_ymax, signed=signed)
+        if zero_point is not None:
+            return QuantSpec.around(spec.exponent - 1, zero_point)
         if math.isinf(self.bound):
             return spec
         return replace(spec, qmax=min(spec.qmax, max(round(self.bound / spec.scale), 1)))

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.namespace import FloatArray
-from qpipe.arith.spec import SIGNED_ZERO_POINT, STORAGE_MAX, WIDE_MAX, QuantSpec
+from qpipe.arith.spec import STORAGE_MAX, WIDE_MAX, QuantSpec
 from qpipe.arith.table import SIZE, CodeTable, GridOrTable
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.notes import read_basis, read_bound, read_curve, write_basis, write_bound, write_curve
@@ -211,14 +211,9 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
 
 
 def check_zero_point(quantize: ir.Node, grid: QuantSpec) -> None:
-    """ModelError where numbers are rounded with one that is odd: ties would go to odd. Copied codes have any.
-
-    The input's may be any even one; what is requantized has 0 or 128.
-    """
-    of_input = quantize.inputs[0] is not None and quantize.inputs[0].is_graph_input()
-    if not (grid.is_standard or (of_input and grid.zero_point % 2 == 0)):
-        expected = "an even one" if of_input else f"0 or {SIGNED_ZERO_POINT}"
-        raise ModelError(f"{describe(quantize)}: zero point {grid.zero_point}, expected {expected}")
+    """ModelError where numbers are rounded with one that is odd: ties would go to odd. Copied codes have any."""
+    if grid.zero_point % 2:
+        raise ModelError(f"{describe(quantize)}: zero point {grid.zero_point}, expected an even one")
 
 
 def write_table(quantizer: ActivationQuantizer, table: CodeTable) -> None:

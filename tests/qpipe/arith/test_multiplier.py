@@ -29,6 +29,7 @@ OUTPUTS = [
     *(QuantSpec.unsigned(b, 0) for b in (2, 4, 8)),
     *(QuantSpec.signed(b, 0) for b in (2, 4, 8)),
     QuantSpec(0, 0, 192),
+    QuantSpec.around(0, 242),
 ]
 
 EIGHT_BITS = FixedPoint()
@@ -206,6 +207,7 @@ def test_a_last_layers_bias_fits_int32(beta: float, scale: int) -> None:
 def test_shift_bound() -> None:
     assert shift_bound(QuantSpec.unsigned(8, 0)) == 16
     assert shift_bound(QuantSpec.signed(8, 0)) == 17
+    assert shift_bound(QuantSpec.around(0, 94)) == shift_bound(QuantSpec.around(0, 242)) == 16
     assert shift_bound(QuantSpec.unsigned(4, 0)) == 20
     assert shift_bound(QuantSpec.unsigned(2, 0)) == 22
     assert shift_bound(QuantSpec.signed(2, 0)) == 22, "float32 would hold 23, int32 does not"

@@ -53,7 +53,7 @@ def of_sizes(sizes: list[float]) -> Sample:
 
 
 def test_samples_that_are_alike_need_no_room() -> None:
-    assert of_sizes([3.0] * 16).headroom == 1
+    assert (of_sizes([3.0] * 16).headroom, of_sizes([3.0] * 16).spread) == (1, 0)
     # Small ones say nothing of large ones.
     assert of_sizes([3.0] * 10 + [0.01, 0.1, 0.0, 1e-9]).headroom == 1
 
@@ -77,3 +77,18 @@ def test_a_range_of_unknown_samples_has_half_an_octave(sizes: list[float]) -> No
 
 def test_room_has_an_end() -> None:
     assert of_sizes([1.0] * 3 + [60.0] * 2).headroom == MOST
+
+
+def test_few_samples_of_unlike_sizes_say_less_than_many() -> None:
+    sizes = np.exp(np.random.default_rng(0).normal(0, 0.7, 1024))
+    few = [of_sizes(sizes[begin : begin + 16].tolist()).spread for begin in range(0, 1024, 16)]
+    assert 0 < of_sizes(sizes.tolist()).spread < np.median(few) < 0.7
+
+
+def test_how_far_values_reach_on_either_side() -> None:
+    n = Network(1, 8, 8)
+    model = n.model(n.conv("x", 1, 4))
+    x = np.zeros((4, 1, 8, 8), np.float32)
+    x[2, 0, 0, :2] = (-7, 9)
+    sample = sample_values(model, {"x": 6.0}, x, count=10)["x"]
+    assert (sample.low, sample.high) == (-7, 9)

@@ -19,7 +19,7 @@ from support.saturating_kernel import exact_matmul, saturating_matmul_u8s8
 SQUARES = (1, 4, 9, 16, 25, 36, 49, 64, 100, 144, 196, 256)
 INEXACT_RECIPROCALS = (7, 13, 14, 28, 125)  # Window sizes where sum * (1 / N) misses exact ties.
 INT8 = onnx.TensorProto.INT8
-ZERO_POINTS = [(0, 0), (0, 128), (128, 0), (128, 128)]
+ZERO_POINTS = [(0, 0), (0, 128), (128, 0), (128, 128), (94, 242)]
 
 
 def round_half_even(numerator, denominator):
@@ -116,7 +116,7 @@ def pair_model(op, constants, *, relu=False):
 def test_add_of_every_pair_is_exact_up_to_15_exponents_apart(apart, relu):
     a, b = (grid.reshape(1, -1).astype(np.uint8) for grid in np.meshgrid(np.arange(256), np.arange(256)))
     for a_zero, b_zero in ZERO_POINTS:
-        for y_zero in (0,) if relu else (0, 128):
+        for y_zero in (0,) if relu else (0, 128, 242):
             for exponent in {-2, 0, apart // 2, apart, apart + 1}:
                 constants = scale_constants(a=(apart - 6, a_zero), b=(-6, b_zero), y=(exponent - 6, y_zero))
                 total = (a.astype(np.int64) - a_zero) * 2**apart + b.astype(np.int64) - b_zero
@@ -137,7 +137,7 @@ def test_a_product_of_every_pair_is_exact_as_far_as_int32_holds_it(finer):
     """What is beyond saturates at either end; the largest of int32's would not."""
     a, b = (grid.reshape(1, -1).astype(np.uint8) for grid in np.meshgrid(np.arange(256), np.arange(256)))
     for a_zero, b_zero in ZERO_POINTS:
-        for y_zero in (0, 128):
+        for y_zero in (0, 94, 128):
             constants = scale_constants(a=(-3, a_zero), b=(-4, b_zero), y=(-7 - finer, y_zero))
             expected = shifted((a.astype(np.int64) - a_zero) * (b.astype(np.int64) - b_zero), 1, finer) + y_zero
             np.testing.assert_array_equal(run(pair_model("Mul", constants), a=a, b=b), expected.clip(0, 255))
@@ -166,7 +166,7 @@ def test_concat_requantizes_exactly(exponent, tmp_path):
 
 def near_ties(rng, multipliers, shift):
     """An int32 for each multiplier, whose product is one step around a tie of the requantization."""
-    results = rng.integers(-140, 270, len(multipliers))
+    results = rng.integers(-260, 270, len(multipliers))
     return (2 * results + 1) * 2 ** (shift - 1) // multipliers + rng.integers(-1, 2, len(multipliers))
 
 
@@ -189,7 +189,7 @@ def requantizing_model(kind, shift, zero_point, multipliers, weight, bias):
 
 
 @pytest.mark.parametrize("kind", ["QLinearConv", "QGemm"])
-@pytest.mark.parametrize(("zero_point", "largest_shift"), [(0, 16), (128, 17)])
+@pytest.mark.parametrize(("zero_point", "largest_shift"), [(0, 16), (128, 17), (94, 16), (242, 16)])
 def test_requantization_per_channel_is_exact(kind, zero_point, largest_shift):
     rng = np.random.default_rng(0)
     for shift in (8, 12, 15, largest_shift - 1, largest_shift):
@@ -204,7 +204,7 @@ def test_requantization_per_channel_is_exact(kind, zero_point, largest_shift):
         np.testing.assert_array_equal(y, expected.clip(0, 255))
 
 
-@pytest.mark.parametrize(("zero_point", "shift"), [(0, 10), (0, 13), (128, 10), (128, 13)])
+@pytest.mark.parametrize(("zero_point", "shift"), [(0, 10), (0, 13), (128, 10), (128, 13), (242, 13)])
 def test_matmul_requantization_per_column_is_exact(zero_point, shift):
     rng = np.random.default_rng(1)
     multipliers = rng.integers(1, 256, 512)
