@@ -39,19 +39,21 @@ from qpipe.calibration.moments import Moments, moments
 from qpipe.calibration.pieces import Pieces
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.data.inputs import Inputs, count_of, part_of
+from qpipe.errors import DataError
 from qpipe.ir.graph.carried_input import Carried, MainPath, carry, importance, main_path, set_bias
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks
 from qpipe.nodes import float_attribute, input_value, require_constant, set_constant_input
 from qpipe.ops import product_of
 from qpipe.ops.product import Places
-from qpipe.ops.weight_layout import to_weight
+from qpipe.ops.weight_layout import to_rows, to_weight
 
 SHARES: Final = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
 """Of the input's channels, that may be carried."""
 ROWS: Final = 24
-"""Times what a row sums over, that are drawn; at least FEWEST."""
-FEWEST: Final = 8192
+"""Times what a row sums over, that are drawn; from FEWEST to MOST."""
+FEWEST: Final = 2**13
+MOST: Final = 2**16
 AT_ONCE: Final = 32
 """Images that run at a time."""
 FIRST: Final = 0.25
@@ -72,7 +74,12 @@ class RefitBlocks(ir.passes.InPlacePass):
     shard: Shard = field(default=ALONE, repr=False, metadata={"argument": False})
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Refit and strip one after the other; LoweringError, before anything is changed, where one can't be."""
+        """Refit and strip one after the other; LoweringError, before anything is changed, where one can't be.
+
+        Raises DataError without inputs.
+        """
+        if not count_of(self.inputs):
+            raise DataError("calibration data: no sample, expected some to refit blocks on")
         original = model.clone()
         called = {str(block.add.name): block.name for block in chosen_blocks(model.graph, self.blocks)}
         position = SHARES.index(FIRST)
@@ -163,18 +170,17 @@ class _Refit:
     def _equations(self, model: ir.Model, last: Layer) -> tuple[NormalEquations, NormalEquations]:
         """Of every other sample, and of the rest."""
         op, pieces = product_of(last.node), Pieces(model, [str(last.inputs[0].name)])
+        width = to_rows(last.node, require_constant(last.node, 1, "weight")).shape[1]
+        share = min(max(ROWS * width, FEWEST), MOST) / count_of(self._inputs)
         halves: list[NormalEquations] = []
-        total = count_of(self._inputs)
         for index, batch in enumerate(_in_parts(self._inputs)):
             x = _whole(pieces, batch)
-            rows = math.prod(op.rows_at(last.node, x, op.drawn_places(last.node, x, 1, np.random.default_rng())).shape)
             if index not in self._known:
                 rng = np.random.default_rng(index)
-                count = -(-max(ROWS * rows, FEWEST) * count_of(batch) // total)
-                places = op.drawn_places(last.node, x, count, rng)
+                places = op.drawn_places(last.node, x, math.ceil(share * count_of(batch)), rng)
                 self._known[index] = places, op.results_at(_whole(self._target, batch), places)
             places, targets = self._known[index]
-            halves = halves or [NormalEquations.none(rows, targets.shape[1]) for _ in range(2)]
+            halves = halves or [NormalEquations.none(width, targets.shape[1]) for _ in range(2)]
             halves[index % 2].add(op.rows_at(last.node, x, places)[0], targets)
         first, second = halves if halves[-1].count else (halves[0], halves[0])
         return first.shared(self._shard), second.shared(self._shard)

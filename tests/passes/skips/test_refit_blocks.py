@@ -6,7 +6,7 @@ import pytest
 
 from passes.skips.refit_blocks import RefitBlocks
 from passes.skips.strip_skips import StripSkips
-from qpipe.errors import LoweringError
+from qpipe.errors import DataError, LoweringError
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from support.networks import Network, checked
@@ -121,6 +121,14 @@ def test_twice_is_the_same() -> None:
     x = net.inputs(64)
     once, again = (ir.to_proto(refitted(model, x)).SerializeToString(deterministic=True) for _ in range(2))
     assert once == again
+
+
+def test_it_needs_samples() -> None:
+    net, model = made(BUILDS[0])
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    with pytest.raises(DataError, match="no sample, expected some to refit blocks on"):
+        RefitBlocks(inputs=net.inputs(0))(model)
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
 def test_a_pattern_that_matches_nothing_changes_nothing() -> None:
