@@ -109,7 +109,7 @@ def test_nothing_to_quantize() -> None:
 
 
 def test_all_unsupported_nodes_at_once() -> None:
-    net = Network(2, 8, 8)
+    net = Network(8)
     weight = net.constant(net.floats(2, 8, 8))
     x = net.op("MatMul", net.op("MatMul", "x", weight, name="first"), weight, name="second")
     with pytest.raises(LoweringError, match="no layer of weights has an integer form: MatMul 'first', MatMul 'second'"):
