@@ -159,7 +159,7 @@ def _note(value: ir.Value, node: ir.Node) -> None:
     """Leave on the value what the first quantizer says of it; nothing on a constant."""
     if constant_array(value) is None and RANGE_KEY not in value.metadata_props:
         low, high = _range(node)
-        write_range(value, ObservedRange(max(high, -low), low < 0))
+        write_range(value, ObservedRange(max(high, -low), low < 0, is_given=True))
 
 
 def _with_its_activation(graph: ir.Graph, value: ir.Value, low: float, high: float) -> ir.Value:

@@ -145,7 +145,7 @@ class FillRanges(ir.passes.InPlacePass):
             range_, factor = observed[value], factors[value]
             grid = planned.grid(_top(range_, factor) or 0, is_negative=range_.is_negative)
             limit = min(range_.ymax, planned.limit)
-            is_free = math.isinf(planned.bound)
+            is_free = math.isinf(planned.bound) and not range_.is_given
             low, high = (min(reach, limit) / factor for reach in (low, high))
             tried[value] = [grid, grid.refined(-low, high) if is_free else grid]
         errors = [

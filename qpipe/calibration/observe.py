@@ -38,13 +38,14 @@ class ObservedRange:
     """ymax: the percentile in the tensor's units; is_negative: whether a value was below 0.
 
     unrounded: the percentile, where ymax has been rounded to a power of two. zero_point: of codes of half the steps,
-    where one sign reaches less far (see `QuantSpec.refined`).
+    where one sign reaches less far (see `QuantSpec.refined`). is_given: whether a file said it, and no data did.
     """
 
     ymax: float
     is_negative: bool
     unrounded: float | None = None
     zero_point: int | None = None
+    is_given: bool = False
 
     def log2_ymax(self, rounding: Rounding = "ceil") -> int | None:
         """Of the next or the nearest power of two; None for zeros (or so small that a scale would leave float32)."""

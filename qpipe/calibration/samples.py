@@ -107,7 +107,7 @@ def sample_values(
             share = max(count * length // count_of(samples), 1)
             drawn = flat[rng.integers(0, flat.size, share)] if flat.size > share else flat
             own.count += flat.size
-            own.low, own.high = min(own.low, float(flat.min())), max(own.high, float(flat.max()))
+            own.low, own.high = min(own.low, float(flat.min(initial=0))), max(own.high, float(flat.max(initial=0)))
             own.drawn.append(drawn[np.abs(drawn) <= ranges[name]])
             magnitudes = np.abs(flat)
             own.beyond.append(flat[magnitudes > ranges[name]])
