@@ -79,7 +79,7 @@ class Lookup:
     def take_out_steps(self) -> None:
         """Let the chain only move numbers: the root gives what they become, under the names of that."""
         for node in self.chain:
-            if node.op_type in _STEPS and (operand := _operand(node)) is not None:
+            if (operand := _changed(node)) is not None:
                 changed = node.outputs[0]
                 changed.replace_all_uses_with(operand)
                 changed.name, operand.name = operand.name, changed.name
@@ -111,56 +111,92 @@ class Lookup:
 
 def lookup_of(value: ir.Value) -> Lookup | None:
     """The look-up that gives a float value; None where something else takes part."""
-    chain: list[ir.Node] = []
-    while (node := value.producer()) is not None and node.domain in STANDARD_DOMAINS:
-        if _is_root(node):
-            return Lookup(node, tuple(chain[::-1]))
-        operand = _operand(node)
-        if operand is None:
-            return None
+    origins, chain = Origins(), list[ir.Node]()
+    if not origins.are_looked_up(value):
+        return None
+    while (node := value.producer()) is not None and not origins.is_root(node):
+        operand = origins.operand(node)
+        assert operand is not None
         chain.append(node)
         value = operand
-    return None
+    assert node is not None
+    return Lookup(node, tuple(chain[::-1]))
 
 
-def is_integer(value: ir.Value) -> bool:
-    """Whether a value, and all that it is computed from, are integers, Booleans and constants."""
-    stack, seen = [value], set[ir.Value]()
-    while stack:
-        current = stack.pop()
-        if current in seen or constant_array(current) is not None:
-            continue
-        seen.add(current)
-        node = current.producer()
-        if current.dtype not in _INTEGERS or (node is None and not current.is_graph_input()):
+class Origins:
+    """Which of a graph's values are integers of integers alone, and which are looked up. Each is followed once."""
+
+    def __init__(self) -> None:
+        self._integer: dict[ir.Value, bool] = {}
+        self._looked_up: dict[ir.Value, bool] = {}
+
+    def is_integer(self, value: ir.Value) -> bool:
+        """Whether a value, and all that it is computed from, are integers, Booleans and constants."""
+        known, stack = self._integer, [value]
+        while stack:
+            current = stack[-1]
+            if current not in known:
+                read = _integers_read(current)
+                if read is not None and (unknown := [each for each in read if each not in known]):
+                    stack += unknown
+                    continue
+                known[current] = read is not None and all(known[each] for each in read)
+            stack.pop()
+        return known[value]
+
+    def are_looked_up(self, value: ir.Value) -> bool:
+        """Whether a float value's numbers are looked up by integers, and changed or moved since."""
+        known, chain = self._looked_up, list[ir.Value]()
+        while value not in known:
+            node = value.producer()
+            if node is None or node.domain not in STANDARD_DOMAINS:
+                known[value] = False
+            elif self.is_root(node):
+                known[value] = True
+            elif (operand := self.operand(node)) is None:
+                known[value] = False
+            else:
+                chain.append(value)
+                value = operand
+        known |= dict.fromkeys(chain, known[value])
+        return known[value]
+
+    def is_root(self, node: ir.Node) -> bool:
+        """Whether it makes float32 of integers and of nothing else."""
+        if len(node.outputs) != 1 or node.outputs[0].dtype is not ir.DataType.FLOAT:
             return False
-        if node is not None:
-            if inner_graphs(node):
-                return False
-            stack.extend(each for each in node.inputs if each is not None)
-    return True
+        if node.op_type == _TABLE:
+            return constant_of(node.inputs[0]) is not None and self._is_computed(node.inputs[1])
+        if node.op_type == _CHOICE:
+            is_choice = all(constant_of(value) is not None for value in node.inputs[1:])
+            return is_choice and self._is_computed(node.inputs[0])
+        return node.op_type == _NUMBER and self._is_computed(node.inputs[0])
+
+    def operand(self, node: ir.Node) -> ir.Value | None:
+        """What a link of a chain works on; None of any other node."""
+        if node.op_type in MOVES:
+            rest = all(value is None or self.is_integer(value) for value in node.inputs[1:])
+            return node.inputs[0] if rest and len(node.outputs) == 1 else None
+        return _changed(node)
+
+    def _is_computed(self, value: ir.Value | None) -> bool:
+        return value is not None and constant_array(value) is None and self.is_integer(value)
 
 
-def _is_root(node: ir.Node) -> bool:
-    """Whether it makes float32 of integers and of nothing else."""
-    if len(node.outputs) != 1 or node.outputs[0].dtype is not ir.DataType.FLOAT:
-        return False
-    if node.op_type == _TABLE:
-        return constant_of(node.inputs[0]) is not None and _is_computed(node.inputs[1])
-    if node.op_type == _CHOICE:
-        return _is_computed(node.inputs[0]) and all(constant_of(value) is not None for value in node.inputs[1:])
-    return node.op_type == _NUMBER and _is_computed(node.inputs[0])
+def _integers_read(value: ir.Value) -> list[ir.Value] | None:
+    """What an integer is computed from, nothing of a constant or an input; None of what is none."""
+    node = value.producer()
+    if constant_array(value) is not None:
+        return []
+    if value.dtype not in _INTEGERS or (node is None and not value.is_graph_input()):
+        return None
+    if node is None:
+        return []
+    return None if inner_graphs(node) else [each for each in node.inputs if each is not None]
 
 
-def _is_computed(value: ir.Value | None) -> bool:
-    return value is not None and constant_array(value) is None and is_integer(value)
-
-
-def _operand(node: ir.Node) -> ir.Value | None:
-    """What a link of a chain works on; None of any other node."""
-    if node.op_type in MOVES:
-        rest = all(value is None or is_integer(value) for value in node.inputs[1:])
-        return node.inputs[0] if rest and len(node.outputs) == 1 else None
+def _changed(node: ir.Node) -> ir.Value | None:
+    """What a step changes by a number; None of any other node."""
     if node.op_type not in _STEPS or _number(node) is None:
         return None
     return next((value for value in node.inputs if constant_of(value) is None), None)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from qpipe.ir.graph.layers import Layer, group_layers
 from qpipe.nodes import inner_graphs, reads
 from qpipe.ops import Role
-from qpipe.ops.lookup import is_integer, lookup_of
+from qpipe.ops.lookup import Origins
 
 
 @dataclass
@@ -41,12 +41,12 @@ def split(graph: ir.Graph) -> Parts:
     parts = Parts(order=group_layers(graph))
     wanted, leading = _leading_to_weights(parts.order), _leading_on(parts.order)
     whole = {value for value in graph.inputs if value in wanted}
-    floats: list[Layer] = []
+    floats, origins = list[Layer](), Origins()
     for layer in parts.order:
         # What would rather be float behind the last weights is none of their decoder where an island leads on.
         may_end = layer.output in leading or not layer.op.ends_float(layer.node)
         # What changes or moves what is looked up is a part of the look-up, whose codes are exact.
-        is_computed = _has_form(layer) and lookup_of(layer.output) is None
+        is_computed = _has_form(layer) and not origins.are_looked_up(layer.output)
         if is_computed and (layer.output in wanted or (_is_whole(layer, whole) and may_end)):
             parts.layers.append(layer)
             whole.add(layer.output)
@@ -69,7 +69,7 @@ class Divided(Protocol):
 
 def divide_floats(floats: Iterable[Layer], read: Iterable[ir.Value], into: Divided) -> None:
     """Tell apart the layers that stay, in topological order. read: the values at which integers begin."""
-    needed = set(read)
+    needed, origins = set(read), Origins()
     # What real numbers are read of; of the others nothing but their codes.
     real: set[ir.Value] = set()
     found: dict[str, list[Layer]] = {"islands": [], "lookups": [], "tail": []}
@@ -77,7 +77,7 @@ def divide_floats(floats: Iterable[Layer], read: Iterable[ir.Value], into: Divid
         given = [value for node in layer.nodes for value in node.outputs]
         kind = "tail"
         if any(value in needed for value in given):
-            kind = "lookups" if _is_looked_up(layer, real) else "islands"
+            kind = "lookups" if _is_looked_up(layer, real, origins) else "islands"
             needed.update(all_reads(layer))
         if kind != "lookups":
             real.update(all_reads(layer))
@@ -85,12 +85,12 @@ def divide_floats(floats: Iterable[Layer], read: Iterable[ir.Value], into: Divid
     into.islands, into.lookups, into.tail = (found[kind][::-1] for kind in ("islands", "lookups", "tail"))
 
 
-def _is_looked_up(layer: Layer, real: Container[ir.Value]) -> bool:
+def _is_looked_up(layer: Layer, real: Container[ir.Value], origins: Origins) -> bool:
     """Whether it gives integers of integers alone, or floats of which only the codes are ever wanted."""
-    if all(is_integer(value) for node in layer.nodes for value in node.outputs):
+    if all(origins.is_integer(value) for node in layer.nodes for value in node.outputs):
         return True
     value = layer.output
-    return lookup_of(value) is not None and value not in real and not value.is_graph_output()
+    return origins.are_looked_up(value) and value not in real and not value.is_graph_output()
 
 
 def all_reads(layer: Layer) -> Iterator[ir.Value]:

@@ -14,12 +14,14 @@ from qpipe.ir.quantized.float_free import float_tensors
 from qpipe.ir.quantized.view import read_view
 from qpipe.lowering.ends import add_nodes
 from qpipe.lowering.integer_builder import IntegerBuilder
+from qpipe.ops import lookup
 from qpipe.ops.lookup import lookup_of
 from qpipe.runtime.session import open_session, run_batches
 from support.networks import build, load, parse
 from support.run import run_as_written
 
 RNG = np.random.default_rng(0)
+ONE = np.float32(1)
 FORMATS = ("integer", "qoperator", "qdq")
 KINDS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64")
 
@@ -192,6 +194,24 @@ def test_a_text_network_has_no_float(mask):
     assert np.square(found["qdq"] - real).mean() < 0.05 * np.square(real).mean()
 
 
+def test_a_table_whose_rows_are_changed() -> None:
+    """Such as by the root of their length, where another layer reads it too: the codes are of what rows become."""
+    network = parse(
+        "(int64[N,6] tokens) => (float[N,6,11] y) { e = Gather(table, tokens) x = Mul(e, number) h = MatMul(x, w1) "
+        "r = Relu(h) g = MatMul(r, w2) t = Transpose<perm=[1,0]>(table) y = MatMul(g, t) }",
+        table=floats(11, 4), number=np.float32(3), w1=floats(4, 8), w2=floats(8, 4),
+    )  # fmt: skip
+    data = {"tokens": RNG.integers(0, 11, (64, 6))}
+    qdq, found = qpipe.calibrate(network, data), []
+    for format_ in FORMATS:
+        exported = qpipe.export(qdq, format=format_, data=data)
+        found.append(next(run_batches(open_session(exported), [data], rows_only=False))[0])
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_array_equal(found[1], found[2])
+    real = next(run_batches(open_session(load(network)), [data], rows_only=False))[0]
+    assert np.square(found[2] - real).mean() < 0.05 * np.square(real).mean()
+
+
 def test_a_table_that_two_share_and_the_last_layer():
     table = floats(11, 4)
     network = parse(
@@ -249,3 +269,29 @@ def test_a_table_trains():
     assert float_tensors(exported) == []
     y = next(run_batches(open_session(exported), [{"tokens": tokens}], rows_only=False))[0]
     assert (y.argmax(1) == labels).mean() > 0.75
+
+
+def test_each_value_is_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a chain is, and whatever is asked of it, in whichever order."""
+    steps = [f"v{i + 1} = Abs(v{i})" for i in range(200)]
+    model = build(f"(int64[N] v0) => (float[] y) {{ {' '.join(steps)} f = Cast<to=1>(v200) y = Add(f, one) }}", one=ONE)
+    asked, read = [], lookup._integers_read
+    monkeypatch.setattr(lookup, "_integers_read", lambda value: asked.append(value) or read(value))
+    origins = lookup.Origins()
+    values = [*model.graph.inputs, *(node.outputs[0] for node in model.graph)]
+    found = [origins.is_integer(value) for value in (*values[::2], *values[1::2])]
+    assert sum(found) == 201
+    assert [origins.are_looked_up(value) for value in values[-3:]] == [False, True, True]
+    # Once before what it is computed from is known, and once after.
+    assert len(asked) <= 2 * len(values)
+
+
+@pytest.mark.parametrize("name", NEAR_MISSES)
+def test_asked_together_or_one_by_one(name: str) -> None:
+    constants = {"table": floats(5, 3), "one": np.float32(1), "infinite": np.float32(np.inf)}
+    text = NEAR_MISSES[name]
+    model = build(text, **{key: value for key, value in constants.items() if key in text.replace("table2", "")})
+    together = lookup.Origins()
+    for value in [*model.graph.inputs, *(node.outputs[0] for node in model.graph)]:
+        assert together.is_integer(value) == lookup.Origins().is_integer(value)
+        assert together.are_looked_up(value) == (lookup_of(value) is not None)
