@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.ir.graph.rewrite import rewrite
-from qpipe.nodes import constant_array, constant_input, initializer, int_attribute, name_value
+from qpipe.ir.graph.rewrite import Steps, rewrite
+from qpipe.nodes import constant_array, constant_input, int_attribute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class GatherLists(ir.passes.InPlacePass):
 
 
 def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
-    x, places, result = node.inputs[0], constant_input(node, 1), node.outputs[0]
+    x, places = node.inputs[0], constant_input(node, 1)
     if x is None or x.shape is None or x.dtype != ir.DataType.FLOAT or constant_array(x) is not None:
         return False
     if places is None or places.ndim < 2:
@@ -39,12 +39,8 @@ def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
     sizes = [size if isinstance(size, int) else -1 for size in (*before, *places.shape, *behind)]
     if sizes.count(-1) > 1 or 0 in sizes:
         return False
-    name = node.name or str(result.name)
-    chosen = initializer(graph, f"{name}_places", places.reshape(-1))
-    gather = ir.node("Gather", [x, chosen], {"axis": axis}, name=name)
-    shape = ir.Shape([*before, places.size, *behind])
-    name_value(gather.outputs[0], f"{result.name}_listed", ir.TensorType(ir.DataType.FLOAT), shape)
-    target = initializer(graph, f"{name}_shape", np.array(sizes, np.int64))
-    reshape = ir.node("Reshape", [gather.outputs[0], target], name=f"{name}_reshape")
-    ir.convenience.replace_nodes_and_values(graph, node, [node], [gather, reshape], [result], reshape.outputs)
+    steps = Steps(graph, node, x)
+    steps.add("Gather", "", [places.reshape(-1)], [*before, places.size, *behind], axis=axis)
+    steps.add("Reshape", "reshape", [np.array(sizes, np.int64)], [*before, *places.shape, *behind])
+    steps.replace()
     return True

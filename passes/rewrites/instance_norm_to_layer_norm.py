@@ -12,24 +12,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.layer_norm import LONGEST_ROW
 from qpipe.ir.graph.edges import leading_to_weights
-from qpipe.ir.graph.rewrite import rewrite
-from qpipe.nodes import (
-    AnyArray,
-    constant_input,
-    float_attribute,
-    initializer,
-    input_value,
-    int_attribute,
-    name_value,
-    static_shape,
-)
+from qpipe.ir.graph.rewrite import Steps, rewrite
+from qpipe.nodes import AnyArray, constant_input, float_attribute, input_value, int_attribute, static_shape
 
 _GROUPS: Final = "GroupNormalization"
 
@@ -53,7 +44,9 @@ class InstanceNormToLayerNorm(ir.passes.InPlacePass):
 def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
     x, shape = input_value(node, 0), static_shape(node.inputs[0])
     scale, bias = constant_input(node, 1), constant_input(node, 2)
-    if x is None or shape is None or scale is None or bias is None or x.dtype not in {ir.DataType.FLOAT, None}:
+    if x is None or x.shape is None or shape is None or x.dtype not in {ir.DataType.FLOAT, None}:
+        return False
+    if scale is None or bias is None:
         return False
     sizes = [size for size in shape[1:] if size]
     if len(sizes) < 2 or len(sizes) < len(shape) - 1 or {scale.shape, bias.shape} != {(sizes[0],)}:
@@ -62,37 +55,31 @@ def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
     rows = int_attribute(node, "num_groups", 0) if node.op_type == _GROUPS else channels
     if rows < 1 or channels % rows or math.prod(sizes) // rows > LONGEST_ROW:
         return False
-    _replace(graph, node, shape, rows, scale, bias)
+    _write(Steps(graph, node, x), node, x.shape.dims[0], sizes, rows, scale, bias)
     return True
 
 
-def _replace(
-    graph: ir.Graph, node: ir.Node, shape: tuple[int | None, ...], rows: int, scale: AnyArray, bias: AnyArray
+def _write(
+    steps: Steps,
+    node: ir.Node,
+    batch: int | ir.SymbolicDim,
+    inner: list[int],
+    rows: int,
+    scale: AnyArray,
+    bias: AnyArray,
 ) -> None:
-    name, result, new = node.name or str(node.outputs[0].name), node.outputs[0], list[ir.Node]()
-    length = math.prod(size or 1 for size in shape[1:]) // rows
-    value = node.inputs[0]
-
-    def step(op_type: str, what: str, operands: list[AnyArray], sizes: list[int], **attributes: Any) -> None:
-        nonlocal value
-        constants = [initializer(graph, f"{name}_{what}_{i}", array) for i, array in enumerate(operands)]
-        new.append(ir.node(op_type, [value, *constants], attributes, name=f"{name}_{what}"))
-        value = new[-1].outputs[0]
-        first = ir.SymbolicDim(None) if result.shape is None else result.shape.dims[0]
-        name_value(value, f"{name}_{what}_result", ir.TensorType(ir.DataType.FLOAT), ir.Shape([first, *sizes]))
-
-    inner = [size or 1 for size in shape[1:]]
+    dims, length = [batch, *inner], math.prod(inner) // rows
     ones, zeros = np.ones(length, np.float32), np.zeros(length, np.float32)
     if inner != [rows, length]:
         # A zero keeps the batch as it is.
-        step("Reshape", "rows", [np.array([0, rows, length])], [rows, length])
+        steps.add("Reshape", "rows", [np.array([0, rows, length])], [batch, rows, length])
     epsilon = float_attribute(node, "epsilon", 1e-5)
-    step("LayerNormalization", "norm", [ones, zeros], [rows, length], axis=-1, epsilon=epsilon)
+    steps.add("LayerNormalization", "norm", [ones, zeros], [batch, rows, length], axis=-1, epsilon=epsilon)
     if inner != [rows, length]:
-        step("Reshape", "back", [np.array([0, *inner])], inner)
+        steps.add("Reshape", "back", [np.array([0, *inner])], dims)
     each = [-1, *[1] * (len(inner) - 1)]
     if (scale != 1).any():
-        step("Mul", "scale", [scale.reshape(each)], inner)
+        steps.add("Mul", "scale", [scale.reshape(each)], dims)
     if bias.any():
-        step("Add", "bias", [bias.reshape(each)], inner)
-    ir.convenience.replace_nodes_and_values(graph, node, [node], new, [result], new[-1].outputs)
+        steps.add("Add", "bias", [bias.reshape(each)], dims)
+    steps.replace()

@@ -17,16 +17,8 @@ import onnx_ir as ir
 
 from qpipe.arith.layer_norm import LONGEST_ROW
 from qpipe.ir.graph.edges import leading_to_weights
-from qpipe.ir.graph.rewrite import rewrite
-from qpipe.nodes import (
-    constant_input,
-    float_attribute,
-    initializer,
-    input_value,
-    int_attribute,
-    name_value,
-    static_shape,
-)
+from qpipe.ir.graph.rewrite import Steps, rewrite
+from qpipe.nodes import constant_input, float_attribute, input_value, int_attribute, static_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +38,7 @@ class LayerNormLastAxis(ir.passes.InPlacePass):
 
 
 def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
-    x, shape, result = input_value(node, 0), static_shape(node.inputs[0]), node.outputs[0]
+    x, shape = input_value(node, 0), static_shape(node.inputs[0])
     if x is None or x.shape is None or shape is None or any(value.uses() for value in node.outputs[1:]):
         return False
     axis = int_attribute(node, "axis", -1) % len(shape)
@@ -60,23 +52,12 @@ def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
         or any(array is None for array in arrays)
     ):
         return False
-    length, name = math.prod(inner), node.name or str(result.name)
-    kind, outer = ir.TensorType(ir.DataType.FLOAT), x.shape.dims[:axis]
-    flat = [
-        initializer(graph, f"{name}_flat_{i}", np.broadcast_to(array, inner).reshape(length).copy())
-        for i, array in enumerate(arrays)
-        if array is not None
-    ]
+    length, outer, steps = math.prod(inner), x.shape.dims[:axis], Steps(graph, node, x)
+    flat = [np.broadcast_to(array, inner).reshape(length).copy() for array in arrays if array is not None]
     # A zero keeps a size as it is.
-    targets = [
-        initializer(graph, f"{name}_{what}", np.array([*[0] * axis, *sizes], np.int64))
-        for what, sizes in (("rows", [length]), ("sizes", inner))
-    ]
-    before = ir.node("Reshape", [x, targets[0]], name=f"{name}_before")
-    attributes = {"axis": -1, "epsilon": float_attribute(node, "epsilon", 1e-5)}
-    norm = ir.node("LayerNormalization", [before.outputs[0], *flat], attributes, name=name)
-    behind = ir.node("Reshape", [norm.outputs[0], targets[1]], name=f"{name}_behind")
-    for step in (before, norm):
-        name_value(step.outputs[0], f"{step.name}_flat_result", kind, ir.Shape([*outer, length]))
-    ir.convenience.replace_nodes_and_values(graph, node, [node], [before, norm, behind], [result], behind.outputs)
+    steps.add("Reshape", "before", [np.array([*[0] * axis, length])], [*outer, length])
+    epsilon = float_attribute(node, "epsilon", 1e-5)
+    steps.add("LayerNormalization", "", flat, [*outer, length], axis=-1, epsilon=epsilon)
+    steps.add("Reshape", "behind", [np.array([*[0] * axis, *inner])], [*outer, *inner])
+    steps.replace()
     return True

@@ -9,14 +9,14 @@ each channel with a scale of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.namespace import AnyArray
-from qpipe.ir.graph.rewrite import rewrite
-from qpipe.nodes import constant_input, initializer, input_value, name_value, static_shape
+from qpipe.ir.graph.rewrite import Steps, rewrite
+from qpipe.nodes import constant_input, input_value, static_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +44,13 @@ def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _replace(graph: ir.Graph, node: ir.Node, x: ir.Value, sizes: tuple[int, int, int], weight: AnyArray) -> None:
-    value, (H, T, K) = x, sizes
-    C, name, result, new = weight.shape[-1], node.name or str(node.outputs[0].name), node.outputs[0], list[ir.Node]()
+    (H, T, K), C, steps = sizes, weight.shape[-1], Steps(graph, node, x)
     batch = ir.SymbolicDim(None) if x.shape is None else x.shape.dims[0]
-
-    def step(op_type: str, what: str, sizes: list[int], constants: list[AnyArray], **attributes: Any) -> None:
-        nonlocal value
-        operands = [initializer(graph, f"{name}_{what}_constant", array) for array in constants]
-        new.append(ir.node(op_type, [value, *operands], attributes, name=f"{name}_{what}"))
-        value = new[-1].outputs[0]
-        name_value(value, f"{name}_{what}_result", ir.TensorType(ir.DataType.FLOAT), ir.Shape([batch, *sizes]))
-
-    step("Transpose", "turned", [H, K, T], [], perm=[0, 1, 3, 2])
-    step("Reshape", "channels", [H * K, T], [np.array([0, H * K, T])])
+    steps.add("Transpose", "turned", [], [batch, H, K, T], perm=[0, 1, 3, 2])
+    steps.add("Reshape", "channels", [np.array([0, H * K, T])], [batch, H * K, T])
     filters = np.ascontiguousarray(weight.transpose(0, 2, 1).reshape(H * C, K, 1))
-    step("Conv", "product", [H * C, T], [filters], group=H, kernel_shape=[1], pads=[0, 0], strides=[1], dilations=[1])
-    step("Reshape", "heads", [H, C, T], [np.array([0, H, C, T])])
-    step("Transpose", "back", [H, T, C], [], perm=[0, 1, 3, 2])
-    ir.convenience.replace_nodes_and_values(graph, node, [node], new, [result], [value])
+    window = {"kernel_shape": [1], "pads": [0, 0], "strides": [1], "dilations": [1]}
+    steps.add("Conv", "product", [filters], [batch, H * C, T], group=H, **window)
+    steps.add("Reshape", "heads", [np.array([0, H, C, T])], [batch, H, C, T])
+    steps.add("Transpose", "back", [], [batch, H, T, C], perm=[0, 1, 3, 2])
+    steps.replace()

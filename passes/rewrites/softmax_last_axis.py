@@ -12,8 +12,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from qpipe.ir.graph.edges import leading_to_weights
-from qpipe.ir.graph.rewrite import rewrite
-from qpipe.nodes import int_attribute, name_value, rank
+from qpipe.ir.graph.rewrite import Steps, rewrite
+from qpipe.nodes import int_attribute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +33,18 @@ class SoftmaxLastAxis(ir.passes.InPlacePass):
 
 
 def _try_turn(graph: ir.Graph, node: ir.Node) -> bool:
-    x, dims = node.inputs[0], rank(node.inputs[0])
-    if x is None or dims is None:
+    x = node.inputs[0]
+    if x is None or x.shape is None:
         return False
-    axis = int_attribute(node, "axis", -1) % dims
-    if axis == dims - 1:
+    dims = x.shape.dims
+    axis = int_attribute(node, "axis", -1) % len(dims)
+    if axis == len(dims) - 1:
         return False
-    order = list(range(dims))
+    order = list(range(len(dims)))
     order[axis], order[-1] = order[-1], order[axis]
-    shape = None if x.shape is None else ir.Shape([x.shape[i] for i in order])
-    before = ir.node("Transpose", [x], {"perm": order}, name=f"{node.name}/before")
-    softmax = ir.node("Softmax", before.outputs, {"axis": -1}, name=node.name)
-    behind = ir.node("Transpose", softmax.outputs, {"perm": order}, name=f"{node.name}/behind")
-    kind = node.outputs[0].type or ir.TensorType(ir.DataType.FLOAT)
-    for new in (before, softmax):
-        name_value(new.outputs[0], f"{new.name}/turned", kind, shape)
-    ir.convenience.replace_nodes_and_values(
-        graph, node, [node], [before, softmax, behind], node.outputs, behind.outputs
-    )
+    turned, steps = [dims[i] for i in order], Steps(graph, node, x)
+    steps.add("Transpose", "before", [], turned, perm=order)
+    steps.add("Softmax", "", [], turned, axis=-1)
+    steps.add("Transpose", "behind", [], dims, perm=order)
+    steps.replace()
     return True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
+from typing import Any
 
 import onnx_ir as ir
 
-from qpipe.nodes import AnyArray, constant_array
+from qpipe.nodes import AnyArray, constant_array, initializer, name_value
 from qpipe.ops import activation_of
 
 
@@ -21,6 +22,37 @@ def rewrite(
     nodes = [node for node in graph if node.op_type in op_types and node.domain == ""]
     changed = [node.graph is graph and attempt(graph, node) for node in (reversed(nodes) if backwards else nodes)]
     return ir.passes.PassResult(model, any(changed))
+
+
+class Steps:
+    """Nodes that come into the place of one, each of which reads what the one before gives, and constants."""
+
+    def __init__(self, graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+        """value: what the first one reads."""
+        self._graph, self._node, self._value = graph, node, value
+        self._name, self._new = node.name or str(node.outputs[0].name), list[ir.Node]()
+
+    def add(
+        self,
+        op_type: str,
+        what: str,
+        constants: Sequence[AnyArray],
+        dims: Sequence[int | ir.SymbolicDim],
+        **attributes: Any,
+    ) -> None:
+        """A node whose float result has these dims. what: behind the name of the one that goes; "" is that itself."""
+        name = f"{self._name}_{what}" if what else self._name
+        operands = [initializer(self._graph, f"{name}_{i}", array) for i, array in enumerate(constants)]
+        self._new.append(ir.node(op_type, [self._value, *operands], attributes, name=name))
+        self._value = self._new[-1].outputs[0]
+        name_value(self._value, f"{name}_result", ir.TensorType(ir.DataType.FLOAT), ir.Shape(dims))
+
+    def replace(self) -> None:
+        """Take the node out; what was said of its result is said of the new one."""
+        old, graph = self._node, self._graph
+        result = old.outputs[0]
+        self._value.type, self._value.shape = result.type or self._value.type, result.shape or self._value.shape
+        ir.convenience.replace_nodes_and_values(graph, old, [old], self._new, [result], [self._value])
 
 
 def added_constant(add: ir.Node) -> tuple[ir.Node, AnyArray] | None:

@@ -4,8 +4,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from qpipe.ir.graph.rewrite import activation_behind, added_constant, only_reader, rewrite
+from qpipe.ir.graph.rewrite import Steps, activation_behind, added_constant, only_reader, rewrite
 from support.networks import build, integers, ops
+from support.run import run_as_written
 
 
 def test_each_node_is_tried_while_it_is_there() -> None:
@@ -47,3 +48,24 @@ def test_what_reads_a_value_alone() -> None:
     assert activation_behind(model.graph.inputs[0]) is None
     assert only_reader(model.graph.inputs[0]) is same
     assert only_reader(relu.outputs[0]) is None
+
+
+def test_steps_come_into_the_place_of_a_node() -> None:
+    """A twice transposed negative, instead of a Neg: values, names and what was said of the result stay."""
+    model = build("(float[N,2,3] x) => (float[N,2,3] y) { [was] y = Neg(x) }")
+    (old,), x, batch = model.graph, model.graph.inputs[0], ir.SymbolicDim("N")
+    steps = Steps(model.graph, old, x)
+    steps.add("Transpose", "before", [], [batch, 3, 2], perm=[0, 2, 1])
+    steps.add("Mul", "", [np.float32([-1, -1])], [batch, 3, 2])
+    steps.add("Transpose", "behind", [], [batch, 2, 3], perm=[0, 2, 1])
+    steps.replace()
+    assert [(node.op_type, node.name) for node in model.graph] == [
+        ("Transpose", "was_before"),
+        ("Mul", "was"),
+        ("Transpose", "was_behind"),
+    ]
+    given = integers(4, 2, 3)
+    np.testing.assert_array_equal(run_as_written(model, x=given)[0], -given)
+    (result,) = model.graph.outputs
+    assert (result.name, result.shape) == ("y", ir.Shape(["N", 2, 3]))
+    assert [str(node.outputs[0].shape) for node in model.graph] == ["[N,3,2]", "[N,3,2]", "[N,2,3]"]
