@@ -26,16 +26,14 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.arith.namespace import IntArray
 from qpipe.calibration.moments import Moments, measure_moments
 from qpipe.calibration.shard import ALONE, Shard
-from qpipe.ir.graph.affine import Float64Array, read_affine
+from qpipe.ir.graph.affine import batch_norm_of, read_affine, unit_ratio
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.nodes import initializer, input_value, require_constant, set_constant_input
 from qpipe.ops.weight_layout import output_axis, to_rows, to_weight
 
-_LARGEST_LOG2 = 60
 EPSILON = float(np.float32(1e-5))  # what a file can hold of ONNX's default
 
 
@@ -82,16 +80,15 @@ def _channels(node: ir.Node) -> int:
 
 
 def _insert(graph: ir.Graph, layer: Layer, measured: Moments) -> None:
-    """measured: of the product with its bias. The values are float32 before they are used, so that k errs least."""
+    """measured: of the product with its bias."""
     node = layer.node
     bias = read_affine(layer, len(measured.mean)).beta
-    size = np.maximum(np.abs(measured.mean - bias), np.sqrt(measured.variance))
-    ratio = _scale_weight(node, _LARGEST_LOG2 - np.frexp(size)[1])
-    mean = ((measured.mean - bias) * ratio).astype(np.float32)
-    variance = (measured.variance * ratio**2).astype(np.float32)
-    gamma = (np.sqrt(variance.astype(np.float64) + EPSILON) / ratio).astype(np.float32)
-    beta = (bias + mean.astype(np.float64) / ratio).astype(np.float32)
-    tensors = {"gamma": gamma, "beta": beta, "mean": mean, "variance": variance}
+    weight = require_constant(node, 1, "weight").astype(np.float32)
+    rows, mean = to_rows(node, weight), measured.mean - bias
+    ratio = unit_ratio(rows, mean, measured.variance)
+    set_constant_input(node, 1, to_weight(node, (rows * ratio[:, None]).astype(np.float32), weight.shape))
+    arrays = batch_norm_of(mean, measured.variance, bias, ratio, EPSILON)
+    tensors = dict(zip(("gamma", "beta", "mean", "variance"), arrays, strict=True))
     # After the bias, whose place they take: where nodes have no telling names, blocks have theirs from parameters.
     base = node.inputs[2].name if node.inputs[2] is not None else node.name
     constants = [initializer(graph, f"{base}_{name}", array) for name, array in tensors.items()]
@@ -105,19 +102,6 @@ def _insert(graph: ir.Graph, layer: Layer, measured: Moments) -> None:
     result.name, product.name = product.name, f"{product.name}_product"
     graph.insert_after(node, batch_norm)
     _remove_bias(graph, node)
-
-
-def _scale_weight(node: ir.Node, most: IntArray) -> Float64Array:
-    """r, `[C]`: powers of two that bring the norm of each channel's weights to [1, 2); 1 where all of them are zero.
-
-    most: log2 of the largest r, `[C]`, so that the statistics stay numbers whose squares are.
-    """
-    weight = require_constant(node, 1, "weight").astype(np.float32)
-    rows = to_rows(node, weight)
-    norm = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1))
-    ratio = np.where(norm > 0, np.exp2(np.minimum(1.0 - np.frexp(norm)[1], most)), 1.0)
-    set_constant_input(node, 1, to_weight(node, (rows * ratio[:, None]).astype(np.float32), weight.shape))
-    return ratio
 
 
 def _remove_bias(graph: ir.Graph, node: ir.Node) -> None:

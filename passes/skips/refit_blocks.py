@@ -40,6 +40,7 @@ from qpipe.calibration.pieces import Pieces
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.data.inputs import Inputs, count_of, part_of
 from qpipe.errors import DataError
+from qpipe.ir.graph.affine import batch_norm_of, unit_ratio
 from qpipe.ir.graph.carried_input import Carried, MainPath, carry, importance, main_path, set_bias
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.residual import ResidualBlock, find_blocks
@@ -128,39 +129,37 @@ class _Refit:
         path = _path(model, self._name)
         if path is None:
             return None
-        seen = self._statistics(model, path)
         if path.before is None:
-            return self._tried(model, 0, seen)
-        tried: dict[int, _Trial] = {}
+            return self._tried(model, 0, [])
+        seen = self._statistics(model, path)
         best = self._tried(model, position, seen)
-        tried[position] = best
+        tried = {position}
         for step in (-1, 1):
             while 0 <= (after := best.position + step) < len(SHARES) and after not in tried:
-                tried[after] = self._tried(model, after, seen)
-                if tried[after].error >= best.error:
+                tried.add(after)
+                other = self._tried(model, after, seen)
+                if other.error >= best.error:
                     break
-                best = tried[after]
+                best = other
         return best
 
     def _statistics(self, model: ir.Model, path: MainPath) -> list[_Statistics]:
         """Of the block's input, and of what the reader of each stage reads."""
-        values = [str(layer.inputs[0].name) for layer in (*(path.before or ())[:1], *path.readers)]
+        values = [str(layer.inputs[0].name) for layer in (path.stages[0][0], *path.readers)]
         axis = product_of(path.last.node).channel_axis
-        found: list[_Statistics | None] = [None] * len(values)
-        pieces = Pieces(model, values)
-        for batch in _in_parts(self._inputs):
-            for tensors, _ in pieces.run(batch):
-                for index, name in enumerate(values):
-                    own, before = _Statistics.of(np.moveaxis(tensors[name], axis, 1)), found[index]
-                    found[index] = own if before is None else before.merged(own)
-        return [each for each in found if each is not None]
+        found: dict[str, _Statistics] = {}
+        for tensors, _ in Pieces(model, values).run(self._inputs):
+            for name, tensor in tensors.items():
+                own = _Statistics.of(np.moveaxis(tensor, axis, 1))
+                found[name] = found[name].merged(own) if name in found else own
+        return [found[name] for name in values]
 
     def _tried(self, model: ir.Model, position: int, seen: list[_Statistics]) -> _Trial:
         trial, carried = model.clone(), None
         given_up: tuple[IntArray, ...] = ()
         path = _path(trial, self._name)
         assert path is not None
-        if path.before is not None and (wanted := _chosen(path, seen, SHARES[position])) is not None:
+        if seen and (wanted := _chosen(path, seen, SHARES[position])) is not None:
             is_carried = carry(path, *wanted)
             carried, given_up = wanted if is_carried else (None, ())
         first, second = self._equations(trial, path.last)
@@ -226,20 +225,14 @@ def _chosen(path: MainPath, seen: list[_Statistics], share: float) -> tuple[Carr
 
 
 def _write(layer: Layer, fitted: Fitted) -> None:
-    """Give a layer these weights and sums; a BatchNormalization gets their statistics, its scale stays with weights.
-
-    Each channel's weights have a norm from 1 to 2 then, as behind `restore-batch-norm`.
-    """
+    """Give a layer these weights and sums; a BatchNormalization gets their statistics, as by `restore-batch-norm`."""
     weight = require_constant(layer.node, 1, "weight")
     ratio = np.ones(len(fitted.bias))
     if layer.batch_norm is not None:
-        norm = np.sqrt(np.square(fitted.weight).sum(axis=1))
-        ratio = np.where(norm > 0, np.exp2(1.0 - np.frexp(norm)[1]), 1.0)
+        ratio = unit_ratio(fitted.weight, fitted.mean, fitted.variance)
         epsilon = float_attribute(layer.batch_norm, "epsilon", 1e-5)
-        mean, variance = fitted.mean * ratio, fitted.variance * ratio**2
-        values = np.sqrt(variance + epsilon) / ratio, fitted.bias + fitted.mean, mean, variance
-        for index, value in enumerate(values, 1):
-            set_constant_input(layer.batch_norm, index, value.astype(np.float32))
+        for index, value in enumerate(batch_norm_of(fitted.mean, fitted.variance, fitted.bias, ratio, epsilon), 1):
+            set_constant_input(layer.batch_norm, index, value)
     if layer.batch_norm is None:
         set_bias(layer.node, fitted.bias)
     elif input_value(layer.node, 2) is not None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from qpipe.arith.namespace import A, square_root
+from qpipe.arith.namespace import A, Float64Array, FloatArray, square_root
 from qpipe.ir.graph.layers import Layer
 from qpipe.nodes import constant_input, float_attribute, require_constant
 
-Float64Array = npt.NDArray[np.float64]
+_LARGEST_LOG2: Final = 60
+"""Of statistics times what their channel's weights are scaled by."""
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,30 @@ def batch_norm_parameters(layer: Layer) -> tuple[Float64Array, Float64Array, Flo
         require_constant(node, i + 1, name).astype(np.float64) for i, name in enumerate(names)
     )
     return normalization_factor(gamma, variance, float_attribute(node, "epsilon", 1e-5)), beta, mean
+
+
+def unit_ratio(rows: FloatArray | Float64Array, mean: Float64Array, variance: Float64Array) -> Float64Array:
+    """r, `[C]`: powers of two that bring the norm of each channel's weights to [1, 2); 1 where all of them are zero.
+
+    rows: `[C, K]`. mean, variance: of their sums, which stay numbers whose squares are.
+    """
+    size = np.maximum(np.abs(mean), np.sqrt(variance))
+    norm = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1))
+    most = _LARGEST_LOG2 - np.frexp(size)[1]
+    ratio: Float64Array = np.where(norm > 0, np.exp2(np.minimum(1.0 - np.frexp(norm)[1], most)), 1.0)
+    return ratio
+
+
+def batch_norm_of(
+    mean: Float64Array, variance: Float64Array, bias: Float64Array, ratio: Float64Array, epsilon: float
+) -> tuple[FloatArray, ...]:
+    """gamma, beta, mean and variance, float32, with which sums of weights times `ratio` are the sums and the bias.
+
+    mean, variance: of the sums without bias or ratio. All values are float32 before they are used, so that k errs
+    least.
+    """
+    own_mean = (mean * ratio).astype(np.float32)
+    own_variance = (variance * ratio**2).astype(np.float32)
+    gamma = (np.sqrt(own_variance.astype(np.float64) + epsilon) / ratio).astype(np.float32)
+    beta = (bias + own_mean.astype(np.float64) / ratio).astype(np.float32)
+    return gamma, beta, own_mean, own_variance
