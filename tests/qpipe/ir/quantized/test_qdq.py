@@ -61,13 +61,13 @@ def test_names_of_initializers_are_unique() -> None:
         (
             np.int8(0),
             np.float32(1),
-            "QuantizeLinear 'q': expected one constant scale and a zero",
+            "QuantizeLinear 'q': expected one constant scale and a zero point of uint8 or uint16",
         ),
-        (None, np.float32(1), "QuantizeLinear 'q': expected one constant scale and a zero"),
+        (None, np.float32(1), "QuantizeLinear 'q': expected one constant scale and a zero point of uint8 or uint16"),
         (
             np.zeros(3, np.uint8),
             np.ones(3, np.float32),
-            "QuantizeLinear 'q': expected one constant scale and a zero",
+            "QuantizeLinear 'q': expected one constant scale and a zero point of uint8 or uint16",
         ),
         (np.uint8(0), np.float32(0.3), "DequantizeLinear 'd': scale 0.3, expected a power of two"),
     ],
