@@ -210,7 +210,11 @@ def _windowed(node: ir.Node) -> TorchFunction:
         return over_image(x.unsqueeze(2)).squeeze(2) if is_row else over_image(x)
 
     def over_image(x: torch.Tensor) -> torch.Tensor:
-        if pads is not None and all(2 * p <= k for p, k in zip(pads, shape.kernel, strict=True)):
+        # torch pads by at most half a window, and has no 3-d window that is larger than its image without the pads.
+        if pads is not None and all(
+            2 * p <= k and (k <= size or pool is not F.avg_pool3d)
+            for p, k, size in zip(pads, shape.kernel, x.shape[2:], strict=True)
+        ):
             return pool(x, shape.kernel, shape.strides, pads, ceil_mode, include)
         needed = shape.padded(x.shape[2:], ceil_mode=ceil_mode)
         beyond = [a - b for a, b in zip(needed, shape.pads, strict=True)]

@@ -105,6 +105,13 @@ def test_average_pool(data: st.DataObject, dims: int, include: bool) -> None:
     agree(expected, node_of(f"AveragePool<{slide.text()}, count_include_pad={include:d}>(x)", x.shape), x)
 
 
+def test_a_window_that_only_its_pads_fill() -> None:
+    """A volume that is smaller than the window without its pads, for which torch has no pool."""
+    x = np.array([4, 10]).reshape(1, 2, 1, 1, 1)
+    node = node_of("AveragePool<kernel_shape=[1, 2, 1], pads=[0, 1, 0, 0, 1, 0]>(x)", x.shape)
+    agree(np.repeat(x, 2, axis=3), node, x)
+
+
 @settings(max_examples=40)
 @given(st.data(), st.integers(1, 3))
 def test_the_mean_of_all(data: st.DataObject, dims: int) -> None:
