@@ -117,6 +117,7 @@ def calibrate(
     *,
     plain: bool = False,
     blocks: str = '*',
+    strip: Literal['refit', 'cut'] | None = None,
     weight_bits: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
     activation_bits: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
     skip_bits: Literal[2, 3, 4, 5, 6, 7, 8] | None = None,
@@ -168,6 +169,8 @@ def calibrate(
         preprocess: what pixels go through; None is what the model carries.
         plain: strip the skip connections, and go on without them.
         blocks: the residual blocks to strip with plain, as layer3.*,layer4.0.
+        strip: how, with plain: refit what is left by least squares, or cut and leave it; by default refit, and cut
+            where weights are random or skips fade.
         weight_bits: bits of the weights; the first and the last layer keep 8.
         activation_bits: bits of the activations.
         skip_bits: bits at which a skip connection is carried; by default those of the activations, and no fewer; 16 of
@@ -335,6 +338,7 @@ def finetune(
     *,
     plain: bool = False,
     blocks: str = '*',
+    strip: Literal['refit', 'cut'] | None = None,
     method: Literal['faq', 'ag'] = 'faq',
     recipe: Literal['faq-8bit', 'faq-4bit', 'faq-4bit-step', 'faq-4bit-growing', 'faq-cifar-8bit', 'faq-cifar-4bit', 'faq-scratch-exp', 'faq-scratch-step', 'distilled-4bit', 'ag', 'ag-binary', 'plain', 'mls-cifar', 'mls-imagenet'] | None = None,
     epochs: int | None = None,
@@ -411,12 +415,14 @@ def finetune(
 
     Args:
         model: what `calibrate` or an earlier `finetune` wrote; with `plain` a float network too, which is calibrated to
-            8 bits first; with an arithmetic a float network, which stays one.
+            8 bits; with an arithmetic a float network, which stays one.
         data: labelled, unless a teacher is given; the training split is trained on, the test split evaluated.
         output: where to write the trained file.
         preprocess: what pixels go through; None is what the model carries.
         plain: strip the skip connections, and go on without them.
         blocks: the residual blocks to strip with plain, as layer3.*,layer4.0.
+        strip: how, with plain: refit what is left by least squares, or cut and leave it; by default refit, and cut
+            where weights are random or skips fade.
         method: the training method: FAQ's, or with AG's auxiliary gradients.
         recipe: values for every option from epochs to joint distillation; by default plain where skips are stripped,
             mls-cifar of a float network, else faq-8bit, or ag with the method ag.
@@ -442,7 +448,7 @@ def finetune(
         ssp_end: the part of the run after which delta is 0.
         ssp_fragments: what SSP draws: residual blocks, or layers.
         ssp_draws: SSP: draws for weights and activations apart, or one for both.
-        fade: the part of the run over which stripped skips fade away, with plain; 0: they are gone at once.
+        fade: the part of the run over which skips that were cut fade away, with plain; 0: they are gone at once.
         additional_losses: alpha: the weight of losses at the end of each downsampling block, the paper's is 0.01; 0:
             none.
         joint_distillation: beta: how much a full-precision copy that trains along guides, 0.1 is a start; 0: no copy.

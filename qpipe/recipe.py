@@ -30,7 +30,7 @@
 Paths are relative to the recipe's own folder. An unknown key is an error that suggests the near name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -51,6 +51,7 @@ from qpipe.settings import (
     validated,
 )
 from qpipe.settings.recipes import resolve
+from qpipe.settings.skips import SkipSettings
 from qpipe.settings.toml import about_file, read_toml, toml_key
 from qpipe.settings.training import FLOAT_TEACHER, NO_TEACHER
 
@@ -73,7 +74,7 @@ class Recipe(SeedSettings):
 
     @model_validator(mode="after")
     def _pairs_agree(self) -> Self:
-        """A file that is exact without VNNI needs weights that were kept so; a plain one, training without skips."""
+        """A file that is exact without VNNI needs weights that were kept so; a plain one, that skips go."""
         if self.finetune is not None:
             resolve(self.finetune, strips=self.finetune.plain)
         if self.calibrate.cpu == "vnni" and self.export.cpu == "portable" and self.export.weights == "int8":
@@ -82,10 +83,8 @@ class Recipe(SeedSettings):
             )
         if self.finetune and self.finetune.arithmetic == "float":
             raise ValueError("[finetune] arithmetic: 'float', but a recipe's network is quantized, expected 'mls'")
-        if self.export.plain and not (self.finetune and self.finetune.plain):
-            raise ValueError("[export] plain: true, expected [finetune] plain = true, which trains the skips away")
-        if self.export.plain and self.finetune and self.finetune.blocks != "*":
-            raise ValueError(f"[export] plain: true, but [finetune] blocks is '{self.finetune.blocks}', expected '*'")
+        if self.export.plain:
+            _check_stripped({"calibrate": self.calibrate, "finetune": self.finetune})
         return self
 
     def relative_to(self, folder: Path) -> Self:
@@ -102,6 +101,16 @@ class Recipe(SeedSettings):
                 "finetune": finetune,
             }
         )
+
+
+def _check_stripped(stages: Mapping[str, SkipSettings | None]) -> None:
+    """Raise ValueError where a plain file is asked for and no stage takes all skips out."""
+    stripping = {name: stage.blocks for name, stage in stages.items() if stage is not None and stage.plain}
+    if not stripping:
+        raise ValueError("[export] plain: true, expected plain = true in [calibrate] or [finetune], where skips go")
+    if "*" not in stripping.values():
+        name, blocks = next(iter(stripping.items()))
+        raise ValueError(f"[export] plain: true, but [{name}] blocks is '{blocks}', expected '*'")
 
 
 def names_code(spec: str) -> bool:

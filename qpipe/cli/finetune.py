@@ -36,8 +36,8 @@ def finetune(
     Training computes what the exported network will compute, and needs no source of the network. Several processes
     share every batch: torchrun --nproc-per-node 4 -m qpipe finetune ...
 
-    With --plain the skip connections go: those of a quantized network, or of a float one, which is calibrated to 8 bits
-    first. What is written is a plain network, as it was trained.
+    With --plain the skip connections go, by algebra first: those of a quantized network, or of a float one, which is
+    calibrated to 8 bits. What is written is a plain network, as it was trained.
 
     With --arithmetic a float network is trained as it is, and comes out as a float network: mls computes the products
     of training, forward and backward, on low-bit weights, activations and errors, float trains without.

@@ -5,7 +5,13 @@ A recipe's tables, the command line's options and the keywords of the Python ver
 """
 
 from qpipe.settings.base import Bits, Cpu, Format, Settings, validated
-from qpipe.settings.calibration import AdoptSettings, CalibrateSettings, LayerSettings, LayersSettings
+from qpipe.settings.calibration import (
+    AdoptSettings,
+    CalibrateSettings,
+    CalibrationRecord,
+    LayerSettings,
+    LayersSettings,
+)
 from qpipe.settings.energy import EnergySettings
 from qpipe.settings.finetune import FinetuneSettings
 from qpipe.settings.inputs import (
@@ -24,6 +30,7 @@ __all__ = [
     "BenchSettings",
     "Bits",
     "CalibrateSettings",
+    "CalibrationRecord",
     "CheckpointSettings",
     "Cpu",
     "DataSettings",

@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, JsonValue, Strict, model_validator
 
 from qpipe.formats import DEFAULT, WeightQuantizer
 from qpipe.settings.base import Bits, Cpu, Settings, shown
-from qpipe.settings.skips import SkipSettings
+from qpipe.settings.inputs import SeedSettings
+from qpipe.settings.skips import SkipSettings, Stripping
 
 if TYPE_CHECKING:
     from qpipe.formats.base import WeightFormat
@@ -84,6 +85,11 @@ class CalibrateSettings(SkipSettings):
     cpu: _Portability = "portable"
 
     @property
+    def stripping(self) -> Stripping:
+        """How plain takes skips out."""
+        return self.strip or ("refit" if self.start == "pretrained" else "cut")
+
+    @property
     def fills_ranges(self) -> bool:
         """Whether factors between layers fill the ranges of activations."""
         if self.activation_rounding is not None:
@@ -147,6 +153,12 @@ class CalibrateSettings(SkipSettings):
         return self
 
     @model_validator(mode="after")
+    def _random_weights_give_nothing_to_fit(self) -> Self:
+        if self.start == "random" and self.strip not in {None, "cut"}:
+            raise ValueError(f"strip: '{self.strip}', expected 'cut' with random weights")
+        return self
+
+    @model_validator(mode="after")
     def _format_takes_it(self) -> Self:
         for name in ("weight_clip", "weight_rounding"):
             if name not in self._format.takes and (value := getattr(self, name)) is not None:
@@ -195,3 +207,19 @@ class LayersSettings(Settings):
         "the layer's output) and weight_clip too; match is a pattern of the names that `inspect` shows, or of what "
         "follows a '/' in them; it goes before the widths of all, also for what keeps 8 bits otherwise",
     )
+
+
+class CalibrationRecord(CalibrateSettings, LayersSettings, SeedSettings):
+    """How a file was calibrated, as it says itself; but for its skips, of which there is a record apart."""
+
+    @classmethod
+    def of(cls, *settings: Settings) -> "CalibrationRecord":
+        """Of what the verb was told."""
+        told = {name: value for each in settings for name, value in each.arguments().items()}
+        return cls(**{name: value for name, value in told.items() if name not in SkipSettings.model_fields})
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """What the file says."""
+        said: dict[str, JsonValue] = self.model_dump(mode="json", exclude=set(SkipSettings.model_fields))
+        said["layers"] = [entry.model_dump(mode="json", exclude_none=True) for entry in self.layers]
+        return said

@@ -57,8 +57,8 @@ RECIPES: Final[Mapping[RecipeName, FinetuneSettings]] = {
     "distilled-4bit": _recipe(_DISTILLED),
     "ag": _recipe(_AG),
     "ag-binary": _recipe(_AG, lr=5e-4),
-    # Ours: what `tools/ag_rows.py` found best for a network without its skips, which learns most of it anew.
-    "plain": _recipe(_DISTILLED, fade=0.6),
+    # Ours: a network whose blocks were refitted knows most of it, which the rate of training from scratch destroys.
+    "plain": _recipe({**_DISTILLED, "lr": 0.02, "batch_size": 128}),
     "mls-cifar": _recipe(_MLS, epochs=160, milestones=(80, 120), batch_size=128),
     "mls-imagenet": _recipe(_MLS, epochs=90, milestones=(30, 60)),
 }
@@ -93,6 +93,10 @@ def resolve(asked: FinetuneSettings, *, strips: bool = False, is_float: bool = F
     run = asked.model_copy(update={**own, **given, "recipe": name})
     _check_schedule(run)
     _check_used(run, given)
+    if run.fade and run.stripping != "cut":
+        raise RecipeError(
+            f"fade: {run.fade:g}, expected 0 with strip '{run.stripping}', after which no skip is missing, or 'cut'"
+        )
     return run
 
 

@@ -1,10 +1,12 @@
-"""Whether skip connections are to go."""
+"""Whether skip connections are to go, and how."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from qpipe.settings.base import Settings, shown
+
+Stripping = Literal["refit", "cut"]
 
 
 class SkipSettings(Settings):
@@ -12,9 +14,16 @@ class SkipSettings(Settings):
 
     plain: bool = Field(default=False, description="strip the skip connections, and go on without them")
     blocks: str = Field(default="*", description="the residual blocks to strip with plain, as layer3.*,layer4.0")
+    strip: Stripping | None = Field(
+        default=None,
+        description="how, with plain: refit what is left by least squares, or cut and leave it; by default refit, and "
+        "cut where weights are random or skips fade",
+    )
 
     @model_validator(mode="after")
     def _blocks_are_stripped(self) -> Self:
-        if self.blocks != "*" and not self.plain:
-            raise ValueError(f"blocks: {shown(self.blocks)}, but without effect, expected it together with plain")
+        default = SkipSettings.model_fields
+        for name in ("blocks", "strip"):
+            if not self.plain and (value := getattr(self, name)) != default[name].default:
+                raise ValueError(f"{name}: {shown(value)}, but without effect, expected it together with plain")
         return self

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from qpipe.settings.base import Epochs, Exact, FilePath
 from qpipe.settings.said_by_recipe import OfAg, OfRecipe, OfSgd, OfSsp, OfTeacher, SaidByRecipe
-from qpipe.settings.skips import SkipSettings
+from qpipe.settings.skips import SkipSettings, Stripping
 
 Precision = Literal["fp32", "bf16"]
 Method = Literal["faq", "ag"]
@@ -40,7 +40,7 @@ NO_TEACHER: Final = "none"
 """What turns a recipe's teacher off."""
 # What chooses the network, looks on, or names the values: the weights depend on all the others.
 _BESIDE_THE_TRAINING: Final = frozenset(
-    {"plain", "blocks", "recipe", "evaluate", "evaluate_every", "diagnose", "checkpoint_every"}
+    {"plain", "blocks", "strip", "recipe", "evaluate", "evaluate_every", "diagnose", "checkpoint_every"}
 )
 
 
@@ -102,7 +102,8 @@ class TrainingSettings(SkipSettings):
         default=0.0,
         ge=0,
         le=1,
-        description="the part of the run over which stripped skips fade away, with plain; 0: they are gone at once",
+        description="the part of the run over which skips that were cut fade away, with plain; 0: they are gone at "
+        "once",
     )
     additional_losses: OfRecipe[float] = Field(
         default=0.0,
@@ -147,6 +148,11 @@ class TrainingSettings(SkipSettings):
         if self.method == "ag" and self.batch_norm != "batch":
             raise ValueError(f"batch_norm: '{self.batch_norm}', expected 'batch' with the method 'ag'")
         return self
+
+    @property
+    def stripping(self) -> Stripping:
+        """How plain takes skips out: what fades comes back at first, to blocks that were left as they are."""
+        return self.strip or ("cut" if self.fade else "refit")
 
     @classmethod
     def said_by_recipes(cls) -> dict[str, SaidByRecipe]:

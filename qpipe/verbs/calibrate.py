@@ -33,7 +33,7 @@ from qpipe.data import DataLike, Source
 from qpipe.data.carried import store_preprocess
 from qpipe.formats.table import FORMATS
 from qpipe.ir.cost.float_share import float_share
-from qpipe.ir.files.metadata import AppliedPass, add_provenance
+from qpipe.ir.files.metadata import CALIBRATION, AppliedPass, add_provenance, set_json
 from qpipe.ir.files.outputs import check_output
 from qpipe.ir.files.save import save_model
 from qpipe.ir.files.sizes import open_sizes
@@ -43,7 +43,7 @@ from qpipe.ir.graph.numbers import check_numbers
 from qpipe.ir.quantized.kind import Kind, find_kind, require_float
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.processes import is_main_process, wait_for_all
-from qpipe.settings import CalibrateSettings, LayersSettings, SeedSettings, TorchSettings
+from qpipe.settings import CalibrateSettings, CalibrationRecord, LayersSettings, SeedSettings, TorchSettings
 from qpipe.verbs.beside_float import IMAGES, compare_with_float
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.sizes import normalized_at_sizes, take_sizes
@@ -139,6 +139,7 @@ def calibrate(
         images = open_source(network, data, "train", pixels, labels=False)
     store_preprocess(network, pixels)
     store_origin_file(network, model)
+    set_json(network, CALIBRATION, CalibrationRecord.of(settings, layers, seed).to_json())
     table = LayerTable(tuple(LayerOptions(**entry.arguments()) for entry in layers.layers))
     widths: dict[str, Any] = settings.model_dump(include={"activation_bits", "skip_bits"}) | {"layers": table}
     draws: dict[str, Any] = settings.model_dump(include={"batches", "batch_size"}) | {"seed": seed.seed}
@@ -149,7 +150,7 @@ def calibrate(
         held = hold_weights(network, settings)
     if settings.plain:
         strip: ir.passes.InPlacePass = StripSkips(blocks=settings.blocks)
-        if settings.start == "pretrained":
+        if settings.stripping == "refit":
             strip = RefitBlocks(blocks=settings.blocks, inputs=inputs.first(REFITTED_ON), shard=shard)
         with about(name):
             _apply([strip], network, draws)

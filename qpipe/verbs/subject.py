@@ -6,21 +6,22 @@ With an arithmetic a float network trains as it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import onnx_ir as ir
 
-from passes.normalize import normalize
-from passes.skips.strip_skips import StripSkips
+from passes.shipping.remove_quantizers import RemoveQuantizers
+from passes.skips.strip_skips import StripSkips, chosen_blocks
 from qpipe.data import DataLike
 from qpipe.errors import ModelError, RecipeError
-from qpipe.ir.files.metadata import FLOAT_PHASE, AppliedPass, add_provenance
+from qpipe.ir.files.metadata import CALIBRATION, FLOAT_PHASE, AppliedPass, add_provenance, checked, get_object
 from qpipe.ir.files.sizes import restore_sizes
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.ir.quantized.kind import is_float, require_qdq
-from qpipe.settings import FinetuneSettings
+from qpipe.settings import CalibrationRecord, FinetuneSettings
 from qpipe.settings.base import shown
+from qpipe.settings.skips import SkipSettings
 from qpipe.settings.training import FLOAT_TEACHER
 from qpipe.verbs.calibrate import calibrate
 from qpipe.verbs.runnable import OnnxModel
@@ -33,7 +34,7 @@ _OF_QDQ: Final = ("method", "ssp", "additional_losses", "joint_distillation")
 
 @dataclass(frozen=True)
 class Subject:
-    """network: what trains. origin: the QDQ network before its skips were stripped; `network` itself where none were.
+    """network: what trains. origin: the network before its skips were stripped; `network` itself where none were.
 
     given: the float network, where that was given and calibrated here. is_float: whether `network` is one.
     """
@@ -52,9 +53,11 @@ class Subject:
     def phases(self) -> dict[str, ir.Model]:
         """The networks on the way here, in order, each by what a report calls it; the last is what trains."""
         found = {} if self.given is None else {FLOAT_PHASE: self.given}
-        if self.is_stripped:
-            return {**found, "quantized, with its skips": self.origin, "skips stripped": self.network}
-        return {**found, "before training": self.network}
+        if not self.is_stripped:
+            return {**found, "before training": self.network}
+        if not is_float(self.origin):
+            found["quantized, with its skips"] = self.origin
+        return {**found, "skips stripped": self.network}
 
 
 def trains_float(asked: FinetuneSettings, network: ir.Model) -> bool:
@@ -63,7 +66,7 @@ def trains_float(asked: FinetuneSettings, network: ir.Model) -> bool:
 
 
 def make_subject(
-    asked: FinetuneSettings,
+    run: FinetuneSettings,
     network: ir.Model,
     model: OnnxModel,
     data: DataLike,
@@ -71,53 +74,94 @@ def make_subject(
     seed: int,
     preprocess: PreprocessLike,
 ) -> Subject:
-    """Of a network as it was loaded from `model`; with `plain` calibrate a float one to 8 bits, and strip blocks.
+    """Of a network as it was loaded from `model`; with `plain` strip blocks, and calibrate a float network to 8 bits.
 
-    A network without residual Adds whose skips an earlier run stripped is plain already, and trained on.
+    Blocks are refitted in float, so that a quantized network is calibrated again, as it was; where they are only cut
+    it is calibrated with its skips, as skips that fade need it. A network without residual Adds whose skips an earlier
+    run stripped is plain already, and trained on.
     """
-    name, plain, blocks, given = model_name(model), asked.plain, asked.blocks, None
-    if trains_float(asked, network):
+    name = model_name(model)
+    if trains_float(run, network):
         store_origin_file(network, model)
         with about(name):
-            take_sizes(network, data, preprocess)
-            network = normalized_at_sizes(network)
+            network = _normalized(network, data, preprocess)
         return Subject(network, network, is_float=True)
-    if plain and is_float(network):
-        given = network
-        store_origin_file(given, model)
-        with about(name):
-            _check_blocks(given, blocks)
-        network = calibrate(given, data, seed=seed, preprocess=preprocess)
-        restore_sizes(network)
-    elif is_float(network):
+    if not is_float(network):
+        require_qdq(network, name)
+        if run.arithmetic == "float":
+            raise RecipeError("arithmetic: 'float', but the network is quantized, expected 'mls', or none")
+        # What the file says is read before it is trained on for hours.
+        before = stripped_blocks(network)
+        if run.plain and before and not find_blocks(network.graph):
+            if run.blocks != "*":
+                raise RecipeError(f"blocks: '{run.blocks}', but the network is plain already, expected none")
+            return Subject(network, network)
+        if not run.plain:
+            return Subject(network, network)
+    elif not run.plain:
         raise ModelError(
             f"{name}: not a quantized model, expected a QDQ file; run `qpipe calibrate` first, or train it as it is "
             "with --arithmetic float or mls"
         )
-    require_qdq(network, name)
-    if asked.arithmetic == "float":
-        raise RecipeError("arithmetic: 'float', but the network is quantized, expected 'mls', or none")
-    # What the file says is read before it is trained on for hours.
-    before = stripped_blocks(network)
-    if not plain:
-        return Subject(network, network)
-    if before and not find_blocks(network.graph):
-        if blocks != "*":
-            raise RecipeError(f"blocks: '{blocks}', but the network is plain already, expected none")
-        return Subject(network, network)
-    stripped = network.clone()
-    strip = StripSkips(blocks=blocks)
+    return _strip(run, network, name, model, data, seed=seed, preprocess=preprocess)
+
+
+def _strip(
+    run: FinetuneSettings,
+    network: ir.Model,
+    name: str,
+    model: OnnxModel,
+    data: DataLike,
+    *,
+    seed: int,
+    preprocess: PreprocessLike,
+) -> Subject:
+    given, origin = None, network
+    if is_float(network):
+        store_origin_file(network, model)
+        given = network
+        with about(name):
+            origin = _normalized(network.clone(), data, preprocess)
+            # Before the calibration, which takes time.
+            chosen_blocks(origin.graph, run.blocks)
+        if run.stripping == "cut":
+            origin = calibrate(given, data, seed=seed, preprocess=preprocess)
+            restore_sizes(origin)
+    if run.stripping == "cut":
+        stripped = origin.clone()
+        strip = StripSkips(blocks=run.blocks)
+        with about(name):
+            strip(stripped)
+        add_provenance(stripped, AppliedPass.of(strip))
+        return Subject(stripped, origin, given)
     with about(name):
-        strip(stripped)
-    add_provenance(stripped, AppliedPass.of(strip))
-    return Subject(stripped, network, given)
+        as_before = {"seed": seed} if given is not None else _as_calibrated(network, run.blocks)
+    skips = {"plain": True, "blocks": run.blocks, "strip": run.stripping}
+    stripped = calibrate(network, data, preprocess=preprocess, **as_before, **skips)
+    restore_sizes(stripped)
+    return Subject(stripped, origin, given)
 
 
-def _check_blocks(given: ir.Model, blocks: str) -> None:
-    """Raise LoweringError, before the calibration, for blocks that can't be stripped."""
-    trial = given.clone()
-    normalize(trial)
-    StripSkips(blocks=blocks)(trial)
+def _normalized(network: ir.Model, data: DataLike, preprocess: PreprocessLike) -> ir.Model:
+    take_sizes(network, data, preprocess)
+    return normalized_at_sizes(network)
+
+
+def _as_calibrated(network: ir.Model, blocks: str) -> dict[str, Any]:
+    """The options of `calibrate` by which a QDQ file came about; ModelError where it can't come about again."""
+    chosen_blocks(network.graph, blocks)
+    instead = "expected the float network, or strip 'cut'"
+    try:
+        RemoveQuantizers()(network.clone())
+    except ModelError as error:
+        raise ModelError(f"strip: 'refit', but {error} to refit blocks with; {instead}") from None
+    said = get_object(network, CALIBRATION)
+    if said is None:
+        raise ModelError(f"strip: 'refit', but the file does not say how it was calibrated, {instead}")
+    record = checked(CALIBRATION, said, CalibrationRecord)
+    if record.start == "random":
+        raise ModelError(f"strip: 'refit', but the network began with random weights, {instead}")
+    return {name: value for name, value in record.arguments().items() if name not in SkipSettings.model_fields}
 
 
 def check_subject(subject: Subject, run: FinetuneSettings) -> None:

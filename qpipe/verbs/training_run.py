@@ -153,8 +153,9 @@ def prepare(
     loaded = load_model(model)
     is_float = trains_float(asked, loaded)
     # Before the network may be calibrated.
-    teacher = load_teacher(resolve(asked, strips=asked.plain, is_float=is_float))
-    subject = make_subject(asked, loaded, model, data, seed=seed, preprocess=preprocess)
+    begun = resolve(asked, strips=asked.plain, is_float=is_float)
+    teacher = load_teacher(begun)
+    subject = make_subject(begun, loaded, model, data, seed=seed, preprocess=preprocess)
     run = resolve(asked, strips=subject.is_stripped, is_float=is_float)
     network = subject.network
     pixels = preprocess_of(network, preprocess)

@@ -279,8 +279,9 @@ def test_a_plain_export_of_a_network_that_keeps_its_skips_is_refused_before_anyt
     plain_export = MINIMAL + "[export]\nplain = true\n"
     for unsafe in (plain_export, plain_export + "[finetune]\nepochs = 1\n"):
         message = message_of(written(tmp_path, unsafe))
-        assert message == "[export] plain: true, expected [finetune] plain = true, which trains the skips away"
-    plain = plain_export + "[finetune]\nplain = true\n"
-    message = message_of(written(tmp_path, plain + "blocks = 'layer1.*'\n"))
-    assert message == "[export] plain: true, but [finetune] blocks is 'layer1.*', expected '*'"
-    assert load_recipe(written(tmp_path, plain)).export.plain
+        assert message == "[export] plain: true, expected plain = true in [calibrate] or [finetune], where skips go"
+    for stage in ("calibrate", "finetune"):
+        plain = plain_export + f"[{stage}]\nplain = true\n"
+        message = message_of(written(tmp_path, plain + "blocks = 'layer1.*'\n"))
+        assert message == f"[export] plain: true, but [{stage}] blocks is 'layer1.*', expected '*'"
+        assert load_recipe(written(tmp_path, plain)).export.plain

@@ -6,6 +6,7 @@
 | `qpipe.provenance`    | list of ``{"pass": name, "arguments": {...}}``, in order of running |
 | `qpipe.input_sha256`  | SHA-256 of the file that everything started from                  |
 | `qpipe.sizes`         | of each input that is open: ``{"at": [...], "declared": [...]}``, what it is computed at |
+| `qpipe.calibration`   | the settings that `calibrate` was given, but those of skips |
 | `qpipe.comparison`    | of a calibrated network: signal to noise of each tensor beside the float network, problems |
 | `qpipe.certificate`   | the exactness certificate                                         |
 | `qpipe.training`      | the last run of training: its epochs, accuracies, settings and diagnostics |
@@ -34,6 +35,7 @@ PROVENANCE: Final = "provenance"
 INPUT_SHA256: Final = "input_sha256"
 ADOPTED: Final = "adopted"
 """How many tensors kept a range that another tool's quantizers said (`ranges`), and `float_layers` that it left."""
+CALIBRATION: Final = "calibration"
 COMPARISON: Final = "comparison"
 CERTIFICATE: Final = "certificate"
 TRAINING: Final = "training"
