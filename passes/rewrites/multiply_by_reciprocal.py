@@ -1,11 +1,10 @@
-"""Write a Div as a Mul, where it leads to weights: a product of integers is one, a quotient none.
+"""Write a Div that has a constant as a Mul, where it leads to weights: its other operand has a table, or none.
 
-    x / c  =  x (1 / c)      1 / c of a constant is rounded to float32, and is exact for powers of two
-    x / y  =  x (1 / y)      of y computed its reciprocal is a table, which has a number for 0 as well
+    x / c  =  x (1 / c)      1 / c is rounded to float32, and is exact for powers of two
+    c / y  =  c (1 / y)      the reciprocal of what is computed is a table, which has a number for 0 as well
 
-What only leads to outputs stays: there it is float, and as it was. So does a quotient by one number of each image: from
-image to image it may differ by more than 8 bits tell apart, and its node is small (a licence plate reader that divides
-by its mean square has 14.9 dB so, and 9.1 with a table).
+What only leads to outputs stays: there it is float, and as it was. So does a constant by one number of each image: from
+image to image it may differ by more than 8 bits tell apart, and its node is small.
 """
 
 from __future__ import annotations
@@ -42,6 +41,8 @@ def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
     affine, divisor = constant_affine(node), node.inputs[1]
     name = str(node.name or node.outputs[0].name)
     if divisor is not None and constant_array(divisor) is None:
+        if constant_array(node.inputs[0]) is None:
+            return False
         if node.outputs[0].dtype != ir.DataType.FLOAT or _is_one_number(divisor):
             return False
         inverse = ir.node("Reciprocal", [divisor], name=f"{name}_reciprocal")

@@ -35,6 +35,7 @@ from qpipe.ops.pad import Pad
 from qpipe.ops.power import Power, Sqrt
 from qpipe.ops.product import Product, TorchProduct
 from qpipe.ops.quantizer_parts import stored
+from qpipe.ops.quotient import Div, IntegerDiv
 from qpipe.ops.reduction import LargestOrSmallest, MeanOrSum
 from qpipe.ops.refused import Refused
 from qpipe.ops.requantize import Requantize
@@ -56,7 +57,7 @@ _ALL: Final[tuple[AnyOp, ...]] = (
     Elu(), Selu(), Celu(), Softplus(), Mish(), Softsign(), Gelu(), Erf(),
     Bounds(), OneSlope(), ThresholdedRelu(), Abs(), Neg(), Power(), Sqrt(), Sin(), Cos(),
     Exp(), Log(), Reciprocal(),
-    ActivationMatMul(), Mul(), Sub(),
+    ActivationMatMul(), Mul(), Sub(), Div(), IntegerDiv(),
     Softmax(), IntegerSoftmax(), LayerNormalization(), IntegerLayerNormalization(),
 )  # fmt: skip
 _REFUSED: Final = Refused()

@@ -49,7 +49,7 @@ class FloatForm(Unweighted):
         """The call of the function in the node's place, and the function in the model."""
         old, form = layer.node, self.integer_form
         form.define(model)
-        inputs: list[ir.Value | None] = [old.inputs[0]]
+        inputs: list[ir.Value | None] = list(old.inputs[: len(form.operand_names)])
         for name, array in self.constants(layer).items():
             inputs.append(initializer(model.graph, f"{layer.name}_final_{name}", array))
         new = ir.node(form.op_types[0], inputs, domain=DOMAIN, name=old.name)
@@ -75,11 +75,13 @@ class FloatForm(Unweighted):
 class IntegerForm(Unweighted):
     """A call of a function of the domain `qpipe` between two quantizers: real numbers on a grid, computed in int32.
 
-    Its first input is the data, all others are constants.
+    Its first inputs are the data, all others are constants.
     """
 
     role = Role.JOIN
     domains = frozenset({DOMAIN})
+    operand_names: ClassVar[tuple[str, ...]] = ("x",)
+    """Of its data."""
     parameter_names: ClassVar[tuple[str, ...]]
     """Of its constants."""
 
@@ -89,7 +91,7 @@ class IntegerForm(Unweighted):
 
     def constant(self, node: ir.Node, name: str) -> AnyArray:
         """The array of this name."""
-        return require_constant(node, 1 + self.parameter_names.index(name), name)
+        return require_constant(node, len(self.operand_names) + self.parameter_names.index(name), name)
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """LoweringError: what is finalized is trained no more."""
@@ -97,13 +99,13 @@ class IntegerForm(Unweighted):
 
     @abstractmethod
     def body(self, b: FunctionBody, x: ir.Value, constants: dict[str, ir.Value]) -> ir.Value:
-        """The nodes from the data to the result, both float32."""
+        """The nodes from the data to the result, all float32; constants: further operands too, by their names."""
 
     def define(self, model: ir.Model) -> None:
         """The function, where the model does not have it."""
         opset = {"": model.opset_imports[""]}
-        b, x = FunctionBody(), ir.Value(name="x")
-        constants = {name: ir.Value(name=name) for name in self.parameter_names}
+        b, x = FunctionBody(), ir.Value(name=self.operand_names[0])
+        constants = {name: ir.Value(name=name) for name in (*self.operand_names[1:], *self.parameter_names)}
         result = self.body(b, x, constants)
         graph = ir.Graph([x, *constants.values()], [result], nodes=b.nodes, opset_imports=opset)
         function = ir.Function(DOMAIN, self.op_types[0], graph=graph, attributes=[])

@@ -16,7 +16,7 @@ from qpipe.nodes import (
     static_shape,
 )
 from qpipe.ops.base import Refusal, Role, Unweighted
-from qpipe.ops.work import FUNCTION, NodeWork, Work
+from qpipe.ops.work import NodeWork, Work
 
 if TYPE_CHECKING:
     from qpipe.ir.quantized.view import RequantizedLayer
@@ -60,7 +60,6 @@ _ADVICE: Final[dict[str, str]] = {
 }
 _WORK: Final[Mapping[str, NodeWork]] = {
     **dict.fromkeys(("Split", "Cast", "Shape"), NodeWork()),
-    "Div": NodeWork(FUNCTION, backward=Work(multiply=3)),
     "PRelu": NodeWork(Work(multiply=1, compare=1), backward=Work(multiply=2, add=1, compare=1)),
 }
 
