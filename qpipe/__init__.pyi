@@ -130,6 +130,7 @@ def calibrate(
     activation_rounding: Literal['ceil', 'nearest', 'least-error', 'fill'] | None = None,
     fit_weights: bool | None = None,
     per_channel: bool = True,
+    rescale_channels: bool = True,
     restore_batch_norm: bool = True,
     start: Literal['pretrained', 'random'] = 'pretrained',
     ranges: Literal['data', 'fixed'] = 'data',
@@ -190,6 +191,8 @@ def calibrate(
         fit_weights: choose weights' codes by the error at their layer's output, and take mean shifts off its bias; by
             default at 8 bits.
         per_channel: one weight scale for each output channel.
+        rescale_channels: factors on channels that a BatchNormalization follows, so that their weights fill the grid;
+            weights are not fitted without.
         restore_batch_norm: a BatchNormalization, from measured statistics, where one was folded before export.
         start: random: forget the network's weights, a control experiment.
         ranges: fixed: an activation's range is that of its width, without calibration, a control.

@@ -26,8 +26,11 @@ DOREFA = {
 }
 
 
-LQ = {**DOREFA, "quantizer": "lq"}
-BIREAL, GROUPNET = {"quantizer": "bireal"}, {"quantizer": "groupnet"}
+LQ = {bits: {**DOREFA, "weight_bits": bits, "activation_bits": bits, "quantizer": "lq"} for bits in (2, 3)}
+BINARY_NETWORKS = {"BiReal-Net": {"quantizer": "bireal"}, "GroupNet, 5 bases": {"quantizer": "groupnet"}}
+COMPANY = {"": (), " + AG": (AG,), " + SSP": (SSP,), " + AG + SSP": (AG, SSP)}
+# Table 4's: what SSP draws for, and whether weights and activations apart. By default blocks, apart.
+POLICIES = (("blocks", "together"), ("layers", "together"), ("layers", "apart"))
 BINARY = {"recipe": "ag-binary"}
 # Ours, for networks that are to ship; their rate goes with the batch.
 SHIPPED = {"recipe": "distilled-4bit"}
@@ -80,17 +83,29 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
         row("2/2 baseline, float skips, on the executor", float_skips=True),
         row("2/2 plain + AG, layerwise", PLAIN, AG, {"layerwise": True}),
         *(
-            row(f"2/2 baseline + SSP, {fragments}, {draws}", SSP, {"ssp_fragments": fragments, "ssp_draws": draws})
-            for fragments, draws in (("blocks", "together"), ("layers", "together"), ("layers", "apart"))
+            row(
+                f"{name} + SSP, {fragments}, {draws}",
+                lever,
+                {"ssp_fragments": fragments, "ssp_draws": draws},
+                start=start,
+            )
+            for name, lever, start in (
+                ("2/2 baseline", SSP, DOREFA),
+                ("GroupNet, 5 bases", BINARY | SSP, BINARY_NETWORKS["GroupNet, 5 bases"]),
+            )
+            for fragments, draws in POLICIES
         ),
-        row("LQ-Net 2/2 baseline", start=LQ),
-        row("LQ-Net 2/2 baseline + AG", AG, start=LQ),
-        row("LQ-Net 2/2 plain", PLAIN, start=LQ),
-        row("LQ-Net 2/2 plain + AG", PLAIN, AG, start=LQ),
-        row("BiReal-Net", BINARY, start=BIREAL),
-        row("BiReal-Net + AG", BINARY, AG, start=BIREAL),
-        row("GroupNet, 5 bases", BINARY, start=GROUPNET),
-        row("GroupNet, 5 bases + AG", BINARY, AG, start=GROUPNET),
+        *(
+            row(f"LQ-Net {bits}/{bits} {name}{more}", *levers, *company, start=start)
+            for bits, start in LQ.items()
+            for name, levers in (("baseline", ()), ("plain", (PLAIN,)))
+            for more, company in COMPANY.items()
+        ),
+        *(
+            row(f"{name}{more}", BINARY, *company, start=start)
+            for name, start in BINARY_NETWORKS.items()
+            for more, company in COMPANY.items()
+        ),
         *(
             line
             for bits, start in fixed.items()

@@ -1,4 +1,4 @@
-"""Rows of a paper's table on CIFAR-10: each is calibrated, fine-tuned, exported and counted, and kept in a folder.
+"""Rows of a paper's table on CIFAR-10 or -100: each is calibrated, fine-tuned, exported, counted, and kept in a folder.
 
 Every row is counted on onnxruntime, on the integer file that `export` writes, over all test images; one whose skips are
 in floating point, which no such file has, on the executor; one that trains a float network, on that. Networks,
@@ -29,7 +29,7 @@ DIVERGED = "Div."  # as the papers' tables have it
 ORIGINAL = "the float network"  # as a teacher: the file itself, where training has changed what the QDQ file holds
 
 ModelArgument = Annotated[Path, typer.Argument(help="the float network")]
-DataArgument = Annotated[Path, typer.Argument(help="CIFAR-10 as an .npz")]
+DataArgument = Annotated[Path, typer.Argument(help="CIFAR-10 as an .npz, or CIFAR-100, which has 100 in its name")]
 FolderArgument = Annotated[Path, typer.Argument(help="where networks, checkpoints and counts are kept")]
 RowsOption = Annotated[
     list[str] | None, typer.Option("--rows", help="names of rows to run, with wildcards; all by default")
@@ -210,7 +210,8 @@ def run_rows(
                 typer.echo(f"{row.name}, seed {seed}: {_shown(count.top1)}")
     counted = [(row, _counted(row, model, data, folder)) for row in rows]
     results = Results.load(name)
-    title = f"{model.stem} on CIFAR-10, {what}top-1 of 10,000 test images in percent"
+    data_set = "CIFAR-100" if "100" in data.stem else "CIFAR-10"
+    title = f"{model.stem} on {data_set}, {what}top-1 of 10,000 test images in percent"
     before = {line["network"]: line for line in results.tables.get(title, ())}
     lines = [_line(row, counts) if counts else before.get(row.name) for row, counts in counted]
     found = [line for line in lines if line is not None]

@@ -35,9 +35,11 @@ ROWS = (
     ExperimentRow("4/4, calibrated only", bits(4, 4), leads=True),
     ExperimentRow("4/4, calibrated only, steps up to a power of two", bits(4, 4, weight_rounding="ceil")),
     ExperimentRow("4/4, calibrated only, per tensor", bits(4, 4, per_channel=False)),
+    ExperimentRow("4/4, calibrated only, channels as they are", bits(4, 4, rescale_channels=False)),
     ExperimentRow("4/4, calibrated only, ranges nearest", bits(4, 4, activation_rounding="nearest")),
     ExperimentRow("4/4, calibrated only, ranges of least error", bits(4, 4, activation_rounding="least-error")),
     ExperimentRow("4/4, FAQ, 2 epochs", bits(4, 4), paper(SHORT)),
+    ExperimentRow("4/4, FAQ, 2 epochs, channels as they are", bits(4, 4, rescale_channels=False), paper(SHORT)),
     ExperimentRow("4/4, FAQ, 2 epochs, distilled", bits(4, 4), paper(SHORT, **TEACHER)),
     ExperimentRow("4/4, FAQ, 2 epochs, steps up to a power of two", bits(4, 4, weight_rounding="ceil"), paper(SHORT)),
     ExperimentRow(

@@ -73,6 +73,11 @@ class CalibrateSettings(SkipSettings):
     per_channel: bool = Field(
         default=True, description="one weight scale for each output channel", json_schema_extra={"off": "per-tensor"}
     )
+    rescale_channels: bool = Field(
+        default=True,
+        description="factors on channels that a BatchNormalization follows, so that their weights fill the grid; "
+        "weights are not fitted without",
+    )
     restore_batch_norm: bool = Field(
         default=True, description="a BatchNormalization, from measured statistics, where one was folded before export"
     )
@@ -99,7 +104,7 @@ class CalibrateSettings(SkipSettings):
     @property
     def fits_weights(self) -> bool:
         """Whether weights are chosen by the error at their layer's output."""
-        return self._is_plain if self.fit_weights is None else self.fit_weights
+        return self._is_plain and self.rescale_channels if self.fit_weights is None else self.fit_weights
 
     @property
     def _is_plain(self) -> bool:
@@ -144,6 +149,8 @@ class CalibrateSettings(SkipSettings):
     def _fits_what_is_trained(self) -> Self:
         holds = self.start == "pretrained" and self._format.holds_floats
         given = {"fit_weights": self.fit_weights, "activation_rounding": self.activation_rounding == "fill"}
+        if self.fit_weights and not self.rescale_channels:
+            raise ValueError("fit_weights: true, expected it with rescale_channels")
         if given["activation_rounding"] and (self.skip_bits is not None or self.ranges == "fixed"):
             raise ValueError("activation_rounding: 'fill', expected another with skip_bits or fixed ranges")
         name = next((name for name, is_given in given.items() if is_given), None)

@@ -197,14 +197,17 @@ class WeightedLayer(nn.Module):
         return y * self._along(k.to(y.dtype), y) + self._along(b.to(y.dtype), y)
 
     def _normalize(self, product: torch.Tensor, affine: Affine, rounded: Rounded | None) -> torch.Tensor:
-        """Batch normalization by the batch's own statistics; k errs by what rounding to 8 bits makes it in the file."""
+        """Batch normalization by the batch's own statistics; k and b err by what rounding makes them in the file."""
         gamma: torch.Tensor = self.gamma
+        beta: torch.Tensor = self.beta
         if rounded is not None:
             with torch.no_grad():
                 ratio = torch.where(affine.k == 0, 1.0, rounded.k / affine.k).float()
+                error = (rounded.b - (affine.beta - affine.centre * rounded.k)).float()
             gamma = straight_through(gamma, gamma.detach() * ratio)
+            beta = straight_through(beta, beta.detach() + error)
         running = self.mean - self.offset
-        y = F.batch_norm(product, running, self.variance, gamma, self.beta, True, self.momentum, self.epsilon)
+        y = F.batch_norm(product, running, self.variance, gamma, beta, True, self.momentum, self.epsilon)
         self.mean = running + self.offset
         return y
 

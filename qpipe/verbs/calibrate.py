@@ -206,7 +206,7 @@ def calibrate(
         floats = network.clone()
         write_units(floats)
     keep = () if held is None else tuple(held.rows)
-    _apply([insert, RescaleChannels(keep=keep)], network, draws)
+    _apply([insert, RescaleChannels(keep=keep)] if settings.rescale_channels else [insert], network, draws)
     if fits:
         _apply([FitWeights(keep=keep, floats=floats, inputs=drawn, shard=shard)], network, draws)
     if held is not None:

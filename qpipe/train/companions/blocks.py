@@ -13,7 +13,7 @@ import onnx_ir as ir
 from qpipe.errors import ModelError
 from qpipe.ir.graph.binary_blocks import binary_blocks
 from qpipe.ir.graph.layers import Layer
-from qpipe.ir.graph.residual import find_blocks
+from qpipe.ir.graph.residual import find_blocks, weighted
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.train.companions.navigation import step_with
 from qpipe.train.executor import Executor
@@ -24,13 +24,15 @@ from qpipe.train.step import ProductStep, Step
 class Block:
     """products: the steps of the main path that multiply, in order. end: the step whose value leaves the block.
 
-    has_skip: whether `end` is an Add; else it is the last product of the main path.
+    has_skip: whether `end` is an Add; else it is the last product of the main path. on_skip: the products of the skip:
+    a projection, where it has one.
     """
 
     name: str
     products: tuple[ProductStep, ...]
     end: Step
     has_skip: bool
+    on_skip: tuple[ProductStep, ...] = ()
 
 
 def blocks_of(model: ir.Model, executor: Executor) -> list[Block]:
@@ -41,6 +43,7 @@ def blocks_of(model: ir.Model, executor: Executor) -> list[Block]:
             products=_products(executor, [Layer(node).name for node in block.layers]),
             end=step_with(executor, str(block.add.name)),
             has_skip=True,
+            on_skip=_products(executor, [Layer(node).name for node in weighted(block.skip_nodes)]),
         )
         for block in find_blocks(model.graph)
     ]

@@ -81,8 +81,8 @@ class StochasticPrecision(Companion):
 
 
 def block_fragments(network: Executor, blocks: Sequence[Block]) -> list[tuple[ProductStep, ...]]:
-    """A block's products, without the network's first and last one."""
-    inner = [tuple(step for step in block.products if _is_inner(network, step)) for block in blocks]
+    """A block's products, its projection's among them, without the network's first and last one."""
+    inner = [tuple(step for step in (*block.products, *block.on_skip) if _is_inner(network, step)) for block in blocks]
     return [steps for steps in inner if steps]
 
 

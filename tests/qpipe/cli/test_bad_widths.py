@@ -21,6 +21,7 @@ from qpipe.cli.main import main
         ("--layer conv1", "--layer: 'conv1', expected MATCH:KEY=VALUE,..."),
         ("--weight-bits 9", "'--weight-bits'"),
         ("--activation-bits 1", "'--activation-bits'"),
+        ("--fit-weights --no-rescale-channels", "fit_weights: true, expected it with rescale_channels"),
         ("--ranges fixed --activation-rounding nearest", "activation_rounding: 'nearest', expected 'ceil' with fixed"),
     ],
 )

@@ -137,6 +137,27 @@ def test_the_multiplier_is_rounded_on_batch_statistics() -> None:
     assert (unrounded - unrounded.round()).abs().max() > 0.1
 
 
+def test_the_offset_is_rounded_on_batch_statistics() -> None:
+    """Where a batch has the running statistics, training gives what the file does; 2-bit sums have large steps."""
+    net = Network(3, 8, 8)
+    x = net.op("Relu", net.norm(net.conv("x", 3, 8), 8))
+    y = net.head(net.op("Relu", net.norm(net.conv(x, 8, 8), 8)), 8)
+    model = quantized(net.model(y), net.inputs(), weight_bits=2, activation_bits=2)
+    executor = Executor(model, batch_norm="batch").train()
+    _, layer, _ = executor.weighted()
+    x = (torch.from_numpy(np.random.default_rng(0).integers(0, 4, (4, 8, 8, 8))) * grids(layer).source.scale).float()
+    for _ in range(3):  # a multiplier may move a weight's exponent, and with it the statistics
+        product = torch.nn.functional.conv2d(x, layer.quantized_weight(), padding=1)
+        layer.mean = product.mean((0, 2, 3)).detach()
+        layer.variance = product.var((0, 2, 3), unbiased=False).detach()
+        layer.refresh()
+    with torch.no_grad():
+        exact = executor.eval() and layer(x)
+    layer.momentum = 0.0
+    trained = executor.train() and layer(x)
+    torch.testing.assert_close(trained.double(), exact, rtol=1e-4, atol=1e-4)  # float32's variance of 256 values
+
+
 @pytest.mark.parametrize("norm", [True, False])
 def test_who_watches_sees_operands_and_error_and_changes_nothing(norm: bool) -> None:
     """Without a BatchNormalization the ReLU overwrites what the product gave; the error is that before the ReLU."""

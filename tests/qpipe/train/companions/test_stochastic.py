@@ -127,6 +127,20 @@ def test_the_first_and_the_last_layer_are_never_drawn() -> None:
     assert executor.input_quantizers[0].rounds
 
 
+def test_a_projection_belongs_to_its_block() -> None:
+    """The paper's fragment is the block, with what stands on its skip: it reads what the block's first layer reads."""
+    _, network = made_network(post_activation)
+    model = quantized(network, Network(3, 8, 8).inputs(16), weight_bits=4, activation_bits=4)
+    executor = in_training(model)
+    blocks = blocks_of(model, executor)
+    (projecting,) = [block for block in blocks if block.on_skip]
+    assert [step.layer.op_type for step in projecting.on_skip] == ["Conv"]
+    fragment = block_fragments(executor, blocks)[blocks.index(projecting)]
+    assert fragment == (*projecting.products, *projecting.on_skip)
+    StochasticPrecision([executor], [fragment], draws="apart", ratio=1.0, end=END, seed=0).begin_update(Fraction(0), 0)
+    assert {step.module.rounds for step in fragment} == {False}
+
+
 def block_at_the_start(last: bool) -> ir.Model:
     """Its first convolution reads the network's input, and with `last` there is no layer behind the block."""
     net = Network(8, 8, 8)
