@@ -1,9 +1,10 @@
 """Arrays in an `.npz` file (or a mapping of arrays), by their keys.
 
 - `images` uint8 [N, H, W, C], or `x` float [N, H, W, C]; the type decides, not the key. Where only [N, C, H, W] fits
-  the network they are read so
-- `labels` [N, ...]: classes, or rows, maps and numbers for other tasks; and `class_names`; both optional
-- `train_images`, `train_labels`, `test_images`, ... (also `val_`, and `x` in place of `images`) where there are splits
+  the network they are read so, and [N, H, W] where it reads one channel
+- `labels` (or `y`) [N, ...]: classes, or rows, maps and numbers for other tasks; and `class_names`; both optional
+- `train_images`, `train_labels`, `test_images`, ... (also `val_`, and `x` in place of `images`) where there are splits,
+  or `x_train`, `y_train`, `x_test`, ...
 
 Or an array for each of a network's inputs, by its name: see `qpipe/data/named.py`.
 
@@ -34,9 +35,8 @@ from qpipe.data.source import SPLITS, Source, SourceInfo, Split, choose_split, u
 from qpipe.errors import DataError, one_line, user_code
 from qpipe.progress import step
 
-_IMAGE_KEYS = ("images", "x")
+_IMAGES, _LABELS = ("images", "x"), ("labels", "y")
 _EXPECTED = "expected 'images' (or 'x') and 'labels', or 'train_images', 'train_labels', 'test_images', ..."
-_PREFIXES = ("", *(f"{split}_" for split in SPLITS))
 _SLOW_BYTES = 32 << 20
 _SHOWN = 3
 """Arrays that are not read of which a remark gives the names."""
@@ -66,13 +66,13 @@ def open_mapping(
 
     inputs: of the network, by whose names there may be arrays; of an only input `images` and `x` come first.
     """
-    has_images = any(f"{prefix}{key}" in arrays for prefix in _PREFIXES for key in _IMAGE_KEYS)
+    has_images = any(_found(arrays, each, _IMAGES) for each in (None, *SPLITS))
     if len(inputs) > 1 or (inputs and not has_images and has_named(arrays, inputs)):
         return open_named(arrays, name, split, preprocess, inputs, labels=labels)
-    prefix, note = _find_split(arrays, name, split)
-    image_key = _image_key(arrays, name, prefix)
-    images = _read(arrays, prefix + image_key, name)
-    found = _read(arrays, f"{prefix}labels", name) if labels and f"{prefix}labels" in arrays else None
+    chosen, note = _find_split(arrays, name, split)
+    image_key, label_keys = _image_key(arrays, name, chosen), _found(arrays, chosen, _LABELS)
+    images = _read(arrays, image_key, name)
+    found = _read(arrays, label_keys[0], name) if labels and label_keys else None
     class_names = _class_names(arrays, name) if labels else None
     splits = _splits(arrays)
     info = SourceInfo(
@@ -81,11 +81,11 @@ def open_mapping(
         class_names,
         note,
         splits=splits,
-        split=prefix.removesuffix("_") if splits else split,
+        split=chosen or split,
         remarks=_unread(arrays, splits),
         reads_labels=labels,
     )
-    return array_source(info, images, found, key=prefix + image_key, inputs=inputs)
+    return array_source(info, images, found, key=image_key, inputs=inputs)
 
 
 def array_source(
@@ -94,8 +94,8 @@ def array_source(
     """A source of uint8 images [N, H, W, C] or of float values in memory.
 
     `key`: of the file or mapping that the values come from; floats of one are [N, H, W, C] and get mean, std and
-    layout, others are inputs already. `inputs`: of the network, which tell images that are [N, C, H, W]. Raises
-    DataError.
+    layout, others are inputs already. `inputs`: of the network, which tell images that are [N, C, H, W] or [N, H, W].
+    Raises DataError.
     """
     name = f"{info.name}: {key!r}" if key else info.name
     if values.ndim == 0:
@@ -105,9 +105,13 @@ def array_source(
     known = (
         check_labels(as_array(labels, f"{info.name}: labels"), len(values), classes, info.name) if is_known else None
     )
-    if (key or values.dtype == np.uint8) and _has_channels_first(values.shape, inputs, info.preprocess):
+    channels = _channels(inputs, info.preprocess) if key or values.dtype == np.uint8 else None
+    if values.ndim == 4 and values.shape[1] == channels != values.shape[3]:
         values = np.moveaxis(values, 1, -1)
         info = replace(info, remarks=(*info.remarks, "read as [N, C, H, W]"))
+    if values.ndim == 3 and channels == 1:
+        values = values[..., None]
+        info = replace(info, remarks=(*info.remarks, "read as [N, H, W]"))
     if values.dtype == np.uint8:
         return PixelSource(info, array_store(values, info.preprocess, name), known)
     check_floats(values, name)
@@ -117,46 +121,58 @@ def array_source(
     return FloatSource(info, values, known, info.preprocess.normalize_floats)
 
 
-def _has_channels_first(shape: Sequence[int], inputs: Sequence[Input], preprocess: Preprocess) -> bool:
-    """Whether an array has the network's number of channels where [N, C, H, W] has it, and not where [N, H, W, C]."""
-    wanted = inputs[0].shape if len(inputs) == 1 else None
-    if len(shape) != 4 or wanted is None or len(wanted) != 4:
-        return False
-    return shape[1] == wanted[1 if preprocess.layout == "NCHW" else 3] != shape[3]
+def _channels(inputs: Sequence[Input], preprocess: Preprocess) -> int | None:
+    """How many a network of images reads; None where that is unknown, or it reads something else."""
+    shape = inputs[0].shape if len(inputs) == 1 else None
+    if shape is None or len(shape) != 4:
+        return None
+    channels = shape[1 if preprocess.layout == "NCHW" else 3]
+    return channels if isinstance(channels, int) else None
 
 
-def _find_split(arrays: Mapping[str, Any], name: str, split: Split) -> tuple[str, str | None]:
-    """The prefix of the keys to read, and a note where it is not the split that was asked for."""
+def _spellings(split: Split | None, kinds: Sequence[str]) -> list[str]:
+    """The keys by which arrays of these kinds may stand in a split, or where there are no splits."""
+    if split is None:
+        return list(kinds)
+    return [key for kind in kinds for key in (f"{split}_{kind}", f"{kind}_{split}")]
+
+
+def _found(arrays: Mapping[str, Any], split: Split | None, kinds: Sequence[str]) -> list[str]:
+    return [key for key in _spellings(split, kinds) if key in arrays]
+
+
+def _find_split(arrays: Mapping[str, Any], name: str, split: Split) -> tuple[Split | None, str | None]:
+    """The split to read, None where there are none, and a note where it is not the one that was asked for."""
     if available := _splits(arrays):
-        chosen, note = choose_split(available, split, name)
-        return f"{chosen}_", note
-    if any(key in arrays for key in _IMAGE_KEYS):
-        return "", undivided_note(name, split)
+        return choose_split(available, split, name)
+    if _found(arrays, None, _IMAGES):
+        return None, undivided_note(name, split)
     found = ", ".join(repr(key) for key in arrays) or "no arrays"
     raise DataError(f"data {name!r}: {_EXPECTED}; found {found}")
 
 
-def _image_key(arrays: Mapping[str, Any], name: str, prefix: str) -> str:
-    """The key behind the prefix; DataError where other images could be meant as well."""
-    keys = [prefix + key for key in _IMAGE_KEYS if prefix + key in arrays]
-    others = [key for key in _IMAGE_KEYS if prefix and key in arrays]
+def _image_key(arrays: Mapping[str, Any], name: str, split: Split | None) -> str:
+    """The key of a split's images; DataError where other images could be meant as well."""
+    keys = _found(arrays, split, _IMAGES)
+    others = [] if split is None else _found(arrays, None, _IMAGES)
     if len(keys) + len(others) > 1:
         shown = " and ".join(map(repr, keys + others))
-        raise DataError(f"data {name!r}: has {shown}, expected one array of images{' a split' if prefix else ''}")
-    return keys[0].removeprefix(prefix)
+        raise DataError(f"data {name!r}: has {shown}, expected one array of images{' a split' if split else ''}")
+    return keys[0]
 
 
 def _unread(arrays: Mapping[str, Any], splits: tuple[Split, ...]) -> tuple[str, ...]:
     """A remark that names the arrays that mean nothing here, such as labels under another name."""
-    prefixes = [f"{split}_" for split in splits] or [""]
-    known = {prefix + key for prefix in prefixes for key in (*_IMAGE_KEYS, "labels")} | {"class_names"}
+    known = {"class_names"}
+    for split in splits or (None,):
+        known |= {*_spellings(split, _IMAGES), *_found(arrays, split, _LABELS)[:1]}
     others = [repr(key) for key in arrays if key not in known]
     more = f", {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
     return (f"not read: {', '.join(others[:_SHOWN])}{more}",) if others else ()
 
 
 def _splits(arrays: Mapping[str, Any]) -> tuple[Split, ...]:
-    return tuple(each for each in SPLITS if any(f"{each}_{key}" in arrays for key in _IMAGE_KEYS))
+    return tuple(each for each in SPLITS if _found(arrays, each, _IMAGES))
 
 
 def _read(arrays: Mapping[str, Any], key: str, name: str) -> npt.NDArray[Any]:

@@ -39,6 +39,24 @@ def test_divided_file(tmp_path: Path) -> None:
     assert open_data(path, "val").split_note == f"data '{path}' have no split 'val': 'test' is used"
 
 
+@pytest.mark.parametrize("first", ["{split}_{kind}", "{kind}_{split}"])
+def test_the_names_of_other_tools(tmp_path: Path, first: str) -> None:
+    """As Keras has them: `x_train`, `y_train`; `y` is labels unless there are `labels`."""
+    keys = {(kind, split): first.format(kind=kind, split=split) for kind in "xy" for split in ("train", "test")}
+    arrays = {keys["x", "train"]: IMAGES[:4], keys["y", "train"]: LABELS[:4], keys["x", "test"]: IMAGES[4:]}
+    path = _save(tmp_path, **arrays, **{keys["y", "test"]: LABELS[4:]})
+    for split, part in (("train", slice(4)), ("test", slice(4, 6))):
+        source = open_data(path, split)
+        assert "not read" not in source.found.line()
+        np.testing.assert_array_equal(next(source.batches(6)).pixels, IMAGES[part])
+        np.testing.assert_array_equal(source.labels, LABELS[part])
+    path = _save(tmp_path, x=IMAGES, y=LABELS * 0, labels=LABELS)
+    np.testing.assert_array_equal(open_data(path).labels, LABELS)
+    assert "not read: 'y'" in open_data(path).found.line()
+    with pytest.raises(DataError, match="has 'train_x' and 'x_train', expected one array of images a split"):
+        open_data(_save(tmp_path, x_train=IMAGES, train_x=IMAGES))
+
+
 def test_only_the_split_that_is_asked_for_is_read(tmp_path: Path) -> None:
     path = _save(tmp_path, train_images=np.zeros(3), test_images=IMAGES)
     assert len(open_data(path, "test")) == 6
@@ -191,3 +209,17 @@ def test_an_array_that_fits_both_ways_has_its_channels_last(tmp_path: Path) -> N
     takes = [Input("x", (None, 3, "h", "w"), np.dtype(np.float32))]
     source = open_data(_save(tmp_path, x=images), inputs=takes)
     np.testing.assert_array_equal(next(iter(source.batches(2))).inputs, images.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_gray_images_need_no_axis_of_channels(kind: type[Any], tmp_path: Path) -> None:
+    """As Keras' mnist.npz has them, for a network of one channel; another one is told what was expected."""
+    gray = IMAGES[..., 0].astype(kind)
+    path = _save(tmp_path, x_train=gray, y_train=LABELS)
+    source = open_data(path, inputs=[Input("x", (None, 1, "h", "w"), np.dtype(np.float32))])
+    assert "read as [N, H, W]" in source.found.line()
+    with_axis = open_data({"x": gray[..., None]}, "train")
+    np.testing.assert_array_equal(*(next(each.batches(6)).inputs for each in (source, with_axis)))
+    pixels = _save(tmp_path, x_train=IMAGES[..., 0])
+    with pytest.raises(DataError, match=r"'x_train': images have shape \[6, 4, 5\], expected \[N, H, W, C\]"):
+        open_data(pixels, inputs=[Input("x", (None, 3, "h", "w"), np.dtype(np.float32))])
