@@ -12,12 +12,11 @@ import pytest
 import qpipe
 from qpipe.errors import DataError, LoweringError, ModelError, QpipeError, RecipeError
 from qpipe.formats.base import TrainableWeight
-from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import get_json, get_object, get_provenance
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.ir.quantized.view import is_trainable, read_view
-from qpipe.nodes import constant_array, require_constant
+from qpipe.nodes import constant_array
 from support.networks import float_model
 from support.run import run
 from support.zoo.digits import digits_model
@@ -183,33 +182,6 @@ def test_what_cannot_be_so_is_refused_before_images_are_run(options: dict[str, A
         qpipe.calibrate(digits_model(), batches(), weight_bits=2, restore_batch_norm=False, **options)
     # The first tells the images' shape.
     assert len(read) == 1
-
-
-@pytest.mark.parametrize("restore", [True, False])
-def test_a_folded_batch_normalization_is_put_back(restore: bool) -> None:
-    """conv3 has a bias; conv1 and conv2 have their own, and the last layer keeps its bias."""
-    model = qpipe.calibrate(digits_model(), IMAGES, restore_batch_norm=restore)
-    assert sum(node.op_type == "BatchNormalization" for node in model.graph) == 2 + restore
-    passes = [entry["pass"] for entry in get_json(model, "provenance")]  # type: ignore[index,call-overload,union-attr]
-    assert ("restore-batch-norm" in passes) == restore
-
-
-def test_channels_can_stay_as_they_are() -> None:
-    """The paper's rule: the BatchNormalizations keep the float network's statistics."""
-
-    def variances(model: ir.Model) -> list[np.ndarray]:
-        norms = [node for node in model.graph if node.op_type == "BatchNormalization"]
-        return [require_constant(node, 4, "variance") for node in norms]
-
-    plain: dict[str, Any] = {"restore_batch_norm": False, "activation_rounding": "ceil"}
-    kept = qpipe.calibrate(digits_model(), IMAGES, rescale_channels=False, **plain)
-    passes = {entry["pass"] for entry in get_json(kept, "provenance")}  # type: ignore[index,call-overload,union-attr]
-    assert not passes & {"rescale-channels", "fit-weights"}
-    given = variances(load_model(digits_model()))
-    assert given
-    assert all(np.array_equal(a, b) for a, b in zip(given, variances(kept), strict=True))
-    moved = variances(qpipe.calibrate(digits_model(), IMAGES, **plain))
-    assert not all(np.array_equal(a, b) for a, b in zip(given, moved, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of what 40 % of all values cut off leaves of the network
