@@ -72,7 +72,7 @@ class Quantizer(nn.Module):
     def _fake(self, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
         levels = self.current_levels()
         if levels is None:
-            return fake_quantize(x, self.grid, inplace=overwrite)
+            return fake_quantize(x, self.grid)
         if self._is_sign:
             return fake_sign(x, self.rounded_to, levels)
         if self._curve is not None:

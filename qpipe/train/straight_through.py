@@ -40,27 +40,37 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-class _Round(torch.autograd.Function):
-    """Forward: to the nearest multiple of a power of two, ties to even. Backward: straight through.
+class _ClipAndRound(torch.autograd.Function):
+    """Forward: clipped to `limits`, and to the nearest multiple of a power of two, ties to even. Backward: straight
+    through where x is between `ends`.
 
     Adding and subtracting a number whose own steps are the scale rounds exactly so, in two passes over memory instead
-    of three. `x` is float32, or bfloat16 where all results are at most `_LARGEST_IN_BFLOAT16` steps. The gradient gets
+    of three. `x` is float32, or bfloat16 where all results are at most `_LARGEST_IN_BFLOAT16` steps; of larger ones
+    float32 is rounded. Of x alone is kept what the backward needs, so the gradient takes one pass, in x's type. It has
     the layout of the result: a slice or a mean hands back another, and native kernels are slow on a mix.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: float) -> torch.Tensor:
-        magic = _ROUNDS_TO_INTEGERS[x.dtype] * scale
-        ctx.layout = layout_of(x)
-        return x.add(magic).sub_(magic)
+    def forward(
+        ctx: Any, x: torch.Tensor, spec: QuantSpec, limits: tuple[float, float], ends: tuple[float, float]
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.ends = ends
+        is_coarse = x.dtype == torch.float32 or spec.largest <= _LARGEST_IN_BFLOAT16
+        # What is computed anew here nobody else holds.
+        y = x.clamp(*limits) if is_coarse else x.float().clamp_(*limits)
+        magic = _ROUNDS_TO_INTEGERS[y.dtype] * spec.scale
+        return y.add_(magic).sub_(magic).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradients[0].contiguous(memory_format=ctx.layout), None
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (x,) = ctx.saved_tensors
+        gradient = gradients[0].contiguous(memory_format=layout_of(x))
+        return torch.ops.aten.hardtanh_backward(gradient, x, *ctx.ends), None, None, None
 
 
 class _LookUp(torch.autograd.Function):
-    """Forward: the levels at these indices. Backward: straight through, as `_Round`."""
+    """Forward: the levels at these indices. Backward: straight through."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, index: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
@@ -93,17 +103,13 @@ def straight_through(x: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def fake_quantize(x: torch.Tensor, spec: QuantSpec, *, inplace: bool = False) -> torch.Tensor:
+def fake_quantize(x: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
     """`dequantize(quantize(x))` of float32 or bfloat16 x, in x's type; no gradient where x is outside of the range.
 
-    The clip comes first and is a native kernel with its gradient; on an unsigned grid it is the ReLU as well. inplace
-    clips x itself.
+    On an unsigned grid the clip is the ReLU as well.
     """
-    clipped = F.hardtanh(x, spec.qmin * spec.scale, spec.qmax * spec.scale, inplace)
-    if x.dtype == torch.bfloat16 and spec.largest > _LARGEST_IN_BFLOAT16:
-        rounded: torch.Tensor = _Round.apply(clipped.float(), spec.scale)  # type: ignore[no-untyped-call]
-        return rounded.to(x.dtype)
-    result: torch.Tensor = _Round.apply(clipped, spec.scale)  # type: ignore[no-untyped-call]
+    limits = spec.qmin * spec.scale, spec.qmax * spec.scale
+    result: torch.Tensor = _ClipAndRound.apply(x, spec, limits, limits)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -45,14 +45,15 @@ def test_any_float(x: float, spec: QuantSpec, exponent: int) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("inplace", [False, True])
-def test_gradient(spec: QuantSpec, inplace: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient(spec: QuantSpec, dtype: torch.dtype) -> None:
     spec = dataclasses.replace(spec, exponent=-3)
     low, high = spec.qmin * spec.scale, spec.qmax * spec.scale
-    points = torch.tensor([low - 100, low - 1e-3, low + 1e-3, 0.1 * high, high - 1e-3, high + 1e-3, high + 100])
-    x = points.clone().requires_grad_()
-    y = fake_quantize(x * 1, spec, inplace=inplace)
-    y.backward(torch.arange(1.0, 8))
+    # As near to the ends as bfloat16's steps of 1/8 beside them are.
+    points = torch.tensor([low - 100, low - 0.125, low + 0.125, 0.1 * high, high - 0.125, high + 0.125, high + 100])
+    x = points.to(dtype).requires_grad_()
+    y = fake_quantize(x, spec)
+    y.backward(torch.arange(1.0, 8).to(dtype))
     assert x.grad is not None
     assert x.grad.tolist() == [0, 0, 3, 4, 5, 0, 0]
 
