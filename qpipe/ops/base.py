@@ -94,6 +94,8 @@ class Op(ABC, Generic[L]):
     """Whether every node of it is (`is_homogeneous`)."""
     only_reshapes: ClassVar[bool] = False
     """Whether it changes nothing but the shape or the size: between a last layer and an output it stays with that."""
+    only_joins: ClassVar[bool] = False
+    """Whether all that it does is to put its operands side by side: between last layers and an output likewise."""
     is_float_form: ClassVar[bool] = False
     """Whether it stays a node of real numbers until `finalize` writes its integers (see `qpipe.ops.float_form`)."""
     is_scale_invariant: ClassVar[bool] = False

@@ -30,6 +30,7 @@ class Concat(Carrier):
     op_types = ("Concat",)
     standard_forms = (StandardForm("QLinearConcat", "Concat", slice(2, None, 3)),)
     homogeneous = True
+    only_joins = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """Nothing but activations."""

@@ -113,7 +113,8 @@ def compare(
 def _computes_floats(runnable: Runnable) -> bool:
     """Whether its float tail does more than to move numbers; of exports their QDQ model tells."""
     layers = [] if runnable.view is None else runnable.view.tail
-    return any(not op_of(node).only_reshapes for layer in layers for node in layer.nodes)
+    ops = [op_of(node) for layer in layers for node in layer.nodes]
+    return not all(op.only_reshapes or op.only_joins for op in ops)
 
 
 def _is_cut(runnable: Runnable) -> bool:

@@ -226,13 +226,15 @@ def _passages(order: Iterable[Layer], plan: QuantizationPlan) -> list[Passage]:
 def _find_last(plan: QuantizationPlan) -> None:
     """Last layers: weighted, no activation, before nothing but outputs or the tail.
 
-    Reshaping behind joins the tail, and so does what would be a table: there its result is float, and exact.
+    Reshaping behind joins the tail, and so does what would be a table: there its result is float, and exact. What puts
+    the results of several side by side, a detector's of all its levels, does as well: on one grid of 8 bits for all of
+    them each would be rounded twice.
     """
     readers = Counter(value for layer in plan.layers for value in layer.inputs)
     readers.update(value for layer in plan.islands for value in all_reads(layer))
     origins: dict[ir.Value, Layer | None] = {}  # what a value comes from through layers that only reshape
     for layer in plan.layers:
-        origins[layer.output] = origins.get(layer.inputs[0]) if layer.op.only_reshapes else layer
+        origins[layer.output] = _origin(layer, origins)
     kept: list[Layer] = []
     behind: list[Layer] = []
     for layer in reversed(plan.layers):
@@ -240,7 +242,7 @@ def _find_last(plan: QuantizationPlan) -> None:
             if layer.curve is not None and layer.activation is not None:
                 behind.append(Layer(layer.activation))
                 layer = replace(layer, activation=None)
-            elif layer.curve is not None or (layer.op.only_reshapes and _is_sum(origins.get(layer.output))):
+            elif layer.curve is not None or (_moves(layer) and _is_sum(origins.get(layer.output))):
                 behind.append(layer)
                 readers.subtract(layer.inputs)
                 continue
@@ -249,6 +251,22 @@ def _find_last(plan: QuantizationPlan) -> None:
         kept.append(layer)
     plan.layers[:] = reversed(kept)
     plan.tail[:0] = reversed(behind)
+
+
+def _origin(layer: Layer, origins: Mapping[ir.Value, Layer | None]) -> Layer | None:
+    """What its result comes from; of several layers of weights whose sums it joins, the first.
+
+    A curve alone goes with the sums that it reads.
+    """
+    found = [origins.get(value) for value in layer.inputs]
+    if layer.op.only_reshapes and len(found) == 1:
+        return found[0]
+    is_curve = layer.curve is not None and layer.activation is None
+    return found[0] if (layer.op.only_joins or is_curve) and all(map(_is_sum, found)) else layer
+
+
+def _moves(layer: Layer) -> bool:
+    return layer.op.only_reshapes or layer.op.only_joins
 
 
 def _is_sum(layer: Layer | None) -> bool:

@@ -23,8 +23,9 @@ IMAGE = (3, 8, 8)
         ["s = Squeeze(l, last)", "y = Squeeze(s, last)"],
         ["t = Transpose<perm=[0,2,3,1]>(l)", "y = Reshape(t, sizes)"],
         ["s = Reshape(l, sizes)", "y = Add(s, s)"],
+        ["k = Conv(r, w3)", "a = Reshape(l, sizes)", "b = Reshape(k, sizes)", "y = Concat<axis=0>(a, b)"],
     ],
-    ids=["reshape", "squeeze", "transpose", "reshape and more"],
+    ids=["reshape", "squeeze", "transpose", "reshape and more", "two heads"],
 )
 def test_a_tail_that_shapes_what_the_last_layer_gives(
     tail: list[str], channels: int, lowering: LowerInteger | LowerQOperator
@@ -33,6 +34,7 @@ def test_a_tail_that_shapes_what_the_last_layer_gives(
     w = Weights()
     w.normal("w1", 4, 3, 3, 3)
     w.normal("w2", channels, 4, 1, 1)
+    w.normal("w3", channels, 4, 3, 3)
     w.constants |= {"sizes": np.array([-1, channels]), "last": np.array([-1])}
     nodes = ["c = Conv(x, w1)", "r = Relu(c)", "g = GlobalAveragePool(r)", "l = Conv(g, w2)", *tail]
     spec = finalized(quantized(float_model("net", IMAGE, nodes, **w.constants)))

@@ -146,6 +146,42 @@ def test_reshaping_after_a_last_layer_is_the_tail() -> None:
     assert not found.unsupported
 
 
+def heads(*others: str) -> tuple[Network, str]:
+    """Two levels of a detector as [N, boxes, 4], side by side, with what else the Concat joins."""
+    net = Network(3, 8, 8)
+    a = net.op("Relu", net.conv("x", 3, 8), name="a")
+    parts = []
+    for name in ("fine", "coarse"):
+        head = net.op("Transpose", net.conv(a, 8, 4, name=name), perm=[0, 2, 3, 1])
+        parts.append(net.op("Reshape", head, net.constant(np.array([0, -1, 4])), name=f"{name}_boxes"))
+    parts += [net.op("Reshape", net.op(op, a), net.constant(np.array([0, -1, 4])), name=op) for op in others]
+    return net, net.op("Concat", *parts, axis=1, name="join")
+
+
+def test_last_layers_side_by_side_are_the_tail() -> None:
+    """Each is as exact as one alone, though a table follows."""
+    net, joined = heads()
+    found = plan(net, net.op("Sigmoid", net.op("Transpose", joined, perm=[0, 2, 1])))
+    assert last(found) == {"fine", "coarse"}
+    assert [layer.op_type for layer in found.tail].count("Concat") == 1
+    assert bits(found) == {"x": 8, "a_y": 8}
+
+
+def test_what_else_is_joined_has_a_grid() -> None:
+    """What is rounded already gains nothing beside sums that are not."""
+    net, joined = heads("GlobalAveragePool")
+    found = plan(net, joined)
+    assert last(found) == set()
+    assert "Concat" in {layer.op_type for layer in found.layers}
+
+
+def test_sums_side_by_side_that_weights_read_have_a_grid() -> None:
+    net, joined = heads()
+    found = plan(net, net.op("MatMul", joined, net.constant(net.floats(4, 2)), name="end"), joined)
+    assert last(found) == {"end"}
+    assert not found.tail
+
+
 def test_a_layer_before_an_island_is_no_last_layer() -> None:
     net = Network(3, 8, 8)
     x = net.conv("x", 3, 8, name="before")
