@@ -346,8 +346,9 @@ def finetune(
     recipe: Literal['faq-8bit', 'faq-4bit', 'faq-4bit-step', 'faq-4bit-growing', 'faq-cifar-8bit', 'faq-cifar-4bit', 'faq-scratch-exp', 'faq-scratch-step', 'distilled-4bit', 'ag', 'ag-binary', 'plain', 'mls-cifar', 'mls-imagenet'] | None = None,
     epochs: int | None = None,
     lr: float | None = None,
-    schedule: Literal['constant', 'exponential', 'step', 'linear'] | None = None,
+    schedule: Literal['constant', 'exponential', 'step', 'linear', 'cosine'] | None = None,
     lr_end: float | None = None,
+    warmup: float | None = None,
     milestones: Sequence[float] | None = None,
     grow_at: Sequence[float] | None = None,
     optimizer: Literal['sgd', 'adam'] | None = None,
@@ -368,6 +369,7 @@ def finetune(
     fade: float | None = None,
     additional_losses: float | None = None,
     joint_distillation: float | None = None,
+    activation_gradient: Literal['codes', 'ymax'] | None = None,
     batch_norm: Literal['running', 'batch'] = 'batch',
     precision: Literal['fp32', 'bf16'] = 'fp32',
     crop_padding: int | None = None,
@@ -431,9 +433,10 @@ def finetune(
             mls-cifar of a float network, else faq-8bit, or ag with the method ag.
         epochs: passes over the training images; a recipe's schedule keeps its proportions.
         lr: learning rate, at first.
-        schedule: how the learning rate falls: by one factor an epoch from lr to lr_end, by 10 at each milestone, or
-            linearly at every update.
-        lr_end: the rate at the end of the schedule; a linear one ends at 0 by default.
+        schedule: how the learning rate falls: by one factor an epoch from lr to lr_end, by 10 at each milestone, or at
+            every update, linearly or along half a cosine.
+        lr_end: the rate at the end of the schedule; linear and cosine end at 0 by default.
+        warmup: epochs over which the rate rises linearly from 0, at first.
         milestones: epochs at which a step schedule divides the rate by 10, as in 30,60,90.
         grow_at: epochs at which batches double, by averaging gradients over twice as many.
         optimizer: what applies the gradients.
@@ -455,6 +458,7 @@ def finetune(
         additional_losses: alpha: the weight of losses at the end of each downsampling block, the paper's is 0.01; 0:
             none.
         joint_distillation: beta: how much a full-precision copy that trains along guides, 0.1 is a start; 0: no copy.
+        activation_gradient: where an activation's gradient ends: at the largest code, or one step beyond, at ymax.
         batch_norm: the statistics that training normalizes by.
         precision: of training's float tensors; evaluation and export are exact in both.
         crop_padding: black pixels around an image before the random crop; by default an eighth of the side, where data

@@ -90,6 +90,7 @@ def resolve(asked: FinetuneSettings, *, strips: bool = False, is_float: bool = F
     stretch = Fraction(given.get("epochs", own["epochs"]), own["epochs"])
     for key in ("milestones", "grow_at"):
         own[key] = tuple(epoch * stretch for epoch in own[key])
+    own["warmup"] *= stretch
     run = asked.model_copy(update={**own, **given, "recipe": name})
     _check_schedule(run)
     _check_used(run, given)
@@ -143,6 +144,8 @@ def _check_schedule(run: FinetuneSettings) -> None:
         raise RecipeError(f"milestones: given, expected none in a schedule that is {run.schedule}")
     if run.lr_end is not None and run.lr_end > run.lr:
         raise RecipeError(f"lr_end: {run.lr_end:g}, expected at most lr, which is {run.lr:g}")
+    if run.warmup >= run.epochs:
+        raise RecipeError(f"warmup: {float(run.warmup):g}, expected less than the run's epochs, {run.epochs}")
     for key, epochs in (("milestones", run.milestones), ("grow_at", run.grow_at)):
         late = [float(epoch) for epoch in epochs if epoch >= run.epochs]
         if late:

@@ -16,7 +16,8 @@ BatchNormMode = Literal["running", "batch"]
 Optimizer = Literal["sgd", "adam"]
 Fragments = Literal["blocks", "layers"]
 Draws = Literal["apart", "together"]
-Schedule = Literal["constant", "exponential", "step", "linear"]
+Schedule = Literal["constant", "exponential", "step", "linear", "cosine"]
+ActivationGradient = Literal["codes", "ymax"]
 RecipeName = Literal[
     "faq-8bit",
     "faq-4bit",
@@ -60,10 +61,13 @@ class TrainingSettings(SkipSettings):
     schedule: OfRecipe[Schedule] = Field(
         default="constant",
         description="how the learning rate falls: by one factor an epoch from lr to lr_end, by 10 at each milestone, "
-        "or linearly at every update",
+        "or at every update, linearly or along half a cosine",
     )
     lr_end: OfRecipe[float | None] = Field(
-        default=None, gt=0, description="the rate at the end of the schedule; a linear one ends at 0 by default"
+        default=None, gt=0, description="the rate at the end of the schedule; linear and cosine end at 0 by default"
+    )
+    warmup: OfRecipe[Exact] = Field(
+        default=Fraction(0), ge=0, description="epochs over which the rate rises linearly from 0, at first"
     )
     milestones: OfRecipe[Epochs] = Field(
         default=(), description="epochs at which a step schedule divides the rate by 10, as in 30,60,90"
@@ -114,6 +118,10 @@ class TrainingSettings(SkipSettings):
         default=0.0,
         ge=0,
         description="beta: how much a full-precision copy that trains along guides, 0.1 is a start; 0: no copy",
+    )
+    activation_gradient: OfRecipe[ActivationGradient] = Field(
+        default="codes",
+        description="where an activation's gradient ends: at the largest code, or one step beyond, at ymax",
     )
     batch_norm: BatchNormMode = Field(default="batch", description="the statistics that training normalizes by")
     precision: Precision = Field(

@@ -10,23 +10,27 @@ import torch
 from qpipe.data.checks import shown_shape
 from qpipe.errors import DataError, ModelError
 from qpipe.nodes import static_shape
-from qpipe.settings.training import BatchNormMode, Precision
+from qpipe.settings import FinetuneSettings
 from qpipe.tasks.task import Ending, Task
 from qpipe.train.executor import Executor
 from qpipe.train.given import zeros_of
 
 
-def answering(
-    network: ir.Model, task: Task, image_shape: Sequence[int], *, batch_norm: BatchNormMode, precision: Precision
-) -> Executor:
-    """The executor whose answer the task's loss reads.
+def answering(network: ir.Model, task: Task, image_shape: Sequence[int], settings: FinetuneSettings) -> Executor:
+    """The executor whose answer the task's loss reads, as the settings say that it trains.
 
     Raises:
         DataError: a label beyond the scores that the network chooses by.
         ModelError: no gradient comes through to the task's output; it names the node, and outputs to train instead.
     """
     try:
-        executor = Executor(network, batch_norm=batch_norm, precision=precision, ending=task.ending)
+        executor = Executor(
+            network,
+            batch_norm=settings.batch_norm,
+            precision=settings.precision,
+            activation_gradient=settings.activation_gradient,
+            ending=task.ending,
+        )
         answer = _with_gradient(executor, image_shape)
     except ModelError as error:
         others = _trainable(network, task) if task.ending.value else []

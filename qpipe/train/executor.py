@@ -20,7 +20,7 @@ from qpipe.ir.quantized.view import QuantizedLayer, RequantizedLayer, leading_to
 from qpipe.nodes import describe
 from qpipe.ops import Role, activation_of
 from qpipe.ops.quantizer_parts import quantizes
-from qpipe.settings.training import BatchNormMode, Precision
+from qpipe.settings.training import ActivationGradient, BatchNormMode, Precision
 from qpipe.tasks.task import Ending
 from qpipe.train.batch_norm import StandaloneBatchNorm
 from qpipe.train.given import Given
@@ -49,6 +49,7 @@ class Executor(nn.Module):
         batch_norm: the statistics that training normalizes by.
         precision: of training's tensors between the layers, and of its products' operands. bfloat16 holds the integers
             of every grid; what it rounds is what lies between two grids. Evaluation is exact whatever it is.
+        activation_gradient: where the gradient of a rounded activation ends.
         full_precision: be the float network that a QDQ graph still holds: weights and activations as they are,
             BatchNormalization unrounded.
         lender: a network of the same graph on whose weights this one trains, as the lender quantized them in the same
@@ -62,12 +63,14 @@ class Executor(nn.Module):
         *,
         batch_norm: BatchNormMode = "running",
         precision: Precision = "fp32",
+        activation_gradient: ActivationGradient = "codes",
         full_precision: bool = False,
         lender: Executor | None = None,
         ending: Ending | None = None,
     ) -> None:
         super().__init__()
         self._model, self._batch_norm, self.precision = model, batch_norm, precision
+        self._activation_gradient = activation_gradient
         layers, self._results, begins = _plan(model)
         self._entries = [begin for begin in begins if begin.source.is_graph_input()]
         self.is_quantized = any(map(quantizes, model.graph)) and not full_precision
@@ -88,6 +91,8 @@ class Executor(nn.Module):
         # So that torch finds what trains, and a checkpoint names it.
         self.layers = nn.ModuleList(step.module for step in self.steps if isinstance(step, ModuleStep))
         self.quantizers = nn.ModuleList(step.quantizer for step in self.steps if step.quantizer is not None)
+        for _, each in self.named_quantizers():
+            each.to_ymax = activation_gradient == "ymax"
         # It starts in evaluation, with the exponents that the file says.
         super().train(False)
         self._last_use = {value: step.position for step in self.steps for value in step.reads}
@@ -168,7 +173,12 @@ class Executor(nn.Module):
     def twin(self) -> Executor:
         """A network of the same graph and the same weights, in training, with every BatchNormalization its own."""
         other = Executor(
-            self._model, batch_norm=self._batch_norm, precision=self.precision, lender=self, ending=self.tail.ending
+            self._model,
+            batch_norm=self._batch_norm,
+            precision=self.precision,
+            activation_gradient=self._activation_gradient,
+            lender=self,
+            ending=self.tail.ending,
         )
         return other.train()
 

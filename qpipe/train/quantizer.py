@@ -17,7 +17,8 @@ class Quantizer(nn.Module):
     """One activation quantizer, with the activation before it.
 
     `carries` says that the values are already on the grid. `grid` is that of the codes that readers get, `rounded_to`
-    what real numbers are rounded to, `levels` what each code of a table becomes, float32 `[256]`.
+    what real numbers are rounded to, `levels` what each code of a table becomes, float32 `[256]`. `to_ymax`: whether
+    the gradient reaches ymax (see `fake_quantize`); that of a table ends at its largest code.
     """
 
     levels: torch.Tensor | None
@@ -34,6 +35,7 @@ class Quantizer(nn.Module):
         self._function = function
         self._curve = function if table is not None and isinstance(function, Curve) else None
         self.carries = carries
+        self.to_ymax = False
 
     def forward(self, x: torch.Tensor, *, overwrite: bool = False) -> torch.Tensor:
         """x on its grid: in x's type while training, float32 otherwise. overwrite: x itself may be used up."""
@@ -72,7 +74,7 @@ class Quantizer(nn.Module):
     def _fake(self, x: torch.Tensor, overwrite: bool) -> torch.Tensor:
         levels = self.current_levels()
         if levels is None:
-            return fake_quantize(x, self.grid)
+            return fake_quantize(x, self.grid, to_ymax=self.to_ymax)
         if self._is_sign:
             return fake_sign(x, self.rounded_to, levels)
         if self._curve is not None:

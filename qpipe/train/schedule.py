@@ -3,7 +3,9 @@
 A moment is counted in epochs since the start, as an exact fraction: what changes at epoch 30 of 110 changes, in a run
 of one epoch, at the first update that begins after 30/110 of its batches.
 
-Source: FAQ, sections 3.3 (exponential), 4.5 (step) and 4.4 with footnote 6 (growing batches, virtual ones).
+Source: FAQ, sections 3.3 (exponential), 4.5 (step) and 4.4 with footnote 6 (growing batches, virtual ones). Not in the
+papers: the cosine (Loshchilov and Hutter 2017, equation 5, without restarts) and the warm-up (Goyal et al. 2017,
+section 2.2).
 """
 
 from __future__ import annotations
@@ -29,8 +31,12 @@ def moment(epochs_done: int, batches_done: int, batches: int | None) -> Fraction
 def check_stream(run: FinetuneSettings, size: int | None) -> None:
     """Raise RecipeError for what falls over a part of the run, where it would not have fallen at the last update.
 
-    A run on a stream, whose size is None, moves on from epoch to epoch alone.
+    A run on a stream, whose size is None, moves on from epoch to epoch alone; so it can't warm up either.
     """
+    if size is None and run.warmup:
+        raise RecipeError(
+            f"warmup: {float(run.warmup):g} epochs of a stream, which moves on from epoch to epoch alone, expected 0"
+        )
     parts = {"fade": Fraction(run.fade), **({"ssp_end": run.ssp_end} if run.ssp else {})}
     for name, part in parts.items():
         if size is None and part > 1 - Fraction(1, run.epochs):
@@ -46,14 +52,23 @@ def learning_rate(settings: FinetuneSettings, at: Fraction) -> float:
 
     exponential: `lr (lr_end / lr) ** (e / N)` in epoch e of N, counted from 0, so any length has the same two ends.
     step: lr divided by 10 for every milestone that is past; lr_end, where there is one, once all are.
-    linear: from lr to lr_end (or 0), a little less at every update.
+    linear, cosine: from lr to lr_end (or 0) behind the warm-up, a little less at every update.
+    All are multiplied by what part of the warm-up is past.
     """
+    rise = min(at / settings.warmup, Fraction(1)) if settings.warmup else Fraction(1)
+    return float(rise) * _scheduled(settings, at)
+
+
+def _scheduled(settings: FinetuneSettings, at: Fraction) -> float:
+    """The rate without its rise."""
     if settings.schedule == "exponential":
         assert settings.lr_end is not None
         return float(settings.lr * (settings.lr_end / settings.lr) ** (int(at) / settings.epochs))
-    if settings.schedule == "linear":
+    if settings.schedule in {"linear", "cosine"}:
         end = settings.lr_end or 0.0
-        return float(settings.lr + (end - settings.lr) * at / settings.epochs)
+        done = float(max(at - settings.warmup, Fraction(0)) / (settings.epochs - settings.warmup))
+        fallen = done if settings.schedule == "linear" else (1 - math.cos(math.pi * done)) / 2
+        return settings.lr + (end - settings.lr) * fallen
     if settings.schedule == "step":
         passed = sum(milestone <= at for milestone in settings.milestones)
         if settings.lr_end is not None and passed == len(settings.milestones):

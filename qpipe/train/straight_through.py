@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -103,13 +104,22 @@ def straight_through(x: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def fake_quantize(x: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
+def fake_quantize(x: torch.Tensor, spec: QuantSpec, *, to_ymax: bool = False) -> torch.Tensor:
     """`dequantize(quantize(x))` of float32 or bfloat16 x, in x's type; no gradient where x is outside of the range.
 
     On an unsigned grid the clip is the ReLU as well.
+
+    Args:
+        x: of any shape.
+        spec: the grid.
+        to_ymax: let the gradient reach ymax, the power of two one step beyond the largest code, where FAQ's clip is
+            (section 3.1); of few bits that is much of the range. A ReLU's 0 and a ReLU6's bound are ends all the same.
     """
-    limits = spec.qmin * spec.scale, spec.qmax * spec.scale
-    result: torch.Tensor = _ClipAndRound.apply(x, spec, limits, limits)  # type: ignore[no-untyped-call]
+    low, high = limits = spec.qmin * spec.scale, spec.qmax * spec.scale
+    if to_ymax:
+        low -= spec.scale if spec.is_signed else 0.0
+        high += spec.scale if math.isinf(spec.bound) else 0.0
+    result: torch.Tensor = _ClipAndRound.apply(x, spec, limits, (low, high))  # type: ignore[no-untyped-call]
     return result
 
 

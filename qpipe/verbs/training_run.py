@@ -168,7 +168,7 @@ def prepare(
     with about(name):
         check_numbers(network.graph)
         task = task_of(network, source, purpose, trains=True, is_taught=run.teacher is not None)
-        executor = answering(network, task, source.image_shape, batch_norm=run.batch_norm, precision=run.precision)
+        executor = answering(network, task, source.image_shape, run)
         check_stream(run, source.size)
         companions = make_companions(executor, network, subject.origin, run, source.image_shape, seed, task)
     progress.say(task.said)

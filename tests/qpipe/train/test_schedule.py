@@ -122,3 +122,35 @@ def test_an_exponential_rate_stays_within_an_epoch() -> None:
     for epoch in (0, 1, 109):
         within = {learning_rate(run, moment(epoch, batch, 7)) for batch in range(7)}
         assert within == {learning_rate(run, Fraction(epoch))}
+
+
+def test_cosine_falls_along_half_a_wave() -> None:
+    run = settings("faq-8bit", schedule="cosine", lr=1.0, lr_end=0.5, epochs=3)
+    expected = [1.0, 0.5 + 0.5 * 0.75, 0.5 + 0.5 * 0.25]  # cos 60° and 120° are a half and minus a half
+    assert rates(run) == pytest.approx(expected, rel=LAST_DIGIT)
+    assert learning_rate(run, Fraction(3)) == pytest.approx(0.5, rel=LAST_DIGIT)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_what_falls_at_every_update_begins_behind_the_warm_up(schedule: str) -> None:
+    run = settings("faq-8bit", schedule=schedule, lr=1.0, epochs=5, warmup=2)
+    later = settings("faq-8bit", schedule=schedule, lr=1.0, epochs=3)
+    assert rates(run)[:2] == [0.0, 0.5]
+    assert rates(run)[2:] == rates(later)
+    assert learning_rate(run, Fraction(7, 4)) == 0.875
+
+
+@given(epochs=st.integers(2, 200), sixtyfourths=st.integers(0, 64), part=st.fractions(0, 1))
+def test_a_warm_up_rises_evenly_below_the_schedule(epochs: int, sixtyfourths: int, part: Fraction) -> None:
+    warmup = Fraction(sixtyfourths, 64)
+    run = settings("faq-4bit", epochs=epochs, warmup=float(warmup))
+    plain = settings("faq-4bit", epochs=epochs)
+    at = part * epochs
+    rise = 1.0 if at >= warmup else float(at / warmup)
+    assert learning_rate(run, at) == rise * learning_rate(plain, at)
+
+
+def test_a_stream_can_not_warm_up() -> None:
+    with pytest.raises(RecipeError, match=r"^warmup: 0\.5 epochs of a stream, which .* alone, expected 0$"):
+        check_stream(settings("faq-8bit", epochs=2, warmup=0.5), None)
+    check_stream(settings("faq-8bit", epochs=2, warmup=0.5), 100)

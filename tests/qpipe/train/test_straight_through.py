@@ -58,6 +58,20 @@ def test_gradient(spec: QuantSpec, dtype: torch.dtype) -> None:
     assert x.grad.tolist() == [0, 0, 3, 4, 5, 0, 0]
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_gradient_may_reach_ymax(spec: QuantSpec) -> None:
+    """A step beyond the largest code; a ReLU's 0 and a ReLU6's bound, which 192 of 255 is, stay ends."""
+    low = spec.qmin - 1 if spec.is_signed else 0
+    high = spec.qmax if spec.qmax == 192 else spec.qmax + 1
+    points = torch.tensor([low - 0.5, low + 0.5, 0.5, high - 0.5, high + 0.5])
+    x = points.clone().requires_grad_()
+    y = fake_quantize(x, spec, to_ymax=True)
+    assert torch.equal(y, fake_quantize(points, spec))
+    y.backward(torch.arange(1.0, 6))
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 2, 3, 4, 0]
+
+
 def test_nan_stays_visible() -> None:
     assert fake_quantize(torch.tensor([float("nan")]), SPECS[0]).isnan().all()
 

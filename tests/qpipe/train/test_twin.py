@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from qpipe.settings.training import BatchNormMode
+from qpipe.settings.training import ActivationGradient, BatchNormMode
+from qpipe.train.executor import Executor
 from qpipe.train.weight_quantizer import WeightQuantizer
 from support.training import SUMMED_OTHERWISE, batch
 from support.zoo.trainable import in_training, logits, plain_qdq, residual_qdq, weighted
@@ -88,3 +89,21 @@ def test_a_twin_leaves_the_networks_statistics_alone() -> None:
         assert torch.equal(network.state_dict()[name], tensor), name
     assert torch.equal(before["layers.0.mean"], twin.state_dict()["layers.0.mean"])
     assert not torch.equal(before["layers.0.mean"], network.state_dict()["layers.0.mean"])
+
+
+def test_activations_of_both_end_where_they_were_told() -> None:
+    network = Executor(residual_qdq(), batch_norm="batch", activation_gradient="ymax").train()
+    quantizers = [q for each in (network, network.twin()) for _, q in each.named_quantizers()]
+    assert all(q.to_ymax for q in quantizers)
+    ends: tuple[ActivationGradient, ...] = ("ymax", "codes")
+    told, untold = (_first_gradient(Executor(residual_qdq(), activation_gradient=end).train()) for end in ends)
+    assert not torch.equal(told, untold)
+
+
+def _first_gradient(network: Executor) -> torch.Tensor:
+    """Of the first weights, which all activations lie behind."""
+    x, labels = batch()
+    F.cross_entropy(logits(network, 4 * x), labels).backward()
+    gradient = weighted(network)[0].weight.grad
+    assert gradient is not None
+    return gradient
