@@ -356,6 +356,7 @@ def finetune(
     weight_decay: float | None = None,
     batch_size: int | None = None,
     gradient_clip: float | None = None,
+    ema: float | None = None,
     teacher: str | os.PathLike[str] | None = None,
     teacher_weight: float | None = None,
     temperature: float | None = None,
@@ -444,6 +445,8 @@ def finetune(
         weight_decay: weight decay of the optimizer.
         batch_size: images in a batch, over all processes together.
         gradient_clip: the longest gradient of a channel's weights, in their own length; 0: any.
+        ema: decay of a moving average of the weights, which is what is written, with statistics estimated anew; 0.999
+            is usual; 0: the weights themselves.
         teacher: distil from 'float', the network before it was quantized, or an .onnx; or 'none'.
         teacher_weight: the teacher's part of the loss.
         temperature: what distillation divides the logits by.

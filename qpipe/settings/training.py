@@ -82,6 +82,13 @@ class TrainingSettings(SkipSettings):
     gradient_clip: OfRecipe[float] = Field(
         default=0.0, ge=0, description="the longest gradient of a channel's weights, in their own length; 0: any"
     )
+    ema: OfRecipe[float] = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay of a moving average of the weights, which is what is written, with statistics estimated "
+        "anew; 0.999 is usual; 0: the weights themselves",
+    )
     teacher: OfRecipe[FilePath | None] = Field(
         default=None, description="distil from 'float', the network before it was quantized, or an .onnx; or 'none'"
     )

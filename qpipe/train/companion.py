@@ -31,6 +31,15 @@ class Companion(nn.Module):
     def end_backward(self) -> None:
         """The gradients are there; the weights are still the old ones."""
 
+    def end_update(self) -> None:
+        """The weights are the new ones."""
+
+    def end_training(self) -> bool:
+        """All updates are done, or were before this process began; whether this gave the network other weights, for
+        which statistics are estimated anew.
+        """
+        return False
+
     def trouble(self) -> str | None:
         """Why the gradients of this update can't be applied, in words, such as a tensor that is no number."""
         return None

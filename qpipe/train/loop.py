@@ -29,6 +29,7 @@ from qpipe.train.losses import check_labels, hits_of, label_loss
 from qpipe.train.observer import Observer
 from qpipe.train.run import Epoch, Judged, RunState
 from qpipe.train.schedule import batches_of, batches_per_update, drops_last, learning_rate, moment
+from qpipe.train.statistics import BATCHES, estimate_statistics
 from qpipe.train.together import Together, together
 from qpipe.train.weighted import WeightedLayer
 
@@ -143,6 +144,9 @@ def train(
         judged = _evaluate(run, evaluate) if evaluate is not None and is_due else Judged(None)
         state.close(replace(epoch, test_accuracy=judged.metric, low_bit_accuracy=judged.low_bit))
         keeper.keep(state)
+    changed = [companion.end_training() for companion in companions]
+    if any(changed):
+        _estimate_statistics(run, state)
     executor.cpu().eval()
     for observer in watching:
         observer.on_end(executor)
@@ -153,7 +157,7 @@ def _run_epoch(run: _Run, state: RunState) -> Epoch:
     """Train to the end of the epoch that the state is in."""
     settings, total = run.settings, run.batches
     start = moment(len(state.epochs), 0, total)
-    batches = _batches(run, state)
+    batches = _rest(run, state)
     at = moment(len(state.epochs), state.batches, total)
     while _update(run, state, islice(batches, batches_per_update(settings, at)), at):
         run.keeper.keep_if_due(state)
@@ -201,6 +205,8 @@ def _update(run: _Run, state: RunState, batches: Batches, at: Fraction) -> bool:
     for observer in run.observers:
         observer.before_update(run.executor, state.updates)
     run.optimizer.step()
+    for companion in run.companions:
+        companion.end_update()
     for observer in run.observers:
         observer.after_update(run.executor, state.updates)
     return True
@@ -257,8 +263,22 @@ def _evaluate(run: _Run, evaluate: Callable[[Executor], Judged]) -> Judged:
     return judged
 
 
-def _batches(run: _Run, state: RunState) -> Batches:
+def _estimate_statistics(run: _Run, state: RunState) -> None:
+    """On images of the epoch that would come next: the same whether the run was resumed or not, in every process."""
+    for companion in run.companions:
+        companion.begin_update(Fraction(1), state.updates)  # what fades is gone
+    batches = _batches(run, state, Portion(0, 1, 0), "statistics")
+    estimate_statistics(run.executor, islice((inputs for inputs, _ in batches), BATCHES))
+
+
+def _rest(run: _Run, state: RunState) -> Batches:
     """What is left of the epoch, as much of each batch as this process has."""
+    portion = Portion(run.group.index, run.group.count, state.batches)
+    return _batches(run, state, portion, f"epoch {state.number}/{run.settings.epochs}")
+
+
+def _batches(run: _Run, state: RunState, portion: Portion, what: str) -> Batches:
+    """A portion of the state's epoch; what: it is called where progress is shown."""
     settings, source = run.settings, run.source
     moves = settings.crop_padding or settings.flip
     batches = source.batches(
@@ -268,10 +288,10 @@ def _batches(run: _Run, state: RunState) -> Batches:
         epoch=state.number,
         augment=Augment(pad=settings.crop_padding or 0, flip=bool(settings.flip)) if moves else None,
         drop_last=drops_last(settings, source),
-        portion=Portion(run.group.index, run.group.count, state.batches),
+        portion=portion,
     )
-    total = None if run.batches is None else run.batches - state.batches
-    for batch in progress.track(batches, f"epoch {state.number}/{settings.epochs}", total):
+    total = None if run.batches is None else run.batches - portion.skip
+    for batch in progress.track(batches, what, total):
         if batch.labels is None and run.task.has_labels:
             raise DataError(f"{source.name}: no labels, expected one for each image")
         # Where a teacher alone counts, labels are nothing but as many as there are images.

@@ -82,9 +82,10 @@ class TrainingRun:
             loss=self.loss,
         )
         write_back(self.executor)
-        after = Judged(history[-1].test_accuracy, history[-1].low_bit_accuracy)
-        if self.settings.evaluate and after.metric is None:
-            after = self._after()
+        # Averages take the weights' places when the last epoch has been judged.
+        counted = Judged(None) if self.settings.ema else Judged(history[-1].test_accuracy, history[-1].low_bit_accuracy)
+        is_judged = self.settings.evaluate or (self.settings.ema and self.settings.evaluate_every is not None)
+        after = self._after() if is_judged and counted.metric is None else counted
         warn_of_training(phases.values(), after.metric, self.task)
         self._record(history, phases, after)
         return self.subject.network

@@ -15,6 +15,7 @@ from qpipe.tasks.task import CLASSES, Task, loss_words
 from qpipe.train.companion import Companion
 from qpipe.train.companions.additional_losses import AdditionalLosses
 from qpipe.train.companions.auxiliary import AuxiliaryGradient
+from qpipe.train.companions.average import WeightAverage
 from qpipe.train.companions.blocks import Block, blocks_of
 from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.joint_distillation import JointDistillation
@@ -99,6 +100,8 @@ def make_companions(
                 seed=seed,
             )
         )
+    if settings.ema:
+        made.append(WeightAverage(executor, decay=settings.ema))
     return made
 
 
