@@ -56,12 +56,14 @@ from passes.rewrites.split_resize import SplitResize
 from passes.rewrites.split_to_slices import SplitToSlices
 from passes.rewrites.square_product import SquareProduct
 from passes.rewrites.squeeze_axes import SqueezeAxes
+from passes.rewrites.standard_operators import StandardOperators
 from passes.rewrites.sub_pixel_convolution import SubPixelConvolution
 from passes.rewrites.uncast_inputs import UncastInputs
 from qpipe.errors import ModelError, QpipeError, one_line
 
 NORMALIZE = ir.passes.Sequential(
     InlineFunctions(),
+    StandardOperators(),
     FiniteMasks(),
     MasksToSums(),
     DropNanGuards(),
@@ -77,6 +79,8 @@ NORMALIZE = ir.passes.Sequential(
     SqueezeAxes(),
     # After folding, which leaves an Identity where it proves that a node does nothing.
     RemoveIdentity(),
+    # Once more, of masks that have been computed.
+    FiniteMasks(),
     UncastInputs(),
     ConstantsToInitializers(),
     FreezeBatchNorm(),

@@ -1,4 +1,4 @@
-"""Remove Identity nodes, and Dropout, which is the identity at inference.
+"""Remove Identity nodes, Dropout, which is the identity at inference, and a Where that always takes one operand.
 
 An Identity stays where two names need it: between an input or a constant and an output, between two outputs, and as the
 result of a branch (If, Loop) whose value comes from outside of it.
@@ -16,16 +16,17 @@ from qpipe.nodes import constant_input, describe, input_value
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveIdentity(ir.passes.InPlacePass):
-    """Identity(x) and inference Dropout(x) become x, in branches too."""
+    """Identity(x), inference Dropout(x) and Where(True, x, y) become x, in branches too."""
 
     name: ClassVar[str] = "remove-identity"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Remove every match; raise ModelError on a Dropout that is exported in training mode."""
         dropouts = rewrite(model, {"Dropout"}, _try_make_identity)
+        choices = rewrite(model, {"Where"}, _try_choose)
         nodes = [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.op_type == "Identity"]
         identities = [_try_remove(node) for node in nodes]
-        return ir.passes.PassResult(model, dropouts.modified or any(identities))
+        return ir.passes.PassResult(model, dropouts.modified or choices.modified or any(identities))
 
 
 def _try_make_identity(graph: ir.Graph, node: ir.Node) -> bool:
@@ -40,6 +41,19 @@ def _try_make_identity(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     identity = ir.node("Identity", [node.inputs[0]], name=node.name)
     ir.convenience.replace_nodes_and_values(graph, node, [node], [identity], node.outputs[:1], identity.outputs)
+    return True
+
+
+def _try_choose(graph: ir.Graph, node: ir.Node) -> bool:
+    """Replace a Where whose condition is constant and everywhere the same, if what it takes has the result's shape."""
+    condition = constant_input(node, 0)
+    if condition is None or not condition.size or condition.any() != condition.all():
+        return False
+    taken = node.inputs[1 if condition.all() else 2]
+    if taken is None or taken.shape is None or taken.shape != node.outputs[0].shape or None in taken.shape.dims:
+        return False
+    identity = ir.node("Identity", [taken], name=node.name)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [identity], node.outputs, identity.outputs)
     return True
 
 

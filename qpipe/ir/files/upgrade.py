@@ -1,12 +1,14 @@
 """Bring a model of any opset from 7 on to opset 21 and IR version 10.
 
 Opsets 18 to 20 go through onnxscript's converter. It only relabels below 18, so older models, and newer ones (down),
-go through onnx's own. A model with tensors of 2 bits is of opset 25 and IR version 13, the first that have the type.
+go through onnx's own. Operators that came later (Attention, RMSNormalization, RotaryEmbedding, Swish) are written as
+ONNX defines them, in older ones. A model with tensors of 2 bits is of opset 25 and IR version 13, the first that have
+the type.
 """
 
 import onnx
 import onnx_ir as ir
-from onnx import version_converter
+from onnx import inliner, version_converter
 from onnx_ir.passes import common
 
 from qpipe.errors import ModelError, one_line
@@ -86,7 +88,7 @@ def _convert(model: ir.Model, opset: int, target: int, source: str) -> ir.Model:
             with quiet("onnx_ir", "onnxscript"):
                 ConvertVersionPass(target_version=target)(model)
             return model
-        proto = ir.to_proto(model)
+        proto = _in_older_operators(ir.to_proto(model), opset, target)
         # The converter's adapters ask for shapes (Softmax's meaning changed with opset 13).
         proto = onnx.shape_inference.infer_shapes(proto, data_prop=follows_lists(model))
         return ir.from_proto(version_converter.convert_version(proto, target))
@@ -95,3 +97,32 @@ def _convert(model: ir.Model, opset: int, target: int, source: str) -> ir.Model:
             f"{source}: opset {opset} can't be converted to {target}: {one_line(error)}; export the model with opset "
             f"{target}"
         ) from error
+
+
+def _in_older_operators(proto: onnx.ModelProto, opset: int, target: int) -> onnx.ModelProto:
+    """The model with the bodies of operators that came after the target, where ONNX defines them by functions."""
+    if opset <= target:
+        return proto
+    model, newer = ir.from_proto(proto), set[str]()
+    for node in model.graph.all_nodes():
+        if node.domain == "" and _came_after(node.op_type, target):
+            newer.add(node.op_type)
+            for name, attribute in onnx.defs.get_schema(node.op_type, opset, "").attributes.items():
+                # A body reads attributes by name, and has no defaults.
+                if name not in node.attributes and attribute.default_value.name:
+                    node.attributes.add(ir.serde.deserialize_attribute(attribute.default_value))
+    if not newer:
+        return proto
+    # Which body an operator has hangs on the ranks of what it reads.
+    proto = onnx.shape_inference.infer_shapes(ir.to_proto(model))
+    return inliner.inline_selected_functions(
+        proto, [("", name) for name in sorted(newer)], inline_schema_functions=True
+    )
+
+
+def _came_after(op_type: str, opset: int) -> bool:
+    try:
+        onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return True
+    return False

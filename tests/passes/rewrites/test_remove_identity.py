@@ -3,6 +3,7 @@ import pytest
 
 from passes.rewrites.remove_identity import RemoveIdentity
 from qpipe.errors import ModelError
+from qpipe.ir.files.infer import infer_shapes
 from support.networks import build, integers, ops
 from support.run import run_as_written
 
@@ -59,3 +60,34 @@ def test_dropout_of_nothing_in_training_mode_goes():
     )
     assert RemoveIdentity()(model).modified
     assert ops(model) == ["Relu"]
+
+
+@pytest.mark.parametrize(("condition", "left"), [(False, "Relu"), (True, "Neg")])
+def test_a_choice_that_is_always_the_same_goes(condition, left):
+    """What attention writes as a function has one, of rows of which all is masked."""
+    model = build(
+        "(float[N,4] x) => (float[N,4] y) { a = Neg(x) b = Relu(x) w = Where(c, a, b) y = Abs(w) }",
+        c=np.full((1, 4), condition),
+    )
+    infer_shapes(model)
+    x = integers(3, 4)
+    (expected,) = run_as_written(model, x=x)
+    assert RemoveIdentity()(model).modified
+    assert "Where" not in ops(model)
+    (reader,) = model.graph.outputs[0].producer().inputs
+    assert reader.producer().op_type == left
+    np.testing.assert_array_equal(run_as_written(model, x=x)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "condition"),
+    [
+        ("w = Where(c, x, b)", np.array([[True, False, True, True]])),
+        ("s = ReduceSum<keepdims=1>(x) w = Where(c, s, x)", np.array([[True] * 4])),
+    ],
+    ids=["both are taken", "it is broadcast"],
+)
+def test_other_choices_stay(text, condition):
+    model = build(f"(float[N,4] x) => (float[N,4] y) {{ b = Relu(x) {text} y = Abs(w) }}", c=condition)
+    infer_shapes(model)
+    assert not RemoveIdentity()(model).modified

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from onnx import version_converter
 
@@ -13,7 +14,11 @@ from qpipe.ir.files.upgrade import label_opset
 from qpipe.runtime.session import open_session, run_feeds
 from support.networks import parse
 from support.quantize import finalized, quantized
+from support.run import run
 from support.zoo.residual import residual_network
+
+SUMS_OF_8 = 2e-6
+"""Of float32: eight products of numbers about 1, a quotient and an exponential, each rounded a few times."""
 
 
 @pytest.mark.parametrize(("bits", "versions"), [(4, (21, 10)), (2, (25, 13))])
@@ -66,3 +71,40 @@ def test_quantizers_of_onnxruntimes_own_are_those_of_onnx():
     x = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32) * 10
     outputs = [run_feeds(open_session(each), {"x": x})[0] for each in (ir.from_proto(model), loaded)]
     np.testing.assert_array_equal(*outputs)
+
+
+@pytest.mark.parametrize(
+    ("opset", "nodes"),
+    [
+        (23, "y = RMSNormalization(x, g)"),
+        (23, "y = RMSNormalization<axis = -2, epsilon = 0.5>(x, gg)"),
+        (23, "y = Attention<q_num_heads = 2, kv_num_heads = 2>(x, x, x)"),
+        (24, "y = Attention<q_num_heads = 2, kv_num_heads = 2, is_causal = 1, softcap = 2.0>(x, x, x)"),
+        (23, "y = RotaryEmbedding<num_heads = 2>(x, cos, sin)"),
+    ],
+    ids=["RMSNormalization", "of two axes", "Attention", "causal, capped", "RotaryEmbedding"],
+)
+def test_operators_that_came_later_are_written_in_older_ones(opset, nodes):
+    """They compute what onnxruntime's own kernels do, whose sums have another order."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "g": rng.uniform(0.5, 2, 8), "gg": rng.uniform(0.5, 2, (5, 8)), "cos": rng.uniform(-1, 1, (3, 5, 2)),
+        "sin": rng.uniform(-1, 1, (3, 5, 2)),
+    }  # fmt: skip
+    proto = parse(f"(float[3,5,8] x) => (float[3,5,8] y) {{ {nodes} }}", opsets=f'"": {opset}')
+    tensors = {name: ir.tensor(array.astype(np.float32), name=name) for name, array in constants.items()}
+    proto.graph.initializer.extend(ir.to_proto(tensor) for name, tensor in tensors.items() if name in nodes)
+    x = rng.standard_normal((3, 5, 8)).astype(np.float32)
+    proto.ir_version = 11
+    (expected,) = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})
+    model = load_model(proto)
+    assert model.opset_imports[""] == 21
+    (found,) = run(model, x)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=SUMS_OF_8)
+
+
+@pytest.mark.parametrize(("attributes", "alpha"), [("", 1.0), ("<alpha = 1.5>", 1.5)])
+def test_swish_has_its_default(attributes, alpha):
+    model = load_model(parse(f"(float[N,4] x) => (float[N,4] y) {{ y = Swish{attributes}(x) }}", opsets='"": 24'))
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    np.testing.assert_allclose(run(model, x)[0], x / (1 + np.exp(-alpha * x)), rtol=0, atol=SUMS_OF_8)

@@ -1,0 +1,166 @@
+"""Write the fused operators of onnxruntime's optimizer in standard ones: models are saved as it leaves them.
+
+    FusedConv, FusedGemm       Conv, Gemm, (Add of the third operand,) the activation
+    FusedMatMul                Transpose before, MatMul, Mul by alpha behind
+    BiasGelu, Gelu, FastGelu   (Add of the bias,) Gelu, of which FastGelu is the approximation by tanh
+    QuickGelu                  x * Sigmoid(alpha x)
+    SkipLayerNormalization     Adds of skip and bias, LayerNormalization; its sum where that is read
+
+Such a node has no shape that onnx could infer, nor has what stands behind it. Source: onnxruntime, ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.nodes import (
+    MICROSOFT,
+    float_attribute,
+    initializer,
+    input_value,
+    int_attribute,
+    rank,
+    string_attribute,
+)
+
+_ACTIVATIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "": (), "Relu": (), "Tanh": (), "Sigmoid": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"),
+}  # fmt: skip
+"""Each with the attributes that its parameters are."""
+_EPSILON: Final = 1e-12
+"""The default of SkipLayerNormalization."""
+
+
+class _Body:
+    """The nodes that take the place of one."""
+
+    def __init__(self, node: ir.Node) -> None:
+        self.node, self.graph = node, node.graph
+        self.nodes: list[ir.Node] = []
+
+    def add(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        """A standard node; its result."""
+        name = f"{self.node.name or self.node.outputs[0].name}_{len(self.nodes)}"
+        self.nodes.append(ir.node(op_type, inputs, attributes, name=name))
+        result = self.nodes[-1].outputs[0]
+        result.name, result.type = f"{name}_result", ir.TensorType(ir.DataType.FLOAT)
+        return result
+
+    def number(self, what: str, value: float) -> ir.Value:
+        """A constant."""
+        assert isinstance(self.graph, ir.Graph)
+        return initializer(self.graph, f"{self.node.name or self.node.outputs[0].name}_{what}", np.float32(value))
+
+    def inputs(self, count: int) -> list[ir.Value | None]:
+        """The node's, None where they are left out."""
+        return [input_value(self.node, index) for index in range(count)]
+
+    def activate(self, x: ir.Value, parameters: Sequence[float]) -> ir.Value:
+        """What `activation` says."""
+        name = string_attribute(self.node, "activation", "")
+        return x if not name else self.add(name, x, **dict(zip(_ACTIVATIONS[name], parameters, strict=False)))
+
+
+Spell = Callable[[_Body], list[ir.Value] | None]
+"""The results in their order; None where a node is not understood."""
+
+
+def _activation_is_known(node: ir.Node) -> bool:
+    return string_attribute(node, "activation", "") in _ACTIVATIONS
+
+
+def _fused_conv(b: _Body) -> list[ir.Value] | None:
+    if not _activation_is_known(b.node):
+        return None
+    x, w, bias, addend = b.inputs(4)
+    own = {"activation", "activation_params"}
+    kept = {name: value.value for name, value in b.node.attributes.items() if name not in own}
+    y = b.add("Conv", x, w, *([] if bias is None else [bias]), **kept)
+    if addend is not None:
+        y = b.add("Add", y, addend)
+    found = b.node.attributes.get("activation_params")
+    return [b.activate(y, () if found is None else found.as_floats())]
+
+
+def _fused_gemm(b: _Body) -> list[ir.Value] | None:
+    if not _activation_is_known(b.node):
+        return None
+    kept = {name: value.value for name, value in b.node.attributes.items() if not name.startswith("activation")}
+    names = _ACTIVATIONS[string_attribute(b.node, "activation", "")]
+    parameters = [float_attribute(b.node, f"activation_{name}", 0.0) for name in names]
+    return [b.activate(b.add("Gemm", *(v for v in b.inputs(3) if v is not None), **kept), parameters)]
+
+
+def _fused_matmul(b: _Body) -> list[ir.Value] | None:
+    operands = b.inputs(2)
+    if any(int_attribute(b.node, f"transBatch{side}", 0) for side in "AB"):
+        return None
+    for index, side in enumerate("AB"):
+        dims = rank(operands[index])
+        if int_attribute(b.node, f"trans{side}", 0):
+            if dims is None or dims < 2:
+                return None
+            operands[index] = b.add("Transpose", operands[index], perm=[*range(dims - 2), dims - 1, dims - 2])
+    y, alpha = b.add("MatMul", *operands), float_attribute(b.node, "alpha", 1.0)
+    return [y if alpha == 1 else b.add("Mul", y, b.number("alpha", alpha))]
+
+
+def _gelu(approximate: str) -> Spell:
+    def spell(b: _Body) -> list[ir.Value]:
+        x, bias = b.inputs(2)
+        assert x is not None
+        return [b.add("Gelu", x if bias is None else b.add("Add", x, bias), approximate=approximate)]
+
+    return spell
+
+
+def _quick_gelu(b: _Body) -> list[ir.Value]:
+    (x,), alpha = b.inputs(1), float_attribute(b.node, "alpha", 1.702)
+    scaled = x if alpha == 1 else b.add("Mul", x, b.number("alpha", alpha))
+    return [b.add("Mul", x, b.add("Sigmoid", scaled))]
+
+
+def _skip_layer_norm(b: _Body) -> list[ir.Value] | None:
+    x, skip, gamma, beta, bias = b.inputs(5)
+    if any(value.uses() or value.is_graph_output() for value in b.node.outputs[1:3]):
+        return None
+    total = b.add("Add", x, skip)
+    total = total if bias is None else b.add("Add", total, bias)
+    parameters = [value for value in (gamma, beta) if value is not None]
+    y = b.add("LayerNormalization", total, *parameters, epsilon=float_attribute(b.node, "epsilon", _EPSILON), axis=-1)
+    return [y, y, y, total][: len(b.node.outputs)]
+
+
+_SPELLINGS: Final[Mapping[str, Spell]] = {
+    "FusedConv": _fused_conv, "FusedGemm": _fused_gemm, "FusedMatMul": _fused_matmul, "TransposeMatMul": _fused_matmul,
+    "Gelu": _gelu("none"), "BiasGelu": _gelu("none"), "FastGelu": _gelu("tanh"), "QuickGelu": _quick_gelu,
+    "SkipLayerNormalization": _skip_layer_norm,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandardOperators(ir.passes.InPlacePass):
+    """Each of these in the graph, whose attributes are understood."""
+
+    name: ClassVar[str] = "standard-operators"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace every match, in the order of the graph: a Transpose asks for ranks."""
+        nodes = [node for node in model.graph if node.domain == MICROSOFT and node.op_type in _SPELLINGS]
+        replaced = [_try_replace(model.graph, node) for node in nodes]
+        return ir.passes.PassResult(model, any(replaced))
+
+
+def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
+    body = _Body(node)
+    found = _SPELLINGS[node.op_type](body)
+    if found is None:
+        return False
+    pairs = [(old, new) for old, new in zip(node.outputs, found, strict=False) if old.uses() or old.is_graph_output()]
+    ir.convenience.replace_nodes_and_values(graph, node, [node], body.nodes, *map(list, zip(*pairs, strict=True)))
+    return True
