@@ -44,7 +44,7 @@ class ExperimentRow:
     """One network; finetune None is calibration only, and one with an arithmetic trains the float network.
 
     prepare: writes the float network that is begun with, from the original. after: the row whose trained network is
-    trained on. leads: run with several seeds. float_skips: trained and counted on the executor, see `float_skips.py`.
+    trained on. same_as: the row that trains to the same bits, whose counts these are. leads: run with several seeds. float_skips: trained and counted on the executor, see `float_skips.py`.
     """
 
     name: str
@@ -52,6 +52,7 @@ class ExperimentRow:
     finetune: Mapping[str, Any] | None = None
     prepare: Callable[[Path, Path], None] | None = None
     after: str | None = None
+    same_as: str | None = None
     leads: bool = False
     is_float: bool = False
     float_skips: bool = False
@@ -204,11 +205,11 @@ def run_rows(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with progress.reporting():
-        for row in (row for row in rows if run and _chosen(row, patterns)):
+        for row in (_run_as(row, rows) for row in rows if run and _chosen(row, patterns)):
             for seed in range(seeds if row.leads else 1):
                 count = Experiment(row, rows, seed, model, data, folder).count()
                 typer.echo(f"{row.name}, seed {seed}: {_shown(count.top1)}")
-    counted = [(row, _counted(row, model, data, folder)) for row in rows]
+    counted = [(row, _counted(_run_as(row, rows), model, data, folder)) for row in rows]
     results = Results.load(name)
     data_set = "CIFAR-100" if "100" in data.stem else "CIFAR-10"
     title = f"{model.stem} on {data_set}, {what}top-1 of 10,000 test images in percent"
@@ -224,6 +225,10 @@ def run_rows(
 
 def _chosen(row: ExperimentRow, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(fnmatch(row.name, pattern) for pattern in patterns)
+
+
+def _run_as(row: ExperimentRow, rows: Sequence[ExperimentRow]) -> ExperimentRow:
+    return row if row.same_as is None else next(other for other in rows if other.name == row.same_as)
 
 
 def _counted(row: ExperimentRow, model: Path, data: Path, folder: Path) -> dict[int, Count]:
@@ -245,6 +250,7 @@ def _line(row: ExperimentRow, counts: Mapping[int, Count]) -> Row:
         "seeds": ", ".join(f"{seed}: {_shown(count.top1)}" for seed, count in counts.items()),
         "calibrate": "-" if row.trains_float else _arguments(row.calibrate),
         "finetune": "-" if row.finetune is None else _arguments(row.finetune),
+        **({} if row.same_as is None else {"counted as": row.same_as}),
     }
 
 

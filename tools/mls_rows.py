@@ -3,6 +3,7 @@
 Names say element, grouping and the group scale's mantissa, such as "⟨2,1⟩ nc Mg 1, scratch, 2 epochs".
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from qpipe.ir.files.save import save_model
 
 GRID, TABLE2 = 2, 10
 """Epochs of every row of Table 3's grid, and of Table 2's and the grid's corners."""
+TWIN = (1, 1, "none", 0)
+"""Run although another row has its grid."""
 
 
 def forget(model: Path, output: Path) -> None:
@@ -56,11 +59,19 @@ def _table2(start: str) -> list[ExperimentRow]:
 
 
 def _table3() -> list[ExperimentRow]:
-    """Groupings without exponents, then exponents without and with groups."""
+    """Groupings without exponents, then exponents without and with groups.
+
+    ⟨1, M⟩ has the grid of ⟨0, M + 1⟩, and trains to the same bits: of such cells one is run to show it.
+    """
     groupings = [("none", 0), ("c", 0), ("n", 0), ("nc", 0), ("nc", 1)]
     grid = [(0, m, group, mg) for group, mg in groupings for m in (4, 3, 2, 1)]
     grid += [(e, m, group, mg) for group, mg in (("none", 0), ("nc", 1)) for e in (1, 2) for m in (4, 3, 2, 1)]
-    return [low_bit_row(*cell, "scratch", GRID) for cell in grid]
+    rows = {cell: low_bit_row(*cell, "scratch", GRID) for cell in grid}
+    for (e, m, *grouping), row in rows.items():
+        twin = rows.get((0, m + 1, *grouping))
+        if e == 1 and twin is not None and (e, m, *grouping) != TWIN:
+            rows[e, m, *grouping] = replace(row, same_as=twin.name)
+    return list(rows.values())
 
 
 CORNERS = (

@@ -26,8 +26,8 @@ from qpipe.processes import usable_cores
 
 DEFAULT_PERCENTILE = {2: 99.0, 3: 99.5, 4: 99.9, 5: 99.94, 6: 99.97, 7: 99.98, 8: 99.99, WIDE_BITS: 100.0}
 """Per width. 8 and 4 bits: FAQ, section 3.2; between them, what is cut off changes by the same factor a bit; below 4
-chosen by measurement (ResNet-20, 8-bit weights, before training; of 99.0 to 99.9). 16 bits
-have room for all.
+chosen by training images (ResNet-20, 8-bit weights, before training; `tools/choose_percentiles.py`). 16 bits have room
+for all.
 """
 
 _SMALLEST = 2.0**-64

@@ -1,6 +1,7 @@
 """The rows of the reproduction are what the verb takes, and their names tell them apart."""
 
 import inspect
+import json
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,27 @@ def test_the_grid_is_the_papers() -> None:
     grid = [row for row in ROWS if "2 epochs" in row.name and "⟨" in row.name and "overflow" not in row.name]
     assert len(grid) == 36
     assert sum(row.leads for row in grid) == 2
+    twins = {row.name: row.same_as for row in grid if row.same_as is not None}
+    assert twins["⟨1,2⟩ nc Mg 1, scratch, 2 epochs"] == "⟨0,3⟩ nc Mg 1, scratch, 2 epochs"
+    assert len(twins) == 5, "⟨1,4⟩ has no twin, and one is run to show it"
+    assert set(twins.values()) <= {row.name for row in grid}
+
+
+def test_a_twin_has_the_counts_of_the_row_that_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(digits_model(), tmp_path / "net.onnx")
+    first = ExperimentRow("float", is_float=True)
+    twin = ExperimentRow("its twin", finetune={"arithmetic": "mls"}, same_as="float")
+    with (tmp_path / "net.float.seed0.count.json").open("w") as stream:
+        json.dump({"top1": 12.5, "low_bit": 25.0}, stream)
+    run_rows(
+        [first, twin], tmp_path / "net.onnx", tmp_path / "none.npz", tmp_path, patterns=["its*"], seeds=1, run=True,
+        name="some",
+    )  # fmt: skip
+    found = next(iter(Results.load("some").tables.values()))
+    assert [(line["network"], line["top-1"], line.get("counted as")) for line in found] == [
+        ("float", 12.5, None), ("its twin", 12.5, "float")
+    ]  # fmt: skip
 
 
 def test_scratch_forgets(tmp_path: Path) -> None:
