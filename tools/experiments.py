@@ -44,7 +44,8 @@ class ExperimentRow:
     """One network; finetune None is calibration only, and one with an arithmetic trains the float network.
 
     prepare: writes the float network that is begun with, from the original. after: the row whose trained network is
-    trained on. same_as: the row that trains to the same bits, whose counts these are. leads: run with several seeds. float_skips: trained and counted on the executor, see `float_skips.py`.
+    trained on. same_as: the row that trains to the same bits, whose counts these are. leads: run with several seeds.
+    float_skips: trained and counted on the executor, see `float_skips.py`.
     """
 
     name: str
