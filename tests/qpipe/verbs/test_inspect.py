@@ -74,7 +74,7 @@ def test_a_softmax_along_channels_is_turned_and_becomes_integers() -> None:
     report = qpipe.inspect(digits_model(between=["[attend] between = Softmax<axis=1>(block)"]))
     forms = {node.name: (node.role, node.advice) for node in report.nodes if node.name.startswith("attend")}
     assert forms == {
-        "attend/before": (CARRIES, ""), "attend": (QUANTIZED, ""), "attend/behind": (CARRIES, "")
+        "attend_before": (CARRIES, ""), "attend": (QUANTIZED, ""), "attend_behind": (CARRIES, "")
     }  # fmt: skip
     assert report.ready
 
