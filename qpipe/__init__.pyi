@@ -117,7 +117,7 @@ def calibrate(
     *,
     plain: bool = False,
     blocks: str = '*',
-    strip: Literal['refit', 'cut'] | None = None,
+    strip: Literal['refit', 'exact', 'cut'] | None = None,
     weight_bits: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
     activation_bits: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
     skip_bits: Literal[2, 3, 4, 5, 6, 7, 8] | None = None,
@@ -170,8 +170,8 @@ def calibrate(
         preprocess: what pixels go through; None is what the model carries.
         plain: strip the skip connections, and go on without them.
         blocks: the residual blocks to strip with plain, as layer3.*,layer4.0.
-        strip: how, with plain: refit what is left by least squares, or cut and leave it; by default refit, and cut
-            where weights are random or skips fade.
+        strip: how, with plain: refit what is left by least squares; exact: carried in more channels, no value changes;
+            cut: nothing else changes; by default refit, and cut where weights are random or skips fade.
         weight_bits: bits of the weights; the first and the last layer keep 8.
         activation_bits: bits of the activations.
         skip_bits: bits at which a skip connection is carried; by default those of the activations, and no fewer; 16 of
@@ -341,7 +341,7 @@ def finetune(
     *,
     plain: bool = False,
     blocks: str = '*',
-    strip: Literal['refit', 'cut'] | None = None,
+    strip: Literal['refit', 'exact', 'cut'] | None = None,
     method: Literal['faq', 'ag'] = 'faq',
     recipe: Literal['faq-8bit', 'faq-4bit', 'faq-4bit-step', 'faq-4bit-growing', 'faq-cifar-8bit', 'faq-cifar-4bit', 'faq-scratch-exp', 'faq-scratch-step', 'distilled-4bit', 'ag', 'ag-binary', 'plain', 'mls-cifar', 'mls-imagenet'] | None = None,
     epochs: int | None = None,
@@ -427,8 +427,8 @@ def finetune(
         preprocess: what pixels go through; None is what the model carries.
         plain: strip the skip connections, and go on without them.
         blocks: the residual blocks to strip with plain, as layer3.*,layer4.0.
-        strip: how, with plain: refit what is left by least squares, or cut and leave it; by default refit, and cut
-            where weights are random or skips fade.
+        strip: how, with plain: refit what is left by least squares; exact: carried in more channels, no value changes;
+            cut: nothing else changes; by default refit, and cut where weights are random or skips fade.
         method: the training method: FAQ's, or with AG's auxiliary gradients.
         recipe: values for every option from epochs to joint distillation; by default plain where skips are stripped,
             mls-cifar of a float network, else faq-8bit, or ag with the method ag.

@@ -1,9 +1,9 @@
-"""Latency and memory of 8-bit residual networks beside the same ones without their skips, on onnxruntime, as ratios.
+"""Cost of 8-bit residual networks beside the same ones without their skips, on onnxruntime, as ratios.
 
-Two networks: ResNet-20 at 32x32, and one with ResNet-18's shapes and random weights at 224x224. Both files of a network
-are its `qoperator` exports, the plain one with every skip stripped after calibration and not trained: what it computes
-is wrong, what it costs is not. They are measured in turn in one process; the process's memory is measured in one for
-each file.
+Two networks: ResNet-20 at 32x32, and one with ResNet-18's shapes and random weights at 224x224. All files of a network
+are its `qoperator` exports: the plain one with every skip stripped after calibration and not trained, so that what it
+computes is wrong and what it costs is not; the exact one with skips that are carried in more channels. They are
+measured in turn in one process; the process's memory is measured in one for each file.
 """
 
 from pathlib import Path
@@ -21,14 +21,15 @@ from qpipe.runtime.cpu import this_cpu
 from qpipe.verbs.bench import BenchReport
 
 
-def export_both(model: Path, image_size: int, folder: Path) -> list[Path]:
-    """The 8-bit exports of a float network, calibrated on noise: with its skips, and without them."""
+def export_all(model: Path, image_size: int, folder: Path) -> list[Path]:
+    """The 8-bit exports of a float network, calibrated on noise: with its skips, without them, with them carried."""
     noise = np.random.default_rng(0).standard_normal((16, 3, image_size, image_size)).astype(np.float32)
     residual = qpipe.calibrate(model, noise, batches=1, batch_size=len(noise))
     plain = residual.clone()
     StripSkips()(plain)
-    files = [folder / f"{model.stem}.{name}.onnx" for name in ("residual", "plain")]
-    for network, file in zip((residual, plain), files, strict=True):
+    exact = qpipe.calibrate(model, noise, batches=1, batch_size=len(noise), plain=True, strip="exact")
+    files = [folder / f"{model.stem}.{name}.onnx" for name in ("residual", "plain", "exact")]
+    for network, file in zip((residual, plain, exact), files, strict=True):
         qpipe.export(network, file)
     return files
 
@@ -36,6 +37,7 @@ def export_both(model: Path, image_size: int, folder: Path) -> list[Path]:
 def rows_of(report: BenchReport) -> list[Row]:
     """One row for each batch size and file; the residual network is the first of each batch size."""
     rows: list[Row] = []
+    macs = {row.name: qpipe.inspect(row.name).macs or 0 for row in report.rows}
     first = {row.batch_size: row for row in reversed(report.rows)}
     for row in report.rows:
         assert row.activation_kib is not None
@@ -45,6 +47,7 @@ def rows_of(report: BenchReport) -> list[Row]:
             {
                 "network": Path(row.name).suffixes[-2].removeprefix("."),
                 "batch": row.batch_size,
+                "x MACs": rounded(macs[row.name] / macs[report.rows[0].name]),
                 "median ms": rounded(row.median_ms),
                 "min ms": rounded(row.minimum_ms),
                 "x as fast": rounded(row.speedup),
@@ -80,9 +83,9 @@ def main(
     typer.echo(this_cpu().describe())
     with reporting():
         for title, (path, image_size) in networks.items():
-            files = export_both(path, image_size, folder)
+            files = export_all(path, image_size, folder)
             report = qpipe.bench(files, batch_sizes=sizes, repeats=repeats, threads=threads)
-            results.add(f"{title}: residual and plain, 8-bit", rows_of(report))
+            results.add(f"{title}: residual, plain and exact, 8-bit", rows_of(report))
     results.save()
 
 

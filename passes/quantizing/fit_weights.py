@@ -10,7 +10,7 @@ Where samples are few, H holds chance as well. So one half of them chooses codes
 and more of what H has beside its diagonal taken off, down to rounding to the nearest; what does best is done with all.
 
 What is left of a shift, `E[w_q x_q] - E[w x]` per channel, of rounded weights and inputs both, goes to the mean of the
-BatchNormalization behind, or to the bias.
+BatchNormalization behind, or to the bias; but that of a channel which only passes codes on is taken off by its readers.
 
 The float weights stay what they are as far as they round to these codes, so that training goes on from them.
 
@@ -29,6 +29,7 @@ import onnx_ir as ir
 
 from qpipe.arith.feedback import OutputError
 from qpipe.arith.namespace import AnyArray, Float64Array, FloatArray, IntArray
+from qpipe.arith.rescale import single_powers
 from qpipe.arith.spec import QuantSpec
 from qpipe.calibration.comparison import float_value, values_by_name
 from qpipe.calibration.row_moments import RowMoments, measure_rows
@@ -144,6 +145,7 @@ def _fit(layer: Weighted[TrainableWeight], rows: FloatArray, moments: RowMoments
             for begin, rounded, mean in zip(range(0, len(rows), per), moments.rounded_mean, moments.mean, strict=True)
         ]
     )
+    shift[single_powers(rows, read_affine(layer, len(rows)).k)] = 0
     _take_off(layer, shift)
 
 

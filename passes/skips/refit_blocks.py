@@ -110,7 +110,7 @@ class _Trial:
         assert path is not None
         if self.carried is not None:
             carry(path, self.carried, self.given_up)
-        _write(path.last, self.fitted)
+        write_sums(path.last, self.fitted)
 
 
 class _Refit:
@@ -224,7 +224,7 @@ def _chosen(path: MainPath, seen: list[_Statistics], share: float) -> tuple[Carr
     return carried, tuple(np.argsort(each, kind="stable")[:count] for each in importances)
 
 
-def _write(layer: Layer, fitted: Fitted) -> None:
+def write_sums(layer: Layer, fitted: Fitted) -> None:
     """Give a layer these weights and sums; a BatchNormalization gets their statistics, as by `restore-batch-norm`."""
     weight = require_constant(layer.node, 1, "weight")
     ratio = np.ones(len(fitted.bias))

@@ -7,6 +7,8 @@
   their channel's exponent changes, and shrink by 27);
 - no pair of neighbours exceeds what a saturating int16 holds, at the least loss of resolution;
 - `k / r` is an integer of at most 8 bits times a power of two, with a shift within its bound: nothing is rounded later.
+- A channel that only passes another one on, by one weight that with k is a power of two, has a code that is one too: it
+  passes codes on unrounded, and fills of its grid what a power of two can.
 
 In other words, the integer multiplier of the channel becomes part of the scale of its weights.
 """
@@ -14,6 +16,7 @@ In other words, the integer multiplier of the channel becomes part of the scale 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from qpipe.arith.multiplier import MULTIPLIER_BITS, shift_bound
 from qpipe.arith.namespace import Float64Array, FloatArray, IntArray
@@ -23,7 +26,7 @@ from qpipe.arith.weights import pair_sums
 
 HEADROOM = 0.97  # of the range, so that a weight which grows a little in training does not cost its channel an exponent
 
-_FLOAT32_NOISE = 1e-6  # what storing weights and statistics as float32 leaves of a ratio of 1: a few times 2**-24
+FLOAT32_NOISE = 1e-6  # what storing weights and statistics as float32 leaves of a ratio of 1: a few times 2**-24
 
 
 def channel_ratio(
@@ -59,4 +62,17 @@ def channel_ratio(
     e = np.maximum(np.frexp(smallest)[1] - MULTIPLIER_BITS, least_exponent)
     per_code = np.ldexp(np.ceil(np.ldexp(smallest, -e)), e)
     ratio = np.where(fits, np.abs(k) / per_code * np.exp2(exponent.astype(np.float64)), 1.0)
-    return np.where(np.abs(ratio - 1) < _FLOAT32_NOISE, 1.0, ratio)
+    code = np.ldexp(np.abs(rows).max(axis=1, initial=0.0).astype(np.float64) * ratio, -exponent.astype(np.int32))
+    # At least one: a code of 0 passes nothing on.
+    whole = np.exp2(np.maximum(np.floor(np.log2(np.where(code > 0, code, 1.0))), 0))
+    ratio = np.where(single_powers(rows, k) & fits, ratio * whole / np.where(code > 0, code, 1.0), ratio)
+    return np.where(np.abs(ratio - 1) < FLOAT32_NOISE, 1.0, ratio)
+
+
+def single_powers(rows: FloatArray | Float64Array, k: Float64Array) -> npt.NDArray[np.bool_]:
+    """Of which channels, `[C]`, `k w` is a power of two for one weight, as float32 holds it, and all others are 0."""
+    gain = np.abs(k * rows.sum(axis=1, dtype=np.float64))
+    mantissa = np.frexp(gain)[0]
+    is_power = np.minimum(np.abs(mantissa - 0.5), np.abs(1 - mantissa)) < FLOAT32_NOISE
+    found: npt.NDArray[np.bool_] = (np.count_nonzero(rows, axis=1) == 1) & is_power
+    return found

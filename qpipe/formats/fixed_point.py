@@ -104,7 +104,11 @@ class FixedPoint(WeightFormat):
         step = self.clip_at(rows) * (2.0 / (2**self.bits - 1))
         if not self.per_channel:
             floor = xp.broadcast_to(xp.amax(floor), floor.shape)
-        return xp.maximum(xp.where(step > 0, rounded_log2(step, self.rounding), ZERO_EXPONENT), floor)
+        log2 = rounded_log2(step, self.rounding)
+        if self.rounding == "nearest" and self.per_channel:
+            # A weight that is the only one is all that its channel says: nothing is to be cut off.
+            log2 = xp.where(xp.sum(rows != 0, axis=1) == 1, rounded_log2(step, "ceil"), log2)
+        return xp.maximum(xp.where(step > 0, log2, ZERO_EXPONENT), floor)
 
     def clip_at(self, rows: A) -> A:
         """The largest weight that is represented, float64 `[C]`: c sigma, or the largest weight there is."""

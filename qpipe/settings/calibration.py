@@ -99,7 +99,7 @@ class CalibrateSettings(SkipSettings):
         """Whether factors between layers fill the ranges of activations."""
         if self.activation_rounding is not None:
             return self.activation_rounding == "fill"
-        return self._is_plain and self.ranges == "data"
+        return self._is_plain and self.ranges == "data" and self.strip != "exact"
 
     @property
     def fits_weights(self) -> bool:
@@ -151,8 +151,11 @@ class CalibrateSettings(SkipSettings):
         given = {"fit_weights": self.fit_weights, "activation_rounding": self.activation_rounding == "fill"}
         if self.fit_weights and not self.rescale_channels:
             raise ValueError("fit_weights: true, expected it with rescale_channels")
-        if given["activation_rounding"] and (self.skip_bits is not None or self.ranges == "fixed"):
-            raise ValueError("activation_rounding: 'fill', expected another with skip_bits or fixed ranges")
+        no_factors = self.skip_bits is not None or self.ranges == "fixed" or self.strip == "exact"
+        if given["activation_rounding"] and no_factors:
+            raise ValueError(
+                "activation_rounding: 'fill', expected another with skip_bits, fixed ranges or strip 'exact'"
+            )
         name = next((name for name, is_given in given.items() if is_given), None)
         if name is not None and not holds:
             expected = "weights that are pretrained" if self._format.holds_floats else "fixed-point weights"

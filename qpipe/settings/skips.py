@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from qpipe.settings.base import Settings, shown
 
-Stripping = Literal["refit", "cut"]
+Stripping = Literal["refit", "exact", "cut"]
 
 
 class SkipSettings(Settings):
@@ -16,8 +16,8 @@ class SkipSettings(Settings):
     blocks: str = Field(default="*", description="the residual blocks to strip with plain, as layer3.*,layer4.0")
     strip: Stripping | None = Field(
         default=None,
-        description="how, with plain: refit what is left by least squares, or cut and leave it; by default refit, and "
-        "cut where weights are random or skips fade",
+        description="how, with plain: refit what is left by least squares; exact: carried in more channels, no value "
+        "changes; cut: nothing else changes; by default refit, and cut where weights are random or skips fade",
     )
 
     @model_validator(mode="after")

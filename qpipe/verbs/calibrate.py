@@ -18,12 +18,14 @@ from passes.quantizing.fit_input import FitInput, write_units
 from passes.quantizing.fit_weights import FitWeights
 from passes.quantizing.fix_ranges import FixRanges
 from passes.quantizing.insert_quantizers import InsertQuantizers, refuse_unsupported
+from passes.quantizing.keep_codes import KeepCodes
 from passes.quantizing.rescale_channels import RescaleChannels
 from passes.quantizing.restore_batch_norm import RestoreBatchNorm
 from passes.quantizing.round_ranges import RoundRanges
 from passes.quantizing.separate_skips import SeparateSkips
 from passes.randomize_weights import RandomizeWeights
 from passes.shipping.remove_quantizers import RemoveQuantizers
+from passes.skips.carry_skips import CarrySkips
 from passes.skips.refit_blocks import RefitBlocks
 from passes.skips.shortcut_every_convolution import ShortcutEveryConvolution
 from passes.skips.strip_skips import StripSkips
@@ -62,6 +64,8 @@ DRAWN_FROM: Final = 256
 """Images: values and rows of inputs are drawn from what they give."""
 REFITTED_ON: Final = 1024
 """Images: blocks that lose their skips are refitted on them."""
+_STRIPS: dict[str, type[RefitBlocks | CarrySkips]] = {"refit": RefitBlocks, "exact": CarrySkips}
+"""By how they take skips out of float networks, those that look at data."""
 _REBUILDS: dict[str, type[ir.passes.InPlacePass]] = {
     known.name: known for known in (ShortcutEveryConvolution, ExpandBases)
 }
@@ -149,9 +153,10 @@ def calibrate(
     with about(name):
         held = hold_weights(network, settings)
     if settings.plain:
+        seen_few: dict[str, Any] = {"inputs": inputs.first(REFITTED_ON), "shard": shard}
         strip: ir.passes.InPlacePass = StripSkips(blocks=settings.blocks)
-        if settings.stripping == "refit":
-            strip = RefitBlocks(blocks=settings.blocks, inputs=inputs.first(REFITTED_ON), shard=shard)
+        if settings.stripping != "cut":
+            strip = _STRIPS[settings.stripping](blocks=settings.blocks, **seen_few)
         with about(name):
             _apply([strip], network, draws)
     is_ready = FORMATS[settings.quantizer].holds_floats and settings.start == "pretrained"
@@ -187,6 +192,8 @@ def calibrate(
         ]
     elif settings.activation_rounding in {"nearest", "least-error"}:
         observe.append(RoundRanges(rounding=settings.activation_rounding, **widths, **seen))
+    if settings.plain and settings.stripping == "exact":
+        observe.append(KeepCodes(activation_bits=settings.activation_bits, layers=table))
     insert = InsertQuantizers(
         weight_bits=settings.weight_bits,
         **widths,

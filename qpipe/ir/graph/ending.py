@@ -28,3 +28,19 @@ def end_in(model: ir.Model, outputs: Iterable[ir.Value]) -> None:
     for value in graph.outputs:
         value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
     ir.passes.common.RemoveUnusedNodesPass()(model)
+
+
+def between(model: ir.Model, begin: str, end: str) -> ir.Model:
+    """A copy that reads the value named `begin`, of any number of samples, and gives that named `end`."""
+    copy = model.clone()
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    values |= {value.name: value for value in copy.graph.inputs}
+    source, target = values[begin], values[end]
+    dims = [] if source.shape is None else [None, *source.shape.dims[1:]]
+    shape = ir.Shape(dims) if dims else None
+    given = ir.Value(name=f"{begin}_given", type=source.type or ir.TensorType(ir.DataType.FLOAT), shape=shape)
+    source.replace_all_uses_with(given)
+    copy.graph.inputs.clear()
+    copy.graph.inputs.append(given)
+    end_in(copy, [target])
+    return copy

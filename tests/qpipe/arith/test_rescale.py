@@ -10,6 +10,7 @@ from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.rescale import HEADROOM
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import pair_sums
+from qpipe.formats.base import WeightOptions
 from qpipe.formats.fixed_point import DEFAULT_CLIP, FixedPoint
 
 ROUNDING = 1e-9  # float64's, over the few operations of a ratio
@@ -99,3 +100,33 @@ def test_zero_channels_stay() -> None:
     rows, k = np.array([[0.0, 0.0], [0.5, 0.25]], np.float32), np.array([1.0, 0.0])
     ratio = FixedPoint().filling_ratio(rows, k, np.array([-7, -8]), SOURCE, QuantSpec.unsigned(8, -6))
     assert ratio.tolist() == [1.0, 1.0]
+
+
+@given(
+    bits=st.sampled_from([2, 4, 8]),
+    power=st.integers(-6, 6),
+    k=st.integers(-5, 5),
+    at=st.integers(0, 8),
+    limit=st.sampled_from([None, 128]),
+)
+def test_a_weight_that_passes_a_channel_on_stays_a_power_of_two(
+    bits: int, power: int, k: int, at: int, limit: int | None
+) -> None:
+    """So does its multiplier: the codes that it reads are those that it writes."""
+    rows = np.zeros((1, 9), np.float32)
+    rows[0, at] = 2.0**power
+    # Float32 doesn't hold k as it was meant.
+    factor = np.array([np.float32(np.sqrt(1.1)) / np.float64(np.float32(np.sqrt(1.1 * 4.0**-k)))])
+    spec = FixedPoint.of(bits, WeightOptions(pair_limit=limit))
+    output = QuantSpec.unsigned(8, 0)
+    ratio = spec.filling_ratio(rows, factor, spec.exponents(rows, np.array([NO_FLOOR])), SOURCE, output)
+    assert ratio is not None
+    scaled = (rows * ratio[:, None]).astype(np.float32)
+    codes, _ = spec.pair_safe(scaled, spec.exponents(scaled, np.array([NO_FLOOR])))
+    code = abs(float(codes[0, at]))
+    assert np.frexp(code)[0] == 0.5
+    # As much of the grid as a power of two can fill, or half of that.
+    assert code >= (spec.qmax + 1) / 4
+    assert np.count_nonzero(codes) == 1
+    multiplier, _ = split(factor / ratio)
+    assert np.frexp(float(multiplier[0]))[0] == 0.5
