@@ -70,7 +70,7 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
         row("2/2 plain, recipe distilled-4bit + fade, unclipped, + AG", PLAIN, SHIPPED_PLAIN, UNCLIPPED, AG),
         row("2/2 plain, recipe distilled-4bit + fade + AG", PLAIN, SHIPPED_PLAIN, AG),
         row("2/2 plain, recipe distilled-4bit + fade + AG + SSP", PLAIN, SHIPPED_PLAIN, AG, SSP),
-        row("2/2 baseline, recipe distilled-4bit", SHIPPED),
+        row("2/2 baseline, recipe distilled-4bit", SHIPPED, leads=True),
         row("2/2 plain + teacher", PLAIN, TAUGHT),
         row("2/2 baseline + teacher", TAUGHT),
         row("2/2 baseline + AG", AG),
@@ -110,10 +110,12 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
             line
             for bits, start in fixed.items()
             for line in (
-                row(f"{bits}/{bits} residual, recipe distilled-4bit", SHIPPED, start=start),
+                row(f"{bits}/{bits} residual, recipe distilled-4bit", SHIPPED, start=start, leads=True),
                 row(f"{bits}/{bits} residual, recipe distilled-4bit, unclipped", SHIPPED, UNCLIPPED, start=start),
                 row(f"{bits}/{bits} plain + fade + teacher", PLAIN, FADE, TAUGHT, start=start),
-                row(f"{bits}/{bits} plain, recipe distilled-4bit + fade", PLAIN, SHIPPED_PLAIN, start=start),
+                row(
+                    f"{bits}/{bits} plain, recipe distilled-4bit + fade", PLAIN, SHIPPED_PLAIN, start=start, leads=True
+                ),
                 row(
                     f"{bits}/{bits} plain, recipe distilled-4bit + fade, unclipped",
                     PLAIN,

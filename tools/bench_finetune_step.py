@@ -2,7 +2,8 @@
 
 The others: the plain float network, written by hand in torch, and Brevitas' quantization-aware training, where Brevitas
 can be imported (qpipe doesn't need it; see `brevitas_resnet20.py` for what it is given to do). All are whole steps
-of the same SGD with momentum on one batch: forward, loss, backward, update.
+of the same SGD with momentum on one batch: forward, loss, backward, update. On a GPU a step ends when all that it
+launched has run.
 """
 
 import importlib.util
@@ -41,12 +42,12 @@ class Contestant:
     step: Callable[[], None]
 
 
-def noise(batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def noise(batch_size: int, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs [N, 3, 32, 32] and labels [N], the same ones each time; torch draws the same after it as well."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     inputs = torch.from_numpy(rng.standard_normal((batch_size, 3, 32, 32)).astype(np.float32))
-    return inputs, torch.from_numpy(rng.integers(0, 10, batch_size))
+    return inputs.to(device), torch.from_numpy(rng.integers(0, 10, batch_size)).to(device)
 
 
 def training_step(
@@ -69,12 +70,12 @@ def plain_float(
     inputs: torch.Tensor, labels: torch.Tensor, precision: Precision, *, channels_last: bool = False
 ) -> Contestant:
     """The plain float network; its bf16 is torch's autocast. In torch's own layout, or with its channels last."""
-    network = ResNet20()
+    network = ResNet20().to(inputs.device)
     if channels_last:
         network, inputs = (x.to(memory_format=torch.channels_last) for x in (network, inputs))
 
     def logits() -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
             result: torch.Tensor = network(inputs)
             return result
 
@@ -86,8 +87,8 @@ def of_qpipe(
     model: Path, inputs: torch.Tensor, labels: torch.Tensor, bits: int, mode: BatchNormMode, precision: Precision
 ) -> Contestant:
     """qpipe's step on the QDQ file that its calibration gives for `model`."""
-    quantized = qpipe.calibrate(model, [inputs.numpy()], batches=1, weight_bits=bits, activation_bits=bits)
-    executor = Executor(quantized, batch_norm=mode, precision=precision)
+    quantized = qpipe.calibrate(model, [inputs.cpu().numpy()], batches=1, weight_bits=bits, activation_bits=bits)
+    executor = Executor(quantized, batch_norm=mode, precision=precision).to(inputs.device)
     step = training_step(executor, lambda: executor(inputs)[0], labels)
     return Contestant(f"qpipe, {mode} statistics", bits, precision, step)
 
@@ -98,7 +99,7 @@ def of_brevitas(
     """Brevitas' step, with the channels last, where it is faster too; `scales` are the activations'."""
     from brevitas_resnet20 import QuantizedResNet20
 
-    network = QuantizedResNet20(ResNet20(), bits, scales)
+    network = QuantizedResNet20(ResNet20(), bits, scales).to(inputs.device)
     network, images = (x.to(memory_format=torch.channels_last) for x in (network, inputs))
     step = training_step(network, lambda: network(images), labels)
     return Contestant(f"Brevitas {version('brevitas')}, {scales} scales", bits, "fp32", step)
@@ -117,6 +118,12 @@ def time_in_turn(
                 contestant.step()
                 own.append(clock() - start)
     return times
+
+
+def gpu_clock() -> float:
+    """Seconds, when all that was launched has run."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def rows_of(contestants: list[Contestant], times: list[list[float]], batch_size: int) -> list[Row]:
@@ -147,6 +154,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="turns of each contestant")] = 10,
     runs: Annotated[int, typer.Option(help="timed steps of a turn")] = 3,
     threads: Annotated[int | None, typer.Option(help="of torch; all cores by default")] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="where all of them run")] = "cpu",
     name: Annotated[str, typer.Option(help="of the file in artifacts/results")] = "finetune_step",
 ) -> None:
     """Measure one fine-tuning step against the plain float step and, where it is installed, Brevitas' step.
@@ -155,7 +163,7 @@ def main(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    inputs, labels = noise(batch_size)
+    inputs, labels = noise(batch_size, device)
     precisions, modes = get_args(Precision), get_args(BatchNormMode)
     contestants = [plain_float(inputs, labels, precision) for precision in precisions]
     contestants.append(plain_float(inputs, labels, "fp32", channels_last=True))
@@ -167,9 +175,10 @@ def main(
         contestants += [of_brevitas(inputs, labels, bits, "constant") for bits in BITS]
         contestants.append(of_brevitas(inputs, labels, 8, "learned"))
     with reporting():
-        times = time_in_turn(contestants, rounds, runs)
+        times = time_in_turn(contestants, rounds, runs, gpu_clock if device == "cuda" else time.perf_counter)
     results = Results(name)
-    results.add("Training step of ResNet-20", rows_of(contestants, times, batch_size))
+    where = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    results.add(f"Training step of ResNet-20{where}", rows_of(contestants, times, batch_size))
     results.save()
 
 

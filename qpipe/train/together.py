@@ -43,6 +43,8 @@ class Together:
 @lru_cache(maxsize=1)
 def together() -> Together:
     """This process among those that the launcher started, or alone on the machine's GPU or CPU."""
+    # One seed, one result: on a GPU what is faster adds up in any order.
+    torch.backends.cudnn.deterministic = True
     if process_count() > 1:
         state = join_processes()
         return Together(state.process_index, state.num_processes, state.device)

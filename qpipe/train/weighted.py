@@ -216,7 +216,9 @@ class WeightedLayer(nn.Module):
         """float64, every value exact: integers are summed in the narrowest float type that holds every sum."""
         codes, bias, unit, largest = quantizer.shipped(self.weight, affine)
         kind = torch.float32 if largest <= FLOAT32_EXACT else torch.float64
-        accumulator = self._op((x / quantizer.source.scale).to(kind), codes.to(kind)).double()
+        # cuDNN may choose a transform, or TF32, which round.
+        with torch.backends.cudnn.flags(enabled=False):
+            accumulator = self._op((x / quantizer.source.scale).to(kind), codes.to(kind)).double()
         return (accumulator + self._along(bias, accumulator)) * self._along(unit, accumulator)
 
     def _along(self, values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

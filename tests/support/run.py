@@ -37,8 +37,9 @@ def run_as_written(model: ir.Model, **inputs: np.ndarray) -> list[np.ndarray]:
 
 
 def evaluated(executor: Executor, inputs: np.ndarray) -> list[np.ndarray]:
+    device = next(executor.parameters()).device
     with torch.no_grad():
-        return [y.numpy() for y in executor.eval()(torch.from_numpy(inputs))]
+        return [y.cpu().numpy() for y in executor.eval()(torch.from_numpy(inputs).to(device))]
 
 
 def assert_exact(model: ir.Model, inputs: np.ndarray, executor: Executor | None = None) -> None:

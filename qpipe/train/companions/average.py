@@ -16,6 +16,7 @@ Source: Polyak and Juditsky 1992; d as TensorFlow's `ExponentialMovingAverage` h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 import torch
 from torch import nn
@@ -27,23 +28,23 @@ from qpipe.train.executor import Executor
 class WeightAverage(Companion):
     """The averages of one network's parameters; decay: the largest d, below 1."""
 
-    count: torch.Tensor
-
     def __init__(self, network: Executor, *, decay: float) -> None:
         super().__init__()
         self._decay = decay
         # Behind a function, so that the network is no module of this one.
         self._trained: Callable[[], list[nn.Parameter]] = lambda: [p for p in network.parameters() if p.requires_grad]
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self._number = 0
         for index, parameter in enumerate(self._trained()):
             self.register_buffer(f"average{index}", parameter.detach().clone())
+
+    def begin_update(self, done: Fraction, update: int) -> None:
+        """Count it."""
+        self._number = update + 1
 
     @torch.no_grad()
     def end_update(self) -> None:
         """Move the averages towards the weights."""
-        self.count += 1
-        updates = int(self.count)
-        share = 1 - min(self._decay, (1 + updates) / (10 + updates))
+        share = 1 - min(self._decay, (1 + self._number) / (10 + self._number))
         for average, parameter in self._pairs():
             average.lerp_(parameter, share)
 
