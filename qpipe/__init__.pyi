@@ -357,6 +357,7 @@ def finetune(
     batch_size: int | None = None,
     gradient_clip: float | None = None,
     ema: float | None = None,
+    hold_out: float | None = None,
     teacher: str | os.PathLike[str] | None = None,
     teacher_weight: float | None = None,
     temperature: float | None = None,
@@ -447,6 +448,8 @@ def finetune(
         gradient_clip: the longest gradient of a channel's weights, in their own length; 0: any.
         ema: decay of a moving average of the weights, which is what is written, with statistics estimated anew; 0.999
             is usual; 0: the weights themselves.
+        hold_out: the part of the training images that is not trained on: the epoch that is best on it is written; 0:
+            none, and the last epoch is.
         teacher: distil from 'float', the network before it was quantized, or an .onnx; or 'none'.
         teacher_weight: the teacher's part of the loss.
         temperature: what distillation divides the logits by.

@@ -96,7 +96,7 @@ class StreamSource(Source):
 
     def _checked(self, item: Any, position: int) -> Batch:
         """The item's batch, which is of the first one's kind."""
-        batch = _batch(item, self._info, self._integers)
+        batch = _batch(item, self.info, self._integers)
         for what, found, expected in (
             ("inputs of shape", *map(_shown, (_sample(batch), self.sample_shapes or self.image_shape))),
             ("uint8 images:", batch.pixels is not None, self.has_pixels),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SHUFFLE, AUGMENT = range(2)
+SHUFFLE, AUGMENT, HOLD_OUT = range(3)
 
 
 def generator(seed: int, epoch: int, purpose: int, part: int = 0) -> np.random.Generator:

@@ -70,7 +70,10 @@ WHOLE = Portion()
 
 @dataclass(frozen=True)
 class Reading:
-    """One pass over the data, as `Source.batches` is asked for it. Raises DataError for numbers that make no sense."""
+    """One pass over the data, as `Source.batches` is asked for it. Raises DataError for numbers that make no sense.
+
+    among: the indices of the samples that are read at all; None: all.
+    """
 
     batch_size: int
     shuffle: bool = False
@@ -80,6 +83,7 @@ class Reading:
     augment: Augment | None = None
     drop_last: bool = False
     portion: Portion = WHOLE
+    among: Indices | None = None
 
     def __post_init__(self) -> None:
         for key, value, least in (("batch size", self.batch_size, 1), ("seed", self.seed, 0), ("epoch", self.epoch, 0)):
@@ -90,7 +94,8 @@ class Reading:
 
     def chunks(self, count: int) -> list[Indices]:
         """The indices of every batch of `count` samples, of those that the portion has."""
-        order = generator(self.seed, self.epoch, SHUFFLE).permutation(count) if self.shuffle else np.arange(count)
+        among = np.arange(count) if self.among is None else self.among
+        order = generator(self.seed, self.epoch, SHUFFLE).permutation(among) if self.shuffle else among
         order = order[: self.limit]
         chunks = [order[begin : begin + self.batch_size] for begin in range(0, len(order), self.batch_size)]
         kept = [chunk for chunk in chunks if len(chunk) == self.batch_size or not self.drop_last]
@@ -151,26 +156,26 @@ class Source(ABC):
         self.image_shape, self.has_pixels, self.size, self.labels = image_shape, has_pixels, size, labels
         self.first_labels = labels if first_labels is None else first_labels
         self.sample_shapes = sample_shapes
-        self._info = info
+        self.info = info
 
     @property
     def found(self) -> Found:
         """What was opened."""
-        content = self._info.content or f"{'uint8 images' if self.has_pixels else 'floats'}, {list(self.image_shape)}"
+        content = self.info.content or f"{'uint8 images' if self.has_pixels else 'floats'}, {list(self.image_shape)}"
         span = None if self.labels is None else f"{self.labels.min():g} to {self.labels.max():g}"
         if self.labels is not None and self.labels.ndim > 1:
             span = f"[{', '.join(map(str, ('N', *self.labels.shape[1:])))}], {span}"
-        if not self._info.reads_labels:
+        if not self.info.reads_labels:
             span = "not read"
         return Found(
             self.name,
-            self._info.splits,
-            self._info.split,
+            self.info.splits,
+            self.info.split,
             self.size,
             content,
             self.class_names,
             span,
-            self._info.remarks,
+            self.info.remarks,
         )
 
     def batches(

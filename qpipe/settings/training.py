@@ -89,6 +89,13 @@ class TrainingSettings(SkipSettings):
         description="decay of a moving average of the weights, which is what is written, with statistics estimated "
         "anew; 0.999 is usual; 0: the weights themselves",
     )
+    hold_out: OfRecipe[float] = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="the part of the training images that is not trained on: the epoch that is best on it is written; "
+        "0: none, and the last epoch is",
+    )
     teacher: OfRecipe[FilePath | None] = Field(
         default=None, description="distil from 'float', the network before it was quantized, or an .onnx; or 'none'"
     )

@@ -34,6 +34,9 @@ class Companion(nn.Module):
     def end_update(self) -> None:
         """The weights are the new ones."""
 
+    def end_epoch(self, number: int) -> None:
+        """The epoch, from 1, is over, and not in a checkpoint yet."""
+
     def end_training(self) -> bool:
         """All updates are done, or were before this process began; whether this gave the network other weights, for
         which statistics are estimated anew.

@@ -17,6 +17,7 @@ from qpipe.data import Augment, Portion, Source
 from qpipe.errors import DataError, QpipeError
 from qpipe.settings import FinetuneSettings
 from qpipe.tasks.task import CLASSES, Task
+from qpipe.train.bring_together import bring_together
 from qpipe.train.checkpoint import Parts
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.executor import Executor
@@ -24,7 +25,6 @@ from qpipe.train.given import Given, given_of
 from qpipe.train.gradient_clip import clip_gradients, weighted_layers
 from qpipe.train.identity import identity_of
 from qpipe.train.keeper import Keeper
-from qpipe.train.learned_quantizer import LearnedQuantizer
 from qpipe.train.losses import check_labels, hits_of, label_loss
 from qpipe.train.observer import Observer
 from qpipe.train.run import Epoch, Judged, RunState
@@ -140,6 +140,8 @@ def train(
     while len(state.epochs) < settings.epochs:
         epoch = _run_epoch(run, state)
         keeper.require_finite(state)
+        for companion in companions:
+            companion.end_epoch(epoch.number)
         is_due = epoch.number % evaluate_every == 0 or epoch.number == settings.epochs
         judged = _evaluate(run, evaluate) if evaluate is not None and is_due else Judged(None)
         state.close(replace(epoch, test_accuracy=judged.metric, low_bit_accuracy=judged.low_bit))
@@ -190,7 +192,8 @@ def _update(run: _Run, state: RunState, batches: Batches, at: Fraction) -> bool:
     trouble = next((found for companion in run.companions if (found := companion.trouble())), None)
     if trouble is not None:
         sums.fill_(math.nan)  # every process is to hear of it
-    _bring_together(run, sums, count)
+    roots = (run.executor, *run.companions)
+    bring_together(roots, run.optimizer, run.group, sums, count)
     clip_gradients(run.layers, run.settings.gradient_clip)
     value, correct, images = sums.tolist()
     state.updates += 1
@@ -224,28 +227,6 @@ def _accumulate(run: _Run, inputs: Given, labels: torch.Tensor) -> torch.Tensor:
     part.backward()  # type: ignore[no-untyped-call]
     correct = hits_of(run.task, answer.detach(), labels).double()
     return torch.stack([loss.detach().double() * len(labels), correct, torch.full_like(correct, len(labels))])
-
-
-@torch.no_grad()
-def _bring_together(run: _Run, sums: torch.Tensor, count: int) -> None:
-    """Make gradients the mean over `count` real batches, and add up what the processes have of each.
-
-    Each process normalized its share by that share's statistics: the running ones become their mean, as do the bases
-    of learned levels.
-    """
-    gradients = [p.grad for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if count > 1:
-        torch._foreach_div_(gradients, count)
-    if run.group.count == 1:
-        return
-    modules = list(dict.fromkeys(module for root in (run.executor, *run.companions) for module in root.modules()))
-    layers = [module for module in modules if isinstance(module, WeightedLayer)]
-    normalized = [layer for layer in layers if layer.has_batch_norm and layer.mode == "batch"]
-    running = [statistic for layer in normalized for statistic in (layer.mean, layer.variance)]
-    running += [module.basis for module in modules if isinstance(module, LearnedQuantizer)]
-    for statistic in running:
-        statistic.div_(run.group.count)
-    run.group.add_up([*gradients, *running, sums])
 
 
 def _optimizer(parameters: Sequence[torch.nn.Parameter], settings: FinetuneSettings) -> torch.optim.Optimizer:

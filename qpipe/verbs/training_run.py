@@ -13,6 +13,8 @@ from pydantic import JsonValue
 from qpipe import progress
 from qpipe.data import DataLike, Source
 from qpipe.data.carried import store_preprocess
+from qpipe.data.subset import hold_out
+from qpipe.errors import RecipeError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import COMPARISON, FLOAT_PHASE, TRAINING, AppliedPass, add_provenance, set_json
 from qpipe.ir.graph.numbers import check_numbers
@@ -20,9 +22,11 @@ from qpipe.json_values import to_plain
 from qpipe.processes import is_main_process
 from qpipe.settings import FinetuneSettings, TaskSettings
 from qpipe.settings.recipes import resolve
+from qpipe.tasks.metrics import metric_of as empty_metric
 from qpipe.tasks.task import Task
 from qpipe.train.answer import answering
 from qpipe.train.companion import Companion, Loss
+from qpipe.train.companions.best_epoch import BestEpoch
 from qpipe.train.companions.make import make_companions
 from qpipe.train.diagnostics.collect import Diagnostics
 from qpipe.train.diagnostics.make import make_diagnostics
@@ -32,6 +36,7 @@ from qpipe.train.loop import train
 from qpipe.train.low_bit_metric import low_bit_metric
 from qpipe.train.run import Epoch, Judged
 from qpipe.train.schedule import check_stream
+from qpipe.train.together import together
 from qpipe.train.write_back import write_back
 from qpipe.verbs.phases import metric_of, warn_of_float, warn_of_training
 from qpipe.verbs.purpose import task_of
@@ -82,9 +87,10 @@ class TrainingRun:
             loss=self.loss,
         )
         write_back(self.executor)
-        # Averages take the weights' places when the last epoch has been judged.
-        counted = Judged(None) if self.settings.ema else Judged(history[-1].test_accuracy, history[-1].low_bit_accuracy)
-        is_judged = self.settings.evaluate or (self.settings.ema and self.settings.evaluate_every is not None)
+        # Other weights take the last ones' places when the last epoch has been judged.
+        is_another = bool(self.settings.ema or self.settings.hold_out)
+        counted = Judged(None) if is_another else Judged(history[-1].test_accuracy, history[-1].low_bit_accuracy)
+        is_judged = self.settings.evaluate or (is_another and self.settings.evaluate_every is not None)
         after = self._after() if is_judged and counted.metric is None else counted
         warn_of_training(phases.values(), after.metric, self.task)
         self._record(history, phases, after)
@@ -126,6 +132,9 @@ class TrainingRun:
             "settings": told,
             "task": self.task.to_json(),
         }
+        for best in self.companions:
+            if isinstance(best, BestEpoch):
+                record["best_epoch"] = {"number": int(best.number), "held_out": float(best.metric)}
         if self.observers and is_main_process():
             record["diagnostics"] = to_plain(self.observers[0].result())
         set_json(network, TRAINING, record)
@@ -162,7 +171,7 @@ def prepare(
     pixels = preprocess_of(network, preprocess)
     check_subject(subject, run)
     check_teacher(run, teacher, network, pixels, is_stripped=subject.is_stripped)
-    source = open_source(network, data, "train", pixels)
+    source, held = _divided(open_source(network, data, "train", pixels), run, seed)
     run = with_augmentation(run, source)
     store_preprocess(network, pixels)
     name = model_name(model)
@@ -172,6 +181,8 @@ def prepare(
         executor = answering(network, task, source.image_shape, run)
         check_stream(run, source.size)
         companions = make_companions(executor, network, subject.origin, run, source.image_shape, seed, task)
+        if held is not None:
+            companions.append(_best_epoch(executor, network, held, task, name))
     progress.say(task.said)
     is_judged = run.evaluate or run.evaluate_every is not None
     return TrainingRun(
@@ -187,3 +198,24 @@ def prepare(
         task=task,
         loss=loss_of(run, task, subject.origin, teacher),
     )
+
+
+def _divided(source: Source, run: FinetuneSettings, seed: int) -> tuple[Source, Source | None]:
+    """What is trained on, and what is held out of it."""
+    return hold_out(source, run.hold_out, seed) if run.hold_out else (source, None)
+
+
+def _best_epoch(executor: Executor, network: ir.Model, held: Source, task: Task, name: str) -> BestEpoch:
+    """Judged on onnxruntime; RecipeError for a task without a metric."""
+    metric = empty_metric(task, name)
+    if metric is None:
+        raise RecipeError(f"hold_out: {len(held)} images, but the task has no metric, expected one (--metric)")
+
+    def judge() -> float | None:
+        device = together().device
+        write_back(executor.cpu().eval())
+        found = metric_of(network, held, task, name)
+        executor.to(device).train()
+        return found
+
+    return BestEpoch(executor, judge, rises=metric.rises)

@@ -18,12 +18,14 @@ class Metric(ABC):
     """Of one model on all images so far.
 
     losses: what it can judge. is_dense: whether each pixel, or each image as a whole; None: both. is_order: whether the
-    order of an image's numbers is all that counts, so that fixed point is judged as the integers that it is.
+    order of an image's numbers is all that counts, so that fixed point is judged as the integers that it is. rises:
+    whether a better network has a larger value, as one of the user's own is taken to.
     """
 
     losses: ClassVar[frozenset[str]]
     is_dense: ClassVar[bool | None] = None
     is_order: ClassVar[bool] = False
+    rises: ClassVar[bool] = True
 
     def __init__(self, task: Task, name: str) -> None:
         self.task, self.name = task, name

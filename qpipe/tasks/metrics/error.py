@@ -14,6 +14,7 @@ class MeanSquares(Metric):
     """Over all numbers of all images."""
 
     losses = frozenset({"mse"})
+    rises = False
 
     def __init__(self, task: Task, name: str) -> None:
         super().__init__(task, name)
@@ -33,6 +34,8 @@ class MeanSquares(Metric):
 
 class Psnr(MeanSquares):
     """`10 log10(peak² / MSE)` in dB; the peak is 255 where labels exceed 1, else 1."""
+
+    rises = True
 
     def value(self) -> float:
         """In dB; infinite without an error."""

@@ -57,6 +57,7 @@ def test_what_was_not_counted_is_not_told() -> None:
         ("finetune net.qdq.onnx --recipe ag --momentum 0.5", "momentum: 0.5, but without effect"),
         ("finetune net.qdq.onnx --blocks layer1.*", "blocks: 'layer1.*', but without effect"),
         ("finetune net.qdq.onnx --teacher net.int8.onnx", "teacher 'net.int8.onnx': is qoperator, expected a float"),
+        ("finetune net.qdq.onnx --hold-out 0.0001", "hold_out: 0.0001 of "),
         ("finetune net.qdq.onnx --ema 1", "--ema: 1.0, expected"),
         ("finetune net.qdq.onnx --warmup 1", "warmup: 1, expected less than the run's epochs, 1"),
         ("finetune net.qdq.onnx --schedule cosine --milestones 1", "milestones: given, expected none"),

@@ -11,6 +11,7 @@ import torch
 import qpipe
 from passes.shipping.finalize import Finalize
 from qpipe.data import Preprocess, open_data
+from qpipe.data.subset import hold_out
 from qpipe.errors import DataError, ModelError, QpipeError, RecipeError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import get_json, get_object
@@ -117,6 +118,22 @@ def test_a_named_recipe_with_another_length(stages: Path) -> None:
     assert settings["recipe"] == "faq-4bit-growing"
     assert settings["grow_at"] == pytest.approx([1, 150 * 3 / 165, 160 * 3 / 165])
     assert (settings["weight_decay"], settings["teacher"], settings["precision"]) == (1e-4, "float", "bf16")
+
+
+def test_the_best_epoch_by_images_that_were_held_out(stages: Path) -> None:
+    options: dict[str, Any] = {"lr": 0.05, "batch_size": 32, "flip": False, "schedule": "cosine", "warmup": 0.5}
+    tuned = qpipe.finetune(
+        stages / "net.qdq.onnx", "digits", **options, epochs=3, activation_gradient="ymax", hold_out=0.25
+    )
+    record: Any = get_object(tuned, "training")
+    best = record["best_epoch"]
+    assert 1 <= best["number"] <= 3
+    assert best["held_out"] > record["accuracy_before"] + 0.3
+    # The figure is that of the file that ships, on what was held out.
+    _, held = hold_out(open_data("digits", "train"), 0.25, 0)
+    (batch,) = held.batches(len(held))
+    assert qpipe.validate([tuned], (batch.pixels, batch.labels)).rows[0].top1 == best["held_out"]
+    assert qpipe.validate([tuned, qpipe.export(tuned)], "digits").rows[0].integers_equal
 
 
 def test_the_teacher_may_be_a_file(stages: Path) -> None:
