@@ -26,6 +26,7 @@ from passes.rewrites.fold_batch_rows import FoldBatchRows
 from passes.rewrites.fold_constants import FoldConstants
 from passes.rewrites.freeze_batch_norm import FreezeBatchNorm
 from passes.rewrites.gather_lists import GatherLists
+from passes.rewrites.gather_nd_to_gather import GatherNDToGather
 from passes.rewrites.gather_to_reshape import GatherToReshape
 from passes.rewrites.gather_to_slice import GatherToSlice
 from passes.rewrites.global_max_to_max_pool import GlobalMaxToMaxPool
@@ -94,6 +95,7 @@ NORMALIZE = ir.passes.Sequential(
     SplitToSlices(),
     # Once more, of places that have been folded.
     GatherToReshape(),
+    GatherNDToGather(),
     GatherLists(),
     GatherToSlice(),
     EinsumToMatMul(),

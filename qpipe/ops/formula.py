@@ -42,9 +42,10 @@ _UNARY: Final[Mapping[str, Callable[[Float64Array], Any]]] = {
 }  # fmt: skip
 _BINARY: Final[Mapping[str, Callable[[Float64Array, Float64Array], Any]]] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power, "Max": np.maximum,
-    "Min": np.minimum,
+    "Min": np.minimum, "Greater": np.greater, "Less": np.less, "GreaterOrEqual": np.greater_equal,
+    "LessOrEqual": np.less_equal,
 }  # fmt: skip
-ELEMENTWISE: Final = frozenset({*_UNARY, *_BINARY, "Clip", "HardSigmoid", "LeakyRelu", "Elu"})
+ELEMENTWISE: Final = frozenset({*_UNARY, *_BINARY, "Clip", "HardSigmoid", "LeakyRelu", "Elu", "Where"})
 REDUCING: Final = frozenset({"ReduceMean"})
 
 
@@ -133,6 +134,8 @@ def _compute(node: ir.Node, operands: list[Float64Array]) -> Any:
             return np.clip(float_attribute(node, "alpha", 0.2) * x + float_attribute(node, "beta", 0.5), 0, 1)
         case "LeakyRelu":
             return np.where(x < 0, float_attribute(node, "alpha", 0.01) * x, x)
+        case "Where":
+            return np.where(x.astype(bool), *operands[1:])
         case "Elu":
             return np.where(x < 0, float_attribute(node, "alpha", 1.0) * np.expm1(np.minimum(x, 0)), x)
         case "ReduceMean":

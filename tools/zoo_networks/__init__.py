@@ -15,10 +15,11 @@ from zoo_networks import (
     speech,
     tiny,
     transformers,
+    unlike,
 )
 from zoo_networks.parts import ZOO, Entry
 
 __all__ = [
     "ZOO", "Entry", "audio", "classics", "dense_outputs", "detectors", "generators", "hybrids", "mobile", "resnets",
-    "speech", "tiny", "transformers",
+    "speech", "tiny", "transformers", "unlike",
 ]  # fmt: skip

@@ -19,7 +19,8 @@ from pydantic import JsonValue
 from qpipe.arith.certificate import Certificate
 from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import CERTIFICATE, get_object, set_json
-from qpipe.ir.quantized.view import View, read_view
+from qpipe.ir.quantized.kind import Kind, find_kind
+from qpipe.ir.quantized.view import View
 from qpipe.nodes import describe
 
 DIGEST = "sha256"
@@ -55,8 +56,10 @@ def check_certificate(model: ir.Model) -> list[str]:
         problems.append("the certificate is not as it was written")
     if stored.get(DIGEST) != graph_digest(model):
         problems.append("the file's nodes or constants are not those that its certificate was made for")
-    if _is_final_qdq(model):
-        fresh = certify(read_view(model), cpu=str(stored.get("cpu")), weights=str(stored.get("weights")))
+    # By its ops: an export may begin as a QDQ file does, and be none.
+    kind, view = find_kind(model)
+    if kind is Kind.FINAL and view is not None and view.layers:
+        fresh = certify(view, cpu=str(stored.get("cpu")), weights=str(stored.get("weights")))
         problems.extend(fresh.problems)
         said = fresh.to_json()
         if any(said[name] != stored.get(name) for name in ("layers", "float_nodes")):
@@ -96,12 +99,3 @@ def _text(graph: ir.Graph) -> Iterator[str]:
 def _attribute(attribute: ir.Attr) -> str:
     value = attribute.value
     return str(value.numpy().tolist()) if attribute.type == ir.AttributeType.TENSOR else str(value)
-
-
-def _is_final_qdq(model: ir.Model) -> bool:
-    """Whether the file is a QDQ graph whose weights are integers."""
-    try:
-        view = read_view(model)
-    except ModelError:
-        return False
-    return bool(view.layers) and view.is_final

@@ -15,6 +15,7 @@ X = np.linspace(-9, 9, 240, dtype=np.float32).reshape(5, 4, 12)
 NUMBERS = {
     "zero": 0, "half": 0.5, "one": 1, "two": 2, "three": 3, "six": 6, "sixth": 1 / 6, "root": 2**0.5,
     "inverse": 0.5**0.5, "k": 0.044715, "c": (2 / np.pi) ** 0.5, "tenth": 0.1, "five": 5,
+    "twenty": 20,
 }  # fmt: skip
 CHANNELS = {"slope": np.float32([0.1, 0.2, -0.3, 2.5]).reshape(4, 1)}
 SIGMOID = "m = Neg(x) e = Exp(m) p = Add(e, one)"
@@ -38,6 +39,7 @@ SPELLINGS = {
     "SiLU": f"{SIGMOID} y = Div(x, p)",
     "SiLU of a Sigmoid": "s = Sigmoid(x) y = Mul(s, x)",
     "Softplus": "e = Exp(x) p = Add(e, one) y = Log(p)",
+    "Softplus with a threshold": "e = Exp(x) p = Add(e, one) l = Log(p) g = Greater(x, twenty) y = Where(g, x, l)",
     "Softsign": "a = Abs(x) p = Add(a, one) y = Div(x, p)",
     "Tanh": "d = Mul(x, two) s = Sigmoid(d) t = Mul(s, two) y = Sub(t, one)",
 }

@@ -1,5 +1,7 @@
 """The certificate of a graph, and whether a file is still what it was made for."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -149,6 +151,21 @@ def test_any_format_can_be_checked(lower):
     bias = next(name for name in model.graph.initializers if "Conv_c1" in name and name.endswith("bias"))
     change_weight(model, bias, 0, 5)
     assert check_certificate(model) != []
+
+
+def test_an_export_that_can_be_read_as_a_qdq_file_is_none():
+    """A ReduceMean at a network's begin stands between quantizers in `qoperator` too: its rows are not all that is."""
+    model = finalized(quantized(residual_network()))
+    nothing = replace(certify(read_view(model)), rows=())
+    store_certificate(model, nothing)
+    assert check_certificate(model) == ["the certificate does not say what the file's integers prove"]
+    codes = next(node.outputs[0] for node in model.graph if node.op_type == "QuantizeLinear")
+    product = ir.node("MatMulInteger", [codes, codes], name="of_an_export")
+    product.outputs[0].name = "product"
+    model.graph.append(product)
+    assert read_view(model).layers
+    store_certificate(model, nothing)
+    assert check_certificate(model) == []
 
 
 def test_a_changed_node_changes_the_digest():
