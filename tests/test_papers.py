@@ -24,7 +24,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # Options of every command, of torchrun, and of the tools.
 OTHERS = frozenset(
     {"--help", "--nproc-per-node", "--rows", "--rounds", "--runs", "--cases", "--jobs", "--keep", "--save", "--fresh"}
-    | {"--images", "--features", "--calibration", "--evaluation", "--only", "--pixels", "--no-peers"}
+    | {"--images", "--features", "--calibration", "--evaluation", "--only", "--pixels", "--no-peers", "--cpu-time"}
 )
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

@@ -154,6 +154,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="turns of each contestant")] = 10,
     runs: Annotated[int, typer.Option(help="timed steps of a turn")] = 3,
     threads: Annotated[int | None, typer.Option(help="of torch; all cores by default")] = None,
+    cpu_time: Annotated[bool, typer.Option("--cpu-time", help="count CPU seconds, on a busy machine")] = False,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="where all of them run")] = "cpu",
     name: Annotated[str, typer.Option(help="of the file in artifacts/results")] = "finetune_step",
 ) -> None:
@@ -175,7 +176,8 @@ def main(
         contestants += [of_brevitas(inputs, labels, bits, "constant") for bits in BITS]
         contestants.append(of_brevitas(inputs, labels, 8, "learned"))
     with reporting():
-        times = time_in_turn(contestants, rounds, runs, gpu_clock if device == "cuda" else time.perf_counter)
+        clock = gpu_clock if device == "cuda" else time.process_time if cpu_time else time.perf_counter
+        times = time_in_turn(contestants, rounds, runs, clock)
     results = Results(name)
     where = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
     results.add(f"Training step of ResNet-20{where}", rows_of(contestants, times, batch_size))

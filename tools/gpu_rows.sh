@@ -49,9 +49,12 @@ reproduce_ag.py | 30 | 3 | 2/2 baseline, recipe distilled-4bit, [0-9]*
 reproduce_ag.py | 5 | 3 | 8/8 plain, recipe distilled-4bit + fade, [0-9]*
 reproduce_ag.py | 30 | 3 | 4/4 plain, recipe distilled-4bit + fade, [0-9]*
 reproduce_ag.py | 30 | 3 | 4/4 residual, recipe distilled-4bit, [0-9]*
-reproduce_ag.py | 10 | 1 | BiReal-Net*
-reproduce_ag.py | 10 | 1 | GroupNet*
-reproduce_ag.py | 10 | 1 | LQ-Net * plain*
+reproduce_ag.py | 10 | 1 | BiReal-Net, [0-9]* epochs*
+reproduce_ag.py | 10 | 1 | BiReal-Net + AG, [0-9]*
+reproduce_ag.py | 10 | 1 | GroupNet, 5 bases, [0-9]*
+reproduce_ag.py | 10 | 1 | GroupNet, 5 bases + AG, [0-9]*
+reproduce_ag.py | 10 | 1 | LQ-Net 2/2 plain, [0-9]*
+reproduce_ag.py | 10 | 1 | LQ-Net 2/2 plain + AG, [0-9]*
 reproduce_faq.py | | 1 | 4/4, FAQ, 10 epochs
 reproduce_faq.py | | 1 | 4/4, FAQ, 30 epochs
 reproduce_faq.py | | 1 | W4A8, FAQ*
@@ -92,4 +95,4 @@ rows)
     exit 2
     ;;
 esac
-if compgen -G "$root/artifacts/results/gpu_*.json" >/dev/null; then cp "$root"/artifacts/results/gpu_*.json "$folder"; fi
+if compgen -G "$root/artifacts/results/gpu_*.json" >/dev/null; then mv "$root"/artifacts/results/gpu_*.json "$folder"; fi
