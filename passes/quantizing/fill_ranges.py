@@ -14,8 +14,10 @@ with which the errors of all, each in parts of its tensor's power, sum up to the
 behind them lie on powers of two as well, and r moves them: what they lose is part of the sum. What has no such layers
 around it keeps the power of two above its range.
 
-A signed tensor of 8 bits that lies more on one side of 0 gets codes of half the steps around another zero point, where
-these are expected to err less on samples that were not seen (`qpipe.calibration.expected_error`).
+A signed tensor of 8 bits that lies more on one side of 0 may have codes of half the steps around another zero point.
+With each r the better of both counts: what reaches from -6 to 3 fills 255 codes of 1/32 in parts of 9/8, and in parts
+of 3/2 those around 0 to three quarters. What has no factor gets them where they are expected to err less on samples
+that were not seen (`qpipe.calibration.expected_error`).
 
 A lower power of two, which cuts off more and errs less on average, was tried and lost: what is largest is what maxima
 pass on, and what classes are told apart by (a sensor network with a global maximum: 31 dB for 38).
@@ -28,7 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -58,6 +60,8 @@ OCTAVE_ROOM = 2.0**0.5
 """Of a range that must end at a power of two: room for other samples that it has on average."""
 VALUES = 2**15
 """That are drawn of each tensor."""
+Grids = tuple[QuantSpec, QuantSpec]
+"""Of a tensor in one unit: that of its sign, and that of half the steps around another zero point, if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +89,29 @@ class FillRanges(ir.passes.InPlacePass):
         inner = {v: q for v, q in plan.quantizers.items() if not v.is_graph_input()}
         ranged = {v: q for v, q in inner.items() if _top(observed[v]) is not None}
         drawn = self._drawn(model, ranged, observed)
-        if self.foresees:
-            alone = {v for group in groups for v in group.values if len(shared.intersection(group.values)) == 1}
-            observed |= self._foreseen(observed, drawn, alone)
-        errors = self._errors({v: q for v, q in ranged.items() if v in shared}, observed, drawn)
-        factors = dict.fromkeys(observed, 1.0)
+        rooms = self._rooms(drawn)
+        ends = self._ends(drawn)
+        free = {v: q for v, q in ranged.items() if v in shared}
+        # What another zero point leaves on either side is as much as is asked for, and no more.
+        tight = {value: rooms[value] * np.minimum(ends[value], observed[value].ymax) for value in free}
+        alone = {v for group in groups for v in group.values if len(shared.intersection(group.values)) == 1}
+        for value, room in rooms.items():
+            # One that has no factor of its own has room below its power of two, and the next costs a bit.
+            needed = room if value in alone else max(room / OCTAVE_ROOM, 1.0)
+            observed[value] = dataclasses.replace(observed[value], ymax=observed[value].ymax * needed)
+        grids = {v: _grids(q, observed[v], tight[v], FACTORS) for v, q in free.items()}
+        errors = self._errors(grids, drawn)
+        factors, zeros = dict.fromkeys(observed, 1.0), dict[ir.Value, int]()
         for group in groups:
-            factor = _best_factor(group, errors, plan.last)
-            group.divide(factor)
-            factors |= {value: factor for value in group.values if value in observed}
-        zeros = self._zero_points({v: (q, drawn[v]) for v, q in ranged.items()}, observed, factors)
+            index = _best_factor(group, errors, plan.last)
+            group.divide(float(FACTORS[index]))
+            for value in group.values:
+                if value in observed:
+                    factors[value] = float(FACTORS[index])
+                if value in errors and errors[value][index].argmin():
+                    zeros[value] = grids[value][index][1].zero_point
+        fixed = {v: (q, drawn[v], np.minimum(ends[v], observed[v].ymax)) for v, q in ranged.items() if v not in shared}
+        zeros |= self._zero_points(fixed, observed)
         for value, found in observed.items():
             if (top := _top(found, factors[value])) is not None:
                 found = dataclasses.replace(
@@ -118,59 +135,46 @@ class FillRanges(ir.passes.InPlacePass):
         drawn = sample_values(model, ranges, self.inputs, count=VALUES) if ranges else {}
         return {value: drawn[name] for value, name in names.items()}
 
-    def _foreseen(
-        self, observed: Mapping[ir.Value, ObservedRange], drawn: Mapping[ir.Value, Sample], alone: set[ir.Value]
-    ) -> dict[ir.Value, ObservedRange]:
-        """Ranges that other samples are within."""
+    def _rooms(self, drawn: Mapping[ir.Value, Sample]) -> dict[ir.Value, float]:
+        """By what other samples are taken to exceed these; 1 where nothing is foreseen."""
+        rooms = [[sample.headroom if self.foresees else 1.0] for sample in drawn.values()]
         # Processes run the same images, but another machine may add up in another order.
-        rooms = self.shard.largest(np.array([[sample.headroom] for sample in drawn.values()]).reshape(-1, 1))[:, 0]
-        found = {}
-        for value, room in zip(drawn, rooms.tolist(), strict=True):
-            # One that has no factor of its own has room below its power of two, and the next costs a bit.
-            needed = room if value in alone else max(room / OCTAVE_ROOM, 1.0)
-            found[value] = dataclasses.replace(observed[value], ymax=observed[value].ymax * needed)
-        return found
+        return dict(zip(drawn, self.shard.largest(np.array(rooms).reshape(-1, 1))[:, 0].tolist(), strict=True))
+
+    def _ends(self, drawn: Mapping[ir.Value, Sample]) -> dict[ir.Value, Float64Array]:
+        """How far below and above 0 each was seen: `[2]`."""
+        rows = [[-sample.low, sample.high] for sample in drawn.values()]
+        return dict(zip(drawn, self.shard.largest(np.array(rows, np.float64).reshape(-1, 2)), strict=True))
 
     def _zero_points(
         self,
-        tensors: Mapping[ir.Value, tuple[PlannedQuantizer, Sample]],
+        tensors: Mapping[ir.Value, tuple[PlannedQuantizer, Sample, Float64Array]],
         observed: Mapping[ir.Value, ObservedRange],
-        factors: Mapping[ir.Value, float],
     ) -> dict[ir.Value, int]:
-        """Around which codes of half the steps are expected to err less than those of the sign."""
-        rows = [[sample.high, -sample.low, sample.spread] for _, sample in tensors.values()]
-        merged = self.shard.largest(np.array(rows).reshape(-1, 3)).tolist()
-        tried: dict[ir.Value, list[QuantSpec]] = {}
-        for (value, (planned, _)), (high, low, _) in zip(tensors.items(), merged, strict=True):
-            range_, factor = observed[value], factors[value]
-            grid = planned.grid(_top(range_, factor) or 0, is_negative=range_.is_negative)
-            limit = min(range_.ymax, planned.limit)
-            is_free = math.isinf(planned.bound) and not range_.is_given
-            low, high = (min(reach, limit) / factor for reach in (low, high))
-            tried[value] = [grid, grid.refined(-low, high) if is_free else grid]
+        """Of tensors in fixed units: around which codes of half the steps are expected to err less than the others."""
+        spreads = self.shard.largest(np.array([[s.spread] for _, s, _ in tensors.values()]).reshape(-1, 1))[:, 0]
+        tried = {v: _grids(q, observed[v], ends, np.ones(1))[0] for v, (q, _, ends) in tensors.items()}
         errors = [
             expected_errors(
-                sample, tried[value], spread=spread if self.foresees else 0.0, factor=factors[value],
+                sample, tried[value], spread=spread if self.foresees else 0.0,
                 limit=planned.limit, function=None if planned.curve is None else planned.curve.real,
             )
-            for (value, (planned, sample)), (_, _, spread) in zip(tensors.items(), merged, strict=True)
+            for (value, (planned, sample, _)), spread in zip(tensors.items(), spreads.tolist(), strict=True)
         ]  # fmt: skip
         best = self.shard.largest(np.array(errors).reshape(-1, 2)).argmin(axis=1) if errors else ()
-        chosen = {value: grids[index] for (value, grids), index in zip(tried.items(), best, strict=True)}
-        return {value: grid.zero_point for value, grid in chosen.items() if grid != tried[value][0]}
+        return {value: grids[1].zero_point for (value, grids), index in zip(tried.items(), best, strict=True) if index}
 
     def _errors(
-        self,
-        quantizers: Mapping[ir.Value, PlannedQuantizer],
-        observed: Mapping[ir.Value, ObservedRange],
-        drawn: Mapping[ir.Value, Sample],
+        self, grids: Mapping[ir.Value, Sequence[Grids]], drawn: Mapping[ir.Value, Sample]
     ) -> dict[ir.Value, Float64Array]:
-        """Of each tensor that shares its unit: the squared error in parts of its power, with each of FACTORS."""
-        if not quantizers:
+        """Of each tensor that shares its unit: the squared error in parts of its power, with each of FACTORS, `[F, 2]`.
+
+        The second is that of another zero point.
+        """
+        if not grids:
             return {}
-        found = [_error(drawn[value], q, observed[value]) for value, q in quantizers.items()]
-        merged = self.shard.largest(np.concatenate(found)).reshape(-1, len(FACTORS))
-        return dict(zip(quantizers, merged, strict=True))
+        merged = self.shard.largest(np.concatenate([_error(drawn[value], own) for value, own in grids.items()]))
+        return dict(zip(grids, merged.reshape(-1, len(FACTORS), 2), strict=True))
 
 
 def _top(observed: ObservedRange, factor: float = 1.0) -> int | None:
@@ -178,26 +182,39 @@ def _top(observed: ObservedRange, factor: float = 1.0) -> int | None:
     return dataclasses.replace(observed, ymax=observed.ymax / factor).log2_ymax()
 
 
-def _error(sample: Sample, planned: PlannedQuantizer, observed: ObservedRange) -> Float64Array:
-    """Rounding as drawn values show it, and all that is cut off: it is rare and large."""
+def _grids(
+    planned: PlannedQuantizer, observed: ObservedRange, ends: Float64Array, factors: Float64Array
+) -> list[Grids]:
+    """Of the tensor divided by each factor: the grid of its sign, and that of half the steps where the ends fit."""
+    found = []
+    is_free = math.isinf(planned.bound) and not observed.is_given
+    low, high = np.minimum(ends, planned.limit).tolist()
+    for factor in factors.tolist():
+        grid = planned.grid(_top(observed, factor) or 0, is_negative=observed.is_negative)
+        found.append((grid, grid.refined(-low / factor, high / factor) if is_free else grid))
+    return found
+
+
+def _error(sample: Sample, grids: Sequence[Grids]) -> Float64Array:
+    """Rounding as drawn values show it, and all that is cut off: it is rare and large. `[F, 2]`."""
     within, outside = sample.within, sample.outside
     times = max(sample.count - outside.size, 0) / max(within.size, 1)
-    errors = np.zeros(len(FACTORS))
-    for index, factor in enumerate(FACTORS):
-        grid = planned.grid(_top(observed, factor) or 0, is_negative=observed.is_negative)
-        rounding, cut = (squared_errors(x / np.float32(factor), [grid])[0] for x in (within, outside))
-        errors[index] = (rounding * times + COHERENT * cut) * factor**2
+    errors = np.zeros((len(FACTORS), 2))
+    for own, pair, factor in zip(errors, grids, FACTORS, strict=True):
+        different = list(dict.fromkeys(pair))
+        rounding, cut = (squared_errors(x / np.float32(factor), different) for x in (within, outside))
+        own[:] = (np.asarray(rounding) * times + COHERENT * np.asarray(cut)) * factor**2
     power = times * np.square(within, dtype=np.float64).sum() + np.square(outside, dtype=np.float64).sum()
     return errors / (float(power) or 1.0)
 
 
-def _best_factor(group: ScaleGroup, errors: Mapping[ir.Value, Float64Array], last: set[ir.Node]) -> float:
-    """With which tensors and weights lose least."""
-    loss = np.sum([errors[value] for value in group.values if value in errors] or [0 * FACTORS], axis=0)
+def _best_factor(group: ScaleGroup, errors: Mapping[ir.Value, Float64Array], last: set[ir.Node]) -> int:
+    """The index of that with which tensors and weights lose least."""
+    loss = np.sum([errors[value].min(axis=1) for value in group.values if value in errors] or [0 * FACTORS], axis=0)
     for index, factor in enumerate(FACTORS):
         loss[index] += sum(_weight_error(layer, factor, layer.node in last) for layer in group.readers)
         loss[index] += sum(_weight_error(layer, 1 / factor, layer.node in last) for layer in group.writers)
-    return float(FACTORS[loss.argmin()])
+    return int(loss.argmin())
 
 
 def _weight_error(layer: Layer, factor: float, is_last: bool) -> float:

@@ -57,6 +57,24 @@ def test_a_bounded_range_keeps_its_unit() -> None:
     assert range_of(model, name) == (2.0 ** np.ceil(np.log2(observed)), observed)
 
 
+@pytest.mark.parametrize("shift", [-1.5, 0.8, 1.5])
+def test_a_lopsided_tensor_fills_its_grid_from_both_ends(shift: float) -> None:
+    """The factor is chosen with the zero point: of an octave of factors one lets both ends reach the last codes."""
+    n = Network(3, 8, 8)
+    weight = n.floats(4, 3, 3, 3)
+    bias = np.full(4, shift * np.sqrt(np.square(weight).sum() / 4), np.float32)
+    inner = n.op("Conv", "x", n.constant(weight), n.constant(bias), pads=[1, 1, 1, 1])
+    model, x = n.model(n.head(n.op("Relu", n.conv(inner, 4, 4)), 4)), n.inputs(16)
+    CalibratePercentile(inputs=[x], percentile=100.0)(model)
+    FillRanges(inputs=x, foresees=False)(model)
+    found = take_range(next(v for node in model.graph for v in node.outputs if v.name == inner))
+    assert found.zero_point is not None
+    tensor = next(Pieces(model, [inner]).run(x))[0][inner]
+    codes = tensor / (found.ymax / 256) + found.zero_point
+    assert -0.5 <= codes.min() < 30  # a step of FACTORS is 9 % of 255, and a zero point is even
+    assert 225 < codes.max() <= 255.5
+
+
 def test_ranges_are_needed() -> None:
     model, x, name = calibrated(1.0)
     take_range(next(v for node in model.graph for v in node.outputs if v.name == name))
