@@ -36,6 +36,13 @@ BINARY = {"recipe": "ag-binary"}
 SHIPPED = {"recipe": "distilled-4bit"}
 SHIPPED_PLAIN = {**SHIPPED, **FADE}
 UNCLIPPED = {"gradient_clip": 0.0}
+# What may move low widths, each alone.
+LEVERS: dict[str, dict[str, Any]] = {
+    "EMA": {"ema": 0.999},
+    "cosine": {"schedule": "cosine", "warmup": 0.5},
+    "gradients to ymax": {"activation_gradient": "ymax"},
+    "the best epoch of a held tenth": {"hold_out": 0.1},
+}
 
 
 def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
@@ -71,6 +78,11 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
         row("2/2 plain, recipe distilled-4bit + fade + AG", PLAIN, SHIPPED_PLAIN, AG),
         row("2/2 plain, recipe distilled-4bit + fade + AG + SSP", PLAIN, SHIPPED_PLAIN, AG, SSP),
         row("2/2 baseline, recipe distilled-4bit", SHIPPED, leads=True),
+        *(
+            row(f"{bits}/{bits} residual, recipe distilled-4bit + {name}", SHIPPED, lever, start=start)
+            for bits, start in ((2, DOREFA), (4, fixed[4]))
+            for name, lever in LEVERS.items()
+        ),
         row("2/2 plain + teacher", PLAIN, TAUGHT),
         row("2/2 baseline + teacher", TAUGHT),
         row("2/2 baseline + AG", AG),
