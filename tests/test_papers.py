@@ -24,7 +24,17 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # Options of every command, of torchrun, and of the tools.
 OTHERS = frozenset(
     {"--help", "--nproc-per-node", "--rows", "--rounds", "--runs", "--cases", "--jobs", "--keep", "--save", "--fresh"}
-    | {"--images", "--features", "--calibration", "--evaluation", "--only", "--pixels", "--no-peers", "--cpu-time"}
+    | {
+        "--images",
+        "--features",
+        "--calibration",
+        "--evaluation",
+        "--only",
+        "--pixels",
+        "--no-peers",
+        "--cpu-time",
+        "--no-large",
+    }
 )
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

@@ -69,6 +69,7 @@ def main(
     batch_sizes: Annotated[str, typer.Option(help="of the latency, with commas")] = "1,8",
     repeats: Annotated[int, typer.Option(help="timed runs of each file")] = 200,
     threads: Annotated[int | None, typer.Option(help="of an operator; all cores by default")] = None,
+    large: Annotated[bool, typer.Option(help="the network with ResNet-18's shapes as well")] = True,
     name: Annotated[str, typer.Option(help="of the file in artifacts/results")] = "plain",
 ) -> None:
     """Measure residual networks beside plain ones.
@@ -77,8 +78,9 @@ def main(
     """
     folder.mkdir(parents=True, exist_ok=True)
     sizes = [int(size) for size in batch_sizes.split(",")]
-    like_resnet18 = resnet18_like.file_in(folder)
-    networks = {"ResNet-20, 32x32": (model, 32), "ResNet-18-like, 224x224": (like_resnet18, 224)}
+    networks = {"ResNet-20, 32x32": (model, 32)}
+    if large:
+        networks["ResNet-18-like, 224x224"] = (resnet18_like.file_in(folder), 224)
     results = Results(name)
     typer.echo(this_cpu().describe())
     with reporting():

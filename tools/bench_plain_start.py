@@ -1,4 +1,4 @@
-"""What is left of a network when its skips go, before any training: cut, and by least squares (`calibrate --plain`)."""
+"""What is left of a network when its skips go, before any training: cut, by least squares, or carried."""
 
 import time
 from pathlib import Path
@@ -14,6 +14,11 @@ from passes.skips.strip_skips import StripSkips
 from qpipe.ir.files.load import load_model
 
 WIDTHS = (8, 4)
+WAYS: dict[str, dict[str, Any]] = {
+    "with skips": {},
+    "by least squares": {"plain": True},
+    "carried": {"plain": True, "strip": "exact"},
+}
 
 
 def cut(model: Path) -> ir.Model:
@@ -43,11 +48,10 @@ def main(
         }
         for bits in WIDTHS:
             widths: dict[str, Any] = {"weight_bits": bits, "activation_bits": bits}
-            for plain in (False, True):
-                words = f"{bits}/{bits}, {'by least squares' if plain else 'with skips'}"
+            for words, way in WAYS.items():
                 start = time.process_time()
-                calibrated = qpipe.calibrate(model, data, preprocess=given, plain=plain, **widths)
-                networks[words] = calibrated, time.process_time() - start
+                calibrated = qpipe.calibrate(model, data, preprocess=given, **way, **widths)
+                networks[f"{bits}/{bits}, {words}"] = calibrated, time.process_time() - start
         rows: list[Row] = []
         for words, (network, seconds) in networks.items():
             (row,) = qpipe.validate([network], data, preprocess=given).rows

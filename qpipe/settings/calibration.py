@@ -68,7 +68,7 @@ class CalibrateSettings(SkipSettings):
     fit_weights: bool | None = Field(
         default=None,
         description="choose weights' codes by the error at their layer's output, and take mean shifts off its bias; "
-        "by default at 8 bits",
+        "by default at 8 bits, and where skips went by algebra",
     )
     per_channel: bool = Field(
         default=True, description="one weight scale for each output channel", json_schema_extra={"off": "per-tensor"}
@@ -104,7 +104,11 @@ class CalibrateSettings(SkipSettings):
     @property
     def fits_weights(self) -> bool:
         """Whether weights are chosen by the error at their layer's output."""
-        return self._is_plain and self.rescale_channels if self.fit_weights is None else self.fit_weights
+        if self.fit_weights is not None:
+            return self.fit_weights
+        # What carries a skip leaves weights beside it few levels: rounded to the nearest they say nothing at 4 bits.
+        carries = self.plain and self.stripping != "cut" and self._format.holds_floats
+        return (self._is_plain or carries) and self.rescale_channels
 
     @property
     def _is_plain(self) -> bool:

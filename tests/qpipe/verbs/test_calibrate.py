@@ -10,11 +10,9 @@ import onnxruntime
 import pytest
 
 import qpipe
-from qpipe.errors import DataError, LoweringError, ModelError, QpipeError, RecipeError
+from qpipe.errors import DataError, LoweringError, ModelError, RecipeError
 from qpipe.formats.base import TrainableWeight
 from qpipe.ir.files.metadata import get_json, get_object, get_provenance
-from qpipe.ir.graph.residual import find_blocks
-from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.ir.quantized.view import is_trainable, read_view
 from qpipe.nodes import constant_array
 from support.networks import float_model
@@ -273,19 +271,3 @@ def test_preprocessing_is_a_mapping(preprocess: Any) -> None:
         qpipe.calibrate(digits_model(), "digits", preprocess=preprocess)
     expected = f"preprocess: {preprocess!r}, expected a mapping of settings, such as {{'mean': (0.5,)}}"
     assert str(caught.value) == expected
-
-
-def test_skips_go_before_calibration(stages: Path) -> None:
-    """Without training the network is a little worse, and not chance; it goes on as a plain one."""
-    plain = qpipe.calibrate(stages / "net.onnx", "digits", plain=True)
-    assert not find_blocks(plain.graph)
-    assert stripped_blocks(plain)
-    rows = qpipe.validate([stages / "net.onnx", qpipe.export(plain, format="qdq", plain=True)], "digits").rows
-    before, after = (row.top1 for row in rows)
-    assert before is not None
-    assert after is not None
-    assert before - 0.1 < after
-    with pytest.raises(QpipeError, match=r"blocks: 'layer1', but without effect, expected it together with plain"):
-        qpipe.calibrate(stages / "net.onnx", "digits", blocks="layer1")
-    with pytest.raises(QpipeError, match=r"net\.onnx: blocks 'nothing': matches no residual block"):
-        qpipe.calibrate(stages / "net.onnx", "digits", plain=True, blocks="nothing")
