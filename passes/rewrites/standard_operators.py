@@ -30,8 +30,9 @@ from qpipe.nodes import (
 
 _ACTIVATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "": (), "Relu": (), "Tanh": (), "Sigmoid": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"),
+    "Clip": ("low", "high"),
 }  # fmt: skip
-"""Each with the attributes that its parameters are."""
+"""Each with the attributes that its parameters are; a Clip's are constants."""
 _EPSILON: Final = 1e-12
 """The default of SkipLayerNormalization."""
 
@@ -63,7 +64,10 @@ class _Body:
     def activate(self, x: ir.Value, parameters: Sequence[float]) -> ir.Value:
         """What `activation` says."""
         name = string_attribute(self.node, "activation", "")
-        return x if not name else self.add(name, x, **dict(zip(_ACTIVATIONS[name], parameters, strict=False)))
+        given = dict(zip(_ACTIVATIONS.get(name, ()), parameters, strict=False))
+        if name == "Clip":
+            return self.add(name, x, *(self.number(what, value) for what, value in given.items()))
+        return x if not name else self.add(name, x, **given)
 
 
 Spell = Callable[[_Body], list[ir.Value] | None]

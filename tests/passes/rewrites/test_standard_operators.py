@@ -18,6 +18,7 @@ IMAGES = {
     'FusedConv<activation = "LeakyRelu", activation_params = [0.3], pads = [1, 1, 1, 1]>(x, w, b, x)': [
         "Conv", "Add", "LeakyRelu",
     ],
+    'FusedConv<activation = "Clip", activation_params = [0.0, 2.5]>(x, w, b)': ["Conv", "Clip"],
     'FusedConv<activation = "HardSigmoid", activation_params = [0.25, 0.4]>(x, w, b)': ["Conv", "HardSigmoid"],
 }  # fmt: skip
 ROWS = {
