@@ -216,7 +216,7 @@ def _build(
         carried = Carried(channels, mean[channels], variance[channels], zeros, zeros)
         if not carry(path, carried, given_up):
             raise _NotCarried(
-                "groups of channels keep its input apart, expected layers of one group, or depthwise ones"
+                "groups of channels keep its input apart, expected layers of one group, and depthwise ones behind them"
             )
     product = product_of(last.node)
     weight = require_constant(last.node, 1, "weight")

@@ -16,6 +16,8 @@ from qpipe.data import DataLike
 from qpipe.errors import ModelError, RecipeError
 from qpipe.ir.files.metadata import CALIBRATION, FLOAT_PHASE, AppliedPass, add_provenance, checked, get_object
 from qpipe.ir.files.sizes import restore_sizes
+from qpipe.ir.graph.layer_options import LayerOptions
+from qpipe.ir.graph.layers import group_layers
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.ir.quantized.kind import is_float, require_qdq
@@ -135,7 +137,7 @@ def _strip(
         add_provenance(stripped, AppliedPass.of(strip))
         return Subject(stripped, origin, given)
     with about(name):
-        as_before = {"seed": seed} if given is not None else _as_calibrated(network, run.blocks)
+        as_before = {"seed": seed} if given is not None else _as_calibrated(network, run)
     skips = {"plain": True, "blocks": run.blocks, "strip": run.stripping}
     stripped = calibrate(network, data, preprocess=preprocess, **as_before, **skips)
     restore_sizes(stripped)
@@ -147,21 +149,31 @@ def _normalized(network: ir.Model, data: DataLike, preprocess: PreprocessLike) -
     return normalized_at_sizes(network)
 
 
-def _as_calibrated(network: ir.Model, blocks: str) -> dict[str, Any]:
+def _as_calibrated(network: ir.Model, run: FinetuneSettings) -> dict[str, Any]:
     """The options of `calibrate` by which a QDQ file came about; ModelError where it can't come about again."""
-    chosen_blocks(network.graph, blocks)
-    instead = "expected the float network, or strip 'cut'"
+    chosen_blocks(network.graph, run.blocks)
+    strip, instead = f"strip: '{run.stripping}', but", "expected the float network, or strip 'cut'"
+    floats = network.clone()
     try:
-        RemoveQuantizers()(network.clone())
+        RemoveQuantizers()(floats)
     except ModelError as error:
-        raise ModelError(f"strip: 'refit', but {error} to refit blocks with; {instead}") from None
+        raise ModelError(f"{strip} {error} to take blocks apart with; {instead}") from None
     said = get_object(network, CALIBRATION)
     if said is None:
-        raise ModelError(f"strip: 'refit', but the file does not say how it was calibrated, {instead}")
+        raise ModelError(f"{strip} the file does not say how it was calibrated, {instead}")
     record = checked(CALIBRATION, said, CalibrationRecord)
     if record.start == "random":
-        raise ModelError(f"strip: 'refit', but the network began with random weights, {instead}")
-    return {name: value for name, value in record.arguments().items() if name not in SkipSettings.model_fields}
+        raise ModelError(f"{strip} the network began with random weights, {instead}")
+    told = {name: value for name, value in record.arguments().items() if name not in SkipSettings.model_fields}
+    if run.stripping == "exact" and record.activation_rounding == "fill":
+        # As where nothing was said, which fills ranges too: factors of all kinds would round what is carried.
+        del told["activation_rounding"]
+    StripSkips(blocks=run.blocks)(floats)
+    left = group_layers(floats.graph)
+    told["layers"] = [
+        entry for entry in record.layers if any(map(LayerOptions(**entry.arguments()).hits, left))
+    ]  # what was told to a layer of the skips alone went with them
+    return told
 
 
 def check_subject(subject: Subject, run: FinetuneSettings) -> None:

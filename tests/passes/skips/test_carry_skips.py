@@ -191,7 +191,7 @@ def averaged(net: Network) -> str:
         (signed, "it begins with 'conv0_y', which may be negative, expected a Relu's result"),
         (bounded, "its main path cuts off what is above 6, expected that its input is below"),
         (pooled, "its main path is no chain of Conv, Gemm, BatchNormalization and Relu that ends in sums, expected"),
-        (grouped, "groups of channels keep its input apart, expected layers of one group, or depthwise ones"),
+        (grouped, "groups of channels keep its input apart, expected layers of one group, and depthwise ones"),
         (elsewhere, "its skip and its main path look at other pixels, expected the same ones"),
         (averaged, "its skip and its main path look at other pixels, expected the same ones"),
     ],

@@ -80,6 +80,23 @@ def test_what_fades_or_is_cut_changes_no_weight(stages: Path, name: str, options
     assert "Add" not in ops(subject.network)
 
 
+def test_ranges_that_were_filled_are_rounded_where_codes_are_carried(stages: Path) -> None:
+    filled = qpipe.calibrate(stages / "net.onnx", "digits", activation_rounding="fill", batches=1)
+    network = subject_of(stages / "net.onnx", filled, strip="exact").network
+    assert "Add" not in ops(network)
+    said = get_json(network, CALIBRATION)
+    assert isinstance(said, dict)
+    assert (said["activation_rounding"], said["batches"]) == (None, 1)
+
+
+def test_what_a_layer_was_told_goes_with_its_skip(stages: Path) -> None:
+    layers = [{"match": match, "activation_bits": 6} for match in ("add", "conv2", "*2")]
+    told = qpipe.calibrate(stages / "net.onnx", "digits", layers=layers, batches=1)
+    said = get_json(subject_of(stages / "net.onnx", told).network, CALIBRATION)
+    assert isinstance(said, dict)
+    assert said["layers"] == layers[1:]
+
+
 def test_a_file_that_does_not_say_how_it_was_calibrated(stages: Path) -> None:
     network = load_model(stages / "net.qdq.onnx")
     set_json(network, CALIBRATION, None)
@@ -102,7 +119,7 @@ def test_a_damaged_record(stages: Path, record: dict[str, Any]) -> None:
         ({"start": "random"}, "the network began with random weights, expected the float network, or strip 'cut'"),
         (
             {"quantizer": "dorefa", "weight_bits": 2, "activation_bits": 2},
-            "its weights are on the scale of another quantizer, expected fixed-point ones to refit blocks with",
+            "its weights are on the scale of another quantizer, expected fixed-point ones to take blocks apart with",
         ),
     ],
 )
@@ -110,8 +127,9 @@ def test_weights_that_nothing_can_be_fitted_to(
     stages: Path, tmp_path: Path, told: dict[str, Any], message: str
 ) -> None:
     qpipe.calibrate(stages / "net.onnx", "digits", tmp_path / "other.qdq.onnx", batches=1, **told)
-    with pytest.raises(ModelError, match=rf"other\.qdq\.onnx: strip: 'refit', but .*{message}"):
-        subject_of(tmp_path / "other.qdq.onnx")
+    for strip in ("refit", "exact"):
+        with pytest.raises(ModelError, match=rf"other\.qdq\.onnx: strip: '{strip}', but .*{message}"):
+            subject_of(tmp_path / "other.qdq.onnx", strip=strip)
     assert "Add" not in ops(subject_of(tmp_path / "other.qdq.onnx", strip="cut").network)
 
 
