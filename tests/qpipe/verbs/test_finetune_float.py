@@ -163,6 +163,7 @@ def test_a_trained_network_goes_on_through_the_house(stages: Path, low: Path) ->
         ("net.onnx", {"ssp": True}, RecipeError, "ssp: True, but the network is float, expected none, or a QDQ file"),
         ("net.onnx", {"joint_distillation": 0.1}, RecipeError, "joint_distillation: 0.1, but the network is float"),
         ("net.onnx", {"additional_losses": 0.1}, RecipeError, "additional_losses: 0.1, but the network is float"),
+        ("net.onnx", {"activation_gradient": "ymax"}, RecipeError, "activation_gradient: 'ymax', but the network is"),
         ("net.onnx", {"fade": 0.5}, RecipeError, "fade: 0.5, but no skips are stripped in this run"),
         ("net.onnx", {"teacher": "float"}, RecipeError, "teacher: 'float', but the network is float itself, expected"),
     ],
