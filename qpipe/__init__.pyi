@@ -189,7 +189,7 @@ def calibrate(
             least error; fill: above it, and factors between layers fill it, with room for other samples; by default
             fill at 8 bits.
         fit_weights: choose weights' codes by the error at their layer's output, and take mean shifts off its bias; by
-            default at 8 bits, and where skips went by algebra.
+            default where they are pretrained and fixed-point.
         per_channel: one weight scale for each output channel.
         rescale_channels: factors on channels that a BatchNormalization follows, so that their weights fill the grid;
             weights are not fitted without.

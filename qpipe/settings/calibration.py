@@ -68,7 +68,7 @@ class CalibrateSettings(SkipSettings):
     fit_weights: bool | None = Field(
         default=None,
         description="choose weights' codes by the error at their layer's output, and take mean shifts off its bias; "
-        "by default at 8 bits, and where skips went by algebra",
+        "by default where they are pretrained and fixed-point",
     )
     per_channel: bool = Field(
         default=True, description="one weight scale for each output channel", json_schema_extra={"off": "per-tensor"}
@@ -106,15 +106,17 @@ class CalibrateSettings(SkipSettings):
         """Whether weights are chosen by the error at their layer's output."""
         if self.fit_weights is not None:
             return self.fit_weights
-        # What carries a skip leaves weights beside it few levels: rounded to the nearest they say nothing at 4 bits.
-        carries = self.plain and self.stripping != "cut" and self._format.holds_floats
-        return (self._is_plain or carries) and self.rescale_channels
+        return self._holds_floats and self.ranges == "data" and self.rescale_channels
 
     @property
     def _is_plain(self) -> bool:
         """Whether pretrained weights and all tensors get 8 bits, on steps that nothing else was said of."""
-        is_plain = self.weight_bits == self.activation_bits == 8 and self.skip_bits is None
-        return is_plain and self.start == "pretrained" and self._format.holds_floats
+        return self.weight_bits == self.activation_bits == 8 and self.skip_bits is None and self._holds_floats
+
+    @property
+    def _holds_floats(self) -> bool:
+        """Whether weights stand for those of the float network, before any training."""
+        return self.start == "pretrained" and self._format.holds_floats
 
     @property
     def _format(self) -> "type[WeightFormat]":
@@ -151,7 +153,6 @@ class CalibrateSettings(SkipSettings):
 
     @model_validator(mode="after")
     def _fits_what_is_trained(self) -> Self:
-        holds = self.start == "pretrained" and self._format.holds_floats
         given = {"fit_weights": self.fit_weights, "activation_rounding": self.activation_rounding == "fill"}
         if self.fit_weights and not self.rescale_channels:
             raise ValueError("fit_weights: true, expected it with rescale_channels")
@@ -161,7 +162,7 @@ class CalibrateSettings(SkipSettings):
                 "activation_rounding: 'fill', expected another with skip_bits, fixed ranges or strip 'exact'"
             )
         name = next((name for name, is_given in given.items() if is_given), None)
-        if name is not None and not holds:
+        if name is not None and not self._holds_floats:
             expected = "weights that are pretrained" if self._format.holds_floats else "fixed-point weights"
             raise ValueError(f"{name}: {shown(getattr(self, name))}, expected it with {expected} alone")
         return self

@@ -216,7 +216,7 @@ def test_a_qdq_network_is_brought_to_another_width(stages: Path) -> None:
     assert get_object(again, "preprocess") == get_object(ir.load(stages / "net.qdq.onnx"), "preprocess")
     passes = [entry.name for entry in get_provenance(again)]
     assert passes.index("insert-quantizers") < passes.index("remove-quantizers")
-    assert passes[-1] == "rescale-channels"
+    assert passes[-1] == "fit-weights"
     assert read_view(again).is_final is False
     # At the same width the same images give it the same grids, and what rounds to the nearest the same codes.
     plain: Any = {"batches": 2, "fit_weights": False, "activation_rounding": "ceil"}

@@ -34,10 +34,8 @@ def test_weights_beside_what_carries_a_skip_are_fitted_at_any_width(stages: Path
     network = load_model(stages / "tuned.qdq.onnx")
     options: Any = {"plain": True, "strip": "exact", "weight_bits": 4, "batches": 2}
     fitted, told = (qpipe.calibrate(network, "digits", **options, **more) for more in ({}, {"fit_weights": False}))
-    cut = qpipe.calibrate(network, "digits", plain=True, strip="cut", weight_bits=4, batches=1)
     # The file itself was fitted once, at 8 bits.
-    fits = [[entry.name for entry in get_provenance(m)].count("fit-weights") for m in (fitted, told, cut)]
-    assert fits == [2, 1, 1]
+    assert [[entry.name for entry in get_provenance(m)].count("fit-weights") for m in (fitted, told)] == [2, 1]
     exported = [qpipe.export(model, plain=True) for model in (fitted, told)]
     after, before = (row.top1 for row in qpipe.validate(exported, "digits").rows)
     assert before is not None
