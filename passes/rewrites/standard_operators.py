@@ -6,6 +6,8 @@
     QuickGelu                  x * Sigmoid(alpha x)
     SkipLayerNormalization     Adds of skip and bias, LayerNormalization; its sum where that is read
 
+What it lays out for one machine's kernels is refused: no layer of it could be quantized.
+
 Such a node has no shape that onnx could infer, nor has what stands behind it. Source: onnxruntime, ContribOperators.md.
 """
 
@@ -18,8 +20,10 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.errors import ModelError
 from qpipe.nodes import (
     MICROSOFT,
+    describe,
     float_attribute,
     initializer,
     input_value,
@@ -33,6 +37,8 @@ _ACTIVATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "Clip": ("low", "high"),
 }  # fmt: skip
 """Each with the attributes that its parameters are; a Clip's are constants."""
+_FOR_ONE_MACHINE: Final = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})
+"""Domains of layouts, from ORT_ENABLE_ALL."""
 _EPSILON: Final = 1e-12
 """The default of SkipLayerNormalization."""
 
@@ -154,7 +160,16 @@ class StandardOperators(ir.passes.InPlacePass):
     name: ClassVar[str] = "standard-operators"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Replace every match, in the order of the graph: a Transpose asks for ranks."""
+        """Replace every match, in the order of the graph: a Transpose asks for ranks.
+
+        Raises ModelError on a layout for one machine.
+        """
+        for node in model.graph:
+            if node.domain in _FOR_ONE_MACHINE:
+                raise ModelError(
+                    f"{describe(node)}: '{node.domain}' is a layout for one machine, expected the model as it was, or "
+                    "optimized up to ORT_ENABLE_EXTENDED"
+                )
         nodes = [node for node in model.graph if node.domain == MICROSOFT and node.op_type in _SPELLINGS]
         replaced = [_try_replace(model.graph, node) for node in nodes]
         return ir.passes.PassResult(model, any(replaced))

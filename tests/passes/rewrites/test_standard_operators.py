@@ -6,6 +6,7 @@ import pytest
 
 import qpipe
 from passes.rewrites.standard_operators import StandardOperators
+from qpipe.errors import ModelError
 from support.networks import build, ops, parse
 from support.rewriting import assert_same, assert_stays
 
@@ -69,6 +70,14 @@ def test_skips_and_their_sum(operands: str, outputs: str) -> None:
 )
 def test_others_stay(call: str) -> None:
     assert_stays(StandardOperators(), build(f"{HEAD} {{ y = com.microsoft.{call} }}", **arrays(0, w=(3, 3, 3, 3))))
+
+
+def test_a_layout_for_one_machine_is_refused() -> None:
+    proto = parse(f"{HEAD} {{ [first] y = com.microsoft.nchwc.Conv(x, x) }}", opsets='"": 21, "com.microsoft.nchwc": 1')
+    with pytest.raises(
+        ModelError, match=r"Conv 'first': 'com\.microsoft\.nchwc' is a layout for one machine, expected"
+    ):
+        qpipe.inspect(proto)
 
 
 def test_a_network_that_an_optimizer_wrote_is_integer_throughout() -> None:
