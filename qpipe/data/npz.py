@@ -36,7 +36,10 @@ from qpipe.errors import DataError, one_line, user_code
 from qpipe.progress import step
 
 _IMAGES, _LABELS = ("images", "x"), ("labels", "y")
-_EXPECTED = "expected 'images' (or 'x') and 'labels', or 'train_images', 'train_labels', 'test_images', ..."
+_EXPECTED = (
+    "expected 'images' (or 'x') and 'labels', or 'train_images', 'train_labels', 'test_images', ..., or 'x_train', "
+    "'y_train', 'x_test', ..."
+)
 _SLOW_BYTES = 32 << 20
 _SHOWN = 3
 """Arrays that are not read of which a remark gives the names."""

@@ -92,6 +92,7 @@ def test_floats_get_mean_std_and_layout_only(tmp_path: Path, dtype: type) -> Non
     ("arrays", "message"),
     [
         ({"pictures": IMAGES, "y": LABELS}, "expected 'images' (or 'x') and 'labels', or 'train_images'"),
+        ({"pictures": IMAGES, "y": LABELS}, "'test_images', ..., or 'x_train', 'y_train', 'x_test', ...; found"),
         ({"pictures": IMAGES, "y": LABELS}, "found 'pictures', 'y'"),
         ({}, "found no arrays"),
         ({"images": IMAGES, "x": IMAGES / 255}, "has 'images' and 'x', expected one array of images"),
