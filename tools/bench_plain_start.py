@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import onnx_ir as ir
 import typer
-from results import PREPROCESS, Results, Row, rounded, run_tool
+from results import PixelsOption, Results, Row, preprocess_of, rounded, run_tool
 
 import qpipe
 from passes.normalize import normalize
@@ -32,7 +32,7 @@ def cut(model: Path) -> ir.Model:
 def main(
     models: Annotated[list[Path], typer.Argument(help="float residual networks for CIFAR-10")],
     data: Annotated[Path, typer.Option(help="cifar10.npz")],
-    pixels: Annotated[list[str] | None, typer.Option(help="stems of networks that take pixels from 0 to 255")] = None,
+    pixels: PixelsOption = None,
     name: Annotated[str, typer.Option(help="of the file in artifacts/results")] = "plain_start",
 ) -> None:
     """Count each on the test images.
@@ -41,7 +41,7 @@ def main(
     """
     results = Results.load(name)
     for model in models:
-        given: dict[str, Any] = {"pixel_max": 255.0} if model.stem in (pixels or ()) else PREPROCESS
+        given = preprocess_of(model, pixels)
         networks: dict[str, tuple[ir.Model | Path, float | None]] = {
             "float": (model, None),
             "float, skips cut": (cut(model), None),

@@ -5,11 +5,11 @@ training. What these choose is `DEFAULT_PERCENTILE` in `qpipe/calibration/observ
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
-from results import PREPROCESS, Results, Row, rounded, run_tool
+from results import PixelsOption, Results, Row, preprocess_of, rounded, run_tool
 
 import qpipe
 from qpipe.calibration.observe import DEFAULT_PERCENTILE
@@ -22,7 +22,7 @@ WIDTHS = (2, 3)
 def main(
     models: Annotated[list[Path], typer.Argument(help="float networks for CIFAR-10")],
     data: Annotated[Path, typer.Option(help="cifar10.npz")],
-    pixels: Annotated[list[str] | None, typer.Option(help="stems of networks that take pixels from 0 to 255")] = None,
+    pixels: PixelsOption = None,
     name: Annotated[str, typer.Option(help="of the file in artifacts/results")] = "percentiles",
 ) -> None:
     """Count each percentile at each width.
@@ -37,7 +37,7 @@ def main(
     }  # fmt: skip
     results = Results.load(name)
     for model in models:
-        given: dict[str, Any] = {"pixel_max": 255.0} if model.stem in (pixels or ()) else PREPROCESS
+        given = preprocess_of(model, pixels)
         rows: list[Row] = []
         for percentile in PERCENTILES:
             top1 = {}
@@ -47,8 +47,8 @@ def main(
                 star = "*" if percentile == DEFAULT_PERCENTILE[bits] else ""
                 top1[f"{bits} bits"] = f"{rounded(100 * (counted.top1 or 0.0))}{star}"
             rows.append({"percentile": percentile, **top1})
-            results.add(f"{model.stem}: top-1 of {HELD:,} held training images; * the default", rows)
-            results.save()
+        results.add(f"{model.stem}: top-1 of {HELD:,} held training images; * the default", rows)
+        results.save()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,6 +24,7 @@ PACKAGES = ("numpy", "onnx", "onnxruntime", "torch")
 RESULTS = Path("artifacts/results")
 PREPROCESS: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """What CIFAR-10's images go through before the networks of the benchmarks."""
+PixelsOption = Annotated[list[str] | None, typer.Option(help="stems of networks that take pixels from 0 to 255")]
 
 
 @dataclass
@@ -83,6 +84,11 @@ def run_tool(main: Callable[..., None]) -> None:
         typer.run(main)
     except QpipeError as error:
         raise SystemExit(str(error)) from error
+
+
+def preprocess_of(model: Path, pixels: Sequence[str] | None) -> dict[str, Any]:
+    """What CIFAR-10's images go through before this network. pixels: what `PixelsOption` was given."""
+    return {"pixel_max": 255.0} if model.stem in (pixels or ()) else PREPROCESS
 
 
 def rounded(value: float, digits: int = 3) -> float:

@@ -108,11 +108,7 @@ class CarrySkips(ir.passes.InPlacePass):
             return {}
         if not count_of(self.inputs):
             raise DataError("calibration data: no sample, expected some for the statistics of normalizations")
-        found: dict[str, Moments] = {}
-        for tensors, _ in Pieces(model, list(axes)).run(self.inputs):
-            for name, tensor in tensors.items():
-                own = moments(np.moveaxis(tensor, axes[name], 1))
-                found[name] = found[name].merged(own) if name in found else own
+        found = Pieces(model, list(axes)).merged(self.inputs, lambda name, x: moments(np.moveaxis(x, axes[name], 1)))
         # Processes run the same images, but another machine may add up in another order.
         return {name: Moments(*self.shard.largest(each.table)) for name, each in found.items()}
 
@@ -170,8 +166,7 @@ def _reach(value: ir.Value) -> tuple[float, float]:
 def _skip_map(model: ir.Model, block: ResidualBlock) -> tuple[Float64Array, Float64Array]:
     """S `[C_out, C_in]` and what it adds, `[C_out]`; _NotCarried where pixels don't have the same."""
     shape = _shape(block.start)
-    layer = next(node for node in block.layers)
-    axis = product_of(layer).channel_axis % len(shape)
+    axis = product_of(block.layers[0]).channel_axis % len(shape)
     channels = shape[axis]
     if block.skip is block.start:
         return np.eye(channels), np.zeros(channels)

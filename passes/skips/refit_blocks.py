@@ -147,11 +147,7 @@ class _Refit:
         """Of the block's input, and of what the reader of each stage reads."""
         values = [str(layer.inputs[0].name) for layer in (path.stages[0][0], *path.readers)]
         axis = product_of(path.last.node).channel_axis
-        found: dict[str, _Statistics] = {}
-        for tensors, _ in Pieces(model, values).run(self._inputs):
-            for name, tensor in tensors.items():
-                own = _Statistics.of(np.moveaxis(tensor, axis, 1))
-                found[name] = found[name].merged(own) if name in found else own
+        found = Pieces(model, values).merged(self._inputs, lambda _, x: _Statistics.of(np.moveaxis(x, axis, 1)))
         return [found[name] for name in values]
 
     def _tried(self, model: ir.Model, position: int, seen: list[_Statistics]) -> _Trial:

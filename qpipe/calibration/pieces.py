@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +16,16 @@ from qpipe.nodes import name_in_memory
 from qpipe.runtime.session import open_session, run_rows
 
 _PIECE_VALUES = 2**22  # values of all observed tensors together that one run of the network produces: 16 MiB
+
+
+class Mergeable(Protocol):
+    """What is known of some samples, such as moments."""
+
+    def merged(self, other: Self) -> Self:
+        """The same of both together."""
+
+
+T = TypeVar("T", bound=Mergeable)
 
 
 class Pieces:
@@ -52,6 +63,15 @@ class Pieces:
         for start in range(0, count, self._rows):
             rows = rows_of(samples, slice(start, start + self._rows))
             yield self._run(rows, form.size), count_of(rows)
+
+    def merged(self, batch: Inputs, of: Callable[[str, FloatArray], T]) -> dict[str, T]:
+        """What this says of each tensor by its name, of all pieces together, merged in their order."""
+        found: dict[str, T] = {}
+        for tensors, _ in self.run(batch):
+            for name, tensor in tensors.items():
+                own = of(name, tensor)
+                found[name] = found[name].merged(own) if name in found else own
+        return found
 
     def _as_many_as_fit(self, sample: Mapping[str, Array]) -> int:
         tensors = self._run(sample, None)
