@@ -2,7 +2,8 @@
 
 Three things are never folded. QuantizeLinear and DequantizeLinear keep a Q/DQ pair what it is. The Cast of a packed
 constant to int8 is how weights of 4 and 2 bits are stored; folding it would double the file. BatchNormalization is not
-constant, and none of onnxscript's fusions runs here, so it stays a node.
+constant, and none of onnxscript's fusions runs here, so it stays a node. Where quantizers stand at weights alone, the
+network is a float one that stores them as integers, and the first two are folded into the numbers that they stand for.
 
 How large a result becomes is known before it is computed, from the shapes, so that a few bytes can't fill the memory.
 """
@@ -20,6 +21,7 @@ from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.upgrade import OPSET
 from qpipe.nodes import static_shape
+from qpipe.ops.quantizer_parts import quantizes_data
 
 _QUANTIZATION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _PACKED = frozenset({ir.DataType.INT2, ir.DataType.UINT2, ir.DataType.INT4, ir.DataType.UINT4})
@@ -36,7 +38,7 @@ _OF_IMAGES = frozenset(
     {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "MeanVarianceNormalization",
      "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "DepthToSpace", "SpaceToDepth"}
 )  # fmt: skip
-_KEPT = _QUANTIZATION_OPS | _SLOW | _OF_IMAGES
+_KEPT = _SLOW | _OF_IMAGES
 _MOST_PRODUCTS = 2**32
 """Multiplications of a MatMul or Gemm of constants."""
 _MOST_GROWTH = 2**27
@@ -70,7 +72,9 @@ class FoldConstants(ir.passes.InPlacePass):
     def _fold(self, model: ir.Model) -> bool:
         from onnxscript.optimizer import fold_constants_ir
 
-        folding = _Folding(model.opset_imports.get("", OPSET), self.output_size_limit)
+        folding = _Folding(
+            model.opset_imports.get("", OPSET), self.output_size_limit, keeps_codes=quantizes_data(model.graph)
+        )
         try:
             with quiet("onnx_ir", "onnxscript"):
                 folded = fold_constants_ir(
@@ -90,8 +94,8 @@ class FoldConstants(ir.passes.InPlacePass):
 class _Folding:
     """Decides, node by node in the order of folding, from the sizes alone."""
 
-    def __init__(self, opset: int, output_size_limit: int) -> None:
-        self.opset = opset
+    def __init__(self, opset: int, output_size_limit: int, *, keeps_codes: bool) -> None:
+        self.opset, self.keeps_codes = opset, keeps_codes
         self.output_size_limit = output_size_limit
         self.growth = 0
 
@@ -100,7 +104,8 @@ class _Folding:
         if node.domain != "" or node.op_type in _KEPT or len(node.outputs) != 1:
             return False
         constants = [value for value in node.inputs if value is not None]
-        if any(value.dtype in _PACKED for value in constants):
+        is_code = node.op_type in _QUANTIZATION_OPS or any(value.dtype in _PACKED for value in constants)
+        if is_code and self.keeps_codes:
             return False
         size = self._result_size(node, constants)
         if size is None or _products(node, size) > _MOST_PRODUCTS:

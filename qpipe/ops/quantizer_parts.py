@@ -6,7 +6,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from qpipe.nodes import DOMAIN, STANDARD_DOMAINS
+from qpipe.nodes import DOMAIN, STANDARD_DOMAINS, reads
 
 _QUANTIZE: Final = "QuantizeLinear"
 _DEQUANTIZE: Final = "DequantizeLinear"
@@ -26,6 +26,17 @@ def dequantizes(node: ir.Node | None) -> bool:
 def is_border(node: ir.Node) -> bool:
     """Whether it is either, between real numbers and integers."""
     return quantizes(node) or dequantizes(node)
+
+
+def quantizes_data(graph: ir.Graph) -> bool:
+    """Whether any quantizer hangs on an input of the graph; those of constants alone are how weights are stored."""
+    data = {value for value in graph.inputs if not value.is_initializer()}
+    for node in graph:
+        if not data.isdisjoint(reads(node)):
+            if is_border(node):
+                return True
+            data.update(node.outputs)
+    return False
 
 
 def may_change_codes(node: ir.Node) -> bool:

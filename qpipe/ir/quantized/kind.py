@@ -1,4 +1,7 @@
-"""What kind of model a file is: float, QDQ (trainable or final), or an export."""
+"""What kind of model a file is: float, QDQ (trainable or final), or an export.
+
+A float network may store its weights as integers: then no quantizer reads or gives an activation.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import onnx_ir as ir
 
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.view import View, read_view
-from qpipe.ops.quantizer_parts import is_border
+from qpipe.ops.quantizer_parts import quantizes_data
 
 _INTEGER_OPS = frozenset({"MatMulInteger", "ConvInteger"})
 
@@ -64,5 +67,4 @@ def _kind_of_ops(model: ir.Model) -> Kind:
         return Kind.QOPERATOR
     if ops & _INTEGER_OPS:
         return Kind.INTEGER
-    is_qdq = any(is_border(node) for node in model.graph)
-    return Kind.FOREIGN if is_qdq else Kind.FLOAT
+    return Kind.FOREIGN if quantizes_data(model.graph) else Kind.FLOAT

@@ -30,7 +30,7 @@ from qpipe.ir.quantized.streams import check_width
 from qpipe.ir.quantized.view_weights import FinalWeight, read_weight
 from qpipe.nodes import describe, reads
 from qpipe.ops import ActivationFunction, Rectifier, Role, activation_of
-from qpipe.ops.quantizer_parts import dequantizes, is_border, quantizes
+from qpipe.ops.quantizer_parts import dequantizes, quantizes, quantizes_data
 
 W = TypeVar("W", bound=TrainableWeight | FinalWeight, covariant=True)
 
@@ -159,7 +159,7 @@ def read_view(model: ir.Model) -> View:
 
 def is_of_another_tool(model: ir.Model) -> bool:
     """Whether something is quantized, and none of our passes says so."""
-    return any(map(is_border, model.graph)) and not get_provenance(model)
+    return quantizes_data(model.graph) and not get_provenance(model)
 
 
 def _read(model: ir.Model) -> View:

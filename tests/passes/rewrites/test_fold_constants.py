@@ -3,6 +3,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from passes.rewrites.constants_to_initializers import ConstantsToInitializers
 from passes.rewrites.fold_constants import FoldConstants
@@ -56,13 +58,54 @@ def test_dynamic_batch_stays_dynamic():
 def test_quantized_weight_stays_a_pair():
     model = build(
         """(float[N,4] x) => (float[N,4] y) {
-            q = QuantizeLinear(w, s, z) d = DequantizeLinear(q, s, z) t = Transpose(d) y = MatMul(x, t) }""",
+            p = QuantizeLinear(x, s, z) c = DequantizeLinear(p, s, z)
+            q = QuantizeLinear(w, s, z) d = DequantizeLinear(q, s, z) t = Transpose(d) y = MatMul(c, t) }""",
         w=np.ones((4, 4), np.float32),
         s=np.float32(0.5),
         z=np.int8(0),
     )
     FoldConstants()(model)
-    assert ops(model) == ["QuantizeLinear", "DequantizeLinear", "Transpose", "MatMul"]
+    assert ops(model) == [*["QuantizeLinear", "DequantizeLinear"] * 2, "Transpose", "MatMul"]
+
+
+CODES = {"int8": np.int8, "uint8": np.uint8, "int4": ml_dtypes.int4, "uint4": ml_dtypes.uint4}
+
+
+@settings(max_examples=30)
+@given(st.data(), st.sampled_from([*CODES]), st.sampled_from(["tensor", "channel", "block"]), st.booleans())
+def test_a_float_network_has_the_weights_that_it_stores_as_integers(data, kind, per, has_zero):
+    """No activation is quantized: the numbers are those that onnxruntime multiplies by, to the bit."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    axis, (rows, columns) = data.draw(st.integers(0, 1)), (6, 4)
+    shapes = {"tensor": (), "channel": ((rows, columns)[axis],), "block": ((3, 4), (6, 2))[axis]}
+    low = 0 if kind.startswith("u") else -7
+    constants = {
+        "w": rng.integers(low, low + 14, (rows, columns)).astype(CODES[kind]),
+        "s": rng.uniform(0.01, 1, shapes[per]).astype(np.float32),
+        "z": np.full(shapes[per], low + 3).astype(CODES[kind]),
+    }
+    attributes = f"axis = {axis}" + (", block_size = 2" if per == "block" else "")
+    zero = ", z" if has_zero else ""
+    proto = parse(
+        f"(float[N,6] x) => (float[N,4] y) {{ d = DequantizeLinear <{attributes}> (w, s{zero}) y = MatMul(x, d) }}"
+    )
+    names = [name for name in constants if name != "z" or has_zero]
+    proto.graph.initializer.extend(ir.to_proto(ir.tensor(constants[name], name=name)) for name in names)
+    model, x = ir.from_proto(proto), rng.standard_normal((3, 6)).astype(np.float32)
+    (expected,) = run_as_written(model, x=x)
+    assert FoldConstants()(model).modified
+    assert ops(model) == ["MatMul"]
+    np.testing.assert_array_equal(run_as_written(model, x=x)[0], expected)
+
+
+def test_weights_that_are_rounded_in_the_graph_are_rounded():
+    text = """(float[N,4] x) => (float[N,4] y) {
+        q = QuantizeLinear(w, s, z) d = DequantizeLinear(q, s, z) t = Transpose(d) y = MatMul(x, t) }"""
+    model = build(text, w=np.float32(np.arange(16).reshape(4, 4) / 8), s=np.float32(0.5), z=np.int8(0))
+    FoldConstants()(model)
+    assert ops(model) == ["MatMul"]
+    steps = np.round(np.arange(16).reshape(4, 4) / 4) / 2
+    np.testing.assert_array_equal(model.graph.node(0).inputs[1].const_value.numpy(), np.float32(steps.T))
 
 
 @pytest.mark.parametrize(("dtype", "array_type"), [("INT4", ml_dtypes.int4), ("INT2", ml_dtypes.int2)])
@@ -73,16 +116,19 @@ def test_packed_weight_stays_packed(dtype, array_type):
         shape=ir.Shape([4, 4]),
         const_value=ir.Tensor(np.ones((4, 4), array_type), dtype=ir.DataType[dtype], name="w"),
     )
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([4, 4]))
     cast = ir.node("Cast", [weight], {"to": onnx.TensorProto.INT8})
     scale = ir.tensor(np.float32(0.5), name="s")
     scale_value = ir.Value(name="s", type=ir.TensorType(scale.dtype), shape=ir.Shape([]), const_value=scale)
     dequantized = ir.node("DequantizeLinear", [cast.outputs[0], scale_value])
+    quantized = ir.node("QuantizeLinear", [x, scale_value])
     graph = ir.Graph(
-        [], dequantized.outputs, nodes=[cast, dequantized], initializers=[weight, scale_value], opset_imports={"": 21}
-    )
+        [x], [*dequantized.outputs, *quantized.outputs], nodes=[cast, dequantized, quantized],
+        initializers=[weight, scale_value], opset_imports={"": 21},
+    )  # fmt: skip
     model = ir.Model(graph, ir_version=10)
     FoldConstants()(model)
-    assert ops(model) == ["Cast", "DequantizeLinear"]
+    assert ops(model) == ["Cast", "DequantizeLinear", "QuantizeLinear"]
     assert not FoldConstants()(model).modified
 
 

@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -41,3 +42,26 @@ def test_a_scale_that_is_no_power_of_two_is_foreign() -> None:
         q = QuantizeLinear(x, x_scale, x_zero) d = DequantizeLinear(q, x_scale, x_zero) y = MatMul(d, w)
     }"""
     assert find_kind(load_model(parse(text, **constants))) == (Kind.FOREIGN, None)
+
+
+def test_weights_alone_that_are_stored_as_integers_leave_a_network_float() -> None:
+    """It calibrates to the file that the same numbers in float32 lead to."""
+    codes = np.random.default_rng(0).integers(-127, 128, (8, 3)).astype(np.int8)
+    scales = np.linspace(0.01, 0.03, 8, dtype=np.float32)
+    constants = {"q": codes, "s": scales, "v": np.ones((8, 2), np.float32) / 4}
+    layers = "a = Gemm<transB = 1>(x, w) r = Relu(a) y = MatMul(r, v)"
+    stored = parse(f"(float[N,3] x) => (float[] y) {{ w = DequantizeLinear<axis = 0>(q, s) {layers} }}", **constants)
+    floats = {"w": codes * scales[:, None], "v": constants["v"]}
+    plain = parse(f"(float[N,3] x) => (float[] y) {{ {layers} }}", **floats)
+    assert find_kind(load_model(stored)) == (Kind.FLOAT, None)
+    data = np.random.default_rng(1).normal(size=(32, 3)).astype(np.float32)
+    found, expected = (ir.to_proto(calibrate(model, data, batches=1)).graph for model in (stored, plain))
+    assert [node.op_type for node in found.node] == [node.op_type for node in expected.node]
+    for ours, theirs in zip(_sorted(found), _sorted(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def _sorted(graph: onnx.GraphProto) -> list[np.ndarray]:
+    """Its constants in the order in which nodes read them."""
+    known = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return [known[name] for node in graph.node for name in node.input if name in known]
