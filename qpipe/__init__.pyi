@@ -372,6 +372,8 @@ def finetune(
     additional_losses: float | None = None,
     joint_distillation: float | None = None,
     activation_gradient: Literal['codes', 'ymax'] | None = None,
+    train_scales: float | None = None,
+    freeze_scales: float | None = None,
     batch_norm: Literal['running', 'batch'] = 'batch',
     precision: Literal['fp32', 'bf16'] = 'fp32',
     crop_padding: int | None = None,
@@ -465,6 +467,8 @@ def finetune(
             none.
         joint_distillation: beta: how much a full-precision copy that trains along guides, 0.1 is a start; 0: no copy.
         activation_gradient: where an activation's gradient ends: at the largest code, or one step beyond, at ymax.
+        train_scales: rate at which activations' scales learn, as a part of lr: 1 is that of LSQ; 0: they stay.
+        freeze_scales: the part of the run after which scales that train stay.
         batch_norm: the statistics that training normalizes by.
         precision: of training's float tensors; evaluation and export are exact in both.
         crop_padding: black pixels around an image before the random crop; by default an eighth of the side, where data

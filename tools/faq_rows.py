@@ -24,6 +24,8 @@ def distilled(epochs: int, **others: Any) -> dict[str, Any]:
     return {"recipe": "distilled-4bit", "gradient_clip": 0.0, "epochs": epochs, "precision": "bf16", **others}
 
 
+# What may move low widths, each alone.
+LEVERS: dict[str, dict[str, Any]] = {"scales that train": {"train_scales": 100.0}}
 SHORT = 2  # epochs of the rows that compare one change at a time
 
 ROWS = (
@@ -71,6 +73,11 @@ ROWS = (
     ExperimentRow("W4A8, FAQ, 2 epochs", bits(4, 8), paper(SHORT)),
     ExperimentRow("3/3, FAQ, 2 epochs", bits(3, 3), paper(SHORT)),
     ExperimentRow("2/2, FAQ, 2 epochs", bits(2, 2), paper(SHORT)),
+    *(
+        ExperimentRow(f"{width}/{width}, FAQ, 2 epochs, {name}", bits(width, width), paper(SHORT, **lever))
+        for name, lever in LEVERS.items()
+        for width in (4, 2)
+    ),
     ExperimentRow("8/8, the 4-bit recipe, 2 epochs", bits(8, 8), paper(SHORT)),
     ExperimentRow("4/4, distilled from a rate of 0.1, 6 epochs", bits(4, 4), distilled(6)),
     ExperimentRow("4/4, distilled from a rate of 0.1, 30 epochs", bits(4, 4), distilled(30), leads=True),

@@ -106,6 +106,7 @@ def _check_used(run: FinetuneSettings, given: Mapping[str, Any]) -> None:
     is_there = {
         "method 'ag'": run.method == "ag",
         "ssp": run.ssp,
+        "train_scales": run.train_scales > 0,
         "a teacher": run.teacher is not None,
         "the optimizer 'sgd'": run.optimizer == "sgd",
         "the arithmetic 'mls'": run.arithmetic == "mls",

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from qpipe.settings.base import Epochs, Exact, FilePath
-from qpipe.settings.said_by_recipe import OfAg, OfRecipe, OfSgd, OfSsp, OfTeacher, SaidByRecipe
+from qpipe.settings.said_by_recipe import OfAg, OfRecipe, OfScales, OfSgd, OfSsp, OfTeacher, SaidByRecipe
 from qpipe.settings.skips import SkipSettings, Stripping
 
 Precision = Literal["fp32", "bf16"]
@@ -136,6 +136,14 @@ class TrainingSettings(SkipSettings):
     activation_gradient: OfRecipe[ActivationGradient] = Field(
         default="codes",
         description="where an activation's gradient ends: at the largest code, or one step beyond, at ymax",
+    )
+    train_scales: OfRecipe[float] = Field(
+        default=0.0,
+        ge=0,
+        description="rate at which activations' scales learn, as a part of lr: 1 is that of LSQ; 0: they stay",
+    )
+    freeze_scales: OfScales[Exact] = Field(
+        default=Fraction(1, 2), gt=0, lt=1, description="the part of the run after which scales that train stay"
     )
     batch_norm: BatchNormMode = Field(default="batch", description="the statistics that training normalizes by")
     precision: Precision = Field(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 import torch
+from pydantic import JsonValue
 from torch import nn
 
 from qpipe.train.given import Given
@@ -19,7 +20,12 @@ class Companion(nn.Module):
 
     Its parameters are trained with the network's, its state is in the checkpoint. Evaluation and the written file are
     the network alone.
+
+    rate: of its own parameters, as a part of the learning rate, and without weight decay; None: they train as the
+    network's do.
     """
+
+    rate: float | None = None
 
     def begin_update(self, done: Fraction, update: int) -> None:
         """Before the forward of an update: what part of the run is done, of 1, and the update's number, from 0."""
@@ -42,6 +48,10 @@ class Companion(nn.Module):
         which statistics are estimated anew.
         """
         return False
+
+    def facts(self) -> Mapping[str, JsonValue]:
+        """What the record of the run says of it, when it is over."""
+        return {}
 
     def trouble(self) -> str | None:
         """Why the gradients of this update can't be applied, in words, such as a tensor that is no number."""

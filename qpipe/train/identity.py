@@ -108,7 +108,7 @@ def _settings(settings: FinetuneSettings) -> dict[str, JsonValue]:
     """Every value that changes the result; a constant rate alone does not depend on how long the run will be."""
     facts = {name: _plain(value) for name, value in settings.of_training().items()}
     epochs = facts.pop("epochs")
-    if settings.schedule != "constant" or settings.grow_at or settings.ssp or settings.fade:
+    if settings.schedule != "constant" or settings.grow_at or settings.ssp or settings.fade or settings.train_scales:
         # Last, because it may be there only for what is told before it.
         facts["epochs"] = epochs
     if settings.teacher is None:

@@ -27,6 +27,7 @@ from qpipe.train.identity import identity_of
 from qpipe.train.keeper import Keeper
 from qpipe.train.losses import check_labels, hits_of, label_loss
 from qpipe.train.observer import Observer
+from qpipe.train.optimizer import RATE, optimizer_of
 from qpipe.train.run import Epoch, Judged, RunState
 from qpipe.train.schedule import batches_of, batches_per_update, drops_last, learning_rate, moment
 from qpipe.train.statistics import BATCHES, estimate_statistics
@@ -114,7 +115,7 @@ def train(
     # A companion may share the network's own.
     modules = [executor, *companions]
     trained = list(dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad))
-    optimizer = _optimizer(trained, settings)
+    optimizer = optimizer_of(trained, companions, settings)
     parts = Parts(executor, optimizer, watching, companions, identity)
     keeper = Keeper(checkpoint, checkpoint_every, parts, group.is_main)
     run = _Run(
@@ -204,7 +205,7 @@ def _update(run: _Run, state: RunState, batches: Batches, at: Fraction) -> bool:
     state.correct += correct
     state.images += int(images)
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run.settings, at)
+        group["lr"] = learning_rate(run.settings, at) * group[RATE]
     for observer in run.observers:
         observer.before_update(run.executor, state.updates)
     run.optimizer.step()
@@ -227,12 +228,6 @@ def _accumulate(run: _Run, inputs: Given, labels: torch.Tensor) -> torch.Tensor:
     part.backward()  # type: ignore[no-untyped-call]
     correct = hits_of(run.task, answer.detach(), labels).double()
     return torch.stack([loss.detach().double() * len(labels), correct, torch.full_like(correct, len(labels))])
-
-
-def _optimizer(parameters: Sequence[torch.nn.Parameter], settings: FinetuneSettings) -> torch.optim.Optimizer:
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(parameters, settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(parameters, settings.lr, settings.momentum, weight_decay=settings.weight_decay)
 
 
 def _evaluate(run: _Run, evaluate: Callable[[Executor], Judged]) -> Judged:

@@ -37,7 +37,9 @@ def check_stream(run: FinetuneSettings, size: int | None) -> None:
         raise RecipeError(
             f"warmup: {float(run.warmup):g} epochs of a stream, which moves on from epoch to epoch alone, expected 0"
         )
-    parts = {"fade": Fraction(run.fade), **({"ssp_end": run.ssp_end} if run.ssp else {})}
+    parts = {"fade": Fraction(run.fade)}
+    parts |= {"ssp_end": run.ssp_end} if run.ssp else {}
+    parts |= {"freeze_scales": run.freeze_scales} if run.train_scales else {}
     for name, part in parts.items():
         if size is None and part > 1 - Fraction(1, run.epochs):
             enough = f", or at least {math.ceil(1 / (1 - part))} epochs" if part < 1 else ""

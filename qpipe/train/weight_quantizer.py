@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from qpipe.arith.multiplier import IntegerAffine, fit
+from qpipe.arith.spec import QuantSpec
 from qpipe.formats.base import TrainableWeight, WeightFormat
 from qpipe.ir.quantized.view import Weighted
 from qpipe.ops.weight_layout import output_axis, to_rows, to_weight
@@ -43,12 +44,21 @@ class Shipped(NamedTuple):
     largest: float
 
 
+class _Grids(Protocol):
+    """What has the grids of a quantizer of activations, in the file or as it trains."""
+
+    @property
+    def grid(self) -> QuantSpec: ...
+
+    @property
+    def rounded_to(self) -> QuantSpec: ...
+
+
 class WeightQuantizer(nn.Module):
     """One layer's: weights in their number format, multiplier and bias in integers.
 
     exponent: of the channels, int64 `[C]`, as the last step of training chose them, or the file. basis: of a format
-    that learns its levels. source: the grid of what the layer reads. rounded_to: that of what it gives; None
-    of a last layer.
+    that learns its levels.
     """
 
     exponent: torch.Tensor
@@ -57,12 +67,27 @@ class WeightQuantizer(nn.Module):
     def __init__(self, layer: Weighted[TrainableWeight]) -> None:
         super().__init__()
         self.format: WeightFormat = layer.weight.format
-        self.source = layer.sources[0].grid
-        self.rounded_to = None if layer.quantizer is None else layer.quantizer.rounded_to
         self._node = layer.node
+        # As the file has them, until `follow`. Not bare, so that no quantizer is a module of this one.
+        self._around: tuple[_Grids, _Grids | None] = (layer.sources[0], layer.quantizer)
         basis = layer.weight.basis_array
         self.register_buffer("exponent", torch.from_numpy(layer.weight.exponents.copy()))
         self.register_buffer("basis", None if basis is None else torch.from_numpy(basis.copy()))
+
+    @property
+    def source(self) -> QuantSpec:
+        """The grid of what the layer reads."""
+        return self._around[0].grid
+
+    @property
+    def rounded_to(self) -> QuantSpec | None:
+        """That of what it gives; None of a last layer."""
+        target = self._around[1]
+        return None if target is None else target.rounded_to
+
+    def follow(self, *, source: _Grids | None = None, target: _Grids | None = None) -> None:
+        """Take the grids before and behind the layer from these, where they may move."""
+        self._around = (source or self._around[0], target or self._around[1])
 
     def forward(self, weight: torch.Tensor, affine: Affine) -> Rounded:
         """The weight quantized anew (FAQ, section 3.1.1), with the gradient of its rounding; k and b have none.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from qpipe.ir.quantized.qdq import write_table
 from qpipe.ir.quantized.view import is_trainable
+from qpipe.ir.quantized.write_trained import write_exponent, write_table
 from qpipe.ir.quantized.write_weight import write_weight
 from qpipe.nodes import set_constant_input
 from qpipe.ops.weight_layout import to_rows
@@ -34,6 +34,9 @@ def write_back(executor: Executor) -> None:
         _write_layer_norm(rows)
     for quantizer, learned in executor.learned_quantizers():
         write_table(quantizer, learned.table())
+    for step in executor.steps:
+        if step.layer.quantizer is not None and step.quantizer is not None and step.quantizer.moves:
+            write_exponent(step.layer.quantizer, step.quantizer.grid.exponent)
 
 
 def _write_floats(nodes: FloatNodes) -> None:

@@ -30,7 +30,14 @@ from qpipe.verbs.runnable import OnnxModel
 from qpipe.verbs.sizes import normalized_at_sizes, take_sizes
 from qpipe.verbs.sources import PreprocessLike, about, model_name, store_origin_file
 
-_OF_QDQ: Final = ("method", "ssp", "additional_losses", "joint_distillation", "activation_gradient")
+_OF_QDQ: Final = (
+    "method",
+    "ssp",
+    "additional_losses",
+    "joint_distillation",
+    "activation_gradient",
+    "train_scales",
+)
 """Settings whose companions look at quantizers."""
 
 

@@ -132,9 +132,8 @@ class TrainingRun:
             "settings": told,
             "task": self.task.to_json(),
         }
-        for best in self.companions:
-            if isinstance(best, BestEpoch):
-                record["best_epoch"] = {"number": int(best.number), "held_out": float(best.metric)}
+        for companion in self.companions:
+            record |= companion.facts()
         if self.observers and is_main_process():
             record["diagnostics"] = to_plain(self.observers[0].result())
         set_json(network, TRAINING, record)

@@ -30,7 +30,6 @@ from qpipe.nodes import (
     input_value,
     name_value,
     require_constant,
-    set_constant_input,
 )
 from qpipe.ops import ActivationFunction, Curve, Rectifier, activation_of
 from qpipe.ops.quantizer_parts import dequantizes
@@ -214,15 +213,6 @@ def check_zero_point(quantize: ir.Node, grid: QuantSpec) -> None:
     """ModelError where numbers are rounded with one that is odd: ties would go to odd. Copied codes have any."""
     if grid.zero_point % 2:
         raise ModelError(f"{describe(quantize)}: zero point {grid.zero_point}, expected an even one")
-
-
-def write_table(quantizer: ActivationQuantizer, table: CodeTable) -> None:
-    """Replace the quantizer's table, whose grids stay, and the basis that it is made from."""
-    dequantize = quantizer.output.producer()
-    assert dequantize is not None
-    gather = next(node for node in quantizer_nodes(dequantize) if node.op_type == "Gather")
-    set_constant_input(gather, 0, table.array())
-    write_basis(gather, table)
 
 
 def quantizer_nodes(dequantize: ir.Node) -> list[ir.Node]:

@@ -6,9 +6,10 @@ Which epoch is chosen must not depend on the test images, or their accuracy is n
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
+from pydantic import JsonValue
 
 from qpipe.train.companion import Companion
 from qpipe.train.executor import Executor
@@ -47,6 +48,10 @@ class BestEpoch(Companion):
             self.metric.copy_(found)
             for index, tensor in enumerate(self._state().values()):
                 self.get_buffer(f"best{index}").copy_(tensor)
+
+    def facts(self) -> Mapping[str, JsonValue]:
+        """Which epoch it was."""
+        return {"best_epoch": {"number": int(self.number), "held_out": float(self.metric)}}
 
     def end_training(self) -> bool:
         """Put the best epoch's network in the place of the last one's, statistics and all."""

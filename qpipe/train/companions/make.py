@@ -21,6 +21,7 @@ from qpipe.train.companions.fade import FadingSkips
 from qpipe.train.companions.joint_distillation import JointDistillation
 from qpipe.train.companions.low_bit import LowBit
 from qpipe.train.companions.stochastic import StochasticPrecision, block_fragments, layer_fragments
+from qpipe.train.companions.trained_scales import TrainedScales
 from qpipe.train.executor import Executor
 from qpipe.train.losses import label_loss
 
@@ -100,6 +101,8 @@ def make_companions(
                 seed=seed,
             )
         )
+    if settings.train_scales:
+        made.append(TrainedScales(networks, rate=settings.train_scales, end=settings.freeze_scales))
     if settings.ema:
         made.append(WeightAverage(executor, decay=settings.ema))
     return made

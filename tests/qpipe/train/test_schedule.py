@@ -116,6 +116,13 @@ def test_a_stream_has_enough_epochs_where_the_last_one_begins_behind_the_fade(ep
         assert last >= Fraction(fade)
 
 
+def test_on_a_stream_scales_stay_for_an_epoch_at_least() -> None:
+    with pytest.raises(RecipeError, match=r"^freeze_scales: 0\.5 of 1 epochs of a stream, .*, or at least 2 epochs$"):
+        check_stream(settings("faq-8bit", train_scales=1.0), None)
+    check_stream(settings("faq-8bit", train_scales=1.0, epochs=2), None)
+    check_stream(settings("faq-8bit"), None)
+
+
 def test_an_exponential_rate_stays_within_an_epoch() -> None:
     """FAQ, section 3.3: "we multiply the learning rate by 0.936 after each epoch"."""
     run = settings("faq-4bit")
