@@ -153,12 +153,25 @@ class WeightFormat(ABC):
 
     @abstractmethod
     def quantize(
-        self, rows: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None, basis: A | None = None
+        self,
+        rows: A,
+        k: A,
+        beta: A,
+        *,
+        source: QuantSpec,
+        output: QuantSpec | None,
+        basis: A | None = None,
+        raised: A | None = None,
     ) -> tuple[A, A]:
         """A training step's codes `[C, K]`, in the float type of rows, and exponents, int `[C]`.
 
-        k and beta (float64 `[C]`) are those of the affine map behind; output is None for a last layer.
+        k and beta (float64 `[C]`) are those of the affine map behind; output is None for a last layer; raised is what
+        the method of this name gave.
         """
+
+    def raised(self, rows: A, exponent: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None) -> A | None:
+        """How far a file's exponents `[C]` lie above those that `quantize` would choose; None where all lie there."""
+        return None
 
     @abstractmethod
     def codes_at(self, rows: A, exponent: A, basis: A | None = None) -> A:
@@ -240,7 +253,15 @@ class NominalFormat(WeightFormat):
         """Codes `[C, K]`, in the float type of rows."""
 
     def quantize(
-        self, rows: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None, basis: A | None = None
+        self,
+        rows: A,
+        k: A,
+        beta: A,
+        *,
+        source: QuantSpec,
+        output: QuantSpec | None,
+        basis: A | None = None,
+        raised: A | None = None,
     ) -> tuple[A, A]:
         """The codes, at the nominal exponent whatever the affine map."""
         xp = namespace(rows)

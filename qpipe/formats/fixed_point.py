@@ -85,13 +85,35 @@ class FixedPoint(WeightFormat):
         return int(2 ** (self.bits - 1) - 1)
 
     def quantize(
-        self, rows: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None, basis: A | None = None
+        self,
+        rows: A,
+        k: A,
+        beta: A,
+        *,
+        source: QuantSpec,
+        output: QuantSpec | None,
+        basis: A | None = None,
+        raised: A | None = None,
     ) -> tuple[A, A]:
         """Pair-safe codes at exponents that leave the multiplier behind its bits."""
-        return self.pair_safe(rows, self.exponents(rows, exponent_floor(rows, k, beta, source, output)))
+        return self.pair_safe(rows, self.exponents(rows, exponent_floor(rows, k, beta, source, output), raised))
 
-    def exponents(self, rows: A, floor: A) -> A:
-        """`l = ceil(log2(step))`, `step = 2 c sigma / (2**b - 1)`, int `[C]`, never below `floor` (`[C]`).
+    def raised(self, rows: A, exponent: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None) -> A | None:
+        """So that training goes on from codes that were fitted to their layer's output, or are another tool's.
+
+        Zero where `quantize` chooses the file's exponent by itself, and where all weights are zero.
+        """
+        xp = namespace(rows)
+        chosen = self.quantize(rows, k, beta, source=source, output=output)[1]
+        if not xp.any(chosen != exponent):
+            return None
+        step = self._step(rows)
+        differs = (chosen != exponent) & (step > 0)
+        found: A = xp.where(differs, exponent - self._rounded(rows, xp.where(step > 0, step, 1.0)), 0)
+        return found
+
+    def exponents(self, rows: A, floor: A, raised: A | None = None) -> A:
+        """`l = ceil(log2(step)) + raised`, `step = 2 c sigma / (2**b - 1)`, int `[C]`, never below `floor` (`[C]`).
 
         With rounding "nearest" l is `round(log2(step))` instead: the step may be up to a factor sqrt(2) too small,
         which cuts off more of the largest weights, and is never more than that too large.
@@ -101,14 +123,25 @@ class FixedPoint(WeightFormat):
         that weight is the clip: a wider range would hold nothing. Sums are float64, so that numpy and torch agree.
         """
         xp = namespace(rows)
-        step = self.clip_at(rows) * (2.0 / (2**self.bits - 1))
+        step = self._step(rows)
         if not self.per_channel:
             floor = xp.broadcast_to(xp.amax(floor), floor.shape)
+        log2 = self._rounded(rows, step)
+        at = log2 if raised is None else log2 + raised
+        return xp.maximum(xp.where(step > 0, at, ZERO_EXPONENT), floor)
+
+    def _step(self, rows: A) -> A:
+        step: A = self.clip_at(rows) * (2.0 / (2**self.bits - 1))
+        return step
+
+    def _rounded(self, rows: A, step: A) -> A:
+        """log2 of the step, as an integer."""
+        xp = namespace(rows)
         log2 = rounded_log2(step, self.rounding)
         if self.rounding == "nearest" and self.per_channel:
             # A weight that is the only one is all that its channel says: nothing is to be cut off.
             log2 = xp.where(xp.sum(rows != 0, axis=1) == 1, rounded_log2(step, "ceil"), log2)
-        return xp.maximum(xp.where(step > 0, log2, ZERO_EXPONENT), floor)
+        return log2
 
     def clip_at(self, rows: A) -> A:
         """The largest weight that is represented, float64 `[C]`: c sigma, or the largest weight there is."""

@@ -84,7 +84,15 @@ class LQ(WeightFormat):
         return lq_table(first_activation_basis(ymax, percentile, bits), before)
 
     def quantize(
-        self, rows: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None, basis: A | None = None
+        self,
+        rows: A,
+        k: A,
+        beta: A,
+        *,
+        source: QuantSpec,
+        output: QuantSpec | None,
+        basis: A | None = None,
+        raised: A | None = None,
     ) -> tuple[A, A]:
         """The nearest levels, at exponents that leave the multiplier behind its bits."""
         assert basis is not None

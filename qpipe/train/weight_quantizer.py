@@ -57,11 +57,12 @@ class _Grids(Protocol):
 class WeightQuantizer(nn.Module):
     """One layer's: weights in their number format, multiplier and bias in integers.
 
-    exponent: of the channels, int64 `[C]`, as the last step of training chose them, or the file. basis: of a format
-    that learns its levels.
+    exponent: of the channels, int64 `[C]`, as the last step of training chose them, or the file. raised: how far those
+    of the file lie above what the format says, for good. basis: of a format that learns its levels.
     """
 
     exponent: torch.Tensor
+    raised: torch.Tensor | None
     basis: torch.Tensor | None
 
     def __init__(self, layer: Weighted[TrainableWeight]) -> None:
@@ -73,6 +74,8 @@ class WeightQuantizer(nn.Module):
         basis = layer.weight.basis_array
         self.register_buffer("exponent", torch.from_numpy(layer.weight.exponents.copy()))
         self.register_buffer("basis", None if basis is None else torch.from_numpy(basis.copy()))
+        # The file tells it: it is no part of the state.
+        self.register_buffer("raised", None, persistent=False)
 
     @property
     def source(self) -> QuantSpec:
@@ -88,6 +91,13 @@ class WeightQuantizer(nn.Module):
     def follow(self, *, source: _Grids | None = None, target: _Grids | None = None) -> None:
         """Take the grids before and behind the layer from these, where they may move."""
         self._around = (source or self._around[0], target or self._around[1])
+
+    @torch.no_grad()
+    def begin(self, weight: torch.Tensor, affine: Affine) -> None:
+        """Let training begin at the file's exponents, with the weight and the affine map as the file has them."""
+        rows, exponent, k, beta = _arrays(to_rows(self._node, weight), self.exponent, affine.k, affine.beta)
+        raised = self.format.raised(rows, exponent, k, beta, source=self.source, output=self.rounded_to)
+        self.raised = None if raised is None else torch.as_tensor(raised).long()
 
     def forward(self, weight: torch.Tensor, affine: Affine) -> Rounded:
         """The weight quantized anew (FAQ, section 3.1.1), with the gradient of its rounding; k and b have none.
@@ -152,8 +162,10 @@ class WeightQuantizer(nn.Module):
     @torch.no_grad()
     @_QUIET
     def _quantize(self, weight: torch.Tensor, affine: Affine) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, k, beta, basis = _arrays(to_rows(self._node, weight), affine.k, affine.beta, self.basis)
-        codes, exponent = self.format.quantize(rows, k, beta, source=self.source, output=self.rounded_to, basis=basis)
+        rows, k, beta, *own = _arrays(to_rows(self._node, weight), affine.k, affine.beta, self.basis, self.raised)
+        codes, exponent = self.format.quantize(
+            rows, k, beta, source=self.source, output=self.rounded_to, basis=own[0], raised=own[1]
+        )
         return torch.as_tensor(codes), torch.as_tensor(exponent).long()
 
     @torch.no_grad()

@@ -62,6 +62,7 @@ class WeightedLayer(nn.Module):
         self.has_batch_norm = node is not None
         if node is None:
             self.beta = nn.Parameter(offset.clone(), requires_grad=bias is not None)
+            self._begin()
             return
         gamma, beta, mean, variance = batch_norm_tensors(node)
         self.epsilon = float_attribute(node, "epsilon", 1e-5)
@@ -70,6 +71,11 @@ class WeightedLayer(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("variance", variance)
         self.register_buffer("offset", offset.clone())
+        self._begin()
+
+    def _begin(self) -> None:
+        if self.quantizer is not None:
+            self.quantizer.begin(self.weight, self._affine())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` on its grid -> the affine map's output, before activation and quantizer."""

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from qpipe.ir.quantized.view import is_trainable
+from qpipe.ir.quantized.view import is_trainable, read_view
+from qpipe.ir.quantized.write_weight import write_weight
+from qpipe.ops.weight_layout import to_rows
 from qpipe.settings.training import BatchNormMode
 from qpipe.train.executor import Executor
 from qpipe.train.weight_quantizer import WeightQuantizer
@@ -13,11 +15,18 @@ from support.networks import Network
 from support.quantize import quantized
 
 
-def layer_of(norm: bool = True, batch_norm: BatchNormMode = "running") -> tuple[Executor, WeightedLayer]:
+def layer_of(
+    norm: bool = True, batch_norm: BatchNormMode = "running", raised: int = 0
+) -> tuple[Executor, WeightedLayer]:
+    """raised: how far above the format's own the exponents of weights are put in the file."""
     net = Network(3, 8, 8)
     x = net.conv("x", 3, 8, bias=True)
     x = net.op("Relu", net.norm(x, 8) if norm else x)
-    executor = Executor(quantized(net.model(net.head(x, 8)), net.inputs()), batch_norm=batch_norm)
+    model = quantized(net.model(net.head(x, 8)), net.inputs())
+    for layer in filter(is_trainable, read_view(model).layers):
+        weight, exponents = layer.weight, layer.weight.exponents + raised
+        write_weight(layer, weight.format.storable(to_rows(layer.node, weight.array), exponents), exponents)
+    executor = Executor(model, batch_norm=batch_norm)
     return executor, next(iter(executor.weighted()))
 
 
@@ -26,10 +35,12 @@ def grids(layer: WeightedLayer) -> WeightQuantizer:
     return layer.quantizer
 
 
+@pytest.mark.parametrize("raised", [-1, 0, 2])
 @pytest.mark.parametrize("norm", [True, False])
-def test_training_and_evaluation_agree_before_rounding(norm: bool) -> None:
-    """Training's float32 output is evaluation's exact one, but for float32's own rounding."""
-    executor, layer = layer_of(norm)
+def test_training_and_evaluation_agree_before_rounding(norm: bool, raised: int) -> None:
+    """Training's float32 output is evaluation's exact one, but for float32's own rounding, whoever chose the steps."""
+    executor, layer = layer_of(norm, raised=raised)
+    assert (grids(layer).raised is None) == (raised == 0)
     x = torch.from_numpy(np.random.default_rng(0).integers(-127, 128, (4, 3, 8, 8))) * grids(layer).source.scale
     with torch.no_grad():
         exact = executor.eval() and layer(x.float())
