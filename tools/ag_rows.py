@@ -12,6 +12,8 @@ from qpipe.settings.recipes import RECIPES
 AG, SSP = {"method": "ag"}, {"ssp": True}
 # As the paper has it: skips are taken out, and nothing else changes before training.
 PLAIN = {"plain": True, "strip": "cut"}
+# Ours: what is left is refitted before it is calibrated, and learns from the network with skips.
+REFITTED = {"recipe": "plain", "teacher": ORIGINAL}
 TAUGHT = {"teacher": "float"}
 FADE = {"fade": 0.6}
 # Table 3's other supervision: alpha is the paper's, which tells no beta.
@@ -49,20 +51,37 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
     """All rows at so many epochs."""
 
     def row(
-        name: str, *levers: dict[str, Any], start: dict[str, Any] = DOREFA, leads: bool = False, **more: bool
+        name: str, *levers: dict[str, Any], start: dict[str, Any] = DOREFA, leads: bool = False, **more: Any
     ) -> ExperimentRow:
         arguments: dict[str, Any] = {"recipe": "ag", "epochs": epochs, "batch_size": batch_size}
         for lever in levers:
             arguments |= lever
-        if arguments["recipe"] == "distilled-4bit":
-            own = RECIPES["distilled-4bit"]
+        if arguments["recipe"] in {"distilled-4bit", "plain"}:
+            own = RECIPES[arguments["recipe"]]
             arguments["lr"] = own.lr * batch_size / own.batch_size
         return ExperimentRow(f"{name}, {epochs} epochs, batch {batch_size}", start, arguments, leads=leads, **more)
 
     first = f"8/8 plain, recipe distilled-4bit + fade, unclipped, {epochs} epochs, batch {batch_size}"
     fixed = {bits: {"weight_bits": bits, "activation_bits": bits, "skip_bits": 8} for bits in (4, 8)}
+    # What the paper initializes plain networks with: their own counterpart, trained in full precision.
+    in_float = {"plain": True, "arithmetic": "float"}
+    counterpart = row("plain in float, refitted, recipe plain", REFITTED, in_float, start={})
     return (
         ExperimentRow("float", is_float=True),
+        *(
+            row(f"{bits}/{bits} plain, refitted, recipe plain", REFITTED, start={**start, "plain": True}, leads=True)
+            for bits, start in ((2, DOREFA), (8, fixed[8]), (4, fixed[4]))
+        ),
+        *(
+            row(f"2/2 plain, refitted, recipe plain{more}", REFITTED, *company, start={**DOREFA, "plain": True})
+            for more, company in {**COMPANY, ", no teacher": ({"teacher": "none"},)}.items()
+            if more
+        ),
+        counterpart,
+        *(
+            row(f"2/2 plain, of its float counterpart{more}", *company, after=counterpart.name)
+            for more, company in COMPANY.items()
+        ),
         row("2/2 baseline"),
         row("2/2 plain", PLAIN),
         row("2/2 plain + AG", PLAIN, AG),

@@ -44,8 +44,9 @@ class ExperimentRow:
     """One network; finetune None is calibration only, and one with an arithmetic trains the float network.
 
     prepare: writes the float network that is begun with, from the original. after: the row whose trained network is
-    trained on. same_as: the row that trains to the same bits, whose counts these are. leads: run with several seeds.
-    float_skips: trained and counted on the executor, see `float_skips.py`.
+    begun with: trained on, or calibrated first where that is float and this row's is not. same_as: the row that trains
+    to the same bits, whose counts these are. leads: run with several seeds. float_skips: trained and counted on the
+    executor, see `float_skips.py`.
     """
 
     name: str
@@ -132,17 +133,16 @@ class Experiment:
 
     def _start(self) -> Path:
         """What is trained."""
+        given, is_float = self._prepare(), True
         if self.row.after is not None:
             before = replace(self, row=next(row for row in self.rows if row.name == self.row.after))
-            return before._train(before._start())
-        return self._prepare() if self.row.trains_float else self._calibrate()
+            given, is_float = before._train(before._start()), before.row.trains_float
+        return self._calibrate(given) if is_float and not self.row.trains_float else given
 
-    def _calibrate(self) -> Path:
+    def _calibrate(self, given: Path) -> Path:
         output = self._file("start.qdq.onnx")
         if not output.exists():
-            qpipe.calibrate(
-                self._prepare(), self.data, output, preprocess=PREPROCESS, seed=self.seed, **self.row.calibrate
-            )
+            qpipe.calibrate(given, self.data, output, preprocess=PREPROCESS, seed=self.seed, **self.row.calibrate)
         return output
 
     def _train(self, start: Path) -> Path:

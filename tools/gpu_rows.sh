@@ -44,10 +44,10 @@ PY
 
 # tool | epochs | seeds | names of rows: the order of worth, each on the file that ships.
 rows='
-reproduce_ag.py | 30 | 3 | 2/2 plain, recipe distilled-4bit + fade, [0-9]*
+reproduce_ag.py | 30 | 3 | 2/2 plain, refitted, recipe plain, [0-9]*
 reproduce_ag.py | 30 | 3 | 2/2 baseline, recipe distilled-4bit, [0-9]*
-reproduce_ag.py | 5 | 3 | 8/8 plain, recipe distilled-4bit + fade, [0-9]*
-reproduce_ag.py | 30 | 3 | 4/4 plain, recipe distilled-4bit + fade, [0-9]*
+reproduce_ag.py | 5 | 3 | 8/8 plain, refitted, recipe plain, [0-9]*
+reproduce_ag.py | 30 | 3 | 4/4 plain, refitted, recipe plain, [0-9]*
 reproduce_ag.py | 30 | 3 | 4/4 residual, recipe distilled-4bit, [0-9]*
 reproduce_ag.py | 10 | 1 | BiReal-Net, [0-9]* epochs*
 reproduce_ag.py | 10 | 1 | BiReal-Net + AG, [0-9]*

@@ -9,7 +9,9 @@ from qpipe.settings.training import TrainingSettings
 
 
 class FinetuneSettings(ArithmeticSettings, TrainingSettings):
-    """QDQ network (or float, with plain or an arithmetic) -> trained network of the same kind (of plain a QDQ one).
+    """QDQ network (or float, with an arithmetic or plain) -> trained network of the same kind.
+
+    Of a float network plain alone makes a QDQ one, and plain with the arithmetic "float" a plain float network.
 
     A training recipe is a value of this, and so is a run that was completed from one (`qpipe/settings/recipes.py`).
     """
@@ -18,12 +20,6 @@ class FinetuneSettings(ArithmeticSettings, TrainingSettings):
     def _sums_are_float32(self) -> Self:
         if self.arithmetic == "mls" and self.precision != "fp32":
             raise ValueError(f"precision: '{self.precision}', expected 'fp32' with the arithmetic 'mls'")
-        return self
-
-    @model_validator(mode="after")
-    def _plain_is_quantized(self) -> Self:
-        if self.arithmetic == "float" and self.plain:
-            raise ValueError("arithmetic: 'float', expected 'mls', or none, with plain: what it trains is quantized")
         return self
 
     def of_training(self) -> dict[str, Any]:

@@ -76,7 +76,8 @@ class CalibrationRun:
         network, settings = self.network, self.settings
         with about(self.name):
             held = hold_weights(network, settings)
-            self._apply(self._without_skips())
+        self.strip()
+        with about(self.name):
             self._apply(self._separated())
             floats = network.clone()
             insert = self._inserted(held)
@@ -97,6 +98,15 @@ class CalibrationRun:
             held.tell(network)
         with about(self.name):
             compare_with_float(floats, network, self._inputs, is_ready=self._is_ready)
+
+    def strip(self) -> None:
+        """Only take skips out, where settings say so; the network stays float.
+
+        Raises:
+            LoweringError, DataError: in one line.
+        """
+        with about(self.name):
+            self._apply(self._without_skips())
 
     def _without_skips(self) -> Passes:
         """What takes skips out."""

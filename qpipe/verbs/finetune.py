@@ -51,7 +51,7 @@ def finetune(
 
     Args:
         model: what `calibrate` or an earlier `finetune` wrote; with `plain` a float network too, which is calibrated to
-            8 bits; with an arithmetic a float network, which stays one.
+            8 bits; with an arithmetic a float network, which stays one (with `plain` too where that is "float").
         data: labelled, unless a teacher is given; the training split is trained on, the test split evaluated.
         output: where to write the trained file.
         preprocess: what pixels go through; None is what the model carries.

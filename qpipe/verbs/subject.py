@@ -21,14 +21,22 @@ from qpipe.ir.graph.layers import group_layers
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.graph.stripped_blocks import stripped_blocks
 from qpipe.ir.quantized.kind import is_float, require_qdq
-from qpipe.settings import CalibrationRecord, FinetuneSettings
+from qpipe.settings import CalibrateSettings, CalibrationRecord, FinetuneSettings, LayersSettings
 from qpipe.settings.base import shown
 from qpipe.settings.skips import SkipSettings
 from qpipe.settings.training import FLOAT_TEACHER
 from qpipe.verbs.calibrate import calibrate
+from qpipe.verbs.calibration_run import CalibrationRun
 from qpipe.verbs.runnable import OnnxModel
 from qpipe.verbs.sizes import normalized_at_sizes, take_sizes
-from qpipe.verbs.sources import PreprocessLike, about, model_name, store_origin_file
+from qpipe.verbs.sources import (
+    PreprocessLike,
+    about,
+    model_name,
+    open_source,
+    preprocess_of,
+    store_origin_file,
+)
 
 _OF_QDQ: Final = (
     "method",
@@ -37,6 +45,7 @@ _OF_QDQ: Final = (
     "joint_distillation",
     "activation_gradient",
     "train_scales",
+    "fade",
 )
 """Settings whose companions look at quantizers."""
 
@@ -70,8 +79,8 @@ class Subject:
 
 
 def trains_float(asked: FinetuneSettings, network: ir.Model) -> bool:
-    """Whether these settings train a network in float: with plain it is calibrated first."""
-    return asked.arithmetic is not None and not asked.plain and is_float(network)
+    """Whether these settings train a network in float: with plain and low bits it is calibrated first."""
+    return is_float(network) and (asked.arithmetic == "float" or (asked.arithmetic == "mls" and not asked.plain))
 
 
 def make_subject(
@@ -85,16 +94,18 @@ def make_subject(
 ) -> Subject:
     """Of a network as it was loaded from `model`; with `plain` strip blocks, and calibrate a float network to 8 bits.
 
-    Blocks are refitted in float, so that a quantized network is calibrated again, as it was; where they are only cut
-    it is calibrated with its skips, as skips that fade need it. A network without residual Adds whose skips an earlier
-    run stripped is plain already, and trained on.
+    With the arithmetic "float" it stays float. Blocks are refitted in float, so that a quantized network is calibrated
+    again, as it was; where they are only cut it is calibrated with its skips, as skips that fade need it. A network
+    without residual Adds whose skips an earlier run stripped is plain already, and trained on.
     """
     name = model_name(model)
     if trains_float(run, network):
         store_origin_file(network, model)
         with about(name):
             network = _normalized(network, data, preprocess)
-        return Subject(network, network, is_float=True)
+        if not run.plain:
+            return Subject(network, network, is_float=True)
+        return Subject(_without_skips(run, network, name, data, seed, preprocess), network, network, is_float=True)
     if not is_float(network):
         require_qdq(network, name)
         if run.arithmetic == "float":
@@ -151,6 +162,20 @@ def _strip(
     return Subject(stripped, origin, given)
 
 
+def _without_skips(
+    run: FinetuneSettings, network: ir.Model, name: str, data: DataLike, seed: int, preprocess: PreprocessLike
+) -> ir.Model:
+    """A normalized float network as `calibrate --plain` begins with it."""
+    stripped = network.clone()
+    with about(name):
+        images = open_source(stripped, data, "train", preprocess_of(stripped, preprocess), labels=False)
+    settings = CalibrateSettings(plain=True, blocks=run.blocks, strip=run.stripping)
+    CalibrationRun(
+        network=stripped, name=name, settings=settings, layers=LayersSettings(), seed=seed, images=images
+    ).strip()
+    return stripped
+
+
 def _normalized(network: ir.Model, data: DataLike, preprocess: PreprocessLike) -> ir.Model:
     take_sizes(network, data, preprocess)
     return normalized_at_sizes(network)
@@ -188,7 +213,7 @@ def check_subject(subject: Subject, run: FinetuneSettings) -> None:
     for name in _OF_QDQ if subject.is_float else ():
         if (value := getattr(run, name)) != FinetuneSettings.model_fields[name].default:
             raise RecipeError(f"{name}: {shown(value)}, but the network is float, expected none, or a QDQ file")
-    if subject.is_float and run.teacher == FLOAT_TEACHER:
+    if subject.is_float and not subject.is_stripped and run.teacher == FLOAT_TEACHER:
         raise RecipeError("teacher: 'float', but the network is float itself, expected the teacher's file, or none")
     if run.fade and not subject.is_stripped:
         raise RecipeError(

@@ -70,6 +70,8 @@ def check_teacher(
 
 
 def _check_own_floats(network: ir.Model, is_stripped: bool) -> None:
+    if is_float(network):  # the one that it was stripped from teaches
+        return
     if not is_stripped and stripped_blocks(network):
         raise RecipeError("teacher: 'float', but this plain network holds none, expected the float network's file")
     if why := why_no_float(network):

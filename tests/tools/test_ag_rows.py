@@ -31,7 +31,8 @@ def test_rows_are_arguments_of_the_verbs() -> None:
             run = resolve(FinetuneSettings(**row.finetune))
             assert (run.epochs, run.batch_size) == (2, 128)
             falls = row.finetune.get("schedule", "linear")
-            papers, ours = ("adam", "step", 1e-3), ("sgd", falls, 0.05 if row.after is None else 0.025)
+            rate = 0.02 if "recipe plain" in row.name else 0.05 if row.after is None else 0.025
+            papers, ours = ("adam", "step", 1e-3), ("sgd", falls, rate)
             binary = row.finetune["recipe"] == "ag-binary"
             expected = ours if "recipe" in row.name else ("adam", "step", 5e-4) if binary else papers
             assert (run.optimizer, run.schedule, run.lr) == expected

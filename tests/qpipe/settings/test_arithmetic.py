@@ -46,7 +46,6 @@ def test_operands_may_differ() -> None:
         ({"group": "cn"}, "group: 'cn', expected 'none', 'n', 'c' or 'nc'"),
         ({"arithmetic": "int"}, "arithmetic: 'int', expected 'float' or 'mls'"),
         ({"arithmetic": "mls", "precision": "bf16"}, "precision: 'bf16', expected 'fp32' with the arithmetic 'mls'"),
-        ({"arithmetic": "float", "plain": True}, "arithmetic: 'float', expected 'mls', or none, with plain"),
     ],
 )
 def test_a_wrong_value(values: dict[str, Any], message: str) -> None:

@@ -12,11 +12,13 @@ import torch
 
 import qpipe
 from passes.normalize import normalize
+from passes.skips.strip_skips import StripSkips
 from qpipe.data import Preprocess, open_data
 from qpipe.errors import ModelError, QpipeError, RecipeError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.metadata import get_input_sha256, get_object, get_provenance
 from qpipe.train.executor import Executor
+from support.run import run
 from support.zoo.digits import PREPROCESS
 
 RUN: dict[str, Any] = {
@@ -149,6 +151,36 @@ def test_a_trained_network_goes_on_through_the_house(stages: Path, low: Path) ->
     qpipe.finetune(quantized, "digits", lr=1e-3, teacher="float", flip=False, evaluate=False)
 
 
+def test_a_plain_network_trains_in_float_taught_by_the_one_with_skips(low: Path, tmp_path: Path) -> None:
+    """From where `calibrate --plain` begins; what comes out goes on as any float network, and is known to be plain."""
+    path = tmp_path / "plain.onnx"
+    trained = qpipe.finetune(low, "digits", path, plain=True, arithmetic="float", epochs=1, flip=False)
+    record = record_of(trained)
+    assert [phase["phase"] for phase in record["phases"]] == ["float", "skips stripped", "trained"]
+    assert (record["settings"]["recipe"], record["settings"]["teacher"]) == ("plain", "float")
+    assert record["accuracy_after"] >= record["accuracy_before"] > 0.5
+    calibrated = qpipe.calibrate(low, "digits", plain=True)
+    refit, training = get_provenance(load_model(path))[-2:]
+    assert (refit.name, training.name) == ("refit-blocks", "finetune")
+    assert refit in get_provenance(calibrated)
+    assert not {node.op_type for node in trained.graph} & {"Add", "QuantizeLinear"}
+    quantized = qpipe.calibrate(path, "digits", batches=1)
+    tuned = qpipe.finetune(quantized, "digits", method="ag", lr=1e-4, flip=False, crop_padding=0, evaluate=False)
+    assert qpipe.validate([tuned, qpipe.export(tuned, plain=True)], "digits").rows[0].integers_equal
+
+
+def test_skips_that_are_cut_change_no_weight_of_a_plain_float_network(stages: Path) -> None:
+    cut = qpipe.finetune(
+        stages / "net.onnx", "digits", plain=True, strip="cut", arithmetic="float", lr=1e-30, weight_decay=0.0,
+        evaluate=False, batch_norm="running", teacher="none", flip=False, preprocess=PREPROCESS,
+    )  # fmt: skip
+    network = load_model(stages / "net.onnx")
+    normalize(network)
+    StripSkips()(network)
+    (batch,) = open_data("digits", "test", Preprocess(**PREPROCESS)).batches(90, limit=90)
+    np.testing.assert_array_equal(*(run(model, batch.inputs)[0] for model in (cut, network)))
+
+
 @pytest.mark.parametrize(
     ("file", "values", "kind", "message"),
     [
@@ -164,7 +196,11 @@ def test_a_trained_network_goes_on_through_the_house(stages: Path, low: Path) ->
         ("net.onnx", {"joint_distillation": 0.1}, RecipeError, "joint_distillation: 0.1, but the network is float"),
         ("net.onnx", {"additional_losses": 0.1}, RecipeError, "additional_losses: 0.1, but the network is float"),
         ("net.onnx", {"activation_gradient": "ymax"}, RecipeError, "activation_gradient: 'ymax', but the network is"),
-        ("net.onnx", {"fade": 0.5}, RecipeError, "fade: 0.5, but no skips are stripped in this run"),
+        ("net.onnx", {"fade": 0.5}, RecipeError, "fade: 0.5, but the network is float, expected none, or a"),
+        (
+            "net.onnx", {"arithmetic": "float", "plain": True, "fade": 0.5}, RecipeError,
+            "fade: 0.5, but the network is float, expected none, or a QDQ file",
+        ),
         ("net.onnx", {"teacher": "float"}, RecipeError, "teacher: 'float', but the network is float itself, expected"),
     ],
 )  # fmt: skip
