@@ -40,6 +40,7 @@ from passes.rewrites.merge_affine import MergeAffine
 from passes.rewrites.multiply_by_reciprocal import MultiplyByReciprocal
 from passes.rewrites.name_nodes import NameNodes
 from passes.rewrites.pad_for_constants import PadForConstants
+from passes.rewrites.pads_of_max_pools import PadsOfMaxPools
 from passes.rewrites.plain_gemm import PlainGemm
 from passes.rewrites.prelu_to_lines import PReluToLines
 from passes.rewrites.push_transposes import PushTransposes
@@ -105,6 +106,7 @@ NORMALIZE = ir.passes.Sequential(
     SoftmaxLastAxis(),
     ExplicitPadding(),
     ExplicitPools(),
+    PadsOfMaxPools(),
     BoundsToClip(),
     InstanceNormToLayerNorm(),
     RecognizeLayerNorm(),

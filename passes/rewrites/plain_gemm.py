@@ -4,7 +4,7 @@
     Gemm(x, w, transA = 1)          =  Gemm(Transpose(x), w)
     Gemm(x, w, b [M, N])            =  Add(Gemm(x, w), b)                       a bias for each row is none of a channel
     Gemm(x, y, c, alpha)            =  Add(Mul(MatMul(x, y), alpha), c)         of two activations
-    MatMul(w [M, K], x [..., K, N])    =  Transpose(MatMul(Transpose(x), w^T))        the last two axes exchanged
+    MatMul(w [..., M, K], x [..., K, N])  =  Transpose(MatMul(Transpose(x), w^T))     the last two axes exchanged
     MatMul(x, w [1, ..., K, N])     =  MatMul(x, w [K, N])                      where x has as many axes
 
 alpha and beta are multiplied in float64 and rounded once; with powers of two every bit stays. Source: ONNX operator
@@ -134,19 +134,23 @@ def _try_matmul(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _try_exchange(graph: ir.Graph, node: ir.Node, weight: AnyArray) -> bool:
     x, dims, result = node.inputs[1], rank(node.inputs[1]), node.outputs[0]
-    if x is None or dims is None or weight.ndim < 2 or dims < max(2, weight.ndim):
+    if x is None or dims is None or min(weight.ndim, dims) < 2:
         return False
-    if weight.size != weight.shape[-1] * weight.shape[-2]:
-        return False
-    order = [*range(dims - 2), dims - 1, dims - 2]
+    if dims >= weight.ndim and weight.size == weight.shape[-1] * weight.shape[-2]:
+        weight = weight.reshape(weight.shape[-2:])
     name = node.name or str(result.name)
-    turned = _transpose(graph, node, x, order, "operand")
-    exchanged = initializer(graph, f"{name}_weight", np.ascontiguousarray(weight.reshape(weight.shape[-2:]).T))
+    turned = _transpose(graph, node, x, _exchanged(dims), "operand")
+    exchanged = initializer(graph, f"{name}_weight", np.ascontiguousarray(weight.swapaxes(-1, -2)))
     product = ir.node("MatMul", [turned.outputs[0], exchanged], name=name)
     product.outputs[0].name, product.outputs[0].type = f"{name}_product", result.type
-    back = ir.node("Transpose", product.outputs, {"perm": order}, name=f"{name}_back")
+    back = ir.node("Transpose", product.outputs, {"perm": _exchanged(max(dims, weight.ndim))}, name=f"{name}_back")
     ir.convenience.replace_nodes_and_values(graph, node, [node], [product, back], [result], back.outputs)
     return True
+
+
+def _exchanged(dims: int) -> list[int]:
+    """The order of axes in which the last two have changed places."""
+    return [*range(dims - 2), dims - 1, dims - 2]
 
 
 def _transpose(graph: ir.Graph, node: ir.Node, x: ir.Value | None, order: list[int], what: str) -> ir.Node:
@@ -154,5 +158,7 @@ def _transpose(graph: ir.Graph, node: ir.Node, x: ir.Value | None, order: list[i
     name = f"{node.name or node.outputs[0].name}_{what}"
     transpose = ir.node("Transpose", [x], {"perm": order}, name=name)
     transpose.outputs[0].name, transpose.outputs[0].type = f"{name}_turned", node.outputs[0].type
+    if x is not None and x.shape is not None:
+        transpose.outputs[0].shape = ir.Shape([x.shape.dims[axis] for axis in order])
     graph.insert_before(node, transpose)
     return transpose

@@ -145,6 +145,7 @@ def _axes(node: ir.Node, kernel: Sequence[int], sizes: Sequence[int | None]) -> 
     auto_pad, wanted = string_attribute(node, "auto_pad", "NOTSET"), ints_attribute(node, "output_shape", ())
     found = []
     for i in range(dims):
+        more_rows = 0
         size, extent = sizes[i], (kernel[i] - 1) * dilations[i] + 1
         around = (pads[i], pads[dims + i]) if auto_pad == "NOTSET" else (0, 0)
         if wanted or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
@@ -152,11 +153,14 @@ def _axes(node: ir.Node, kernel: Sequence[int], sizes: Sequence[int | None]) -> 
                 return None
             target = wanted[-dims:][i] - strides[i] * ((size or 0) - 1) if wanted else strides[i]
             total = extra[i] + extent - target
-            if total < 0:
+            if total < 0 and not wanted:
+                # onnxruntime's result is smaller than ONNX says.
                 return None
+            # A wanted size beyond what the taps reach: the rest has the bias alone, as with output_padding.
+            more_rows, total = max(-total, 0), max(total, 0)
             less, more = total // 2, total - total // 2
             around = (less, more) if auto_pad == "SAME_UPPER" else (more, less)
-        found.append(plan_axis(kernel[i], strides[i], dilations[i], around, extra[i]))
+        found.append(plan_axis(kernel[i], strides[i], dilations[i], around, extra[i] + more_rows))
     return found
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qpipe.lowering.qoperator_builder import QOperatorBuilder
     from qpipe.ops.base import TorchFunction
 
-_LOWEST: Final = -(2.0**64)
+LOWEST: Final = -(2.0**64)
 """What is below is meant to be below everything: a border that never is the largest."""
 
 
@@ -42,13 +42,13 @@ class Pad(Picker):
         is_computed = any(value is not None and constant_array(value) is None for value in node.inputs[1:])
         if is_computed or rank(node.inputs[0]) is None:
             return Refusal(f"its pads are computed: {size_advice(node)}")
-        if not _is_constant(node):
+        if not is_constant(node):
             return _border_refusal(node)
         pads, sizes = all_pads(node), static_shape(node.inputs[0]) or ()
         if sizes and sizes[0] is None and (pads[0] or pads[len(sizes)]):
             return Refusal(f"it pads the batch, which is open: pad axes of the image alone, {OR_LEAVE}")
-        fill = _fill(node)
-        if math.isnan(fill) or fill > -_LOWEST:
+        fill = fill_of(node)
+        if math.isnan(fill) or fill > -LOWEST:
             return Refusal(f"it fills in {fill:g}: pad with a number of the image's range")
         return None
 
@@ -59,7 +59,7 @@ class Pad(Picker):
 
     def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
         """A border of zeros has those of what it is put around, where that is one along its axis."""
-        if not _is_constant(node):
+        if not is_constant(node):
             return super().factors(node, operands, book)
         (x,), pads = operands, all_pads(node)
         plain = all(x.shape[axis] == 1 for axis in range(x.ndim) if pads[axis] or pads[x.ndim + axis])
@@ -71,11 +71,11 @@ class Pad(Picker):
 
     def brings_negatives(self, node: ir.Node) -> bool:
         """A negative border, but the lowest of all."""
-        return _is_constant(node) and _LOWEST <= _fill(node) < 0
+        return is_constant(node) and LOWEST <= fill_of(node) < 0
 
     def rounds(self, node: ir.Node) -> bool:
         """A border of another number than 0 does."""
-        return _is_constant(node) and _fill(node) != 0
+        return is_constant(node) and fill_of(node) != 0
 
     def places(self, node: ir.Node, sizes: Sequence[int]) -> dict[int, IntArray]:
         """Of a border of what the image has."""
@@ -97,11 +97,11 @@ class Pad(Picker):
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> x` with its border."""
-        if not _is_constant(node):
+        if not is_constant(node):
             return super().torch(node)
         from torch.nn import functional as F
 
-        pads, fill = torch_pads(all_pads(node)), max(_fill(node), _LOWEST)
+        pads, fill = torch_pads(all_pads(node)), max(fill_of(node), LOWEST)
 
         def run(x: torch.Tensor) -> torch.Tensor:
             return F.pad(x, pads, value=fill)
@@ -110,15 +110,15 @@ class Pad(Picker):
 
     def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
         """The operand's, or the finest of its width that holds the border as well."""
-        grid, fill = sources[0], _fill(node) if _is_constant(node) else 0.0
-        if fill < _LOWEST or grid.qmin <= round(fill / grid.scale) <= grid.qmax:
+        grid, fill = sources[0], fill_of(node) if is_constant(node) else 0.0
+        if fill < LOWEST or grid.qmin <= round(fill / grid.scale) <= grid.qmax:
             return grid
         reach = max(grid.exponent + grid.largest.bit_length(), math.frexp(fill)[1])
         return QuantSpec.for_range(grid.bits, reach, signed=grid.is_signed or fill < 0)
 
     def moved(self, node: ir.Node, x: IntArray) -> IntArray:
         """x with a border of zeros, or of its own, or cropped."""
-        return padded(x, all_pads(node)) if _is_constant(node) else super().moved(node, x)
+        return padded(x, all_pads(node)) if is_constant(node) else super().moved(node, x)
 
     def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
         """The integers, and the border in their unit."""
@@ -127,16 +127,16 @@ class Pad(Picker):
             return super().exact(layer, *sources)
         (x,), pads = sources, all_pads(node)
         inside = padded(np.ones(x.shape, np.int64), pads).astype(bool)
-        border = max(_fill(node), _LOWEST) * 2.0**-unit
+        border = max(fill_of(node), LOWEST) * 2.0**-unit
         return Exact(np.where(inside, padded(x, pads), np.clip(border, -(2.0**52), 2.0**52)), unit)
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
         """Pad with a code, on the grid that holds it."""
         node, source, target = layer.node, layer.sources[0], layer.quantizer.rounded_to
-        is_constant = _is_constant(node)
-        same, codes = _is_same(source.grid, target) or not is_constant, b.codes(source)
+        fills = is_constant(node)
+        same, codes = _is_same(source.grid, target) or not fills, b.codes(source)
         codes = codes if same else b.move(codes, source.grid, target, layer.name)
-        border = b.code(_code(node, target)) if is_constant else None
+        border = b.code(_code(node, target)) if fills else None
         inputs = [codes, node.inputs[1], border, *node.inputs[3:]]
         value = b.emit("Pad", inputs, name=layer.name, attributes=node.attributes)
         if same:
@@ -146,7 +146,7 @@ class Pad(Picker):
 
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """Pad with a code, on the grid that holds it, in the layout that the tensor has."""
-        if not _is_constant(layer.node):
+        if not is_constant(layer.node):
             super().lower_integer(layer, b)
             return
         source, target = layer.sources[0], layer.quantizer.rounded_to
@@ -174,18 +174,20 @@ def all_pads(node: ir.Node) -> tuple[int, ...]:
     return tuple(full)
 
 
-def _is_constant(node: ir.Node) -> bool:
+def is_constant(node: ir.Node) -> bool:
+    """Whether its border is one number."""
     return string_attribute(node, "mode", "constant") == "constant"
 
 
-def _fill(node: ir.Node) -> float:
+def fill_of(node: ir.Node) -> float:
+    """That number, where it is constant."""
     fill = constant_input(node, 2)
     return 0.0 if fill is None or not fill.size else float(fill.reshape(-1)[0])
 
 
 def _code(node: ir.Node, target: QuantSpec) -> int:
     """The border as a code of this grid."""
-    q = round(max(_fill(node), _LOWEST) / target.scale)
+    q = round(max(fill_of(node), LOWEST) / target.scale)
     return min(max(q, target.qmin), target.qmax) + target.zero_point
 
 

@@ -135,11 +135,9 @@ def check_graph(model: ir.Model, source: str) -> None:
         raise ModelError(f"{source}: the graph has no nodes")
     if not model.graph.outputs:
         raise ModelError(f"{source}: the graph has no outputs")
-    for index, value in enumerate(model.graph.outputs):
+    for value in model.graph.outputs:
         if value.is_graph_input() and not value.is_initializer():
             raise ModelError(f"{source}: output '{value.name}' is an input, expected what a node gives")
-        if value in model.graph.outputs[:index]:
-            raise ModelError(f"{source}: output '{value.name}' stands twice among the outputs, expected it once")
     # The checker wants a name; runtimes don't.
     model.graph.name = model.graph.name or "main"
     # And it wants a shape of every input.

@@ -42,7 +42,8 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     file of ours that is has those that it was computed at. Raises ModelError, in one line, for a file that is missing,
     truncated, not ONNX or empty; external data that are missing or outside the model's folder; NaN or infinite weights;
     empty inputs; nodes whose inputs don't fit; tensors and functions of unbearable size; and an opset that can't be
-    converted. A warning says where a network of other floats became one of float32, and which inputs nothing reads.
+    converted. A warning says where a network of other floats became one of float32, which inputs nothing reads, and
+    which outputs are inputs or stand twice.
     """
     if isinstance(model, ir.Model):
         source = name_in_memory(model)
@@ -58,6 +59,7 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     load_external_data(loaded, source)
     check_functions(loaded, source)
     _sort(loaded, source)
+    passed_on = _drop_repeated_outputs(loaded)
     dropped = _drop_unused_inputs(loaded)
     check_inputs(loaded, source)
     check_shapes(loaded, source)
@@ -66,6 +68,7 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     check_sizes(ir.convenience.create_value_mapping(loaded.graph).values(), f"{source}: ")
     check_weights(loaded, source)
     notes = [f"{source}: nothing reads the input '{name}': it is left out" for name in dropped]
+    notes += [f"{source}: the output '{name}' {why}: it is left out" for name, why in passed_on.items()]
     notes += filter(None, [to_float32(loaded, source)])
     loaded = upgrade(loaded, source)
     restore_sizes(loaded)
@@ -104,9 +107,14 @@ def _from_proto(proto: onnx.ModelProto, source: str) -> ir.Model:
     check_proto(proto, source)
     try:
         with quiet("onnx_ir"):
-            return ir.from_proto(proto)
+            model = ir.from_proto(proto)
     except Exception as error:
         raise ModelError(f"{source}: invalid ONNX model: {one_line(error)}") from error
+    # What is said of an output that is an input need not be all that is said of the input.
+    for value, info in zip(model.graph.inputs, proto.graph.input, strict=True):
+        if value.is_graph_output():
+            value.shape = ir.serde.deserialize_type_proto_for_shape(info.type)
+    return model
 
 
 def _sort(model: ir.Model, source: str) -> None:
@@ -131,6 +139,23 @@ def _drop_unused_inputs(model: ir.Model) -> list[str]:
     for value in unused:
         inputs.remove(value)
     return [str(value.name) for value in unused]
+
+
+def _drop_repeated_outputs(model: ir.Model) -> dict[str, str]:
+    """Take out outputs that are inputs, or that stand there already, where another output is left; why, by name."""
+    outputs, found, kept = model.graph.outputs, dict[str, str](), list[ir.Value]()
+    for value in outputs:
+        if value in kept:
+            found[str(value.name)] = "stands twice among the outputs"
+        elif value.is_graph_input() and not value.is_initializer():
+            found[str(value.name)] = "is an input"
+        else:
+            kept.append(value)
+    if not kept:
+        return {}
+    if found:
+        outputs[:] = kept
+    return found
 
 
 def _separate_outputs(graph: ir.Graph) -> None:

@@ -87,12 +87,21 @@ def test_beside_onnxruntime_and_the_text(data, dims, groups):
     assert not SubPixelConvolution()(model).modified
 
 
-@pytest.mark.parametrize(("wanted", "auto"), [([9, 8], "NOTSET"), ([10, 9], "SAME_UPPER"), ([9, 9], "SAME_LOWER")])
+@pytest.mark.parametrize(
+    ("wanted", "auto"),
+    [
+        ([9, 8], "NOTSET"),
+        ([10, 9], "SAME_UPPER"),
+        ([9, 9], "SAME_LOWER"),
+        ([11, 9], "NOTSET"),
+        ([8, 11], "SAME_UPPER"),
+    ],
+)
 def test_output_shape(wanted, auto):
-    """What is too much is padding, its odd pixel at the begin but for SAME_UPPER."""
-    x, w = integers(1, 2, 4, 4), integers(2, 3, 4, 4, seed=1)
+    """What is too much is padding, its odd pixel at the begin but for SAME_UPPER; what is missing, bias alone."""
+    x, w, b = integers(1, 2, 4, 4), integers(2, 3, 4, 4, seed=1), integers(3, seed=2)
     text = f'strides=[2, 2], output_shape={wanted}, auto_pad="{auto}"'
-    model = build(f"(float[1,2,4,4] x) => (float[] y) {{ y = ConvTranspose<{text}>(x, w) }}", w=w)
+    model = build(f"(float[1,2,4,4] x) => (float[] y) {{ y = ConvTranspose<{text}>(x, w, b) }}", w=w, b=b)
     (expected,) = run(model, x)
     assert SubPixelConvolution()(model).modified
     assert expected.shape[2:] == tuple(wanted)

@@ -8,7 +8,8 @@ from onnx import helper, numpy_helper
 from passes.normalize import normalize
 from qpipe.errors import ModelError
 from qpipe.ir.files.checks import MOST_ELEMENTS
-from qpipe.ir.files.load import load_model
+from qpipe.ir.files.load import is_as_written, load_model
+from qpipe.nodes import static_shape
 from support.networks import parse
 
 SMALL = "(float[N,4] x) => (float[N,4] y) { y = Add(x, k) }"
@@ -143,10 +144,29 @@ def test_an_only_input_stays():
 
 @pytest.mark.parametrize(
     ("outputs", "message"),
-    [("float[N,4] y, float[N,4] x", "output 'x' is an input"), ("float[N,4] y, float[N,4] y", "'y' stands twice")],
+    [
+        ("float[] x, float[N,4] y", "the output 'x' is an input: it is left out"),
+        ("float[N,4] y, float[N,4] y", "the output 'y' stands twice among the outputs: it is left out"),
+    ],
 )
-def test_outputs_that_no_node_gives(outputs, message):
-    assert_refused(parse(SMALL.replace("float[N,4] y", outputs), k=np.ones(4, np.float32)), message)
+def test_outputs_that_nothing_computes_anew_are_left_out_with_a_note(outputs, message):
+    with pytest.warns(UserWarning, match=message):
+        model = load_model(parse(SMALL.replace("float[N,4] y", outputs), k=np.ones(4, np.float32)))
+    assert [value.name for value in model.graph.outputs] == ["y"]
+    assert static_shape(model.graph.inputs[0]) == (None, 4)
+    assert not is_as_written(model)
+
+
+def test_an_input_that_only_is_an_output_goes_as_well():
+    text = SMALL.replace("float[N,4] x", "float[N,4] x, float[M] z").replace("float[N,4] y", "float[M] z, float[N,4] y")
+    with pytest.warns(UserWarning, match="'z'"):
+        model = load_model(parse(text, k=np.ones(4, np.float32)))
+    assert [value.name for value in (*model.graph.inputs, *model.graph.outputs)] == ["x", "y"]
+
+
+def test_of_outputs_that_are_all_inputs_nothing_is_left():
+    text = SMALL.replace("(float[N,4] y", "(float[N,4] x, float[N,4] x")
+    assert_refused(parse(text, k=np.ones(4, np.float32)), "output 'x' is an input, expected what a node gives")
 
 
 def test_an_initializer_may_be_an_output_and_a_weight():
