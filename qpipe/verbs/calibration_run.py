@@ -23,6 +23,7 @@ from passes.quantizing.keep_codes import KeepCodes
 from passes.quantizing.rescale_channels import RescaleChannels
 from passes.quantizing.restore_batch_norm import RestoreBatchNorm
 from passes.quantizing.round_ranges import RoundRanges
+from passes.quantizing.separate_parts import SeparateParts, layers_in_parts
 from passes.quantizing.separate_skips import SeparateSkips
 from passes.randomize_weights import RandomizeWeights
 from passes.skips.carry_skips import CarrySkips
@@ -78,7 +79,7 @@ class CalibrationRun:
             held = hold_weights(network, settings)
         self.strip()
         with about(self.name):
-            self._apply(self._separated())
+            self._apply(self._separated(is_held=held is not None))
             floats = network.clone()
             insert = self._inserted(held)
             self._apply(self._rebuilt())
@@ -117,14 +118,16 @@ class CalibrationRun:
             return [StripSkips(blocks=settings.blocks)]
         return [_STRIPS[settings.stripping](blocks=settings.blocks, **self._first(REFITTED_ON))]
 
-    def _separated(self) -> Passes:
-        """What gives channels and terms their own sizes, from a few images; the function stays."""
+    def _separated(self, *, is_held: bool) -> Passes:
+        """What gives parts, channels and terms their own sizes, from a few images; the function stays."""
+        parts = self._is_ready and not is_held and layers_in_parts(self.network.graph, self._table)
         changes: list[type[BoundScores | SeparateSkips | EqualizeChannels]] = []
         if sums_of_scores(self.network.graph):
             changes.append(BoundScores)
         if self._is_ready:
             changes += [SeparateSkips, EqualizeChannels]
-        return [change(**self._first(IMAGES)) for change in changes] if self.settings.ranges == "data" else []
+        looking = changes if self.settings.ranges == "data" else []
+        return [*([SeparateParts(layers=self._table)] if parts else []), *(c(**self._first(IMAGES)) for c in looking)]
 
     def _rebuilt(self) -> Passes:
         """What makes the network that is quantized: with BatchNormalizations, of other weights, of binary ones."""
