@@ -45,7 +45,7 @@ from qpipe.calibration.observe import ObservedRange
 from qpipe.calibration.rounding_error import squared_errors
 from qpipe.calibration.samples import Sample, sample_values
 from qpipe.calibration.shard import ALONE, Shard
-from qpipe.formats.base import WeightOptions
+from qpipe.formats.base import Around, WeightOptions
 from qpipe.formats.table import EDGE_FORMAT
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.graph.layers import Layer
@@ -227,6 +227,6 @@ def _weight_error(layer: Layer, factor: float, is_last: bool) -> float:
     # What pairs cost is made up for, when weights are fitted.
     options, grid = WeightOptions(per_channel=not is_last), QuantSpec.unsigned(EDGE_BITS, 0)
     spec, _ = EDGE_FORMAT.first(layer.node, rows, EDGE_BITS, grid, options)
-    codes, exponents = spec.quantize(rows, none + 1, none, source=grid, output=None)
+    codes, exponents = spec.quantize(rows, Around(none + 1, none, grid, None))
     difference = np.ldexp(codes.astype(np.float64), exponents.astype(np.int32)[:, None]) - rows
     return float(np.square(difference).sum() / max(float(np.square(rows, dtype=np.float64).sum()), 1e-300))

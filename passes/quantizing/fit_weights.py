@@ -35,7 +35,7 @@ from qpipe.calibration.comparison import float_value, values_by_name
 from qpipe.calibration.row_moments import RowMoments, measure_rows
 from qpipe.calibration.shard import ALONE, Shard
 from qpipe.data.inputs import count_of
-from qpipe.formats.base import TrainableWeight
+from qpipe.formats.base import Around, TrainableWeight
 from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.graph.layers import Layer, group_layers
 from qpipe.ir.quantized.final_weights import float_rows
@@ -161,7 +161,7 @@ def _best(layer: Weighted[TrainableWeight], rows: FloatArray, moments: RowMoment
         scaled = (rows * ratio[:, :, None]).astype(np.float32)
         exponents = []
         for (own, raised), way in zip(ways, scaled, strict=True):
-            free = weight.format.free_exponents(way, affine.k / own, affine.beta, source=source, output=output)
+            free = weight.format.free_exponents(way, Around(affine.k / own, affine.beta, source, output))
             if free is None:
                 return None
             exponents.append(free.astype(np.int64) + raised)
@@ -183,7 +183,7 @@ def _share(layer: Weighted[TrainableWeight], rows: FloatArray, moments: RowMomen
     affine = read_affine(layer, len(rows))
     output = None if layer.quantizer is None else layer.quantizer.rounded_to
     source = layer.sources[0].grid
-    exponent = layer.weight.format.free_exponents(rows, affine.k, affine.beta, source=source, output=output)
+    exponent = layer.weight.format.free_exponents(rows, Around(affine.k, affine.beta, source, output))
     if exponent is None or np.array_equal(*moments.halves):
         return 1.0
     fitted, other = moments.halves

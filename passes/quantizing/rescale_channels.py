@@ -19,6 +19,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.formats.base import Around
 from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.quantized.final_weights import float_rows
 from qpipe.ir.quantized.rescaled import possible_ratio, rescale_batch_norm
@@ -61,6 +62,6 @@ def _try_rescale(layer: QuantizedLayer) -> bool:
     if np.all(ratio == 1):
         return False
     scaled = (rows * ratio[:, None]).astype(np.float32)
-    write_weight(layer, *rows_on_grid(scaled, affine.k / ratio, affine.beta, weight.format, source, output))
+    write_weight(layer, *rows_on_grid(scaled, weight.format, Around(affine.k / ratio, affine.beta, source, output)))
     rescale_batch_norm(layer, ratio)
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
 import onnx_ir as ir
@@ -33,6 +33,19 @@ class WeightOptions:
     rounding: Rounding | None = None
     per_channel: bool = True
     pair_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Around(Generic[A]):
+    """What a layer's weights lie between: the grid that it reads, the affine map behind, the grid that it gives.
+
+    k, beta: of the map, float64 `[C]`. output: None of a last layer.
+    """
+
+    k: A
+    beta: A
+    source: QuantSpec
+    output: QuantSpec | None
 
 
 @dataclass(frozen=True)
@@ -152,24 +165,13 @@ class WeightFormat(ABC):
         return None
 
     @abstractmethod
-    def quantize(
-        self,
-        rows: A,
-        k: A,
-        beta: A,
-        *,
-        source: QuantSpec,
-        output: QuantSpec | None,
-        basis: A | None = None,
-        raised: A | None = None,
-    ) -> tuple[A, A]:
+    def quantize(self, rows: A, around: Around[A], *, basis: A | None = None, raised: A | None = None) -> tuple[A, A]:
         """A training step's codes `[C, K]`, in the float type of rows, and exponents, int `[C]`.
 
-        k and beta (float64 `[C]`) are those of the affine map behind; output is None for a last layer; raised is what
-        the method of this name gave.
+        raised: what the method of this name gave.
         """
 
-    def raised(self, rows: A, exponent: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None) -> A | None:
+    def raised(self, rows: A, exponent: A, around: Around[A]) -> A | None:
         """How far a file's exponents `[C]` lie above those that `quantize` would choose; None where all lie there."""
         return None
 
@@ -181,9 +183,7 @@ class WeightFormat(ABC):
         """Codes of the float weights that a file stores, which `storable` gives."""
         return self.codes_at(rows, exponent, basis)
 
-    def free_exponents(
-        self, rows: FloatArray, k: Float64Array, beta: Float64Array, *, source: QuantSpec, output: QuantSpec | None
-    ) -> IntArray | None:
+    def free_exponents(self, rows: FloatArray, around: Around[AnyArray]) -> IntArray | None:
         """Exponents as `quantize` chooses them, whatever pairs ask; None where codes are not fitted to a layer."""
         return None
 
@@ -252,17 +252,7 @@ class NominalFormat(WeightFormat):
     def codes(self, rows: A) -> A:
         """Codes `[C, K]`, in the float type of rows."""
 
-    def quantize(
-        self,
-        rows: A,
-        k: A,
-        beta: A,
-        *,
-        source: QuantSpec,
-        output: QuantSpec | None,
-        basis: A | None = None,
-        raised: A | None = None,
-    ) -> tuple[A, A]:
+    def quantize(self, rows: A, around: Around[A], *, basis: A | None = None, raised: A | None = None) -> tuple[A, A]:
         """The codes, at the nominal exponent whatever the affine map."""
         xp = namespace(rows)
         return self.codes(rows), xp.zeros_like(rows[:, 0], dtype=xp.int32) + self.exponent
@@ -272,11 +262,11 @@ class NominalFormat(WeightFormat):
         return self.codes(rows)
 
 
-def exponent_floor(rows: A, k: A, beta: A, source: QuantSpec, output: QuantSpec | None) -> A:
+def exponent_floor(rows: A, around: Around[A]) -> A:
     """The least exponents `[C]` that leave the multiplier behind these weights its bits."""
-    xp = namespace(rows)
+    xp, source = namespace(rows), around.source
     largest = xp.sum(abs(rows), axis=1, dtype=xp.float64) * (source.largest * source.scale)
-    return weight_exponent_floor(k, beta, source.exponent, output, largest=largest)
+    return weight_exponent_floor(around.k, around.beta, source.exponent, around.output, largest=largest)
 
 
 def stored_weight(

@@ -28,7 +28,15 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import NO_FLOOR, ZERO_EXPONENT, trim_pairs
 from qpipe.errors import ModelError
 from qpipe.formats import WeightQuantizer
-from qpipe.formats.base import TrainableWeight, WeightFormat, WeightOptions, WeightPlace, exponent_floor, stored_weight
+from qpipe.formats.base import (
+    Around,
+    TrainableWeight,
+    WeightFormat,
+    WeightOptions,
+    WeightPlace,
+    exponent_floor,
+    stored_weight,
+)
 from qpipe.nodes import constant_input, describe, initializer, rank
 
 DEFAULT_CLIP = {2: 4.12, 3: 4.12, 4: 4.12, 5: 4.12, 6: 6.0, 7: 8.0, 8: math.inf}
@@ -84,27 +92,17 @@ class FixedPoint(WeightFormat):
         """The largest magnitude of a code, `2**(b-1) - 1`."""
         return int(2 ** (self.bits - 1) - 1)
 
-    def quantize(
-        self,
-        rows: A,
-        k: A,
-        beta: A,
-        *,
-        source: QuantSpec,
-        output: QuantSpec | None,
-        basis: A | None = None,
-        raised: A | None = None,
-    ) -> tuple[A, A]:
+    def quantize(self, rows: A, around: Around[A], *, basis: A | None = None, raised: A | None = None) -> tuple[A, A]:
         """Pair-safe codes at exponents that leave the multiplier behind its bits."""
-        return self.pair_safe(rows, self.exponents(rows, exponent_floor(rows, k, beta, source, output), raised))
+        return self.pair_safe(rows, self.exponents(rows, exponent_floor(rows, around), raised))
 
-    def raised(self, rows: A, exponent: A, k: A, beta: A, *, source: QuantSpec, output: QuantSpec | None) -> A | None:
+    def raised(self, rows: A, exponent: A, around: Around[A]) -> A | None:
         """So that training goes on from codes that were fitted to their layer's output, or are another tool's.
 
         Zero where `quantize` chooses the file's exponent by itself, and where all weights are zero.
         """
         xp = namespace(rows)
-        chosen = self.quantize(rows, k, beta, source=source, output=output)[1]
+        chosen = self.quantize(rows, around)[1]
         if not xp.any(chosen != exponent):
             return None
         step = self._step(rows)
@@ -212,11 +210,9 @@ class FixedPoint(WeightFormat):
         scale = xp.ldexp(xp.ones_like(rows[:, :1]), exponent[:, None])
         return xp.clip(xp.round(rows / scale), -self.qmax, self.qmax)
 
-    def free_exponents(
-        self, rows: FloatArray, k: Float64Array, beta: Float64Array, *, source: QuantSpec, output: QuantSpec | None
-    ) -> IntArray:
+    def free_exponents(self, rows: FloatArray, around: Around[AnyArray]) -> IntArray:
         """Those of the step, and not below the floor."""
-        floor: AnyArray = exponent_floor(rows, k, beta, source, output)
+        floor: AnyArray = exponent_floor(rows, around)
         return self.exponents(rows, floor).astype(np.int64)
 
     def fitted_codes(self, rows: FloatArray, exponent: IntArray, error: OutputError) -> Float64Array:

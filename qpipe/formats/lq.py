@@ -37,7 +37,15 @@ from qpipe.arith.table import SIZE, CodeTable
 from qpipe.arith.weights import ZERO_EXPONENT
 from qpipe.errors import ModelError
 from qpipe.formats import WeightQuantizer
-from qpipe.formats.base import TrainableWeight, WeightFormat, WeightOptions, WeightPlace, exponent_floor, stored_weight
+from qpipe.formats.base import (
+    Around,
+    TrainableWeight,
+    WeightFormat,
+    WeightOptions,
+    WeightPlace,
+    exponent_floor,
+    stored_weight,
+)
 from qpipe.formats.functions import call_function
 from qpipe.nodes import DOMAIN, constant_array, describe, initializer, input_value, int_attribute
 
@@ -83,20 +91,10 @@ class LQ(WeightFormat):
         """Those of a basis that suits the positive half of a normal distribution."""
         return lq_table(first_activation_basis(ymax, percentile, bits), before)
 
-    def quantize(
-        self,
-        rows: A,
-        k: A,
-        beta: A,
-        *,
-        source: QuantSpec,
-        output: QuantSpec | None,
-        basis: A | None = None,
-        raised: A | None = None,
-    ) -> tuple[A, A]:
+    def quantize(self, rows: A, around: Around[A], *, basis: A | None = None, raised: A | None = None) -> tuple[A, A]:
         """The nearest levels, at exponents that leave the multiplier behind its bits."""
         assert basis is not None
-        exponent = lq_exponents(basis, self.limit, exponent_floor(rows, k, beta, source, output))
+        exponent = lq_exponents(basis, self.limit, exponent_floor(rows, around))
         return lq_codes(rows, exponent, basis), exponent
 
     def codes_at(self, rows: A, exponent: A, basis: A | None = None) -> A:

@@ -11,7 +11,7 @@ from torch import nn
 
 from qpipe.arith.multiplier import IntegerAffine, fit
 from qpipe.arith.spec import QuantSpec
-from qpipe.formats.base import TrainableWeight, WeightFormat
+from qpipe.formats.base import Around, TrainableWeight, WeightFormat
 from qpipe.ir.quantized.view import Weighted
 from qpipe.ops.weight_layout import output_axis, to_rows, to_weight
 from qpipe.train.straight_through import channels_last, straight_through
@@ -96,7 +96,7 @@ class WeightQuantizer(nn.Module):
     def begin(self, weight: torch.Tensor, affine: Affine) -> None:
         """Let training begin at the file's exponents, with the weight and the affine map as the file has them."""
         rows, exponent, k, beta = _arrays(to_rows(self._node, weight), self.exponent, affine.k, affine.beta)
-        raised = self.format.raised(rows, exponent, k, beta, source=self.source, output=self.rounded_to)
+        raised = self.format.raised(rows, exponent, Around(k, beta, self.source, self.rounded_to))
         self.raised = None if raised is None else torch.as_tensor(raised).long()
 
     def forward(self, weight: torch.Tensor, affine: Affine) -> Rounded:
@@ -163,9 +163,8 @@ class WeightQuantizer(nn.Module):
     @_QUIET
     def _quantize(self, weight: torch.Tensor, affine: Affine) -> tuple[torch.Tensor, torch.Tensor]:
         rows, k, beta, *own = _arrays(to_rows(self._node, weight), affine.k, affine.beta, self.basis, self.raised)
-        codes, exponent = self.format.quantize(
-            rows, k, beta, source=self.source, output=self.rounded_to, basis=own[0], raised=own[1]
-        )
+        around = Around(k, beta, self.source, self.rounded_to)
+        codes, exponent = self.format.quantize(rows, around, basis=own[0], raised=own[1])
         return torch.as_tensor(codes), torch.as_tensor(exponent).long()
 
     @torch.no_grad()

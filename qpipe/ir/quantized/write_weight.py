@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.namespace import AnyArray, Float64Array, FloatArray, IntArray
+from qpipe.arith.namespace import AnyArray, FloatArray, IntArray
 from qpipe.arith.spec import QuantSpec
-from qpipe.formats.base import TrainableWeight, WeightFormat, WeightOptions, WeightPlace
+from qpipe.formats.base import Around, TrainableWeight, WeightFormat, WeightOptions, WeightPlace
 from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.view import Weighted
@@ -39,22 +39,16 @@ def insert_first_weight(
     rows = to_rows(node, weight)
     affine = read_affine(layer, len(rows))
     spec, basis = chosen.first(node, rows, bits, source, options)
-    stored, exponents = rows_on_grid(rows, affine.k, affine.beta, spec, source, output, basis)
+    stored, exponents = rows_on_grid(rows, spec, Around(affine.k, affine.beta, source, output), basis)
     stored = np.ascontiguousarray(to_weight(node, stored, weight.shape))
     _insert_quantizer(model, node, stored, exponents, spec, basis)
 
 
 def rows_on_grid(
-    rows: AnyArray,
-    k: Float64Array,
-    beta: Float64Array,
-    spec: WeightFormat,
-    source: QuantSpec,
-    output: QuantSpec | None,
-    basis: FloatArray | None = None,
+    rows: AnyArray, spec: WeightFormat, around: Around[AnyArray], basis: FloatArray | None = None
 ) -> tuple[FloatArray, IntArray]:
-    """Float weights `[C, K]` as the file stores them, and exponents `[C]`, before an affine map with k and beta."""
-    _, exponent = spec.quantize(rows, k, beta, source=source, output=output, basis=basis)
+    """Float weights `[C, K]` as the file stores them, and exponents `[C]`."""
+    _, exponent = spec.quantize(rows, around, basis=basis)
     return spec.storable(rows, exponent), exponent.astype(np.int64)
 
 

@@ -23,6 +23,7 @@ from qpipe.arith.multiplier import (
 from qpipe.arith.quantize import MAX_SHIFT
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import NO_FLOOR
+from qpipe.formats.base import Around
 from qpipe.formats.fixed_point import FixedPoint
 
 OUTPUTS = [
@@ -70,7 +71,7 @@ def integers_of(
     """Codes, exponents, the weight sum and the integers; torch's as numpy arrays."""
     xp: Any = torch if in_torch else np
     arrays = [torch.from_numpy(a) if in_torch else a for a in (rows, k, beta, mean)]
-    codes, exponent = spec.quantize(arrays[0], arrays[1], arrays[2], source=source, output=output)
+    codes, exponent = spec.quantize(arrays[0], Around(arrays[1], arrays[2], source, output))
     total = xp.sum(abs(codes), axis=1, dtype=xp.float64) * source.largest
     found = fit(*arrays[1:], weight_exponent=exponent, input_exponent=source.exponent, output=output, weight_sum=total)
     return np.asarray(codes), np.asarray(exponent), np.asarray(total), IntegerAffine(
@@ -226,8 +227,8 @@ def test_one_dead_channel_leaves_a_tensors_scale_alone() -> None:
     rows = np.random.default_rng(0).standard_normal((3, 9)).astype(np.float32)
     source, output = QuantSpec.unsigned(8, -4), QuantSpec.unsigned(8, -4)
     spec = FixedPoint(per_channel=False)
-    alive = spec.quantize(rows, np.ones(3), np.zeros(3), source=source, output=output)[1]
-    dead = spec.quantize(rows, np.array([1, 1e-12, 0]), np.zeros(3), source=source, output=output)[1]
+    alive = spec.quantize(rows, Around(np.ones(3), np.zeros(3), source, output))[1]
+    dead = spec.quantize(rows, Around(np.array([1, 1e-12, 0]), np.zeros(3), source, output))[1]
     assert dead.tolist() == alive.tolist()
     assert np.all(alive > NO_FLOOR)
 

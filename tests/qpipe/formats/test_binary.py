@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable
+from qpipe.formats.base import Around
 from qpipe.formats.binary import (
     SIGNS,
     Binary,
@@ -70,7 +71,7 @@ def test_the_nominal_scale_is_the_nearest_power_of_two(scale: float, exponent: i
 
 def test_one_exponent_for_all_channels_whatever_the_affine_map() -> None:
     rows, spec = np.array([[0.5, -3.0], [0.0, -1e-9]], np.float32), Binary(-5)
-    codes, exponent = spec.quantize(rows, np.array([1e-9, -3.0]), np.full(2, 1e6), source=SIGNS, output=None)
+    codes, exponent = spec.quantize(rows, Around(np.array([1e-9, -3.0]), np.full(2, 1e6), SIGNS, None))
     assert exponent.tolist() == [-5, -5]
     for other in (codes, spec.codes_at(rows, exponent), spec.stored_codes(rows, exponent)):
         assert other.tolist() == [[1, -1], [1, -1]]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from qpipe.arith.spec import QuantSpec
+from qpipe.formats.base import Around
 from qpipe.formats.dorefa import DoReFa, codes_function, dorefa_codes, nominal_exponent, unrounded
 from support.weight_functions import codes_by
 
@@ -123,7 +124,7 @@ def test_one_exponent_for_all_channels_whatever_the_affine_map() -> None:
     rows, spec = normal(4, 10), DoReFa(3, -5)
     source = QuantSpec.unsigned(4, -4)
     for k, beta in ((np.ones(4), np.zeros(4)), (np.array([1e-9, 3.0, -1.0, 0.0]), np.full(4, 1e6))):
-        codes, exponent = spec.quantize(rows, k, beta, source=source, output=None)
+        codes, exponent = spec.quantize(rows, Around(k, beta, source, None))
         assert exponent.tolist() == [-5] * 4
         np.testing.assert_array_equal(codes, dorefa_codes(rows, 3))
         for other in (spec.codes_at, spec.stored_codes):

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.weights import NO_FLOOR, ZERO_EXPONENT
-from qpipe.formats.base import WeightOptions, exponent_floor
+from qpipe.formats.base import Around, WeightOptions, exponent_floor
 from qpipe.formats.fixed_point import DEFAULT_CLIP, FixedPoint
 
 FREE = FixedPoint(bits=8, clip=8.0)
@@ -255,20 +255,20 @@ def test_training_goes_on_from_the_exponents_of_the_file(
     rows: np.ndarray, spec: FixedPoint, data: st.DataObject
 ) -> None:
     """Whatever chose them; and as the weights move, they stay as far above what the rule says."""
-    one = np.ones(len(rows))
-    grids = {"source": QuantSpec(-4, 0, 255), "output": None}
+    one, source = np.ones(len(rows)), QuantSpec(-4, 0, 255)
     apart = data.draw(arrays(np.int64, len(rows) if spec.per_channel else 1, elements=st.integers(-2, 3)))
-    floor = exponent_floor(rows, one, 0 * one, **grids)
+    floor = exponent_floor(rows, Around(one, 0 * one, source, None))
     exponent = np.maximum(spec.exponents(rows, floor) + apart, floor)
     stored = spec.storable(rows, exponent)
     assume(np.abs(stored).max(axis=1).all())
     for kind in (np.asarray, torch.from_numpy):
         weights, at, k, beta = map(kind, (stored, exponent, one, 0 * one))
-        raised = spec.raised(weights, at, k, beta, **grids)
-        codes, found = spec.quantize(weights, k, beta, **grids, raised=raised)
+        around = Around(k, beta, source, None)
+        raised = spec.raised(weights, at, around)
+        codes, found = spec.quantize(weights, around, raised=raised)
         np.testing.assert_array_equal(found, exponent)
         np.testing.assert_array_equal(codes, spec.codes_at(stored, exponent))
-        _, doubled = spec.quantize(weights * 2, k, beta, **grids, raised=raised)
+        _, doubled = spec.quantize(weights * 2, around, raised=raised)
         assert (np.asarray(doubled) >= exponent).all()
     if spec.exponents(stored, floor).tolist() == exponent.tolist():
         assert raised is None
