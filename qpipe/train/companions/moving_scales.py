@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from qpipe.formats.fixed_point import FixedPoint
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import Requantization, RequantizedLayer
 from qpipe.ops import Rectifier, Role
@@ -116,7 +115,7 @@ def _takes_moves(step: Step) -> bool:
     layer = step.layer
     if isinstance(step, ProductStep):
         rounds = step.module.quantizer
-        return rounds is not None and isinstance(rounds.format, FixedPoint)
+        return rounds is not None and rounds.format.holds_floats
     if type(step) is not Step or isinstance(layer, Requantization) or not isinstance(layer, RequantizedLayer):
         return False
     # What simulates its integer form in a way of its own has grids and tables of it at hand.
