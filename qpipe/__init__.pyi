@@ -374,6 +374,9 @@ def finetune(
     activation_gradient: Literal['codes', 'ymax'] | None = None,
     train_scales: float | None = None,
     freeze_scales: float | None = None,
+    dampen_oscillations: float | None = None,
+    freeze_oscillations: float | None = None,
+    estimate_statistics: bool | None = None,
     batch_norm: Literal['running', 'batch'] = 'batch',
     precision: Literal['fp32', 'bf16'] = 'fp32',
     crop_padding: int | None = None,
@@ -469,6 +472,11 @@ def finetune(
         activation_gradient: where an activation's gradient ends: at the largest code, or one step beyond, at ymax.
         train_scales: rate at which activations' scales learn, as a part of lr: 1 is that of LSQ; 0: they stay.
         freeze_scales: the part of the run after which scales that train stay.
+        dampen_oscillations: lambda: at the end, the weight of a loss that draws weights to the middle of their bins,
+            0.1 is a start; 0: none.
+        freeze_oscillations: the frequency of oscillations above which, at the end, a weight is frozen, 0.01 is a start;
+            0: none is.
+        estimate_statistics: estimate the statistics of BatchNormalizations anew when training is over.
         batch_norm: the statistics that training normalizes by.
         precision: of training's float tensors; evaluation and export are exact in both.
         crop_padding: black pixels around an image before the random crop; by default an eighth of the side, where data

@@ -25,7 +25,12 @@ def distilled(epochs: int, **others: Any) -> dict[str, Any]:
 
 
 # What may move low widths, each alone.
-LEVERS: dict[str, dict[str, Any]] = {"scales that train": {"train_scales": 100.0}}
+LEVERS: dict[str, dict[str, Any]] = {
+    "scales that train": {"train_scales": 300.0},
+    "oscillations dampened": {"dampen_oscillations": 0.1},
+    "oscillations frozen": {"freeze_oscillations": 0.01},
+    "statistics estimated anew": {"estimate_statistics": True},
+}
 SHORT = 2  # epochs of the rows that compare one change at a time
 
 ROWS = (

@@ -117,8 +117,9 @@ def _check_used(run: FinetuneSettings, given: Mapping[str, Any]) -> None:
         if note.needs is not None and not is_there[note.needs] and value is not None and value is not False:
             shown = float(value) if isinstance(value, Fraction) else value
             raise RecipeError(f"{name}: {shown}, but without effect, expected it together with {note.needs}")
-    if run.ema and run.hold_out:
-        raise RecipeError(f"hold_out: {run.hold_out:g}, expected 0 with ema, which judges no epoch's own weights")
+    for name in ("ema", "estimate_statistics"):
+        if getattr(run, name) and run.hold_out:
+            raise RecipeError(f"hold_out: {run.hold_out:g}, expected 0 with {name}, of which no epoch is judged")
     if run.arithmetic == "mls":
         _check_formats(run, given)
 

@@ -145,6 +145,22 @@ class TrainingSettings(SkipSettings):
     freeze_scales: OfScales[Exact] = Field(
         default=Fraction(1, 2), gt=0, lt=1, description="the part of the run after which scales that train stay"
     )
+    dampen_oscillations: OfRecipe[float] = Field(
+        default=0.0,
+        ge=0,
+        description="lambda: at the end, the weight of a loss that draws weights to the middle of their bins, 0.1 is "
+        "a start; 0: none",
+    )
+    freeze_oscillations: OfRecipe[float] = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="the frequency of oscillations above which, at the end, a weight is frozen, 0.01 is a start; 0: "
+        "none is",
+    )
+    estimate_statistics: OfRecipe[bool] = Field(
+        default=False, description="estimate the statistics of BatchNormalizations anew when training is over"
+    )
     batch_norm: BatchNormMode = Field(default="batch", description="the statistics that training normalizes by")
     precision: Precision = Field(
         default="fp32", description="of training's float tensors; evaluation and export are exact in both"
@@ -177,6 +193,8 @@ class TrainingSettings(SkipSettings):
     def _goes_together(self) -> Self:
         if self.method == "ag" and self.batch_norm != "batch":
             raise ValueError(f"batch_norm: '{self.batch_norm}', expected 'batch' with the method 'ag'")
+        if self.estimate_statistics and self.batch_norm != "batch":
+            raise ValueError(f"batch_norm: '{self.batch_norm}', expected 'batch' with estimate_statistics")
         return self
 
     @property

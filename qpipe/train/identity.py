@@ -27,6 +27,8 @@ Identity = Mapping[str, Mapping[str, JsonValue]]
 SAMPLE = 64
 """How many images, drawn from all, stand for the content of the data."""
 _DIGEST = "sha256:"
+_FOLLOW_THE_RUN = ("grow_at", "ssp", "fade", "train_scales", "dampen_oscillations", "freeze_oscillations")
+"""Settings of what changes with the part of the run that is done."""
 _ANOTHER: Mapping[str, tuple[type[QpipeError], str]] = {
     "network": (ModelError, "another network"),
     "run": (QpipeError, "another run"),
@@ -108,7 +110,7 @@ def _settings(settings: FinetuneSettings) -> dict[str, JsonValue]:
     """Every value that changes the result; a constant rate alone does not depend on how long the run will be."""
     facts = {name: _plain(value) for name, value in settings.of_training().items()}
     epochs = facts.pop("epochs")
-    if settings.schedule != "constant" or settings.grow_at or settings.ssp or settings.fade or settings.train_scales:
+    if settings.schedule != "constant" or any(getattr(settings, name) for name in _FOLLOW_THE_RUN):
         # Last, because it may be there only for what is told before it.
         facts["epochs"] = epochs
     if settings.teacher is None:

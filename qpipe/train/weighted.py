@@ -197,7 +197,7 @@ class WeightedLayer(nn.Module):
         if not self.has_batch_norm:
             return self._multiply(x, weight.to(x.dtype), b.to(x.dtype))
         if self._folds:
-            folded = weight * _along(k.float(), weight, output_axis(self.layer.node))
+            folded = weight * along(k.float(), weight, output_axis(self.layer.node))
             return self._multiply(x, folded.to(x.dtype), b.to(x.dtype))
         y = self._multiply(x, weight.to(x.dtype))
         return y * self._along(k.to(y.dtype), y) + self._along(b.to(y.dtype), y)
@@ -229,10 +229,10 @@ class WeightedLayer(nn.Module):
 
     def _along(self, values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """`[C]` along the output's channels."""
-        return _along(values, like, product_of(self.layer.node).channel_axis)
+        return along(values, like, product_of(self.layer.node).channel_axis)
 
 
-def _along(values: torch.Tensor, like: torch.Tensor, axis: int) -> torch.Tensor:
+def along(values: torch.Tensor, like: torch.Tensor, axis: int) -> torch.Tensor:
     """`[C]` shaped to broadcast along an axis."""
     shape = [1] * like.ndim
     shape[axis] = -1

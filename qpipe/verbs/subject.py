@@ -46,6 +46,8 @@ _OF_QDQ: Final = (
     "activation_gradient",
     "train_scales",
     "fade",
+    "dampen_oscillations",
+    "freeze_oscillations",
 )
 """Settings whose companions look at quantizers."""
 

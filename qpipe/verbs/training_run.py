@@ -88,7 +88,7 @@ class TrainingRun:
         )
         write_back(self.executor)
         # Other weights take the last ones' places when the last epoch has been judged.
-        is_another = bool(self.settings.ema or self.settings.hold_out)
+        is_another = bool(self.settings.ema or self.settings.hold_out or self.settings.estimate_statistics)
         counted = Judged(None) if is_another else Judged(history[-1].test_accuracy, history[-1].low_bit_accuracy)
         is_judged = self.settings.evaluate or (is_another and self.settings.evaluate_every is not None)
         after = self._after() if is_judged and counted.metric is None else counted

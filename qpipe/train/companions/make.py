@@ -18,8 +18,10 @@ from qpipe.train.companions.auxiliary import AuxiliaryGradient
 from qpipe.train.companions.average import WeightAverage
 from qpipe.train.companions.blocks import Block, blocks_of
 from qpipe.train.companions.fade import FadingSkips
+from qpipe.train.companions.fresh_statistics import FreshStatistics
 from qpipe.train.companions.joint_distillation import JointDistillation
 from qpipe.train.companions.low_bit import LowBit
+from qpipe.train.companions.oscillations import DampenedOscillations, FrozenOscillations
 from qpipe.train.companions.stochastic import StochasticPrecision, block_fragments, layer_fragments
 from qpipe.train.companions.trained_scales import TrainedScales
 from qpipe.train.executor import Executor
@@ -103,6 +105,12 @@ def make_companions(
         )
     if settings.train_scales:
         made.append(TrainedScales(networks, rate=settings.train_scales, end=settings.freeze_scales))
+    if settings.dampen_oscillations:
+        made.append(DampenedOscillations(executor, weight=settings.dampen_oscillations))
+    if settings.freeze_oscillations:
+        made.append(FrozenOscillations(executor, threshold=settings.freeze_oscillations))
+    if settings.estimate_statistics:
+        made.append(FreshStatistics())
     if settings.ema:
         made.append(WeightAverage(executor, decay=settings.ema))
     return made

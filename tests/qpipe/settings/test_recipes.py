@@ -69,7 +69,12 @@ def test_another_schedule_starts_anew() -> None:
         ("faq-4bit", {"lr": 1e-7}, "lr_end: 1e-06, expected at most lr, which is 1e-07"),
         ("faq-cifar-4bit", {"epochs": 10, "milestones": (5, 30)}, "milestones: 30, expected epochs before the run's"),
         ("faq-4bit", {"grow_at": (110,)}, "grow_at: 110, expected epochs before the run's end at 110"),
-        ("faq-8bit", {"hold_out": 0.1, "ema": 0.9}, "hold_out: 0.1, expected 0 with ema, which judges no epoch's own"),
+        ("faq-8bit", {"hold_out": 0.1, "ema": 0.9}, "hold_out: 0.1, expected 0 with ema, of which no epoch is"),
+        (
+            "faq-8bit",
+            {"hold_out": 0.1, "estimate_statistics": True},
+            "hold_out: 0.1, expected 0 with estimate_statistics, of which no epoch is judged",
+        ),
         ("faq-8bit", {"warmup": 1}, "warmup: 1, expected less than the run's epochs, 1"),
     ],
 )

@@ -136,6 +136,14 @@ def test_the_best_epoch_by_images_that_were_held_out(stages: Path) -> None:
     assert qpipe.validate([tuned, qpipe.export(tuned)], "digits").rows[0].integers_equal
 
 
+def test_what_is_counted_has_the_statistics_that_were_estimated_at_the_end(stages: Path) -> None:
+    told = {**SHORT, "evaluate_every": 1, "estimate_statistics": True, "lr": 0.02, "batch_size": 64}
+    tuned = qpipe.finetune(stages / "net.qdq.onnx", "digits", **told)
+    record: Any = get_object(tuned, "training")
+    assert record["accuracy_after"] == qpipe.validate([tuned], "digits").rows[0].top1
+    assert record["accuracy_after"] != record["epochs"][-1]["test_accuracy"]
+
+
 def test_the_teacher_may_be_a_file(stages: Path) -> None:
     own, other = (
         qpipe.finetune(stages / "net.qdq.onnx", "digits", teacher=teacher, **SHORT)
