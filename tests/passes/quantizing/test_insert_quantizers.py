@@ -111,9 +111,9 @@ def test_nothing_to_quantize() -> None:
 def test_all_unsupported_nodes_at_once() -> None:
     net = Network(4, 8)
     weight = net.constant(net.floats(2, 8, 8))  # a matrix for each image of a batch that is open
-    x = net.op("MatMul", net.op("MatMul", "x", weight, name="first"), weight, name="second")
+    y = net.op("Add", *(net.op("MatMul", "x", weight, name=name) for name in ("first", "second")))
     with pytest.raises(LoweringError, match="no layer of weights has an integer form: MatMul 'first', MatMul 'second'"):
-        InsertQuantizers()(net.model(x))
+        InsertQuantizers()(net.model(y))
 
 
 def test_an_island_between_quantizers() -> None:
