@@ -2,6 +2,7 @@
 
     Concat(Expand(c, [N, 1, C]), x)  =  Pad(x) + [c, 0]             (`pad-for-constants`)
     Expand(c, [N, 1, C]) * x         =  c * x                       and what else broadcasts
+    MatMul(Expand(c, [N, T, K]), x)  =  MatMul(c, x)                attention of queries that are the same for all
 
 The graph is folded with a batch of 3 and with one of 7: what is a constant in both, of equal rows, as many as the
 batch, is one row for all. Only constants are folded, so nothing that hangs on data is taken for one.
@@ -12,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+import numpy as np
 import onnx_ir as ir
 
 from passes.rewrites.fold_constants import FoldConstants
@@ -21,7 +23,9 @@ from qpipe.nodes import constant_array, initializer, static_shape
 
 _BATCHES: Final = (3, 7)
 _SIZES: Final = frozenset({"Shape", "Size"})
-_BROADCASTING: Final = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min"})
+_BROADCASTING: Final = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "MatMul"})
+_ROUNDINGS: Final = 1e-5
+"""Of float32, against the largest number: how a product sums its rows hangs on how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +73,9 @@ def _fold_rows(graph: ir.Graph, twins: list[dict[str, AnyArray]]) -> bool:
     rows: dict[ir.Value, AnyArray] = {}
     for giver in graph:
         for value in giver.outputs:
-            row = _row([twin.get(str(value.name)) for twin in twins])
-            if row is not None and value.dtype == ir.DataType.FLOAT:
+            is_float = value.dtype == ir.DataType.FLOAT
+            row = _row([twin.get(str(value.name)) for twin in twins]) if is_float else None
+            if row is not None:
                 rows[value] = row
     modified = False
     for node in list(graph):
@@ -91,9 +96,12 @@ def _fold_rows(graph: ir.Graph, twins: list[dict[str, AnyArray]]) -> bool:
 
 
 def _row(arrays: list[AnyArray | None]) -> AnyArray | None:
-    """`[1, ...]` of two arrays that have as many equal rows as the batches; None of others."""
+    """`[1, ...]` of two float arrays that have as many equal rows as the batches; None of others."""
     one, other = arrays
     if one is None or other is None or one.ndim < 2 or (len(one), len(other)) != _BATCHES:
         return None
     row = one[:1]
-    return row if row.shape == other[:1].shape and (one == row).all() and (other == row).all() else None
+    if row.shape != other[:1].shape or not row.size:
+        return None
+    near = _ROUNDINGS * float(np.abs(row[np.isfinite(row)]).max(initial=0))
+    return row if all(np.isclose(each, row, rtol=0, atol=near).all() for each in (one, other)) else None

@@ -10,7 +10,7 @@ How large a result becomes is known before it is computed, from the shapes, so t
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import onnx
 import onnx_ir as ir
@@ -20,7 +20,7 @@ from qpipe.ir.files.checks import check_sizes
 from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.upgrade import OPSET
-from qpipe.nodes import static_shape
+from qpipe.nodes import AnyArray, initializer, static_shape
 from qpipe.ops.quantizer_parts import quantizes_data
 
 _QUANTIZATION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
@@ -39,6 +39,8 @@ _OF_IMAGES = frozenset(
      "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "DepthToSpace", "SpaceToDepth"}
 )  # fmt: skip
 _KEPT = _SLOW | _OF_IMAGES
+# onnxscript folds what gives one result alone; a LayerNormalization's statistics are results as well.
+_MORE_RESULTS = frozenset({"LayerNormalization", "Split"})
 _MOST_PRODUCTS = 2**32
 """Multiplications of a MatMul or Gemm of constants."""
 _MOST_GROWTH = 2**27
@@ -84,11 +86,12 @@ class FoldConstants(ir.passes.InPlacePass):
                     output_size_limit=self.output_size_limit,
                     should_fold=folding.is_worth_it,
                 )
+                more = [_fold_results(model.graph, node) for node in model.graph if folding.gives_more(node)]
         except ModelError:
             raise
         except Exception as error:
             raise ModelError(f"constants can't be folded: {one_line(error)}") from error
-        return bool(folded.modified)
+        return bool(folded.modified) or any(more)
 
 
 class _Folding:
@@ -110,6 +113,21 @@ class _Folding:
         size = self._result_size(node, constants)
         if size is None or _products(node, size) > _MOST_PRODUCTS:
             return False
+        return self._fits(size, constants)
+
+    def gives_more(self, node: ir.Node) -> bool:
+        """Whether it is to be folded, and is one of which onnx's evaluator gives several results."""
+        constants = [value for value in node.inputs if value is not None]
+        if node.op_type not in _MORE_RESULTS or any(value.const_value is None for value in constants):
+            return False
+        if len(node.outputs) == 1:
+            return self.is_worth_it(node)
+        # The sizes of a Split's parts are those of the whole.
+        is_plain = node.op_type == "Split" and node.domain == "" and constants[0].dtype not in _PACKED
+        return is_plain and self._fits(_size(constants[0]), constants)
+
+    def _fits(self, size: int, constants: list[ir.Value]) -> bool:
+        """Whether so many elements may take the place of these constants; if so, they are counted."""
         freed = sum(_size(value) for value in constants if len(value.uses()) == 1)
         grown = size - freed
         if (grown > 0 and size > self.output_size_limit) or self.growth + grown > _MOST_GROWTH:
@@ -135,6 +153,18 @@ class _Folding:
         # Nothing that reads it can be run, however it is computed.
         check_sizes(node.outputs)
         return math.prod(dim for dim in shape if dim is not None)
+
+
+def _fold_results(graph: ir.Graph, node: ir.Node) -> bool:
+    """Replace a node of constants by what its results are."""
+    from onnx.reference import ReferenceEvaluator
+
+    given = {str(value.name): _tensor(value).numpy() for value in node.inputs if value is not None}
+    arrays = cast(list[AnyArray], ReferenceEvaluator(ir.to_proto(node), opsets={"": OPSET}).run(None, given))
+    for result, array in zip(node.outputs, arrays, strict=False):
+        result.replace_all_uses_with(initializer(graph, str(result.name), array), replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    return True
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

@@ -53,6 +53,36 @@ def test_rows_that_broadcast():
     check(parsed(nodes, source="N,3,8", one1=np.array([1])), ["Mul", "MatMul"], 3, 8)
 
 
+@pytest.mark.parametrize("product", ["MatMul(e, x)", "MatMul(x, e)"])
+def test_queries_that_are_the_same_for_all(product):
+    nodes = f"{BATCH} t = Concat<axis = 0>(b, one1, one1) e = Expand(queries, t) y = {product}"
+    more = {"one1": np.array([1]), "queries": integers(1, 8, 8, seed=3)}
+    check(parsed(nodes, source="N,8,8", **more), ["MatMul"], 8, 8)
+
+
+def test_rows_that_differ_by_roundings_are_one():
+    """A product of many numbers sums them in another order for another batch; infinite ones are equal."""
+    rng = np.random.default_rng(0)
+    wide, mask = rng.standard_normal((1, 512)).astype(np.float32), np.float32([[[0, -np.inf] * 4]])
+    w = rng.standard_normal((512, 8)).astype(np.float32)
+    nodes = f"""{BATCH} t = Concat<axis = 0>(b, one1) e = Expand(wide, t) m = MatMul(e, v) r = Unsqueeze(m, behind1)
+        t3 = Concat<axis = 0>(b, one1, one1) k = Expand(mask, t3) a = Add(x, r) y = Add(a, k)"""
+    more = {"one1": np.array([1]), "wide": wide, "mask": mask, "v": w, "behind1": np.array([1])}
+    model = parsed(nodes, source="N,3,8", **more)
+    assert FoldBatchRows()(model).modified
+    RemoveDeadCode()(model)
+    assert ops(model) == ["Add", "Add"]
+    (y,) = run_as_written(model, x=np.zeros((2, 3, 8), np.float32))
+    # 512 products about 1, summed in float32.
+    np.testing.assert_allclose(y[..., ::2], np.broadcast_to(wide @ w, (2, 3, 8))[..., ::2], rtol=0, atol=1e-3)
+    assert np.isneginf(y[..., 1::2]).all()
+
+
+def test_rows_of_a_matrix_are_no_batch_that_broadcasts():
+    nodes = f"{BATCH} t = Concat<axis = 0>(b, one1) e = Expand(token, t) u = Transpose(x) y = MatMul(u, e)"
+    assert_stays(FoldBatchRows(), parsed(nodes, source="N,8", rank="A,B", one1=np.array([1])))
+
+
 @pytest.mark.parametrize(
     ("source", "nodes"),
     [

@@ -132,6 +132,41 @@ def test_packed_weight_stays_packed(dtype, array_type):
     assert not FoldConstants()(model).modified
 
 
+def test_a_layer_normalization_of_constants_folds():
+    """And what hangs on it in its turn, as an object query's attention to itself."""
+    text = """(float[N,4] x) => (float[N,4] y) {
+        n = LayerNormalization <epsilon = 0.01> (c, g, b) a = MatMul(n, w) m = LayerNormalization(a, g)
+        y = Add(x, m) }"""
+    model = build(text, c=integers(1, 4), g=integers(4, seed=1), b=integers(4, seed=2), w=integers(4, 4, seed=3))
+    x = integers(3, 4, seed=4)
+    (expected,) = run_as_written(model, x=x)
+    assert FoldConstants()(model).modified
+    assert ops(model) == ["Add"]
+    # Of float32: two means and two roots of four numbers below 100, in another order.
+    np.testing.assert_allclose(run_as_written(model, x=x)[0], expected, rtol=1e-5, atol=1e-4)
+    assert not FoldConstants()(model).modified
+
+
+def test_a_layer_normalization_whose_statistics_are_read_stays():
+    text = """(float[N,4] x) => (float[N,4] y) { n, m = LayerNormalization(c, g) s = Add(n, m) y = Add(x, s) }"""
+    model = build(text, c=integers(1, 4), g=integers(4, seed=1))
+    FoldConstants()(model)
+    assert ops(model) == ["LayerNormalization", "Add", "Add"]
+
+
+def test_parts_of_a_constant_are_constants():
+    """As the weights of a MultiheadAttention whose keys are of another sequence."""
+    text = """(float[N,4] x) => (float[N,2] y) {
+        u, v = Split <axis = 0> (w, sizes) t = Transpose(u) k = Transpose(v) a = MatMul(x, t) b = MatMul(x, k)
+        y = Sub(a, b) }"""
+    model = build(text, w=integers(4, 4), sizes=np.array([2, 2]))
+    x = integers(3, 4, seed=4)
+    (expected,) = run_as_written(model, x=x)
+    assert FoldConstants()(model).modified
+    assert ops(model) == ["MatMul", "MatMul", "Sub"]
+    np.testing.assert_array_equal(run_as_written(model, x=x)[0], expected)
+
+
 def test_batch_normalization_stays_a_node():
     text = """(float[N,3,4,4] x) => (float[N,4,2,2] y) {
         z = Conv(x, w) y = BatchNormalization(z, gamma, beta, mean, var) }"""
