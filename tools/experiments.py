@@ -133,11 +133,13 @@ class Experiment:
 
     def _start(self) -> Path:
         """What is trained."""
-        given, is_float = self._prepare(), True
+        given, calibrates = self._prepare(), True
         if self.row.after is not None:
             before = replace(self, row=next(row for row in self.rows if row.name == self.row.after))
-            given, is_float = before._train(before._start()), before.row.trains_float
-        return self._calibrate(given) if is_float and not self.row.trains_float else given
+            given = before._train(before._start())
+            # Of a QDQ file the float network that it holds, to other widths.
+            calibrates = before.row.trains_float or before.row.calibrate != self.row.calibrate
+        return self._calibrate(given) if calibrates and not self.row.trains_float else given
 
     def _calibrate(self, given: Path) -> Path:
         output = self._file("start.qdq.onnx")

@@ -1,5 +1,6 @@
 """The rows of `reproduce_faq.py`: what each network is calibrated and fine-tuned with, as the two verbs' arguments."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from experiments import ORIGINAL, ExperimentRow
@@ -14,6 +15,13 @@ def bits(weights: int, activations: int, **others: Any) -> dict[str, Any]:
 def paper(epochs: int, **others: Any) -> dict[str, Any]:
     """Section 4.9's 4-bit recipe, compressed to so many epochs, with what the paper's figures need."""
     return {"recipe": "faq-cifar-4bit", "epochs": epochs, "precision": "bf16", "diagnose": True, **others}
+
+
+def stepwise(widths: Sequence[int]) -> str:
+    """The name of the row that ends at the last of these widths."""
+    names = [f"{width}/{width}" for width in widths]
+    before = f" after {', '.join(names[:-1])}" if names[:-1] else ""
+    return f"{names[-1]}, FAQ, 1 epoch of the 4-bit recipe{before}"
 
 
 TEACHER = {"teacher": "float", "teacher_weight": 0.7, "temperature": 4.0}
@@ -31,6 +39,8 @@ LEVERS: dict[str, dict[str, Any]] = {
     "oscillations frozen": {"freeze_oscillations": 0.01},
     "statistics estimated anew": {"estimate_statistics": True},
 }
+# Bits step by step, each from the network that the widths before leave.
+WIDTHS = (8, 4, 2)
 SHORT = 2  # epochs of the rows that compare one change at a time
 
 ROWS = (
@@ -83,6 +93,16 @@ ROWS = (
         for name, lever in LEVERS.items()
         for width in (4, 2)
     ),
+    *(
+        ExperimentRow(
+            stepwise(WIDTHS[: index + 1]),
+            bits(width, width),
+            paper(1),
+            after=stepwise(WIDTHS[:index]) if index else None,
+        )
+        for index, width in enumerate(WIDTHS)
+    ),
+    ExperimentRow("2/2, FAQ, 3 epochs", bits(2, 2), paper(3)),
     ExperimentRow("8/8, the 4-bit recipe, 2 epochs", bits(8, 8), paper(SHORT)),
     ExperimentRow("4/4, distilled from a rate of 0.1, 6 epochs", bits(4, 4), distilled(6)),
     ExperimentRow("4/4, distilled from a rate of 0.1, 30 epochs", bits(4, 4), distilled(30), leads=True),

@@ -3,9 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
-from experiments import ExperimentRow, run_rows
+from experiments import Experiment, ExperimentRow, run_rows
 from results import RESULTS
+
+from qpipe.ir.files.load import load_model
+from qpipe.ir.files.metadata import CALIBRATION, get_object, get_provenance
+from support.networks import Network
 
 ROWS = [ExperimentRow("float", is_float=True), ExperimentRow("2/2, 1 epoch"), ExperimentRow("2/2 plain, 1 epoch")]
 
@@ -45,3 +51,30 @@ def test_nothing_is_counted_yet(
     run_rows(ROWS, Path("net.onnx"), Path("data"), tmp_path, patterns=None, seeds=1, run=False, name="some")
     assert capsys.readouterr().out.startswith("nothing is counted yet: net on CIFAR-10")
     assert not RESULTS.exists()
+
+
+def test_a_row_of_fewer_bits_begins_with_what_one_of_more_has_trained(tmp_path: Path) -> None:
+    """And one of as many trains on in the same file."""
+    rng, net = np.random.default_rng(0), Network(3, 8, 8)
+    x = net.op("Relu", net.norm(net.conv("x", 3, 8), 8))
+    onnx.save(net.proto(net.head(net.op("Relu", net.norm(net.conv(x, 8, 8), 8)), 8, 4)), tmp_path / "net.onnx")
+    images, labels = rng.integers(0, 256, (32, 8, 8, 3), np.uint8), np.arange(32) % 4
+    arrays = {
+        f"{split}_{what}": x for split in ("train", "test") for what, x in (("images", images), ("labels", labels))
+    }
+    np.savez(tmp_path / "data.npz", **arrays)
+    told = {"epochs": 1, "batch_size": 16, "lr": 0.05, "evaluate": False}
+    rows = [
+        ExperimentRow("8", {"weight_bits": 8}, told),
+        ExperimentRow("more", {"weight_bits": 8}, told, after="8"),
+        ExperimentRow("4", {"weight_bits": 4}, told, after="8"),
+    ]
+    of = {row.name: Experiment(row, rows, 0, tmp_path / "net.onnx", tmp_path / "data.npz", tmp_path) for row in rows}
+    eight = of["8"]._train(of["8"]._start())
+    assert of["more"]._start() == eight
+    four = of["4"]._start()
+    record = get_object(load_model(four), CALIBRATION)
+    assert record is not None
+    assert record["weight_bits"] == 4
+    trained = [[entry.name for entry in get_provenance(load_model(path))].count("finetune") for path in (eight, four)]
+    assert trained == [1, 1]

@@ -68,6 +68,16 @@ def test_alone_there_is_nothing_to_add_up() -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_move_the_same_scales(folder: Path) -> None:
+    """By the sum of both shares' gradients, as one process does by all of it."""
+    options = ("--batch-norm", "running", "--train-scales", "1e5", "--freeze-scales", "0.9")
+    one, two = (train(folder, f"scales{n}.onnx", *options, processes=n) for n in (1, 2))
+    assert_trained_alike(onnx.load(folder / "net.qdq.onnx"), one, two)
+    assert told(one)["scales"] == told(two)["scales"]
+    assert told(one)["scales"]["moved"]
+
+
+@pytest.mark.slow
 def test_two_processes_make_the_updates_of_one(folder: Path) -> None:
     """On running statistics; half of a batch of 62 each, and twice of it in the second half of the epoch."""
     options = ("--batch-norm", "running", "--grow-at", "0.5", "--evaluate-every", "1", "--diagnose")
