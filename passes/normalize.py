@@ -50,6 +50,7 @@ from passes.rewrites.reduce_to_global_pool import ReduceToGlobalPool
 from passes.rewrites.remove_dead_code import RemoveDeadCode
 from passes.rewrites.remove_identity import RemoveIdentity
 from passes.rewrites.remove_zero_bias import RemoveZeroBias
+from passes.rewrites.resize_to_convolution import ResizeToConvolution
 from passes.rewrites.restore_softmax import RestoreSoftmax
 from passes.rewrites.sequence_to_split import SequenceToSplit
 from passes.rewrites.softmax_last_axis import SoftmaxLastAxis
@@ -130,6 +131,7 @@ NORMALIZE = ir.passes.Sequential(
     # Behind what folds into it and makes the BatchNormalization behind it.
     SubPixelConvolution(),
     SplitResize(),
+    ResizeToConvolution(),
     RemoveZeroBias(),
     RemoveDeadCode(),
     NameNodes(),

@@ -18,6 +18,8 @@ from qpipe.ops import ActivationFunction, AnyOp, Curve, Product, Refusal, Role, 
 
 STAYS_FLOAT: Final = "qpipe.stays_float"
 """Metadata of a node that is not to become integers, with the reason."""
+INTERPOLATES: Final = "qpipe.interpolates"
+"""Metadata of a product whose weights a formula gave: they have 8 bits in any network, and make no first layer."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Layer:
     def is_weighted(self) -> bool:
         """Whether it multiplies by a tensor of weights: a Conv, Gemm or MatMul."""
         return isinstance(self.op, Product) and self.refusal is None
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether a formula gave its weights."""
+        return INTERPOLATES in self.node.metadata_props
 
     @property
     def takes_batch_norm(self) -> bool:

@@ -39,13 +39,17 @@ class Steps:
         constants: Sequence[AnyArray],
         dims: Sequence[int | ir.SymbolicDim],
         **attributes: Any,
-    ) -> None:
-        """A node whose float result has these dims. what: behind the name of the one that goes; "" is that itself."""
+    ) -> ir.Node:
+        """A node whose float result has these dims, which is given back.
+
+        what: behind the name of the one that goes; "" is that itself.
+        """
         name = f"{self._name}_{what}" if what else self._name
         operands = [initializer(self._graph, f"{name}_{i}", array) for i, array in enumerate(constants)]
         self._new.append(ir.node(op_type, [self._value, *operands], attributes, name=name))
         self._value = self._new[-1].outputs[0]
         name_value(self._value, f"{name}_result", ir.TensorType(ir.DataType.FLOAT), ir.Shape(dims))
+        return self._new[-1]
 
     def replace(self) -> None:
         """Take the node out; what was said of its result is said of the new one."""

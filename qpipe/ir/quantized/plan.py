@@ -169,7 +169,7 @@ def plan_quantization(
     for layer in plan.layers:
         own = options.get(layer.node, LayerOptions(layer.name))
         if layer.role is Role.COMPUTE:
-            edge = layer.node in ends or layer.inputs[0] in reached
+            edge = layer.node in ends or layer.inputs[0] in reached or layer.interpolates
             plan.edges |= {layer.node} if edge else set()
             plan.weight_bits[layer.node] = own.weight_bits or (EDGE_BITS if edge else weight_bits)
         if own.weight_clip is not None:
@@ -219,7 +219,7 @@ def _passages(order: Iterable[Layer], plan: QuantizationPlan) -> list[Passage]:
             read = tuple(all_reads(layer))
             found += [Passage(False, read, value) for node in layer.nodes for value in node.outputs]
         elif (own := kept.get(layer.node)) is not None:
-            found.append(Passage(own.is_weighted, own.inputs, own.output))
+            found.append(Passage(own.is_weighted and not own.interpolates, own.inputs, own.output))
     return found
 
 

@@ -207,7 +207,9 @@ def test_what_an_island_gives_to_inner_layers_has_their_width() -> None:
 
 
 def test_unsupported_only_where_no_layer_has_weights() -> None:
-    net = Network(8)
+    """Of matrices that are several, and of vectors of two open sizes."""
+    net = Network(2, 4, 8)
+    net.shape = ("N", 2, "T", 8)
     found = plan(net, net.op("MatMul", "x", net.constant(net.floats(2, 8, 8)), name="several"))
     assert [layer.name for layer in found.unsupported] == ["several"]
 
