@@ -170,6 +170,8 @@ def _without_skips(
     """A normalized float network as `calibrate --plain` begins with it."""
     stripped = network.clone()
     with about(name):
+        # Before the data, which take time.
+        chosen_blocks(stripped.graph, run.blocks)
         images = open_source(stripped, data, "train", preprocess_of(stripped, preprocess), labels=False)
     settings = CalibrateSettings(plain=True, blocks=run.blocks, strip=run.stripping)
     CalibrationRun(
