@@ -33,7 +33,6 @@ import torch
 from pydantic import JsonValue
 
 from qpipe.errors import ModelError
-from qpipe.formats.fixed_point import FixedPoint
 from qpipe.ops.weight_layout import output_axis
 from qpipe.train.companion import Companion, Loss
 from qpipe.train.executor import Executor
@@ -138,7 +137,7 @@ def _low_layers(network: Executor, name: str) -> list[WeightedLayer]:
         layer
         for layer in network.weighted()
         if layer.quantizer is not None
-        and isinstance(layer.quantizer.format, FixedPoint)
+        and layer.quantizer.format.holds_floats
         and layer.quantizer.format.bits <= MOST_BITS
     ]
     if not found:
