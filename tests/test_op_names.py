@@ -19,7 +19,8 @@ from qpipe.ops import OPS
 
 ROOT = Path(__file__).parent.parent
 KNOW_OPS = ("qpipe/ops/", "passes/", "qpipe/ir/files/")
-FORM_OF_A_QUANTIZER = ("qpipe/ir/quantized/qdq.py", "qpipe/ir/quantized/write_constant.py", "qpipe/formats/")
+FORM_OF_A_QUANTIZER = ("qpipe/ir/quantized/qdq.py", "qpipe/ir/quantized/write_constant.py",
+                       "qpipe/ir/quantized/write_trained.py", "qpipe/formats/")  # fmt: skip
 PARTS = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Cast", "Gather"})
 WRITERS = ("qpipe/lowering/", "qpipe/arith/symbolic.py")
 WRITING = frozenset({"node", "emit", "_binary"})

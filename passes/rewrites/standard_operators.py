@@ -1,9 +1,10 @@
-"""Write the fused operators of onnxruntime's optimizer in standard ones: models are saved as it leaves them.
+"""Write the operators of onnxruntime's optimizers in standard ones: models are saved as they leave them.
 
     FusedConv, FusedGemm       Conv, Gemm, (Add of the third operand,) the activation
     FusedMatMul                Transpose before, MatMul, Mul by alpha behind
     BiasGelu, Gelu, FastGelu   (Add of the bias,) Gelu, of which FastGelu is the approximation by tanh
     QuickGelu                  x * Sigmoid(alpha x)
+    MatMulNBits                MatMul by the numbers that its packed codes stand for, Add of the bias
     SkipLayerNormalization     Adds of skip and bias, LayerNormalization; its sum where that is read
 
 What it lays out for one machine's kernels is refused: no layer of it could be quantized.
@@ -23,6 +24,8 @@ import onnx_ir as ir
 from qpipe.errors import ModelError
 from qpipe.nodes import (
     MICROSOFT,
+    AnyArray,
+    constant_input,
     describe,
     float_attribute,
     initializer,
@@ -39,6 +42,7 @@ _ACTIVATIONS: Final[Mapping[str, tuple[str, ...]]] = {
 """Each with the attributes that its parameters are; a Clip's are constants."""
 _FOR_ONE_MACHINE: Final = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})
 """Domains of layouts, from ORT_ENABLE_ALL."""
+_PACKED_BITS, _PACKED_RANK = frozenset({2, 4, 8}), 3
 _EPSILON: Final = 1e-12
 """The default of SkipLayerNormalization."""
 
@@ -58,10 +62,14 @@ class _Body:
         result.name, result.type = f"{name}_result", ir.TensorType(ir.DataType.FLOAT)
         return result
 
+    def constant(self, what: str, array: AnyArray) -> ir.Value:
+        """One of any shape."""
+        assert isinstance(self.graph, ir.Graph)
+        return initializer(self.graph, f"{self.node.name or self.node.outputs[0].name}_{what}", array)
+
     def number(self, what: str, value: float) -> ir.Value:
         """A constant."""
-        assert isinstance(self.graph, ir.Graph)
-        return initializer(self.graph, f"{self.node.name or self.node.outputs[0].name}_{what}", np.float32(value))
+        return self.constant(what, np.array(value, np.float32))
 
     def inputs(self, count: int) -> list[ir.Value | None]:
         """The node's, None where they are left out."""
@@ -146,10 +154,38 @@ def _skip_layer_norm(b: _Body) -> list[ir.Value] | None:
     return [y, y, y, total][: len(b.node.outputs)]
 
 
+def _matmul_n_bits(b: _Body) -> list[ir.Value] | None:
+    """Weights `[C, blocks, bytes of a block]`, low bits first, with a scale and a zero point for each block of K."""
+    x, _, _, zeros, order, bias = b.inputs(6)
+    packed, scales = constant_input(b.node, 1), constant_input(b.node, 2)
+    bits, K, C = (int_attribute(b.node, name, default) for name, default in (("bits", 4), ("K", 0), ("N", 0)))
+    offset = constant_input(b.node, 3)
+    if packed is None or scales is None or order is not None or bits not in _PACKED_BITS:
+        return None
+    if packed.dtype != np.uint8 or packed.ndim != _PACKED_RANK or (zeros is None) != (offset is None):
+        return None
+    blocks = packed.shape[1]
+    if offset is None:
+        offset = np.full((C, blocks), 1 << bits - 1)
+    elif offset.dtype == np.uint8:
+        offset = _unpacked(offset.reshape(C, -1), bits)[:, :blocks]
+    codes = _unpacked(packed, bits).astype(np.float32)
+    real = (codes - offset.reshape(C, blocks, 1).astype(np.float32)) * scales.reshape(C, blocks, 1)
+    weight = np.ascontiguousarray(real.reshape(C, -1)[:, :K].T, np.float32)
+    y = b.add("MatMul", x, b.constant("weight", weight))
+    return [y if bias is None else b.add("Add", y, bias)]
+
+
+def _unpacked(packed: AnyArray, bits: int) -> AnyArray:
+    """`[..., n]` of bytes as `[..., n 8 / bits]` of codes."""
+    codes = packed[..., None] >> np.arange(0, 8, bits, dtype=np.uint8) & np.uint8((1 << bits) - 1)
+    return codes.reshape(*packed.shape[:-1], -1)
+
+
 _SPELLINGS: Final[Mapping[str, Spell]] = {
     "FusedConv": _fused_conv, "FusedGemm": _fused_gemm, "FusedMatMul": _fused_matmul, "TransposeMatMul": _fused_matmul,
     "Gelu": _gelu("none"), "BiasGelu": _gelu("none"), "FastGelu": _gelu("tanh"), "QuickGelu": _quick_gelu,
-    "SkipLayerNormalization": _skip_layer_norm,
+    "MatMulNBits": _matmul_n_bits, "SkipLayerNormalization": _skip_layer_norm,
 }  # fmt: skip
 
 
