@@ -62,10 +62,12 @@ from passes.rewrites.squeeze_axes import SqueezeAxes
 from passes.rewrites.standard_operators import StandardOperators
 from passes.rewrites.sub_pixel_convolution import SubPixelConvolution
 from passes.rewrites.uncast_inputs import UncastInputs
+from passes.rewrites.undo_dynamic_quantization import UndoDynamicQuantization
 from qpipe.errors import ModelError, QpipeError, one_line
 
 NORMALIZE = ir.passes.Sequential(
     InlineFunctions(),
+    UndoDynamicQuantization(),
     StandardOperators(),
     FiniteMasks(),
     MasksToSums(),

@@ -28,6 +28,11 @@ def is_border(node: ir.Node) -> bool:
     return quantizes(node) or dequantizes(node)
 
 
+def quantizes_anew(node: ir.Node) -> bool:
+    """Whether it makes integers by a scale that it takes from its operand in each run."""
+    return node.op_type == "DynamicQuantizeLinear" and node.domain in STANDARD_DOMAINS
+
+
 def quantizes_data(graph: ir.Graph) -> bool:
     """Whether any quantizer hangs on an input of the graph; those of constants alone are how weights are stored."""
     data = {value for value in graph.inputs if not value.is_initializer()}

@@ -1,6 +1,7 @@
 """What kind of model a file is: float, QDQ (trainable or final), or an export.
 
-A float network may store its weights as integers: then no quantizer reads or gives an activation.
+A float network may store its weights as integers: then no quantizer reads or gives an activation, or only such as take
+their scale from each run's data.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import onnx_ir as ir
 
 from qpipe.errors import ModelError
 from qpipe.ir.quantized.view import View, read_view
-from qpipe.ops.quantizer_parts import quantizes_data
+from qpipe.ops.quantizer_parts import quantizes_anew, quantizes_data
 
 _INTEGER_OPS = frozenset({"MatMulInteger", "ConvInteger"})
 
@@ -62,6 +63,8 @@ def require_qdq(model: ir.Model, name: str) -> None:
 
 def _kind_of_ops(model: ir.Model) -> Kind:
     """FOREIGN stands for every QDQ file, until it is read."""
+    if any(map(quantizes_anew, model.graph)):
+        return Kind.FLOAT
     ops = {node.op_type for node in model.graph}
     if any(op.startswith("QLinear") or op == "QGemm" for op in ops):
         return Kind.QOPERATOR
