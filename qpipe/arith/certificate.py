@@ -229,7 +229,7 @@ def pool_row(
     inexact = set() if divides else {n for n in ties if not reciprocal_is_exact(n)}
     if inexact:
         problems.append(f"averages {min(inexact)} values, whose mean onnxruntime rounds wrongly at ties")
-    if max(counts, default=0) * STORAGE_MAX > FLOAT32_EXACT:
+    if max(counts, default=0) * (source.largest if source.is_wide else STORAGE_MAX) > FLOAT32_EXACT:
         problems.append(f"averages {max(counts)} values, whose sum is over 2**24")
     return CertificateRow(layer, op, f"-/{source.bits}", problems=tuple(problems))
 

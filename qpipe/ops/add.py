@@ -36,7 +36,7 @@ class Add(Join):
     """Both operands on power-of-two grids; the sum is exact, and requantized once, after the activation."""
 
     op_types = ("Add",)
-    is_sum = reads_wide = True
+    is_sum = reads_wide = gives_wide = True
     homogeneous = True
     standard_forms: ClassVar[tuple[StandardForm, ...]] = (StandardForm("QLinearAdd", "Add", slice(0, 6, 3)),)
     signs: ClassVar[tuple[int, int]] = (1, 1)

@@ -108,6 +108,10 @@ class Op(ABC, Generic[L]):
     """Whether it is better for them: what weighs numbers of one stream by each other."""
     moves_wide: ClassVar[bool] = False
     """Whether it carries them."""
+    gives_wide: ClassVar[bool] = False
+    """Whether it can give them."""
+    is_product: ClassVar[bool] = False
+    """Whether it multiplies its operands, number by number."""
 
     def takes(self, node: ir.Node) -> bool:
         """Whether a node of one of its names is its own: of ops that share a name, which one it is."""
@@ -141,6 +145,14 @@ class Op(ABC, Generic[L]):
     def activation(self, node: ir.Node) -> ActivationFunction | None:
         """The function of an activation, which can be a part of the layer before it; None of other nodes."""
         return None
+
+    def takes_wide(self, node: ir.Node) -> bool:
+        """Whether the node takes codes of 16 bits: `reads_wide`, but where that hangs on the node."""
+        return self.reads_wide
+
+    def sums_wide(self, node: ir.Node) -> bool:
+        """Whether the node adds up few enough numbers of one operand to take such codes of them."""
+        return False
 
     def is_view(self, node: ir.Node) -> bool:
         """Whether its result lies in its input's memory."""

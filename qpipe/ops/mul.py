@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -11,7 +12,7 @@ import onnx_ir as ir
 from qpipe.arith.certificate import MAX_PRODUCT_EXPONENT, CertificateRow, factors_row
 from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
-from qpipe.arith.quantize import MAX_SHIFT
+from qpipe.arith.quantize import MAX_SHIFT, Requantization, requantization, requantize
 from qpipe.arith.symbolic import Symbol
 from qpipe.nodes import MICROSOFT
 from qpipe.ops.base import StandardForm
@@ -34,6 +35,7 @@ class Mul(Join):
     """
 
     op_types = ("Mul",)
+    gives_wide = is_product = True
     standard_forms = (StandardForm("QLinearMul", "Mul", slice(0, 6, 3)),)
 
     def work(self, node: ir.Node) -> NodeWork:
@@ -62,7 +64,11 @@ class Mul(Join):
         yield factors_row(layer.name, layer.op_type, grids, layer.quantizer.rounded_to)
 
     def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
-        """QLinearMul."""
+        """QLinearMul; to codes of 16 bits, standard operators on int32."""
+        if layer.quantizer.rounded_to.is_wide:
+            product, constants = self._product(layer, self.steps(layer, b))
+            b.finish(layer, requantize(product, constants).astype(layer.quantizer.rounded_to.dtype).handle)
+            return
         a, c = self.codes(layer, b)
         inputs = [*a, *c, *b.grid(layer.quantizer.rounded_to)]
         b.finish(layer, b.emit("QLinearMul", inputs, name=layer.name, domain=MICROSOFT))
@@ -70,6 +76,16 @@ class Mul(Join):
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """The product of the codes without their zero points, which int32 holds with 15 bits to spare."""
         layout, terms = self.symbols(layer, b)
+        product, constants = self._product(layer, terms)
+        b.define_symbol(layer, requantize(product, constants), layout)
+
+    def fitted(self, node: ir.Node, sources: Sequence[QuantSpec], output: QuantSpec) -> QuantSpec:
+        """Codes of 16 bits hold every product as it is: finer steps than its own tell nothing."""
+        unit = self._unit(node, sources)
+        return replace(output, exponent=max(output.exponent, unit)) if output.is_wide else output
+
+    def _product(self, layer: RequantizedLayer, terms: Sequence[Symbol | IntArray]) -> tuple[Symbol, Requantization]:
+        """What is computed of the operands, codes with their zero points, and how it becomes the layer's output."""
         grids = self.grids(layer.node, [q.grid for q in layer.sources])
         # What is shifted by so much rounds to 0 either way.
         shift = min(layer.quantizer.rounded_to.exponent - sum(grid.exponent for grid in grids), MAX_SHIFT)
@@ -78,8 +94,7 @@ class Mul(Join):
             ((x, grid),) = (pair for pair in zip(terms, grids, strict=True) if isinstance(pair[0], Symbol))
             assert isinstance(x, Symbol)
             ends = grid.stored_min, grid.stored_max
-            b.finish(layer, x, layout, multiplier=factor, shift=shift, bias=-grid.zero_point, accumulators=ends)
-            return
+            return x, requantization(factor, shift, layer.clipped_to, -grid.zero_point, ends)
         first, second = (
             term - grid.zero_point if isinstance(term, Symbol) else term
             for term, grid in zip(terms, grids, strict=True)
@@ -87,7 +102,7 @@ class Mul(Join):
         products = [m * n for m, n in itertools.product(*((grid.qmin, grid.qmax) for grid in grids))]
         product = first * second if isinstance(first, Symbol) else second * first
         assert isinstance(product, Symbol)
-        b.finish(layer, product, layout, shift=shift, accumulators=(min(products), max(products)))
+        return product, requantization(1, shift, layer.clipped_to, 0, (min(products), max(products)))
 
     def _unit(self, node: ir.Node, sources: Sequence[QuantSpec]) -> int:
         """The exponent of a product."""

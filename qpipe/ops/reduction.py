@@ -13,7 +13,9 @@ import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow, pool_row
 from qpipe.arith.exact import Exact
+from qpipe.arith.multiplier import FLOAT32_EXACT
 from qpipe.arith.namespace import IntArray
+from qpipe.arith.spec import WIDE_MAX
 from qpipe.nodes import constant_input, int_attribute, rank, static_shape
 from qpipe.ops.base import Carrier, Refusal, Role, Unweighted
 from qpipe.ops.factors import Factors
@@ -46,6 +48,15 @@ class MeanOrSum(Unweighted):
     def ends_float(self, node: ir.Node) -> bool:
         """It does."""
         return True
+
+    def takes_wide(self, node: ir.Node) -> bool:
+        """Where float32 holds the sum of so many."""
+        numbers = count(node)
+        return numbers is not None and numbers * WIDE_MAX <= FLOAT32_EXACT
+
+    def sums_wide(self, node: ir.Node) -> bool:
+        """The same."""
+        return self.takes_wide(node)
 
     def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
         """One along the axes that it sums."""

@@ -9,7 +9,7 @@ With `skip_bits` a tensor that a skip connection carries to an Add keeps that wi
 layer of weights that reads it requantizes it to its own. (Zhuang et al., *Training Quantized Network with Auxiliary
 Gradient Module*, section 1: a skip at few bits costs accuracy, and theirs stays float; here it has integers as well.)
 Without it, sums that a normalization reads (`Op.asks_wide`), the residual stream of a transformer, have 16 bits: they
-are rounded once in every block, and hold channels and tokens of unlike size.
+are rounded once in every block, and hold channels and tokens of unlike size. So have products that only sums read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qpipe.ir.graph.edges import Passage, before_weights, feeding_weights
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerOptions, LayerTable
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.quantized.parts import all_reads, split
-from qpipe.ir.quantized.streams import on_skips, wide_streams
+from qpipe.ir.quantized.streams import on_skips, summed_products, wide_streams
 from qpipe.ops import Curve, Rectifier, Role, activation_of, op_of
 
 EDGE_BITS = 8  # first and last layer's weights, last layer's input, the graph's input, a branch before an Add
@@ -121,7 +121,8 @@ class QuantizationPlan:
         self.narrowed = {value: planned for value, planned in unwidened.items() if value in read}
 
     def _is_narrowed(self, layer: Layer, value: ir.Value) -> bool:
-        return layer.is_weighted or (value in self.wide and not (layer.op.reads_wide or layer.output in self.wide))
+        own = layer.op.takes_wide(layer.node) or layer.output in self.wide
+        return layer.is_weighted or (value in self.wide and not own)
 
     def is_inner(self, layer: Layer) -> bool:
         """Whether it has weights, and is neither a first nor a last layer: these keep 8-bit fixed-point ones."""
@@ -159,7 +160,7 @@ def plan_quantization(
     skips = on_skips(plan.layers) if skip_bits is not None else set()
     if skip_bits is None:
         told = {node for node, own in options.items() if own.activation_bits}
-        plan.wide = wide_streams(plan.layers, plan.last | told)
+        plan.wide = wide_streams(plan.layers, plan.last | told) | summed_products(plan.layers, told)
     added = {value for layer in plan.layers if layer.role is Role.JOIN for value in layer.inputs}
     for value in plan.begins:
         edge = value in wide or value in reached or value not in feeding

@@ -1,4 +1,4 @@
-"""What skip connections carry, and which of it has 16 bits."""
+"""What skip connections carry, and what has 16 bits."""
 
 from __future__ import annotations
 
@@ -45,10 +45,33 @@ def wide_streams(layers: Sequence[Layer], but: Set[ir.Node]) -> set[ir.Value]:
     return found
 
 
+def summed_products(layers: Sequence[Layer], but: Set[ir.Node]) -> set[ir.Value]:
+    """Products of two activations that nothing but sums along axes reads, directly or through what only moves numbers.
+
+    but: nodes whose width is said.
+    """
+    readers: dict[ir.Value, list[Layer]] = {}
+    for layer in layers:
+        for value in layer.inputs:
+            readers.setdefault(value, []).append(layer)
+    summed: set[ir.Value] = set()
+    for layer in reversed(layers):
+        own = readers.get(layer.output, [])
+        if own and all(one.op.sums_wide(one.node) or (_moves(one) and one.output in summed) for one in own):
+            summed.add(layer.output)
+    found: set[ir.Value] = set()
+    for layer in layers:
+        is_product = layer.op.is_product and len(layer.inputs) == 2 and layer.activation is None
+        begins = is_product and layer.node not in but
+        if layer.output in summed and (begins or (_moves(layer) and layer.inputs[0] in found)):
+            found.add(layer.output)
+    return found
+
+
 def check_width(layer: Layer, inputs: Sequence[ActivationQuantizer], outputs: Sequence[ActivationQuantizer]) -> None:
     """ModelError where it has codes of 16 bits and takes none, or gives some and can't."""
-    reads, moves = layer.op.reads_wide, layer.op.moves_wide
-    for quantizers, can in ((inputs, reads or moves), (outputs, moves or (reads and not layer.op.asks_wide))):
+    reads, moves = layer.op.takes_wide(layer.node), layer.op.moves_wide
+    for quantizers, can in ((inputs, reads or moves), (outputs, moves or layer.op.gives_wide)):
         if not can and (wide := next((q for q in quantizers if q.grid.is_wide), None)) is not None:
             raise ModelError(f"{describe(layer.node)}: tensor '{wide.source.name}' has codes of 16 bits, expected 8")
 
