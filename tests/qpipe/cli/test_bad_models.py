@@ -97,8 +97,9 @@ def test_models(case: str, words: str, refused: Callable[[str], str]) -> None:
 
 
 def test_weights_without_integer_form_are_named_the_first_few_and_the_count(refused: Callable[[str], str]) -> None:
-    nodes = " ".join(f"[n{i}] v{i + 1} = MatMul(v{i}, w)" for i in range(6))
-    save(parse(f"(float[3,8,8] v0) => (float[] v6) {{ {nodes} }}", w=np.ones((3, 8, 8), np.float32)))
+    # A matrix for each image of a batch that is open.
+    nodes = " ".join(f"[n{i}] v{i} = MatMul(x, w)" for i in range(6)) + " y = Sum(v0, v1, v2, v3, v4, v5)"
+    save(parse(f"(float[N,8,8] x) => (float[] y) {{ {nodes} }}", w=np.ones((3, 8, 8), np.float32)))
     assert refused(CALIBRATE.format(model="bad.onnx")) == (
         "bad.onnx: no layer of weights has an integer form: MatMul 'n0', MatMul 'n1', MatMul 'n2', MatMul 'n3' and 2 "
         "more; `qpipe inspect` says what to do with each"

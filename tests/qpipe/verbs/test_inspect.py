@@ -81,7 +81,7 @@ def test_a_softmax_along_channels_is_turned_and_becomes_integers() -> None:
 
 def test_without_a_layer_of_weights_that_has_an_integer_form_nothing_is_ready() -> None:
     report = qpipe.inspect(
-        parse("(float[2,4,4] x) => (float[] y) { [odd] y = MatMul(x, w) }", w=np.ones((2, 4, 4), np.float32))
+        parse("(float[N,4,4] x) => (float[] y) { [odd] y = MatMul(x, w) }", w=np.ones((2, 4, 4), np.float32))
     )
     (node,) = report.nodes
     assert (node.role, node.advice != "", report.ready) == (NO_FORM, True, False)

@@ -75,10 +75,10 @@ def test_a_product_of_two_activations_has_no_weights() -> None:
     assert (node.elements, node.work.forward, node.work.backward) == (16, Work(4, 3), Work(8, 6))
 
 
-# A stack of matrices is no layer's weight.
+# A matrix for each image of a batch that is open is no layer's weight.
 @pytest.mark.parametrize("text", ["y = Relu(x)", "y = MatMul(w, x)", "y = MatMul(x, w)"])
 def test_a_network_without_weights(text: str) -> None:
-    model = load(parse(f"(float[3,4,4] x) => (float[3,4,4] y) {{ {text} }}", w=np.ones((3, 4, 4), np.float32)))
+    model = load(parse(f"(float[N,4,4] x) => (float[] y) {{ {text} }}", w=np.ones((3, 4, 4), np.float32)))
     with pytest.raises(ModelError, match=r"^nothing multiplies by constant weights, expected a network with such "):
         counted(model)
 
