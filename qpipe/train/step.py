@@ -53,6 +53,8 @@ class Step:
         """What the step gives for the values that it reads."""
         y = self._function(*operands)
         if training:
+            # Functions are exact, in a type of their own, where nothing has a gradient: before weights, or in no_grad.
+            y = y.to(next((x.dtype for x in operands if x.is_floating_point()), y.dtype))
             for through in self._taps:
                 y = through(y)
             for addend in self.addends:
