@@ -102,6 +102,8 @@ def make_subject(
     """
     name = model_name(model)
     if trains_float(run, network):
+        # Before the data, which take time.
+        _check_float(run)
         store_origin_file(network, model)
         with about(name):
             network = _normalized(network, data, preprocess)
@@ -212,11 +214,15 @@ def _as_calibrated(network: ir.Model, run: FinetuneSettings) -> dict[str, Any]:
     return told
 
 
-def check_subject(subject: Subject, run: FinetuneSettings) -> None:
-    """Raise RecipeError for settings that need skips which this run doesn't strip, or a QDQ network."""
-    for name in _OF_QDQ if subject.is_float else ():
+def _check_float(run: FinetuneSettings) -> None:
+    """Raise RecipeError for settings that need a QDQ network."""
+    for name in _OF_QDQ:
         if (value := getattr(run, name)) != FinetuneSettings.model_fields[name].default:
             raise RecipeError(f"{name}: {shown(value)}, but the network is float, expected none, or a QDQ file")
+
+
+def check_subject(subject: Subject, run: FinetuneSettings) -> None:
+    """Raise RecipeError for settings that need skips which this run doesn't strip, or a network before this one."""
     if subject.is_float and not subject.is_stripped and run.teacher == FLOAT_TEACHER:
         raise RecipeError("teacher: 'float', but the network is float itself, expected the teacher's file, or none")
     if run.fade and not subject.is_stripped:

@@ -201,6 +201,11 @@ def test_skips_that_are_cut_change_no_weight_of_a_plain_float_network(stages: Pa
             "net.onnx", {"arithmetic": "float", "plain": True, "fade": 0.5}, RecipeError,
             "fade: 0.5, but the network is float, expected none, or a QDQ file",
         ),
+        # Before blocks are looked for, which takes data.
+        (
+            "net.onnx", {"arithmetic": "float", "plain": True, "train_scales": 1.0, "blocks": "none"}, RecipeError,
+            "train_scales: 1.0, but the network is float, expected none, or a QDQ file",
+        ),
         ("net.onnx", {"teacher": "float"}, RecipeError, "teacher: 'float', but the network is float itself, expected"),
     ],
 )  # fmt: skip
