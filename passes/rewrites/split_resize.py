@@ -16,6 +16,7 @@ import onnx_ir as ir
 from qpipe.ir.graph.rewrite import rewrite
 from qpipe.nodes import initializer, static_shape
 from qpipe.ops import op_of
+from qpipe.ops.resize import scalings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +34,15 @@ def _try_split(graph: ir.Graph, node: ir.Node) -> bool:
     source, result = static_shape(node.inputs[0]), static_shape(node.outputs[0])
     if op_of(node).refusal(node) is None or source is None or result is None or None in (*source[1:], *result[1:]):
         return False
-    changed = [axis for axis in range(1, len(source)) if source[axis] != result[axis]]
-    if len(changed) < 2 or len(source) != len(result):
+    # A factor is more than the sizes say: 4 pixels are 2 by 2/3 as by 1/2, at other places.
+    found = scalings(node, [size or 0 for size in source])
+    if len(found) < 2 or min(found) < 1 or len(source) != len(result):
         return False
     value, sizes, new = node.inputs[0], list(source), []
-    for axis in changed:
+    for axis, along in sorted(found.items()):
         size, target = sizes[axis] or 1, result[axis] or 1
         factors = np.ones(len(source), np.float32)
-        factors[axis] = np.float32(target) / np.float32(size)
+        factors[axis] = float(along.factor)
         if int(factors[axis] * np.float32(size)) != target:
             return False
         sizes[axis] = target

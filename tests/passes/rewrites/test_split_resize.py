@@ -50,3 +50,15 @@ def test_others_stay(model):
     before = ops(model)
     assert not SplitResize()(model).modified
     assert ops(model) == before
+
+
+@pytest.mark.parametrize("factors", [(2 / 3, 2), (2 / 3, 3), (1.2, 2)])
+def test_axes_keep_the_factors_that_are_given(factors: tuple[float, float]) -> None:
+    """Which are not those of the sizes: 4 pixels become 2, or stay 4."""
+    nodes = ['u = Resize<mode="linear">(x, , k)', "y = Conv(u, w)"]
+    eye = np.eye(3, dtype=np.float32)[:, :, None, None]
+    model = float_model("net", (3, 4, 3), nodes, w=eye, k=np.array([1, 1, *factors], np.float32))
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 3)).astype(np.float32)
+    (expected,) = run(model, x)
+    SplitResize()(model)
+    np.testing.assert_allclose(run(checked(model), x)[0], expected, rtol=1e-4, atol=1e-5)  # sums in another order
