@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 
 import onnx_ir as ir
 
@@ -37,12 +37,7 @@ def wide_streams(layers: Sequence[Layer], but: Set[ir.Node]) -> set[ir.Value]:
     for layer in reversed(layers):
         if layer.op.asks_wide or (layer.output in asked and (_adds(layer) or _moves(layer))):
             asked.update(layer.inputs)
-    found: set[ir.Value] = set()
-    for layer in layers:
-        begins = _adds(layer) and layer.node not in but
-        if layer.output in asked and (begins or (_moves(layer) and layer.inputs[0] in found)):
-            found.add(layer.output)
-    return found
+    return _from(layers, asked, lambda layer: _adds(layer) and layer.node not in but)
 
 
 def summed_products(layers: Sequence[Layer], but: Set[ir.Node]) -> set[ir.Value]:
@@ -59,13 +54,7 @@ def summed_products(layers: Sequence[Layer], but: Set[ir.Node]) -> set[ir.Value]
         own = readers.get(layer.output, [])
         if own and all(one.op.sums_wide(one.node) or (_moves(one) and one.output in summed) for one in own):
             summed.add(layer.output)
-    found: set[ir.Value] = set()
-    for layer in layers:
-        is_product = layer.op.is_product and len(layer.inputs) == 2 and layer.activation is None
-        begins = is_product and layer.node not in but
-        if layer.output in summed and (begins or (_moves(layer) and layer.inputs[0] in found)):
-            found.add(layer.output)
-    return found
+    return _from(layers, summed, lambda layer: _multiplies(layer) and layer.node not in but)
 
 
 def check_width(layer: Layer, inputs: Sequence[ActivationQuantizer], outputs: Sequence[ActivationQuantizer]) -> None:
@@ -74,6 +63,19 @@ def check_width(layer: Layer, inputs: Sequence[ActivationQuantizer], outputs: Se
     for quantizers, can in ((inputs, reads or moves), (outputs, moves or layer.op.gives_wide)):
         if not can and (wide := next((q for q in quantizers if q.grid.is_wide), None)) is not None:
             raise ModelError(f"{describe(layer.node)}: tensor '{wide.source.name}' has codes of 16 bits, expected 8")
+
+
+def _from(layers: Sequence[Layer], among: Set[ir.Value], begins: Callable[[Layer], bool]) -> set[ir.Value]:
+    """Of these values those that layers give which begin one, and what only moves their numbers."""
+    found: set[ir.Value] = set()
+    for layer in layers:
+        if layer.output in among and (begins(layer) or (_moves(layer) and layer.inputs[0] in found)):
+            found.add(layer.output)
+    return found
+
+
+def _multiplies(layer: Layer) -> bool:
+    return layer.op.is_product and len(layer.inputs) == 2 and layer.activation is None
 
 
 def _adds(layer: Layer) -> bool:
