@@ -128,13 +128,15 @@ class Experiment:
         if self.row.prepare is None:
             return self.model
         output = self._file("float.onnx")
-        self.row.prepare(self.model, output)
+        if not output.exists():
+            self.row.prepare(self.model, output)
         return output
 
     def _start(self) -> Path:
         """What is trained."""
-        given, calibrates = self._prepare(), True
-        if self.row.after is not None:
+        if self.row.after is None:
+            given, calibrates = self._prepare(), True
+        else:
             before = replace(self, row=next(row for row in self.rows if row.name == self.row.after))
             given = before._train(before._start())
             # Of a QDQ file the float network that it holds, to other widths.
