@@ -26,9 +26,10 @@ def _a_group(value: Any, info: ValidationInfo) -> Any:
 
 
 def _checked(value: Any, kind: type[ElementFormat | GroupFormat], info: ValidationInfo) -> Any:
-    is_pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
-    if not is_pair or not all(type(number) is int for number in value):
-        raise ValueError(f"{info.field_name}: {shown(value)}, expected bits of exponent and mantissa, as in 2,1")
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or len(value) != 2 or not all(type(number) is int for number in value):
+        found = ",".join(map(str, value)) if is_list else value
+        raise ValueError(f"{info.field_name}: {shown(found)}, expected bits of exponent and mantissa, as in 2,1")
     try:
         kind(*value)
     except ValueError as error:

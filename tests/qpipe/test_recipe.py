@@ -155,7 +155,7 @@ limit = 100
         ),
         (
             MINIMAL + "[finetune]\narithmetic = 'mls'\nelement = [2]\n",
-            "element: [2], expected bits of exponent and mantissa, as in 2,1",
+            "element: '2', expected bits of exponent and mantissa, as in 2,1",
         ),
         (
             MINIMAL + "[finetune]\nssp_ratio = 0.25\n",

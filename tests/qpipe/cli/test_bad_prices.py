@@ -66,8 +66,8 @@ def test_price_lists(case: str, refused: Callable[[str], str]) -> None:
     [
         ("--prices horrowitz", "prices: 'horrowitz', expected horowitz, equation-9, table-5, or a .toml file"),
         ("--element 6,1", "element: ⟨6, 1⟩, expected 0 to 5 bits of exponent and 0 to 8 of mantissa"),
-        ("--element-error 2", "element_error: (2,), expected bits of exponent and mantissa, as in 2,1"),
-        ("--element two,one", "element: ('two', 'one'), expected bits of exponent and mantissa"),
+        ("--element-error 2", "element_error: '2', expected bits of exponent and mantissa, as in 2,1"),
+        ("--element two,one", "element: 'two,one', expected bits of exponent and mantissa"),
         ("--group-format 8,2", "group_format: ⟨8, 2⟩, expected a mantissa of 0 or 1 bits"),
         ("--group ci", "Invalid value for '--group': "),
         ("--batch-size 0", "--batch-size: 0, expected greater than or equal to 1"),

@@ -36,8 +36,8 @@ def test_json_has_both_accuracies(here: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--arithmetic mls --element 2", "element: (2,), expected bits of exponent and mantissa, as in 2,1"),
-        ("--arithmetic mls --element 2,x", "element: (2, 'x'), expected bits of exponent and mantissa, as in 2,1"),
+        ("--arithmetic mls --element 2", "element: '2', expected bits of exponent and mantissa, as in 2,1"),
+        ("--arithmetic mls --element 2,x", "element: '2,x', expected bits of exponent and mantissa, as in 2,1"),
         ("--arithmetic mls --element 6,1", "element: ⟨6, 1⟩, expected 0 to 5 bits of exponent and 0 to 8 of mantissa"),
         ("--arithmetic mls --group-format 9,0", "group_format: ⟨9, 0⟩, expected 1 to 8 bits of exponent"),
         ("--arithmetic mls --precision bf16", "precision: 'bf16', expected 'fp32' with the arithmetic 'mls'"),

@@ -39,8 +39,8 @@ def test_operands_may_differ() -> None:
     [
         ({"element": (6, 1)}, "element: ⟨6, 1⟩, expected 0 to 5 bits of exponent and 0 to 8 of mantissa"),
         ({"element_error": (0, 0)}, "element_error: ⟨0, 0⟩, expected at least one bit beside the sign"),
-        ({"element": (2,)}, "element: (2,), expected bits of exponent and mantissa, as in 2,1"),
-        ({"element": (2, 1.0)}, "element: (2, 1.0), expected bits of exponent and mantissa, as in 2,1"),
+        ({"element": (2,)}, "element: '2', expected bits of exponent and mantissa, as in 2,1"),
+        ({"element": (2, 1.0)}, "element: '2,1.0', expected bits of exponent and mantissa, as in 2,1"),
         ({"element": "2,1"}, "element: '2,1', expected bits of exponent and mantissa, as in 2,1"),
         ({"group_format": (8, 2)}, "group_format: ⟨8, 2⟩, expected a mantissa of 0 or 1 bits"),
         ({"group": "cn"}, "group: 'cn', expected 'none', 'n', 'c' or 'nc'"),
