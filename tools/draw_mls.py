@@ -1,7 +1,8 @@
 """Figure 6 of the MLS paper: accuracy over the elements' formats ⟨Ex, Mx⟩, from the rows that `reproduce_mls.py` left.
 
 The paper draws formats without groups; beside them are those with a scale of ⟨8, 1⟩ for each of nc groups, and the
-float network that was trained as long.
+float network that was trained as long. Networks are judged with the low-bit forward that they were trained with, or as
+the float files that they are.
 
 Source: *Exploring the Potential of Low-bit Training of Convolutional Neural Networks*, appendix D.
 """
@@ -22,6 +23,8 @@ from qpipe.errors import QpipeError
 from qpipe.reporting.style import FAINT, drawing, look, save_picture
 
 PANELS = {"none": "No groups", "nc Mg 1": "Groups nc, scales ⟨8, 1⟩"}
+COLUMNS = {"low-bit": "with the low-bit forward", "top-1": "of the float file"}
+"""Of a row: what is drawn, in words."""
 LOW_BIT = re.compile(r"⟨(\d+), ?(\d+)⟩ (.+?), (\w+), (\d+) epochs?")
 FLOAT = re.compile(r"float, (\w+), (\d+) epochs?")
 Cells = Mapping[tuple[int, int], float | None]
@@ -64,8 +67,8 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def draw(figure: Any, found: Figure6, title: str) -> None:
-    """A panel for each grouping, a line for each Ex; what diverged stands on the floor."""
+def draw(figure: Any, found: Figure6, runs: str, column: str) -> None:
+    """A panel for each grouping, a line for each Ex; what diverged stands on the floor. runs: how they were trained."""
     panels = figure.subplots(1, len(found.cells), sharey=True, squeeze=False)[0]
     floor = min([100.0, *(value for value in found.values if value is not None)]) - 4
     exponents = sorted({exponent for cells in found.cells.values() for exponent, _ in cells})
@@ -74,10 +77,11 @@ def draw(figure: Any, found: Figure6, title: str) -> None:
             _draw_line(axes, exponent, {m: value for (e, m), value in sorted(cells.items()) if e == exponent}, floor)
         if found.float_top1 is not None:
             axes.axhline(found.float_top1, color=FAINT, linestyle="--", linewidth=1.2)
-        axes.set_title(f"{PANELS[groups]}: {title}")
+        axes.set_title(f"{PANELS[groups]}; {runs}")
         axes.set_xlabel("Mx, bits of the mantissa")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=floor - 2)
+    panels[0].set_ylabel(f"top-1 in percent, {COLUMNS[column]}")
     handles = [Line2D([], [], color=look(e).color, marker=look(e).marker, label=f"Ex = {e}") for e in exponents]
     if found.float_top1 is not None:
         handles.append(Line2D([], [], color=FAINT, linestyle="--", linewidth=1.2, label="float"))
@@ -100,17 +104,19 @@ def main(
     picture: Annotated[Path, typer.Argument(help="what to draw: a .png or an .svg")],
     start: Annotated[str, typer.Option(help="what the rows began with: scratch or pretrained")] = "scratch",
     epochs: Annotated[int, typer.Option(help="how long they trained")] = 2,
-    column: Annotated[str, typer.Option(help="top-1, of the float file, or low-bit, as it was trained")] = "top-1",
+    column: Annotated[str, typer.Option(help="; ".join(f"{c}: {said}" for c, said in COLUMNS.items()))] = "low-bit",
     name: Annotated[str, typer.Option(help="of the file in artifacts/results")] = "mls_cifar10",
 ) -> None:
     """Draw Figure 6 from the rows that are counted.
 
-    Example: python tools/draw_mls.py figure6.png --column low-bit
+    Example: python tools/draw_mls.py figure6.png
     """
+    if column not in COLUMNS:
+        raise QpipeError(f"--column: {column!r}, expected {' or '.join(COLUMNS)}")
     rows = [row for table in Results.load(name, RESULTS).tables.values() for row in table]
     found = read(rows, start, epochs, column)
     with drawing(3.4) as figure:
-        draw(figure, found, f"top-1 in percent, {epochs} epochs")
+        draw(figure, found, {"scratch": "from scratch"}.get(start, start) + f", {epochs} epochs", column)
         save_picture(figure, picture, "figure6", "Accuracy over the elements' formats")
 
 

@@ -52,12 +52,17 @@ def test_it_draws_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     results = Results("mls_cifar10")
     results.add("resnet20 on CIFAR-10, top-1", rows()[:5])
     results.save()
-    main(tmp_path / "figure6.svg", column="low-bit", start="scratch", epochs=2, name="mls_cifar10")
-    assert "Mx, bits of the mantissa" in (tmp_path / "figure6.svg").read_text(encoding="utf-8")
+    main(tmp_path / "figure6.svg")
+    text = (tmp_path / "figure6.svg").read_text(encoding="utf-8")
+    for words in ("Mx, bits of the mantissa", "top-1 in percent, with the low-bit forward", "from scratch, 2 epochs"):
+        assert words in text
+    with pytest.raises(QpipeError, match="--column: 'low', expected low-bit or top-1"):
+        main(tmp_path / "figure6.svg", column="low")
 
 
 def test_nothing_but_what_diverged() -> None:
     found = read([{"network": "⟨0,1⟩ none, scratch, 2 epochs", "top-1": DIVERGED}], "scratch", 2, "top-1")
     with drawing(3.0) as figure:
-        draw(figure, found, "top-1")
-        assert [axes.get_title(loc="left") for axes in figure.axes] == ["No groups: top-1"]
+        draw(figure, found, "from scratch, 2 epochs", "top-1")
+        assert [axes.get_title(loc="left") for axes in figure.axes] == ["No groups; from scratch, 2 epochs"]
+        assert figure.axes[0].get_ylabel() == "top-1 in percent, of the float file"
