@@ -399,6 +399,7 @@ def finetune(
     rounding: Literal['stochastic', 'nearest'] | None = None,
     tensor_scale: Literal['float', 'power-of-two'] | None = None,
     low_bit_ends: bool | None = None,
+    start: Literal['pretrained', 'random'] = 'pretrained',
     output_name: str | None = None,
     loss: Literal['cross-entropy', 'binary', 'multi-label', 'mse'] | Callable[..., Any] | None = None,
     metric: Literal['top-1', 'top-5', 'accuracy', 'f1', 'mse', 'psnr', 'miou'] | Callable[..., Any] | None = None,
@@ -502,6 +503,7 @@ def finetune(
         rounding: of training's operands; evaluation rounds to nearest.
         tensor_scale: the scale of a whole tensor: its largest magnitude, or the power of two above.
         low_bit_ends: the first and the last layer are low-bit too.
+        start: random: forget a float network's weights, to train it from scratch.
         output_name: the output of the network that counts.
         loss: what training minimizes; by default what the output and the labels leave.
         metric: what the network is judged by; by default that of the loss.

@@ -83,6 +83,8 @@ class Recipe(SeedSettings):
             )
         if self.finetune and self.finetune.arithmetic == "float":
             raise ValueError("[finetune] arithmetic: 'float', but a recipe's network is quantized, expected 'mls'")
+        if self.finetune and self.finetune.start == "random":
+            raise ValueError("[finetune] start: 'random', expected it in [calibrate]: a recipe trains what that gives")
         if self.export.plain:
             _check_stripped({"calibrate": self.calibrate, "finetune": self.finetune})
         return self

@@ -39,6 +39,8 @@ def _exact(value: Any, as_float: ValidatorFunctionWrapHandler) -> Fraction:
 Cpu = Literal["portable", "vnni"]
 Format = Literal["qoperator", "integer", "qdq"]
 Split = Literal["train", "val", "test"]
+Start = Literal["pretrained", "random"]
+"""The weights that a network begins with: its own, or those of an untrained one."""
 Bits = Literal[2, 3, 4, 5, 6, 7, 8]
 Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
 Exact = Annotated[

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, JsonValue, Strict, model_validator
 
 from qpipe.formats import DEFAULT, WeightQuantizer
-from qpipe.settings.base import Bits, Cpu, Settings, shown
+from qpipe.settings.base import Bits, Cpu, Settings, Start, shown
 from qpipe.settings.inputs import SeedSettings
 from qpipe.settings.skips import SkipSettings, Stripping
 
@@ -81,9 +81,7 @@ class CalibrateSettings(SkipSettings):
     restore_batch_norm: bool = Field(
         default=True, description="a BatchNormalization, from measured statistics, where one was folded before export"
     )
-    start: Literal["pretrained", "random"] = Field(
-        default="pretrained", description="random: forget the network's weights, a control experiment"
-    )
+    start: Start = Field(default="pretrained", description="random: forget the network's weights, a control experiment")
     ranges: Literal["data", "fixed"] = Field(
         default="data", description="fixed: an activation's range is that of its width, without calibration, a control"
     )

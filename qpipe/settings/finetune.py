@@ -2,9 +2,10 @@
 
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from qpipe.settings.arithmetic import ArithmeticSettings
+from qpipe.settings.base import Start
 from qpipe.settings.training import TrainingSettings
 
 
@@ -15,6 +16,16 @@ class FinetuneSettings(ArithmeticSettings, TrainingSettings):
 
     A training recipe is a value of this, and so is a run that was completed from one (`qpipe/settings/recipes.py`).
     """
+
+    start: Start = Field(
+        default="pretrained", description="random: forget a float network's weights, to train it from scratch"
+    )
+
+    @model_validator(mode="after")
+    def _random_weights_are_a_float_networks(self) -> Self:
+        if self.start == "random" and (self.arithmetic is None or self.plain):
+            raise ValueError("start: 'random', expected it with an arithmetic, of a float network, and without plain")
+        return self
 
     @model_validator(mode="after")
     def _sums_are_float32(self) -> Self:

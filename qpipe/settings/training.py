@@ -41,7 +41,7 @@ NO_TEACHER: Final = "none"
 """What turns a recipe's teacher off."""
 # What chooses the network, looks on, or names the values: the weights depend on all the others.
 _BESIDE_THE_TRAINING: Final = frozenset(
-    {"plain", "blocks", "strip", "recipe", "evaluate", "evaluate_every", "diagnose", "checkpoint_every"}
+    {"plain", "blocks", "strip", "start", "recipe", "evaluate", "evaluate_every", "diagnose", "checkpoint_every"}
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from passes.randomize_weights import RandomizeWeights
 from passes.shipping.remove_quantizers import RemoveQuantizers
 from passes.skips.strip_skips import StripSkips, chosen_blocks
 from qpipe.data import DataLike
@@ -107,6 +108,10 @@ def make_subject(
         store_origin_file(network, model)
         with about(name):
             network = _normalized(network, data, preprocess)
+        if run.start == "random":
+            forget = RandomizeWeights(seed=seed)
+            forget(network)
+            add_provenance(network, AppliedPass.of(forget))
         if not run.plain:
             return Subject(network, network, is_float=True)
         return Subject(_without_skips(run, network, name, data, seed, preprocess), network, network, is_float=True)
@@ -114,6 +119,10 @@ def make_subject(
         require_qdq(network, name)
         if run.arithmetic == "float":
             raise RecipeError("arithmetic: 'float', but the network is quantized, expected 'mls', or none")
+        if run.start == "random":
+            raise RecipeError(
+                "start: 'random', but the network is quantized, expected a float one (`qpipe calibrate` has it too)"
+            )
         # What the file says is read before it is trained on for hours.
         before = stripped_blocks(network)
         if run.plain and before and not find_blocks(network.graph):

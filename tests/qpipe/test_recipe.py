@@ -154,6 +154,10 @@ limit = 100
             "[finetune] arithmetic: 'float', but a recipe's network is quantized, expected 'mls'",
         ),
         (
+            MINIMAL + "[finetune]\narithmetic = 'mls'\nstart = 'random'\n",
+            "[finetune] start: 'random', expected it in [calibrate]: a recipe trains what that gives",
+        ),
+        (
             MINIMAL + "[finetune]\narithmetic = 'mls'\nelement = [2]\n",
             "element: '2', expected bits of exponent and mantissa, as in 2,1",
         ),

@@ -12,6 +12,7 @@ import torch
 
 import qpipe
 from passes.normalize import normalize
+from passes.randomize_weights import RandomizeWeights
 from passes.skips.strip_skips import StripSkips
 from qpipe.data import Preprocess, open_data
 from qpipe.errors import ModelError, QpipeError, RecipeError
@@ -181,6 +182,21 @@ def test_skips_that_are_cut_change_no_weight_of_a_plain_float_network(stages: Pa
     np.testing.assert_array_equal(*(run(model, batch.inputs)[0] for model in (cut, network)))
 
 
+def test_from_scratch_a_network_begins_with_the_weights_of_an_untrained_one(stages: Path) -> None:
+    """Of the run's seed; a rate of nothing leaves them."""
+    still = {
+        "lr": 1e-30, "weight_decay": 0.0, "batch_norm": "running", "evaluate": False, "flip": False,
+        "preprocess": PREPROCESS, "epochs": 1,
+    }  # fmt: skip
+    begun = qpipe.finetune(stages / "net.onnx", "digits", arithmetic="mls", start="random", seed=3, **still)
+    untrained = load_model(stages / "net.onnx")
+    normalize(untrained)
+    RandomizeWeights(seed=3)(untrained)
+    (batch,) = open_data("digits", "test", Preprocess(**PREPROCESS)).batches(90, limit=90)
+    np.testing.assert_array_equal(*(run(model, batch.inputs)[0] for model in (begun, untrained)))
+    assert [entry.name for entry in get_provenance(begun)][-2:] == ["randomize-weights", "finetune"]
+
+
 @pytest.mark.parametrize(
     ("file", "values", "kind", "message"),
     [
@@ -190,6 +206,12 @@ def test_skips_that_are_cut_change_no_weight_of_a_plain_float_network(stages: Pa
             "--arithmetic float or mls",
         ),
         ("net.qdq.onnx", {"arithmetic": "float"}, RecipeError, "arithmetic: 'float', but the network is quantized"),
+        ("net.qdq.onnx", {"start": "random"}, RecipeError, "start: 'random', but the network is quantized, ex"),
+        (
+            "net.onnx", {"start": "random", "plain": True}, RecipeError,
+            "start: 'random', expected it with an arithmetic, of a float network, and without plain",
+        ),
+        ("net.onnx", {"start": "random", "arithmetic": None}, RecipeError, "start: 'random', expected it with an a"),
         ("net.int8.onnx", {}, ModelError, "is an export (qoperator), expected the QDQ file that it was made from"),
         ("net.onnx", {"method": "ag"}, RecipeError, "method: 'ag', but the network is float, expected none, or a QDQ"),
         ("net.onnx", {"ssp": True}, RecipeError, "ssp: True, but the network is float, expected none, or a QDQ file"),
