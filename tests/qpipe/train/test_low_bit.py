@@ -1,6 +1,8 @@
 """A product on low-bit operands: what is quantized, how often, in which layout, and what the gradients are."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qpipe.arith.mls.accumulator import Convolution
+from qpipe.arith.mls.convolutions import conv_a_e, conv_w_a, conv_w_e
+from qpipe.arith.mls.exact import Operand
 from qpipe.arith.mls.formats import ElementFormat, MlsFormat
 from qpipe.arith.mls.generators import Role
 from qpipe.arith.mls.quantize import MlsTensor, quantize
@@ -32,6 +37,14 @@ KINDS: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
     "MatMul of sequences": ((3, 5), (5, 8), "y = MatMul(x, w)"),
 }
 """Shapes of an input without the batch, and of the weight; eight output channels."""
+WINDOWS: dict[str, Convolution] = {
+    "Conv": Convolution((2, 2), ((1, 1), (1, 1)), (1, 1)),
+    "grouped Conv": Convolution((1, 1), ((0, 0), (0, 0)), (1, 1), 2),
+    "depthwise Conv": Convolution((1, 1), ((1, 1), (1, 1)), (1, 1), 8),
+    "Conv of one dimension": Convolution((1,), ((1, 1),), (1,)),
+    "MatMul of sequences": Convolution((1,), ((0, 0),), (1,)),
+}
+"""How they move, as the exact convolutions are told; a Gemm's does not."""
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -51,13 +64,15 @@ def operands(kind: str, batch: int = 3, seed: int = 0) -> tuple[torch.Tensor, to
 class Recorder:
     """Quantizes to nearest, and keeps what it was asked and what it gave."""
 
-    def __init__(self) -> None:
+    def __init__(self, fmt: MlsFormat = FORMAT) -> None:
+        self.fmt = fmt
+        self.tensors: dict[Role, MlsTensor] = {}
         self.asked: list[tuple[Role, torch.Tensor]] = []
         self.given: dict[Role, torch.Tensor] = {}
         self.forwards = 0
 
     def __call__(self, x: torch.Tensor, role: Role) -> MlsTensor:
-        found = quantize(x, FORMAT, None)
+        found = self.tensors[role] = quantize(x, self.fmt, None)
         self.asked.append((role, x.detach().clone()))
         self.given[role] = found.values * found.scale
         return found
@@ -67,8 +82,8 @@ class Recorder:
         return self
 
 
-def low_bit(node: ir.Node) -> tuple[LowBitProduct, Recorder]:
-    recorder = Recorder()
+def low_bit(node: ir.Node, fmt: MlsFormat = FORMAT) -> tuple[LowBitProduct, Recorder]:
+    recorder = Recorder(fmt)
     return LowBitProduct(product_of(node).torch(node), node, recorder.begin), recorder
 
 
@@ -92,6 +107,44 @@ def test_it_is_the_float_product_of_the_quantized_operands(kind: str, seed: int)
         assert reference is not None
         atol = SUMS * float(reference.detach().abs().max())
         torch.testing.assert_close(found.double(), reference, rtol=0, atol=atol)
+
+
+@kinds
+@given(seed=st.integers(0, 1000))
+def test_it_is_the_oracles_product_where_float32_holds_the_sums(kind: str, seed: int) -> None:
+    """In big integers, of the very operands; tensors' scales are powers of two. Elsewhere it is as near as is said."""
+    node, window, fmt = node_of(kind), WINDOWS.get(kind, Convolution()), replace(FORMAT, power_of_two=True)
+    product, recorder = low_bit(node, fmt)
+    x, w, _ = operands(kind, seed=seed)
+    y = product(x, w)
+    y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(seed + 1)))
+
+    # A MatMul's weight is a kernel of one position.
+    kernel = recorder.tensors["weight"]
+    axes = (*kernel.values.shape, *[1] * (len(window.strides) + 2 - kernel.values.dim()))
+    kernel = replace(
+        kernel, values=kernel.values.view(axes), group_scale=kernel.group_scale.view(*axes[:2], *[1] * (len(axes) - 2))
+    )
+    weight, a, e = (
+        Operand.of(tensor, fmt) for tensor in (kernel, recorder.tensors["activation"], recorder.tensors["error"])
+    )
+    found: tuple[tuple[torch.Tensor | None, Role], ...] = (
+        (y.detach(), "error"),
+        (x.grad, "activation"),
+        (w.grad, "weight"),
+    )
+    oracle = (
+        conv_w_a(weight, a, window),
+        conv_w_e(weight, e, window, a.elements.shape),
+        conv_a_e(a, e, window, weight.elements.shape),
+    )
+    for (tensor, role), sums in zip(found, oracle, strict=True):
+        assert tensor is not None
+        held, exact, errors = sums.held_by_float32().flat, sums.fractions().flat, sums.float32_errors().flat
+        floats = map(Fraction, as_convolution(node, tensor, role).flatten().tolist())
+        rows = list(zip(floats, exact, held, errors, strict=True))
+        assert any(is_held for *_, is_held, _ in rows)
+        assert [row for row in rows if abs(row[0] - row[1]) > (0 if row[2] else row[3])] == []
 
 
 @kinds
