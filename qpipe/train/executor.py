@@ -206,6 +206,12 @@ class Executor(nn.Module):
         super().train(mode)
         return self
 
+    def owner(self, name: str) -> str | None:
+        """The layer that a tensor of the state belongs to, for messages; None where that is no layer's parameter."""
+        nodes = [step.layer.node for step in self.steps if isinstance(step, ModuleStep)]
+        kind, _, place = name.partition(".")
+        return describe(nodes[int(place.partition(".")[0])]) if kind == "layers" else None
+
     def products(self) -> Iterator[ProductStep]:
         """The steps that multiply by weights."""
         return (step for step in self.steps if isinstance(step, ProductStep))

@@ -66,15 +66,19 @@ class Keeper:
                 continue
             largest = float(tensor.abs().max())  # NaN where one is
             if not math.isfinite(largest):
-                raise self.diverged(state, "a weight is no finite number")
+                raise self.diverged(state, self._of_layer(name, "a weight is no finite number"))
             # The squares of what is not too large.
             if largest >= LARGEST and not name.endswith("variance"):
-                raise self.diverged(state, f"a weight is as large as {largest:.3g}")
+                raise self.diverged(state, self._of_layer(name, f"a weight is as large as {largest:.3g}"))
 
     def diverged(self, state: RunState, what: str) -> DivergedError:
         """The error that says where the run stands, and which checkpoint is the last good one."""
         kept = f"; the last good checkpoint is {self.path} ({self.last})" if self.last else ""
         return DivergedError(f"epoch {state.number}, update {state.updates}: {what}; a lower --lr may help{kept}")
+
+    def _of_layer(self, name: str, what: str) -> str:
+        owner = self.parts.executor.owner(name)
+        return what if owner is None else f"{owner}: {what}"
 
     def _remember(self, state: RunState) -> None:
         self.last = f"after update {state.updates}, {len(state.epochs)} epochs done"

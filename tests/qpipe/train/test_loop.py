@@ -185,7 +185,9 @@ def test_a_weight_that_is_no_number_is_not_kept(source: Source, tmp_path: Path) 
                 next(executor.weighted()).weight.data[0] = float("inf")
 
     checkpoint = tmp_path / "run"
-    with pytest.raises(DivergedError, match=r"update 3: a weight is no finite number; .* \(after update 2, 0 epochs"):
+    with pytest.raises(
+        DivergedError, match=r"update 3: Conv '\w+': a weight is no finite number; .* \(after update 2, "
+    ):
         train(Executor(qdq()), source, SETTINGS, checkpoint=checkpoint, checkpoint_every=1, observers=[Spoil()])
 
 
