@@ -10,6 +10,8 @@ import onnx_ir as ir
 from passes.rewrites.affine_to_batch_norm import AffineToBatchNorm
 from passes.rewrites.binary_sums import BinarySums
 from passes.rewrites.bounds_to_clip import BoundsToClip
+from passes.rewrites.broadcast_in_where import BroadcastInWhere
+from passes.rewrites.conditions_to_numbers import ConditionsToNumbers
 from passes.rewrites.constant_reshape import ConstantReshape
 from passes.rewrites.constant_resize import ConstantResize
 from passes.rewrites.constants_to_initializers import ConstantsToInitializers
@@ -63,6 +65,7 @@ from passes.rewrites.standard_operators import StandardOperators
 from passes.rewrites.sub_pixel_convolution import SubPixelConvolution
 from passes.rewrites.uncast_inputs import UncastInputs
 from passes.rewrites.undo_dynamic_quantization import UndoDynamicQuantization
+from passes.rewrites.unpool_to_where import UnpoolToWhere
 from qpipe.errors import ModelError, QpipeError, one_line
 
 NORMALIZE = ir.passes.Sequential(
@@ -110,6 +113,7 @@ NORMALIZE = ir.passes.Sequential(
     ExplicitPadding(),
     ExplicitPools(),
     PadsOfMaxPools(),
+    UnpoolToWhere(),
     BoundsToClip(),
     InstanceNormToLayerNorm(),
     RecognizeLayerNorm(),
@@ -135,6 +139,8 @@ NORMALIZE = ir.passes.Sequential(
     SplitResize(),
     ResizeToConvolution(),
     RemoveZeroBias(),
+    BroadcastInWhere(),
+    ConditionsToNumbers(),
     RemoveDeadCode(),
     NameNodes(),
 )

@@ -45,6 +45,7 @@ from qpipe.ir.quantized.write_constant import insert_constant
 from qpipe.ir.quantized.write_weight import insert_first_weight
 from qpipe.nodes import describe, describe_some
 from qpipe.ops import Role
+from qpipe.ops.condition import is_truth
 from qpipe.ops.silu import inline_silu
 from qpipe.ops.weight_layout import is_depthwise
 
@@ -160,6 +161,8 @@ class InsertQuantizers(ir.passes.InPlacePass):
 
     def _observed_grid(self, planned: PlannedQuantizer, key: str, learned: Set[ir.Value]) -> GridOrTable:
         observed = take_range(planned.value, key)
+        if is_truth(planned.value):
+            return QuantSpec.unsigned(planned.rounded_bits, 0)
         log2_ymax = observed.log2_ymax()
         if log2_ymax is None:
             warnings.warn(f"tensor '{planned.value.name}' was zero in all of the calibration data", stacklevel=2)
@@ -225,7 +228,7 @@ def _quantize_narrow(graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir
     for layer in plan.layers:
         if plan.reads_narrow(layer):
             for value in dict.fromkeys(value for value in layer.inputs if value in narrow):
-                insert_activation_quantizer(graph, value, narrow[value], only=layer.node, suffix=layer.name)
+                insert_activation_quantizer(graph, value, narrow[value], only=layer.nodes, suffix=layer.name)
 
 
 def _insert_input_tables(
@@ -239,7 +242,7 @@ def _insert_input_tables(
         if value in tables:
             layer.node.replace_input_with(0, tables[value])
         elif table is not None:
-            insert_activation_quantizer(graph, value, table, only=layer.node, suffix=layer.name)
+            insert_activation_quantizer(graph, value, table, only=[layer.node], suffix=layer.name)
             tables[value] = layer.node.inputs[0]
 
 
@@ -259,10 +262,10 @@ def _quantize_activations(
                     # The quantizer behind the Concat rounds in its place, where the one before has the finer steps.
                     meltable = own.exponent <= joint.exponent and own.zero_point == joint.zero_point
                     insert_activation_quantizer(
-                        graph, value, joint, only=layer.node, suffix=layer.name, meltable=meltable
+                        graph, value, joint, only=[layer.node], suffix=layer.name, meltable=meltable
                     )
     # A Relu stays: onnxruntime fuses it.
-    dropped = {layer.output: layer.nodes[-1] for layer in plan.layers if layer.activation or layer.curve}
+    dropped = {layer.output: layer.output.producer() for layer in plan.layers if layer.activation or layer.curve}
     # What is float already is read as it is by all that stays float.
     floats = nodes_within([*plan.islands, *plan.lookups, *plan.tail])
     for value, spec in specs.items():

@@ -11,7 +11,7 @@ from qpipe.ops.activation import Activation
 from qpipe.ops.activation_matmul import ActivationMatMul
 from qpipe.ops.add import Add
 from qpipe.ops.average_pool import AveragePool
-from qpipe.ops.base import AnyOp, Operands, Refusal, Role, StandardForm
+from qpipe.ops.base import AnyOp, Refusal, Role
 from qpipe.ops.batch_norm import BatchNormalization
 from qpipe.ops.concat import Concat
 from qpipe.ops.conv import Conv
@@ -20,6 +20,7 @@ from qpipe.ops.depth_to_space import DepthToSpace
 from qpipe.ops.exponential import Exp, Log, Reciprocal
 from qpipe.ops.exponential_units import Celu, Elu, Mish, Selu, Softplus, Softsign
 from qpipe.ops.extremum import Max, Min
+from qpipe.ops.forms import Operands, StandardForm
 from qpipe.ops.function import ActivationFunction, Curve, Rectifier
 from qpipe.ops.gather import Expand, Gather, Tile
 from qpipe.ops.gelu import Erf, Gelu
@@ -48,12 +49,13 @@ from qpipe.ops.softmax import IntegerSoftmax, Softmax
 from qpipe.ops.sub import Sub
 from qpipe.ops.tanh import Tanh
 from qpipe.ops.waves import Cos, Sin
+from qpipe.ops.where import Where
 
 _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
     Pad(), Resize(), DepthToSpace(), Gather(), Tile(), Expand(), Requantize(),
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
-    Max(), Min(), MeanOrSum(), LargestOrSmallest(),
+    Max(), Min(), Where(), MeanOrSum(), LargestOrSmallest(),
     Elu(), Selu(), Celu(), Softplus(), Mish(), Softsign(), Gelu(), Erf(),
     Bounds(), OneSlope(), ThresholdedRelu(), Abs(), Neg(), Power(), Sqrt(), Sin(), Cos(),
     Exp(), Log(), Reciprocal(),

@@ -14,9 +14,9 @@ from qpipe.arith.namespace import IntArray
 from qpipe.arith.quantize import Requantization, requantization, requantize
 from qpipe.arith.symbolic import Symbol
 from qpipe.nodes import MICROSOFT, static_shape
-from qpipe.ops.base import StandardForm
 from qpipe.ops.constant_operand import constant_grid
 from qpipe.ops.factors import Factors
+from qpipe.ops.forms import StandardForm
 from qpipe.ops.join import Join
 from qpipe.ops.work import NodeWork, Work
 

@@ -21,8 +21,9 @@ from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
 from qpipe.errors import LoweringError
 from qpipe.nodes import MICROSOFT, Window, constant_input, describe, int_attribute, rank, window
-from qpipe.ops.base import Refusal, Role, StandardForm, Unweighted
+from qpipe.ops.base import Refusal, Role, Unweighted
 from qpipe.ops.factors import Factors
+from qpipe.ops.forms import StandardForm
 from qpipe.ops.windows import (
     as_image,
     dims_refusal,

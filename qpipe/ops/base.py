@@ -21,6 +21,7 @@ from qpipe.arith.namespace import AnyArray, IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import STANDARD_DOMAINS, rank
 from qpipe.ops.factors import Factors
+from qpipe.ops.forms import Operands, StandardForm
 from qpipe.ops.function import ActivationFunction
 from qpipe.ops.work import NodeWork
 
@@ -55,24 +56,6 @@ class Refusal:
 
     def __str__(self) -> str:
         return self.advice
-
-
-@dataclass(frozen=True)
-class Operands:
-    """Where an operator, an op or an integer form of it, has its weight and its bias: indices of its inputs."""
-
-    op_type: str
-    weight: int
-    bias: int
-
-
-@dataclass(frozen=True)
-class StandardForm:
-    """Of an operator of onnxruntime's own: the standard one of the same shapes, and which inputs are its data."""
-
-    op_type: str
-    standard: str
-    data: slice
 
 
 class Op(ABC, Generic[L]):
@@ -132,8 +115,16 @@ class Op(ABC, Generic[L]):
         """The activations that enter: by default the first input."""
         return tuple(value for value in node.inputs[:1] if value is not None)
 
+    def passed(self, node: ir.Node) -> tuple[ir.Value, ...]:
+        """Of these, those whose numbers make its result's: by default all; what is only compared does not."""
+        return self.operands(node)
+
+    def within(self, node: ir.Node) -> tuple[ir.Node, ...]:
+        """Nodes before it that are a part of it, of a node that is not refused: nothing else reads what they give."""
+        return ()
+
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:
-        """Whether the result can be negative, from whether the operands can; None where only the data can tell."""
+        """Whether the result can be negative, from whether what is passed can; None where only the data can tell."""
         if any(inputs):
             return True
         return None if None in inputs else False

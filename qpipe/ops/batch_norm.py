@@ -10,8 +10,9 @@ import onnx_ir as ir
 from qpipe.arith.namespace import IntArray
 from qpipe.errors import LoweringError
 from qpipe.nodes import constant_array, describe, int_attribute, rank, require_constant
-from qpipe.ops.base import Operands, Refusal, Role, Unweighted
+from qpipe.ops.base import Refusal, Role, Unweighted
 from qpipe.ops.factors import Factors, placed
+from qpipe.ops.forms import Operands
 from qpipe.ops.windows import MOST_DIMS
 from qpipe.ops.work import NodeWork, Work
 

@@ -12,8 +12,9 @@ from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import IntArray
 from qpipe.arith.spec import QuantSpec
 from qpipe.nodes import constant_array, int_attribute, static_shape
-from qpipe.ops.base import Carrier, Refusal, StandardForm
+from qpipe.ops.base import Carrier, Refusal
 from qpipe.ops.factors import Factors
+from qpipe.ops.forms import StandardForm
 from qpipe.ops.refused import OR_LEAVE
 
 if TYPE_CHECKING:

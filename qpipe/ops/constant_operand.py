@@ -78,7 +78,7 @@ def real_constant(value: ir.Value) -> AnyArray:
     if not dequantizes(value.producer()):
         return array.astype(np.float64)
     constant = read_constant(value)
-    return constant.integers * constant.grid.scale
+    return np.asarray(constant.integers * constant.grid.scale)
 
 
 def _steps(number: float, exponent: int) -> int:

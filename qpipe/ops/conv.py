@@ -14,7 +14,8 @@ from qpipe.arith.exact import product_type
 from qpipe.arith.namespace import A, Float64Array, FloatArray, IntArray
 from qpipe.arith.weights import as_rows, from_rows, pair_excess, pair_limit
 from qpipe.nodes import group_count, static_shape, window
-from qpipe.ops.base import Operands, Refusal
+from qpipe.ops.base import Refusal
+from qpipe.ops.forms import Operands
 from qpipe.ops.product import Places, Product, TorchProduct
 from qpipe.ops.windows import as_image, patches, require_dims, symmetric_pads, torch_pads, window_refusal
 

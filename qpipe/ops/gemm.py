@@ -11,7 +11,8 @@ import onnx_ir as ir
 from qpipe.arith.exact import product_type
 from qpipe.arith.namespace import A, Float64Array, FloatArray, IntArray
 from qpipe.nodes import MICROSOFT, constant_array, float_attribute, int_attribute, rank
-from qpipe.ops.base import Operands, Refusal, StandardForm
+from qpipe.ops.base import Refusal
+from qpipe.ops.forms import Operands, StandardForm
 from qpipe.ops.product import Places, Product, TorchProduct
 from qpipe.ops.quantizer_parts import stored
 from qpipe.ops.refused import OR_LEAVE

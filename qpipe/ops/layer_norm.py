@@ -24,9 +24,10 @@ from qpipe.arith.quantize import MAX_SHIFT, Requantization, requantization, requ
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.symbolic import INT32, UINT8, Symbol
 from qpipe.nodes import constant_array, constant_input, float_attribute, input_value, int_attribute, static_shape
-from qpipe.ops.base import Operands, Refusal
+from qpipe.ops.base import Refusal
 from qpipe.ops.factors import Factors, placed
 from qpipe.ops.float_form import FloatForm, FunctionBody, IntegerForm
+from qpipe.ops.forms import Operands
 from qpipe.ops.refused import OR_LEAVE
 from qpipe.ops.work import FUNCTION, NodeWork, Work
 

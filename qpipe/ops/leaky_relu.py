@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from qpipe.arith.namespace import A, namespace
-from qpipe.ops.base import StandardForm
 from qpipe.ops.curve import CurveOp
+from qpipe.ops.forms import StandardForm
 from qpipe.ops.work import NodeWork, Work
 
 

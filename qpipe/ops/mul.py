@@ -15,7 +15,7 @@ from qpipe.arith.namespace import IntArray
 from qpipe.arith.quantize import MAX_SHIFT, Requantization, requantization, requantize
 from qpipe.arith.symbolic import Symbol
 from qpipe.nodes import MICROSOFT
-from qpipe.ops.base import StandardForm
+from qpipe.ops.forms import StandardForm
 from qpipe.ops.join import Join
 from qpipe.ops.work import NodeWork, Work
 

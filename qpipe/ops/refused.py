@@ -59,7 +59,8 @@ _ADVICE: Final[dict[str, str]] = {
     "LpPool": "replace it by AveragePool or MaxPool",
 }
 _WORK: Final[Mapping[str, NodeWork]] = {
-    **dict.fromkeys(("Split", "Cast", "Shape"), NodeWork()),
+    **dict.fromkeys(("Split", "Cast", "Shape", "And", "Or", "Xor", "Not"), NodeWork()),
+    **dict.fromkeys(("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal"), NodeWork(Work(compare=1))),
     "PRelu": NodeWork(Work(multiply=1, compare=1), backward=Work(multiply=2, add=1, compare=1)),
 }
 

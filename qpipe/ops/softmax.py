@@ -14,8 +14,9 @@ from qpipe.arith.namespace import AnyArray, IntArray
 from qpipe.arith.softmax import LONGEST_ROW, SUM_BITS, exponentials, softmax_parts, softmax_steps
 from qpipe.arith.symbolic import INT32, UINT8, Symbol
 from qpipe.nodes import int_attribute, static_shape
-from qpipe.ops.base import Refusal, StandardForm
+from qpipe.ops.base import Refusal
 from qpipe.ops.float_form import FloatForm, FunctionBody, IntegerForm, straight_through
+from qpipe.ops.forms import StandardForm
 from qpipe.ops.refused import OR_LEAVE
 from qpipe.ops.work import FUNCTION, NodeWork, Work
 

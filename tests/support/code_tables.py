@@ -35,7 +35,7 @@ def put_table(graph: ir.Graph, quantizer: ActivationQuantizer, table: CodeTable)
     old = quantizer.output.producer()
     assert old is not None
     first = quantizer_nodes(old)[0]
-    insert_activation_quantizer(graph, quantizer.source, table, only=first, suffix="table", meltable=True)
+    insert_activation_quantizer(graph, quantizer.source, table, only=[first], suffix="table", meltable=True)
     new = first.inputs[0]
     assert new is not None
     name = quantizer.output.name

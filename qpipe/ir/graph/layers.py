@@ -58,13 +58,15 @@ class Layer:
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
-        """All nodes of the layer, in order."""
-        return tuple(node for node in (self.node, self.batch_norm, self.activation) if node is not None)
+        """All nodes of the layer: in order, then those before the main node that are a part of it."""
+        found = tuple(node for node in (self.node, self.batch_norm, self.activation) if node is not None)
+        within = self.op.within(self.node)
+        return (*found, *within) if within and self.refusal is None else found
 
     @property
     def output(self) -> ir.Value:
         """The value that leaves the layer."""
-        return self.nodes[-1].outputs[0]
+        return (self.activation or self.batch_norm or self.node).outputs[0]
 
     @property
     def inputs(self) -> tuple[ir.Value, ...]:
@@ -110,6 +112,9 @@ def group_layers(graph: ir.Graph, skip: frozenset[ir.Node] = frozenset()) -> lis
     computes it is one by itself, of the float tail.
     """
     taken: set[ir.Node] = set(skip)
+    for node in graph:
+        if node not in skip:
+            taken.update(Layer(node).nodes[1:])
     layers = []
     for node in graph:
         if node in taken:

@@ -85,8 +85,10 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
             fixed.update(layer.inputs)
             fixed.add(layer.output)
             continue
-        for value in layer.inputs:
+        passed = layer.op.passed(layer.node)
+        for value in passed:
             roots[root(value)] = root(layer.output)
+        fixed.update(value for value in layer.inputs if value not in passed)
     # What floats give, as a look-up of tokens does, stays.
     given = {layer.output for layer in layers}
     fixed.update(value for value in list(roots) if value.producer() is not None and value not in given)

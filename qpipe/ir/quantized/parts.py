@@ -1,7 +1,8 @@
 """Which part of a float graph becomes integers, and which stays float: islands between integers, and the tail.
 
 A layer of weights is always integer. One without is integer where all that it reads is, or where its result reaches a
-layer of weights through layers of integer form alone: so an island ends as early as it can. What is computed of scores
+layer of weights through layers of integer form alone: so an island ends as early as it can. What is only compared does
+not lead on so, and has to be integer by itself. What is computed of scores
 (`ends_float`) is integer only where it leads to weights so. All else stays as it is; what of it leads to integers again
 is an island, what leads to outputs alone the tail. What only integers take part in, such as tokens and the rows of a
 table that they pick, is no island, though it stays a node: its codes are looked up (`qpipe.ops.lookup`).
@@ -18,6 +19,7 @@ import onnx_ir as ir
 from qpipe.ir.graph.layers import Layer, group_layers
 from qpipe.nodes import inner_graphs, reads
 from qpipe.ops import Role
+from qpipe.ops.condition import is_truth
 from qpipe.ops.lookup import Origins
 
 
@@ -46,7 +48,7 @@ def split(graph: ir.Graph) -> Parts:
         # What would rather be float behind the last weights is none of their decoder where an island leads on.
         may_end = layer.output in leading or not layer.op.ends_float(layer.node)
         # What changes or moves what is looked up is a part of the look-up, whose codes are exact.
-        is_computed = _has_form(layer) and not origins.are_looked_up(layer.output)
+        is_computed = _has_form(layer) and not origins.are_looked_up(layer.output) and _asks_integers(layer, whole)
         if is_computed and (layer.output in wanted or (_is_whole(layer, whole) and may_end)):
             parts.layers.append(layer)
             whole.add(layer.output)
@@ -110,7 +112,7 @@ def _leading_to_weights(layers: list[Layer]) -> set[ir.Value]:
     wanted: set[ir.Value] = set()
     for layer in reversed(layers):
         if _has_form(layer) and (layer.role is Role.COMPUTE or layer.output in wanted):
-            wanted.update(layer.inputs)
+            wanted.update(layer.op.passed(layer.node))
             # A layer of weights is integer, whatever reads it.
             wanted.update((layer.output,) if layer.role is Role.COMPUTE else ())
     return wanted
@@ -130,6 +132,13 @@ def _has_form(layer: Layer) -> bool:
     """Whether it has an integer form, on numbers that can be quantized: sizes and indices are none."""
     types = {value.dtype for value in layer.inputs}
     return layer.role is not Role.NONE and types <= {ir.DataType.FLOAT, None}
+
+
+def _asks_integers(layer: Layer, whole: set[ir.Value]) -> bool:
+    """Whether all that it only compares has codes anyway: 8 bits of another number could tell another order."""
+    passed = layer.op.passed(layer.node)
+    asked = [value for value in layer.inputs if value not in passed]
+    return all(value in whole or is_truth(value) for value in asked)
 
 
 def _is_whole(layer: Layer, whole: set[ir.Value]) -> bool:

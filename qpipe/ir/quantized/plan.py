@@ -294,6 +294,6 @@ def _edge_tensors(plan: QuantizationPlan, ends: set[ir.Node]) -> set[ir.Value]:
 def _signs(layer: Layer, signed: dict[ir.Value, bool | None]) -> tuple[bool | None, bool | None]:
     """Whether the layer's result can be negative, before and behind its activation; None: it hangs on the input."""
     constants = [bool((array < 0).any()) for array in layer.op.fixed_operands(layer.node).values()]
-    sign = layer.op.sign([*(signed.get(value, True) for value in layer.inputs), *constants])
+    sign = layer.op.sign([*(signed.get(value, True) for value in layer.op.passed(layer.node)), *constants])
     sign = True if layer.op.brings_negatives(layer.node) else sign
     return sign, sign if layer.activation is None else op_of(layer.activation).sign([sign])

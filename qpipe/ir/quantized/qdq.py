@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,14 +97,14 @@ def insert_activation_quantizer(
     value: ir.Value,
     spec: GridOrTable,
     *,
-    only: ir.Node | None = None,
+    only: Collection[ir.Node] | None = None,
     floats: Set[ir.Node] | None = None,
     replaces: ir.Node | None = None,
     suffix: str = "",
     meltable: bool = False,
     unit: float = 1.0,
 ) -> None:
-    """Put a quantizer behind `value`, for all its readers or for the node `only`.
+    """Put a quantizer behind `value`, for all its readers or for the nodes `only`.
 
     spec: its grid, or the table behind it. floats: of a value that is float anyway, the nodes that go on reading it as
     it is, as the graph's output does. replaces: a float activation to drop, which range or table computes.
@@ -113,7 +113,7 @@ def insert_activation_quantizer(
     nothing, keeps apart one that is meant for `only`, or that reads another one; `meltable` says that it may go.
     """
     base = f"{value.name}/{suffix}" if suffix else f"{value.name}"
-    uses = [(node, index) for node, index in value.uses() if node not in (floats or ()) and only in (None, node)]
+    uses = [(node, index) for node, index in value.uses() if node not in (floats or ()) and node in (only or (node,))]
     source = value if replaces is None else replaces.inputs[0]
     assert source is not None
     shape = value.shape

@@ -243,7 +243,7 @@ def test_two_quantizers_in_a_row_stay_two(step):
     pool = next(node for node in spec.graph if node.op_type == "MaxPool")
     grid = read_view(spec).layers[0].quantizer.grid
     moved = QuantSpec.unsigned(8, grid.exponent + step)
-    insert_activation_quantizer(spec.graph, pool.inputs[0], moved, only=pool, suffix="moved")
+    insert_activation_quantizer(spec.graph, pool.inputs[0], moved, only=[pool], suffix="moved")
     model = to_qoperator(spec)
     run_gate(spec, model)
     assert ops(model)["QLinearConcat"] >= 1

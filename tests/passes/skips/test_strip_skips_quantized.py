@@ -86,7 +86,7 @@ def requantize(model: ir.Model, value: ir.Value, reader: ir.Node, bits: int) -> 
     spec = next(quantizer.grid for quantizer in quantizers(model) if quantizer.output is value)
     lost = spec.bits - bits
     narrow = (QuantSpec.signed if spec.is_signed else QuantSpec.unsigned)(bits, spec.exponent + lost)
-    insert_activation_quantizer(model.graph, value, narrow, only=reader, suffix=str(reader.name))
+    insert_activation_quantizer(model.graph, value, narrow, only=[reader], suffix=str(reader.name))
 
 
 def quantizers(model: ir.Model) -> list[ActivationQuantizer]:

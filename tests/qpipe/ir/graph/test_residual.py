@@ -168,7 +168,9 @@ def test_a_requantization_belongs_to_its_path() -> None:
     x = stem(net)
     model = quantized(net.model(net.head(net.op("Relu", net.op("Add", main_path(net, x), x)), 8)), net.inputs())
     before = only(find_blocks(model.graph))
-    insert_activation_quantizer(model.graph, before.start, QuantSpec.unsigned(2, -1), only=before.layers[0], suffix="n")
+    insert_activation_quantizer(
+        model.graph, before.start, QuantSpec.unsigned(2, -1), only=[before.layers[0]], suffix="n"
+    )
     block = only(find_blocks(model.graph))
     assert block.start is block.skip is before.start
     assert ops(block.main_nodes[:4]) == ["QuantizeLinear", "Clip", "DequantizeLinear", "Conv"]

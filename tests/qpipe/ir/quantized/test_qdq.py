@@ -41,7 +41,7 @@ def test_only_one_reader() -> None:
     net = Network(3, 4)
     model = net.model(net.op("Neg", "x", name="a"), net.op("Neg", "x", name="b"))
     reader = model.graph.node(0)
-    insert_activation_quantizer(model.graph, model.graph.inputs[0], SPECS[2], only=reader, suffix="a")
+    insert_activation_quantizer(model.graph, model.graph.inputs[0], SPECS[2], only=[reader], suffix="a")
     producers = [node.inputs[0].producer() for node in model.graph if node.op_type == "Neg"]  # type: ignore[union-attr]
     assert [None if p is None else p.op_type for p in producers] == ["DequantizeLinear", None]
 
