@@ -8,7 +8,7 @@ Source: *Exploring the Potential of Low-bit Training of Convolutional Neural Net
 
 from typing import Annotated, Any
 
-import resnet18_like
+import resnets
 import typer
 from results import RESULTS, Results, Row, rounded
 from torch_resnet20 import ResNet20
@@ -18,8 +18,8 @@ from qpipe.verbs.energy import EnergyReport
 
 PAPER_STEM, USUAL, RESNET20 = "ResNet-18, 3x3 stem, no pool", "ResNet-18", "ResNet-20"
 NETWORKS: dict[str, Any] = {
-    PAPER_STEM: lambda: resnet18_like.build(small_stem=True, measured=False),
-    USUAL: lambda: resnet18_like.build(measured=False),
+    PAPER_STEM: lambda: resnets.build(resnets.CIFAR["resnet18"], image_size=224, classes=1000),
+    USUAL: lambda: resnets.build(resnets.RESNET18, image_size=224, classes=1000),
     RESNET20: ResNet20,
 }
 INPUTS = {RESNET20: (3, 32, 32)}

@@ -1,16 +1,17 @@
-"""Train the papers' ResNet-18 for CIFAR in float: what `reproduce_faq.py` and `reproduce_ag.py` make their tables of.
+"""Train a residual network for CIFAR in float: the papers' ResNet-18, and those that the tables ask for beside it.
 
-11 million parameters, a 3x3 stem without a pool. 350 epochs at a rate of 0.1, divided by 10 at 150 and 250; other
-lengths keep these proportions. A command that is given again goes on from its checkpoint.
+The schedule is FAQ's for ResNet-18: 350 epochs at a rate of 0.1, divided by 10 at 150 and 250; other lengths keep these
+proportions. A command that is given again goes on from its checkpoint.
 
 Source: FAQ, section 4.9 (CIFAR-10). AG, section 4.6 (CIFAR-100), tells no schedule of the float network.
 """
 
+from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
-import resnet18_like
+import resnets
 import typer
 from results import PREPROCESS
 
@@ -19,11 +20,13 @@ from qpipe import progress
 
 EPOCHS = 350
 MILESTONES = (150, 250)
+Network = StrEnum("Network", {name: name for name in resnets.CIFAR})
 
 
 def main(
     data: Annotated[Path, typer.Argument(help="CIFAR-10 or CIFAR-100 as an .npz")],
     output: Annotated[Path, typer.Argument(help="where the trained .onnx file goes")],
+    network: Annotated[Network, typer.Option(help="which")] = Network["resnet18"],
     classes: Annotated[int, typer.Option(help="number of logits")] = 10,
     epochs: Annotated[int, typer.Option(help="of the run; the paper's are 350")] = EPOCHS,
     batch_size: Annotated[int, typer.Option(help="images in a batch")] = 128,
@@ -31,13 +34,13 @@ def main(
 ) -> None:
     """Train from scratch, and write the float network.
 
-    Example: python tools/train_resnet18.py cifar10.npz artifacts/resnet18.onnx
+    Example: python tools/train_resnet.py cifar10.npz artifacts/resnet56.onnx --network resnet56 --epochs 30
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = output.with_suffix(".checkpoint.safetensors")
     with progress.reporting():
         qpipe.finetune(
-            resnet18_like.build(image_size=32, classes=classes, seed=seed, small_stem=True, measured=False),
+            resnets.build(resnets.CIFAR[network], image_size=32, classes=classes, seed=seed, name=network),
             data,
             output,
             checkpoint=checkpoint,
