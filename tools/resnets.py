@@ -1,7 +1,7 @@
 """Residual networks as float ONNX, with random weights: the papers' ResNet-18, CIFAR's deep narrow ones, bottlenecks.
 
-Weights are drawn after He et al. 2015; BatchNormalization nodes stay nodes. A skip has a 1x1 convolution where the shape
-changes (option B). `resnet18_like.py` measures statistics of one, `train_resnet.py` trains them.
+Weights are drawn after He et al. 2015; BatchNormalization nodes stay nodes. A skip has a 1x1 convolution where the
+shape changes (option B). `resnet18_like.py` measures statistics of one, `train_resnet.py` trains them.
 """
 
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ CIFAR: Final = {
     "resnet56": Design((16, 32, 64), 9),
     "resnet29_bottleneck": Design((16, 32, 64), 3, bottleneck=True),
 }
-"""For 32x32 pixels. He et al. 2015, section 4.2, but for the skips of the narrow ones, which are without weights there."""
+"""For 32x32 pixels. In He et al. 2015, section 4.2, the skips of the narrow ones have no weights."""
 
 
 @dataclass
