@@ -27,6 +27,7 @@ from passes.rewrites.fold_affine_forward import FoldAffineForward
 from passes.rewrites.fold_batch_rows import FoldBatchRows
 from passes.rewrites.fold_constants import FoldConstants
 from passes.rewrites.freeze_batch_norm import FreezeBatchNorm
+from passes.rewrites.gather_batch_rows import GatherBatchRows
 from passes.rewrites.gather_lists import GatherLists
 from passes.rewrites.gather_nd_to_gather import GatherNDToGather
 from passes.rewrites.gather_to_reshape import GatherToReshape
@@ -82,6 +83,7 @@ NORMALIZE = ir.passes.Sequential(
     SequenceToSplit(),
     GatherToReshape(),
     KnownShapes(),
+    GatherBatchRows(),
     FoldConstants(),
     BinarySums(),
     SqueezeAxes(),
@@ -120,6 +122,8 @@ NORMALIZE = ir.passes.Sequential(
     LayerNormLastAxis(),
     RecognizeActivations(),
     PushTransposes(),
+    # What a Transpose was pushed behind is read by nothing else from now on.
+    RemoveDeadCode(),
     ReduceToGlobalPool(),
     GlobalMaxToMaxPool(),
     MergeAffine(),

@@ -1,9 +1,11 @@
 """Infer shapes and compute whatever depends on constants alone: shape arithmetic, reshaped weights, padding lists.
 
 Three things are never folded. QuantizeLinear and DequantizeLinear keep a Q/DQ pair what it is. The Cast of a packed
-constant to int8 is how weights of 4 and 2 bits are stored; folding it would double the file. BatchNormalization is not
-constant, and none of onnxscript's fusions runs here, so it stays a node. Where quantizers stand at weights alone, the
-network is a float one that stores them as integers, and the first two are folded into the numbers that they stand for.
+constant to int8 is how weights of 4 and 2 bits are stored; folding it would double the file. BatchNormalization of
+activations is not constant, and none of onnxscript's fusions runs here, so it stays a node; one of a constant, in
+training mode, is how PyTorch writes weights that are standardized (Qiao et al. 2019): it is folded. Where quantizers
+stand at weights alone, the network is a float one that stores them as integers, and the first two are folded into the
+numbers that they stand for.
 
 How large a result becomes is known before it is computed, from the shapes, so that a few bytes can't fill the memory.
 """
@@ -40,7 +42,7 @@ _OF_IMAGES = frozenset(
 )  # fmt: skip
 _KEPT = _SLOW | _OF_IMAGES
 # onnxscript folds what gives one result alone; a LayerNormalization's statistics are results as well.
-_MORE_RESULTS = frozenset({"LayerNormalization", "Split"})
+_MORE_RESULTS = frozenset({"LayerNormalization", "Split", "BatchNormalization"})
 _MOST_PRODUCTS = 2**32
 """Multiplications of a MatMul or Gemm of constants."""
 _MOST_GROWTH = 2**27
@@ -120,6 +122,9 @@ class _Folding:
         constants = [value for value in node.inputs if value is not None]
         if node.op_type not in _MORE_RESULTS or any(value.const_value is None for value in constants):
             return False
+        if node.op_type == "BatchNormalization":
+            # By its own statistics, in training mode, too. Runtimes take it of three axes and more.
+            return len(_tensor(constants[0]).shape) > 2 and self._fits(_size(constants[0]), constants)
         if len(node.outputs) == 1:
             return self.is_worth_it(node)
         # The sizes of a Split's parts are those of the whole.

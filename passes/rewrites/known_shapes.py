@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qpipe.ir.files.open_size import Open, Size, Sizes, UnknownError, divide, multiply
+from qpipe.ir.files.open_size import Open, Size, Sizes, UnknownError, divide, multiply, subtract
 from qpipe.ir.files.size_lists import Lists, sizes_of
 from qpipe.ir.files.upgrade import OPSET
 from qpipe.ir.graph.rewrite import bypass
@@ -27,6 +27,8 @@ _RESIZED_TO: Final = 3
 """The operand of Resize that has the sizes."""
 _TO_THE_END: Final = 2**31 - 1
 """The least that exporters write for an end that is the axis' own."""
+_NAMED: Final = frozenset({"Range", "Flatten", "Expand"})
+"""What gives sizes by lists and products that inference does not follow."""
 _INVENTED: Final = "unk__"
 """What names begin with that onnx's inference gives to sizes of which it knows nothing."""
 
@@ -167,6 +169,8 @@ def _infer(node: ir.Node, lists: Lists, opset: int) -> None:
         _name_rest(node, lists)
     elif node.op_type == "Slice":
         _keep_whole(node, lists)
+    elif node.op_type in _NAMED:
+        _name_from_lists(node, lists)
 
 
 def _keep_whole(node: ir.Node, lists: Lists) -> None:
@@ -188,6 +192,35 @@ def _cut(node: ir.Node, lists: Lists) -> set[int] | None:
     return {
         int(axis) % len(x.shape) for start, end, axis, step in parts if (start, step) != (0, 1) or end < _TO_THE_END
     }
+
+
+def _name_from_lists(node: ir.Node, lists: Lists) -> None:
+    """Name what inference loses: how far a Range counts, the product in a Flatten, what an Expand is told."""
+    given = sizes_of(input_value(node, 0))
+    try:
+        if node.op_type == "Range":
+            start, end, step = (lists.read(node, index)[0].item() for index in range(3))
+            sizes = [subtract(end, start)] if step == 1 else None
+        elif given is None:
+            return
+        elif node.op_type == "Flatten":
+            axis = int_attribute(node, "axis", 1) % (len(given) + 1)
+            sizes = [_product(given[:axis]), _product(given[axis:])]
+        else:
+            sizes = _broadcast(given, lists.read(node, 1)[0].tolist())
+    except UnknownError:
+        return
+    if sizes is not None:
+        node.outputs[0].shape = ir.Shape([_dim(size) for size in sizes])
+
+
+def _broadcast(given: Sizes, asked: Sizes) -> Sizes:
+    """The sizes of both together; UnknownError where an open one may be 1 or not."""
+    rank = max(len(given), len(asked))
+    pairs = list(zip(*([1] * (rank - len(sizes)) + sizes for sizes in (given, asked)), strict=True))
+    if any(a != b and 1 not in (a, b) for a, b in pairs):
+        raise UnknownError
+    return [b if a == 1 else a for a, b in pairs]
 
 
 def _name_rest(node: ir.Node, lists: Lists) -> None:

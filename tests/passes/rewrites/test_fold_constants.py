@@ -10,6 +10,7 @@ from passes.rewrites.constants_to_initializers import ConstantsToInitializers
 from passes.rewrites.fold_constants import FoldConstants
 from passes.rewrites.remove_dead_code import RemoveDeadCode
 from qpipe.errors import ModelError
+from qpipe.nodes import constant_array
 from support.networks import build, integers, ops, parse
 from support.run import run_as_written
 
@@ -267,3 +268,31 @@ def test_what_no_runtime_computes_of_vectors_stays_and_is_refused():
     assert ops(model) == ["InstanceNormalization", "Gemm"]
     with pytest.raises(Exception, match="InstanceNormalization"):
         run_as_written(model, x=np.zeros((1, 4), np.float32))
+
+
+def test_weights_that_are_standardized() -> None:
+    """As PyTorch writes NFNet's and BiT's: by a BatchNormalization of the weight's own mean and variance."""
+    w = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32) + 1
+    model = build(
+        """(float[N,3,5,5] x) => (float[] y) {
+        r = Reshape(w, flat) s, m2, v2 = BatchNormalization<training_mode = 1, epsilon = 0.001, momentum = 1.0>
+            (r, gain, zeros, zeros, ones) k = Reshape(s, kernel) y = Conv(x, k) }""",
+        w=w, flat=np.array([1, 4, -1]), gain=integers(4), zeros=np.zeros(4, np.float32), ones=np.ones(4, np.float32),
+        kernel=np.array([4, 3, 3, 3]),
+    )  # fmt: skip
+    FoldConstants()(model)
+    RemoveDeadCode()(model)
+    assert ops(model) == ["Conv"]
+    rows = w.reshape(4, -1).astype(np.float64)
+    rows = integers(4)[:, None] * (rows - rows.mean(1, keepdims=True)) / np.sqrt(rows.var(1, keepdims=True) + 1e-3)
+    weight = next(node for node in model.graph).inputs[1]
+    assert weight is not None
+    # float32's roundings of numbers up to about 300.
+    np.testing.assert_allclose(constant_array(weight), rows.reshape(w.shape), rtol=0, atol=1e-3)
+
+
+def test_a_batch_norm_of_activations_stays() -> None:
+    statistics = {name: np.ones(3, np.float32) for name in "gbmv"}
+    model = build("(float[N,3,5] x) => (float[N,3,5] y) { y = BatchNormalization(x, g, b, m, v) }", **statistics)
+    FoldConstants()(model)
+    assert ops(model) == ["BatchNormalization"]

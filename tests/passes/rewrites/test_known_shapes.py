@@ -16,7 +16,8 @@ CONSTANTS = {
     "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "four": np.array([4]), "minus": np.array([-1]),
     "six": np.array([6]), "end": np.array([2**63 - 1]), "far": np.array([-(2**63) + 1]),
     "sides": np.array([[0, 2], [1, 0], [0, 0], [0, 0]]), "three": np.array([3]), "pairs": np.array([-1, 2]),
-    "first": np.array(1), "second": np.array(2), "half": np.array(2), "twice": np.array(2.0, np.float32),
+    "first": np.array(1), "second": np.array(2), "half": np.array(2), "single": np.array(1),
+    "twice": np.array(2.0, np.float32),
 }  # fmt: skip
 CASES = {
     "a shuffle of channels": (
@@ -122,12 +123,27 @@ def test_the_batch_keeps_its_name_behind_an_expand() -> None:
     [
         "n1 = Mul(n, two) t = Concat<axis=0>(n, n1, minus) y = Reshape(x, t)",
         "k = Div(n, two) t = Concat<axis=0>(k, minus) y = Reshape(x, t)",
-        "t = Concat<axis=0>(n, one) z = Flatten(x) m = ReduceMax(z, zero) y = Expand(m, t)",
     ],
-    ids=["two open sizes", "half of the batch", "not to what it is"],
+    ids=["two open sizes", "half of the batch"],
 )
 def test_what_does_not_follow_stays(nodes: str) -> None:
     assert_stays(KnownShapes(), network(nodes))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sizes"),
+    [
+        ("m = ReduceMax(x, zero) t = Concat<axis=0>(n, one, one, one) y = Expand(m, t)", ["N", "4", "6", "6"]),
+        ("z = Flatten<axis=2>(x) m = ReduceMax(z, one) y = Relu(m)", ["4*N", "1"]),
+        ("k = Squeeze(n, zero) o = Sub(c, c) r = Range(o, k, single) y = Cast<to=1>(r)", ["N"]),
+    ],
+    ids=["expanded to the batch", "flattened with the batch", "counted to the batch"],
+)  # fmt: skip
+def test_what_follows_has_a_name(nodes: str, sizes: list[str]) -> None:
+    """Also where nothing becomes a constant: what stands behind may hang on it."""
+    model = network(nodes)
+    KnownShapes()(model)
+    assert [str(size) for size in model.graph.outputs[0].shape or ()] == sizes
 
 
 def test_a_graph_that_asks_for_no_shape_stays() -> None:

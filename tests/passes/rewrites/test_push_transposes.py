@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from passes.normalize import normalize
 from passes.rewrites.push_transposes import PushTransposes
 from passes.rewrites.remove_dead_code import RemoveDeadCode
 from support import rewriting
@@ -77,3 +78,14 @@ def test_what_stays(nodes):
 def test_an_output_of_the_input_itself_stays():
     nodes = f"t = Transpose<perm = {LAST}>(x) y = Transpose<perm = {FIRST}>(t)"
     assert_stays(PushTransposes(), build(f"(float[2,3,4,5] x) => (float[2,3,4,5] y) {{ {nodes} }}"))
+
+
+def test_a_factor_of_queries_becomes_a_part_of_their_weights():
+    """As PyTorch writes scaled_dot_product_attention: nothing is left that stands between the layer and the factor."""
+    model = build(
+        """(float[N,3,8] x) => (float[N,2,3,4] y) { m = MatMul(x, w) a = Add(m, b) r = Reshape(a, heads)
+        t = Transpose<perm = [0, 2, 1, 3]>(r) y = Mul(t, half) }""",
+        w=integers(8, 8), b=integers(8), heads=np.array([0, 3, 2, 4]), half=np.float32(0.5),
+    )  # fmt: skip
+    normalize(model)
+    assert ops(model) == ["Reshape", "Gemm", "Reshape", "Reshape", "Transpose"]
