@@ -149,9 +149,20 @@ def _transpose(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
 
 def _concat(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
     parts = [lists.read(node, index) for index in range(len(node.inputs))]
-    if any(numbers.ndim != 1 for numbers, _ in parts):
+    axis = int_attribute(node, "axis", 0)
+    return _fitting(lambda: np.concatenate([numbers for numbers, _ in parts], axis)), parts[0][1]
+
+
+def _expand(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
+    numbers, dtype = lists.read(node, 0)
+    target = tuple(lists.ints(node, 1) or ())
+    if any(size < 1 for size in target):
         raise UnknownError
-    return np.concatenate([numbers for numbers, _ in parts]), parts[0][1]
+    # A view, however large it says that it is.
+    found = _fitting(lambda: np.broadcast_to(numbers, np.broadcast_shapes(numbers.shape, target)))
+    if found.size > lists.longest:
+        raise UnknownError
+    return found, dtype
 
 
 def _reshape(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
@@ -258,6 +269,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     "Gather": _gather,
     "Slice": _slice,
     "Concat": _concat,
+    "Expand": _expand,
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Unsqueeze": _unsqueeze,
