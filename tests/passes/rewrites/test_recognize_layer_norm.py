@@ -31,6 +31,7 @@ def parsed(nodes, source="N,3,8", last=(-1,), eps=1e-5, shape=(8,)):
     constants = {
         "last": np.array(last), "two": np.float32(2), "eps": np.float32(eps), "minus_half": np.float32(-0.5),
         "gamma": draw.uniform(0.5, 2, shape).astype(np.float32), "beta": draw.standard_normal(shape).astype(np.float32),
+        "matrix": np.eye(8, 5, dtype=np.float32),
     }  # fmt: skip
     names = nodes.replace(",", " ").replace(")", " ").replace("(", " ").split()
     rank = ",".join("ABCDE"[: source.count(",") + 1])
@@ -103,3 +104,30 @@ def test_a_gamma_of_each_place_stays_behind():
 )  # fmt: skip
 def test_near_misses_stay(nodes, changes):
     assert_stays(RecognizeLayerNorm(), parsed(nodes, **changes))
+
+
+SQUARES = "q = Pow(x, two) v = ReduceMean(q, last) e = Add(v, eps)"
+BY_ROOT = {
+    "Llama": f"{SQUARES} s = Sqrt(e) r = Reciprocal(s) n = Mul(x, r) k = Mul(gamma, n)",
+    "a quotient": f"{SQUARES} s = Sqrt(e) n = Div(x, s) k = Mul(n, gamma)",
+    "a square by Mul": f"{SQUARES} s = Sqrt(e) n = Div(x, s) k = Mul(n, gamma)".replace("Pow(x, two)", "Mul(x, x)"),
+    "no gamma": f"{SQUARES} s = Sqrt(e) k = Div(x, s)",
+}
+
+
+@pytest.mark.parametrize("nodes", BY_ROOT.values(), ids=BY_ROOT)
+def test_by_the_root_of_the_mean_square(nodes):
+    """A mean that is far from 0 stays in it."""
+    model = parsed(f"{nodes} y = MatMul(k, matrix)")
+    check(model, ["Neg", "Concat", "LayerNormalization", "Slice", "MatMul"], 2, 3, 8)
+
+
+def test_by_the_root_of_the_mean_square_behind_the_last_weights():
+    model = parsed(BY_ROOT["Llama"].replace("k = ", "y = "))
+    assert_stays(RecognizeLayerNorm(), model)
+
+
+def test_a_square_that_is_summed_stays():
+    nodes = "q = Pow(x, two) v = ReduceSum(q, last) e = Add(v, eps) s = Sqrt(e) k = Div(x, s)"
+    model = parsed(f"{nodes} y = MatMul(k, matrix)")
+    assert_stays(RecognizeLayerNorm(), model)
