@@ -51,13 +51,13 @@ def _try_replace(graph: ir.Graph, node: ir.Node, lists: list[Lists]) -> bool:
     data, places = node.inputs[0], [each.array(node.inputs[1]) for each in lists]
     if data is None or constant_array(node.inputs[1]) is not None or constant_array(data) is not None:
         return False
+    x: ir.Value | None = data
     if node.op_type == "GatherND":
-        found = None if int_attribute(node, "batch_dims", 0) else (data, _beside(places))
+        listed = None if int_attribute(node, "batch_dims", 0) else _beside(places)
     else:
-        found = None if int_attribute(node, "axis", 0) else _flattened(data, places)
-    if found is None or found[1] is None:
+        x, listed = (None, None) if int_attribute(node, "axis", 0) else _flattened(data, places)
+    if x is None or listed is None:
         return False
-    x, listed = found
     sizes, counted = static_shape(x), node.inputs[1].shape  # type: ignore[union-attr]  # there are places
     if not sizes or sizes[0] is not None or None in sizes[1:] or listed.size == 0:
         return False
@@ -79,20 +79,20 @@ def _try_replace(graph: ir.Graph, node: ir.Node, lists: list[Lists]) -> bool:
     return True
 
 
-def _flattened(data: ir.Value, places: list[AnyArray | None]) -> tuple[ir.Value, AnyArray | None] | None:
-    """What was flattened, and the places in each image of it."""
+def _flattened(data: ir.Value, places: list[AnyArray | None]) -> tuple[ir.Value | None, AnyArray | None]:
+    """What was flattened, and the places in each image of it; None where they are none."""
     before, inner = data.producer(), static_shape(data)
     if before is None or before.op_type not in {"Reshape", "Flatten"} or not inner or None in inner[1:]:
-        return None
+        return None, None
     x = before.inputs[0]
     each = None if x is None else static_shape(x)
     if x is None or not each or None in each[1:]:
-        return None
+        return None, None
     rows = math.prod(size or 0 for size in each[1:]) // max(1, math.prod(size or 0 for size in inner[1:]))
     found = []
     for batch, array in zip(_BATCHES, places, strict=True):
         if array is None or array.ndim < 1 or len(array) != batch:
-            return None
+            return None, None
         found.append(array - rows * np.arange(batch).reshape(-1, *[1] * (array.ndim - 1)))
     return x, _same(found)
 

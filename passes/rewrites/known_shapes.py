@@ -210,8 +210,8 @@ def _name_from_lists(node: ir.Node, lists: Lists) -> None:
             sizes = _broadcast(given, lists.read(node, 1)[0].tolist())
     except UnknownError:
         return
-    if sizes is not None:
-        node.outputs[0].shape = ir.Shape([_dim(size) for size in sizes])
+    if sizes is not None and all(isinstance(size, int | Open) for size in sizes):
+        node.outputs[0].shape = ir.Shape([_dim(size) for size in sizes if isinstance(size, int | Open)])
 
 
 def _broadcast(given: Sizes, asked: Sizes) -> Sizes:
