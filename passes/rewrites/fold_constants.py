@@ -22,8 +22,9 @@ from qpipe.ir.files.checks import check_sizes
 from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.upgrade import OPSET
-from qpipe.nodes import AnyArray, initializer, static_shape
+from qpipe.nodes import AnyArray, constant_array, initializer, static_shape
 from qpipe.ops.quantizer_parts import quantizes_data
+from qpipe.ops.resize import resized, scalings
 
 _QUANTIZATION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _PACKED = frozenset({ir.DataType.INT2, ir.DataType.UINT2, ir.DataType.INT4, ir.DataType.UINT4})
@@ -89,6 +90,7 @@ class FoldConstants(ir.passes.InPlacePass):
                     should_fold=folding.is_worth_it,
                 )
                 more = [_fold_results(model.graph, node) for node in model.graph if folding.gives_more(node)]
+                more += [_fold_resize(model.graph, node) for node in model.graph if folding.resizes(node)]
         except ModelError:
             raise
         except Exception as error:
@@ -131,6 +133,19 @@ class _Folding:
         is_plain = node.op_type == "Split" and node.domain == "" and constants[0].dtype not in _PACKED
         return is_plain and self._fits(_size(constants[0]), constants)
 
+    def resizes(self, node: ir.Node) -> bool:
+        """Whether it is a Resize of a constant, such as of embeddings of places, that is to be folded."""
+        if node.op_type != "Resize" or node.domain != "" or any(constant_array(v) is None for v in node.inputs if v):
+            return False
+        source = node.inputs[0]
+        sizes = None if source is None else static_shape(source)
+        if source is None or sizes is None:
+            return False
+        new = [size or 0 for size in sizes]
+        for axis, along in scalings(node, new).items():
+            new[axis] = along.new
+        return self._fits(math.prod(new), [source])
+
     def _fits(self, size: int, constants: list[ir.Value]) -> bool:
         """Whether so many elements may take the place of these constants; if so, they are counted."""
         freed = sum(_size(value) for value in constants if len(value.uses()) == 1)
@@ -168,6 +183,18 @@ def _fold_results(graph: ir.Graph, node: ir.Node) -> bool:
     arrays = cast(list[AnyArray], ReferenceEvaluator(ir.to_proto(node), opsets={"": OPSET}).run(None, given))
     for result, array in zip(node.outputs, arrays, strict=False):
         result.replace_all_uses_with(initializer(graph, str(result.name), array), replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    return True
+
+
+def _fold_resize(graph: ir.Graph, node: ir.Node) -> bool:
+    """Replace a Resize of a constant by what it gives; onnx's evaluator takes minutes for it."""
+    source = constant_array(node.inputs[0])
+    found = None if source is None else resized(node, source)
+    if found is None:
+        return False
+    result = node.outputs[0]
+    result.replace_all_uses_with(initializer(graph, str(result.name), found), replace_graph_outputs=True)
     graph.remove(node, safe=True)
     return True
 

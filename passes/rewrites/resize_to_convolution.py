@@ -27,14 +27,13 @@ from qpipe.ir.graph.layers import INTERPOLATES
 from qpipe.ir.graph.rewrite import Steps, rewrite
 from qpipe.nodes import float_attribute, int_attribute, static_shape, string_attribute
 from qpipe.ops import op_of
+from qpipe.ops.interpolation import NEAR, taps_of
 from qpipe.ops.resize import scalings
 from qpipe.ops.scaling import TRANSFORMATIONS, Scaling
 
 _MOST_PHASES: Final = 16
 _MOST_TAPS: Final = 64
 """Of one Conv, along all of its axes: more phases are more channels, and more taps more products than islands save."""
-_NEAR: Final = 1e-4
-"""Pixels: a factor is a float, and places drift by its rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +104,9 @@ def _phases(along: Scaling, transformation: str, cubic: float | None) -> _Phases
     places = np.array([float(x) for x in along.coordinates(transformation)])
     for p in range(1, min(_MOST_PHASES, along.new) + 1):
         q = round(p * along.size / along.new)
-        if along.new % p or not q or np.abs(places[p:] - places[:-p] - q).max(initial=0) > _NEAR:
+        if along.new % p or not q or np.abs(places[p:] - places[:-p] - q).max(initial=0) > NEAR:
             continue
-        taps = [_taps(place, cubic) for place in places[:p]]
+        taps = [taps_of(place, cubic) for place in places[:p]]
         low = min(0, *(first for first, _ in taps))
         width = max(first + len(weights) for first, weights in taps) - low
         end = (along.new // p - 1) * q + width + low - along.size
@@ -118,19 +117,6 @@ def _phases(along: Scaling, transformation: str, cubic: float | None) -> _Phases
             weights[phase, first - low : first - low + len(values)] = values
         return _Phases(weights, q, (-low, end))
     return None
-
-
-def _taps(place: float, cubic: float | None) -> tuple[int, list[float]]:
-    """The first neighbour of a place, and the weights of all of them. cubic: its coefficient; None of linear means."""
-    base = math.floor(place + _NEAR / 2)
-    t = place - base
-    if cubic is None:
-        return (base, [1 - t, t]) if abs(t) > _NEAR else (base, [1.0])
-    a, found = cubic, []
-    for x in (1 + t, abs(t), abs(1 - t), 2 - t):
-        near = ((a + 2) * x - (a + 3)) * x * x + 1
-        found.append(near if x <= 1 else ((a * x - 5 * a) * x + 8 * a) * x - 4 * a)
-    return base - 1, found
 
 
 def _add(

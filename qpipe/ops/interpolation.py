@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from qpipe.arith.multiplier import FLOAT32_EXACT
-from qpipe.arith.namespace import IntArray
+from qpipe.arith.namespace import Float64Array, IntArray
 from qpipe.arith.spec import STORAGE_MAX
 from qpipe.arith.symbolic import INT32, Symbol
 from qpipe.ops.scaling import Scaling
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _ROUNDINGS: Final = {"align_corners": 2, "asymmetric": 2, "half_pixel_symmetric": 6}
 """Of float32, each by half a unit in the last place, that a coordinate goes through: the factor, a quotient, and, in
 other modes, a difference."""
+NEAR: Final = 1e-4
+"""Pixels: a factor is a float, and places drift by its rounding."""
 _OF_MEAN: Final = 5
 """The same of a mean of four: two products, three sums."""
 
@@ -77,6 +79,28 @@ def float_problem(axes: Sequence[Scaling], mode: str) -> str | None:
 
 def _within(along: Scaling, coordinates: Iterable[Fraction]) -> list[Fraction]:
     return [min(max(x, Fraction(0)), Fraction(along.size - 1)) for x in coordinates]
+
+
+def taps_of(place: float, cubic: float | None) -> tuple[int, list[float]]:
+    """The first neighbour of a place, and the weights of all of them. cubic: its coefficient; None of linear means."""
+    base = math.floor(place + NEAR / 2)
+    t = place - base
+    if cubic is None:
+        return (base, [1 - t, t]) if abs(t) > NEAR else (base, [1.0])
+    a, found = cubic, []
+    for x in (1 + t, abs(t), abs(1 - t), 2 - t):
+        near = ((a + 2) * x - (a + 3)) * x * x + 1
+        found.append(near if x <= 1 else ((a * x - 5 * a) * x + 8 * a) * x - 4 * a)
+    return base - 1, found
+
+
+def matrix_of(along: Scaling, mode: str, cubic: float | None) -> Float64Array:
+    """`[new, size]`: the weights of one axis; what lies beyond an edge is what lies on it. cubic: as of `taps_of`."""
+    matrix = np.zeros((along.new, along.size))
+    for row, place in zip(matrix, along.coordinates(mode), strict=True):
+        first, weights = taps_of(float(place), cubic)
+        np.add.at(row, np.arange(first, first + len(weights)).clip(0, along.size - 1), weights)
+    return matrix
 
 
 def mean_of(x: torch.Tensor, axis: int, line: Line) -> torch.Tensor:

@@ -12,11 +12,11 @@ import onnx_ir as ir
 
 from qpipe.arith.certificate import CertificateRow
 from qpipe.arith.exact import Exact
-from qpipe.arith.namespace import IntArray
-from qpipe.nodes import constant_input, int_attribute, ints_attribute, static_shape, string_attribute
+from qpipe.arith.namespace import AnyArray, IntArray
+from qpipe.nodes import constant_input, float_attribute, int_attribute, ints_attribute, static_shape, string_attribute
 from qpipe.ops.base import Refusal
 from qpipe.ops.factors import Factors
-from qpipe.ops.interpolation import Line, float_problem, line_of, mean_of, sum_of, symbolic_sum
+from qpipe.ops.interpolation import Line, float_problem, line_of, matrix_of, mean_of, sum_of, symbolic_sum
 from qpipe.ops.picker import Picker, picked_sizes
 from qpipe.ops.refused import OR_LEAVE, size_advice
 from qpipe.ops.scaling import TRANSFORMATIONS, Scaling
@@ -171,6 +171,28 @@ def scalings(node: ir.Node, sizes: Sequence[int]) -> dict[int, Scaling]:
         else:
             found[axis] = Scaling(size, asked, Fraction(asked, size), by_size=True)
     return found
+
+
+def resized(node: ir.Node, x: AnyArray) -> AnyArray | None:
+    """What it makes of a constant of floats, rounded to float32; None where it is asked for more than a stretching."""
+    mode, places = string_attribute(node, "mode", "nearest"), _transformation(node)
+    odd = any(int_attribute(node, name, 0) for name in ("antialias", "exclude_outside"))
+    stretches = string_attribute(node, "keep_aspect_ratio_policy", "stretch") == "stretch"
+    if odd or not stretches or places not in TRANSFORMATIONS or _asked(node) is None or x.dtype != np.float32:
+        return None
+    cubic = float_attribute(node, "cubic_coeff_a", -0.75) if mode == "cubic" else None
+    found = x.astype(np.float64)
+    for axis, along in scalings(node, x.shape).items():
+        if along.size == 0 or along.new == 0:
+            return None
+        if mode == "nearest":
+            nearest = _NEAREST[string_attribute(node, "nearest_mode", "round_prefer_floor")]
+            chosen = [min(max(nearest(place), 0), along.size - 1) for place in along.coordinates(places)]
+            found = found.take(chosen, axis)
+        else:
+            matrix = matrix_of(along, places, cubic)
+            found = np.moveaxis(np.tensordot(matrix, found, axes=([1], [axis])), 0, axis)
+    return found.astype(np.float32)
 
 
 def _lines(node: ir.Node, sizes: Sequence[int]) -> list[tuple[int, Line]]:

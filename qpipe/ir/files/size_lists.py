@@ -6,6 +6,7 @@ and forgets an open size on the way.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -185,11 +186,11 @@ def _squeeze(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
     return _fitting(lambda: np.squeeze(numbers, None if axes is None else tuple(axes))), dtype
 
 
-def _fitting(change: Callable[[], Numbers]) -> Numbers:
-    """What numpy makes of it; UnknownError where it does not fit, which onnxruntime will say."""
+def _fitting(change: Callable[[], Any]) -> Any:
+    """What is made of it; UnknownError where that does not fit, which onnxruntime will say."""
     try:
         return change()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UnknownError from error
 
 
@@ -283,6 +284,8 @@ _RULES: Final[Mapping[str, Rule]] = {
     "Sub": _elementwise(subtract),
     "Mul": _elementwise(multiply),
     "Div": _elementwise(divide),
+    "Pow": _elementwise(known(lambda x, y: _fitting(lambda: math.pow(x, y)))),
+    "Sqrt": _elementwise(known(lambda x: _fitting(lambda: math.sqrt(x)))),
     # Of integers by ONNX, with the divisor's sign, and as Python has it.
     "Mod": _elementwise(known(operator.mod)),
     "Floor": _elementwise(known(np.floor, keeps_open=True)),

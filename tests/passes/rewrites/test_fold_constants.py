@@ -250,12 +250,11 @@ def test_a_product_of_large_constants_is_not_computed():
 
 def test_what_computes_element_by_element_in_python_stays():
     model = build(
-        '(float[1,1,8,8] x) => (float[1,1,8,8] y) { r = Resize<mode = "linear">(c, , s) y = Add(x, r) }',
-        c=np.ones((1, 1, 4, 4), np.float32),
-        s=np.array([1, 1, 2, 2], np.float32),
+        "(float[1,1,8,8] x) => (float[1,1,8,8] y) { r = AveragePool<kernel_shape = [1, 1]>(c) y = Add(x, r) }",
+        c=np.ones((1, 1, 8, 8), np.float32),
     )
     FoldConstants()(model)
-    assert ops(model) == ["Resize", "Add"]
+    assert ops(model) == ["AveragePool", "Add"]
 
 
 def test_what_no_runtime_computes_of_vectors_stays_and_is_refused():
@@ -296,3 +295,29 @@ def test_a_batch_norm_of_activations_stays() -> None:
     model = build("(float[N,3,5] x) => (float[N,3,5] y) { y = BatchNormalization(x, g, b, m, v) }", **statistics)
     FoldConstants()(model)
     assert ops(model) == ["BatchNormalization"]
+
+
+@pytest.mark.parametrize("mode", ["cubic", "linear", "nearest"])
+@pytest.mark.parametrize("places", ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"])
+@pytest.mark.parametrize("sizes", [(7, 3), (4, 8), (4, 5)])
+def test_a_constant_that_is_resized(mode: str, places: str, sizes: tuple[int, int]) -> None:
+    """As embeddings of places are brought to the size of the image: as onnxruntime does it."""
+    nodes = f"""r = Resize<mode = "{mode}", coordinate_transformation_mode = "{places}", nearest_mode = "floor">
+        (table, , , sizes) y = Add(x, r)"""
+    table = np.random.default_rng(0).standard_normal((1, 3, 4, 5)).astype(np.float32)
+    text = f"(float[N,3,{sizes[0]},{sizes[1]}] x) => (float[N,3,{sizes[0]},{sizes[1]}] y) {{ {nodes} }}"
+    model = build(text, table=table, sizes=np.array([1, 3, *sizes]))
+    x = np.zeros((2, 3, *sizes), np.float32)
+    expected = run_as_written(model, x=x)[0]
+    FoldConstants()(model)
+    assert ops(model) == ["Add"]
+    # Places and weights in float32 there, of numbers about 1.
+    np.testing.assert_allclose(run_as_written(model, x=x)[0], expected, rtol=0, atol=1e-5)
+
+
+def test_a_resize_that_smooths_stays() -> None:
+    nodes = 'r = Resize<mode = "linear", antialias = 1>(table, , , sizes) y = Add(x, r)'
+    table = np.ones((1, 3, 4, 4), np.float32)
+    model = build(f"(float[N,3,2,2] x) => (float[N,3,2,2] y) {{ {nodes} }}", table=table, sizes=np.array([1, 3, 2, 2]))
+    FoldConstants()(model)
+    assert ops(model) == ["Resize", "Add"]

@@ -16,7 +16,7 @@ CONSTANTS = {
     "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "four": np.array([4]), "minus": np.array([-1]),
     "six": np.array([6]), "end": np.array([2**63 - 1]), "far": np.array([-(2**63) + 1]),
     "sides": np.array([[0, 2], [1, 0], [0, 0], [0, 0]]), "three": np.array([3]), "pairs": np.array([-1, 2]),
-    "first": np.array(1), "second": np.array(2), "half": np.array(2), "single": np.array(1),
+    "first": np.array(1), "second": np.array(2), "half": np.array(2), "single": np.array(1), "halved": np.float32(0.5),
     "twice": np.array(2.0, np.float32),
 }  # fmt: skip
 CASES = {
@@ -64,6 +64,11 @@ CASES = {
         """a = Slice(x, zero, end, zero) b = Slice(a, one, end, one) d = Slice(b, zero, four, two)
         q = Shape(d) m = Slice(q, zero, one) t = Concat<axis=0>(m, minus) y = Reshape(d, t)""",
         ["Slice", "Slice", "Reshape"],
+    ),
+    "the side of a square": (
+        """f = Cast<to=1>(h) p = Mul(f, f) r = Sqrt(p) q = Mul(r, r) o = Pow(q, halved) i = Cast<to=7>(o)
+        i1 = Unsqueeze(i, zero) t = Concat<axis=0>(n, minus, i1) y = Reshape(x, t)""",
+        ["Reshape"],
     ),
     "one number alone": ("m = Max(c) c1 = Unsqueeze(m, zero) t = Concat<axis=0>(n, c1, minus) y = Reshape(x, t)",
         ["Reshape"],
