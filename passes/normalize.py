@@ -100,6 +100,9 @@ NORMALIZE = ir.passes.Sequential(
     # What computes sizes reads activations that nothing else may read.
     RemoveDeadCode(),
     FoldBatchRows(),
+    # Once more, of sizes that hang on what was expanded to the batch.
+    KnownShapes(),
+    RemoveDeadCode(),
     PadForConstants(),
     SplitToSlices(),
     # Once more, of places that have been folded.

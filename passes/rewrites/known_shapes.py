@@ -27,7 +27,7 @@ _RESIZED_TO: Final = 3
 """The operand of Resize that has the sizes."""
 _TO_THE_END: Final = 2**31 - 1
 """The least that exporters write for an end that is the axis' own."""
-_NAMED: Final = frozenset({"Range", "Flatten", "Expand"})
+_NAMED: Final = frozenset({"Range", "ConstantOfShape", "Flatten", "Expand", "Tile"})
 """What gives sizes by lists and products that inference does not follow."""
 _INVENTED: Final = "unk__"
 """What names begin with that onnx's inference gives to sizes of which it knows nothing."""
@@ -195,14 +195,19 @@ def _cut(node: ir.Node, lists: Lists) -> set[int] | None:
 
 
 def _name_from_lists(node: ir.Node, lists: Lists) -> None:
-    """Name what inference loses: how far a Range counts, the product in a Flatten, what an Expand is told."""
+    """Name what inference loses: how far a Range counts, the product in a Flatten, what Expand and Tile are told."""
     given = sizes_of(input_value(node, 0))
     try:
         if node.op_type == "Range":
             start, end, step = (lists.read(node, index)[0].item() for index in range(3))
             sizes = [subtract(end, start)] if step == 1 else None
+        elif node.op_type == "ConstantOfShape":
+            sizes = lists.read(node, 0)[0].tolist()
         elif given is None:
             return
+        elif node.op_type == "Tile":
+            repeats = lists.read(node, 1)[0].tolist()
+            sizes = [multiply(*each) for each in zip(given, repeats, strict=False)]
         elif node.op_type == "Flatten":
             axis = int_attribute(node, "axis", 1) % (len(given) + 1)
             sizes = [_product(given[:axis]), _product(given[axis:])]

@@ -139,10 +139,12 @@ def test_what_does_not_follow_stays(nodes: str) -> None:
     ("nodes", "sizes"),
     [
         ("m = ReduceMax(x, zero) t = Concat<axis=0>(n, one, one, one) y = Expand(m, t)", ["N", "4", "6", "6"]),
+        ("m = ReduceMax(x, zero) t = Concat<axis=0>(n, one, two, one) y = Tile(m, t)", ["N", "4", "12", "6"]),
+        ("t = Concat<axis=0>(n, four) y = ConstantOfShape(t)", ["N", "4"]),
         ("z = Flatten<axis=2>(x) m = ReduceMax(z, one) y = Relu(m)", ["4*N", "1"]),
         ("k = Squeeze(n, zero) o = Sub(c, c) r = Range(o, k, single) y = Cast<to=1>(r)", ["N"]),
     ],
-    ids=["expanded to the batch", "flattened with the batch", "counted to the batch"],
+    ids=["expanded to the batch", "tiled", "filled", "flattened with the batch", "counted to the batch"],
 )  # fmt: skip
 def test_what_follows_has_a_name(nodes: str, sizes: list[str]) -> None:
     """Also where nothing becomes a constant: what stands behind may hang on it."""
