@@ -28,6 +28,7 @@ from passes.rewrites.fold_batch_rows import FoldBatchRows
 from passes.rewrites.fold_constants import FoldConstants
 from passes.rewrites.freeze_batch_norm import FreezeBatchNorm
 from passes.rewrites.gather_batch_rows import GatherBatchRows
+from passes.rewrites.gather_elements_to_gather import GatherElementsToGather
 from passes.rewrites.gather_lists import GatherLists
 from passes.rewrites.gather_nd_to_gather import GatherNDToGather
 from passes.rewrites.gather_to_reshape import GatherToReshape
@@ -108,6 +109,7 @@ NORMALIZE = ir.passes.Sequential(
     # Once more, of places that have been folded.
     GatherToReshape(),
     GatherNDToGather(),
+    GatherElementsToGather(),
     GatherLists(),
     GatherToSlice(),
     EinsumToMatMul(),
