@@ -5,7 +5,7 @@
 
 n counts the images, and c is the same for all: then nothing hangs on the batch any more, and where c only counts, the
 Gather goes as well. It is how PyTorch writes `mask[batch, places]`, the padding mask of every attention of
-transformers 4.53 and later. What the places are is computed at a batch of 3 and at one of 7.
+transformers 5. What the places are is computed at a batch of 3 and at one of 7.
 """
 
 from __future__ import annotations
