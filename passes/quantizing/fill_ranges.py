@@ -103,7 +103,7 @@ class FillRanges(ir.passes.InPlacePass):
         errors = self._errors(grids, drawn)
         factors, zeros = dict.fromkeys(observed, 1.0), dict[ir.Value, int]()
         for group in groups:
-            index = _best_factor(group, errors, plan.last)
+            index = _best_factor(group, errors, plan.compared)
             group.divide(float(FACTORS[index]))
             for value in group.values:
                 if value in observed:
@@ -208,16 +208,16 @@ def _error(sample: Sample, grids: Sequence[Grids]) -> Float64Array:
     return errors / (float(power) or 1.0)
 
 
-def _best_factor(group: ScaleGroup, errors: Mapping[ir.Value, Float64Array], last: set[ir.Node]) -> int:
+def _best_factor(group: ScaleGroup, errors: Mapping[ir.Value, Float64Array], compared: set[ir.Node]) -> int:
     """The index of that with which tensors and weights lose least."""
     loss = np.sum([errors[value].min(axis=1) for value in group.values if value in errors] or [0 * FACTORS], axis=0)
     for index, factor in enumerate(FACTORS):
-        loss[index] += sum(_weight_error(layer, factor, layer.node in last) for layer in group.readers)
-        loss[index] += sum(_weight_error(layer, 1 / factor, layer.node in last) for layer in group.writers)
+        loss[index] += sum(_weight_error(layer, factor, layer.node in compared) for layer in group.readers)
+        loss[index] += sum(_weight_error(layer, 1 / factor, layer.node in compared) for layer in group.writers)
     return int(loss.argmin())
 
 
-def _weight_error(layer: Layer, factor: float, is_last: bool) -> float:
+def _weight_error(layer: Layer, factor: float, is_compared: bool) -> float:
     """Of weights times a factor, in parts of their power; 0 where a multiplier frees them from powers of two."""
     if layer.batch_norm is not None or not layer.is_weighted:
         return 0.0
@@ -225,7 +225,7 @@ def _weight_error(layer: Layer, factor: float, is_last: bool) -> float:
     rows: AnyArray = to_rows(layer.node, weight).astype(np.float32) * np.float32(factor)
     none = np.zeros(len(rows))
     # What pairs cost is made up for, when weights are fitted.
-    options, grid = WeightOptions(per_channel=not is_last), QuantSpec.unsigned(EDGE_BITS, 0)
+    options, grid = WeightOptions(per_channel=not is_compared), QuantSpec.unsigned(EDGE_BITS, 0)
     spec, _ = EDGE_FORMAT.first(layer.node, rows, EDGE_BITS, grid, options)
     codes, exponents = spec.quantize(rows, Around(none + 1, none, grid, None))
     difference = np.ldexp(codes.astype(np.float64), exponents.astype(np.int32)[:, None]) - rows

@@ -189,7 +189,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
         options = WeightOptions(
             clip=plan.weight_clips.get(layer.node) or self.weight_clip,
             rounding=self.weight_rounding,
-            per_channel=self.per_channel and output is not None,
+            per_channel=self.per_channel and layer.node not in plan.compared,
             pair_limit=None if waived else pair_limit(source.stored_max),
         )
         insert_first_weight(model, layer, chosen, plan.weight_bits[layer.node], options, source=source, output=output)

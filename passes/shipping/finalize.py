@@ -84,7 +84,8 @@ def _dequantized(
 ) -> tuple[ir.Value, ir.Value]:
     """The DequantizeLinear of the weight (through a Cast where it is packed) and of the bias."""
     base = f"{layer.name}_final"
-    per_channel = layer.quantizer is not None
+    # What outputs compare has one scale; what islands alone read has one for each channel.
+    per_channel = layer.quantizer is not None or bool(np.any(final.scales != final.scales[0]))
     scales = final.scales if per_channel else final.scales[0]
     scale = initializer(graph, f"{base}_weight_scale", scales)
     codes = _codes(graph, node, base, final)

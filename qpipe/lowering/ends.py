@@ -116,13 +116,17 @@ def _dequantize(layer: QuantizedLayer, b: Builder) -> ir.Value:
     scales = result_scales(layer)
     if layer.result.uses():
         # onnxruntime pushes a DequantizeLinear of one scale through a Reshape, and then can't open what it made.
-        spatial = [1] * product_of(layer.node).spatial_dims(layer.node)
-        scale = b.constant(f"{layer.name}_scale", scales.reshape(-1, *spatial) if len(scales) > 1 else scales[0])
+        scale = b.constant(f"{layer.name}_scale", spread_scales(layer) if len(scales) > 1 else scales[0])
         steps = b.emit("Cast", [value], name=f"{layer.name}_cast", attributes=_TO_FLOAT, dtype=ir.DataType.FLOAT)
         return b.emit("Mul", [steps, scale], name=name, dtype=ir.DataType.FLOAT)
     attributes = {"axis": 1} if len(scales) > 1 else {}
     scale = b.constant(f"{layer.name}_scale", scales if len(scales) > 1 else scales[0])
     return b.emit("DequantizeLinear", [value, scale], name=name, attributes=attributes, dtype=ir.DataType.FLOAT)
+
+
+def spread_scales(layer: QuantizedLayer) -> npt.NDArray[np.float32]:
+    """`result_scales` of a product as they broadcast to its result."""
+    return result_scales(layer).reshape(-1, *[1] * product_of(layer.node).spatial_dims(layer.node))
 
 
 def result_scales(layer: QuantizedLayer) -> npt.NDArray[np.float32]:

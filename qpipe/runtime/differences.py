@@ -10,7 +10,7 @@ import numpy.typing as npt
 from qpipe.errors import ParityError
 from qpipe.ir.quantized.oracle import result_name
 from qpipe.ir.quantized.view import View
-from qpipe.lowering.ends import result_scales
+from qpipe.lowering.ends import spread_scales
 from qpipe.runtime.cut import Tensor
 
 Array = npt.NDArray[Any]
@@ -27,7 +27,7 @@ class Differences:
     def __init__(self, view: View) -> None:
         self.integers = 0
         self._scales = {
-            str(layer.result.name): result_scales(layer) for layer in view.layers if layer.quantizer is None
+            str(layer.result.name): spread_scales(layer) for layer in view.layers if layer.quantizer is None
         }
         self._owner = {str(q.codes.name): f"input '{q.source.name}'" for q in view.inputs}
         self._owner |= {result_name(layer): f"{layer.op_type} '{layer.name}'" for layer in view.layers}
@@ -58,6 +58,4 @@ class Differences:
         """A last layer's int32 in real units, as floats of the QDQ graph have them."""
         if name not in self._scales or array.dtype != np.int32:
             return array
-        scales = self._scales[name]
-        along = (-1, *[1] * (array.ndim - 2)) if len(scales) > 1 else (1,)
-        return array.astype(np.float32) * scales.reshape(along)
+        return array.astype(np.float32) * self._scales[name]

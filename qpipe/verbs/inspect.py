@@ -200,7 +200,7 @@ def _planned_note(layer: Layer, plan: QuantizationPlan) -> str:
     if layer.node in plan.weight_bits:
         words.append(f"{plan.weight_bits[layer.node]}-bit weights")
     if layer.node in plan.last:
-        words.append("last layer, int32 output")
+        words.append("last layer, int32 output" if layer.node in plan.compared else "int32 output")
     elif (planned := plan.quantizers.get(layer.output)) is not None:
         sign = {True: "signed", False: "unsigned", None: "sign from the data"}[planned.signed]
         kind = sign if planned.curve is None else f"a table of {planned.curve.op_type}"

@@ -63,10 +63,27 @@ def recurrent() -> onnx.ModelProto:
     return parse(f"(float[N,4,10] x) => (float[] y) {{ {nodes} }}", **w.constants)
 
 
+def sums() -> onnx.ModelProto:
+    """A layer of weights before a normalization, and one, turned, before a running sum: both read int32."""
+    w = Weights()
+    w.normal("w1", 6, 3, 1, 1)
+    w.normal("w2", 6, 6, 3, 3)
+    w.normal("w3", 6, 6)
+    w.normal("w4", 4, 6, 1, 1)
+    w.constants["axis"] = np.array(1)
+    nodes = """
+        c = Conv(x, w1) a = Relu(c) s = Conv<pads=[1,1,1,1]>(a, w2) [norm] b = LpNormalization<axis=1>(s)
+        t = Transpose<perm=[0,2,3,1]>(b) g = MatMul(t, w3) k = Transpose<perm=[0,3,1,2]>(g) u = CumSum(k, axis)
+        y = Conv(u, w4)
+    """
+    return parse(f"(float[N,3,8,8] x) => (float[] y) {{ {nodes} }}", **w.constants)
+
+
 CASES = {
     "two stages": (two_stages, (3, 8, 8), "choose"),
     "recurrent": (recurrent, (4, 10), "gru"),
     "places": (places, (3, 8, 8), "nonzero"),
+    "sums": (sums, (3, 8, 8), "norm"),
 }
 
 

@@ -3,7 +3,8 @@
 Source: FAQ, section 3.1: in a network of fewer than 8 bits the first and the last layer's weights and the last layer's
 input keep 8 bits, the last ReLU makes the transition (a last layer is one behind which no other has weights); a branch
 that comes straight from a convolution is 8-bit signed before the Add; the last layer's output is int32 fixed point and
-gets no quantizer. What a layer's own options say (`qpipe.ir.graph.layer_options`) goes before all of this.
+gets no quantizer, nor does a product's that islands alone read (`qpipe.ir.quantized.last_layers`). What a layer's own
+options say (`qpipe.ir.graph.layer_options`) goes before all of this.
 
 With `skip_bits` a tensor that a skip connection carries to an Add keeps that width, where its own is less, and each
 layer of weights that reads it requantizes it to its own. (Zhuang et al., *Training Quantized Network with Auxiliary
@@ -15,7 +16,6 @@ are rounded once in every block, and hold channels and tokens of unlike size. So
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -27,6 +27,7 @@ from qpipe.formats.table import EDGE_FORMAT
 from qpipe.ir.graph.edges import Passage, before_weights, feeding_weights
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerOptions, LayerTable
 from qpipe.ir.graph.layers import Layer
+from qpipe.ir.quantized.last_layers import find_last
 from qpipe.ir.quantized.parts import all_reads, split
 from qpipe.ir.quantized.streams import on_skips, summed_products, wide_streams
 from qpipe.ops import Curve, Rectifier, Role, activation_of, op_of
@@ -109,7 +110,9 @@ class QuantizationPlan:
     edges: set[ir.Node] = field(default_factory=set)
     """Main nodes of the first and the last layers."""
     last: set[ir.Node] = field(default_factory=set)
-    """Main nodes of the last layers: one weight scale, int32 outputs."""
+    """Main nodes of the layers with int32 outputs."""
+    compared: set[ir.Node] = field(default_factory=set)
+    """Of these, those that have one weight scale."""
 
     def reads_narrow(self, layer: Layer) -> bool:
         """Whether it reads what is carried wider at the narrower width."""
@@ -150,7 +153,7 @@ def plan_quantization(
     if not any(layer.role is Role.COMPUTE for layer in plan.layers):
         # What would have weights to quantize is what stands in the way.
         plan.unsupported = [layer for layer in parts.order if layer.op.role is Role.COMPUTE]
-    _find_last(plan)
+    plan.last, plan.compared = find_last(plan, parts.order)
     options = layers.of_layers(plan.layers, plan.last)
     passages = _passages(parts.order, plan)
     feeding = feeding_weights(passages)
@@ -222,59 +225,6 @@ def _passages(order: Iterable[Layer], plan: QuantizationPlan) -> list[Passage]:
         elif (own := kept.get(layer.node)) is not None:
             found.append(Passage(own.is_weighted and not own.interpolates, own.inputs, own.output))
     return found
-
-
-def _find_last(plan: QuantizationPlan) -> None:
-    """Last layers: weighted, no activation, before nothing but outputs or the tail.
-
-    Reshaping behind joins the tail, and so does what would be a table: there its result is float, and exact. What puts
-    the results of several side by side, a detector's of all its levels, does as well: on one grid of 8 bits for all of
-    them each would be rounded twice.
-    """
-    readers = Counter(value for layer in plan.layers for value in layer.inputs)
-    readers.update(value for layer in plan.islands for value in all_reads(layer))
-    origins: dict[ir.Value, Layer | None] = {}  # what a value comes from through layers that only reshape
-    for layer in plan.layers:
-        origins[layer.output] = _origin(layer, origins)
-    kept: list[Layer] = []
-    behind: list[Layer] = []
-    for layer in reversed(plan.layers):
-        if not readers[layer.output]:
-            if layer.curve is not None and layer.activation is not None:
-                behind.append(Layer(layer.activation))
-                layer = replace(layer, activation=None)
-            elif layer.curve is not None or (_moves(layer) and _is_sum(origins.get(layer.output))):
-                behind.append(layer)
-                readers.subtract(layer.inputs)
-                continue
-            if layer.is_weighted and layer.activation is None and layer.batch_norm is None:
-                plan.last.add(layer.node)
-        kept.append(layer)
-    plan.layers[:] = reversed(kept)
-    plan.tail[:0] = reversed(behind)
-
-
-def _origin(layer: Layer, origins: Mapping[ir.Value, Layer | None]) -> Layer | None:
-    """What its result comes from; of several layers of weights whose sums it joins, the first.
-
-    A curve alone goes with the sums that it reads.
-    """
-    found = [origins.get(value) for value in layer.inputs]
-    if layer.op.only_reshapes and len(found) == 1:
-        return found[0]
-    is_curve = layer.curve is not None and layer.activation is None
-    return found[0] if (layer.op.only_joins or is_curve) and all(map(_is_sum, found)) else layer
-
-
-def _moves(layer: Layer) -> bool:
-    return layer.op.only_reshapes or layer.op.only_joins
-
-
-def _is_sum(layer: Layer | None) -> bool:
-    """Whether the layer has weights and gives their sums as they are, or to what would be a table."""
-    if layer is None or layer.role is not Role.COMPUTE or layer.batch_norm is not None:
-        return False
-    return layer.activation is None or layer.curve is not None
 
 
 def _edge_tensors(plan: QuantizationPlan, ends: set[ir.Node]) -> set[ir.Value]:

@@ -182,18 +182,18 @@ def test_sums_side_by_side_that_weights_read_have_a_grid() -> None:
     assert not found.tail
 
 
-def test_a_layer_before_an_island_is_no_last_layer() -> None:
+def test_sums_that_an_island_reads_are_int32_and_what_it_gives_has_a_grid() -> None:
     net = Network(3, 8, 8)
     x = net.conv("x", 3, 8, name="before")
     m = net.op("LpNormalization", x, name="gate")
     y = net.op("Erf", net.conv(m, 8, 8, name="after"), name="end")
     found = plan(net, y)
-    assert last(found) == {"after"}
+    assert last(found) == {"before", "after"}
     assert [[layer.name for layer in some] for some in (found.islands, found.tail)] == [["gate"], ["end"]]
     assert found.begins == [found.layers[0].inputs[0], found.layers[1].inputs[0]]
     # What the last layer reads keeps 8 bits, whoever gives it; the sign of an island's floats is the data's.
     assert (found.quantizers[found.begins[1]].bits, found.quantizers[found.begins[1]].signed) == (8, None)
-    assert x in bits(found)
+    assert x not in bits(found)
     assert not found.unsupported
 
 
