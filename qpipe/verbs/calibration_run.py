@@ -96,7 +96,7 @@ class CalibrationRun:
         if settings.fits_weights:
             self._apply([FitWeights(keep=keep, floats=floats, inputs=self._drawn, shard=self._shard)])
         if held is not None:
-            held.tell(network)
+            held.tell(network, self.settings.cpu)
         with about(self.name):
             compare_with_float(floats, network, self._inputs, is_ready=self._is_ready)
 

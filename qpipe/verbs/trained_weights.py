@@ -21,6 +21,7 @@ from qpipe.nodes import require_constant
 from qpipe.ops.weight_layout import to_rows
 from qpipe.settings import CalibrateSettings
 from qpipe.settings.arithmetic import ArithmeticSettings
+from qpipe.settings.base import Cpu
 
 PEAK_CLIP: Final = 1e6
 """In standard deviations: the largest of fewer than 1e12 weights lies below."""
@@ -62,15 +63,17 @@ class HeldWeights:
 
     rows: Mapping[str, FloatArray]
 
-    def tell(self, network: ir.Model) -> None:
-        """Say how many channels of a QDQ network have the integers of training."""
+    def tell(self, network: ir.Model, cpu: Cpu) -> None:
+        """Say how many channels of a QDQ network have the integers of training; cpu: that it was calibrated for."""
         kept = total = 0
         for layer in read_view(network).layers:
             if is_trainable(layer) and (rows := self.rows.get(layer.name)) is not None:
                 codes: AnyArray = layer.weight.format.stored_codes(float_rows(layer), layer.weight.exponents)
                 kept += int(_same_integers(rows, codes).sum())
                 total += len(rows)
-        rest = "" if kept == total else "; the others are rounded anew, as exactness demands (--cpu vnni demands less)"
+        # What is left where large pairs may be.
+        why = "their multipliers demand" if cpu == "vnni" else "exactness demands (--cpu vnni demands less)"
+        rest = "" if kept == total else f"; the others are rounded anew, as {why}"
         progress.say(f"weights keep the integers of low-bit training: {kept} channels of {total}{rest}")
 
 

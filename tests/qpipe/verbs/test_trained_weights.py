@@ -23,7 +23,7 @@ from qpipe.settings.arithmetic import ArithmeticSettings
 from qpipe.train.companions import low_bit
 from qpipe.train.companions.low_bit import LowBit
 from qpipe.train.executor import Executor
-from qpipe.verbs.trained_weights import why_rounded_anew
+from qpipe.verbs.trained_weights import HeldWeights, why_rounded_anew
 from support.zoo.digits import PREPROCESS
 
 KEPT: dict[str, Any] = {"group": "n", "group_format": (8, 0), "tensor_scale": "power-of-two", "rounding": "nearest"}
@@ -67,6 +67,12 @@ def multiplied_by(
     return codes
 
 
+def shipped(network: ir.Model) -> ir.Model:
+    final = network.clone()
+    Finalize()(final)
+    return final
+
+
 def codes_of(network: ir.Model) -> dict[str, np.ndarray]:
     """Of a network whose weights are integers: rows, by layer."""
     layers = [layer for layer in read_view(network).layers if isinstance(layer, Weighted)]
@@ -89,10 +95,8 @@ def test_the_export_has_the_integers_that_training_multiplied_by(
     network, bits = trained(stages, element), sum(element)
     expected = multiplied_by(monkeypatch, network, element)
     quantized = qpipe.calibrate(network, "digits", batches=1, **options)
-    shipped = qpipe.export(quantized, format="qdq", cpu=options.get("cpu", "portable"))
-    final = quantized.clone()
-    Finalize()(final)
-    for model in (final, shipped):
+    exported = qpipe.export(quantized, format="qdq", cpu=options.get("cpu", "portable"))
+    for model in (shipped(quantized), exported):
         found = codes_of(load_model(model))
         for name, codes in expected.items():
             assert np.array_equal(codes, np.round(codes))
@@ -122,6 +126,17 @@ def test_what_exactness_demands_goes_before(stages: Path, capsys: pytest.Capture
     assert 0 < kept < total == 24
     assert line.endswith("; the others are rounded anew, as exactness demands (--cpu vnni demands less)")
     assert qpipe.validate([quantized, qpipe.export(quantized)], "digits").rows[0].integers_equal
+
+
+@pytest.mark.parametrize(("cpu", "why"), [("portable", "exactness demands (--cpu vnni"), ("vnni", "their multipliers")])
+def test_what_else_goes_before_is_named_where_pairs_may_be_large(
+    stages: Path, cpu: Any, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quantized = load_model(stages / "net.qdq.onnx")
+    others = {name: codes + 0.3 for name, codes in codes_of(shipped(quantized)).items() if name in CHANNELS}
+    with reporting():
+        HeldWeights(others).tell(quantized, cpu)
+    assert f"0 channels of 24; the others are rounded anew, as {why}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
