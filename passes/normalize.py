@@ -38,6 +38,7 @@ from passes.rewrites.inline_functions import InlineFunctions
 from passes.rewrites.instance_norm_to_layer_norm import InstanceNormToLayerNorm
 from passes.rewrites.known_shapes import KnownShapes
 from passes.rewrites.layer_norm_last_axis import LayerNormLastAxis
+from passes.rewrites.linear_models import LinearModels
 from passes.rewrites.masks_to_sums import MasksToSums
 from passes.rewrites.matrices_to_grouped_conv import MatricesToGroupedConv
 from passes.rewrites.merge_affine import MergeAffine
@@ -74,6 +75,7 @@ NORMALIZE = ir.passes.Sequential(
     InlineFunctions(),
     UndoDynamicQuantization(),
     StandardOperators(),
+    LinearModels(),
     FiniteMasks(),
     MasksToSums(),
     DropNanGuards(),

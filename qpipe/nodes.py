@@ -25,6 +25,8 @@ DOMAIN: Final = "qpipe"
 _GRAPHS: Final = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
 MICROSOFT: Final = "com.microsoft"
 """The domain of onnxruntime's own operators."""
+MACHINE_LEARNING: Final = "ai.onnx.ml"
+"""The domain of what is no network: trees, text, linear models."""
 STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
 _NAMED_NODES: Final = 4
 _NAME_LENGTH: Final = 100

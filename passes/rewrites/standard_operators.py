@@ -47,7 +47,7 @@ _EPSILON: Final = 1e-12
 """The default of SkipLayerNormalization."""
 
 
-class _Body:
+class Body:
     """The nodes that take the place of one."""
 
     def __init__(self, node: ir.Node) -> None:
@@ -55,11 +55,15 @@ class _Body:
         self.nodes: list[ir.Node] = []
 
     def add(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """A standard node; its result."""
+        """A standard node; its result, of floats."""
+        return self.typed(ir.DataType.FLOAT, op_type, *inputs, **attributes)
+
+    def typed(self, dtype: ir.DataType, op_type: str, /, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        """The same of another type."""
         name = f"{self.node.name or self.node.outputs[0].name}_{len(self.nodes)}"
         self.nodes.append(ir.node(op_type, inputs, attributes, name=name))
         result = self.nodes[-1].outputs[0]
-        result.name, result.type = f"{name}_result", ir.TensorType(ir.DataType.FLOAT)
+        result.name, result.type = f"{name}_result", ir.TensorType(dtype)
         return result
 
     def constant(self, what: str, array: AnyArray) -> ir.Value:
@@ -84,7 +88,7 @@ class _Body:
         return x if not name else self.add(name, x, **given)
 
 
-Spell = Callable[[_Body], list[ir.Value] | None]
+Spell = Callable[[Body], list[ir.Value] | None]
 """The results in their order; None where a node is not understood."""
 
 
@@ -92,7 +96,7 @@ def _activation_is_known(node: ir.Node) -> bool:
     return string_attribute(node, "activation", "") in _ACTIVATIONS
 
 
-def _fused_conv(b: _Body) -> list[ir.Value] | None:
+def _fused_conv(b: Body) -> list[ir.Value] | None:
     if not _activation_is_known(b.node):
         return None
     x, w, bias, addend = b.inputs(4)
@@ -105,7 +109,7 @@ def _fused_conv(b: _Body) -> list[ir.Value] | None:
     return [b.activate(y, () if found is None else found.as_floats())]
 
 
-def _fused_gemm(b: _Body) -> list[ir.Value] | None:
+def _fused_gemm(b: Body) -> list[ir.Value] | None:
     if not _activation_is_known(b.node):
         return None
     kept = {name: value.value for name, value in b.node.attributes.items() if not name.startswith("activation")}
@@ -114,7 +118,7 @@ def _fused_gemm(b: _Body) -> list[ir.Value] | None:
     return [b.activate(b.add("Gemm", *(v for v in b.inputs(3) if v is not None), **kept), parameters)]
 
 
-def _fused_matmul(b: _Body) -> list[ir.Value] | None:
+def _fused_matmul(b: Body) -> list[ir.Value] | None:
     operands = b.inputs(2)
     if any(int_attribute(b.node, f"transBatch{side}", 0) for side in "AB"):
         return None
@@ -129,7 +133,7 @@ def _fused_matmul(b: _Body) -> list[ir.Value] | None:
 
 
 def _gelu(approximate: str) -> Spell:
-    def spell(b: _Body) -> list[ir.Value]:
+    def spell(b: Body) -> list[ir.Value]:
         x, bias = b.inputs(2)
         assert x is not None
         return [b.add("Gelu", x if bias is None else b.add("Add", x, bias), approximate=approximate)]
@@ -137,13 +141,13 @@ def _gelu(approximate: str) -> Spell:
     return spell
 
 
-def _quick_gelu(b: _Body) -> list[ir.Value]:
+def _quick_gelu(b: Body) -> list[ir.Value]:
     (x,), alpha = b.inputs(1), float_attribute(b.node, "alpha", 1.702)
     scaled = x if alpha == 1 else b.add("Mul", x, b.number("alpha", alpha))
     return [b.add("Mul", x, b.add("Sigmoid", scaled))]
 
 
-def _skip_layer_norm(b: _Body) -> list[ir.Value] | None:
+def _skip_layer_norm(b: Body) -> list[ir.Value] | None:
     x, skip, gamma, beta, bias = b.inputs(5)
     if any(value.uses() or value.is_graph_output() for value in b.node.outputs[1:3]):
         return None
@@ -154,7 +158,7 @@ def _skip_layer_norm(b: _Body) -> list[ir.Value] | None:
     return [y, y, y, total][: len(b.node.outputs)]
 
 
-def _matmul_n_bits(b: _Body) -> list[ir.Value] | None:
+def _matmul_n_bits(b: Body) -> list[ir.Value] | None:
     """Weights `[C, blocks, bytes of a block]`, low bits first, with a scale and a zero point for each block of K."""
     x, _, _, zeros, order, bias = b.inputs(6)
     packed, scales = constant_input(b.node, 1), constant_input(b.node, 2)
@@ -206,14 +210,19 @@ class StandardOperators(ir.passes.InPlacePass):
                     f"{describe(node)}: '{node.domain}' is a layout for one machine, expected the model as it was, or "
                     "optimized up to ORT_ENABLE_EXTENDED"
                 )
-        nodes = [node for node in model.graph if node.domain == MICROSOFT and node.op_type in _SPELLINGS]
-        replaced = [_try_replace(model.graph, node) for node in nodes]
-        return ir.passes.PassResult(model, any(replaced))
+        return respell(model, MICROSOFT, _SPELLINGS)
 
 
-def _try_replace(graph: ir.Graph, node: ir.Node) -> bool:
-    body = _Body(node)
-    found = _SPELLINGS[node.op_type](body)
+def respell(model: ir.Model, domain: str, spellings: Mapping[str, Spell]) -> ir.passes.PassResult:
+    """Replace each node of a domain that its spelling understands, in the order of the graph."""
+    nodes = [node for node in model.graph if node.domain == domain and node.op_type in spellings]
+    replaced = [_try_replace(model.graph, node, spellings[node.op_type]) for node in nodes]
+    return ir.passes.PassResult(model, any(replaced))
+
+
+def _try_replace(graph: ir.Graph, node: ir.Node, spell: Spell) -> bool:
+    body = Body(node)
+    found = spell(body)
     if found is None:
         return False
     pairs = [(old, new) for old, new in zip(node.outputs, found, strict=False) if old.uses() or old.is_graph_output()]

@@ -20,8 +20,10 @@ from qpipe.ir.files.checks import (
     check_weights,
 )
 from qpipe.ir.files.consistent import check_shapes
+from qpipe.ir.files.erfc import write_erfc
 from qpipe.ir.files.external import load_external_data
 from qpipe.ir.files.float32 import to_float32
+from qpipe.ir.files.maps import without_maps
 from qpipe.ir.files.outputs import kind_of_file
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.sizes import restore_sizes
@@ -43,22 +45,26 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     truncated, not ONNX or empty; external data that are missing or outside the model's folder; NaN or infinite weights;
     empty inputs; nodes whose inputs don't fit; tensors and functions of unbearable size; and an opset that can't be
     converted. A warning says where a network of other floats became one of float32, which inputs nothing reads, and
-    which outputs are inputs or stand twice.
+    which outputs are inputs, stand twice, or are maps, and that an operator of TensorFlow was written in ONNX's.
     """
+    unzipped = list[str]()
     if isinstance(model, ir.Model):
         source = name_in_memory(model)
         loaded = model.clone()
     elif isinstance(model, onnx.ModelProto):
         source = name_in_memory(model)
-        loaded = _from_proto(model, source)
+        proto, unzipped = without_maps(model)
+        loaded = _from_proto(proto, source)
     else:
         source = os.fspath(model)
-        loaded = _from_proto(_parse(Path(model)), source)
+        proto, unzipped = without_maps(_parse(Path(model)))
+        loaded = _from_proto(proto, source)
         # An absolute folder, because onnx_ir doesn't check external data against an empty one.
         ir.external_data.set_base_dir(loaded.graph, Path(model).absolute().parent)
     load_external_data(loaded, source)
     check_functions(loaded, source)
     _sort(loaded, source)
+    written = write_erfc(loaded)
     passed_on = _drop_repeated_outputs(loaded)
     dropped = _drop_unused_inputs(loaded)
     check_inputs(loaded, source)
@@ -69,6 +75,9 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     check_weights(loaded, source)
     notes = [f"{source}: nothing reads the input '{name}': it is left out" for name in dropped]
     notes += [f"{source}: the output '{name}' {why}: it is left out" for name, why in passed_on.items()]
+    notes += [f"{source}: the output '{name}' is a map for each sample: here it is their values" for name in unzipped]
+    if written:
+        notes.append(f"{source}: {written[0]} is no operator of ONNX: it is written as Erf, {len(written)} in all")
     notes += filter(None, [to_float32(loaded, source)])
     loaded = upgrade(loaded, source)
     restore_sizes(loaded)

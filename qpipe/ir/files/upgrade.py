@@ -40,6 +40,9 @@ def upgrade(model: ir.Model, source: str) -> ir.Model:
         model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
     common.RemoveInitializersFromInputsPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
+    if not model.functions and all(node.domain != "" for node in model.graph.all_nodes()):
+        # Of other domains alone: any opset is theirs.
+        model.opset_imports[""] = needed_opset(model)
     opset = model.opset_imports.get("")
     if opset is None or opset < OLDEST_OPSET:
         raise ModelError(f"{source}: opset is {opset}, expected {OLDEST_OPSET} or newer")
