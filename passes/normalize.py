@@ -47,6 +47,7 @@ from passes.rewrites.name_nodes import NameNodes
 from passes.rewrites.pad_for_constants import PadForConstants
 from passes.rewrites.pads_of_max_pools import PadsOfMaxPools
 from passes.rewrites.plain_gemm import PlainGemm
+from passes.rewrites.plain_places import PlainPlaces
 from passes.rewrites.prelu_to_lines import PReluToLines
 from passes.rewrites.push_transposes import PushTransposes
 from passes.rewrites.recognize_activations import RecognizeActivations
@@ -112,6 +113,7 @@ NORMALIZE = ir.passes.Sequential(
     GatherToReshape(),
     GatherNDToGather(),
     GatherElementsToGather(),
+    PlainPlaces(),
     GatherLists(),
     GatherToSlice(),
     EinsumToMatMul(),

@@ -9,7 +9,7 @@ follows from the others. What is left without readers goes with dead code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -30,7 +30,7 @@ _TO_THE_END: Final = 2**31 - 1
 _NAMED: Final = frozenset({"Range", "ConstantOfShape", "Flatten", "Expand", "Tile"})
 """What gives sizes by lists and products that inference does not follow."""
 _INVENTED: Final = "unk__"
-"""What names begin with that onnx's inference gives to sizes of which it knows nothing."""
+"""What names begin with that onnx's inference gives to sizes of which it knows nothing, and tf2onnx to the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,9 @@ class KnownShapes(ir.passes.InPlacePass):
         if not any(node.op_type in ("Shape", "Size") for node in graph):
             return ir.passes.PassResult(model, False)
         lists, modified = Lists(), False
+        fed = {dim.value for value in graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)}
         for node in list(graph):
-            _infer(node, lists, model.opset_imports.get("", OPSET))
+            _infer(node, lists, model.opset_imports.get("", OPSET), fed)
             if not inner_graphs(node) and not lists.follow(node):
                 modified |= _settle(graph, node, lists)
         return ir.passes.PassResult(model, modified)
@@ -141,9 +142,12 @@ def _opened(sizes: Sizes) -> int:
     return sum(isinstance(size, Open) for size in sizes)
 
 
-def _infer(node: ir.Node, lists: Lists, opset: int) -> None:
-    """The shapes of what a node gives, where more can be said of them than the file does."""
-    if node.domain != "" or all(map(_is_named, node.outputs)):
+def _infer(node: ir.Node, lists: Lists, opset: int, fed: Set[str | None]) -> None:
+    """The shapes of what a node gives, where more can be said of them than the file does.
+
+    fed: names of sizes that inputs have.
+    """
+    if node.domain != "" or all(_is_named(value, fed) for value in node.outputs):
         return
     values = [value for value in node.inputs if value is not None]
     types = {str(value.name): kind for value in values if (kind := _type_proto(value)) is not None}
@@ -160,7 +164,7 @@ def _infer(node: ir.Node, lists: Lists, opset: int) -> None:
     for value in node.outputs:
         if (proto := inferred.get(str(value.name))) is not None:
             shape = ir.serde.deserialize_type_proto_for_shape(proto)
-            if shape is not None and _known(shape) > _known(value.shape):
+            if shape is not None and _known(shape, fed) > _known(value.shape, fed):
                 value.shape = shape
                 value.type = value.type or ir.serde.deserialize_type_proto_for_type(proto)
     if node.op_type == "Resize":
@@ -252,16 +256,18 @@ def _keep_names(node: ir.Node, lists: Lists) -> None:
     result.shape = ir.Shape([old if scale == 1 else new for old, new, scale in pairs])
 
 
-def _is_named(value: ir.Value) -> bool:
+def _is_named(value: ir.Value, fed: Set[str | None]) -> bool:
     """Whether its sizes are numbers, but for the first, which may have a name that a file or a node gave."""
     if value.shape is None:
         return False
     first, *others = [*value.shape.dims] or [1]
-    return _is_given(first) and all(isinstance(size, int) for size in others)
+    return _is_given(first, fed) and all(isinstance(size, int) for size in others)
 
 
-def _is_given(size: int | ir.SymbolicDim) -> bool:
-    return isinstance(size, int) or (size.value is not None and not size.value.startswith(_INVENTED))
+def _is_given(size: int | ir.SymbolicDim, fed: Set[str | None]) -> bool:
+    if isinstance(size, int):
+        return True
+    return size.value is not None and (size.value in fed or not size.value.startswith(_INVENTED))
 
 
 def _type_proto(value: ir.Value) -> onnx.TypeProto | None:
@@ -271,9 +277,9 @@ def _type_proto(value: ir.Value) -> onnx.TypeProto | None:
     return onnx.helper.make_tensor_type_proto(value.dtype, dims)
 
 
-def _known(shape: ir.Shape | None) -> int:
+def _known(shape: ir.Shape | None, fed: Set[str | None]) -> int:
     """How much is said of it: numbers, and names that were given."""
-    return -1 if shape is None else sum(map(_is_given, shape))
+    return -1 if shape is None else sum(_is_given(size, fed) for size in shape)
 
 
 def _dim(size: int | Open) -> int | str:

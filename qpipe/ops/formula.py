@@ -46,7 +46,10 @@ _BINARY: Final[Mapping[str, Callable[[Float64Array, Float64Array], Any]]] = {
     "LessOrEqual": np.less_equal,
 }  # fmt: skip
 ELEMENTWISE: Final = frozenset({*_UNARY, *_BINARY, "Clip", "HardSigmoid", "LeakyRelu", "Elu", "Where"})
-REDUCING: Final = frozenset({"ReduceMean"})
+COUNTING: Final = frozenset({"Add", "Sub", "Mul", "Neg", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Where"})
+"""Of integers, exactly: float64 has those below 2**53."""
+CONVERTING: Final = frozenset({"Cast", "Not"})
+REDUCING: Final = frozenset({"ReduceMean", "GlobalAveragePool"})
 
 
 class Formula:
@@ -134,10 +137,17 @@ def _compute(node: ir.Node, operands: list[Float64Array]) -> Any:
             return np.clip(float_attribute(node, "alpha", 0.2) * x + float_attribute(node, "beta", 0.5), 0, 1)
         case "LeakyRelu":
             return np.where(x < 0, float_attribute(node, "alpha", 0.01) * x, x)
+        case "Not":
+            return x == 0
+        case "Cast":
+            target = ir.DataType(int_attribute(node, "to", int(ir.DataType.FLOAT)))
+            return x != 0 if target is ir.DataType.BOOL else np.trunc(x) if target.is_integer() else x
         case "Where":
             return np.where(x.astype(bool), *operands[1:])
         case "Elu":
             return np.where(x < 0, float_attribute(node, "alpha", 1.0) * np.expm1(np.minimum(x, 0)), x)
+        case "GlobalAveragePool":
+            return x.mean(tuple(range(2, x.ndim)), keepdims=True)
         case "ReduceMean":
             axes = constant_input(node, 1)
             if axes is None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+import numpy as np
 
 _WRITTEN: Final = re.compile(
     r"(?:(?P<factor>[1-9]\d*)\*)?(?P<name>[A-Za-z_][\w.]*)(?: (?P<sign>[+-]) (?P<offset>\d+))?"
@@ -120,6 +124,39 @@ def equal(a: Any, b: Any) -> Size:
     return False
 
 
+def largest(*numbers: Any) -> Size:
+    """The largest; UnknownError where which one it is depends on the size."""
+    return functools.reduce(lambda a, b: a if _is_as_large(a, b) else b, numbers)  # type: ignore[no-any-return]
+
+
+def smallest(*numbers: Any) -> Size:
+    """The smallest, likewise."""
+    return functools.reduce(lambda a, b: b if _is_as_large(a, b) else a, numbers)  # type: ignore[no-any-return]
+
+
+def product(numbers: Iterable[Any]) -> Size:
+    """Of all of them."""
+    one: Size = 1
+    return functools.reduce(multiply, numbers, one)
+
+
+def _is_as_large(a: Any, b: Any) -> bool:
+    """Whether a is as large as b at every size, or b as large as a."""
+    if not isinstance(a, Open) and not isinstance(b, Open):
+        return bool(a >= b)
+    if isinstance(a, Open) and isinstance(b, Open) and a.name != b.name:
+        raise UnknownError
+    # At the smallest size, and what is added with each.
+    (least, slope), (other, others) = (
+        (size.factor + size.offset, size.factor) if isinstance(size, Open) else (size, 0) for size in (a, b)
+    )
+    if least >= other and slope >= others:
+        return True
+    if least <= other and slope <= others:
+        return False
+    raise UnknownError
+
+
 def known(compute: Callable[..., Any], *, keeps_open: bool = False) -> Callable[..., Size]:
     """Of numbers that are known; keeps_open: what rounding does to an open size, which is whole."""
 
@@ -131,3 +168,15 @@ def known(compute: Callable[..., Any], *, keeps_open: bool = False) -> Callable[
         return compute(*numbers)  # type: ignore[no-any-return]
 
     return of
+
+
+ARITHMETIC: Final[Mapping[str, Callable[..., Size]]] = {
+    "Add": add, "Sub": subtract, "Mul": multiply, "Div": divide, "Max": largest, "Min": smallest,
+    # Of integers by ONNX, with the divisor's sign, and as Python has it.
+    "Mod": known(operator.mod), "Floor": known(np.floor, keeps_open=True), "Ceil": known(np.ceil, keeps_open=True),
+    "Round": known(np.round, keeps_open=True),
+}  # fmt: skip
+COMPARISONS: Final[Mapping[str, Callable[..., Size]]] = {
+    "Equal": equal, "Greater": known(operator.gt), "Less": known(operator.lt), "Not": known(operator.not_),
+}  # fmt: skip
+"""By ONNX's names."""

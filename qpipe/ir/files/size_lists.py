@@ -7,7 +7,6 @@ and forgets an open size on the way.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.ir.files.open_size import Open, Size, Sizes, UnknownError, add, divide, equal, known, multiply, subtract
+from qpipe.ir.files.open_size import ARITHMETIC, COMPARISONS, Open, Size, Sizes, UnknownError, known, product
 from qpipe.nodes import AnyArray, constant_array, input_value, int_attribute, ints_attribute
 
 MOST_NUMBERS: Final = 256
@@ -227,6 +226,15 @@ def _where(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
     return _each(lambda c, a, b: a if c else b, condition, yes, no), dtype
 
 
+def _product(node: ir.Node, lists: Lists) -> tuple[Numbers, np.dtype[Any]]:
+    """Of all numbers of a list."""
+    numbers, dtype = lists.read(node, 0)
+    axes = lists.ints(node, 1) or ints_attribute(node, "axes", ())
+    if numbers.ndim != 1 or set(axes) - {0, -1} or (not axes and int_attribute(node, "noop_with_empty_axes", 0)):
+        raise UnknownError
+    return _list([product(numbers)]).reshape([1] if int_attribute(node, "keepdims", 1) else []), dtype
+
+
 def _elementwise(compute: Callable[..., Size], *, gives: type[np.generic] | None = None) -> Rule:
     """gives: the result's type, where it is not the operands'."""
 
@@ -280,21 +288,9 @@ _RULES: Final[Mapping[str, Rule]] = {
     "ConstantOfShape": _filled,
     "Range": _range,
     "Where": _where,
-    "Add": _elementwise(add),
-    "Sub": _elementwise(subtract),
-    "Mul": _elementwise(multiply),
-    "Div": _elementwise(divide),
     "Pow": _elementwise(known(lambda x, y: _fitting(lambda: math.pow(x, y)))),
     "Sqrt": _elementwise(known(lambda x: _fitting(lambda: math.sqrt(x)))),
-    # Of integers by ONNX, with the divisor's sign, and as Python has it.
-    "Mod": _elementwise(known(operator.mod)),
-    "Floor": _elementwise(known(np.floor, keeps_open=True)),
-    "Ceil": _elementwise(known(np.ceil, keeps_open=True)),
-    "Round": _elementwise(known(np.round, keeps_open=True)),
-    "Max": _elementwise(known(lambda *numbers: max(numbers))),
-    "Min": _elementwise(known(lambda *numbers: min(numbers))),
-    "Equal": _elementwise(equal, gives=np.bool_),
-    "Greater": _elementwise(known(operator.gt), gives=np.bool_),
-    "Less": _elementwise(known(operator.lt), gives=np.bool_),
-    "Not": _elementwise(known(operator.not_), gives=np.bool_),
+    **{op_type: _elementwise(compute) for op_type, compute in ARITHMETIC.items()},
+    **{op_type: _elementwise(compute, gives=np.bool_) for op_type, compute in COMPARISONS.items()},
+    "ReduceProd": _product,
 }

@@ -16,6 +16,7 @@ CONSTANTS = {
     "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "four": np.array([4]), "minus": np.array([-1]),
     "six": np.array([6]), "end": np.array([2**63 - 1]), "far": np.array([-(2**63) + 1]),
     "sides": np.array([[0, 2], [1, 0], [0, 0], [0, 0]]), "three": np.array([3]), "pairs": np.array([-1, 2]),
+    "some": np.array([0, 1]),
     "first": np.array(1), "second": np.array(2), "half": np.array(2), "single": np.array(1), "halved": np.float32(0.5),
     "twice": np.array(2.0, np.float32),
 }  # fmt: skip
@@ -73,6 +74,12 @@ CASES = {
     "one number alone": ("m = Max(c) c1 = Unsqueeze(m, zero) t = Concat<axis=0>(n, c1, minus) y = Reshape(x, t)",
         ["Reshape"],
     ),
+    "rows for each head, as tf2onnx writes Einsum": (
+        """b = Gather<axis=0>(s, some) r = ReduceProd<keepdims=1>(b) t = Concat<axis=0>(r, minus, two)
+        a = Reshape(x, t) c2 = MaxPool<kernel_shape=[1,1]>(x) q = Shape(c2) d = Gather<axis=0>(q, some)
+        m = Max(b, d) t2 = Concat<axis=0>(m, minus, two) y = Reshape(a, t2)""",
+        ["Reshape", "Reshape"],
+    ),
     "padding, as PyTorch turns its list around": (
         """p = Slice(sides, minus, far, zero, minus) t = Transpose<perm=[1,0]>(p) f = Reshape(t, minus)
         l = Cast<to=7>(f) a = Pad(x, l) q = Shape(a) m = Slice(q, zero, one) r = Concat<axis=0>(m, minus)
@@ -109,6 +116,21 @@ def test_the_batch_stays_open() -> None:
     KnownShapes()(model)
     targets = [constant_input(node, 1) for node in model.graph if node.op_type == "Reshape"]
     assert [[] if target is None else target.tolist() for target in targets] == [[-1, 2, 2, 6, 6], [-1, 4, 6, 6]]
+
+
+@pytest.mark.parametrize("name", ["N", "unk__7"])
+def test_the_batch_may_have_a_name_like_those_of_inference(name: str) -> None:
+    """As tf2onnx calls it: what stands behind a Reshape to the rest has the batch all the same."""
+    nodes = """a = Reshape(x, rest) b = Unsqueeze(a, one) s = Shape(b) c = Gather<axis=0>(s, some)
+        r = ReduceProd<keepdims=1>(c) t = Concat<axis=0>(r, minus, two) d = Reshape(b, t)
+        q = Shape(x) e = Gather<axis=0>(q, some) m = Max(c, e) u = Concat<axis=0>(m, minus, two) y = Reshape(d, u)"""
+    text = f"(float[{name},4,6,6] x) => (float[] y) {{ {nodes} }}"
+    constants = {"rest": np.array([-1, 4, 6, 6]), **CONSTANTS}
+    model = build(text, **{each: constants[each] for each in ("rest", "one", "some", "minus", "two")})
+    assert KnownShapes()(model).modified
+    *_, last = (constant_input(node, 1) for node in model.graph if node.op_type == "Reshape")
+    assert last is not None
+    assert last.tolist() == [-1, 4, 18, 2]
 
 
 def test_the_batch_keeps_its_name_behind_an_expand() -> None:

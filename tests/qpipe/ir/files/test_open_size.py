@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpipe.ir.files.open_size import Open, Size, UnknownError, add, divide, equal, multiply, subtract
+from qpipe.ir.files.open_size import Open, Size, UnknownError, add, divide, equal, largest, multiply, smallest, subtract
 
 NUMBERS = st.integers(-6, 6) | st.builds(Open, st.just("N"), st.integers(1, 4), st.integers(-3, 8))
 
@@ -29,6 +29,8 @@ def towards_zero(a: int, b: int) -> int:
         (multiply, operator.mul),
         (divide, towards_zero),
         (equal, operator.eq),
+        (largest, max),
+        (smallest, min),
     ],
 )
 @given(a=NUMBERS, b=NUMBERS)
@@ -56,6 +58,9 @@ def test_holds_at_each_number(compute: Callable[..., Size], meant: Callable[...,
         (subtract, Open("N", 2, 5), Open("N", 2, 1), 4),
         (divide, -7, 2, -3),
         (equal, Open("N"), -1, False),
+        (largest, Open("N"), 1, Open("N")),
+        (largest, Open("N"), Open("N", 2), Open("N", 2)),
+        (smallest, 4, Open("N", 1, 3), 4),
     ],
 )
 def test_is_known(compute: Callable[..., Size], a: Size, b: Size, expected: Size) -> None:
@@ -67,6 +72,8 @@ def test_is_known(compute: Callable[..., Size], a: Size, b: Size, expected: Size
     [
         (add, Open("N"), Open("M")),
         (add, Open("N"), 0.5),
+        (largest, Open("N"), 2),
+        (smallest, Open("N"), Open("M")),
         (multiply, Open("N"), Open("N")),
         (multiply, Open("N"), 0),
         (divide, Open("N"), 2),
