@@ -68,18 +68,18 @@ class Symbol:
         return self._like(self._emitter.cast(self.handle, np.dtype(dtype)), dtype)
 
     def __add__(self, other: Operand) -> Symbol:
-        return self if _is_all(other, 0) else self._binary("Add", other)
+        return self if self._stays(other, 0) else self._binary("Add", other)
 
     def __sub__(self, other: Operand) -> Symbol:
-        return self if _is_all(other, 0) else self._binary("Sub", other)
+        return self if self._stays(other, 0) else self._binary("Sub", other)
 
     def __mul__(self, other: Operand) -> Symbol:
-        return self if _is_all(other, 1) else self._binary("Mul", other)
+        return self if self._stays(other, 1) else self._binary("Mul", other)
 
     __radd__, __rmul__ = __add__, __mul__
 
     def __floordiv__(self, other: Operand) -> Symbol:
-        return self if _is_all(other, 1) else self._binary("Div", other)
+        return self if self._stays(other, 1) else self._binary("Div", other)
 
     def __rfloordiv__(self, other: AnyArray | int) -> Symbol:
         numerator = self._emitter.operand(self._constant(other), ())
@@ -148,8 +148,23 @@ class Symbol:
         if array.dtype.kind not in "iu" or array.min() < limits.min or array.max() > limits.max:
             raise OverflowError(f"constant {value} does not fit {self.dtype}")
         if array.size and np.all(array == array.flat[0]):
-            array = array.flat[0]
+            array = np.broadcast_to(array.flat[0], self._repeats(array))
         return np.asarray(array, self.dtype)
+
+    def _stays(self, other: Operand, neutral: int) -> bool:
+        """Whether it is what comes of such a number, which changes nothing."""
+        if isinstance(other, Symbol) or np.any(np.asarray(other) != neutral):
+            return False
+        return not self._repeats(np.asarray(other))
+
+    def _repeats(self, array: AnyArray) -> tuple[int, ...]:
+        """The least shape that repeats this value as the array does; () where that only broadcasts to it.
+
+        A dimension whose size is not known is as long as the array's.
+        """
+        known = (None,) * array.ndim + self.sizes
+        counts = [n if size == 1 else 1 for n, size in zip(array.shape, known[len(known) - array.ndim :], strict=True)]
+        return tuple(counts) if max(counts, default=1) > 1 else ()
 
     def _like(self, handle: ir.Value, dtype: npt.DTypeLike | None = None) -> Symbol:
         return Symbol(self._emitter, handle, self.dtype if dtype is None else dtype, self.sizes)
@@ -195,7 +210,3 @@ class _Namespace(IntegerNamespace[Symbol]):
 
 
 SYMBOLIC = _Namespace()
-
-
-def _is_all(other: Operand, value: int) -> bool:
-    return not isinstance(other, Symbol) and bool(np.all(np.asarray(other) == value))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qpipe.arith.symbolic import INT32, Symbol
-from qpipe.nodes import rank
+from qpipe.nodes import rank, static_shape
 from qpipe.ops.base import Refusal, Role, Unweighted
 from qpipe.ops.constant_operand import (
     ConstantOperand,
@@ -139,7 +139,9 @@ class Join(Unweighted):
         for part in _constants(layer.node):
             if part is None:
                 quantizer = next(given)
-                found.append(Symbol(emitter, b.codes(quantizer), quantizer.grid.dtype).astype(INT32))
+                sizes = static_shape(quantizer.codes)
+                codes = Symbol(emitter, b.codes(quantizer), quantizer.grid.dtype, () if sizes is None else sizes[1:])
+                found.append(codes.astype(INT32))
             else:
                 found.append(part.integers)
         return found

@@ -101,6 +101,13 @@ def test_what_changes_nothing_emits_nothing():
     assert graph.ops == []
 
 
+def test_what_repeats_a_value_changes_it():
+    graph = Graph((1, 3))
+    result = graph.x + np.zeros((4, 3), np.int64)
+    x = np.arange(6).reshape(2, 1, 3)
+    assert np.array_equal(graph.run(result, x), np.repeat(x, 4, axis=1))
+
+
 def test_scalar_bounds_are_one_node_and_arrays_two():
     graph = Graph((2,))
     SYMBOLIC.clip(graph.x, 0, 5)

@@ -77,6 +77,20 @@ def test_a_constant_operand_is_on_a_grid(
     run_gate(spec, to_qoperator(spec))
 
 
+@pytest.mark.parametrize("number", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("op", OPS)
+def test_one_number_many_times_repeats_what_it_meets(op: str, number: float) -> None:
+    """As a bias of attention that is the same everywhere does with a mask that has one row for all heads."""
+    w = Weights()
+    w.normal("w1", 4, 3, 1, 1)
+    w.normal("w2", 5, 4, 1, 1)
+    nodes = ["c = Conv(x, w1)", "a = Relu(c)", f"j = {op}(a, k)", "y = Conv(j, w2)"]
+    many = np.full((1, 4, 5, 6), number, np.float32)
+    spec = finalized_on_grids(float_model("net", (3, 1, 6), nodes, **w.constants, k=many), lambda: -3)
+    assert_integers(spec, np.random.default_rng(0).standard_normal((2, 3, 1, 6)).astype(np.float32))
+    run_gate(spec, to_qoperator(spec))
+
+
 @given(
     st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=4), st.integers(-30, 30), st.sampled_from([-120, -3, 5])
 )
