@@ -22,6 +22,7 @@ import onnx_ir as ir
 from passes.quantizing.calibrate_percentile import RANGE_KEY, write_range
 from qpipe.calibration.observe import ObservedRange
 from qpipe.errors import ModelError
+from qpipe.ir.graph.ending import remove_unused
 from qpipe.ir.graph.layers import STAYS_FLOAT
 from qpipe.nodes import AnyArray, constant_array, describe, initializer, int_attribute, name_value
 from qpipe.ops import Role, has_weights, op_of
@@ -58,7 +59,7 @@ class AdoptRanges(ir.passes.InPlacePass):
                 value.replace_all_uses_with(initializer(graph, f"{value.name}_real", _real(constant, node)))
         for node in borders:
             (_take_quantizer if quantizes(node) else _take_dequantizer)(graph, node)
-        ir.passes.common.RemoveUnusedNodesPass()(model)
+        remove_unused(model)
         return ir.passes.PassResult(model, bool(borders))
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.namespace import IntArray
+from qpipe.ir.graph.ending import remove_unused
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.graph.layers import Layer, group_layers
 from qpipe.ir.graph.rewrite import only_reader
@@ -79,7 +80,7 @@ class SeparateParts(ir.passes.InPlacePass):
         for parted in found:
             _separate(model.graph, parted)
         if found:
-            ir.passes.common.RemoveUnusedNodesPass()(model)
+            remove_unused(model)
         return ir.passes.PassResult(model, bool(found))
 
 

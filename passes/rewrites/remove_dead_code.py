@@ -6,6 +6,8 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from qpipe.ir.graph.ending import remove_unused
+
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveDeadCode(ir.passes.InPlacePass):
@@ -16,7 +18,7 @@ class RemoveDeadCode(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Remove until nothing unused is left."""
         before = _size(model)
-        common.RemoveUnusedNodesPass()(model)
+        remove_unused(model)
         common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass()(model)
         # onnx_ir doesn't report the inputs, outputs and attributes that it drops from nodes that stay.

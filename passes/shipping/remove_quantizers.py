@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import TRAINING, set_json
+from qpipe.ir.graph.ending import remove_unused
 from qpipe.ir.graph.layers import group_layers
 from qpipe.ir.graph.scale_groups import input_groups
 from qpipe.ir.quantized.bypass import replace_value
@@ -48,7 +48,7 @@ class RemoveQuantizers(ir.passes.InPlacePass):
         for layer in view.layers:
             if layer.quantizer is not None:
                 _remove(model, layer.quantizer, layer.function if layer.activation is None else None)
-        common.RemoveUnusedNodesPass()(model)
+        remove_unused(model)
         units = {quantizer.source: quantizer.unit for quantizer in view.inputs if quantizer.unit != 1}
         for group in input_groups(group_layers(model.graph)) if units else []:
             for value in group.inputs:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.ir.graph.ending import remove_unused
 from qpipe.ir.quantized.view import is_final, read_final_view
 from qpipe.ir.quantized.weight_codes import stored_weight
 from qpipe.nodes import initializer, require_input
@@ -43,5 +44,5 @@ class WeightsToUint8(ir.passes.InPlacePass):
             dequantize.replace_input_with(0, initializer(model.graph, f"{layer.name}_weight_uint8", tensor))
             dequantize.replace_input_with(2, zeros)
             modified = True
-        ir.passes.common.RemoveUnusedNodesPass()(model)
+        remove_unused(model)
         return ir.passes.PassResult(model, modified)

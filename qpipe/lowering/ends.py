@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.errors import LoweringError
+from qpipe.ir.graph.ending import remove_unused
 from qpipe.ir.quantized.oracle import codes_of
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import QuantizedLayer, View, is_final
@@ -26,7 +27,7 @@ Builder = QOperatorBuilder | IntegerBuilder
 def add_nodes(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
     """Put the new nodes into the graph and drop those that nothing reads any more."""
     model.graph.extend(nodes)
-    ir.passes.common.RemoveUnusedNodesPass()(model)
+    remove_unused(model)
     model.graph.sort()
     ir.passes.common.NameFixPass()(model)
 

@@ -43,6 +43,16 @@ def test_dead_code_goes():
     assert not RemoveDeadCode()(model).modified
 
 
+def test_what_the_branches_of_dead_code_read_goes():
+    model = build(
+        "(float[N,4] x, bool q) => (float[N,4] y) { a = Neg(x) b = If(q) <then_branch = t () => (float[N,4] c) "
+        "{ c = Relu(a) }, else_branch = e () => (float[N,4] d) { d = Abs(a) }> y = Relu(x) }"
+    )
+    assert RemoveDeadCode()(model).modified
+    assert ops(model) == ["Relu"]
+    assert not RemoveDeadCode()(model).modified
+
+
 def test_an_optional_output_that_nobody_reads_counts_as_a_change():
     model = build("(float[N,4] x) => (float[N,4] y) { y, mask = Dropout(x) }")
     RemoveDeadCode()(build("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))

@@ -27,7 +27,32 @@ def end_in(model: ir.Model, outputs: Iterable[ir.Value]) -> None:
     graph.outputs.extend(outputs)
     for value in graph.outputs:
         value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
+    remove_unused(model)
+
+
+def remove_unused(model: ir.Model) -> None:
+    """Take out, in place, the nodes and initializers that no output needs.
+
+    A node that is taken out reads nothing any more, but what its branches and loop bodies read from outside counts as
+    read in onnx_ir: what gave them these values would stay, and ask for inputs that may be gone.
+    """
+    _forget_branches(model.graph)
     ir.passes.common.RemoveUnusedNodesPass()(model)
+    while _forget_branches(model.graph):
+        ir.passes.common.RemoveUnusedNodesPass()(model)
+
+
+def _forget_branches(graph: ir.Graph) -> bool:
+    """Let branches and bodies of nodes that have left the graph read nothing of it; whether there were any."""
+    graphs = {graph, *graph.subgraphs()}
+    given = [value for each in graphs for value in (*each.inputs, *each.initializers.values())]
+    given += [value for each in graphs for node in each for value in node.outputs]
+    # A node of no graph may be one that is still to be put in.
+    known = {None, *graphs}
+    gone = [use for value in given for use in value.uses() if use.node.graph not in known]
+    for node, index in gone:
+        node.replace_input_with(index, None)
+    return bool(gone)
 
 
 def between(model: ir.Model, begin: str, end: str) -> ir.Model:

@@ -144,6 +144,19 @@ def test_what_stays_float_reads_the_input_as_it_is(lower) -> None:
         assert sorted(readers) == ["Mul", "QuantizeLinear", "Sub"]
 
 
+@pytest.mark.parametrize("lower", LOWERINGS)
+def test_an_island_at_the_input_of_which_a_loop_reads_from_outside(lower) -> None:
+    """As tf2onnx writes Keras' LSTM: the body of its loop takes the input's rows from outside."""
+    nodes = (
+        "r = Reshape(x, sizes) m = Loop<body = body (int64 i, bool go_on, float[N,192] v) => (bool go, float[N,192] w) "
+        "{ go = Identity(go_on) s = Sin(v) w = Add(s, r) }>(three, flag, r) y = Gemm<transB=1>(m, w3)"
+    )
+    constants = {"flag": np.array(True), "three": np.array(3), "sizes": np.array([0, 192])}
+    graph = f"net (float[N, 3, 8, 8] x) => (float[] y) {{ {nodes} }}"
+    spec = finalized(quantized(build(graph, **constants, w3=images(5).reshape(5, 192))))
+    assert run_gate(spec, lower(spec)).layer_rounds
+
+
 def test_floats_that_are_not_finite_are_named() -> None:
     w = np.ones((2, 3, 1, 1), np.float32)
     spec = finalized(quantized(build("net (float[N, 3, 8, 8] x) => (float[] y) { m = Sinh(x) y = Conv(m, w) }", w=w)))
