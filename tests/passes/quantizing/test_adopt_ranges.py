@@ -98,7 +98,8 @@ def test_integers_that_are_only_moved_are_real_numbers() -> None:
     )  # fmt: skip
     pads = np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
     before = built(*nodes, pads=pads, five=np.uint8(5))
-    expected = run_feeds(open_session(before), {"x": X})[0]
+    # As it is written: fused to integer kernels, its pairs of products saturate on CPUs without VNNI.
+    expected = run_feeds(open_session(before, optimize=False), {"x": X})[0]
     found = run_feeds(open_session(adopted(before)), {"x": X})[0]
     assert ops(before) == ["Conv", "Relu", "MaxPool", "Pad"]
     # The border is exact; of all else each number is within its quantizer's half step and the input's.
