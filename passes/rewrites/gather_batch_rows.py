@@ -66,7 +66,9 @@ def _try_replace(graph: ir.Graph, node: ir.Node, lists: list[Lists]) -> bool:
     each = [size for size in sizes[1:] if size is not None]
     rest = [size for size in (static_shape(data) or ())[1 if node.op_type == "Gather" else 2 :] if size is not None]
     count = math.prod(each) // math.prod(rest)
-    if count * math.prod(rest) != math.prod(each) or listed.min() < -count or listed.max() >= count:
+    # In a row of a flat list, what comes before an image's first place is another image's.
+    least = 0 if node.op_type == "Gather" else -count
+    if count * math.prod(rest) != math.prod(each) or listed.min() < least or listed.max() >= count:
         return False
     listed = listed % count
     first = x.shape.dims[:1]  # type: ignore[union-attr]  # its sizes are known

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qpipe.ir.files.open_size import Open, Size, Sizes, UnknownError, divide, multiply, subtract
+from qpipe.ir.files.open_size import Open, Size, Sizes, UnknownError, divide, largest, multiply, subtract
 from qpipe.ir.files.size_lists import Lists, sizes_of
 from qpipe.ir.files.upgrade import OPSET
 from qpipe.ir.graph.rewrite import bypass
@@ -204,7 +204,7 @@ def _name_from_lists(node: ir.Node, lists: Lists) -> None:
     try:
         if node.op_type == "Range":
             start, end, step = (lists.read(node, index)[0].item() for index in range(3))
-            sizes = [subtract(end, start)] if step == 1 else None
+            sizes = [largest(subtract(end, start), 0)] if step == 1 else None
         elif node.op_type == "ConstantOfShape":
             sizes = lists.read(node, 0)[0].tolist()
         elif given is None:
@@ -213,7 +213,8 @@ def _name_from_lists(node: ir.Node, lists: Lists) -> None:
             repeats = lists.read(node, 1)[0].tolist()
             sizes = [multiply(*each) for each in zip(given, repeats, strict=False)]
         elif node.op_type == "Flatten":
-            axis = int_attribute(node, "axis", 1) % (len(given) + 1)
+            # Of all axes it is the number of them; a negative one is counted from there.
+            axis = int_attribute(node, "axis", 1)
             sizes = [_product(given[:axis]), _product(given[axis:])]
         else:
             sizes = _broadcast(given, lists.read(node, 1)[0].tolist())

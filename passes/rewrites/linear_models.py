@@ -49,9 +49,10 @@ def _scaler(b: Body) -> list[ir.Value]:
 
 
 def _sums(b: Body, count: int) -> ir.Value | None:
-    """`[N, count]`, what a linear model computes; None where its coefficients are not so many rows."""
+    """`[N, count]`, what a linear model computes; None of a single row, or where its coefficients are not so many."""
     coefficients, intercepts = _floats(b.node, "coefficients"), _floats(b.node, "intercepts")
-    if count < 1 or not coefficients.size or coefficients.size % count or intercepts.size not in (0, count):
+    is_fitting = count > 0 and coefficients.size and not coefficients.size % count and intercepts.size in (0, count)
+    if not is_fitting or rank(b.node.inputs[0]) == 1:
         return None
     rows = b.constant("coefficients", coefficients.reshape(count, -1))
     operands = [b.constant("intercepts", intercepts)] if intercepts.size else []
@@ -94,7 +95,7 @@ def _linear_classifier(b: Body) -> list[ir.Value] | None:
 
 def _normalizer(b: Body) -> list[ir.Value] | None:
     op_type, x = _NORMS.get(string_attribute(b.node, "norm", "MAX")), _as_float(b)
-    if op_type is None:
+    if op_type is None or rank(x) == 1:
         return None
     length = b.add(op_type, x, b.constant("axes", np.array([1])), keepdims=1)
     return [b.add("Div", x, b.add("Max", length, b.number("tiny", _TINY)))]

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.ir.graph.rewrite import rewrite
-from qpipe.nodes import int_attribute, static_shape
+from qpipe.nodes import int_attribute, rank, static_shape
 from qpipe.ops.formula import CONVERTING, COUNTING, Formula
 
 _MOST_PLACES: Final = 2**17
@@ -39,7 +39,10 @@ class PlainPlaces(ir.passes.InPlacePass):
                 return False
             formula = Formula(places, positions, COUNTING | CONVERTING)
             for source in formula.sources():
-                if source.dtype in {ir.DataType.INT32, ir.DataType.INT64} and _is_same(formula, source, sizes[0]):
+                is_integer = source.dtype in {ir.DataType.INT32, ir.DataType.INT64}
+                # What is counted by a list of one number has an axis more than a number.
+                is_alike = rank(source) is not None and rank(source) == rank(node.inputs[1])
+                if is_integer and is_alike and _is_same(formula, source, sizes[0]):
                     node.replace_input_with(1, source)
                     return True
             return False

@@ -56,6 +56,12 @@ class Condition:
         """Whether two numbers that are computed are compared."""
         return any(_is_of_two(node) for node in self.nodes)
 
+    @property
+    def constants(self) -> list[AnyArray]:
+        """What its nodes compare with and combine, or what it is itself."""
+        values = [self.root, *(value for node in self.nodes for value in node.inputs)]
+        return [array for value in values if (array := constant_array(value)) is not None]
+
     def is_only_of(self, where: ir.Node) -> bool:
         """Whether nothing but this node reads what its nodes give."""
         readers, given = {where, *self.nodes}, [node.outputs[0] for node in self.nodes]

@@ -174,7 +174,10 @@ def scalings(node: ir.Node, sizes: Sequence[int]) -> dict[int, Scaling]:
 
 
 def resized(node: ir.Node, x: AnyArray) -> AnyArray | None:
-    """What it makes of a constant of floats, rounded to float32; None where it is asked for more than a stretching."""
+    """What it makes of a constant of floats, rounded to float32.
+
+    None of more than a stretching, and where rounding decides of sizes or places.
+    """
     mode, places = string_attribute(node, "mode", "nearest"), _transformation(node)
     odd = any(int_attribute(node, name, 0) for name in ("antialias", "exclude_outside"))
     stretches = string_attribute(node, "keep_aspect_ratio_policy", "stretch") == "stretch"
@@ -183,12 +186,12 @@ def resized(node: ir.Node, x: AnyArray) -> AnyArray | None:
     cubic = float_attribute(node, "cubic_coeff_a", -0.75) if mode == "cubic" else None
     found = x.astype(np.float64)
     for axis, along in scalings(node, x.shape).items():
-        if along.size == 0 or along.new == 0:
+        if along.size == 0 or along.new == 0 or not _has_certain_size(along):
             return None
         if mode == "nearest":
-            nearest = _NEAREST[string_attribute(node, "nearest_mode", "round_prefer_floor")]
-            chosen = [min(max(nearest(place), 0), along.size - 1) for place in along.coordinates(places)]
-            found = found.take(chosen, axis)
+            if not _is_certain(node, along, places):
+                return None
+            found = found.take(_nearest(node, along, along.coordinates(places)), axis)
         else:
             matrix = matrix_of(along, places, cubic)
             found = np.moveaxis(np.tensordot(matrix, found, axes=([1], [axis])), 0, axis)
@@ -241,5 +244,9 @@ def _axes_refusal(node: ir.Node, shape: Sequence[int | None]) -> Refusal | None:
 def _is_certain(node: ir.Node, along: Scaling, mode: str) -> bool:
     """Whether the size and the places are the same in float32."""
     places = _nearest(node, along, [Fraction(float(x)) for x in along.in_float32(mode)])
-    size = along.new if along.by_size else int(np.float32(float(along.factor)) * np.float32(along.size))
-    return size == along.new and np.array_equal(places, _nearest(node, along, along.coordinates(mode)))
+    return _has_certain_size(along) and np.array_equal(places, _nearest(node, along, along.coordinates(mode)))
+
+
+def _has_certain_size(along: Scaling) -> bool:
+    """Whether the size is the same in float32: 3 times 7 / 3, a little less than 7 / 3, is 7 there."""
+    return along.by_size or int(np.float32(float(along.factor)) * np.float32(along.size)) == along.new

@@ -58,8 +58,7 @@ class Where(Unweighted):
         if any(not np.isfinite(array).all() for array in constants.values()):
             return Refusal(f"one of its operands is infinite: put a finite number in its place, {OR_LEAVE}")
         ranks = {dims for value in operands if (dims := rank(value)) is not None}
-        condition = constant_of(node.inputs[0])
-        most = max([array.ndim for array in (*constants.values(), condition) if array is not None], default=0)
+        most = max([array.ndim for array in (*constants.values(), *asked.constants)], default=0)
         if len(ranks) > 1 or (ranks and most > min(ranks)):
             return Refusal(
                 f"its operands have {min(ranks)} and {max(most, *ranks)} dimensions: unsqueeze those that have fewer"

@@ -260,6 +260,8 @@ def _each(compute: Callable[..., Size], *operands: Numbers) -> Numbers:
 def _rounded_to(dtype: np.dtype[Any]) -> Callable[[Size], Size]:
     def rounded(number: Size) -> Size:
         if isinstance(number, Open):
+            if dtype.kind == "b":
+                raise UnknownError
             return number
         plain: Size = dtype.type(number).item()
         return plain

@@ -62,3 +62,13 @@ def test_a_resize_that_smooths_stays() -> None:
     model = build(f"(float[N,3,2,2] x) => (float[N,3,2,2] y) {{ {nodes} }}", table=table, sizes=np.array([1, 3, 2, 2]))
     FoldConstants()(model)
     assert ops(model) == ["Resize", "Add"]
+
+
+def test_a_resize_whose_size_hangs_on_a_rounding_stays() -> None:
+    """3 times 7 / 3, a little less in float32, is 7 to onnxruntime."""
+    table, scales = np.ones((1, 1, 3, 3), np.float32), np.array([1, 1, 7 / 3, 1], np.float32)
+    nodes = 'r = Resize<mode = "linear">(table, , scales) s = ReduceSum<keepdims = 0>(r) y = Add(x, s)'
+    model = build(f"(float[N] x) => (float[N] y) {{ {nodes} }}", table=table, scales=scales)
+    FoldConstants()(model)
+    assert ops(model) == ["Resize", "ReduceSum", "Add"]
+    assert run_as_written(model, x=np.zeros(2, np.float32))[0].tolist() == [21, 21]

@@ -76,6 +76,11 @@ def test_others_stay(nodes: str) -> None:
     assert_stays(GatherBatchRows(), network("N,6", nodes, np.arange(6)[None]))
 
 
+def test_a_place_before_the_image_is_another_images() -> None:
+    nodes = PLACES + "f = Reshape(x, flat) y = Gather(f, p)"
+    assert_stays(GatherBatchRows(), network("N,6", nodes, np.array([[-1, 0]])))
+
+
 def test_another_open_size_is_no_batch() -> None:
     nodes = f"{COUNT}{PLACES} f = Reshape(z, flat) y = Gather(f, p)"
     model = build(

@@ -150,8 +150,10 @@ def test_the_batch_keeps_its_name_behind_an_expand() -> None:
     [
         "n1 = Mul(n, two) t = Concat<axis=0>(n, n1, minus) y = Reshape(x, t)",
         "k = Div(n, two) t = Concat<axis=0>(k, minus) y = Reshape(x, t)",
+        """o = Sub(n, one) b = Cast<to=9>(o) w = Where(b, two, four) t = Concat<axis=0>(minus, w)
+        y = Reshape(x, t)""",
     ],
-    ids=["two open sizes", "half of the batch"],
+    ids=["two open sizes", "half of the batch", "whether there are several images"],
 )
 def test_what_does_not_follow_stays(nodes: str) -> None:
     assert_stays(KnownShapes(), network(nodes))
@@ -165,8 +167,13 @@ def test_what_does_not_follow_stays(nodes: str) -> None:
         ("t = Concat<axis=0>(n, four) y = ConstantOfShape(t)", ["N", "4"]),
         ("z = Flatten<axis=2>(x) m = ReduceMax(z, one) y = Relu(m)", ["4*N", "1"]),
         ("k = Squeeze(n, zero) o = Sub(c, c) r = Range(o, k, single) y = Cast<to=1>(r)", ["N"]),
+        ("z = Flatten<axis=-1>(x) y = Relu(z)", ["24*N", "6"]),
+        ("o = Sub(c, second) h5 = Sub(o, c) r = Range(first, h5, single) y = Cast<to=1>(r)", ["0"]),
     ],
-    ids=["expanded to the batch", "tiled", "filled", "flattened with the batch", "counted to the batch"],
+    ids=[
+        "expanded to the batch", "tiled", "filled", "flattened with the batch", "counted to the batch",
+        "flattened from the end", "counted to less",
+    ],
 )  # fmt: skip
 def test_what_follows_has_a_name(nodes: str, sizes: list[str]) -> None:
     """Also where nothing becomes a constant: what stands behind may hang on it."""

@@ -74,6 +74,11 @@ def test_others_stay(call: str) -> None:
     assert_stays(LinearModels(), of(call))
 
 
+@pytest.mark.parametrize("call", [f"LinearRegressor<coefficients = {ROW}>(x)", 'Normalizer<norm = "L2">(x)'])
+def test_a_single_row_stays(call: str) -> None:
+    assert_stays(LinearModels(), of(call, head="(float[4] x) => (float[A,B] y)"))
+
+
 def test_a_row_for_two_classes_stays() -> None:
     call = f"l, y = ai.onnx.ml.LinearClassifier<coefficients = {ROW}, intercepts = [0.5], classlabels_ints = [0, 1]>(x)"
     assert_stays(LinearModels(), build(f"(float[N,4] x) => (float[N,C] y) {{ {call} }}", opsets=OPSETS))

@@ -45,3 +45,10 @@ def test_negative_places_are_left_to_the_gather(nodes: str, size: int) -> None:
 )
 def test_other_places_stay(nodes: str, size: int) -> None:
     assert_stays(PlainPlaces(), network(nodes, size=size))
+
+
+def test_a_number_that_becomes_a_list_stays() -> None:
+    nodes = "n = Less(x, zero) m = Add(x, all) p = Where(n, m, x) y = Gather(table, p)"
+    table, limits = np.ones((V, 3), np.float32), {"zero": np.array(0), "all": np.array([V])}
+    model = build(f"(int64 x) => (float[1,3] y) {{ {nodes} }}", table=table, **limits)
+    assert_stays(PlainPlaces(), model)

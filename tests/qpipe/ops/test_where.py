@@ -200,6 +200,7 @@ STAYS = {
     "fewer axes": (
         "m = ReduceMax<keepdims=0>(b, one) l = Less(a, b) j = Where(l, m, a)", "2 and 3 dimensions: unsqueeze",
     ),
+    "compared with more axes": ("l = Less(a, more) j = Where(l, a, b)", "3 and 4 dimensions: unsqueeze"),
 }  # fmt: skip
 
 
@@ -208,6 +209,7 @@ def test_what_stays_an_island_says_why(name: str) -> None:
     nodes, said = STAYS[name]
     rng = np.random.default_rng(0)
     constants: dict[str, Any] = {"axis": np.array(1), "low": np.float32(-np.inf), "one": np.array([1])}
+    constants["more"] = np.zeros((1, 1, 1, 4), np.float32)
     used = {key: array for key, array in constants.items() if f" {key})" in nodes}
     weights = {key: rng.standard_normal((4, 4)).astype(np.float32) for key in ("w1", "w2", "w3")}
     proto = parse(
