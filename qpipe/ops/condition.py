@@ -11,7 +11,7 @@ So integers say what float32 does of the numbers that they stand for, which it h
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -61,6 +61,17 @@ class Condition:
         """What its nodes compare with and combine, or what it is itself."""
         values = [self.root, *(value for node in self.nodes for value in node.inputs)]
         return [array for value in values if (array := constant_array(value)) is not None]
+
+    def stays_by_a_factor(self, values: Collection[ir.Value]) -> bool:
+        """Whether one positive factor on all of these values, and on no other, leaves it as it is."""
+        for node in self.nodes:
+            rest = [value for value in node.inputs if value not in values]
+            if node.op_type not in COMPARISONS or len(rest) == len(node.inputs):
+                continue
+            arrays = [constant_array(value) for value in rest]
+            if any(array is None or array.any() for array in arrays):
+                return False
+        return True
 
     def is_only_of(self, where: ir.Node) -> bool:
         """Whether nothing but this node reads what its nodes give."""

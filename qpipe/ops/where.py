@@ -45,7 +45,6 @@ class Where(Unweighted):
 
     op_types = ("Where",)
     role = Role.JOIN
-    homogeneous = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """A condition of numbers that have no grid, or operands that do not meet axis by axis."""
@@ -89,6 +88,11 @@ class Where(Unweighted):
     def takes_wide(self, node: ir.Node) -> bool:
         """As far as int32 holds both of what is compared."""
         return not _condition(node).compares_two
+
+    def is_homogeneous(self, node: ir.Node) -> bool:
+        """Where what it passes is compared with nothing but that, and 0: one third stays one third."""
+        condition = condition_of(node.inputs[0])
+        return condition is not None and condition.stays_by_a_factor(self.passed(node))
 
     def fixed_operands(self, node: ir.Node) -> Mapping[int, AnyArray]:
         """Constants that it chooses from."""

@@ -8,7 +8,7 @@ from qpipe.ir.graph.layers import group_layers
 from qpipe.ir.graph.scale_groups import ScaleGroup, input_groups, scale_groups
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.runtime.session import open_session, run_batches
-from support.networks import Network
+from support.networks import Network, Weights, float_model
 
 FLOAT32_SUMS = 1e-5
 """Of the outputs' size: factors that are no powers of two are rounded in each weight."""
@@ -50,6 +50,33 @@ def test_a_skip_and_what_it_is_added_to_have_one_factor() -> None:
     groups = groups_of(network.model(network.nodes[-1].output[0]))
     counts = sorted((len(g.writers), len(g.readers)) for g in groups)
     assert counts == [(1, 1), (2, 2)]
+
+
+CHOICES = {
+    "l = Less(a, b) j = Where(l, a, b)": ["a", "b", "j"],
+    "l = Greater(a, zero) j = Where(l, a, b)": ["a", "b", "j"],
+    "l = Greater(a, third) j = Where(l, b, zero)": ["b", "j"],
+    "l = Less(a, third) j = Where(l, a, zero)": [],
+    "l = Less(g, a) j = Where(l, a, b)": [],
+}
+
+
+@pytest.mark.parametrize("nodes", CHOICES)
+def test_what_is_compared_has_no_factor_of_its_own(nodes: str) -> None:
+    w = Weights(0)
+    for name in "abg":
+        w.normal(f"w{name}", 4, 3, 1, 1)
+    w.normal("w3", 5, 4, 1, 1)
+    numbers = {"zero": np.float32(0), "third": np.float32(1 / 3)}
+    used = w.constants | {name: number for name, number in numbers.items() if name in nodes}
+    layers = [f"{name} = Conv(x, w{name})" for name in "abg"]
+    model = float_model("net", (3, 5, 6), [*layers, nodes, "y = Conv(j, w3)"], **used)
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 6)).astype(np.float32)
+    before, groups = outputs(model, x), groups_of(model)
+    for group in groups:
+        group.divide(2.0)
+    np.testing.assert_array_equal(outputs(model, x), before)
+    assert sorted(str(value.name) for group in groups for value in group.values) == CHOICES[nodes]
 
 
 def test_tensors_are_divided() -> None:
