@@ -110,5 +110,6 @@ def _is_exact(layer: Layer) -> bool:
     if product_of(layer.node).fuses_without_quantizer:
         return True
     rows = np.abs(to_rows(layer.node, require_constant(layer.node, 1, "weight")).astype(np.float64))
-    codes = rows.sum(axis=1).max() / max(rows.max(), 1e-300) * (STORAGE_MAX // 2)
+    # Each channel by its own scale; of one for all of them there are no more codes.
+    codes = (rows.sum(axis=1) / rows.max(axis=1).clip(1e-300)).max() * (STORAGE_MAX // 2)
     return bool(codes * STORAGE_MAX <= _LARGEST)
