@@ -5,7 +5,7 @@
 
 n counts the images, and c is the same for all: then nothing hangs on the batch any more, and where c only counts, the
 Gather goes as well. It is how PyTorch writes `mask[batch, places]`, the padding mask of every attention of
-transformers 5. What the places are is computed at a batch of 3 and at one of 7.
+transformers 5. What the places are is computed at batches of 1, 3 and 7.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qpipe.ir.files.size_lists import Lists
 from qpipe.ir.graph.rewrite import Steps, rewrite
 from qpipe.nodes import constant_array, int_attribute, static_shape
 
-_BATCHES: Final = (3, 7)
+_BATCHES: Final = (1, 3, 7)
 _LONGEST: Final = 2**16
 """Places of a list."""
 _KINDS: Final = frozenset({"Gather", "GatherND"})

@@ -28,7 +28,7 @@ CASES = {
 def network(sizes: str, nodes: str, places: np.ndarray) -> ir.Model:
     constants = {
         "zero": np.array(0), "one": np.array(1), "six": np.array(6), "c": places, "flat": np.array([-1]),
-        "behind": np.arange(1, places.ndim), "rows": np.array([-1, 4]), "seven": np.array(7),
+        "behind": np.arange(1, places.ndim), "rows": np.array([-1, 4]), "seven": np.array(7), "two": np.array(2),
     }  # fmt: skip
     words = (COUNT + nodes).replace(",", " ").replace(")", " ").split()
     used = {name: array for name, array in constants.items() if name in words}
@@ -69,11 +69,19 @@ def test_pairs(batch: int) -> None:
         PLACES + "o = Add(p, one) f = Reshape(x, flat) y = Gather(f, o)",
         PLACES + "y = Gather<axis = 1>(x, p)",
         "m = Mul(n, seven) p = Add(m, c) f = Reshape(x, flat) y = Gather(f, p)",
+        "m = Mul(n, six) t = Min(n0, two) o = Mul(t, c) p = Add(m, o) f = Reshape(x, flat) y = Gather(f, p)",
     ],
-    ids=["another place in each image", "beyond the image", "along another axis", "another number of rows"],
+    ids=[
+        "another place in each image",
+        "beyond the image",
+        "along another axis",
+        "another number of rows",
+        "another place in a single image",
+    ],
 )
 def test_others_stay(nodes: str) -> None:
-    assert_stays(GatherBatchRows(), network("N,6", nodes, np.arange(6)[None]))
+    places = np.arange(3 if "two" in nodes else 6)[None]
+    assert_stays(GatherBatchRows(), network("N,6", nodes, places))
 
 
 def test_a_place_before_the_image_is_another_images() -> None:
