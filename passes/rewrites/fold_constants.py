@@ -181,9 +181,7 @@ def _fold_results(graph: ir.Graph, node: ir.Node) -> bool:
 
     given = {str(value.name): _tensor(value).numpy() for value in node.inputs if value is not None}
     arrays = cast(list[AnyArray], ReferenceEvaluator(ir.to_proto(node), opsets={"": OPSET}).run(None, given))
-    for result, array in zip(node.outputs, arrays, strict=False):
-        result.replace_all_uses_with(initializer(graph, str(result.name), array), replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    _become(graph, node, arrays)
     return True
 
 
@@ -193,10 +191,15 @@ def _fold_resize(graph: ir.Graph, node: ir.Node) -> bool:
     found = None if source is None else resized(node, source)
     if found is None:
         return False
-    result = node.outputs[0]
-    result.replace_all_uses_with(initializer(graph, str(result.name), found), replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    _become(graph, node, [found])
     return True
+
+
+def _become(graph: ir.Graph, node: ir.Node, arrays: list[AnyArray]) -> None:
+    """Put constants in the place of a node's results."""
+    for result, array in zip(node.outputs, arrays, strict=False):
+        result.replace_all_uses_with(initializer(graph, str(result.name), array), replace_graph_outputs=True)
+    graph.remove(node, safe=True)
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

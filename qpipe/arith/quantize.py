@@ -118,6 +118,17 @@ def requantize(acc: I, constants: Requantization) -> I:
     return codes
 
 
+def on_grid(codes: I, source: QuantSpec, target: QuantSpec, *, most: int | None = None) -> I:
+    """Stored codes of a grid, int32, on another one, rounded half to even.
+
+    most: of the distance in octaves, where farther ones are to give what this one gives: a code of 0.
+    """
+    shift = target.exponent - source.exponent
+    limits = (source.stored_min, source.stored_max)
+    constants = requantization(1, shift if most is None else min(shift, most), target, -source.zero_point, limits)
+    return requantize(codes, constants)
+
+
 def divide_half_even(numerator: I, denominator: I | AnyArray | int) -> I:
     """`numerator / denominator` for integers >= 0 and > 0, rounded half to even."""
     quotient: I = numerator // denominator

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.quantize import accumulator_range, requantization, requantize
+from qpipe.arith.quantize import accumulator_range, on_grid, requantization, requantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.symbolic import INT32, UINT8, Symbol
 from qpipe.arith.table import CodeTable
@@ -241,11 +241,8 @@ class IntegerBuilder(IntegerGraph):
 
     def moved(self, layer: RequantizedLayer, source: ActivationQuantizer, layout: Layout) -> ir.Value:
         """The source's codes on the grid of the layer's quantizer, in the layout that they have."""
-        grid, codes = source.grid, self.symbol(self.codes(source, layout), source.codes, layout, UINT8)
-        shift = layer.quantizer.rounded_to.exponent - grid.exponent
-        limits = (grid.stored_min, grid.stored_max)
-        constants = requantization(1, shift, layer.quantizer.rounded_to, -grid.zero_point, limits)
-        return requantize(codes.astype(INT32), constants).astype(UINT8).handle
+        codes = self.symbol(self.codes(source, layout), source.codes, layout, UINT8)
+        return on_grid(codes.astype(INT32), source.grid, layer.quantizer.rounded_to).astype(UINT8).handle
 
     def _register(self, key: ir.Value, value: ir.Value, codes_of: str, shape: ir.Shape | None, layout: Layout) -> None:
         known = {layout: value}

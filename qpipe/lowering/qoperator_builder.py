@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qpipe.arith.quantize import requantization, requantize
+from qpipe.arith.quantize import on_grid
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.arith.symbolic import INT32, DType, Emitter, Symbol
 from qpipe.ir.quantized.qdq import ActivationQuantizer
@@ -181,11 +181,8 @@ class QOperatorBuilder:
         Those of 16 bits by standard operators on int32.
         """
         if source.is_wide or target.is_wide:
-            limits = (source.stored_min, source.stored_max)
-            shift = target.exponent - source.exponent
-            constants = requantization(1, shift, target, -source.zero_point, limits)
             codes = Symbol(self.steps(name), value, source.dtype).astype(INT32)
-            return requantize(codes, constants).astype(target.dtype).handle
+            return on_grid(codes, source, target).astype(target.dtype).handle
         inputs = [*self.grid(target), value, *self.grid(source)]
         return self.emit("QLinearConcat", inputs, name=f"{name}_requantize", attributes={"axis": 0}, domain=MICROSOFT)
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from qpipe.arith.certificate import MAX_PRODUCT_EXPONENT, CertificateRow
 from qpipe.arith.exact import Exact
 from qpipe.arith.namespace import AnyArray, Float64Array, IntArray
-from qpipe.arith.quantize import MAX_SHIFT, requantization, requantize
+from qpipe.arith.quantize import MAX_SHIFT, on_grid
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.symbolic import INT32, UINT8, Symbol
 from qpipe.nodes import rank
@@ -227,9 +227,7 @@ class Where(Unweighted):
                 continue
             codes, grid = number(value)
             if not _is_same(grid, target):
-                shift, ends = min(target.exponent - grid.exponent, MAX_SHIFT), (grid.stored_min, grid.stored_max)
-                constants = requantization(1, shift, target, -grid.zero_point, ends)
-                codes = requantize(codes.astype(INT32), constants).astype(UINT8)
+                codes = on_grid(codes.astype(INT32), grid, target, most=MAX_SHIFT).astype(UINT8)
             elif not target.stored_min <= grid.stored_min <= grid.stored_max <= target.stored_max:
                 codes = codes.clip(target.stored_min, target.stored_max)
             both.append(codes.handle)
