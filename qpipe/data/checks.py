@@ -49,7 +49,8 @@ def check_pixels(images: npt.NDArray[np.uint8], name: str) -> None:
 def check_floats(values: npt.NDArray[Any], name: str) -> None:
     """Raise DataError unless the values are finite floats [N, ...] with at least one sample."""
     if values.dtype.kind != "f":
-        raise DataError(f"{name}: values are {values.dtype}, expected float values or uint8 pixels")
+        codes = "; of codes the real numbers that they stand for" if values.dtype in (np.int8, np.int16) else ""
+        raise DataError(f"{name}: values are {values.dtype}, expected float values or uint8 pixels{codes}")
     if values.ndim < 2:
         raise DataError(f"{name}: values have shape {list(values.shape)}, expected [N, C, H, W]")
     _check_filled(values, name)

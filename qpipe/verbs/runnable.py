@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import onnx
 import onnx_ir as ir
 
+from passes.quantizing.real_ends import RealEnds
 from passes.shipping.finalize import Finalize
 from qpipe.errors import ModelError
 from qpipe.ir.cost.file_size import file_size
@@ -101,6 +102,8 @@ def _runnable(model: OnnxModel, network: ir.Model, name: str, *, is_file: bool) 
     if kind is Kind.TRAINABLE:
         Finalize()(network)
         view, path = read_view(network), None
+    if kind is Kind.FOREIGN and RealEnds()(network).modified:
+        path = None
     origin = None if kind is Kind.TRAINABLE else stored_origin(network)
     if origin is None and view is not None:
         origin = origin_of(view)

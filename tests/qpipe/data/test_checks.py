@@ -48,6 +48,8 @@ def test_values_must_be_finite_in_float32(bad: float) -> None:
 def test_arrays_of_wrong_type_or_shape() -> None:
     with pytest.raises(DataError, match="f: values are int64, expected float values or uint8 pixels"):
         check_floats(np.zeros((2, 2), np.int64), "f")
+    with pytest.raises(DataError, match=r"values are int8, .*; of codes the real numbers that they stand for"):
+        check_floats(np.zeros((2, 2), np.int8), "f")
     with pytest.raises(DataError, match=r"f: values have shape \[2\], expected \[N, C, H, W\]"):
         check_floats(np.zeros(2), "f")
     with pytest.raises(DataError, match=r"f: images have shape \[2, 4, 4\], expected \[N, H, W, C\]"):
