@@ -20,8 +20,9 @@ from qpipe.ops import OPS
 ROOT = Path(__file__).parent.parent
 KNOW_OPS = ("qpipe/ops/", "passes/", "qpipe/ir/files/")
 FORM_OF_A_QUANTIZER = ("qpipe/ir/quantized/qdq.py", "qpipe/ir/quantized/write_constant.py",
-                       "qpipe/ir/quantized/write_trained.py", "qpipe/formats/")  # fmt: skip
-PARTS = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Cast", "Gather"})
+                       "qpipe/ir/quantized/write_trained.py", "qpipe/ir/quantized/tables.py",
+                       "qpipe/formats/")  # fmt: skip
+PARTS = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip", "Cast", "Gather", "GatherElements", "Reshape"})
 WRITERS = ("qpipe/lowering/", "qpipe/arith/symbolic.py")
 WRITING = frozenset({"node", "emit", "_binary"})
 FILES_WITH_NAMES = 0

@@ -1,7 +1,8 @@
 """Latency, memory and accuracy of qpipe's exports beside onnxruntime's own static quantization, as ratios to float.
 
-Two networks: a real ResNet-20 on CIFAR-10, and for time only one with ResNet-18's shapes and random weights at 224x224.
-All files of one network are measured in turn in one process; memory is measured in a process for each file.
+Two networks: a real ResNet-20 on CIFAR-10, and for time only one with ResNet-18's shapes and random weights at 224x224;
+or those that are given, of one input, on random numbers and for time only. All files of one network are measured in
+turn in one process; memory is measured in a process for each file.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import resnet18_like
 import typer
 from onnxruntime_static import FloatArray, quantize
 from results import PREPROCESS, Results, Row, rounded, run_tool
+from zoo_given import given_inputs
 
 from qpipe.data import Preprocess, open_data
 from qpipe.progress import reporting
@@ -51,6 +53,12 @@ def resnet18(folder: Path) -> Network:
     rng = np.random.default_rng(0)
     batches = [rng.standard_normal((1, 3, 224, 224)).astype(np.float32) for _ in range(4)]
     return Network("ResNet-18-like, 224x224", path, batches, batches)
+
+
+def given(model: Path) -> Network:
+    """Any network of one input."""
+    (arrays,) = given_inputs(model, 16, 1).values()
+    return Network(model.stem, model, arrays, [arrays[i : i + 1] for i in range(len(arrays))])
 
 
 def export_ours(network: Network, folder: Path) -> dict[str, Path]:
@@ -107,6 +115,7 @@ def accuracy_rows(files: dict[str, Path], data: Path, limit: int | None) -> list
 
 
 def main(
+    models: Annotated[list[Path] | None, typer.Argument(help="float networks in the place of the two")] = None,
     model: Annotated[Path, typer.Option(help="the float ResNet-20")] = Path("artifacts/resnet20.onnx"),
     data: Annotated[Path, typer.Option(help="CIFAR-10 as .npz")] = Path("artifacts/cifar10.npz"),
     folder: Annotated[Path, typer.Option(help="where the files that are measured go")] = Path("artifacts/bench"),
@@ -125,8 +134,8 @@ def main(
     sizes = [int(size) for size in batch_sizes.split(",")]
     results = Results(name)
     typer.echo(this_cpu().describe())
-    networks = [resnet18(folder)]
-    if model.exists() and data.exists():
+    networks = [given(path) for path in models or []] or [resnet18(folder)]
+    if not models and model.exists() and data.exists():
         networks.insert(0, resnet20(model, data, count=5, size=100))
     with reporting():
         for network in networks:

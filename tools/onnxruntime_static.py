@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+import onnx.version_converter
 import onnxruntime as ort
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -14,6 +16,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from qpipe.runtime.session import open_session, single_input
 
 FloatArray = npt.NDArray[np.float32]
+
+PER_CHANNEL = 13
+"""The opset."""
 
 # Label, format, type of the activations. Its default for activations is int8, which has no fast kernel on x86.
 VARIANTS = (
@@ -39,7 +44,7 @@ def quantize(model: Path, folder: Path, batches: Sequence[FloatArray], **options
     logging.getLogger().setLevel(logging.ERROR)  # It recommends the preprocessing that has just been done.
     ort.set_default_logger_severity(3)
     prepared = folder / f"{model.stem}.prepared.onnx"
-    quant_pre_process(str(model), str(prepared))
+    quant_pre_process(_with_axes(onnx.load(model)), str(prepared))
     input_name = single_input(open_session(model)).name
     files = {}
     for label, quant_format, activation_type in VARIANTS:
@@ -55,3 +60,9 @@ def quantize(model: Path, folder: Path, batches: Sequence[FloatArray], **options
             **options,
         )
     return files
+
+
+def _with_axes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in an opset whose quantizers can have a scale for each channel."""
+    old = any(opset.domain == "" and opset.version < PER_CHANNEL for opset in model.opset_import)
+    return onnx.version_converter.convert_version(model, PER_CHANNEL) if old else model

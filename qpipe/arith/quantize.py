@@ -138,6 +138,12 @@ def divide_half_even(numerator: I, denominator: I | AnyArray | int) -> I:
     return rounded
 
 
+def divide_by_odd(numerator: I, denominator: I) -> I:
+    """`numerator / denominator` for integers >= 0 and an odd one, rounded to the nearest: halfway there is none."""
+    rounded: I = (numerator + denominator // 2) // denominator
+    return rounded
+
+
 def accumulator_range(rows: IntArray, qmin: int, qmax: int) -> tuple[IntArray, IntArray]:
     """The smallest and the largest sum `[C]` of weights `[C, K]` times integers between qmin and qmax, 0 included."""
     positive, negative = np.maximum(rows, 0).sum(axis=1), np.minimum(rows, 0).sum(axis=1)

@@ -45,6 +45,16 @@ def row_max(x: R) -> R:
     return x.amax(-1, keepdim=True)
 
 
+def row_min(x: R) -> R:
+    """`[..., K] -> [..., 1]`."""
+    if isinstance(x, Symbol):
+        return x.min((-1,))
+    if isinstance(x, np.ndarray):
+        smallest: AnyArray = x.min(-1, keepdims=True)
+        return smallest
+    return x.amin(-1, keepdim=True)
+
+
 def look_up(table: AnyArray | Symbol, index: R) -> R:
     """The numbers of a table `[S]` at these places."""
     if isinstance(index, Symbol):

@@ -3,7 +3,8 @@
 `qpipe.arith.quantize` runs unchanged on them, with `SYMBOLIC` as their library. The operators have their meaning for
 int32; a shifted value and a comparison are uint8, because what is shifted is a code about to be stored: it is exact
 modulo 256. onnxruntime's quirks stay in here: BitShift takes unsigned types only (and a Cast keeps the bits),
-BitwiseAnd is four times as slow as an addition, a division truncates, which is flooring for what is not negative.
+BitwiseAnd is four times as slow as an addition, a division truncates, which is flooring for what is not negative, and
+Gather calls a copy for each number where GatherElements has one loop.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 DType = np.dtype[Any]
 INT32, UINT32, UINT8, BOOL = (np.dtype(t) for t in (np.int32, np.uint32, np.uint8, np.bool_))
+_INT64 = np.dtype(np.int64)
 _UINT32_BITS = 32
+_ONE_ROW = np.array([-1], np.int64)
 
 Operand: TypeAlias = "Symbol | AnyArray | int"
 
@@ -122,6 +125,11 @@ class Symbol:
         operand = self._emitter.operand(np.array(axes, np.int64), ())
         return self._like(self._emitter.node("ReduceMax", [self.handle, operand], self.dtype, keepdims=1))
 
+    def min(self, axes: Sequence[int]) -> Symbol:
+        """Over these axes, which stay with one element."""
+        operand = self._emitter.operand(np.array(axes, np.int64), ())
+        return self._like(self._emitter.node("ReduceMin", [self.handle, operand], self.dtype, keepdims=1))
+
     def at_least(self, bounds: AnyArray) -> Symbol:
         """1 where it is as large as a bound, or larger, else 0; the bounds broadcast."""
         operand = self._emitter.operand(bounds.astype(self.dtype), ())
@@ -129,9 +137,12 @@ class Symbol:
         return self._like(self._emitter.cast(reached, self.dtype))
 
     def found_in(self, table: Symbol | AnyArray) -> Symbol:
-        """The numbers of a table `[S]` at these places."""
+        """The numbers of a table `[S]` at these places, along one row."""
         entries = table.handle if isinstance(table, Symbol) else self._emitter.operand(table.astype(self.dtype), ())
-        return self._like(self._emitter.node("Gather", [entries, self.handle], self.dtype))
+        row = self._emitter.node("Reshape", [self.handle, self._emitter.operand(_ONE_ROW, ())], self.dtype)
+        found = self._emitter.node("GatherElements", [entries, row], self.dtype)
+        sizes = self._emitter.node("Shape", [self.handle], _INT64)
+        return self._like(self._emitter.node("Reshape", [found, sizes], self.dtype))
 
     def _binary(self, op_type: str, other: Operand, **attributes: str) -> Symbol:
         if isinstance(other, Symbol):

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from qpipe.arith.quantize import accumulator_range, on_grid, requantization, requantize
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.symbolic import INT32, UINT8, Symbol
-from qpipe.arith.table import CodeTable
+from qpipe.arith.table import CodeTable, row_sizes
 from qpipe.errors import LoweringError
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import InnerWeighted, LastLayer, RequantizedLayer
@@ -27,7 +27,6 @@ from qpipe.lowering.im2col import convolve, multiply, pad, weight_matrix
 from qpipe.lowering.integer_graph import Array, IntegerGraph
 from qpipe.lowering.integer_pool import divide, window_sums
 from qpipe.lowering.marks import mark
-from qpipe.lowering.rows import row_sizes
 from qpipe.lowering.stem import fold_stride
 from qpipe.nodes import Window, static_shape
 from qpipe.ops.weight_layout import to_rows
@@ -155,11 +154,11 @@ class IntegerBuilder(IntegerGraph):
     def define_rounded(self, quantizer: ActivationQuantizer, value: ir.Value, layout: Layout = "NCHW") -> None:
         """`value` is rounded to the quantizer's grid; its table follows."""
         if quantizer.table is not None:
-            value = self._look_up(value, quantizer.table, self.arranged(tuple(quantizer.codes.shape or ()), layout))
+            value = self._look_up(value, quantizer.table, quantizer.codes.shape, layout)
         self.define(quantizer, value, layout)
 
-    def _look_up(self, value: ir.Value, table: CodeTable, shape: Sequence[Any]) -> ir.Value:
-        entries, sizes = self.shared(table.array()), row_sizes(shape)
+    def _look_up(self, value: ir.Value, table: CodeTable, shape: ir.Shape | None, layout: Layout) -> ir.Value:
+        entries, sizes = self.shared(table.saturating()), row_sizes(self.arranged(tuple(shape or ()), layout))
         if sizes is None:
             return self.node("Gather", [entries, self.cast(value, INT32)])
         row = self.node("Reshape", [value, self.integers([-1])])
@@ -169,7 +168,7 @@ class IntegerBuilder(IntegerGraph):
     def define_clipped(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         """`value` saturates to the whole of uint8 and is what the quantizer rounds to, but for its narrower range."""
         spec = quantizer.rounded_to
-        if spec.needs_clip:
+        if spec.needs_clip and quantizer.table is None:
             bounds = [self.shared(np.uint8(bound)) for bound in (spec.stored_min, spec.stored_max)]
             value = self.node("Clip", [value, *bounds])
         self.define_rounded(quantizer, value)

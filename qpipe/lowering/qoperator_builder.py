@@ -16,12 +16,12 @@ import onnx_ir as ir
 from qpipe.arith.quantize import on_grid
 from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.arith.symbolic import INT32, DType, Emitter, Symbol
+from qpipe.arith.table import row_sizes
 from qpipe.ir.quantized.qdq import ActivationQuantizer
 from qpipe.ir.quantized.view import LastLayer, QuantizedLayer, RequantizedLayer, Weighted
 from qpipe.ir.quantized.view_weights import FinalWeight
 from qpipe.ir.quantized.weight_codes import PACKED, stored_weight
 from qpipe.lowering.marks import mark
-from qpipe.lowering.rows import row_sizes
 from qpipe.nodes import MICROSOFT, initializer
 
 Attributes = Mapping[str, Any]
@@ -148,10 +148,7 @@ class QOperatorBuilder:
 
     def define_input(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         """`value` saturates to the whole of uint8 and is the quantizer's, but for its narrower range and its table."""
-        name = str(quantizer.codes.name)
-        self.define(
-            quantizer, self._look_up(quantizer, self._clip(value, (0, STORAGE_MAX), quantizer.rounded_to, name))
-        )
+        self._define_cut(quantizer, value, (0, STORAGE_MAX), quantizer.rounded_to, str(quantizer.codes.name))
 
     def adopt_input(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         """`value` holds the quantizer's codes; another builder made it."""
@@ -159,8 +156,7 @@ class QOperatorBuilder:
 
     def finish(self, layer: RequantizedLayer, value: ir.Value) -> None:
         """`value` is the layer's result on its target, within uint8; activation, range and table follow."""
-        clipped = self._clip(value, (0, STORAGE_MAX), layer.clipped_to, layer.name)
-        self.define(layer.quantizer, self._look_up(layer.quantizer, clipped))
+        self._define_cut(layer.quantizer, value, (0, STORAGE_MAX), layer.clipped_to, layer.name)
 
     def carry(self, layer: RequantizedLayer, value: ir.Value, carried: QuantSpec) -> None:
         """`value` holds codes of the inputs' grid, within `carried` or to be cut to it."""
@@ -168,12 +164,11 @@ class QOperatorBuilder:
         held = (min(q.grid.stored_min for q in layer.sources), max(q.grid.stored_max for q in layer.sources))
         if (spec.exponent, spec.zero_point) == (source.exponent, source.zero_point):
             both = QuantSpec(spec.exponent, max(spec.qmin, carried.qmin), min(spec.qmax, carried.qmax), spec.zero_point)
-            value = self._clip(value, held, both, layer.name)
+            self._define_cut(layer.quantizer, value, held, both, layer.name)
         else:
             value = self._clip(value, held, carried, f"{layer.name}_carried")
             moved = self.move(value, carried, spec, layer.name)
-            value = self._clip(moved, (0, STORAGE_MAX), spec, layer.name)
-        self.define(layer.quantizer, self._look_up(layer.quantizer, value))
+            self._define_cut(layer.quantizer, moved, (0, STORAGE_MAX), spec, layer.name)
 
     def move(self, value: ir.Value, source: QuantSpec, target: QuantSpec, name: str) -> ir.Value:
         """Codes on another grid, rounded half to even: a QLinearConcat of one, which onnxruntime does by table.
@@ -203,15 +198,19 @@ class QOperatorBuilder:
         bounds = [self.code(max(spec.stored_min, held[0])), self.code(min(spec.stored_max, held[1]))]
         return self.emit("Clip", [value, *bounds], name=f"{name}_clip")
 
-    def _look_up(self, quantizer: ActivationQuantizer, value: ir.Value) -> ir.Value:
-        """The quantizer's codes, where it has a table; those that it is looked up at elsewhere."""
+    def _define_cut(
+        self, quantizer: ActivationQuantizer, value: ir.Value, held: tuple[int, int], spec: QuantSpec, name: str
+    ) -> None:
+        """`value` holds the quantizer's codes, but for the spec's range and its table, which has the range in it."""
         if quantizer.table is None:
-            return value
+            self.define(quantizer, self._clip(value, held, spec, name))
+        else:
+            self.define(quantizer, self._look_up(quantizer, value, quantizer.table.saturating(spec)))
+
+    def _look_up(self, quantizer: ActivationQuantizer, value: ir.Value, entries: npt.NDArray[np.uint8]) -> ir.Value:
+        """What a table has at these codes."""
         name, to_int32 = str(quantizer.codes.name), {"to": ir.DataType.INT32}
-        table, sizes = (
-            self.constant(f"{name}_table", quantizer.table.array()),
-            row_sizes(tuple(quantizer.codes.shape or ())),
-        )
+        table, sizes = self.constant(f"{name}_table", entries), row_sizes(tuple(quantizer.codes.shape or ()))
         if sizes is not None:
             row = self.scalar("one_row", np.array([-1]))
             value = self.emit("Reshape", [value, row], name=f"{name}_row")

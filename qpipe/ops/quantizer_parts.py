@@ -10,7 +10,7 @@ from qpipe.nodes import DOMAIN, STANDARD_DOMAINS, reads
 
 _QUANTIZE: Final = "QuantizeLinear"
 _DEQUANTIZE: Final = "DequantizeLinear"
-_CODES: Final = frozenset({"Clip", "Cast", "Gather"})
+_CODES: Final = frozenset({"Clip", "Cast", "Gather", "GatherElements", "Reshape"})
 
 
 def quantizes(node: ir.Node | None) -> bool:

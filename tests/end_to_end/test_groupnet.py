@@ -55,7 +55,7 @@ def test_bases_are_binary_on_one_grid_and_summed_exactly() -> None:
         assert isinstance(weight.format, Binary)
         assert is_sign(layers[name].sources[0].grid_or_table)
     # Of each block one table for what all its bases read, and one within each.
-    assert sum(node.op_type == "Gather" for node in model.graph) == 2 * (1 + BASES)
+    assert sum(node.op_type == "GatherElements" for node in model.graph) == 2 * (1 + BASES)
     for block in binary_blocks(model):
         sums = [layers[name] for name in block.sums]
         totals = {add.quantizer.output for add in sums if add.quantizer is not None}

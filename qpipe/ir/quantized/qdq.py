@@ -1,8 +1,8 @@
 """Write and read quantizers of a QDQ graph: QuantizeLinear, a Clip where the range is narrower, DequantizeLinear.
 
 They are an activation's, which is uint8, or uint16 of a residual stream that normalizations read. Its codes may pass a
-table (see `qpipe.arith.table`): Cast to int32, Gather, and a Clip where what it gives has a narrower range. Weights'
-are in `write_weight` and `view_weights`.
+table (see `qpipe.arith.table`): GatherElements along one row of them, as int32, and a Clip where what it gives has a
+narrower range; where several sizes of the tensor are open, Gather. Weights' are in `write_weight` and `view_weights`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.namespace import FloatArray
 from qpipe.arith.spec import STORAGE_MAX, WIDE_MAX, QuantSpec
-from qpipe.arith.table import SIZE, CodeTable, GridOrTable
+from qpipe.arith.table import CodeTable, GridOrTable
 from qpipe.errors import ModelError
-from qpipe.ir.quantized.notes import read_basis, read_bound, read_curve, write_basis, write_bound, write_curve
+from qpipe.ir.quantized.notes import read_bound, read_curve, write_bound
+from qpipe.ir.quantized.tables import is_look_up, look_up_codes, look_up_of, read_table
 from qpipe.nodes import (
     STANDARD_DOMAINS,
     constant_array,
@@ -31,11 +32,11 @@ from qpipe.nodes import (
     name_value,
     require_constant,
 )
-from qpipe.ops import ActivationFunction, Curve, Rectifier, activation_of
+from qpipe.ops import ActivationFunction, Rectifier, activation_of
 from qpipe.ops.quantizer_parts import dequantizes
 
-_PARTS = frozenset({"QuantizeLinear", "Clip", "Cast", "Gather"})
-_FORM = re.compile("QuantizeLinear( Clip)?( Cast Gather( Clip)?)?")
+_PARTS = frozenset({"QuantizeLinear", "Clip", "Cast", "Gather", "GatherElements", "Reshape"})
+_FORM = re.compile("QuantizeLinear( Clip)?(( Cast Gather| Reshape Cast GatherElements Reshape)( Clip)?)?")
 _UINT8 = ir.TensorType(ir.DataType.UINT8)
 _STORED = {np.dtype(np.uint8): STORAGE_MAX, np.dtype(np.uint16): WIDE_MAX}
 
@@ -129,7 +130,9 @@ def insert_activation_quantizer(
     if before.needs_clip or (not meltable and (only is not None or dequantizes(source.producer()))):
         nodes.append(clip_of_codes(graph, nodes[-1].outputs[0], before, base))
     if isinstance(spec, CodeTable):
-        nodes += _look_up(graph, nodes[-1].outputs[0], spec, base, function)
+        nodes += look_up_codes(graph, nodes[-1].outputs[0], spec, base, function)
+        if after.needs_clip:
+            nodes.append(clip_of_codes(graph, nodes[-1].outputs[0], after, f"{base}_level"))
         scale, zero_point = _grid(graph, f"{base}_level", after)
     nodes.append(ir.node("DequantizeLinear", [nodes[-1].outputs[0], scale, zero_point], name=f"{base}_dequantize"))
     output = nodes[-1].outputs[0]
@@ -162,23 +165,6 @@ def clip_of_codes(graph: ir.Graph, codes: ir.Value, spec: QuantSpec, base: str) 
     return node
 
 
-def _look_up(
-    graph: ir.Graph, codes: ir.Value, table: CodeTable, base: str, function: ActivationFunction | None
-) -> list[ir.Node]:
-    """The nodes that take codes through a table; a Clip, which cuts nothing, says what range its readers count on."""
-    entries = initializer(graph, f"{base}_table", table.array())
-    index = ir.node("Cast", [codes], {"to": ir.DataType.INT32}, name=f"{base}_index")
-    name_value(index.outputs[0], f"{base}_indices", ir.TensorType(ir.DataType.INT32), codes.shape)
-    gather = ir.node("Gather", [entries, index.outputs[0]], name=f"{base}_look_up")
-    write_basis(gather, table)
-    if isinstance(function, Curve):
-        write_curve(gather, function)
-    name_value(gather.outputs[0], f"{base}_looked_up", _UINT8, codes.shape)
-    if not table.grid.needs_clip:
-        return [index, gather]
-    return [index, gather, clip_of_codes(graph, gather.outputs[0], table.grid, f"{base}_level")]
-
-
 def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None:
     """The quantizer that ends in this DequantizeLinear; None if it is a weight's or a bias's.
 
@@ -188,7 +174,7 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
     source = nodes[0].inputs[0] if nodes else None
     if codes is None or source is None:
         return None
-    gather = next((node for node in nodes if node.op_type == "Gather"), None)
+    gather = look_up_of(nodes)
     function = read_bound(nodes[0])
     at = len(nodes) if gather is None else nodes.index(gather)
     # The input's own step may be any; its readers count in powers of two.
@@ -203,7 +189,7 @@ def read_activation_quantizer(dequantize: ir.Node) -> ActivationQuantizer | None
         unit = step / rounded_to.scale if is_input else 1.0
         return ActivationQuantizer(source, codes, dequantize.outputs[0], rounded_to, None, function, unit)
     after = _read_grid(dequantize, nodes[at:])
-    table = _read_table(gather, rounded_to, after)
+    table = read_table(gather, rounded_to, after)
     return ActivationQuantizer(
         source, codes, dequantize.outputs[0], after, table, function or read_curve(gather, table)
     )
@@ -234,12 +220,12 @@ def _is_part(node: ir.Node) -> bool:
 
 def rounding_nodes(dequantize: ir.Node) -> list[ir.Node]:
     """Of these, the QuantizeLinear, and the Clip of what it rounds to where there is one: not what a table adds."""
-    return [node for node in quantizer_nodes(dequantize)[:2] if node.op_type != "Cast"]
+    return [node for node in quantizer_nodes(dequantize)[:2] if node.op_type in {"QuantizeLinear", "Clip"}]
 
 
 def data_input(node: ir.Node) -> ir.Value | None:
-    """What a node of a quantizer works on: of a Gather the indices."""
-    return input_value(node, 1 if node.op_type == "Gather" else 0)
+    """What a node of a quantizer works on: of a look-up the indices."""
+    return input_value(node, 1 if is_look_up(node) else 0)
 
 
 def _read_grid(node: ir.Node, behind: list[ir.Node]) -> QuantSpec:
@@ -257,17 +243,6 @@ def _read_step(node: ir.Node) -> tuple[float, int]:
     if scale is None or zero_point is None or not known or not 0 < (step := float(scale.reshape(-1)[0])) < math.inf:
         raise ModelError(f"{describe(node)}: expected one constant scale and a zero point of uint8 or uint16")
     return step, int(zero_point.reshape(-1)[0])
-
-
-def _read_table(gather: ir.Node, before: QuantSpec, after: QuantSpec) -> CodeTable:
-    entries = constant_input(gather, 0)
-    if entries is None or entries.dtype != np.uint8 or entries.shape != (SIZE,):
-        raise ModelError(f"{describe(gather)}: expected a constant table of {SIZE} uint8 codes")
-    try:
-        table = CodeTable(before, after, tuple(entries.tolist()))
-        return replace(table, basis=read_basis(gather, table))
-    except ValueError as error:
-        raise ModelError(f"{describe(gather)}: {error}") from None
 
 
 def _scalar(node: ir.Node, index: int) -> int:

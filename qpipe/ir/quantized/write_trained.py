@@ -7,6 +7,7 @@ import numpy as np
 from qpipe.arith.table import CodeTable
 from qpipe.ir.quantized.notes import write_basis
 from qpipe.ir.quantized.qdq import ActivationQuantizer, quantizer_nodes
+from qpipe.ir.quantized.tables import look_up_of
 from qpipe.nodes import set_constant_input
 
 
@@ -14,7 +15,8 @@ def write_table(quantizer: ActivationQuantizer, table: CodeTable) -> None:
     """Replace the quantizer's table, whose grids stay, and the basis that it is made from."""
     dequantize = quantizer.output.producer()
     assert dequantize is not None
-    gather = next(node for node in quantizer_nodes(dequantize) if node.op_type == "Gather")
+    gather = look_up_of(quantizer_nodes(dequantize))
+    assert gather is not None
     set_constant_input(gather, 0, table.array())
     write_basis(gather, table)
 

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 
-from qpipe.arith.rows import ROOT_BITS, count_reached, integer_root, look_up, row_max, row_sum
+from qpipe.arith.rows import ROOT_BITS, count_reached, integer_root, look_up, row_max, row_min, row_sum
 from qpipe.arith.symbolic import INT32, Symbol
 from qpipe.lowering.integer_builder import IntegerBuilder
 
@@ -57,8 +57,8 @@ def test_roots() -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [row_sum, row_max, lambda x: look_up(np.arange(100, dtype=np.int32) ** 2, x), lambda x: 1000 // (x + 1)],
-    ids=["sum", "max", "look up", "quotient"],
+    [row_sum, row_max, row_min, lambda x: look_up(np.arange(100, dtype=np.int32) ** 2, x), lambda x: 1000 // (x + 1)],
+    ids=["sum", "max", "min", "look up", "quotient"],
 )
 def test_all_interpretations_agree(function: Callable[[Any], Any]) -> None:
     x = np.random.default_rng(1).integers(0, 100, (2, 3, 7))

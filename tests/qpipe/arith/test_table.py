@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qpipe.arith.spec import QuantSpec
-from qpipe.arith.table import CodeTable, table_index
+from qpipe.arith.table import CodeTable, row_sizes, table_index
 
 BEFORE = QuantSpec.unsigned(2, -1)
 
@@ -40,3 +40,25 @@ def test_index_rounds_half_to_even_and_clips() -> None:
 def test_refusals(entries: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CodeTable(BEFORE, QuantSpec.signed(8, 0), entries)
+
+
+def test_beyond_a_range_it_saturates() -> None:
+    found = table(138, 148, 150, 255, after=QuantSpec.unsigned(8, 0))
+    assert found.saturating().tolist() == [138, 148, 150, *[255] * 253]
+    assert found.saturating(QuantSpec(-1, 1, 2)).tolist() == [148, 148, *[150] * 254]
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        ((), None),
+        ((4,), [-1]),
+        ((1, 3, 8), [-1, 3, 8]),  # of another batch, too
+        (("N", 3, 8), [-1, 3, 8]),
+        ((2, None, 8), [2, -1, 8]),
+        (("N", "T", 8), None),
+        ((2, "T", "C"), None),
+    ],
+)
+def test_sizes_behind_one_row(shape: tuple[int | str | None, ...], sizes: list[int] | None) -> None:
+    assert row_sizes(shape) == sizes

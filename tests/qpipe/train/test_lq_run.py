@@ -39,7 +39,7 @@ def test_resuming_changes_nothing(tmp_path: Path) -> None:
 def test_a_table_that_its_basis_does_not_make_is_refused() -> None:
     model = qdq()
     write_back(Executor(model))
-    gather = next(node for node in model.graph if node.op_type == "Gather")
+    gather = next(node for node in model.graph if node.op_type == "GatherElements")
     gather.metadata_props["qpipe.basis"] = "[0.5, 0.25]"
     with pytest.raises(ModelError, match=r"its table is none of its metadata 'qpipe\.basis'"):
         Executor(model)

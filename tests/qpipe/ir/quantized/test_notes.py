@@ -34,7 +34,7 @@ def edited(model: ir.Model, key: str, value: object) -> ir.Model:
 ])  # fmt: skip
 def test_a_basis_that_is_not_the_tables(value):
     model = network("Relu", quantizer="lq", bits=2)
-    with pytest.raises(ModelError, match=r"Gather '.*': (metadata 'qpipe\.basis'|its table is none of)"):
+    with pytest.raises(ModelError, match=r"GatherElements '.*': (metadata 'qpipe\.basis'|its table is none of)"):
         read_view(edited(model, BASIS, "null " * 2 if value is None else value))
 
 
@@ -55,7 +55,7 @@ def test_a_bound_that_is_none(value):
     {"op": "LeakyRelu", "domain": "", "alpha": 1e400}, {"op": "HardSwish", "domain": "evil"},
 ])  # fmt: skip
 def test_a_function_that_is_not_the_tables(said):
-    with pytest.raises(ModelError, match=r"Gather '.*': (metadata 'qpipe\.function'|its table is none of)"):
+    with pytest.raises(ModelError, match=r"GatherElements '.*': (metadata 'qpipe\.function'|its table is none of)"):
         read_view(edited(network("HardSwish"), FUNCTION, said))
 
 

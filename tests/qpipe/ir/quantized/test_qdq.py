@@ -113,9 +113,9 @@ def test_a_table_reads_back(after: QuantSpec) -> None:
 def test_other_tables(entries: np.ndarray, message: str) -> None:
     _, model = negation()
     insert_activation_quantizer(model.graph, model.graph.inputs[0], table_of(QuantSpec.signed(8, 0)))
-    gather = next(node for node in model.graph if node.op_type == "Gather")
+    gather = next(node for node in model.graph if node.op_type == "GatherElements")
     clip = next(node for node in model.graph if node.name == "x_level_clip")
     assert clip.op_type == "Clip"
     replace_constant(gather.inputs[0], entries)
-    with pytest.raises(ModelError, match=f"Gather 'x_look_up': {message}"):
+    with pytest.raises(ModelError, match=f"GatherElements 'x_look_up': {message}"):
         read_activation_quantizer(next(node for node in model.graph if node.op_type == "DequantizeLinear"))
