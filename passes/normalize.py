@@ -58,6 +58,7 @@ from passes.rewrites.remove_identity import RemoveIdentity
 from passes.rewrites.remove_zero_bias import RemoveZeroBias
 from passes.rewrites.resize_to_convolution import ResizeToConvolution
 from passes.rewrites.restore_softmax import RestoreSoftmax
+from passes.rewrites.separate_masks import SeparateMasks
 from passes.rewrites.sequence_to_split import SequenceToSplit
 from passes.rewrites.softmax_last_axis import SoftmaxLastAxis
 from passes.rewrites.spell_norms import SpellNorms
@@ -95,6 +96,7 @@ NORMALIZE = ir.passes.Sequential(
     RemoveIdentity(),
     # Once more, of masks that have been computed.
     FiniteMasks(),
+    SeparateMasks(),
     UncastInputs(),
     ConstantsToInitializers(),
     FreezeBatchNorm(),

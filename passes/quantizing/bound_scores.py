@@ -4,7 +4,8 @@
 
 What lies 16 below its row's maximum has 1e-7 of its weight. On a grid that reaches down to a mask's -10000 scores would
 have no level to themselves. Where a Where puts the mask's number in, that becomes `low` itself. A row of which all is
-masked has no maximum of its own. Nothing is cut where it would not halve the range at least.
+masked has no maximum of its own. Nothing is cut where it would not halve the range at least. A mask that is looked up
+cuts what it lowers though no sample shows it: samples of full length are calibrated on, and shorter ones come later.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from qpipe.calibration.shard import ALONE, Shard
 from qpipe.ir.graph.edges import leading_to_weights
 from qpipe.ir.graph.rewrite import only_reader
 from qpipe.nodes import constant_array, initializer, int_attribute, name_value, rank
-from qpipe.ops.masks import CHOICES, MOVES, SUMS
+from qpipe.ops.lookup import lookup_of
+from qpipe.ops.masks import CHOICES, MOVES, SUMS, lowers_softmax
 
 NEGLIGIBLE: Final = 16.0
 """Below a row's maximum: e^-16 = 1e-7."""
@@ -51,8 +53,8 @@ class BoundScores(ir.passes.InPlacePass):
         # Processes run the same images, but another machine may add up in another order.
         merged = self.shard.largest(np.stack(list(ends.values())))
         modified = False
-        for source, (lowest, smallest, high) in zip(found.values(), merged, strict=True):
-            low = min(-smallest - NEGLIGIBLE, 0.0)
+        for source, (seen, smallest, high) in zip(found.values(), merged, strict=True):
+            low, lowest = min(-smallest - NEGLIGIBLE, 0.0), max(seen, *map(mask_reach, _operands(source)))
             if np.isfinite(high) and lowest >= 2 * max(-low, high):
                 _cut(model.graph, source, float(low), float(high))
                 modified = True
@@ -68,6 +70,17 @@ def sums_of_scores(graph: ir.Graph) -> dict[ir.Node, ir.Value]:
         if node.op_type == "Softmax" and node.domain == "" and node.outputs[0] in leading
         and (source := _masked(node)) is not None
     }  # fmt: skip
+
+
+def mask_reach(value: ir.Value) -> float:
+    """How far below 0 a mask that is looked up reaches, whatever samples show; 0 of anything else."""
+    found = lookup_of(value) if lowers_softmax(value) else None
+    return -lowest if found is not None and (lowest := found.lowest) < -_MASKED else 0.0
+
+
+def _operands(source: ir.Value) -> list[ir.Value]:
+    node = source.producer()
+    return [] if node is None else [value for value in node.inputs if value is not None]
 
 
 def _masked(softmax: ir.Node) -> ir.Value | None:

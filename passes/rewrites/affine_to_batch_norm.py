@@ -20,6 +20,7 @@ from qpipe.ir.graph.rewrite import only_reader, rewrite
 from qpipe.nodes import initializer, static_shape
 from qpipe.ops import op_of
 from qpipe.ops.constant_affine import OP_TYPES, ConstantAffine, constant_affine
+from qpipe.ops.lookup import Origins
 from qpipe.ops.windows import MOST_DIMS
 
 EPSILON: Final = float(np.float32(1e-5))
@@ -30,17 +31,18 @@ _VARIANCE: Final = np.float32(1) - np.float32(EPSILON)
 class AffineToBatchNorm(ir.passes.InPlacePass):
     """Each map by constants of what has channels in axis 1, between what has integers and a layer of weights.
 
-    What only leads to outputs stays: there it is float, and exact.
+    What only leads to outputs stays: there it is float, and exact. So does what is looked up: its codes are known.
     """
 
     name: ClassVar[str] = "affine-to-batch-norm"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace every match, from the last node of a chain."""
-        leading = leading_to_weights(model.graph)
+        leading, origins = leading_to_weights(model.graph), Origins()
 
         def attempt(graph: ir.Graph, node: ir.Node) -> bool:
-            return node.outputs[0] in leading and _try_replace(graph, node)
+            result = node.outputs[0]
+            return result in leading and not origins.are_looked_up(result) and _try_replace(graph, node)
 
         return rewrite(model, OP_TYPES, attempt, backwards=True)
 

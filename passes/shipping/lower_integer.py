@@ -86,6 +86,9 @@ def check_ends(view: View) -> None:
     if len(names) != 1:
         raise LoweringError(f"io: 'integer', but the inputs are {', '.join(names)}; expected one image, or io 'float'")
     results = set(view.results)
+    for layer in view.lookups:
+        if any(value.is_graph_input() and value.dtype is ir.DataType.FLOAT for value in all_reads(layer)):
+            raise LoweringError(f"{describe(layer.node)}: makes tokens of the float input, expected io 'float'")
     for layer in view.islands:
         if any(value.is_graph_input() for value in all_reads(layer)):
             raise LoweringError(f"{describe(layer.node)}: reads the input in float, expected io 'float'")

@@ -38,7 +38,7 @@ class ObservedRange:
     """ymax: the percentile in the tensor's units; is_negative: whether a value was below 0.
 
     unrounded: the percentile, where ymax has been rounded to a power of two. zero_point: of codes of half the steps,
-    where one sign reaches less far (see `QuantSpec.refined`). is_given: whether a file said it, and no data did.
+    where one sign reaches less far (see `QuantSpec.refined`). is_given: whether a file or a mask said it.
     """
 
     ymax: float

@@ -76,6 +76,13 @@ class Lookup:
         """The constant whose rows are taken; None where there is none."""
         return self.root.inputs[0] if self.root.op_type == _TABLE else None
 
+    @property
+    def lowest(self) -> float:
+        """The least that it can give; of integers that are cast, as if they were truth values."""
+        operands = {_TABLE: self.root.inputs[:1], _CHOICE: self.root.inputs[1:], _NUMBER: []}[self.root.op_type]
+        known = [_real(value).reshape(-1) for value in operands] or [np.array([0, 1])]
+        return float(self.numbers(np.concatenate(known)).min())
+
     def take_out_steps(self) -> None:
         """Let the chain only move numbers: the root gives what they become, under the names of that."""
         for node in self.chain:
@@ -186,13 +193,21 @@ class Origins:
 def _integers_read(value: ir.Value) -> list[ir.Value] | None:
     """What an integer is computed from, nothing of a constant or an input; None of what is none."""
     node = value.producer()
-    if constant_array(value) is not None:
+    if constant_array(value) is not None or _is_integer_input(value):
         return []
     if value.dtype not in _INTEGERS or (node is None and not value.is_graph_input()):
         return None
     if node is None:
         return []
     return None if inner_graphs(node) else [each for each in node.inputs if each is not None]
+
+
+def _is_integer_input(value: ir.Value) -> bool:
+    """Whether it is an input of the network that is float and made an integer at once, as Keras feeds tokens."""
+    node = value.producer()
+    if node is None or node.op_type != "Cast" or value.dtype not in _INTEGERS - {ir.DataType.BOOL}:
+        return False
+    return node.inputs[0] is not None and node.inputs[0].is_graph_input() and node.inputs[0].const_value is None
 
 
 def _changed(node: ir.Node) -> ir.Value | None:

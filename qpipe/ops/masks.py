@@ -39,7 +39,9 @@ def _uses(value: ir.Value) -> Iterator[bool]:
         if current.is_graph_output() or not readers:
             yield False
         for node in readers:
-            if node.domain in STANDARD_DOMAINS and node.op_type in _BETWEEN:
+            # Rows of a table are looked up, by whatever says which.
+            is_table = node.op_type == "Gather" and node.inputs[0] is current
+            if node.domain in STANDARD_DOMAINS and (node.op_type in _BETWEEN or is_table):
                 stack.extend(node.outputs)
             else:
                 yield node.domain in STANDARD_DOMAINS and node.op_type == "Softmax"

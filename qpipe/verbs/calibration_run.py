@@ -20,6 +20,7 @@ from passes.quantizing.fit_weights import FitWeights
 from passes.quantizing.fix_ranges import FixRanges
 from passes.quantizing.insert_quantizers import InsertQuantizers
 from passes.quantizing.keep_codes import KeepCodes
+from passes.quantizing.reach_masks import ReachMasks
 from passes.quantizing.rescale_channels import RescaleChannels
 from passes.quantizing.restore_batch_norm import RestoreBatchNorm
 from passes.quantizing.round_ranges import RoundRanges
@@ -122,7 +123,7 @@ class CalibrationRun:
         """What gives parts, channels and terms their own sizes, from a few images; the function stays."""
         parts = self._is_ready and not is_held and layers_in_parts(self.network.graph, self._table)
         changes: list[type[BoundScores | SeparateSkips | EqualizeChannels]] = []
-        if sums_of_scores(self.network.graph):
+        if self._has_scores:
             changes.append(BoundScores)
         if self._is_ready:
             changes += [SeparateSkips, EqualizeChannels]
@@ -151,6 +152,8 @@ class CalibrationRun:
         if self._rebuild is not None:
             found.append(CalibrateOnSigns(percentile=percentile, **seen))
         found.append(CalibratePercentile(percentile=percentile, **self._widths, **seen))
+        if self._has_scores:
+            found.append(ReachMasks(**self._widths))
         plain: dict[str, Any] = {"activation_bits": settings.activation_bits, "layers": self._table}
         if settings.fills_ranges and held is None:
             # A percentile that is asked for is where ranges end.
@@ -183,6 +186,11 @@ class CalibrationRun:
     @property
     def _rebuild(self) -> str | None:
         return FORMATS[self.settings.quantizer].rebuild
+
+    @cached_property
+    def _has_scores(self) -> bool:
+        """Whether masks may lower what a Softmax reads, in the network as it is given."""
+        return bool(sums_of_scores(self.network.graph))
 
     @cached_property
     def _table(self) -> LayerTable:

@@ -62,6 +62,7 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
         # An absolute folder, because onnx_ir doesn't check external data against an empty one.
         ir.external_data.set_base_dir(loaded.graph, Path(model).absolute().parent)
     load_external_data(loaded, source)
+    _open_negative_sizes(loaded)
     check_functions(loaded, source)
     _sort(loaded, source)
     written = write_erfc(loaded)
@@ -124,6 +125,13 @@ def _from_proto(proto: onnx.ModelProto, source: str) -> ir.Model:
         if value.is_graph_output():
             value.shape = ir.serde.deserialize_type_proto_for_shape(info.type)
     return model
+
+
+def _open_negative_sizes(model: ir.Model) -> None:
+    """Leave open what Paddle's older exporters, and runtimes, call -1."""
+    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+        if any(isinstance(dim, int) and dim < 0 for dim in value.shape or ()):
+            value.shape = ir.Shape([None if isinstance(dim, int) and dim < 0 else dim for dim in value.shape or ()])
 
 
 def _sort(model: ir.Model, source: str) -> None:

@@ -36,15 +36,15 @@ def float_tensors(model: ir.Model, floats: Set[str | None] = frozenset()) -> lis
 
 
 def _outside(graph: ir.Graph, floats: set[ir.Node]) -> set[ir.Node]:
-    """The float nodes, the QuantizeLinear of each float input and of what they give, and each node that makes floats
-    for nothing but them and outputs, with all that follows it.
+    """The float nodes, the QuantizeLinear of each float input (or the Cast that makes tokens of it) and of what they
+    give, and each node that makes floats for nothing but them and outputs, with all that follows it.
     """
     given = [value for node in floats for value in node.outputs]
     outside = floats | {
         node
         for value in (*(value for value in graph.inputs if value.dtype in _FLOATS), *given)
         for node in value.consumers()
-        if quantizes(node) and node.inputs[0] is value
+        if (quantizes(node) or (value.is_graph_input() and _gives_integers(node))) and node.inputs[0] is value
     }
     for node in graph:
         makes_floats = (dequantizes(node) or node.op_type == "Cast") and node.outputs[0].dtype in _FLOATS

@@ -218,6 +218,17 @@ def test_open_input_shapes(shape):
     assert (value.shape is None) == (not shape)
 
 
+def test_sizes_of_minus_one_are_open():
+    """As Paddle's older exporters write them, of what nodes give too."""
+    proto = make(GRAPH.replace("float[N,3,4,4]", "float[N,3,H,W]"), w=np.ones((2, 3, 1, 1), np.float32))
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if not dim.HasField("dim_value"):
+                dim.dim_value = -1
+    model = load_model(proto)
+    assert [dim if isinstance(dim, int) else dim.value for dim in model.graph.inputs[0].shape] == [None, 3, None, None]
+
+
 def test_an_input_without_elements():
     proto = make(GRAPH.replace("float[N,3,4,4]", "float[0,3,4,4]"), w=np.ones((2, 3, 1, 1), np.float32))
     assert_refused(proto, "input 'x': dimension 0 is 0, expected 1 or more")
