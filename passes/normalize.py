@@ -52,6 +52,7 @@ from passes.rewrites.prelu_to_lines import PReluToLines
 from passes.rewrites.push_transposes import PushTransposes
 from passes.rewrites.recognize_activations import RecognizeActivations
 from passes.rewrites.recognize_layer_norm import RecognizeLayerNorm
+from passes.rewrites.recognize_lengths import RecognizeLengths
 from passes.rewrites.reduce_to_global_pool import ReduceToGlobalPool
 from passes.rewrites.remove_dead_code import RemoveDeadCode
 from passes.rewrites.remove_identity import RemoveIdentity
@@ -149,6 +150,8 @@ NORMALIZE = ir.passes.Sequential(
     SpellNorms(),
     MultiplyByReciprocal(),
     SquareProduct(),
+    RecognizeLengths(),
+    RemoveDeadCode(),
     # Behind what folds into it and makes the BatchNormalization behind it.
     SubPixelConvolution(),
     SplitResize(),

@@ -3,6 +3,10 @@
     ReduceL2(x)  =  Sqrt(ReduceSum(Pow(x, 2)))      ReduceSumSquare(x)  =  ReduceSum(Pow(x, 2))
     ReduceL1(x)  =  ReduceSum(Abs(x))
 
+The length of few numbers has one of its own (`qpipe.ops.length`), and is ReduceL2 however it was written.
+
+    Sqrt(ReduceSum(Pow(x, 2)))  =  ReduceL2(x)      Sqrt(Add(Pow(a, 2), Pow(b, 2)))  =  ReduceL2(a and b side by side)
+
 What leads to outputs alone stays: there it is float, and as it was. Source: ONNX operator specification, ReduceL2-18.
 """
 

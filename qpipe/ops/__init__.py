@@ -29,6 +29,7 @@ from qpipe.ops.hard_sigmoid import HardSigmoid
 from qpipe.ops.hard_swish import HardSwish
 from qpipe.ops.layer_norm import IntegerLayerNormalization, LayerNormalization
 from qpipe.ops.leaky_relu import LeakyRelu
+from qpipe.ops.length import Length
 from qpipe.ops.lines import Abs, Bounds, Neg, OneSlope, ThresholdedRelu
 from qpipe.ops.max_pool import MaxPool
 from qpipe.ops.mul import Mul
@@ -55,7 +56,7 @@ _ALL: Final[tuple[AnyOp, ...]] = (
     Conv(), Gemm(), BatchNormalization(), Add(), AveragePool(), MaxPool(), Concat(), Activation(), Shape(), Slice(),
     Pad(), Resize(), DepthToSpace(), Gather(), Tile(), Expand(), Requantize(),
     Sigmoid(), HardSigmoid(), Tanh(), LeakyRelu(), HardSwish(), SiLU(),
-    Max(), Min(), Where(), MeanOrSum(), LargestOrSmallest(),
+    Max(), Min(), Where(), MeanOrSum(), LargestOrSmallest(), Length(),
     Elu(), Selu(), Celu(), Softplus(), Mish(), Softsign(), Gelu(), Erf(),
     Bounds(), OneSlope(), ThresholdedRelu(), Abs(), Neg(), Power(), Sqrt(), Sin(), Cos(),
     Exp(), Log(), Reciprocal(),

@@ -1,4 +1,4 @@
-"""ReduceMean and ReduceSum over any axes but the first, ReduceMax and ReduceMin.
+"""ReduceMean and ReduceSum over any axes but the first, ReduceMax and ReduceMin; what ReduceL2 has in common with them.
 
 The mean over all of an image, which keeps its axes, is an average pool (`qpipe.ops.average_pool`).
 """
@@ -31,23 +31,45 @@ if TYPE_CHECKING:
     from qpipe.ops.base import TorchFunction
 
 
-class MeanOrSum(Unweighted):
-    """The exact sum of integers, divided by their count where it is a mean, and rounded once."""
+class Reduction(Unweighted):
+    """What is computed exactly of numbers along axes, and rounded once."""
 
-    op_types = ("ReduceMean", "ReduceSum")
     role = Role.POOL
     homogeneous = True
 
     def refusal(self, node: ir.Node) -> Refusal | None:
-        """Its axes must be known, and how many numbers they hold."""
-        refused = _axes_refusal(node)
-        if refused is not None or count(node) is not None:
-            return refused
-        return Refusal("how many numbers it sums is open: export the model with a fixed size of these axes")
+        """Its axes must be known."""
+        return _axes_refusal(node)
 
     def ends_float(self, node: ir.Node) -> bool:
         """It does."""
         return True
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """One along the axes that it reduces."""
+        return _reduced(node, book.over(operands[0], axes(node)))
+
+    def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
+        """A float island, which is exact before it is rounded."""
+        node, name, float32 = layer.node, layer.name, ir.DataType.FLOAT
+        real = b.emit("DequantizeLinear", b.quantized_inputs(layer), name=f"{name}_dequantize", dtype=float32)
+        attributes, inputs = node.attributes, [real, *node.inputs[1:]]
+        reduced = b.emit(node.op_type, inputs, name=name, attributes=attributes, dtype=float32)
+        grid = b.grid(layer.quantizer.rounded_to)
+        b.finish(layer, b.emit("QuantizeLinear", [reduced, *grid], name=f"{name}_quantize"))
+
+
+class MeanOrSum(Reduction):
+    """The exact sum of integers, divided by their count where it is a mean, and rounded once."""
+
+    op_types = ("ReduceMean", "ReduceSum")
+
+    def refusal(self, node: ir.Node) -> Refusal | None:
+        """How many numbers it sums must be known too."""
+        refused = super().refusal(node)
+        if refused is not None or count(node) is not None:
+            return refused
+        return Refusal("how many numbers it sums is open: export the model with a fixed size of these axes")
 
     def takes_wide(self, node: ir.Node) -> bool:
         """Where float32 holds the sum of so many."""
@@ -58,10 +80,6 @@ class MeanOrSum(Unweighted):
         """The same."""
         return self.takes_wide(node)
 
-    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
-        """One along the axes that it sums."""
-        return _reduced(node, book.over(operands[0], axes(node)))
-
     def work(self, node: ir.Node) -> NodeWork | None:
         """A sum, and a factor where it is a mean."""
         numbers, factor = count(node), int(node.op_type == "ReduceMean")
@@ -71,7 +89,7 @@ class MeanOrSum(Unweighted):
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> sum(x)`, or the mean."""
-        found, keeps, is_mean = axes(node), _keeps(node), node.op_type == "ReduceMean"
+        found, keeps, is_mean = axes(node), keeps_axes(node), node.op_type == "ReduceMean"
 
         def run(x: torch.Tensor) -> torch.Tensor:
             total = x.sum(found, keepdim=keeps)
@@ -84,7 +102,7 @@ class MeanOrSum(Unweighted):
         (x,), node = sources, layer.node
         found = axes(node)
         divisor = math.prod(x.shape[axis] for axis in found) if node.op_type == "ReduceMean" else 1
-        return Exact(x.sum(axis=found, keepdims=_keeps(node)), layer.sources[0].grid.exponent, divisor)
+        return Exact(x.sum(axis=found, keepdims=keeps_axes(node)), layer.sources[0].grid.exponent, divisor)
 
     def prove(self, layer: RequantizedLayer, *, check_pairs: bool) -> Iterator[CertificateRow]:
         """float32 holds the sum; a mean is divided, not multiplied."""
@@ -93,20 +111,11 @@ class MeanOrSum(Unweighted):
         counts = set() if numbers is None else {numbers}
         yield pool_row(layer.name, layer.op_type, source, output, counts=counts, divides=True)
 
-    def lower_qoperator(self, layer: RequantizedLayer, b: QOperatorBuilder) -> None:
-        """A float island, whose sum and division are exact."""
-        node, name, float32 = layer.node, layer.name, ir.DataType.FLOAT
-        real = b.emit("DequantizeLinear", b.quantized_inputs(layer), name=f"{name}_dequantize", dtype=float32)
-        attributes, inputs = node.attributes, [real, *node.inputs[1:]]
-        reduced = b.emit(node.op_type, inputs, name=name, attributes=attributes, dtype=float32)
-        grid = b.grid(layer.quantizer.rounded_to)
-        b.finish(layer, b.emit("QuantizeLinear", [reduced, *grid], name=f"{name}_quantize"))
-
     def lower_integer(self, layer: RequantizedLayer, b: IntegerBuilder) -> None:
         """Sums of codes; of a mean divided by the count."""
         numbers, is_mean = count(layer.node), layer.op_type == "ReduceMean"
         assert numbers is not None
-        b.reduce(layer, axes(layer.node), numbers, keepdims=_keeps(layer.node), divides=is_mean)
+        b.reduce(layer, axes(layer.node), numbers, keepdims=keeps_axes(layer.node), divides=is_mean)
 
 
 class LargestOrSmallest(Carrier):
@@ -134,7 +143,7 @@ class LargestOrSmallest(Carrier):
 
     def torch(self, node: ir.Node) -> TorchFunction:
         """`x -> max(x)`, or the minimum."""
-        found, keeps, is_max = axes(node), _keeps(node), node.op_type == "ReduceMax"
+        found, keeps, is_max = axes(node), keeps_axes(node), node.op_type == "ReduceMax"
 
         def run(x: torch.Tensor) -> torch.Tensor:
             return x.amax(found, keeps) if is_max else x.amin(found, keeps)
@@ -143,7 +152,7 @@ class LargestOrSmallest(Carrier):
 
     def moved(self, node: ir.Node, x: IntArray) -> IntArray:
         """The largest or the smallest."""
-        found, keeps = axes(node), _keeps(node)
+        found, keeps = axes(node), keeps_axes(node)
         extreme: IntArray = (x.max if node.op_type == "ReduceMax" else x.min)(axis=found, keepdims=keeps)
         return extreme
 
@@ -167,10 +176,11 @@ def count(node: ir.Node) -> int | None:
 
 def _reduced(node: ir.Node, x: IntArray) -> IntArray:
     """What has one element along the axes, as the result has it."""
-    return x if _keeps(node) else x.squeeze(axes(node))
+    return x if keeps_axes(node) else x.squeeze(axes(node))
 
 
-def _keeps(node: ir.Node) -> bool:
+def keeps_axes(node: ir.Node) -> bool:
+    """Whether what it reduces stays as an axis of one element."""
     return bool(int_attribute(node, "keepdims", 1))
 
 

@@ -29,6 +29,7 @@ from qpipe.ir.quantized.view import QuantizedLayer, Requantization, View, Weight
 from qpipe.ops import Curve, Role, has_weights
 from qpipe.ops.quantizer_parts import is_border
 from qpipe.settings import TorchSettings
+from qpipe.verbs.branches import branch_inputs, said
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.sizes import advice, is_open, said_open
 
@@ -44,6 +45,7 @@ BORDER: Final = "border"
 FLOAT: Final = "float"
 
 _OPEN: Final = "calibration takes the sizes of the data; what needs them is judged once they are given,"
+_BRANCHES: Final = "calibration takes the branch that the data choose, and leaves the input out"
 _LOOKED_UP: Final = "integers of integers: codes are looked up"
 _FORMS: Final = {Role.CARRY: CARRIES, Role.NONE: NO_FORM}
 
@@ -131,6 +133,7 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
         if warning.category is not LoadingNote:
             warnings.warn(warning.message, warning.category, stacklevel=2)
     notes += [f"{said_open(value)}: {_OPEN} {advice(value)}" for value in network.graph.inputs if is_open(value)]
+    notes += [f"{said(*choice)}: {_BRANCHES}" for choice in branch_inputs(network.graph).items()]
     ops = Counter(node.op_type for node in network.graph)
     kind, view = find_kind(network)
     problems: list[str] = []

@@ -17,14 +17,17 @@ from qpipe.ir.files.sizes import (
     read_sizes,
     shown_dims,
 )
+from qpipe.verbs.branches import take_branches
 from qpipe.verbs.sources import PreprocessLike, preprocess_of
 
 
 def take_sizes(network: ir.Model, data: DataLike, preprocess: PreprocessLike) -> DataLike:
     """Fix what is open behind the batch at the sizes of the data; ModelError where these don't say them.
 
-    The data are given back, opened where they had to be: an iterator begins only once.
+    First of all the branches that they choose are taken (`qpipe.verbs.branches`). The data are given back, opened where
+    they had to be: an iterator begins only once.
     """
+    data = take_branches(network, data, preprocess)
     for value in network.graph.inputs:
         if not is_open(value):
             continue
