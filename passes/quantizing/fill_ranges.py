@@ -20,7 +20,9 @@ of 3/2 those around 0 to three quarters. What has no factor gets them where they
 that were not seen (`qpipe.calibration.expected_error`).
 
 A lower power of two, which cuts off more and errs less on average, was tried and lost: what is largest is what maxima
-pass on, and what classes are told apart by (a sensor network with a global maximum: 31 dB for 38).
+pass on, and what classes are told apart by (a sensor network with a global maximum: 31 dB for 38). Only what a curve
+alone reads may end lower, where that errs less behind the curve: a Tanh of 4 and one of 16 are the same, and codes up
+to 4 have a quarter of the steps.
 
 Source: Nagel et al. 2019, *Data-Free Quantization Through Weight Equalization and Bias Correction*, section 4.1, for
 factors that move between layers.
@@ -38,8 +40,10 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.quantizing.calibrate_percentile import NARROW_KEY, take_range, write_range
+from passes.quantizing.fit_input import write_units
 from qpipe.arith.namespace import AnyArray, Float64Array
 from qpipe.arith.spec import QuantSpec
+from qpipe.arith.table import GridOrTable
 from qpipe.calibration.expected_error import COHERENT, expected_errors
 from qpipe.calibration.observe import ObservedRange
 from qpipe.calibration.rounding_error import squared_errors
@@ -58,6 +62,8 @@ FACTORS = np.exp2(np.arange(8) / 8)
 """What is tried: the next of two leaves at most 9 percent of a range."""
 OCTAVE_ROOM = 2.0**0.5
 """Of a range that must end at a power of two: room for other samples that it has on average."""
+LOWER = (1, 2, 3)
+"""Octaves by which a range that a curve reads may end lower."""
 VALUES = 2**15
 """That are drawn of each tensor."""
 Grids = tuple[QuantSpec, QuantSpec]
@@ -88,7 +94,10 @@ class FillRanges(ir.passes.InPlacePass):
         # An input has its own rule.
         inner = {v: q for v, q in plan.quantizers.items() if not v.is_graph_input()}
         ranged = {v: q for v, q in inner.items() if _top(observed[v]) is not None}
-        drawn = self._drawn(model, ranged, observed)
+        # What reads an input that has a unit reads its quantizer's numbers.
+        runs = model.clone()
+        write_units(runs)
+        drawn = self._drawn(runs, ranged, observed)
         rooms = self._rooms(drawn)
         ends = self._ends(drawn)
         free = {v: q for v, q in ranged.items() if v in shared}
@@ -100,7 +109,7 @@ class FillRanges(ir.passes.InPlacePass):
             needed = room if value in alone else max(room / OCTAVE_ROOM, 1.0)
             observed[value] = dataclasses.replace(observed[value], ymax=observed[value].ymax * needed)
         grids = {v: _grids(q, observed[v], tight[v], FACTORS) for v, q in free.items()}
-        errors = self._errors(grids, drawn)
+        errors = self._errors(free, grids, drawn, observed)
         factors, zeros = dict.fromkeys(observed, 1.0), dict[ir.Value, int]()
         for group in groups:
             index = _best_factor(group, errors, plan.compared)
@@ -111,11 +120,13 @@ class FillRanges(ir.passes.InPlacePass):
                 if value in errors and errors[value][index].argmin():
                     zeros[value] = grids[value][index][1].zero_point
         fixed = {v: (q, drawn[v], np.minimum(ends[v], observed[v].ymax)) for v, q in ranged.items() if v not in shared}
-        zeros |= self._zero_points(fixed, observed)
+        places = self._places(fixed, observed)
+        zeros |= {value: zero_point for value, (_, zero_point) in places.items() if zero_point is not None}
         for value, found in observed.items():
             if (top := _top(found, factors[value])) is not None:
+                lower, _ = places.get(value, (0, None))
                 found = dataclasses.replace(
-                    found, ymax=2.0**top, unrounded=found.ymax / factors[value], zero_point=zeros.get(value)
+                    found, ymax=2.0 ** (top - lower), unrounded=found.ymax / factors[value], zero_point=zeros.get(value)
                 )
             write_range(value, found)
         for value in plan.narrowed:
@@ -146,26 +157,45 @@ class FillRanges(ir.passes.InPlacePass):
         rows = [[-sample.low, sample.high] for sample in drawn.values()]
         return dict(zip(drawn, self.shard.largest(np.array(rows, np.float64).reshape(-1, 2)), strict=True))
 
-    def _zero_points(
+    def _places(
         self,
         tensors: Mapping[ir.Value, tuple[PlannedQuantizer, Sample, Float64Array]],
         observed: Mapping[ir.Value, ObservedRange],
-    ) -> dict[ir.Value, int]:
-        """Of tensors in fixed units: around which codes of half the steps are expected to err less than the others."""
+    ) -> dict[ir.Value, tuple[int, int | None]]:
+        """Of tensors in fixed units: how many octaves lower they end, and around which codes of half the steps.
+
+        Where each is expected to err least. One ends lower only where a curve reads it, behind which errors count.
+        """
         spreads = self.shard.largest(np.array([[s.spread] for _, s, _ in tensors.values()]).reshape(-1, 1))[:, 0]
-        tried = {v: _grids(q, observed[v], ends, np.ones(1))[0] for v, (q, _, ends) in tensors.items()}
+        tried = {
+            value: [
+                (lower, grid, index)
+                for lower in (0, *(LOWER if planned.curve is not None else ()))
+                for index, grid in enumerate(_grids(planned, observed[value], ends, np.ones(1), lower)[0])
+            ]
+            for value, (planned, _, ends) in tensors.items()
+        }
         errors = [
             expected_errors(
-                sample, tried[value], spread=spread if self.foresees else 0.0,
+                sample, [grid for _, grid, _ in tried[value]], spread=spread if self.foresees else 0.0,
                 limit=planned.limit, function=None if planned.curve is None else planned.curve.real,
             )
             for (value, (planned, sample, _)), spread in zip(tensors.items(), spreads.tolist(), strict=True)
         ]  # fmt: skip
-        best = self.shard.largest(np.array(errors).reshape(-1, 2)).argmin(axis=1) if errors else ()
-        return {value: grids[1].zero_point for (value, grids), index in zip(tried.items(), best, strict=True) if index}
+        merged = iter(self.shard.largest(np.concatenate([*errors, np.zeros(0)]).reshape(-1, 1))[:, 0])
+        found = dict[ir.Value, tuple[int, int | None]]()
+        for value, places in tried.items():
+            own = [next(merged) for _ in places]
+            lower, grid, is_around = places[int(np.argmin(own))]
+            found[value] = lower, grid.zero_point if is_around else None
+        return found
 
     def _errors(
-        self, grids: Mapping[ir.Value, Sequence[Grids]], drawn: Mapping[ir.Value, Sample]
+        self,
+        quantizers: Mapping[ir.Value, PlannedQuantizer],
+        grids: Mapping[ir.Value, Sequence[Grids]],
+        drawn: Mapping[ir.Value, Sample],
+        observed: Mapping[ir.Value, ObservedRange],
     ) -> dict[ir.Value, Float64Array]:
         """Of each tensor that shares its unit: the squared error in parts of its power, with each of FACTORS, `[F, 2]`.
 
@@ -173,7 +203,8 @@ class FillRanges(ir.passes.InPlacePass):
         """
         if not grids:
             return {}
-        merged = self.shard.largest(np.concatenate([_error(drawn[value], own) for value, own in grids.items()]))
+        found = [_error(quantizers[v], drawn[v], own, observed[v].ymax) for v, own in grids.items()]
+        merged = self.shard.largest(np.concatenate(found))
         return dict(zip(grids, merged.reshape(-1, len(FACTORS), 2), strict=True))
 
 
@@ -183,28 +214,39 @@ def _top(observed: ObservedRange, factor: float = 1.0) -> int | None:
 
 
 def _grids(
-    planned: PlannedQuantizer, observed: ObservedRange, ends: Float64Array, factors: Float64Array
+    planned: PlannedQuantizer, observed: ObservedRange, ends: Float64Array, factors: Float64Array, lower: int = 0
 ) -> list[Grids]:
-    """Of the tensor divided by each factor: the grid of its sign, and that of half the steps where the ends fit."""
+    """Of the tensor divided by each factor: the grid of its sign, and that of half the steps where the ends fit.
+
+    lower: by so many octaves than the range.
+    """
     found = []
     is_free = math.isinf(planned.bound) and not observed.is_given
-    low, high = np.minimum(ends, planned.limit).tolist()
     for factor in factors.tolist():
-        grid = planned.grid(_top(observed, factor) or 0, is_negative=observed.is_negative)
+        top = (_top(observed, factor) or 0) - lower
+        low, high = np.minimum(ends, min(planned.limit, factor * 2.0**top if lower else math.inf)).tolist()
+        grid = planned.grid(top, is_negative=observed.is_negative)
         found.append((grid, grid.refined(-low / factor, high / factor) if is_free else grid))
     return found
 
 
-def _error(sample: Sample, grids: Sequence[Grids]) -> Float64Array:
-    """Rounding as drawn values show it, and all that is cut off: it is rare and large. `[F, 2]`."""
-    within, outside = sample.within, sample.outside
+def _error(planned: PlannedQuantizer, sample: Sample, grids: Sequence[Grids], largest: float) -> Float64Array:
+    """Rounding as drawn values show it, and all that is cut off: it is rare and large. `[F, 2]`.
+
+    largest: where the range ends. Where a curve reads the tensor it is what the curve's table errs by that counts.
+    """
+    within, outside, curve = sample.within, sample.outside, planned.curve
     times = max(sample.count - outside.size, 0) / max(within.size, 1)
     errors = np.zeros((len(FACTORS), 2))
     for own, pair, factor in zip(errors, grids, FACTORS, strict=True):
-        different = list(dict.fromkeys(pair))
-        rounding, cut = (squared_errors(x / np.float32(factor), different) for x in (within, outside))
+        different: list[GridOrTable] = list(dict.fromkeys(pair))
+        if curve is not None:
+            different = [curve.table(grid, planned.bits, largest / factor) for grid in dict.fromkeys(pair)]
+        real = None if curve is None else curve.real
+        rounding, cut = (squared_errors(x / np.float32(factor), different, real) for x in (within, outside))
         own[:] = (np.asarray(rounding) * times + COHERENT * np.asarray(cut)) * factor**2
-    power = times * np.square(within, dtype=np.float64).sum() + np.square(outside, dtype=np.float64).sum()
+    given = (within, outside) if curve is None else (curve.real(within), curve.real(outside))
+    power = times * np.square(given[0], dtype=np.float64).sum() + np.square(given[1], dtype=np.float64).sum()
     return errors / (float(power) or 1.0)
 
 

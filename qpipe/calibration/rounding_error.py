@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.quantize import dequantize, quantize
 from qpipe.arith.spec import QuantSpec
+from qpipe.arith.table import CodeTable, GridOrTable, table_index
 from qpipe.calibration.percentile import FloatArray
 from qpipe.calibration.pieces import Pieces
 from qpipe.calibration.shard import ALONE, Float64Array, Shard
@@ -46,16 +48,25 @@ def least_error(
     return dict(zip(candidates, total.argmin(axis=1).tolist(), strict=True))
 
 
-def squared_errors(tensor: FloatArray, grids: Sequence[QuantSpec]) -> Float64Array:
-    """`sum((x - q(x))**2)` on each grid."""
+def squared_errors(
+    tensor: FloatArray, grids: Sequence[GridOrTable], function: Callable[[Any], Any] | None = None
+) -> Float64Array:
+    """`sum((x - q(x))**2)` on each grid; of tables what they err by as those of the function."""
     flat = tensor.reshape(-1)
     errors = np.zeros(len(grids))
     for start in range(0, flat.size, _STRIP):
         x = flat[start : start + _STRIP]
+        real = x if function is None else function(x)
         for index, grid in enumerate(grids):
             # Scales are powers of two, so the difference is rounded once, and what is small is exact.
-            errors[index] += np.square(x - dequantize(quantize(x, grid), grid), dtype=np.float64).sum()
+            errors[index] += np.square(real - _rounded(x, grid), dtype=np.float64).sum()
     return errors
+
+
+def _rounded(x: FloatArray, grid: GridOrTable) -> FloatArray:
+    if isinstance(grid, CodeTable):
+        return grid.levels()[table_index(x, grid.rounded_to)]
+    return dequantize(quantize(x, grid), grid)
 
 
 def _batch_errors(

@@ -57,7 +57,7 @@ class Activation(Carrier):
     def is_homogeneous(self, node: ir.Node) -> bool:
         """Without an upper bound."""
         function = self.activation(node)
-        return function is not None and math.isinf(function.bound)
+        return function is not None and function.is_homogeneous
 
     def sign(self, inputs: Sequence[bool | None]) -> bool | None:
         """It cuts at 0."""

@@ -57,6 +57,10 @@ class ActivationMatMul(Unweighted):
             )
         return None
 
+    def linear_in(self, node: ir.Node) -> tuple[ir.Value, ...]:
+        """Either."""
+        return self.operands(node)
+
     def ends_float(self, node: ir.Node) -> bool:
         """It does."""
         return True

@@ -166,6 +166,10 @@ class Op(ABC, Generic[L]):
         """Whether one positive factor on all of its operands is that factor on its result."""
         return self.homogeneous
 
+    def linear_in(self, node: ir.Node) -> tuple[ir.Value, ...]:
+        """Of what is not homogeneous: operands of which one alone passes a factor on, while all others stay."""
+        return ()
+
     def scale_operand(self, node: ir.Node, factor: float) -> None:
         """Of what is scale-invariant: let the node give of `factor` times its operand what it gave of this."""
 

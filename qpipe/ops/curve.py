@@ -15,6 +15,7 @@ from qpipe.arith.spec import QuantSpec
 from qpipe.errors import LoweringError
 from qpipe.nodes import constant_array, constant_input, describe, float_attribute, initializer
 from qpipe.ops.base import Carrier, Refusal
+from qpipe.ops.factors import Factors
 from qpipe.ops.function import Curve
 from qpipe.ops.work import NodeWork
 
@@ -77,6 +78,18 @@ class CurveOp(Carrier):
     def flat_beyond(self, numbers: Mapping[str, float]) -> float:
         """A magnitude beyond which it is constant on either side, so that no code is needed there; inf: none."""
         return math.inf
+
+    def is_of_lines(self, numbers: Mapping[str, float]) -> bool:
+        """Whether it is lines that meet at 0, so that any positive factor passes it."""
+        return self.homogeneous
+
+    def is_homogeneous(self, node: ir.Node) -> bool:
+        """As its attributes and arguments say."""
+        return self.is_of_lines(dict(self.numbers(node)))
+
+    def factors(self, node: ir.Node, operands: Sequence[IntArray], book: Factors) -> IntArray:
+        """Those of its operand, where they pass it."""
+        return operands[0] if self.is_homogeneous(node) else self.without_factors(node, operands, book)
 
     def is_steep(self, numbers: Mapping[str, float]) -> bool:
         """Whether its largest result, at the end of a grid, says little of the usual: its own range is observed then.

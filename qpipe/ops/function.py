@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 class ActivationFunction(ABC):
     """What an activation computes, behind the layer that it belongs to or alone."""
 
+    @property
+    @abstractmethod
+    def is_homogeneous(self) -> bool:
+        """Whether `f(x / r) = f(x) / r` for any r > 0: lines that meet at 0."""
+
     @abstractmethod
     def real(self, x: A) -> A:
         """The function itself."""
@@ -36,6 +41,11 @@ class Rectifier(ActivationFunction):
     """`min(max(x, 0), bound)`: the end of a grid's range. A Relu's bound is infinite."""
 
     bound: float
+
+    @property
+    def is_homogeneous(self) -> bool:
+        """Without an upper bound."""
+        return math.isinf(self.bound)
 
     def real(self, x: A) -> A:
         """The clip."""
@@ -59,6 +69,11 @@ class Curve(ActivationFunction):
     domain: str
     parameters: tuple[tuple[str, float], ...]
     op: CurveOp = field(compare=False, repr=False)
+
+    @property
+    def is_homogeneous(self) -> bool:
+        """As its op says of these parameters."""
+        return self.op.is_of_lines(dict(self.parameters))
 
     def real(self, x: A) -> A:
         """The formula of its op."""

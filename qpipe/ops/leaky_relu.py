@@ -12,6 +12,7 @@ class LeakyRelu(CurveOp):
     """`x`, or `alpha x` where x is negative."""
 
     op_types = ("LeakyRelu",)
+    homogeneous = True
     cost = NodeWork(Work(multiply=1, compare=1), backward=Work(multiply=1, compare=1))
     standard_forms = (StandardForm("QLinearLeakyRelu", "LeakyRelu", slice(0, 1)),)
     defaults = (("alpha", 0.01),)

@@ -29,6 +29,10 @@ class Bounds(LateCurve):
             return None
         return Refusal(f"its bounds are ({low:g}, {high:g}), expected the first below the second: mend it, {OR_LEAVE}")
 
+    def is_of_lines(self, numbers: Mapping[str, float]) -> bool:
+        """A bound of 0, and no other."""
+        return {abs(number) for number in numbers.values()} <= {0.0, math.inf}
+
     def formula(self, x: A, low: float = -math.inf, high: float = math.inf) -> A:
         """The clip."""
         return namespace(x).clip(x, low, high)
@@ -43,6 +47,7 @@ class OneSlope(LateCurve):
     """`x`, or `slope x` where x is negative: a PRelu of one number."""
 
     op_types = ("PRelu",)
+    homogeneous = True
     cost = NodeWork(Work(multiply=1, compare=1), backward=Work(multiply=1, compare=1))
     arguments = ("slope",)
 
@@ -71,6 +76,7 @@ class Abs(LateCurve):
     """`|x|`."""
 
     op_types = ("Abs",)
+    homogeneous = True
     cost = NodeWork(Work(compare=1), backward=Work(multiply=1))
 
     def formula(self, x: A) -> A:
@@ -86,6 +92,7 @@ class Neg(LateCurve):
     """`-x`."""
 
     op_types = ("Neg",)
+    homogeneous = True
     cost = NodeWork(Work(add=1), backward=Work(add=1))
 
     def formula(self, x: A) -> A:

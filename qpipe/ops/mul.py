@@ -42,6 +42,10 @@ class Mul(Join):
         """Each factor's gradient is the error times the other."""
         return NodeWork(Work(multiply=1), backward=Work(multiply=2))
 
+    def linear_in(self, node: ir.Node) -> tuple[ir.Value, ...]:
+        """Either; a number times itself is in neither."""
+        return self.operands(node)
+
     def combine(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """`a b`."""
         return a * b

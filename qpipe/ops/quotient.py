@@ -104,6 +104,11 @@ class Div(FloatForm, Join):
     op_types = ("Div",)
     integer_form = IntegerDiv()
 
+    def linear_in(self, node: ir.Node) -> tuple[ir.Value, ...]:
+        """The dividend, where it is computed and is not the divisor as well."""
+        dividend, divisor = node.inputs[:2]
+        return () if dividend is None or dividend is divisor or dividend not in self.operands(node) else (dividend,)
+
     def refusal(self, node: ir.Node) -> Refusal | None:
         """A divisor of many numbers.
 

@@ -1,13 +1,14 @@
 """Tensors that may share one factor: x' = x / r for all of them, which the layers around them take and give back.
 
-What is homogeneous, f(x / r) = f(x) / r for any r > 0 (Relu, pools, sums, what moves values), passes a factor on. So
-the tensors between some layers with weights have a common one, by which those that write them divide their weights and
-biases, and those that read them multiply theirs.
+What is homogeneous, f(x / r) = f(x) / r for any r > 0 (Relu, LeakyRelu, pools, sums, what moves values), passes a
+factor on. So the tensors between some layers with weights have a common one, by which those that write them divide
+their weights and biases, and those that read them multiply theirs. What is linear in each of its operands (a product
+of two, a quotient in its dividend) passes on the factor of one that has one, and all others stay: the numbers that a
+gate multiplies, the values that attention weighs.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnx_ir as ir
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.shared_channels import divide_outputs
 from qpipe.nodes import input_value, require_constant, set_constant_input
-from qpipe.ops import Rectifier, Role
+from qpipe.ops import Role
 
 
 @dataclass
@@ -65,6 +66,7 @@ def input_groups(layers: list[Layer]) -> list[ScaleGroup]:
 def _groups(layers: list[Layer]) -> list[ScaleGroup]:
     roots: dict[ir.Value, ir.Value] = {}
     fixed: set[ir.Value] = set()
+    products: list[Layer] = []
     readers: dict[ir.Value, set[ir.Node]] = {}
 
     def root(value: ir.Value) -> ir.Value:
@@ -81,7 +83,10 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
             fixed.add(layer.output)
         if _takes_part(layer):
             continue
-        if layer.role is Role.NONE or layer.curve is not None or not layer.op.is_homogeneous(layer.node):
+        if layer.role is not Role.NONE and layer.op.linear_in(layer.node):
+            products.append(layer)
+            continue
+        if layer.role is Role.NONE or not layer.op.is_homogeneous(layer.node):
             fixed.update(layer.inputs)
             fixed.add(layer.output)
             continue
@@ -94,6 +99,16 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
     fixed.update(value for value in list(roots) if value.producer() is not None and value not in given)
     # What another node reads, in a branch say, can't follow.
     fixed.update(v for v in list(roots) if not readers.get(v, set()) >= {node for node, _ in v.uses()})
+    for layer in products:
+        stuck = {root(value) for value in fixed}
+        passing = (value for value in layer.op.linear_in(layer.node) if layer.inputs.count(value) == 1)
+        free = [value for value in passing if root(value) not in stuck]
+        others = [value for value in layer.inputs if value not in free[:1]]
+        if not free or root(layer.output) in stuck or root(free[0]) in map(root, others):
+            fixed.update((*layer.inputs, layer.output))
+            continue
+        fixed.update(others)
+        roots[root(free[0])] = root(layer.output)
     stuck = {root(value) for value in fixed}
     groups: dict[ir.Value, ScaleGroup] = {}
     for layer in layers:
@@ -123,8 +138,7 @@ def _takes_part(layer: Layer) -> bool:
 
 def _commutes(layer: Layer) -> bool:
     """Whether a positive factor before its activation is one behind it."""
-    function = layer.function
-    return function is None or (isinstance(function, Rectifier) and math.isinf(function.bound))
+    return layer.function is None or layer.function.is_homogeneous
 
 
 def _channels(layer: Layer) -> int:

@@ -6,6 +6,7 @@ import pytest
 
 from passes.quantizing.calibrate_percentile import RANGE_KEY, CalibratePercentile, take_range
 from passes.quantizing.fill_ranges import FACTORS, FillRanges
+from passes.quantizing.fit_input import FitInput
 from qpipe.calibration.pieces import Pieces
 from qpipe.errors import ModelError
 from qpipe.runtime.session import open_session, run_batches
@@ -114,3 +115,36 @@ def test_ranges_have_room_for_others_where_samples_are_unlike() -> None:
         ends.append(ymax / tensors[name].max())
     assert 0.95 < ends[0] < 1.1  # its peak is beyond the percentile, and the factor up to two of FACTORS below the end
     assert ends[1] > 1.2
+
+
+def test_values_are_those_that_quantizers_see_where_an_input_has_a_unit() -> None:
+    """They read what the input's quantizer gives, in its unit: with or without one the factors are the same."""
+    found = []
+    for fits in (False, True):
+        n = Network(3, 8, 8)
+        inner = n.op("Relu", n.norm(n.conv("x", 3, 4, (1, 1)), 4))
+        model, x = n.model(n.head(n.op("Relu", n.norm(n.conv(inner, 4, 4), 4)), 4)), n.inputs(64)
+        x = (np.random.default_rng(0).integers(0, 256, x.shape) / 255 * 3 - 0.9).astype(np.float32)
+        CalibratePercentile(inputs=[x])(model)
+        if fits:
+            assert FitInput(inputs=[x])(model).modified
+        FillRanges(inputs=x)(model)
+        found.append(range_of(model, inner))
+    assert found[0] == pytest.approx(found[1], rel=FLOAT32_SUMS)
+
+
+@pytest.mark.parametrize(("function", "ends"), [("Tanh", 4.0), ("Sigmoid", 8.0), ("SiLU", 32.0), ("Softplus", 32.0)])
+def test_a_range_ends_where_the_curve_that_reads_it_gets_flat(function: str, ends: float) -> None:
+    """Beyond it the curve's own steps tell nothing apart; of one that goes on every number counts."""
+    n = Network(3, 8, 8)
+    inner = n.conv("x", 3, 4, (1, 1), bias=True)
+    loud = n.op("Conv", inner, n.constant(n.floats(4, 4, 1, 1, scale=4.0)), n.constant(n.floats(4)))
+    curved = n.op("Mul", loud, n.op("Sigmoid", loud)) if function == "SiLU" else n.op(function, loud)
+    model, x = n.model(n.head(curved, 4)), n.inputs(32)
+    CalibratePercentile(inputs=[x])(model)
+    FillRanges(inputs=x)(model)
+    (value,) = (v for node in model.graph for v in node.outputs if node.op_type == function)
+    found = take_range(value)
+    assert found.unrounded is not None
+    assert 16 < found.unrounded < 32
+    assert found.ymax == ends

@@ -38,6 +38,15 @@ def curve(request: pytest.FixtureRequest) -> tuple[str, dict[str, float], Callab
     return CURVES[request.param]
 
 
+@pytest.mark.parametrize("factor", [0.3, 1.5])
+@pytest.mark.parametrize("name", CURVES)
+def test_what_is_of_lines_that_meet_at_0_passes_a_factor_and_nothing_else_does(name: str, factor: float) -> None:
+    op, attributes, _ = CURVES[name]
+    function, x = function_of(op, attributes), np.geomspace(0.01, 8, 33)
+    x = np.concatenate([-x, x])
+    assert function.is_homogeneous == np.allclose(function.real(x * factor), function.real(x) * factor)
+
+
 GRIDS = st.builds(
     QuantSpec.for_range, st.integers(2, 8), st.integers(-6, 6), signed=st.booleans()
 )  # fmt: skip

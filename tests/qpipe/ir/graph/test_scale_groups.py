@@ -8,7 +8,7 @@ from qpipe.ir.graph.layers import group_layers
 from qpipe.ir.graph.scale_groups import ScaleGroup, input_groups, scale_groups
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.runtime.session import open_session, run_batches
-from support.networks import Network, Weights, float_model
+from support.networks import Network, Weights, float_model, load
 
 FLOAT32_SUMS = 1e-5
 """Of the outputs' size: factors that are no powers of two are rounded in each weight."""
@@ -182,3 +182,61 @@ def test_what_floats_give_has_no_group() -> None:
     assert island in read
     grouped = {value.name for group in scale_groups(layers) for value in group.values}
     assert not any(layer.op_type == "Add" and layer.output.name in grouped for layer in layers)
+
+
+@pytest.mark.parametrize("function", ["LeakyRelu", "PRelu", "Abs"])
+def test_lines_that_meet_at_0_pass_a_factor(function: str) -> None:
+    n = Network(3, 8, 8)
+    slope = [n.constant(np.full((4, 1, 1), 0.25, np.float32))] if function == "PRelu" else []
+    inner = n.op(function, n.conv("x", 3, 4, bias=True), *slope)
+    alone = n.op(function, n.op("Add", inner, n.conv("x", 3, 4, bias=True)), *slope)
+    model = load(n.proto(n.conv(alone, 4, 4, bias=True)))
+    x = n.inputs(2)
+    before = outputs(model, x)
+    (group,) = groups_of(model)
+    assert (len(group.writers), len(group.readers)) == (2, 1)
+    group.divide(1.3)
+    assert np.abs(outputs(model, x) - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+
+
+GATED = {
+    "g = Sigmoid(b) j = Mul(a, g)": ["a", "j"],
+    "g = Sigmoid(b) j = Mul(g, a)": ["a", "j"],
+    "g = Sigmoid(b) h = Relu(a) i = Mul(h, g) j = Add(i, d)": ["d", "h", "i", "j"],
+    "j = Mul(a, b)": ["a", "j"],
+    "j = Mul(a, a)": [],
+    "g = Relu(a) j = Mul(a, g)": [],
+    "j = Div(a, b)": ["a", "j"],
+    "g = Sigmoid(b) i = Mul(a, g) j = Sigmoid(i)": [],
+}
+
+
+@pytest.mark.parametrize("nodes", GATED)
+def test_a_product_passes_the_factor_of_one_operand(nodes: str) -> None:
+    w = Weights(0)
+    for name in "abd":
+        w.normal(f"w{name}", 4, 3, 1, 1)
+    w.normal("w3", 5, 4, 1, 1)
+    used = [name for name in "abd" if name in nodes.replace("Add", "").replace("Mul", "").replace("Sigmoid", "")]
+    layers = [f"{name} = Conv(x, w{name})" for name in used]
+    model = float_model("net", (3, 5, 6), [*layers, nodes, "y = Conv(j, w3)"],
+                        **{k: v for k, v in w.constants.items() if k[1] in [*used, "3"]})  # fmt: skip
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 6)).astype(np.float32)
+    before, groups = outputs(model, x), groups_of(model)
+    for group in groups:
+        group.divide(2.0)
+    np.testing.assert_allclose(outputs(model, x), before, rtol=FLOAT32_SUMS, atol=FLOAT32_SUMS)
+    assert sorted(str(value.name) for group in groups for value in group.values) == GATED[nodes]
+
+
+def test_a_product_of_matrices_passes_the_factor_of_values() -> None:
+    n = Network(4, 6)
+    q, k, v = (n.op("MatMul", "x", n.constant(n.floats(6, 6))) for _ in range(3))
+    weights = n.op("Softmax", n.op("MatMul", q, n.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    mixed = n.op("MatMul", weights, v)
+    model = n.model(n.op("MatMul", mixed, n.constant(n.floats(6, 5))))
+    x = n.inputs(2)
+    before, (group,) = outputs(model, x), groups_of(model)
+    assert [value.name for value in group.values] == [v, mixed]
+    group.divide(1.3)
+    assert np.abs(outputs(model, x) - before).max() <= FLOAT32_SUMS * np.abs(before).max()
