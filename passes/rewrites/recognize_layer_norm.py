@@ -3,11 +3,12 @@
     y = gamma (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) + beta
 
 along the last axis, the last two, or axis 1; gamma and beta are constants along it, or 1 and 0. As PyTorch writes it
-(ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div, Mul, Add) and as Keras does (`x g + (beta - mean g)` with
-`g = gamma / sqrt(variance + eps)`; tf2onnx takes the means of sequences [N, T, C] by GlobalAveragePool), it is
-recognized by its values on samples, in float64: gamma and beta are the ones that err least, and must not err. Along
-axis 1 (channels of an image) there is a Transpose before and behind. Without the mean (Zhang and Sennrich 2019: Llama,
-T5), along the last axis and before weights, it is one of each row beside its negative, whose mean is 0:
+(ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div, Mul, Add) and as Keras does (`x g + (beta - mean g)` with `g = gamma
+/ sqrt(variance + eps)`; tf2onnx takes the means of sequences [N, T, C] by GlobalAveragePool) and Flax (`max(0,
+mean(x^2) - mean(x)^2)`, of sums), it is recognized by its values on samples, in float64: gamma and beta are the ones
+that err least, and must not err. Along axis 1 (channels of an image) there is a Transpose before and behind. Without
+the mean (Zhang and Sennrich 2019: Llama, T5), along the last axis and before weights, it is one of each row beside its
+negative, whose mean is 0:
 
     gamma x / sqrt(mean(x^2) + eps)  =  LayerNormalization([x, -x], [gamma, gamma])[:K]
 
@@ -31,7 +32,7 @@ from qpipe.arith.namespace import Float64Array
 from qpipe.ir.graph.edges import leading_to_weights
 from qpipe.ir.graph.rewrite import Steps, rewrite
 from qpipe.nodes import constant_input, initializer, name_value, static_shape
-from qpipe.ops.formula import ELEMENTWISE, REDUCING, Formula
+from qpipe.ops.formula import ELEMENTWISE, KEEPING, REDUCING, Formula
 
 TOLERANCE: Final = 1e-6
 """Relative to the largest result: both are float64, of the same constants."""
@@ -57,7 +58,7 @@ class RecognizeLayerNorm(ir.passes.InPlacePass):
 
         def attempt(graph: ir.Graph, node: ir.Node) -> bool:
             result = node.outputs[0]
-            formula = Formula(node, positions, ELEMENTWISE | REDUCING)
+            formula = Formula(node, positions, ELEMENTWISE | REDUCING | KEEPING)
             is_read = bool(result.uses()) or result.is_graph_output()
             return is_read and _try_replace(graph, formula, leads=result in leading)
 

@@ -14,9 +14,9 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.arith.namespace import Float64Array
-from qpipe.nodes import constant_array, constant_input, float_attribute, input_value, int_attribute
+from qpipe.nodes import constant_array, constant_input, float_attribute, input_value, int_attribute, static_shape
 
-_MOST_NODES: Final = 16
+_MOST_NODES: Final = 24
 """Of the longest spellings; there are at most as many values to look at."""
 _MOST_ELEMENTS: Final = 2**18
 """Of one sampled result."""
@@ -49,7 +49,9 @@ ELEMENTWISE: Final = frozenset({*_UNARY, *_BINARY, "Clip", "HardSigmoid", "Leaky
 COUNTING: Final = frozenset({"Add", "Sub", "Mul", "Neg", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Where"})
 """Of integers, exactly: float64 has those below 2**53."""
 CONVERTING: Final = frozenset({"Cast", "Not"})
-REDUCING: Final = frozenset({"ReduceMean", "GlobalAveragePool"})
+REDUCING: Final = frozenset({"ReduceMean", "ReduceSum", "GlobalAveragePool"})
+KEEPING: Final = frozenset({"Reshape", "Unsqueeze", "Squeeze"})
+"""As far as they add or take axes of one element."""
 
 
 class Formula:
@@ -124,6 +126,19 @@ class Formula:
         return -1 if node is None else self._positions.get(node, -1)
 
 
+def _kept(node: ir.Node, sizes: tuple[int, ...]) -> list[int]:
+    """The sizes of a sample behind a node that adds or takes axes of one element; ValueError of any other."""
+    given, wanted = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+    if given is None or wanted is None or len(given) != len(sizes):
+        raise ValueError(node.op_type)
+    # A batch of one is sampled with more.
+    before, behind = ([axis for axis, size in enumerate(dims) if not axis or size != 1] for dims in (given, wanted))
+    if [given[axis] for axis in before] != [wanted[axis] for axis in behind]:
+        raise ValueError(node.op_type)
+    found = dict(zip(behind, (sizes[axis] for axis in before), strict=True))
+    return [found.get(axis, 1) for axis in range(len(wanted))]
+
+
 def _compute(node: ir.Node, operands: list[Float64Array]) -> Any:
     """The node's result, by ONNX's text."""
     x = operands[0]
@@ -148,13 +163,16 @@ def _compute(node: ir.Node, operands: list[Float64Array]) -> Any:
             return np.where(x < 0, float_attribute(node, "alpha", 1.0) * np.expm1(np.minimum(x, 0)), x)
         case "GlobalAveragePool":
             return x.mean(tuple(range(2, x.ndim)), keepdims=True)
-        case "ReduceMean":
+        case "ReduceMean" | "ReduceSum":
             axes = constant_input(node, 1)
             if axes is None:
                 raise ValueError("axes")
-            return x.mean(
+            reduce = x.mean if node.op_type == "ReduceMean" else x.sum
+            return reduce(
                 tuple(int(axis) for axis in axes.reshape(-1)), keepdims=bool(int_attribute(node, "keepdims", 1))
             )
+        case "Reshape" | "Unsqueeze" | "Squeeze":
+            return x.reshape(_kept(node, x.shape))
     if node.op_type in _UNARY:
         return _UNARY[node.op_type](x)
     if len(operands) != 2:

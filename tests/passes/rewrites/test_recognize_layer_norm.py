@@ -165,3 +165,30 @@ def test_a_square_that_is_summed_stays():
     nodes = "q = Pow(x, two) v = ReduceSum(q, last) e = Add(v, eps) s = Sqrt(e) k = Div(x, s)"
     model = parsed(f"{nodes} y = MatMul(k, matrix)")
     assert_stays(RecognizeLayerNorm(), model)
+
+
+FLAX = (
+    "t = ReduceSum<keepdims=0>(x, last) q = Mul(x, x) u = ReduceSum<keepdims=0>(q, last) m = Mul(t, part) "
+    "p = Mul(u, part) o = Mul(m, m) d = Sub(p, o) v = Relu(d) w = {keep}(v, {kept}) e = Add(w, eps) s = Sqrt(e) "
+    "r = Reciprocal(s) g = Mul(r, gamma) n = {keep}(m, {kept}) c = Sub(x, n) k = Mul(c, g) y = Add(k, beta)"
+)
+
+
+@pytest.mark.parametrize("keep", ["Unsqueeze", "Reshape"])
+@pytest.mark.parametrize("batch", ["N", "1"])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_as_flax_writes_it_of_sums_and_squares(keep, batch, axis):
+    """By jax2tf and tf2onnx, as in Google's Magika: 17 nodes, whose shape is put right by a Reshape."""
+    length = (512, 8)[axis - 1]
+    sizes = np.array([-1, 1, 8] if axis == 1 else [-1, 512, 1])
+    rng = np.random.default_rng(1)
+    shape = (1, 512, 1) if axis == 1 else (8,)
+    constants = {"sizes": sizes} if keep == "Reshape" else {}
+    model = build(
+        f"(float[{batch},512,8] x) => (float[A,B,C] y) {{ "
+        f"{FLAX.format(keep=keep, kept='sizes' if keep == 'Reshape' else 'last')} }}",
+        last=np.array([axis]), part=np.float32(1 / length), eps=np.float32(1e-6), **constants,
+        gamma=rng.uniform(0.5, 2, shape).astype(np.float32), beta=rng.standard_normal(shape).astype(np.float32),
+    )  # fmt: skip
+    expected = ["LayerNormalization"] if axis == 2 else ["Transpose", "LayerNormalization", "Transpose"]
+    check(model, expected, 1 if batch == "1" else 2, 512, 8)
