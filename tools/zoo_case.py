@@ -16,7 +16,7 @@ import qpipe
 from qpipe.data.inputs import rows_of
 from qpipe.errors import QpipeError
 from qpipe.runtime.session import open_session, run_batches
-from qpipe.verbs.inspect import CARRIES, FLOAT_TAIL, QUANTIZED, Inspection
+from qpipe.verbs.inspect import CARRIES, FLOAT_TAIL, LOOKED_UP, QUANTIZED, Inspection
 
 THROUGH: Final = "through"
 REFUSED: Final = "refused"
@@ -127,7 +127,7 @@ def _count_floats(outcome: Outcome, inspection: Inspection) -> None:
     for node in inspection.nodes:
         if node.role == FLOAT_TAIL:
             behind[node.op] += 1
-        elif node.role not in (QUANTIZED, CARRIES):
+        elif node.role not in (QUANTIZED, CARRIES, LOOKED_UP):
             inside[node.op] += 1
     outcome.inside, outcome.behind = dict(inside), dict(behind)
 
