@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -62,6 +62,8 @@ FACTORS = np.exp2(np.arange(8) / 8)
 """What is tried: the next of two leaves at most 9 percent of a range."""
 OCTAVE_ROOM = 2.0**0.5
 """Of a range that must end at a power of two: room for other samples that it has on average."""
+MOSTLY = 2 / 3
+"""Of a bound: a range that reaches so far ends at the bound, which no other sample exceeds."""
 LOWER = (1, 2, 3)
 """Octaves by which a range that a curve reads may end lower."""
 VALUES = 2**15
@@ -107,16 +109,18 @@ class FillRanges(ir.passes.InPlacePass):
         for value, room in rooms.items():
             # One that has no factor of its own has room below its power of two, and the next costs a bit.
             needed = room if value in alone else max(room / OCTAVE_ROOM, 1.0)
-            observed[value] = dataclasses.replace(observed[value], ymax=observed[value].ymax * needed)
-        grids = {v: _grids(q, observed[v], tight[v], FACTORS) for v, q in free.items()}
-        errors = self._errors(free, grids, drawn, observed)
+            ymax, bound = observed[value].ymax * needed, ranged[value].bound
+            observed[value] = dataclasses.replace(observed[value], ymax=bound if ymax > MOSTLY * bound else ymax)
+        tried = _tried(free.values())
+        grids = {v: _grids(q, observed[v], tight[v], tried) for v, q in free.items()}
+        errors = self._errors(free, grids, drawn, observed, tried)
         factors, zeros = dict.fromkeys(observed, 1.0), dict[ir.Value, int]()
         for group in groups:
-            index = _best_factor(group, errors, plan.compared)
-            group.divide(float(FACTORS[index]))
+            index = _best_factor(group, errors, plan.compared, tried)
+            group.divide(float(tried[index]))
             for value in group.values:
                 if value in observed:
-                    factors[value] = float(FACTORS[index])
+                    factors[value] = float(tried[index])
                 if value in errors and errors[value][index].argmin():
                     zeros[value] = grids[value][index][1].zero_point
         fixed = {v: (q, drawn[v], np.minimum(ends[v], observed[v].ymax)) for v, q in ranged.items() if v not in shared}
@@ -196,21 +200,29 @@ class FillRanges(ir.passes.InPlacePass):
         grids: Mapping[ir.Value, Sequence[Grids]],
         drawn: Mapping[ir.Value, Sample],
         observed: Mapping[ir.Value, ObservedRange],
+        factors: Float64Array,
     ) -> dict[ir.Value, Float64Array]:
-        """Of each tensor that shares its unit: the squared error in parts of its power, with each of FACTORS, `[F, 2]`.
+        """Of each tensor that shares its unit: the squared error in parts of its power, with each factor, `[F, 2]`.
 
         The second is that of another zero point.
         """
         if not grids:
             return {}
-        found = [_error(quantizers[v], drawn[v], own, observed[v].ymax) for v, own in grids.items()]
+        found = [_error(quantizers[v], drawn[v], own, observed[v].ymax, factors) for v, own in grids.items()]
         merged = self.shard.largest(np.concatenate(found))
-        return dict(zip(grids, merged.reshape(-1, len(FACTORS), 2), strict=True))
+        return dict(zip(grids, merged.reshape(-1, len(factors), 2), strict=True))
 
 
 def _top(observed: ObservedRange, factor: float = 1.0) -> int | None:
     """log2 of the power of two above a range in another unit; None of zeros."""
     return dataclasses.replace(observed, ymax=observed.ymax / factor).log2_ymax()
+
+
+def _tried(quantizers: Iterable[PlannedQuantizer]) -> Float64Array:
+    """FACTORS, and those with which a bound is the last code of a grid: a ReLU6 has 255 codes for 192."""
+    bounds = {(planned.bound, planned.rounded_bits) for planned in quantizers if math.isfinite(planned.bound)}
+    ratios = np.array([bound / (2**bits - 1) for bound, bits in sorted(bounds)])
+    return np.concatenate([FACTORS, ratios / np.exp2(np.floor(np.log2(ratios)))])
 
 
 def _grids(
@@ -225,20 +237,22 @@ def _grids(
     for factor in factors.tolist():
         top = (_top(observed, factor) or 0) - lower
         low, high = np.minimum(ends, min(planned.limit, factor * 2.0**top if lower else math.inf)).tolist()
-        grid = planned.grid(top, is_negative=observed.is_negative)
+        grid = dataclasses.replace(planned, bound=planned.bound / factor).grid(top, is_negative=observed.is_negative)
         found.append((grid, grid.refined(-low / factor, high / factor) if is_free else grid))
     return found
 
 
-def _error(planned: PlannedQuantizer, sample: Sample, grids: Sequence[Grids], largest: float) -> Float64Array:
+def _error(
+    planned: PlannedQuantizer, sample: Sample, grids: Sequence[Grids], largest: float, factors: Float64Array
+) -> Float64Array:
     """Rounding as drawn values show it, and all that is cut off: it is rare and large. `[F, 2]`.
 
     largest: where the range ends. Where a curve reads the tensor it is what the curve's table errs by that counts.
     """
     within, outside, curve = sample.within, sample.outside, planned.curve
     times = max(sample.count - outside.size, 0) / max(within.size, 1)
-    errors = np.zeros((len(FACTORS), 2))
-    for own, pair, factor in zip(errors, grids, FACTORS, strict=True):
+    errors = np.zeros((len(factors), 2))
+    for own, pair, factor in zip(errors, grids, factors, strict=True):
         different: list[GridOrTable] = list(dict.fromkeys(pair))
         if curve is not None:
             different = [curve.table(grid, planned.bits, largest / factor) for grid in dict.fromkeys(pair)]
@@ -250,13 +264,15 @@ def _error(planned: PlannedQuantizer, sample: Sample, grids: Sequence[Grids], la
     return errors / (float(power) or 1.0)
 
 
-def _best_factor(group: ScaleGroup, errors: Mapping[ir.Value, Float64Array], compared: set[ir.Node]) -> int:
-    """The index of that with which tensors and weights lose least."""
-    loss = np.sum([errors[value].min(axis=1) for value in group.values if value in errors] or [0 * FACTORS], axis=0)
-    for index, factor in enumerate(FACTORS):
+def _best_factor(
+    group: ScaleGroup, errors: Mapping[ir.Value, Float64Array], compared: set[ir.Node], factors: Float64Array
+) -> int:
+    """The index of that with which tensors and weights lose least; those for bounds are for groups that have one."""
+    loss = np.sum([errors[value].min(axis=1) for value in group.values if value in errors] or [0 * factors], axis=0)
+    for index, factor in enumerate(factors):
         loss[index] += sum(_weight_error(layer, factor, layer.node in compared) for layer in group.readers)
         loss[index] += sum(_weight_error(layer, 1 / factor, layer.node in compared) for layer in group.writers)
-    return int(loss.argmin())
+    return int(loss[: None if group.is_bounded else len(FACTORS)].argmin())
 
 
 def _weight_error(layer: Layer, factor: float, is_compared: bool) -> float:

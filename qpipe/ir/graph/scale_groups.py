@@ -2,7 +2,8 @@
 
 What is homogeneous, f(x / r) = f(x) / r for any r > 0 (Relu, LeakyRelu, pools, sums, what moves values), passes a
 factor on. So the tensors between some layers with weights have a common one, by which those that write them divide
-their weights and biases, and those that read them multiply theirs. What is linear in each of its operands (a product
+their weights and biases, and those that read them multiply theirs. The upper bound of a Clip from 0 (ReLU6) is a number
+of the tensor that it gives, and takes the factor too. What is linear in each of its operands (a product
 of two, a quotient in its dividend) passes on the factor of one that has one, and all others stay: the numbers that a
 gate multiplies, the values that attention weighs.
 """
@@ -10,6 +11,7 @@ gate multiplies, the values that attention weighs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -17,14 +19,18 @@ import onnx_ir as ir
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.shared_channels import divide_outputs
 from qpipe.nodes import input_value, require_constant, set_constant_input
-from qpipe.ops import Role
+from qpipe.ops import Rectifier, Role, activation_of
+
+UPPER: Final = 2
+"""The input of a Clip that is its upper bound."""
 
 
 @dataclass
 class ScaleGroup:
     """values: in topological order. writers, readers: layers with weights, or normalizations that stand alone.
 
-    inputs: of the network among the values. constants: of sums among them, each a node and the index of its input.
+    inputs: of the network among the values. constants: of sums among them, each a node and the index of its input, and
+    upper bounds. is_bounded: whether it has such a bound.
     """
 
     inputs: list[ir.Value] = field(default_factory=list)
@@ -32,6 +38,7 @@ class ScaleGroup:
     writers: list[Layer] = field(default_factory=list)
     readers: list[Layer] = field(default_factory=list)
     constants: list[tuple[ir.Node, int]] = field(default_factory=list)
+    is_bounded: bool = False
 
     def divide(self, factor: float) -> None:
         """Divide all values by the factor; the network stays the same function."""
@@ -86,7 +93,7 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
         if layer.role is not Role.NONE and layer.op.linear_in(layer.node):
             products.append(layer)
             continue
-        if layer.role is Role.NONE or not layer.op.is_homogeneous(layer.node):
+        if layer.role is Role.NONE or not (layer.op.is_homogeneous(layer.node) or _bounded(layer) is layer.node):
             fixed.update(layer.inputs)
             fixed.add(layer.output)
             continue
@@ -128,6 +135,9 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
                 group.writers.append(layer)
             else:
                 group.constants += [(layer.node, index) for index in layer.op.constants_in_unit(layer.node)]
+            if (clip := _bounded(layer)) is not None:
+                group.constants.append((clip, UPPER))
+                group.is_bounded = True
     return [group for group in groups.values() if group.readers]
 
 
@@ -137,8 +147,15 @@ def _takes_part(layer: Layer) -> bool:
 
 
 def _commutes(layer: Layer) -> bool:
-    """Whether a positive factor before its activation is one behind it."""
-    return layer.function is None or layer.function.is_homogeneous
+    """Whether a positive factor before its activation is one behind it, where its bound takes the factor too."""
+    return layer.function is None or layer.function.is_homogeneous or _bounded(layer) is not None
+
+
+def _bounded(layer: Layer) -> ir.Node | None:
+    """The layer's Clip from 0 to a bound, be it its activation or the layer itself."""
+    node = layer.activation or layer.node
+    function = activation_of(node)
+    return node if isinstance(function, Rectifier) and not function.is_homogeneous else None
 
 
 def _channels(layer: Layer) -> int:

@@ -9,6 +9,7 @@ from passes.quantizing.fill_ranges import FACTORS, FillRanges
 from passes.quantizing.fit_input import FitInput
 from qpipe.calibration.pieces import Pieces
 from qpipe.errors import ModelError
+from qpipe.nodes import require_constant
 from qpipe.runtime.session import open_session, run_batches
 from support.networks import Network
 
@@ -16,12 +17,12 @@ FLOAT32_SUMS = 1e-5
 """Of the outputs' size: factors that are no powers of two are rounded in each weight."""
 
 
-def calibrated(scale: float, *, bounded: bool = False) -> tuple[ir.Model, np.ndarray, str]:
+def calibrated(scale: float, *, bound: float | None = None) -> tuple[ir.Model, np.ndarray, str]:
     """Two convolutions with BatchNormalization; the first one's output is `scale` times as large as drawn."""
     n = Network(3, 8, 8)
     gamma = np.full(4, scale, np.float32)
     normed = n.norm(n.conv("x", 3, 4), 4, gamma)
-    inner = n.relu6(normed, 6 * scale) if bounded else n.op("Relu", normed)
+    inner = n.op("Relu", normed) if bound is None else n.relu6(normed, bound)
     model = n.model(n.head(n.op("Relu", n.norm(n.conv(inner, 4, 4), 4)), 4))
     x = n.inputs(16)
     CalibratePercentile(inputs=[x])(model)
@@ -48,14 +49,18 @@ def test_a_range_ends_where_its_grid_does(scale: float) -> None:
     assert np.abs(after - before).max() <= FLOAT32_SUMS * np.abs(before).max()
 
 
-def test_a_bounded_range_keeps_its_unit() -> None:
-    model, x, name = calibrated(1.3, bounded=True)
-    value = next(v for node in model.graph for v in node.outputs if v.name == name)
-    metadata = value.metadata_props[RANGE_KEY]
-    observed = take_range(value).ymax
-    value.metadata_props[RANGE_KEY] = metadata
+@pytest.mark.parametrize("bound", [0.6, 1.1, 1.5])
+def test_a_bound_is_the_last_code(bound: float) -> None:
+    model, x, name = calibrated(1.3, bound=bound)
+    before = next(run_batches(open_session(model), [x]))[0]
     FillRanges(inputs=x)(model)
-    assert range_of(model, name) == (2.0 ** np.ceil(np.log2(observed)), observed)
+    ymax, observed = range_of(model, name)
+    clip = next(node for node in model.graph if node.op_type == "Clip")
+    last = float(require_constant(clip, 2, "bound")) / (ymax / 256)
+    assert 230 < last <= 255.5  # the factor itself, or one of FACTORS with which the drawn values err less
+    assert observed <= ymax
+    after = next(run_batches(open_session(model), [x]))[0]
+    assert np.abs(after - before).max() <= FLOAT32_SUMS * np.abs(before).max()
 
 
 @pytest.mark.parametrize("shift", [-1.5, 0.8, 1.5])

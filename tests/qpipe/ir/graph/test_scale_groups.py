@@ -114,12 +114,28 @@ def test_a_batch_norm_alone_writes_and_reads() -> None:
     assert np.abs(outputs(model, x) - before).max() <= 10 * FLOAT32_SUMS * np.abs(before).max()
 
 
-@pytest.mark.parametrize("activation", ["relu6", "Sigmoid", "HardSwish"])
+@pytest.mark.parametrize("activation", ["Sigmoid", "HardSwish"])
 def test_what_does_not_commute_has_no_group(activation: str) -> None:
     n = Network(3, 8, 8)
-    inner = n.conv("x", 3, 4, bias=True)
-    inner = n.relu6(inner) if activation == "relu6" else n.op(activation, inner)
+    inner = n.op(activation, n.conv("x", 3, 4, bias=True))
     assert groups_of(n.model(n.conv(inner, 4, 4, bias=True))) == []
+
+
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_a_bound_takes_the_factor(is_alone: bool) -> None:
+    """Of each Clip its own, where exporters share equal ones."""
+    n = Network(3, 8, 8)
+    low, high = n.constant(np.float32(0)), n.constant(np.float32(0.5))
+    first = n.conv("x", 3, 4, bias=True)
+    first = n.op("Clip", n.op("MaxPool", first, kernel_shape=[2, 2]) if is_alone else first, low, high)
+    model = n.model(n.conv(n.op("Clip", n.conv(first, 4, 4, bias=True), low, high), 4, 4, bias=True))
+    x = n.inputs(2)
+    before = outputs(model, x)
+    groups = groups_of(model)
+    assert [len(group.values) for group in groups] == [1 + 2 * is_alone, 1]
+    for index, group in enumerate(groups):
+        group.divide(1.3 + index)
+    assert np.abs(outputs(model, x) - before).max() <= FLOAT32_SUMS * np.abs(before).max()
 
 
 def test_what_is_an_output_too_has_no_group() -> None:
