@@ -33,6 +33,7 @@ from qpipe.formats import DEFAULT, WeightQuantizer
 from qpipe.formats.base import WeightFormat, WeightOptions
 from qpipe.formats.table import EDGE_FORMAT, FORMATS
 from qpipe.ir.files.metadata import set_json
+from qpipe.ir.files.sizes import read_sizes
 from qpipe.ir.graph.binary_blocks import binary_blocks, binary_layers
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.graph.layers import Layer
@@ -112,9 +113,13 @@ class InsertQuantizers(ir.passes.InPlacePass):
                 source, output = (specs | narrow)[layer.inputs[0]], (specs | narrow | rounded).get(layer.output)
                 taken = chosen if layer.node in takers else EDGE_FORMAT
                 self._insert_weight(model, layer, plan, taken, source, output)
-        _insert_input_tables(model.graph, chosen, [layer for layer in plan.layers if layer.node in takers], specs)
-        _quantize_narrow(model.graph, plan, narrow_grids)
-        _quantize_activations(model.graph, plan, specs, grids, {value: unit for value, (unit, _) in units.items()})
+        # The file that is written is opened again.
+        opens = bool(read_sizes(model))
+        taking = [layer for layer in plan.layers if layer.node in takers]
+        _insert_input_tables(model.graph, chosen, taking, specs, at_any_size=opens)
+        _quantize_narrow(model.graph, plan, narrow_grids, at_any_size=opens)
+        steps = {value: unit for value, (unit, _) in units.items()}
+        _quantize_activations(model.graph, plan, specs, grids, steps, at_any_size=opens)
         inline_silu(model)
         # Names such as `conv1_scale` may be the graph's own.
         ir.passes.common.NameFixPass()(model)
@@ -223,16 +228,25 @@ def _check_distance(layer: Layer, sources: list[QuantSpec]) -> None:
         raise LoweringError(f"{describe(layer.node)}: {problem}")
 
 
-def _quantize_narrow(graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir.Value, GridOrTable]) -> None:
+def _quantize_narrow(
+    graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir.Value, GridOrTable], *, at_any_size: bool
+) -> None:
     """A quantizer of its own for each layer that reads the narrower codes of what is carried wider for a skip."""
     for layer in plan.layers:
         if plan.reads_narrow(layer):
             for value in dict.fromkeys(value for value in layer.inputs if value in narrow):
-                insert_activation_quantizer(graph, value, narrow[value], only=layer.nodes, suffix=layer.name)
+                insert_activation_quantizer(
+                    graph, value, narrow[value], only=layer.nodes, suffix=layer.name, at_any_size=at_any_size
+                )
 
 
 def _insert_input_tables(
-    graph: ir.Graph, chosen: type[WeightFormat], takers: Sequence[Layer], specs: Mapping[ir.Value, QuantSpec]
+    graph: ir.Graph,
+    chosen: type[WeightFormat],
+    takers: Sequence[Layer],
+    specs: Mapping[ir.Value, QuantSpec],
+    *,
+    at_any_size: bool,
 ) -> None:
     """Where the format has one, a table behind the grid of each tensor that its layers read, one for all that do."""
     tables: dict[ir.Value, ir.Value | None] = {}
@@ -242,7 +256,9 @@ def _insert_input_tables(
         if value in tables:
             layer.node.replace_input_with(0, tables[value])
         elif table is not None:
-            insert_activation_quantizer(graph, value, table, only=[layer.node], suffix=layer.name)
+            insert_activation_quantizer(
+                graph, value, table, only=[layer.node], suffix=layer.name, at_any_size=at_any_size
+            )
             tables[value] = layer.node.inputs[0]
 
 
@@ -252,6 +268,8 @@ def _quantize_activations(
     specs: Mapping[ir.Value, QuantSpec],
     grids: Mapping[ir.Value, GridOrTable],
     units: Mapping[ir.Value, float],
+    *,
+    at_any_size: bool,
 ) -> None:
     """specs: carriers have their inputs'. grids: what has a table. units: of inputs that have one."""
     for layer in plan.layers:
@@ -274,5 +292,6 @@ def _quantize_activations(
             graph, value, grid if isinstance(grid, CodeTable) else spec,
             floats=floats if value in plan.begins else None,
             unit=units.get(value, 1.0),
+            at_any_size=at_any_size,
             replaces=None if node is None or node.op_type == "Relu" else node,
         )  # fmt: skip

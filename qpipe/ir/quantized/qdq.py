@@ -2,7 +2,7 @@
 
 They are an activation's, which is uint8, or uint16 of a residual stream that normalizations read. Its codes may pass a
 table (see `qpipe.arith.table`): GatherElements along one row of them, as int32, and a Clip where what it gives has a
-narrower range; where several sizes of the tensor are open, Gather. Weights' are in `write_weight` and `view_weights`.
+narrower range; where the file leaves sizes open, Gather. Weights' are in `write_weight` and `view_weights`.
 """
 
 from __future__ import annotations
@@ -104,11 +104,13 @@ def insert_activation_quantizer(
     suffix: str = "",
     meltable: bool = False,
     unit: float = 1.0,
+    at_any_size: bool = False,
 ) -> None:
     """Put a quantizer behind `value`, for all its readers or for the nodes `only`.
 
     spec: its grid, or the table behind it. floats: of a value that is float anyway, the nodes that go on reading it as
-    it is, as the graph's output does. replaces: a float activation to drop, which range or table computes.
+    it is, as the graph's output does. replaces: a float activation to drop, which range or table computes. at_any_size:
+    a table is looked up so, though sizes are fixed now.
 
     onnxruntime melts two quantizers in a row into one, which rounds otherwise. A Clip of the integers, though it cuts
     nothing, keeps apart one that is meant for `only`, or that reads another one; `meltable` says that it may go.
@@ -130,7 +132,7 @@ def insert_activation_quantizer(
     if before.needs_clip or (not meltable and (only is not None or dequantizes(source.producer()))):
         nodes.append(clip_of_codes(graph, nodes[-1].outputs[0], before, base))
     if isinstance(spec, CodeTable):
-        nodes += look_up_codes(graph, nodes[-1].outputs[0], spec, base, function)
+        nodes += look_up_codes(graph, nodes[-1].outputs[0], spec, base, function, at_any_size=at_any_size)
         if after.needs_clip:
             nodes.append(clip_of_codes(graph, nodes[-1].outputs[0], after, f"{base}_level"))
         scale, zero_point = _grid(graph, f"{base}_level", after)

@@ -1,6 +1,6 @@
 """Write and read the look-up of codes in a QDQ graph, between a quantizer's QuantizeLinear and its DequantizeLinear.
 
-    Reshape to one row, Cast to int32, GatherElements, Reshape             Cast to int32, Gather: of several open sizes
+    Reshape to one row, Cast to int32, GatherElements, Reshape             Cast to int32, Gather: of open sizes
 
 The table's constant has 256 codes; what they stand for is in `qpipe.arith.table`.
 """
@@ -27,10 +27,19 @@ _INT32: Final = ir.TensorType(ir.DataType.INT32)
 
 
 def look_up_codes(
-    graph: ir.Graph, codes: ir.Value, table: CodeTable, base: str, function: ActivationFunction | None
+    graph: ir.Graph,
+    codes: ir.Value,
+    table: CodeTable,
+    base: str,
+    function: ActivationFunction | None,
+    *,
+    at_any_size: bool = False,
 ) -> list[ir.Node]:
-    """The nodes that take codes through a table, which says what it took the place of; base: of their names."""
-    sizes, shape, whole = row_sizes(tuple(codes.shape or ())), codes.shape, codes.shape
+    """The nodes that take codes through a table, which says what it took the place of; base: of their names.
+
+    at_any_size: the sizes are those of calibration, and the file leaves them open.
+    """
+    sizes, shape, whole = None if at_any_size else row_sizes(tuple(codes.shape or ())), codes.shape, codes.shape
     nodes: list[ir.Node] = []
 
     def write(node: ir.Node, name: str, dtype: ir.TensorType, shape: ir.Shape | None) -> ir.Value:

@@ -10,6 +10,7 @@ from qpipe.ir.files.sizes import read_sizes
 from qpipe.verbs.open_export import lowered_at_any_size
 from support.networks import parse
 from support.quantize import finalized, to_integer
+from support.run import run
 
 IMAGES = np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)
 
@@ -35,3 +36,18 @@ def test_what_gives_other_integers_at_another_size_stays_fixed(counts):
     chosen = lowered_at_any_size(spec, fixed, lower, seed=0, pairs="safe")
     assert (chosen is fixed) == counts
     assert bool(read_sizes(chosen)) != counts
+
+
+def test_tables_are_looked_up_at_any_size(tmp_path):
+    """One row of codes goes back to sizes that are no constants of calibration's."""
+    text = "(float[N,3,H,W] x) => (float[] y) { c = Conv(x, w1) s = Sigmoid(c) t = Mul(c, s) y = Conv(t, w2) }"
+    rng = np.random.default_rng(1)
+    weights = {k: rng.standard_normal(s).astype(np.float32) for k, s in (("w1", (4, 3, 1, 1)), ("w2", (5, 4, 1, 1)))}
+    qdq = qpipe.calibrate(parse(text, **weights), IMAGES, tmp_path / "net.qdq.onnx")
+    assert "Gather" in [node.op_type for node in qdq.graph]
+    x = np.concatenate([IMAGES, IMAGES[:, :, ::2]], axis=2)
+    wanted = run(qdq, x)[0]
+    for way in ("qoperator", "integer", "qdq"):
+        exported = qpipe.export(tmp_path / "net.qdq.onnx", format=way, data=IMAGES, seed=0)
+        assert [dim if isinstance(dim, int) else 0 for dim in exported.graph.inputs[0].shape] == [0, 3, 0, 0]
+        np.testing.assert_array_equal(run(exported, x)[0], wanted)
