@@ -77,6 +77,17 @@ def rows_of(epochs: int, batch_size: int) -> tuple[ExperimentRow, ...]:
             for more, company in {**COMPANY, ", no teacher": ({"teacher": "none"},)}.items()
             if more
         ),
+        # A high rate undoes a start that has anything to lose; at 2 bits it may have nothing.
+        *(
+            row(
+                f"2/2 plain, refitted, recipe distilled-4bit{more}",
+                REFITTED,
+                SHIPPED,
+                *company,
+                start={**DOREFA, "plain": True},
+            )
+            for more, company in {"": (), " + AG + SSP": (AG, SSP)}.items()
+        ),
         counterpart,
         *(
             row(f"2/2 plain, of its float counterpart{more}", *company, after=counterpart.name)
