@@ -43,7 +43,7 @@ def test_a_whole_family(stages: Path) -> None:
     top1, top5 = rows["tuned.qdq.onnx"].top1, rows["tuned.qdq.onnx"].top5
     assert top1 is not None
     assert top5 is not None
-    assert 0.6 < top1 < top5 <= 1
+    assert 0.5 < top1 < top5 <= 1  # of random weights, three epochs: from 0.58 to 0.74 over four seeds
     assert report.to_json()["rows"][3]["integers_equal"] is True
 
 
