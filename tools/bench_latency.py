@@ -65,7 +65,7 @@ def export_ours(network: Network, folder: Path) -> dict[str, Path]:
     """qpipe's three formats, after calibration only: label -> file."""
     import qpipe
 
-    qdq = folder / f"{network.model.stem}.qdq.onnx"
+    qdq = folder / f"{network.model.stem}.calibrated.onnx"
     batch_size = len(network.batches[0])
     qpipe.calibrate(
         network.model,
