@@ -272,7 +272,7 @@ def _best_factor(
     for index, factor in enumerate(factors):
         loss[index] += sum(_weight_error(layer, factor, layer.node in compared) for layer in group.readers)
         loss[index] += sum(_weight_error(layer, 1 / factor, layer.node in compared) for layer in group.writers)
-    return int(loss[: None if group.is_bounded else len(FACTORS)].argmin())
+    return int(loss[: None if group.clips else len(FACTORS)].argmin())
 
 
 def _weight_error(layer: Layer, factor: float, is_compared: bool) -> float:

@@ -14,8 +14,9 @@ weights (see `qpipe.arith.weights`) is stored at its code.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -49,6 +50,9 @@ from qpipe.ops import Role
 from qpipe.ops.condition import is_truth
 from qpipe.ops.silu import inline_silu
 from qpipe.ops.weight_layout import is_depthwise
+
+Insert = Callable[..., None]
+"""`insert_activation_quantizer` of a graph."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,13 +117,11 @@ class InsertQuantizers(ir.passes.InPlacePass):
                 source, output = (specs | narrow)[layer.inputs[0]], (specs | narrow | rounded).get(layer.output)
                 taken = chosen if layer.node in takers else EDGE_FORMAT
                 self._insert_weight(model, layer, plan, taken, source, output)
-        # The file that is written is opened again.
-        opens = bool(read_sizes(model))
-        taking = [layer for layer in plan.layers if layer.node in takers]
-        _insert_input_tables(model.graph, chosen, taking, specs, at_any_size=opens)
-        _quantize_narrow(model.graph, plan, narrow_grids, at_any_size=opens)
-        steps = {value: unit for value, (unit, _) in units.items()}
-        _quantize_activations(model.graph, plan, specs, grids, steps, at_any_size=opens)
+        # Where sizes are known the file that is written is opened again.
+        insert = partial(insert_activation_quantizer, model.graph, at_any_size=bool(read_sizes(model)))
+        _insert_input_tables(insert, chosen, [layer for layer in plan.layers if layer.node in takers], specs)
+        _quantize_narrow(insert, plan, narrow_grids)
+        _quantize_activations(insert, plan, specs, grids, {value: unit for value, (unit, _) in units.items()})
         inline_silu(model)
         # Names such as `conv1_scale` may be the graph's own.
         ir.passes.common.NameFixPass()(model)
@@ -228,25 +230,16 @@ def _check_distance(layer: Layer, sources: list[QuantSpec]) -> None:
         raise LoweringError(f"{describe(layer.node)}: {problem}")
 
 
-def _quantize_narrow(
-    graph: ir.Graph, plan: QuantizationPlan, narrow: Mapping[ir.Value, GridOrTable], *, at_any_size: bool
-) -> None:
+def _quantize_narrow(insert: Insert, plan: QuantizationPlan, narrow: Mapping[ir.Value, GridOrTable]) -> None:
     """A quantizer of its own for each layer that reads the narrower codes of what is carried wider for a skip."""
     for layer in plan.layers:
         if plan.reads_narrow(layer):
             for value in dict.fromkeys(value for value in layer.inputs if value in narrow):
-                insert_activation_quantizer(
-                    graph, value, narrow[value], only=layer.nodes, suffix=layer.name, at_any_size=at_any_size
-                )
+                insert(value, narrow[value], only=layer.nodes, suffix=layer.name)
 
 
 def _insert_input_tables(
-    graph: ir.Graph,
-    chosen: type[WeightFormat],
-    takers: Sequence[Layer],
-    specs: Mapping[ir.Value, QuantSpec],
-    *,
-    at_any_size: bool,
+    insert: Insert, chosen: type[WeightFormat], takers: Sequence[Layer], specs: Mapping[ir.Value, QuantSpec]
 ) -> None:
     """Where the format has one, a table behind the grid of each tensor that its layers read, one for all that do."""
     tables: dict[ir.Value, ir.Value | None] = {}
@@ -256,20 +249,16 @@ def _insert_input_tables(
         if value in tables:
             layer.node.replace_input_with(0, tables[value])
         elif table is not None:
-            insert_activation_quantizer(
-                graph, value, table, only=[layer.node], suffix=layer.name, at_any_size=at_any_size
-            )
+            insert(value, table, only=[layer.node], suffix=layer.name)
             tables[value] = layer.node.inputs[0]
 
 
 def _quantize_activations(
-    graph: ir.Graph,
+    insert: Insert,
     plan: QuantizationPlan,
     specs: Mapping[ir.Value, QuantSpec],
     grids: Mapping[ir.Value, GridOrTable],
     units: Mapping[ir.Value, float],
-    *,
-    at_any_size: bool,
 ) -> None:
     """specs: carriers have their inputs'. grids: what has a table. units: of inputs that have one."""
     for layer in plan.layers:
@@ -279,19 +268,16 @@ def _quantize_activations(
                 if own != joint:
                     # The quantizer behind the Concat rounds in its place, where the one before has the finer steps.
                     meltable = own.exponent <= joint.exponent and own.zero_point == joint.zero_point
-                    insert_activation_quantizer(
-                        graph, value, joint, only=[layer.node], suffix=layer.name, meltable=meltable
-                    )
+                    insert(value, joint, only=[layer.node], suffix=layer.name, meltable=meltable)
     # A Relu stays: onnxruntime fuses it.
     dropped = {layer.output: layer.output.producer() for layer in plan.layers if layer.activation or layer.curve}
     # What is float already is read as it is by all that stays float.
     floats = nodes_within([*plan.islands, *plan.lookups, *plan.tail])
     for value, spec in specs.items():
         grid, node = grids.get(value), dropped.get(value)
-        insert_activation_quantizer(
-            graph, value, grid if isinstance(grid, CodeTable) else spec,
+        insert(
+            value, grid if isinstance(grid, CodeTable) else spec,
             floats=floats if value in plan.begins else None,
             unit=units.get(value, 1.0),
-            at_any_size=at_any_size,
             replaces=None if node is None or node.op_type == "Relu" else node,
         )  # fmt: skip

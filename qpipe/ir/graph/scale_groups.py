@@ -3,9 +3,9 @@
 What is homogeneous, f(x / r) = f(x) / r for any r > 0 (Relu, LeakyRelu, pools, sums, what moves values), passes a
 factor on. So the tensors between some layers with weights have a common one, by which those that write them divide
 their weights and biases, and those that read them multiply theirs. The upper bound of a Clip from 0 (ReLU6) is a number
-of the tensor that it gives, and takes the factor too. What is linear in each of its operands (a product
-of two, a quotient in its dividend) passes on the factor of one that has one, and all others stay: the numbers that a
-gate multiplies, the values that attention weighs.
+of the tensor that it gives, and takes the factor too. What is linear in each of its operands (a product of two, a
+quotient in its dividend) passes on the factor of one that has one, and all others stay: the numbers that a gate
+multiplies, the values that attention weighs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ UPPER: Final = 2
 class ScaleGroup:
     """values: in topological order. writers, readers: layers with weights, or normalizations that stand alone.
 
-    inputs: of the network among the values. constants: of sums among them, each a node and the index of its input, and
-    upper bounds. is_bounded: whether it has such a bound.
+    inputs: of the network among the values. constants: of sums among them, each a node and the index of its input.
+    clips: those that bound a value.
     """
 
     inputs: list[ir.Value] = field(default_factory=list)
@@ -38,7 +38,7 @@ class ScaleGroup:
     writers: list[Layer] = field(default_factory=list)
     readers: list[Layer] = field(default_factory=list)
     constants: list[tuple[ir.Node, int]] = field(default_factory=list)
-    is_bounded: bool = False
+    clips: list[ir.Node] = field(default_factory=list)
 
     def divide(self, factor: float) -> None:
         """Divide all values by the factor; the network stays the same function."""
@@ -49,7 +49,7 @@ class ScaleGroup:
             for index in (1, 2):
                 if input_value(layer.node, index) is not None:
                     _multiply(layer.node, index, 1 / factor)
-        for node, index in self.constants:
+        for node, index in (*self.constants, *((clip, UPPER) for clip in self.clips)):
             _multiply(node, index, 1 / factor)
         for layer in self.readers:
             if layer.op.is_scale_invariant:
@@ -106,17 +106,16 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
     fixed.update(value for value in list(roots) if value.producer() is not None and value not in given)
     # What another node reads, in a branch say, can't follow.
     fixed.update(v for v in list(roots) if not readers.get(v, set()) >= {node for node, _ in v.uses()})
+    stuck = {root(value) for value in fixed}
     for layer in products:
-        stuck = {root(value) for value in fixed}
         passing = (value for value in layer.op.linear_in(layer.node) if layer.inputs.count(value) == 1)
         free = [value for value in passing if root(value) not in stuck]
         others = [value for value in layer.inputs if value not in free[:1]]
         if not free or root(layer.output) in stuck or root(free[0]) in map(root, others):
-            fixed.update((*layer.inputs, layer.output))
+            stuck.update(map(root, (*layer.inputs, layer.output)))
             continue
-        fixed.update(others)
+        stuck.update(map(root, others))
         roots[root(free[0])] = root(layer.output)
-    stuck = {root(value) for value in fixed}
     groups: dict[ir.Value, ScaleGroup] = {}
     for layer in layers:
         takes_part = _takes_part(layer)
@@ -136,8 +135,7 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
             else:
                 group.constants += [(layer.node, index) for index in layer.op.constants_in_unit(layer.node)]
             if (clip := _bounded(layer)) is not None:
-                group.constants.append((clip, UPPER))
-                group.is_bounded = True
+                group.clips.append(clip)
     return [group for group in groups.values() if group.readers]
 
 

@@ -8,16 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qpipe
-from qpipe.ir.quantized.certify import certify
-from qpipe.ir.quantized.view import read_view
 from qpipe.ops import op_of
-from qpipe.runtime.gate import run_gate
 from qpipe.runtime.session import open_session, run_batches
-from support.networks import Weights, float_model, parse
+from support.networks import Weights, parse
 from support.one_node import by_the_oracle, drawn, node_of
-from support.oracle import assert_integers
-from support.quantize import finalized_on_grids, to_qoperator
-from support.random_grids import ACTIVATIONS
+from support.random_grids import ACTIVATIONS, check
 
 RNG = np.random.default_rng(0)
 
@@ -45,18 +40,8 @@ def test_all_exports_give_the_same_integers(data: st.DataObject) -> None:
     w.normal("w2", 3, 3, 1, 1)
     nodes = ["c = Conv(x, w1)", f"r = {draw(ACTIVATIONS).format('c')}", "p = Reshape(r, pairs)",
              "m = ReduceL2<keepdims = 0>(p, axes)", "y = Conv(m, w2)"]  # fmt: skip
-    constants = {**w.constants, "axes": np.array([1]), "pairs": np.array([0, 2, 3, 5, 7]), "low": np.float32(0),
-                 "six": np.float32(0.7)}  # fmt: skip
-    used = {name: array for name, array in constants.items() if any(name in node for node in nodes)}
-    spec = finalized_on_grids(
-        float_model("net", (3, 5, 7), nodes, **used),
-        lambda: draw(st.integers(-2, 3)),
-        bits=draw(st.sampled_from([8, 4])),
-    )
-    assert certify(read_view(spec)).problems == []
-    x = np.random.default_rng(draw(st.integers(0, 99))).standard_normal((2, 3, 5, 7)).astype(np.float32)
-    assert_integers(spec, x, optimize=draw(st.booleans()))
-    run_gate(spec, to_qoperator(spec))
+    w.constants |= {"axes": np.array([1]), "pairs": np.array([0, 2, 3, 5, 7])}
+    check(draw, nodes, (3, 5, 7), w, gate=True, optimize=draw(st.booleans()))
 
 
 @pytest.mark.parametrize("apart", [-6, -2, -1, 0, 1, 3])

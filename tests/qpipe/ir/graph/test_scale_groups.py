@@ -23,6 +23,14 @@ def outputs(model: ir.Model, x: np.ndarray) -> np.ndarray:
     return array
 
 
+def assert_stays(model: ir.Model, x: np.ndarray, *groups: ScaleGroup) -> None:
+    """The network is the same function where each group has a factor of its own."""
+    before = outputs(model, x)
+    for index, group in enumerate(groups):
+        group.divide(1.3 + index)
+    assert np.abs(outputs(model, x) - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+
+
 def residual() -> Network:
     """Conv, BatchNormalization, Relu, a block with a skip, pool and classes."""
     n = Network(3, 8, 8)
@@ -36,13 +44,9 @@ def test_a_factor_leaves_the_function() -> None:
     network = residual()
     model = network.model(network.nodes[-1].output[0])
     x = network.inputs(4)
-    before = outputs(model, x)
     groups = groups_of(model)
     assert len(groups) == 2
-    for index, group in enumerate(groups):
-        group.divide(1.3 + index)
-    after = outputs(model, x)
-    assert np.abs(after - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+    assert_stays(model, x, *groups)
 
 
 def test_a_skip_and_what_it_is_added_to_have_one_factor() -> None:
@@ -130,12 +134,9 @@ def test_a_bound_takes_the_factor(is_alone: bool) -> None:
     first = n.op("Clip", n.op("MaxPool", first, kernel_shape=[2, 2]) if is_alone else first, low, high)
     model = n.model(n.conv(n.op("Clip", n.conv(first, 4, 4, bias=True), low, high), 4, 4, bias=True))
     x = n.inputs(2)
-    before = outputs(model, x)
     groups = groups_of(model)
     assert [len(group.values) for group in groups] == [1 + 2 * is_alone, 1]
-    for index, group in enumerate(groups):
-        group.divide(1.3 + index)
-    assert np.abs(outputs(model, x) - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+    assert_stays(model, x, *groups)
 
 
 def test_what_is_an_output_too_has_no_group() -> None:
@@ -178,13 +179,9 @@ def test_a_layer_norm_takes_a_factor_and_a_constant_of_a_sum_is_divided() -> Non
     normal = n.op("LayerNormalization", stream, n.constant(n.floats(6)), axis=-1, epsilon=0.3)
     model = n.model(n.op("MatMul", normal, n.constant(n.floats(6, 5))))
     x = n.inputs(4)
-    before = outputs(model, x)
     groups = groups_of(model)
     assert [(len(g.writers), len(g.readers), len(g.constants)) for g in groups] == [(1, 1, 1), (1, 1, 0)]
-    for index, group in enumerate(groups):
-        group.divide(1.3 + index)
-    after = outputs(model, x)
-    assert np.abs(after - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+    assert_stays(model, x, *groups)
 
 
 def test_what_floats_give_has_no_group() -> None:
@@ -208,11 +205,9 @@ def test_lines_that_meet_at_0_pass_a_factor(function: str) -> None:
     alone = n.op(function, n.op("Add", inner, n.conv("x", 3, 4, bias=True)), *slope)
     model = load(n.proto(n.conv(alone, 4, 4, bias=True)))
     x = n.inputs(2)
-    before = outputs(model, x)
     (group,) = groups_of(model)
     assert (len(group.writers), len(group.readers)) == (2, 1)
-    group.divide(1.3)
-    assert np.abs(outputs(model, x) - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+    assert_stays(model, x, group)
 
 
 GATED = {
@@ -252,7 +247,6 @@ def test_a_product_of_matrices_passes_the_factor_of_values() -> None:
     mixed = n.op("MatMul", weights, v)
     model = n.model(n.op("MatMul", mixed, n.constant(n.floats(6, 5))))
     x = n.inputs(2)
-    before, (group,) = outputs(model, x), groups_of(model)
+    (group,) = groups_of(model)
     assert [value.name for value in group.values] == [v, mixed]
-    group.divide(1.3)
-    assert np.abs(outputs(model, x) - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+    assert_stays(model, x, group)
