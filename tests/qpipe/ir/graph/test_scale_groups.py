@@ -250,3 +250,13 @@ def test_a_product_of_matrices_passes_the_factor_of_values() -> None:
     (group,) = groups_of(model)
     assert [value.name for value in group.values] == [v, mixed]
     assert_stays(model, x, group)
+
+
+def test_the_other_operand_keeps_its_unit_whatever_else_reads_it() -> None:
+    n = Network(3, 8, 8)
+    a, b = (n.conv("x", 3, 4, bias=True) for _ in range(2))
+    product = n.op("Mul", a, b)
+    model = n.model(n.op("Add", n.conv(product, 4, 4, bias=True), n.conv(b, 4, 4, bias=True)))
+    (group,) = groups_of(model)
+    assert [value.name for value in group.values] == [a, product]
+    assert_stays(model, n.inputs(2), group)
