@@ -8,6 +8,7 @@ and a shuffle. BatchNormalization stays a node.
 import onnx_ir as ir
 
 from passes.rewrites.affine_to_batch_norm import AffineToBatchNorm
+from passes.rewrites.ask_integers import AskIntegers
 from passes.rewrites.binary_sums import BinarySums
 from passes.rewrites.bounds_to_clip import BoundsToClip
 from passes.rewrites.broadcast_in_where import BroadcastInWhere
@@ -80,6 +81,7 @@ NORMALIZE = ir.passes.Sequential(
     StandardOperators(),
     LinearModels(),
     FiniteMasks(),
+    AskIntegers(),
     MasksToSums(),
     DropNanGuards(),
     # Before sizes are folded into constants: inference has other ones for some windows.
