@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -22,9 +23,11 @@ from qpipe.ir.files.checks import check_sizes
 from qpipe.ir.files.infer import infer_shapes
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.upgrade import OPSET
-from qpipe.nodes import AnyArray, constant_array, initializer, static_shape
+from qpipe.nodes import AnyArray, constant_array, group_count, initializer, input_value, static_shape
+from qpipe.ops.conv import convolved
 from qpipe.ops.quantizer_parts import quantizes_data
 from qpipe.ops.resize import resized, scalings
+from qpipe.ops.windows import window_refusal
 
 _QUANTIZATION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _PACKED = frozenset({ir.DataType.INT2, ir.DataType.UINT2, ir.DataType.INT4, ir.DataType.UINT4})
@@ -41,11 +44,14 @@ _OF_IMAGES = frozenset(
     {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "MeanVarianceNormalization",
      "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "DepthToSpace", "SpaceToDepth"}
 )  # fmt: skip
-_KEPT = _SLOW | _OF_IMAGES
+_DIMS = {"InstanceNormalization": (3, 5), "GlobalAveragePool": (3, 5), "DepthToSpace": (4, 4), "SpaceToDepth": (4, 4)}
+"""Of those the ranks that runtimes take."""
 # onnxscript folds what gives one result alone; a LayerNormalization's statistics are results as well.
 _MORE_RESULTS = frozenset({"LayerNormalization", "Split", "BatchNormalization"})
 _MOST_PRODUCTS = 2**32
 """Multiplications of a MatMul or Gemm of constants."""
+_MOST_TAPS = 2**26
+"""Numbers that the window of a Conv of constants sees, each as often as it does."""
 _MOST_GROWTH = 2**27
 """Elements that all folded results of a model may have beyond what they take the place of."""
 # onnx's inference reads the numbers of shapes, repeats and the like, which are as long as a rank at most.
@@ -91,6 +97,7 @@ class FoldConstants(ir.passes.InPlacePass):
                 )
                 more = [_fold_results(model.graph, node) for node in model.graph if folding.gives_more(node)]
                 more += [_fold_resize(model.graph, node) for node in model.graph if folding.resizes(node)]
+                more += [_fold_conv(model.graph, node) for node in model.graph if folding.convolves(node)]
         except ModelError:
             raise
         except Exception as error:
@@ -108,9 +115,13 @@ class _Folding:
 
     def is_worth_it(self, node: ir.Node) -> bool:
         """Whether the result of a node whose inputs are constant is to be computed and stored."""
-        if node.domain != "" or node.op_type in _KEPT or len(node.outputs) != 1:
-            return False
         constants = [value for value in node.inputs if value is not None]
+        if node.domain != "" or node.op_type in _SLOW or len(node.outputs) != 1:
+            return False
+        if node.op_type in _OF_IMAGES:
+            least, most = _DIMS.get(node.op_type, (1, 0))
+            if not least <= len(_tensor(constants[0]).shape) <= most:
+                return False
         is_code = node.op_type in _QUANTIZATION_OPS or any(value.dtype in _PACKED for value in constants)
         if is_code and self.keeps_codes:
             return False
@@ -145,6 +156,19 @@ class _Folding:
         for axis, along in scalings(node, new).items():
             new[axis] = along.new
         return self._fits(math.prod(new), [source])
+
+    def convolves(self, node: ir.Node) -> bool:
+        """Whether it is a Conv of a constant, such as of encodings of places, that is to be folded."""
+        arrays = [constant_array(value) for value in node.inputs if value is not None]
+        if node.op_type != "Conv" or node.domain != "" or any(array is None for array in arrays):
+            return False
+        constants = [value for value in node.inputs if value is not None]
+        size = self._result_size(node, constants) if window_refusal(node) is None else None
+        if size is None or any(array is None or array.dtype != np.float32 for array in arrays):
+            return False
+        outputs, *kernel = _tensor(constants[1]).shape.numpy()
+        seen = size * math.prod(kernel) * group_count(node)
+        return seen <= outputs * _MOST_TAPS and self._fits(size, constants)
 
     def _fits(self, size: int, constants: list[ir.Value]) -> bool:
         """Whether so many elements may take the place of these constants; if so, they are counted."""
@@ -192,6 +216,15 @@ def _fold_resize(graph: ir.Graph, node: ir.Node) -> bool:
     if found is None:
         return False
     _become(graph, node, [found])
+    return True
+
+
+def _fold_conv(graph: ir.Graph, node: ir.Node) -> bool:
+    """Replace a Conv of constants by what it gives."""
+    x, weight, bias = (constant_array(input_value(node, index)) for index in range(3))
+    assert x is not None
+    assert weight is not None
+    _become(graph, node, [convolved(node, x, weight, bias)])
     return True
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qpipe.arith.exact import product_type
-from qpipe.arith.namespace import A, Float64Array, FloatArray, IntArray
+from qpipe.arith.namespace import A, AnyArray, Float64Array, FloatArray, IntArray
 from qpipe.arith.weights import as_rows, from_rows, pair_excess, pair_limit
 from qpipe.nodes import group_count, static_shape, window
 from qpipe.ops.base import Refusal
@@ -159,16 +159,8 @@ class Conv(Product):
 
     def sums(self, node: ir.Node, codes: IntArray, x: IntArray, largest: int) -> Float64Array:
         """Patches `[N, G, C / G * kernel, S']` times the weights of each group `[G, O / G, C / G * kernel]`."""
-        shape, groups = window(node), group_count(node)
-        rows = codes.reshape(groups, len(codes) // groups, -1)
-        kind = product_type(rows, largest)
-        found = patches(x.astype(kind), shape, shape.pads)
-        count, channels, dims = len(x), x.shape[1], len(shape.kernel)
-        sizes = found.shape[2 : 2 + dims]
-        # [N, C, *kernel, *S'], the order of a weight's row.
-        taps = found.transpose(0, 1, *range(2 + dims, 2 + 2 * dims), *range(2, 2 + dims))
-        columns = taps.reshape(count, groups, channels // groups * math.prod(shape.kernel), math.prod(sizes))
-        return (rows.astype(kind) @ columns).astype(np.float64).reshape(count, len(codes), *sizes)
+        rows = codes.reshape(group_count(node), len(codes) // group_count(node), -1)
+        return _convolve(node, rows, x, product_type(rows, largest)).astype(np.float64)
 
     def lower_qoperator(self, layer: InnerWeighted[FinalWeight], b: QOperatorBuilder) -> None:
         """QLinearConv."""
@@ -195,6 +187,28 @@ class Conv(Product):
     def lower_integer_last(self, layer: LastLayer[FinalWeight], b: IntegerBuilder) -> None:
         """The same sums."""
         b.finish_last(layer, _sums(layer, b), "NHWC")
+
+
+def convolved(node: ir.Node, x: AnyArray, weight: AnyArray, bias: AnyArray | None) -> FloatArray:
+    """What it makes of a constant of floats `[N, C, *S]`, rounded to float32."""
+    groups = group_count(node)
+    found = _convolve(node, weight.reshape(groups, len(weight) // groups, -1), x, np.float64)
+    if bias is not None:
+        found += bias.reshape(-1, *[1] * (found.ndim - 2))
+    return found.astype(np.float32)
+
+
+def _convolve(node: ir.Node, rows: AnyArray, x: AnyArray, kind: type[np.floating[Any]]) -> AnyArray:
+    """`[N, O, *S']` in this type; rows: the weights of each group `[G, O / G, C / G * kernel]`."""
+    shape, groups = window(node), group_count(node)
+    found = patches(x.astype(kind), shape, shape.pads)
+    count, channels, dims = len(x), x.shape[1], len(shape.kernel)
+    sizes = found.shape[2 : 2 + dims]
+    # [N, C, *kernel, *S'], the order of a weight's row.
+    taps = found.transpose(0, 1, *range(2 + dims, 2 + 2 * dims), *range(2, 2 + dims))
+    columns = taps.reshape(count, groups, channels // groups * math.prod(shape.kernel), math.prod(sizes))
+    result: AnyArray = (rows.astype(kind) @ columns).reshape(count, groups * rows.shape[1], *sizes)
+    return result
 
 
 def _channels_first(x: torch.Tensor) -> torch.Tensor:

@@ -72,3 +72,42 @@ def test_a_resize_whose_size_hangs_on_a_rounding_stays() -> None:
     FoldConstants()(model)
     assert ops(model) == ["Resize", "ReduceSum", "Add"]
     assert run_as_written(model, x=np.zeros(2, np.float32))[0].tolist() == [21, 21]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("attributes", "c", "w"),
+    [
+        ("", (1, 6, 5, 4), (8, 6, 1, 1)),
+        ("pads = [1, 0, 2, 1], strides = [2, 1]", (2, 3, 6, 5), (4, 3, 3, 2)),
+        ("group = 3, dilations = [2, 1], pads = [1, 1, 1, 1]", (1, 6, 5, 5), (6, 2, 3, 3)),
+        ("pads = [1, 1]", (1, 4, 7), (3, 4, 3)),
+    ],
+)
+def test_a_convolution_of_a_constant(attributes: str, c: tuple[int, ...], w: tuple[int, ...], bias: bool) -> None:
+    """As XCiT's and EdgeNeXt's encodings of places."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in (("c", c), ("w", w))}
+    arrays |= {"b": rng.standard_normal(w[0]).astype(np.float32)} if bias else {}
+    operands = ", ".join(arrays)
+    text = f"(float x) => (float[] y) {{ r = Conv <{attributes}> ({operands}) y = Add(x, r) }}"
+    model = build(text.replace(" <> ", " "), **arrays)
+    expected = run_as_written(model, x=np.zeros((), np.float32))[0]
+    assert FoldConstants()(model).modified
+    assert ops(model) == ["Add"]
+    # Sums in another order, of up to 54 products of numbers about 1.
+    np.testing.assert_allclose(run_as_written(model, x=np.zeros((), np.float32))[0], expected, rtol=0, atol=1e-4)
+
+
+def test_what_normalizes_a_constant_image() -> None:
+    """As a StyleGAN's learned start is; of a rank that runtimes do not take it stays."""
+    text = "(float x) => (float[] y) { r = InstanceNormalization(c, one, zero) y = Add(x, r) }"
+    given = {"one": np.ones(3, np.float32), "zero": np.zeros(3, np.float32)}
+    model = build(text, c=integers(1, 3, 4, 4).astype(np.float32), **given)
+    expected = run_as_written(model, x=np.zeros((), np.float32))[0]
+    FoldConstants()(model)
+    assert ops(model) == ["Add"]
+    np.testing.assert_allclose(run_as_written(model, x=np.zeros((), np.float32))[0], expected, rtol=0, atol=1e-5)
+    flat = build(text, c=integers(1, 3).astype(np.float32), **given)
+    FoldConstants()(flat)
+    assert ops(flat) == ["InstanceNormalization", "Add"]
