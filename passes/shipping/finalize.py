@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from passes.rewrites.explicit_pools import ExplicitPools
 from passes.rewrites.remove_dead_code import RemoveDeadCode
+from passes.shipping.bounds_apart import set_bounds_apart
 from passes.shipping.exact_average_pool import ExactAveragePool
 from qpipe.errors import LoweringError
 from qpipe.ir.files.upgrade import label_opset
@@ -37,12 +38,12 @@ class Finalize(ir.passes.InPlacePass):
     name: ClassVar[str] = "finalize"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Finalize; a final graph is left as it is, but for its pools. Raises ModelError on what is not a number."""
+        """Finalize; of a final graph pools and bounds alone change. Raises ModelError on what is not a number."""
         pools = ExplicitPools()(model).modified
         pools |= ExactAveragePool()(model).modified
         view = read_view(model)
         if view.is_final:
-            return ir.passes.PassResult(model, pools)
+            return ir.passes.PassResult(model, set_bounds_apart(model.graph, view.layers) or pools)
         check_numbers(model.graph)
         for quantizer in view.inputs:
             finalize_table(model.graph, quantizer)
@@ -57,6 +58,7 @@ class Finalize(ir.passes.InPlacePass):
         for layer in view.layers:
             if isinstance(layer, RequantizedLayer):
                 layer.op.finalize(model, layer)
+        set_bounds_apart(model.graph, view.layers)
         return ir.passes.PassResult(model, True)
 
 
