@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from passes.rewrites.fold_batch_rows import FoldBatchRows
+from passes.rewrites.known_shapes import KnownShapes
 from passes.rewrites.remove_dead_code import RemoveDeadCode
 from support.networks import build, integers, ops
 from support.rewriting import assert_stays
@@ -58,6 +59,34 @@ def test_queries_that_are_the_same_for_all(product):
     nodes = f"{BATCH} t = Concat<axis = 0>(b, one1, one1) e = Expand(queries, t) y = {product}"
     more = {"one1": np.array([1]), "queries": integers(1, 8, 8, seed=3)}
     check(parsed(nodes, source="N,8,8", **more), ["MatMul"], 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("node", "left"),
+    [("Add(u, e)", "Add"), ("Sub(e, u)", "Sub"), ("MatMul(u, e)", "MatMul"), ("MatMul(e, u)", "MatMul")],
+)
+@pytest.mark.parametrize("how", ["Tile", "Expand"])
+def test_rows_of_several_windows_of_each_image(node, left, how):
+    """A mask of shifted windows, or a table for each head, where windows lie side by side in the batch."""
+    repeat = {
+        "Tile": "t = Concat<axis = 0>(b, one1, one1) e = Tile(mask, t)",
+        "Expand": "t = Concat<axis = 0>(b, two1, one1, one1) f = Expand(mask, t) e = Reshape(f, all)",
+    }[how]
+    nodes = f"{BATCH} u = Reshape(x, all) {repeat} a = {node} y = MatMul(a, w)"
+    mask = integers(2, 8, 8, seed=3)
+    more = {"one1": np.array([1]), "two1": np.array([2]), "all": np.array([-1, 8, 8])}
+    model = parsed(nodes, source="N,2,8,8", mask=mask if how == "Tile" else mask[None], **more)
+    KnownShapes()(model)
+    check(model, ["Reshape", "Reshape", left, "Reshape", "MatMul"], 2, 8, 8)
+
+
+def test_rows_that_are_repeated_one_by_one_stay():
+    nodes = f"""{BATCH} u = Reshape(x, all) t = Concat<axis = 0>(one1, b, one1, one1) f = Expand(mask, t)
+        e = Reshape(f, all) a = Add(u, e) y = MatMul(a, w)"""
+    more = {"one1": np.array([1]), "all": np.array([-1, 8, 8]), "mask": integers(2, 1, 8, 8, seed=3)}
+    model = parsed(nodes, source="N,2,8,8", **more)
+    KnownShapes()(model)
+    assert_stays(FoldBatchRows(), model)
 
 
 def test_rows_that_differ_by_roundings_are_one():
