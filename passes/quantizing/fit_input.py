@@ -27,6 +27,7 @@ from qpipe.arith.spec import STORAGE_MAX, QuantSpec
 from qpipe.calibration.comparison import IN_UNITS
 from qpipe.calibration.rounding_error import squared_errors
 from qpipe.data.inputs import by_name
+from qpipe.ir.graph.curve_units import units_to_nodes
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable
 from qpipe.ir.graph.scale_groups import ScaleGroup, input_groups
 from qpipe.ir.quantized.plan import QuantizationPlan, plan_quantization
@@ -134,6 +135,7 @@ def write_units(model: ir.Model) -> None:
         assert value.type is not None
         name_value(multiply.outputs[0], f"{value.name}{IN_UNITS}", value.type, value.shape)
         model.graph.insert_before(model.graph[0], multiply)
+    units_to_nodes(model)
 
 
 def _only_input(group: ScaleGroup, plan: QuantizationPlan) -> ir.Value | None:

@@ -21,7 +21,7 @@ from qpipe.ops.exponential import Exp, Log, Reciprocal
 from qpipe.ops.exponential_units import Celu, Elu, Mish, Selu, Softplus, Softsign
 from qpipe.ops.extremum import Max, Min
 from qpipe.ops.forms import Operands, StandardForm
-from qpipe.ops.function import ActivationFunction, Curve, Rectifier
+from qpipe.ops.function import ActivationFunction, Curve, Rectifier, Units, set_units, units_of
 from qpipe.ops.gather import Expand, Gather, Tile
 from qpipe.ops.gelu import Erf, Gelu
 from qpipe.ops.gemm import Gemm
@@ -129,17 +129,21 @@ __all__ = [
     "ActivationFunction",
     "AnyOp",
     "Curve",
+    "CurveOp",
     "Product",
     "Rectifier",
     "Refusal",
     "Role",
     "StandardForm",
     "TorchProduct",
+    "Units",
     "activation_of",
     "becomes_weighted",
     "curve_of",
     "has_weights",
     "op_of",
     "product_of",
+    "set_units",
     "trained_operands",
+    "units_of",
 ]

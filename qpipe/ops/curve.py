@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import numpy as np
@@ -16,7 +17,7 @@ from qpipe.errors import LoweringError
 from qpipe.nodes import constant_array, constant_input, describe, float_attribute, initializer
 from qpipe.ops.base import Carrier, Refusal
 from qpipe.ops.factors import Factors
-from qpipe.ops.function import Curve
+from qpipe.ops.function import Curve, set_units, units_of
 from qpipe.ops.work import NodeWork
 
 if TYPE_CHECKING:
@@ -99,8 +100,18 @@ class CurveOp(Carrier):
         return False
 
     def activation(self, node: ir.Node) -> Curve:
-        """The function that the node's attributes and arguments say."""
-        return Curve(node.op_type, node.domain, self.numbers(node), self)
+        """The function that the node's attributes and arguments say, in its units."""
+        return Curve(node.op_type, node.domain, self.numbers(node), self, units_of(node))
+
+    def scale_operand(self, node: ir.Node, factor: float) -> None:
+        """By its units, which its table takes up."""
+        units = units_of(node)
+        set_units(node, replace(units, inner=units.inner / factor))
+
+    def scale_result(self, node: ir.Node, factor: float) -> None:
+        """Let the node give `factor` times what it gave, by its units."""
+        units = units_of(node)
+        set_units(node, replace(units, outer=units.outer / factor))
 
     def refusal(self, node: ir.Node) -> Refusal | None:
         """None: any attributes will do."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -59,16 +60,34 @@ class Rectifier(ActivationFunction):
 
 
 @dataclass(frozen=True)
+class Units:
+    """What a function reads and gives is counted in: it is `f(inner x) / outer`. Both are over 0."""
+
+    inner: float = 1.0
+    outer: float = 1.0
+
+    @property
+    def are_one(self) -> bool:
+        """Whether it is the function itself."""
+        return self.inner == self.outer == 1
+
+
+ONE: Final = Units()
+
+
+@dataclass(frozen=True)
 class Curve(ActivationFunction):
     """Any other function: what its quantizer rounds to is 8-bit, and passes a table of what the function gives.
 
-    op_type, domain, parameters: of the node that computes it.
+    op_type, domain, parameters: of the node that computes it. units: of what it reads and gives, which the entries of
+    its table take up.
     """
 
     op_type: str
     domain: str
     parameters: tuple[tuple[str, float], ...]
     op: CurveOp = field(compare=False, repr=False)
+    units: Units = ONE
 
     @property
     def is_homogeneous(self) -> bool:
@@ -76,17 +95,21 @@ class Curve(ActivationFunction):
         return self.op.is_of_lines(dict(self.parameters))
 
     def real(self, x: A) -> A:
-        """The formula of its op."""
-        return self.op.formula(x, **dict(self.parameters))
+        """The formula of its op, in its units."""
+        if self.units.are_one:
+            return self.op.formula(x, **dict(self.parameters))
+        return self.op.formula(x * self.units.inner, **dict(self.parameters)) / self.units.outer
 
     def node(self, model: ir.Model, source: ir.Value) -> ir.Node:
-        """The node that it was read from."""
-        return self.op.node(model, source, self.op_type, dict(self.parameters))
+        """The node that it was read from; its units are a note on it."""
+        node = self.op.node(model, source, self.op_type, dict(self.parameters))
+        set_units(node, self.units)
+        return node
 
     @property
     def flat_beyond(self) -> float:
         """A magnitude beyond which it is constant on either side; inf: none."""
-        return self.op.flat_beyond(dict(self.parameters))
+        return self.op.flat_beyond(dict(self.parameters)) / self.units.inner
 
     @property
     def is_steep(self) -> bool:
@@ -101,3 +124,20 @@ class Curve(ActivationFunction):
         after: the grid that it gives codes of, where that is known.
         """
         return function_table(self.real, before, bits, largest, after=after)
+
+
+UNITS_KEY: Final = "qpipe.units"
+"""Of a float node that computes a curve, until its table takes them up."""
+
+
+def units_of(node: ir.Node) -> Units:
+    """What it says of itself; by default both are 1."""
+    text = node.metadata_props.get(UNITS_KEY)
+    return ONE if text is None else Units(**json.loads(text))
+
+
+def set_units(node: ir.Node, units: Units) -> None:
+    """Let it say them."""
+    node.metadata_props.pop(UNITS_KEY, None)
+    if not units.are_one:
+        node.metadata_props[UNITS_KEY] = json.dumps(asdict(units))

@@ -11,6 +11,9 @@ import onnx_ir as ir
 import torch
 from torch.nn import functional as F
 
+from passes.normalize import normalize
+from qpipe.ir.graph.scale_groups import scale_groups
+from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.nodes import DOMAIN
 from qpipe.ops import OPS, Curve, curve_of
 from qpipe.ops.curve import CurveOp
@@ -101,6 +104,17 @@ def network(op: str, attributes: dict[str, float], seed: int, place: str) -> tup
     return float_model("net", (3, 6, 6), nodes, **w.constants), (3, 6, 6)
 
 
-def trainable(op: str, attributes: dict[str, float], place: str = FUSED, **options: Any) -> ir.Model:
+def trainable(
+    op: str, attributes: dict[str, float], place: str = FUSED, *, factor: float = 1.0, **options: Any
+) -> ir.Model:
+    """factor: by which all that may share one is divided."""
     model, _ = network(op, attributes, 0, place)
+    normalize(model)
+    divided(model, lambda: factor)
     return quantized(model, **options)
+
+
+def divided(model: ir.Model, factor: Callable[[], float]) -> None:
+    """Let each group of tensors of a normalized network have a factor."""
+    for group in scale_groups(plan_quantization(model.graph).layers):
+        group.divide(factor())

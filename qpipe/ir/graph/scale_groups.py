@@ -5,12 +5,14 @@ factor on. So the tensors between some layers with weights have a common one, by
 their weights and biases, and those that read them multiply theirs. The upper bound of a Clip from 0 (ReLU6) is a number
 of the tensor that it gives, and takes the factor too. What is linear in each of its operands (a product of two, a
 quotient in its dividend) passes on the factor of one that has one, and all others stay: the numbers that a gate
-multiplies, the values that attention weighs.
+multiplies, the values that attention weighs. A curve becomes a table, of `f(r x) / s` for any r and s: it reads with
+one factor and writes with another, and is a layer of its own here where it belongs to the one before it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -19,7 +21,7 @@ import onnx_ir as ir
 from qpipe.ir.graph.layers import Layer
 from qpipe.ir.graph.shared_channels import divide_outputs
 from qpipe.nodes import input_value, require_constant, set_constant_input
-from qpipe.ops import Rectifier, Role, activation_of
+from qpipe.ops import Curve, CurveOp, Rectifier, Role, activation_of
 
 UPPER: Final = 2
 """The input of a Clip that is its upper bound."""
@@ -27,7 +29,7 @@ UPPER: Final = 2
 
 @dataclass
 class ScaleGroup:
-    """values: in topological order. writers, readers: layers with weights, or normalizations that stand alone.
+    """values: in topological order. writers, readers: layers with weights, normalizations and curves that stand alone.
 
     inputs: of the network among the values. constants: of sums among them, each a node and the index of its input.
     clips: those that bound a value.
@@ -40,11 +42,19 @@ class ScaleGroup:
     constants: list[tuple[ir.Node, int]] = field(default_factory=list)
     clips: list[ir.Node] = field(default_factory=list)
 
+    @property
+    def has_ends(self) -> bool:
+        """Whether values may end at certain numbers: at a bound, or where a curve saturates."""
+        return bool(self.clips) or any(isinstance(layer.op, CurveOp) for layer in self.writers)
+
     def divide(self, factor: float) -> None:
         """Divide all values by the factor; the network stays the same function."""
         for layer in self.writers:
             if layer.is_weighted:
                 divide_outputs(layer, np.full(_channels(layer), factor))
+                continue
+            if isinstance(layer.op, CurveOp):
+                layer.op.scale_result(layer.node, 1 / factor)
                 continue
             for index in (1, 2):
                 if input_value(layer.node, index) is not None:
@@ -52,7 +62,7 @@ class ScaleGroup:
         for node, index in (*self.constants, *((clip, UPPER) for clip in self.clips)):
             _multiply(node, index, 1 / factor)
         for layer in self.readers:
-            if layer.op.is_scale_invariant:
+            if layer.op.is_scale_invariant or isinstance(layer.op, CurveOp):
                 layer.op.scale_operand(layer.node, 1 / factor)
                 continue
             _multiply(layer.node, 1, factor)
@@ -74,6 +84,7 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
     roots: dict[ir.Value, ir.Value] = {}
     fixed: set[ir.Value] = set()
     products: list[Layer] = []
+    layers = list(_curves_apart(layers))
     readers: dict[ir.Value, set[ir.Node]] = {}
 
     def root(value: ir.Value) -> ir.Value:
@@ -107,9 +118,13 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
     # What another node reads, in a branch say, can't follow.
     fixed.update(v for v in list(roots) if not readers.get(v, set()) >= {node for node, _ in v.uses()})
     stuck = {root(value) for value in fixed}
+    curves = [layer.output for layer in layers if _is_curve(layer)]
     for layer in products:
         passing = (value for value in layer.op.linear_in(layer.node) if layer.inputs.count(value) == 1)
         free = [value for value in passing if root(value) not in stuck]
+        # What a curve gives, a gate, mostly fills its grid as it is.
+        given = {root(value) for value in curves}
+        free.sort(key=lambda value: root(value) in given)
         others = [value for value in layer.inputs if value not in free[:1]]
         if not free or root(layer.output) in stuck or root(free[0]) in map(root, others):
             stuck.update(map(root, (*layer.inputs, layer.output)))
@@ -141,7 +156,26 @@ def _groups(layers: list[Layer]) -> list[ScaleGroup]:
 
 def _takes_part(layer: Layer) -> bool:
     """Whether it has parameters that take a factor of what it reads, and one of what it gives."""
-    return layer.is_weighted or layer.is_batch_norm or (layer.op.is_scale_invariant and layer.role is not Role.NONE)
+    if layer.is_weighted or layer.is_batch_norm or _is_curve(layer):
+        return True
+    return layer.op.is_scale_invariant and layer.role is not Role.NONE
+
+
+def _is_curve(layer: Layer) -> bool:
+    """Whether it is a curve alone whose table takes any factor of what it reads, and of what it gives."""
+    function = None if layer.role is Role.NONE else activation_of(layer.node)
+    return isinstance(function, Curve) and not function.is_homogeneous
+
+
+def _curves_apart(layers: list[Layer]) -> Iterator[Layer]:
+    """The layers, each whose activation is such a curve as two."""
+    for layer in layers:
+        curve = None if layer.activation is None else Layer(layer.activation)
+        if curve is None or not _is_curve(curve):
+            yield layer
+        else:
+            yield replace(layer, activation=None)
+            yield curve
 
 
 def _commutes(layer: Layer) -> bool:

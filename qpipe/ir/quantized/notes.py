@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from qpipe.arith.table import SIZE, CodeTable
 from qpipe.errors import ModelError
 from qpipe.formats.lq import lq_table
 from qpipe.nodes import describe
-from qpipe.ops import ActivationFunction, Curve, Rectifier, curve_of
+from qpipe.ops import ActivationFunction, Curve, Rectifier, Units, curve_of
 
 BASIS = "qpipe.basis"
 """Of a Gather: the basis that its table is made from, a list of numbers."""
@@ -48,7 +48,8 @@ def read_bound(quantize: ir.Node) -> Rectifier | None:
 
 def write_curve(gather: ir.Node, curve: Curve) -> None:
     """Let a table say what activation it took the place of."""
-    said = {"op": curve.op_type, "domain": curve.domain, **dict(curve.parameters)}
+    units = {} if curve.units.are_one else asdict(curve.units)
+    said = {"op": curve.op_type, "domain": curve.domain, **dict(curve.parameters), **units}
     gather.metadata_props[FUNCTION] = json.dumps(said)
 
 
@@ -64,9 +65,11 @@ def read_curve(gather: ir.Node, table: CodeTable) -> ActivationFunction | None:
     if not all(_is_number(value) for value in attributes.values()):
         raise ModelError(expected)
     attributes = {name: float(value) for name, value in attributes.items()}
+    units = Units(**{field.name: attributes.pop(field.name, 1.0) for field in fields(Units)})
     curve = curve_of(said["op"], said["domain"], attributes)
-    if curve is None:
+    if curve is None or not min(units.inner, units.outer) > 0:
         raise ModelError(expected)
+    curve = replace(curve, units=units)
     before, after = table.rounded_to, table.grid
     x = np.clip(np.arange(SIZE) - before.zero_point, before.qmin, before.qmax) * np.float64(before.scale)
     made = tuple((quantize(curve.real(x), after) + after.zero_point).astype(int).tolist())

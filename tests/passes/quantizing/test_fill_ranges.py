@@ -5,11 +5,16 @@ import onnx_ir as ir
 import pytest
 
 from passes.quantizing.calibrate_percentile import RANGE_KEY, CalibratePercentile, take_range
-from passes.quantizing.fill_ranges import FACTORS, FillRanges
+from passes.quantizing.fill_ranges import FillRanges
 from passes.quantizing.fit_input import FitInput
+from passes.quantizing.insert_quantizers import InsertQuantizers
 from qpipe.calibration.pieces import Pieces
+from qpipe.calibration.places import FACTORS
 from qpipe.errors import ModelError
+from qpipe.ir.graph.curve_units import units_to_nodes
+from qpipe.ir.quantized.view import read_view
 from qpipe.nodes import require_constant
+from qpipe.ops import units_of
 from qpipe.runtime.session import open_session, run_batches
 from support.networks import Network
 
@@ -148,8 +153,27 @@ def test_a_range_ends_where_the_curve_that_reads_it_gets_flat(function: str, end
     model, x = n.model(n.head(curved, 4)), n.inputs(32)
     CalibratePercentile(inputs=[x])(model)
     FillRanges(inputs=x)(model)
-    (value,) = (v for node in model.graph for v in node.outputs if node.op_type == function)
-    found = take_range(value)
+    (node,) = (node for node in model.graph if node.op_type == function)
+    found, units = take_range(node.outputs[0]), units_of(node)
     assert found.unrounded is not None
-    assert 16 < found.unrounded < 32
-    assert found.ymax == ends
+    assert 16 < found.unrounded * units.inner < 32
+    assert ends / 2**0.5 <= found.ymax * units.inner <= ends * 2**0.5
+
+
+@pytest.mark.parametrize("function", ["SiLU", "Softplus", "HardSwish", "Tanh"])
+@pytest.mark.parametrize("scale", [0.7, 1.0, 1.4])
+def test_what_a_curve_reads_and_gives_fill_their_grids(function: str, scale: float) -> None:
+    n = Network(3, 8, 8)
+    loud = n.op("Conv", "x", n.constant(n.floats(4, 3, 1, 1, scale=2 * scale)), n.constant(n.floats(4)))
+    curved = n.op("Mul", loud, n.op("Sigmoid", loud)) if function == "SiLU" else n.op(function, loud)
+    model, x = n.model(n.head(curved, 4)), n.inputs(64)
+    CalibratePercentile(inputs=[x])(model)
+    before = next(run_batches(open_session(model), [x]))[0]
+    FillRanges(inputs=x)(model)
+    runs = model.clone()
+    units_to_nodes(runs)
+    after = next(run_batches(open_session(runs), [x]))[0]
+    assert np.abs(after - before).max() <= FLOAT32_SUMS * np.abs(before).max()
+    InsertQuantizers()(model)
+    (table,) = (q.table for layer in read_view(model).layers if (q := layer.quantizer) is not None and q.table)
+    assert max(table.reached) - min(table.reached) >= 0.8 * 255  # a step of FACTORS is 9 %, and weights count too

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,14 +23,15 @@ from qpipe.errors import ModelError
 from qpipe.ir.quantized.certify import certify
 from qpipe.ir.quantized.plan import PlannedQuantizer
 from qpipe.ir.quantized.view import Requantization, read_view
+from qpipe.ops import Units
 from qpipe.runtime.gate import run_gate
 from qpipe.train.executor import Executor
 from qpipe.train.quantizer import Quantizer
 from qpipe.train.write_back import write_back
-from support.curves import ALONE, CURVES, FUSED, function_of, network, trainable, written
+from support.curves import ALONE, CURVES, FUSED, divided, function_of, network, trainable, written
 from support.networks import Weights, checked, float_model
 from support.oracle import assert_integers
-from support.quantize import finalized_on_grids, quantized, to_qoperator
+from support.quantize import finalized_on_grids, on_grids, quantized, to_qoperator
 from support.run import assert_exact, run
 
 
@@ -50,18 +52,22 @@ def test_what_is_of_lines_that_meet_at_0_passes_a_factor_and_nothing_else_does(n
 GRIDS = st.builds(
     QuantSpec.for_range, st.integers(2, 8), st.integers(-6, 6), signed=st.booleans()
 )  # fmt: skip
+FACTORS = st.floats(0.5, 2) | st.just(1.0)
+UNITS = st.builds(Units, FACTORS, FACTORS)
 
 
 @settings(max_examples=30)
-@given(before=GRIDS, bits=st.integers(2, 8), share=st.sampled_from([0.0, 0.55, 0.9]))
+@given(before=GRIDS, bits=st.integers(2, 8), share=st.sampled_from([0.0, 0.55, 0.9]), units=UNITS)
 @pytest.mark.parametrize("name", CURVES)
-def test_entries_are_the_nearest_integers_on_their_grid(name: str, before: QuantSpec, bits: int, share: float) -> None:
+def test_entries_are_the_nearest_integers_on_their_grid(
+    name: str, before: QuantSpec, bits: int, share: float, units: Units
+) -> None:
     op, attributes, real = CURVES[name]
     largest = share * 2.0 ** (before.exponent + before.largest.bit_length())
-    table = function_of(op, attributes).table(before, bits, largest)
+    table = replace(function_of(op, attributes), units=units).table(before, bits, largest)
     after, codes = table.grid, np.arange(before.stored_min, before.stored_max + 1)
     x = (codes - before.zero_point) * before.scale
-    y = real(torch.from_numpy(x).double()).numpy()
+    y = real(torch.from_numpy(x * units.inner).double()).numpy() / units.outer
     in_steps = np.clip(y / after.scale, after.qmin, after.qmax)
     found = np.array(table.reached) - after.zero_point
     assert np.abs(found - in_steps).max() <= 0.5 + 1e-9
@@ -98,7 +104,9 @@ def test_all_exports_give_the_same_integers(name: str, place: str, data: st.Data
     op, attributes, _ = CURVES[name]
     bits, seed = data.draw(st.sampled_from([8, 4])), data.draw(st.integers(0, 1000))
     model, shape = network(op, attributes, seed, place)
-    spec = finalized_on_grids(model, lambda: data.draw(st.integers(-1, 3)), bits=bits)
+    normalize(model)
+    divided(model, lambda: data.draw(FACTORS))
+    spec = on_grids(model, lambda: data.draw(st.integers(-1, 3)), bits=bits)
     assert not {op, "Relu"} & {node.op_type for node in spec.graph} - {"Clip"}
     assert certify(read_view(spec)).problems == []
     x = np.random.default_rng(seed).standard_normal((3, *shape)).astype(np.float32)
@@ -107,12 +115,12 @@ def test_all_exports_give_the_same_integers(name: str, place: str, data: st.Data
     run_gate(spec, to_qoperator(spec))
 
 
-@pytest.mark.parametrize("place", [FUSED, ALONE])
-def test_the_float_network_comes_back(curve: Any, place: str) -> None:
-    """Also its function, with its attributes, from what the table says that it is."""
+@pytest.mark.parametrize(("place", "factor"), [(FUSED, 1.0), (FUSED, 1.3), (ALONE, 1.0), (ALONE, 1.3)])
+def test_the_float_network_comes_back(curve: Any, place: str, factor: float) -> None:
+    """Also its function, with its attributes, from what the table says that it is; its units become products."""
     op, attributes, _ = curve
     # No weight is moved for the sake of its pair.
-    model = trainable(op, attributes, place, cpu="vnni")
+    model = trainable(op, attributes, place, factor=factor, cpu="vnni")
     x = np.random.default_rng(1).standard_normal((4, 3, 6, 6)).astype(np.float32)
     before, _ = network(op, attributes, 0, place)
     normalize(before)
@@ -122,9 +130,15 @@ def test_the_float_network_comes_back(curve: Any, place: str) -> None:
     np.testing.assert_allclose(run(model, x)[0], run(before, x)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_the_gradient_is_the_function_s_own(curve: Any) -> None:
-    op, attributes, real = curve
-    function = function_of(op, attributes)
+@pytest.mark.parametrize("units", [Units(), Units(1.25, 1.5)])
+def test_the_gradient_is_the_function_s_own(curve: Any, units: Units) -> None:
+    op, attributes, plain = curve
+    function = replace(function_of(op, attributes), units=units)
+
+    def real(x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = plain(x * units.inner) / units.outer
+        return y
+
     before = QuantSpec.signed(8, -5)
     quantizer = Quantizer(function.table(before, 8), function, carries=False).train()
     # Between the corners, where there are any.
@@ -147,7 +161,7 @@ def test_the_gradient_is_the_function_s_own(curve: Any) -> None:
 def test_it_trains_and_evaluates_as_its_file(curve: Any, place: str) -> None:
     """The executor in evaluation gives the integers of the file, before and after a step of training."""
     op, attributes, _ = curve
-    model = trainable(op, attributes, place)
+    model = trainable(op, attributes, place, factor=1.3)
     executor, x = Executor(model), torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     for _ in range(2):
         assert_exact(model, x.numpy(), executor)

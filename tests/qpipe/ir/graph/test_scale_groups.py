@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from qpipe.ir.graph.curve_units import units_to_nodes
 from qpipe.ir.graph.layers import group_layers
 from qpipe.ir.graph.scale_groups import ScaleGroup, input_groups, scale_groups
 from qpipe.ir.quantized.plan import plan_quantization
@@ -19,6 +20,8 @@ def groups_of(model: ir.Model) -> list[ScaleGroup]:
 
 
 def outputs(model: ir.Model, x: np.ndarray) -> np.ndarray:
+    model = model.clone()
+    units_to_nodes(model)
     array: np.ndarray = next(run_batches(open_session(model), [x]))[0]
     return array
 
@@ -118,11 +121,33 @@ def test_a_batch_norm_alone_writes_and_reads() -> None:
     assert np.abs(outputs(model, x) - before).max() <= 10 * FLOAT32_SUMS * np.abs(before).max()
 
 
-@pytest.mark.parametrize("activation", ["Sigmoid", "HardSwish"])
-def test_what_does_not_commute_has_no_group(activation: str) -> None:
+@pytest.mark.parametrize("activation", ["Sigmoid", "HardSwish", "Exp"])
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_a_curve_takes_one_factor_and_gives_another(activation: str, is_alone: bool) -> None:
     n = Network(3, 8, 8)
-    inner = n.op(activation, n.conv("x", 3, 4, bias=True))
-    assert groups_of(n.model(n.conv(inner, 4, 4, bias=True))) == []
+    read = n.conv("x", 3, 4, bias=True)
+    last = n.op("MaxPool", read, kernel_shape=[2, 2]) if is_alone else read
+    given = n.op(activation, last)
+    model = n.model(n.conv(given, 4, 4, bias=True))
+    groups = groups_of(model)
+    assert [[value.name for value in group.values] for group in groups] == [list(dict.fromkeys([read, last])), [given]]
+    assert_stays(model, n.inputs(2), *groups)
+
+
+def test_a_curve_that_is_an_output_keeps_its_unit() -> None:
+    n = Network(3, 8, 8)
+    given = n.op("Sigmoid", n.conv("x", 3, 4, bias=True))
+    model = n.model(n.conv(given, 4, 4, bias=True), given)
+    (group,) = groups_of(model)
+    assert [value.name for value in group.values] != [given]
+    assert_stays(model, n.inputs(2), group)
+
+
+def test_a_curve_that_stays_float_has_none() -> None:
+    n = Network(3, 8, 8)
+    model = n.model(n.op("Tanh", n.conv(n.op("Relu", n.conv("x", 3, 4, bias=True)), 4, 4, bias=True)))
+    groups = scale_groups(plan_quantization(model.graph).layers)
+    assert [[value.name for value in group.values] for group in groups] == [[n.nodes[1].output[0]]]
 
 
 @pytest.mark.parametrize("is_alone", [False, True])
@@ -168,7 +193,7 @@ def test_an_input_that_weights_alone_read_is_divided_as_well() -> None:
 
 def test_an_input_that_something_else_reads_has_no_group() -> None:
     n = Network(3, 8, 8)
-    sum_ = n.op("Add", n.conv("x", 3, 3, bias=True), n.op("Sigmoid", "x"))
+    sum_ = n.op("Add", n.conv("x", 3, 3, bias=True), n.op("CumSum", "x", n.constant(np.array(2))))
     assert input_groups(group_layers(n.model(n.conv(sum_, 3, 4)).graph)) == []
 
 
@@ -211,14 +236,15 @@ def test_lines_that_meet_at_0_pass_a_factor(function: str) -> None:
 
 
 GATED = {
-    "g = Sigmoid(b) j = Mul(a, g)": ["a", "j"],
-    "g = Sigmoid(b) j = Mul(g, a)": ["a", "j"],
-    "g = Sigmoid(b) h = Relu(a) i = Mul(h, g) j = Add(i, d)": ["d", "h", "i", "j"],
+    "g = Sigmoid(b) j = Mul(a, g)": ["a", "b", "j"],
+    "g = Sigmoid(b) j = Mul(g, a)": ["a", "b", "j"],
+    "g = Sigmoid(b) h = Relu(a) i = Mul(h, g) j = Add(i, d)": ["b", "d", "h", "i", "j"],
     "j = Mul(a, b)": ["a", "j"],
     "j = Mul(a, a)": [],
     "g = Relu(a) j = Mul(a, g)": [],
     "j = Div(a, b)": ["a", "j"],
-    "g = Sigmoid(b) i = Mul(a, g) j = Sigmoid(i)": [],
+    "g = Sigmoid(b) i = Mul(a, g) j = Sigmoid(i)": ["a", "b", "i", "j"],
+    "g = Sigmoid(b) h = Tanh(a) j = Mul(h, g)": ["a", "b", "h", "j"],
 }
 
 
@@ -228,7 +254,11 @@ def test_a_product_passes_the_factor_of_one_operand(nodes: str) -> None:
     for name in "abd":
         w.normal(f"w{name}", 4, 3, 1, 1)
     w.normal("w3", 5, 4, 1, 1)
-    used = [name for name in "abd" if name in nodes.replace("Add", "").replace("Mul", "").replace("Sigmoid", "")]
+    used = [
+        name
+        for name in "abd"
+        if name in nodes.replace("Add", "").replace("Mul", "").replace("Sigmoid", "").replace("Tanh", "")
+    ]
     layers = [f"{name} = Conv(x, w{name})" for name in used]
     model = float_model("net", (3, 5, 6), [*layers, nodes, "y = Conv(j, w3)"],
                         **{k: v for k, v in w.constants.items() if k[1] in [*used, "3"]})  # fmt: skip
