@@ -11,6 +11,8 @@ and more of what H has beside its diagonal taken off, down to rounding to the ne
 
 What is left of a shift, `E[w_q x_q] - E[w x]` per channel, of rounded weights and inputs both, goes to the mean of the
 BatchNormalization behind, or to the bias; but that of a channel which only passes codes on is taken off by its readers.
+Of inputs that are computed of codes, such as sums and products of two, rounding the float network's values says nothing
+of the mean: they are rounded more than once, and lie on few numbers. There it is the weights' alone.
 
 The float weights stay what they are as far as they round to these codes, so that training goes on from them.
 
@@ -21,7 +23,7 @@ and Bias Correction*, section 4.2, with observed means.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -40,9 +42,10 @@ from qpipe.ir.graph.affine import read_affine
 from qpipe.ir.graph.layers import Layer, group_layers
 from qpipe.ir.quantized.final_weights import float_rows
 from qpipe.ir.quantized.rescaled import possible_ratio, rescale_batch_norm
-from qpipe.ir.quantized.view import Weighted, is_trainable, read_view
+from qpipe.ir.quantized.view import QuantizedLayer, Weighted, is_trainable, read_view
 from qpipe.ir.quantized.write_weight import write_weight
 from qpipe.nodes import input_value, require_constant, set_constant_input
+from qpipe.ops import Role
 from qpipe.ops.weight_layout import to_rows
 
 SPREADS = tuple(2.0 ** (i / 4) for i in range(4))
@@ -79,7 +82,9 @@ class FitWeights(ir.passes.InPlacePass):
         values = values_by_name(self.floats.graph)
         layers: dict[ir.Node, Weighted[TrainableWeight]] = {}
         read: dict[ir.Node, tuple[str, QuantSpec]] = {}
-        for layer in read_view(model).layers:
+        view = read_view(model)
+        of_codes = _computed_of_codes(view.layers)
+        for layer in view.layers:
             if not is_trainable(layer) or layer.name in self.keep:
                 continue
             value = float_value(layer.sources[0], values) or values.get(str(layer.sources[0].source.name))
@@ -91,8 +96,10 @@ class FitWeights(ir.passes.InPlacePass):
         originals = {layer.name: layer for layer in group_layers(self.floats.graph)}
         measured = measure_rows(self.floats, read, self.inputs)
         for node, moments in measured.items():
-            rows = _rows(layers[node], originals.get(layers[node].name))
-            _fit(layers[node], rows, self._merged(moments))
+            rows, own = _rows(layers[node], originals.get(layers[node].name)), self._merged(moments)
+            if layers[node].sources[0].output in of_codes:
+                own = replace(own, mean=own.rounded_mean)
+            _fit(layers[node], rows, own)
         return ir.passes.PassResult(model, bool(measured))
 
     def _merged(self, own: RowMoments) -> RowMoments:
@@ -114,6 +121,18 @@ class _Choice:
         for name in ("ratio", "exponent", "error"):
             setattr(self, name, np.where(better, getattr(other, name), getattr(self, name)))
         self.codes = np.where(better[:, None], other.codes, self.codes)
+
+
+def _computed_of_codes(layers: Sequence[QuantizedLayer]) -> set[ir.Value]:
+    """What is rounded behind anything but a layer of weights, or is a table's, and what moves such numbers."""
+    found: set[ir.Value] = set()
+    for layer in layers:
+        has_table = layer.quantizer is not None and layer.quantizer.table is not None
+        moves = layer.role is Role.CARRY and not layer.op.rounds(layer.node)
+        alike = layer.is_weighted or (moves and all(source.output not in found for source in layer.sources))
+        if has_table or not alike:
+            found.add(layer.result)
+    return found
 
 
 def _rows(layer: Weighted[TrainableWeight], original: Layer | None) -> FloatArray:

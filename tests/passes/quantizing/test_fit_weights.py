@@ -1,5 +1,6 @@
 """Codes are chosen for the error at their layer's output, pair-safe, and shifts go to the bias."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ from passes.shipping.finalize import Finalize
 from qpipe.arith.weights import pair_excess
 from qpipe.ir.quantized.final_weights import final_weight
 from qpipe.ir.quantized.view import is_trainable, read_view
+from qpipe.nodes import require_constant
 from qpipe.ops.weight_layout import is_depthwise, to_rows
 from qpipe.runtime.session import open_session, run_batches
 from support.networks import Network
 
 PAIR_LIMIT = 128
+EXACT = 1e-6
+"""Of float32 weights that are on their grid."""
 
 
 def smooth(count: int, *shape: int, seed: int = 0) -> np.ndarray:
@@ -75,6 +79,33 @@ def test_what_rounding_of_inputs_shifts_goes_to_the_bias() -> None:
         shifts.append(float(np.abs((next(run_batches(open_session(final), [x]))[0] - exact).mean(axis=0)).max()))
     assert shifts[0] > 0.2 * step  # of an input, all of them alike
     assert shifts[1] < shifts[0] / 20
+
+
+BEHIND: dict[str, tuple[Callable[[Network, str, str], str], bool]] = {
+    "a layer": (lambda n, a, b: n.op("Relu", a), True),
+    "a layer, moved": (lambda n, a, b: _first_four(n, n.op("Relu", a)), True),
+    "a sum": (lambda n, a, b: n.op("Add", a, b), False),
+    "a product": (lambda n, a, b: n.op("Mul", a, b), False),
+    "a product, moved": (lambda n, a, b: _first_four(n, n.op("Mul", a, b)), False),
+    "a table": (lambda n, a, b: n.op("Sigmoid", a), False),
+}
+
+
+def _first_four(n: Network, x: str) -> str:
+    return n.op("Slice", x, *(n.constant(np.array([each])) for each in (0, 4, 1)))
+
+
+@pytest.mark.parametrize("kind", BEHIND)
+def test_of_what_is_computed_of_codes_no_mean_is_foreseen(kind: str) -> None:
+    """Weights that are on their grid leave the bias as it is then, and else what rounding the input shifts does not."""
+    join, shifts = BEHIND[kind]
+    n = Network(6)
+    read = join(n, *(n.op("MatMul", "x", n.constant(n.floats(6, 6))) for _ in range(2)))
+    weight = (np.random.default_rng(0).integers(1, 4, (4 if "moved" in kind else 6, 5)) / 4).astype(np.float32)
+    logits = n.op("Gemm", read, n.constant(weight), n.constant(np.ones(5, np.float32)))
+    found = qpipe.calibrate(n.proto(logits), n.inputs(64), batches=1, batch_size=64, activation_rounding="ceil")
+    bias = require_constant(read_view(found).layers[-1].node, 2, "bias")
+    assert (np.abs(bias - 1).max() > EXACT) == shifts
 
 
 def test_weights_stay_what_they_are_where_they_round_to_their_codes() -> None:
