@@ -24,6 +24,7 @@ from pydantic import JsonValue
 
 from passes.quantizing.calibrate_percentile import NARROW_KEY, RANGE_KEY, take_range
 from passes.quantizing.fit_input import take_unit
+from passes.quantizing.near_grids import bring_near
 from qpipe.arith.power_of_two import Rounding
 from qpipe.arith.spec import QuantSpec
 from qpipe.arith.table import CodeTable, GridOrTable
@@ -92,6 +93,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
         grids |= {value: grid for value, (_, grid) in units.items()}
         if chosen.rebuild is not None:
             grids |= base_grids(plan, {v: grid.grid for v, grid in grids.items()}, binary_blocks(model))
+        bring_near(plan, grids, narrow_grids, fixed=units)
         narrow, specs = ({value: grid.grid for value, grid in some.items()} for some in (narrow_grids, grids))
         for layer in plan.layers:
             known_to_it = specs | narrow if plan.reads_narrow(layer) else specs

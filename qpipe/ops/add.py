@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -79,14 +80,25 @@ class Add(Join):
         """The finer operand's steps must reach over the coarser one's."""
         grids = self.grids(node, sources)
         exponents = [spec.exponent for spec in grids]
+        if not _are_far(grids):
+            return None
         if any(spec.is_wide for spec in grids):
             return wide_sum_problem(grids)
-        if max(exponents) - min(exponents) <= MAX_EXPONENT_DISTANCE:
-            return None
         return (
             f"its operands' exponents are {exponents[0]} and {exponents[1]}, expected at most "
             f"{MAX_EXPONENT_DISTANCE} apart; one of them may be zero in the calibration data"
         )
+
+    def near(self, node: ir.Node, sources: Sequence[QuantSpec]) -> Sequence[QuantSpec]:
+        """The finest one coarser, until all steps reach over the coarsest ones."""
+        fixed = [self.constant_grid(array, sources) for array in self.fixed_operands(node).values()]
+        near = list(sources)
+        while _are_far([*near, *fixed]):
+            finest = min(range(len(near)), key=lambda i: near[i].exponent)
+            if near[finest].exponent >= max(spec.exponent for spec in (*near, *fixed)):
+                return sources
+            near[finest] = replace(near[finest], exponent=near[finest].exponent + 1)
+        return near
 
     def exact(self, layer: RequantizedLayer, *sources: IntArray) -> Exact:
         """The sum in the finer operand's steps."""
@@ -143,3 +155,10 @@ class Add(Join):
     def exponents(self, layer: RequantizedLayer) -> list[int]:
         """Of both operands' steps."""
         return [grid.exponent for grid in self.grids(layer.node, [q.grid for q in layer.sources])]
+
+
+def _are_far(grids: list[QuantSpec]) -> bool:
+    if any(spec.is_wide for spec in grids):
+        return wide_sum_problem(grids) is not None
+    exponents = [spec.exponent for spec in grids]
+    return max(exponents) - min(exponents) > MAX_EXPONENT_DISTANCE

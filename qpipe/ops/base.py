@@ -229,6 +229,10 @@ class Op(ABC, Generic[L]):
         """
         return None
 
+    def near(self, node: ir.Node, sources: Sequence[QuantSpec]) -> Sequence[QuantSpec]:
+        """These grids of its operands, coarser where that alone makes its result exact and costs nothing."""
+        return sources
+
     def fitted(self, node: ir.Node, sources: Sequence[QuantSpec], output: QuantSpec) -> QuantSpec:
         """The grid that was observed of its result, or the nearest one that its integer form can round to."""
         return output

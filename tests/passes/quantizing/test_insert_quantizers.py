@@ -137,9 +137,10 @@ def test_widths_that_there_are_not(option: str, bits: int) -> None:
 
 
 def test_operands_too_far_apart_for_an_exact_sum() -> None:
+    """Of a table the steps are its own."""
     net = Network(3, 8, 8)
-    small = net.op("Conv", "x", net.constant(net.floats(3, 3, 1, 1, scale=1e-9)))
-    x = net.op("Add", small, net.conv("x", 3, 3), name="sum")
+    large = net.op("Conv", "x", net.constant(net.floats(3, 3, 1, 1, scale=1e9)))
+    x = net.op("Add", net.op("Sigmoid", net.conv("x", 3, 3)), large, name="sum")
     model = net.model(net.conv(net.op("Relu", x), 3, 8))
     CalibratePercentile(inputs=[net.inputs()])(model)
     with pytest.raises(LoweringError, match="Add 'sum': its operands' exponents are"):

@@ -153,6 +153,8 @@ def test_sums_of_far_grids_are_refused() -> None:
     wide, narrow = QuantSpec.signed(WIDE_BITS, 0), QuantSpec.signed(8, -8)
     assert add.op.distance(add.node, [wide, narrow]) is None
     assert "of [16, 8] bits, too far apart" in str(add.op.distance(add.node, [wide, replace(narrow, exponent=-9)]))
+    # What is that much finer gets coarser steps.
+    assert add.op.near(add.node, [wide, replace(narrow, exponent=-20)]) == [wide, narrow]
     # The other way the stream's steps are the finer ones, and 8 bits leave room.
     assert add.op.distance(add.node, [wide, replace(narrow, exponent=15)]) is None
     assert add.op.distance(add.node, [wide, replace(narrow, exponent=18)]) is not None
