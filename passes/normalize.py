@@ -47,6 +47,7 @@ from passes.rewrites.multiply_by_reciprocal import MultiplyByReciprocal
 from passes.rewrites.name_nodes import NameNodes
 from passes.rewrites.pad_for_constants import PadForConstants
 from passes.rewrites.pads_of_max_pools import PadsOfMaxPools
+from passes.rewrites.pick_by_masks import PickByMasks
 from passes.rewrites.plain_gemm import PlainGemm
 from passes.rewrites.plain_places import PlainPlaces
 from passes.rewrites.prelu_to_lines import PReluToLines
@@ -92,6 +93,7 @@ NORMALIZE = ir.passes.Sequential(
     GatherToReshape(),
     KnownShapes(),
     GatherBatchRows(),
+    PickByMasks(),
     FoldConstants(),
     BinarySums(),
     SqueezeAxes(),
