@@ -130,8 +130,11 @@ def _recognized(model: ir.Model, graph: ir.Graph, formula: Formula, x: ir.Value)
     def leaky(v: Float64Array) -> Float64Array:
         return np.asarray(np.where(v < 0, slope * v, v))
 
-    if not _agrees(formula, x, leaky, dims):
+    # As good as no function at all, such as a BatchNormalization's factor of fresh statistics, 0.999995.
+    if (np.abs(slope - 1) <= TOLERANCE).all() or not _agrees(formula, x, leaky, dims):
         return None
+    if (np.abs(slope) <= TOLERANCE).all():
+        return ir.node("Relu", [x], name=node.name)
     if slope.size == 1:
         return ir.node("LeakyRelu", [x], {"alpha": slope.item()}, name=node.name)
     slopes = initializer(graph, f"{node.name or node.outputs[0].name}_slope", slope[0].astype(np.float32))

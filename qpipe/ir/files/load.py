@@ -20,13 +20,13 @@ from qpipe.ir.files.checks import (
     check_weights,
 )
 from qpipe.ir.files.consistent import check_shapes
-from qpipe.ir.files.erfc import write_erfc
 from qpipe.ir.files.external import load_external_data
 from qpipe.ir.files.float32 import to_float32
 from qpipe.ir.files.maps import without_maps
 from qpipe.ir.files.outputs import kind_of_file
 from qpipe.ir.files.quiet import quiet
 from qpipe.ir.files.sizes import restore_sizes
+from qpipe.ir.files.tensorflow import write_functions
 from qpipe.ir.files.upgrade import upgrade
 from qpipe.nodes import initializer, name_in_memory
 
@@ -65,7 +65,7 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     _open_negative_sizes(loaded)
     check_functions(loaded, source)
     _sort(loaded, source)
-    written = write_erfc(loaded)
+    written = write_functions(loaded)
     passed_on = _drop_repeated_outputs(loaded)
     dropped = _drop_unused_inputs(loaded)
     check_inputs(loaded, source)
@@ -78,7 +78,7 @@ def load_model(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> ir
     notes += [f"{source}: the output '{name}' {why}: it is left out" for name, why in passed_on.items()]
     notes += [f"{source}: the output '{name}' is a map for each sample: here it is their values" for name in unzipped]
     if written:
-        notes.append(f"{source}: {written[0]} is no operator of ONNX: it is written as Erf, {len(written)} in all")
+        notes.append(f"{source}: {written[0]} is no operator of ONNX: it is written in those, {len(written)} in all")
     notes += filter(None, [to_float32(loaded, source)])
     loaded = upgrade(loaded, source)
     restore_sizes(loaded)

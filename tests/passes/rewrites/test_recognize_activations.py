@@ -69,6 +69,20 @@ def test_spellings(name):
     check(parsed(SPELLINGS[name]), name.split()[0])
 
 
+def test_a_slope_of_nearly_0_is_none():
+    """A Relu behind factors of fresh statistics: what lies below 1e-5 is no line of its own."""
+    slopes = np.full((4, 1), -1e-7, np.float32)
+    nodes = "r = Relu(x) m = Neg(x) n = Relu(m) s = Mul(n, tiny) y = Sub(r, s)"
+    check(build(f"(float[N,4,12] x) => (float[A,B,C] y) {{ {nodes} }}", tiny=slopes), "Relu")
+
+
+def test_a_factor_of_nearly_1_is_no_activation():
+    nodes = "m = Mul(x, near) y = Add(m, zeros)"
+    near, zeros = np.full((4, 1), 0.999995, np.float32), np.zeros((4, 1), np.float32)
+    model = build(f"(float[N,4,12] x) => (float[A,B,C] y) {{ {nodes} }}", near=near, zeros=zeros)
+    assert_stays(RecognizeActivations(), model)
+
+
 GATES = ("g = Clip(a, zero, six)", "b = Relu(a) g = Min(b, six)", "b = Max(a, zero) g = Min(six, b)")
 ORDERS = (
     "d = Div(g, six) y = Mul(x, d)", "d = Mul(g, sixth) y = Mul(d, x)", "d = Mul(x, g) y = Div(d, six)",
