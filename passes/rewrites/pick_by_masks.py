@@ -40,7 +40,8 @@ class PickByMasks(ir.passes.InPlacePass):
         """Replace every match; what counted the images is left to dead-code removal."""
         kinds = {"Gather": _of_rows, "GatherND": _of_pairs, "GatherElements": _of_elements}
         gathers = [node for node in model.graph if node.op_type in kinds and node.domain == ""]
-        if not any(constant_array(node.inputs[0]) is None for node in gathers):
+        # Of tables, and by places that are known, there is nothing to do.
+        if all(any(constant_array(value) is not None for value in node.inputs) for node in gathers):
             return ir.passes.PassResult(model, False)
         lists, origins = [Lists(at=size, longest=_LONGEST) for size in _BATCHES], Origins()
         for node in model.graph:
