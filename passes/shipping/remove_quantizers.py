@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from qpipe.errors import ModelError
 from qpipe.ir.files.metadata import TRAINING, set_json
-from qpipe.ir.graph.curve_units import units_to_nodes
+from qpipe.ir.graph.curve_units import take_back_units
 from qpipe.ir.graph.ending import remove_unused
 from qpipe.ir.graph.layers import group_layers
 from qpipe.ir.graph.scale_groups import input_groups
@@ -54,7 +54,7 @@ class RemoveQuantizers(ir.passes.InPlacePass):
         for group in input_groups(group_layers(model.graph)) if units else []:
             for value in group.inputs:
                 group.divide(1 / units.get(value, 1.0))
-        units_to_nodes(model)
+        take_back_units(model)
         for key in (QUANTIZATION, TRAINING):
             set_json(model, key, None)
         return ir.passes.PassResult(model, True)

@@ -1,4 +1,4 @@
-"""Units of curves as nodes: `f(inner x) / outer` for what only a note on f's node says.
+"""Units of curves, `f(inner x) / outer`, taken back or as nodes: what only a note on f's node says.
 
 A note is taken up by the node's table, and read by whatever asks the node for its function. A runtime does not: what it
 is to run has a Mul before the node, and one behind it.
@@ -9,9 +9,20 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.ir.graph.layers import group_layers
+from qpipe.ir.graph.scale_groups import scale_groups
 from qpipe.nodes import initializer, name_value
 from qpipe.ops import set_units, units_of
 from qpipe.ops.function import ONE
+
+
+def take_back_units(model: ir.Model) -> None:
+    """Let the layers around curves count in the functions' own units again; what can't follow has nodes for them."""
+    for group in scale_groups(group_layers(model.graph)):
+        read = [units_of(layer.node).inner for layer in group.readers]
+        given = [units_of(layer.node).outer for layer in group.writers]
+        group.divide(1 / next((factor for factor in (*read, *given) if factor != 1), 1.0))
+    units_to_nodes(model)
 
 
 def units_to_nodes(model: ir.Model) -> None:
