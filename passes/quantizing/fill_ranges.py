@@ -55,6 +55,8 @@ from qpipe.ir.quantized.plan import EDGE_BITS, PlannedQuantizer, plan_quantizati
 from qpipe.nodes import require_constant
 from qpipe.ops.weight_layout import to_rows
 
+WITHOUT_CLIP = 0.9
+"""Of a loss, where a bound is the last code of its type: uint8 saturates there by itself."""
 VALUES = 2**15
 """That are drawn of each tensor."""
 
@@ -176,6 +178,7 @@ def _best_factor(
     for index, factor in enumerate(factors):
         loss[index] += sum(_weight_error(layer, factor, layer.node in compared) for layer in group.readers)
         loss[index] += sum(_weight_error(layer, 1 / factor, layer.node in compared) for layer in group.writers)
+    loss[len(FACTORS) :] *= WITHOUT_CLIP if group.clips else 1.0
     return int(loss[: None if group.has_ends else len(FACTORS)].argmin())
 
 

@@ -20,7 +20,8 @@ WIDE_ZERO_POINT = 2 ** (WIDE_BITS - 1)
 class QuantSpec:
     """Real value = `q * 2**exponent` with an integer `q` in `[qmin, qmax]`, stored as uint8 or uint16 `q + zero_point`.
 
-    Source: FAQ, section 3.1: unsigned `[0, 2**b - 1]`, signed and narrow `[-(2**(b-1) - 1), 2**(b-1) - 1]`.
+    Source: FAQ, section 3.1: unsigned `[0, 2**b - 1]`, signed and narrow `[-(2**(b-1) - 1), 2**(b-1) - 1]`. What fills
+    its type has one more below, unlike there: it saturates by itself, where a narrow range needs a Clip at each tensor.
     The zero point says only how a sign is stored: 0 or 128, or another even one where numbers reach further on one side
     (see `refined`). Behind a table, where nothing rounds to the grid, it may be any.
     """
@@ -42,11 +43,11 @@ class QuantSpec:
 
     @classmethod
     def signed(cls, bits: int, exponent: int) -> QuantSpec:
-        """`[-(2**(bits-1) - 1), 2**(bits-1) - 1]`; of 16 bits one more."""
+        """`[-(2**(bits-1) - 1), 2**(bits-1) - 1]`; of 8 and 16 bits one more."""
         limit = 2 ** (bits - 1) - 1
         if bits == WIDE_BITS:
             return cls(exponent, -limit - 1, limit, WIDE_ZERO_POINT)
-        return cls(exponent, -limit, limit, SIGNED_ZERO_POINT)
+        return cls(exponent, -limit - (bits == STORAGE_MAX.bit_length()), limit, SIGNED_ZERO_POINT)
 
     @classmethod
     def around(cls, exponent: int, zero_point: int) -> QuantSpec:
@@ -126,6 +127,11 @@ class QuantSpec:
     def largest(self) -> int:
         """The largest magnitude of an integer."""
         return max(self.qmax, -self.qmin)
+
+    @property
+    def log2_ymax(self) -> int:
+        """Of the least power of two that no number of it exceeds by a step, as `for_range` takes it."""
+        return self.exponent + max(self.qmax, -self.qmin - 1).bit_length()
 
     @property
     def bound(self) -> float:

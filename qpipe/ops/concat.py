@@ -72,7 +72,7 @@ class Concat(Carrier):
     def carried(self, node: ir.Node, sources: Sequence[QuantSpec]) -> QuantSpec:
         """The finest grid of the widest width whose range holds all of the inputs' ranges."""
         bits = max(spec.bits for spec in sources)
-        log2_ymax = max(spec.exponent + spec.largest.bit_length() for spec in sources)
+        log2_ymax = max(spec.log2_ymax for spec in sources)
         joint = QuantSpec.for_range(bits, log2_ymax, signed=any(spec.is_signed for spec in sources))
         return joint.refined(
             min(spec.qmin * spec.scale for spec in sources), max(spec.qmax * spec.scale for spec in sources)

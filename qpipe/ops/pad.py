@@ -113,7 +113,7 @@ class Pad(Picker):
         grid, fill = sources[0], fill_of(node) if is_constant(node) else 0.0
         if fill < LOWEST or grid.qmin <= round(fill / grid.scale) <= grid.qmax:
             return grid
-        reach = max(grid.exponent + grid.largest.bit_length(), math.frexp(fill)[1])
+        reach = max(grid.log2_ymax, math.frexp(fill)[1])
         return QuantSpec.for_range(grid.bits, reach, signed=grid.is_signed or fill < 0)
 
     def moved(self, node: ir.Node, x: IntArray) -> IntArray:

@@ -216,11 +216,15 @@ def test_shift_bound() -> None:
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_the_bound_keeps_float32_exact(output: QuantSpec) -> None:
-    """At the bound every product that does not saturate is below 2**24, and no later, unless int32 ends before."""
-    n = shift_bound(output)
-    assert (output.largest + 0.5) * 2**n <= FLOAT32_EXACT
+    """At the bound every product that does not saturate is at most 2**24, and no later, unless int32 ends before.
+
+    What rounds to the least code and is beyond it saturates to it.
+    """
+    n, most = shift_bound(output), max(output.qmax, -output.qmin - 1)
+    assert (most + 0.5) * 2**n <= FLOAT32_EXACT
+    assert output.largest * 2**n <= FLOAT32_EXACT
     if output.qmax != 192 and n < MAX_SHIFT:
-        assert (output.largest + 0.5) * 2 ** (n + 1) > FLOAT32_EXACT
+        assert (most + 0.5) * 2 ** (n + 1) > FLOAT32_EXACT
 
 
 def test_one_dead_channel_leaves_a_tensors_scale_alone() -> None:

@@ -13,15 +13,17 @@ def test_unsigned(bits: int) -> None:
     assert not spec.is_signed
     assert spec.needs_clip == (bits < 8)
     assert spec.scale * 2**bits == 8.0
+    assert spec.log2_ymax == 3
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_signed_is_narrow(bits: int) -> None:
+def test_signed_is_narrow_but_where_it_fills_its_type(bits: int) -> None:
     spec = QuantSpec.for_range(bits, -2, signed=True)
-    limit = 2 ** (bits - 1) - 1
-    assert (spec.exponent, spec.qmin, spec.qmax, spec.zero_point) == (-1 - bits, -limit, limit, 128)
-    assert (spec.stored_min, spec.stored_max) == (128 - limit, 128 + limit)
-    assert (spec.bits, spec.largest, spec.is_signed, spec.needs_clip) == (bits, limit, True, True)
+    limit, fills = 2 ** (bits - 1) - 1, bits == 8
+    assert (spec.exponent, spec.qmin, spec.qmax, spec.zero_point) == (-1 - bits, -limit - fills, limit, 128)
+    assert (spec.stored_min, spec.stored_max) == (128 - limit - fills, 128 + limit)
+    assert (spec.bits, spec.largest, spec.is_signed, spec.needs_clip) == (bits, limit + fills, True, not fills)
+    assert spec.log2_ymax == -2
 
 
 def test_other_ranges() -> None:

@@ -35,11 +35,11 @@ def test_index_rounds_half_to_even_and_clips() -> None:
 
 @pytest.mark.parametrize(
     ("entries", "message"),
-    [((1, 2), "2 entries, expected 256"), ((0,) * 256, "entry 0 of a table, expected codes from 1 to 255")],
+    [((1, 2), "2 entries, expected 256"), ((0,) * 256, "entry 0 of a table, expected codes from 121 to 135")],
 )
 def test_refusals(entries: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CodeTable(BEFORE, QuantSpec.signed(8, 0), entries)
+        CodeTable(BEFORE, QuantSpec.signed(4, 0), entries)
 
 
 def test_beyond_a_range_it_saturates() -> None:
