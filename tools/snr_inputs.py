@@ -54,39 +54,46 @@ class Inputs:
 
 
 def inputs_of(
-    stem: str, shape: Sequence[int], images: Path, features: Path, *, calibration: int, evaluation: int
+    stem: str, shape: Sequence[int], images: Path, features: Path, *, calibration: int, evaluation: int, draw: int = 0
 ) -> Inputs:
-    """For the network of that name with inputs of this shape, without the batch; the counts are of samples."""
+    """For the network of that name with inputs of this shape, without the batch; the counts are of samples.
+
+    draw: each has samples of its own, but for those that count for an accuracy on few.
+    """
     if stem == FEATURES:
-        return _features(features, calibration)
+        return _features(features, slice(draw * calibration, (draw + 1) * calibration))
     entry = ZOO.entries.get(stem.partition(".")[0])
     if entry is not None:
         drawn = [
             of_kind(entry.kind(0), (count, *shape), np.random.default_rng(seed)).astype(np.float32)
-            for seed, count in enumerate((calibration, evaluation))
+            for seed, count in enumerate((calibration, evaluation), 2 * draw)
         ]
         return Inputs(*drawn)
     if len(shape) == 3 and shape[0] == 3:
-        return _images(images, shape, KNOWN.get(stem, {}), calibration, evaluation)
-    waves = _waves(shape, calibration + evaluation)
+        return _images(images, shape, KNOWN.get(stem, {}), calibration, evaluation, draw)
+    waves = _waves(shape, calibration + evaluation, draw)
     return Inputs(waves[:calibration], waves[calibration:])
 
 
-def _features(path: Path, calibration: int) -> Inputs:
+def _features(path: Path, calibration: slice) -> Inputs:
     """All samples count for the accuracy: there are a thousand."""
     with np.load(path) as arrays:
         x, labels = arrays["x"].astype(np.float32), arrays["labels"].astype(np.int64)
     x = np.moveaxis(x, -1, 1)
-    return Inputs(x[:calibration], x, labels)
+    return Inputs(x[calibration], x, labels)
 
 
-def _images(path: Path, shape: Sequence[int], pixels: dict[str, Any], calibration: int, evaluation: int) -> Inputs:
+def _images(
+    path: Path, shape: Sequence[int], pixels: dict[str, Any], calibration: int, evaluation: int, draw: int
+) -> Inputs:
     found = []
     for split, count in (("train", calibration), ("test", evaluation)):
+        first = draw * count
         with np.load(path) as arrays:
-            images, labels = arrays[f"{split}_images"][:count], arrays[f"{split}_labels"][:count]
+            images, labels = (arrays[f"{split}_{what}"][first : first + count] for what in ("images", "labels"))
         if images.shape[1:3] != tuple(shape[1:]):
-            images, labels = np.stack([_crop(image, shape[1], shape[2], i) for i, image in enumerate(images)]), None
+            crops = [_crop(image, shape[1], shape[2], i) for i, image in enumerate(images, first)]
+            images, labels = np.stack(crops), None
         batches = open_data(images, split, Preprocess(**pixels)).batches(256)
         found.append((np.concatenate([batch.inputs for batch in batches]), labels))
     (x, _), (y, labels) = found
@@ -102,8 +109,8 @@ def _crop(image: npt.NDArray[np.uint8], height: int, width: int, seed: int) -> n
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
-def _waves(shape: Sequence[int], count: int) -> FloatArray:
-    rng = np.random.default_rng(0)
+def _waves(shape: Sequence[int], count: int, seed: int) -> FloatArray:
+    rng = np.random.default_rng(seed)
     axis = int(np.argmax(shape)) + 1
     level = rng.standard_normal((count, *shape)).take([0], axis=axis)
     steps = rng.standard_normal((count, *shape)) * 0.3

@@ -18,8 +18,29 @@ COUNTS = {"calibration": 6, "evaluation": 4}
 
 def test_a_tenth_of_the_signal_as_noise_is_20_decibels() -> None:
     signal = np.full((2, 3), 10, np.float32)
-    assert bench_snr.decibels([signal], [signal + 1]) == 20
-    assert bench_snr.decibels([signal, signal], [signal, signal + 1]) == 23
+    assert bench_snr.decibels([signal], [signal + 1]) == pytest.approx((20, 20))
+    assert bench_snr.decibels([signal, signal], [signal, signal + 1]) == pytest.approx((23.0103, 23.0103))
+
+
+def test_a_sample_of_unusual_size_leaves_the_median_alone() -> None:
+    signal = np.array([[10], [10], [10000]], np.float32)
+    total, median = bench_snr.decibels([signal], [signal + 1])
+    assert median == pytest.approx(20)
+    assert total > 70
+
+
+def test_figures_are_means_over_draws() -> None:
+    figures = bench_snr.means([{"SNR dB": 20.0, "top-1": None}, {"SNR dB": 21.11, "top-1": None}])
+    assert (figures["SNR dB"], figures["top-1"], figures["median dB"]) == (20.6, None, None)
+    assert set(figures) == set(bench_snr.FIGURES)
+
+
+@pytest.mark.parametrize("stem", ["none", "policy.TorchScript-17"])
+def test_draws_have_samples_of_their_own(stem: str) -> None:
+    shape = ZOO.entries["policy"].shapes[0] if "policy" in stem else SHAPE
+    first, second = (snr_inputs.inputs_of(stem, shape, Path(), Path(), draw=draw, **COUNTS) for draw in (0, 1))
+    assert not np.isin(second.calibration, first.calibration).all()
+    assert not np.isin(second.evaluation, first.evaluation).all()
 
 
 def test_options_are_read_as_their_types() -> None:
