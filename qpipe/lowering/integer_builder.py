@@ -159,11 +159,10 @@ class IntegerBuilder(IntegerGraph):
 
     def _look_up(self, value: ir.Value, table: CodeTable, shape: ir.Shape | None, layout: Layout) -> ir.Value:
         entries, sizes = self.shared(table.saturating()), row_sizes(self.arranged(tuple(shape or ()), layout))
-        if sizes is None:
-            return self.node("Gather", [entries, self.cast(value, INT32)])
+        size = self.node("Shape", [value], np.dtype(np.int64)) if sizes is None else self.integers(sizes)
         row = self.node("Reshape", [value, self.integers([-1])])
         found = self.node("GatherElements", [entries, self.cast(row, INT32)])
-        return self.node("Reshape", [found, self.integers(sizes)])
+        return self.node("Reshape", [found, size])
 
     def define_clipped(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         """`value` saturates to the whole of uint8 and is what the quantizer rounds to, but for its narrower range."""

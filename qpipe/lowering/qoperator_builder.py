@@ -208,18 +208,30 @@ class QOperatorBuilder:
             self.define(quantizer, self._look_up(quantizer, value, quantizer.table.saturating(spec)))
 
     def _look_up(self, quantizer: ActivationQuantizer, value: ir.Value, entries: npt.NDArray[np.uint8]) -> ir.Value:
-        """What a table has at these codes."""
-        name, to_int32 = str(quantizer.codes.name), {"to": ir.DataType.INT32}
-        table, sizes = self.constant(f"{name}_table", entries), row_sizes(tuple(quantizer.codes.shape or ()))
-        if sizes is not None:
-            row = self.scalar("one_row", np.array([-1]))
-            value = self.emit("Reshape", [value, row], name=f"{name}_row")
-        index = self.emit("Cast", [value], name=f"{name}_index", attributes=to_int32, dtype=ir.DataType.INT32)
-        if sizes is None:
-            return self.emit("Gather", [table, index], name=f"{name}_look_up")
-        found = self.emit("GatherElements", [table, index], name=f"{name}_look_up")
-        shape = self.scalar(f"shape_{'_'.join(map(str, sizes))}", np.array(sizes))
-        return self.emit("Reshape", [found, shape], name=f"{name}_from_row")
+        """What a table has at these codes, along one row (see `row_sizes`).
+
+        Of a convolution's images the row has channels last, as onnxruntime computes them. It pushes Transposes through
+        what is elementwise, where they meet their inverse, but not through this Reshape.
+        """
+        name, shape = str(quantizer.codes.name), tuple(quantizer.codes.shape or ())
+        producer, dims = value.producer(), range(len(shape))
+        channels_last = [0, *dims[2:], 1] if producer is not None and producer.op_type == "QLinearConv" else [*dims]
+        value = self._transpose(value, channels_last, f"{name}_channels_last")
+        if (sizes := row_sizes([shape[i] for i in channels_last])) is None:
+            size = self.emit("Shape", [value], name=f"{name}_shape", dtype=ir.DataType.INT64)
+        else:
+            size = self.scalar(f"shape_{'_'.join(map(str, sizes))}", np.array(sizes))
+        row = self.emit("Reshape", [value, self.scalar("one_row", np.array([-1]))], name=f"{name}_row")
+        to_int32 = {"to": ir.DataType.INT32}
+        index = self.emit("Cast", [row], name=f"{name}_index", attributes=to_int32, dtype=ir.DataType.INT32)
+        found = self.emit("GatherElements", [self.constant(f"{name}_table", entries), index], name=f"{name}_look_up")
+        found = self.emit("Reshape", [found, size], name=f"{name}_from_row")
+        return self._transpose(found, np.argsort(channels_last).tolist(), f"{name}_channels_first")
+
+    def _transpose(self, value: ir.Value, order: Sequence[int], name: str) -> ir.Value:
+        if list(order) == sorted(order):
+            return value
+        return self.emit("Transpose", [value], name=name, attributes={"perm": order})
 
     def define(self, quantizer: ActivationQuantizer, value: ir.Value) -> None:
         """`value` holds the quantizer's codes."""
