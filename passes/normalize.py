@@ -7,6 +7,7 @@ and a shuffle. BatchNormalization stays a node.
 
 import onnx_ir as ir
 
+from passes.quantizing.keep_front_end import KeepFrontEnd
 from passes.rewrites.affine_to_batch_norm import AffineToBatchNorm
 from passes.rewrites.ask_integers import AskIntegers
 from passes.rewrites.binary_sums import BinarySums
@@ -165,6 +166,7 @@ NORMALIZE = ir.passes.Sequential(
     ConditionsToNumbers(),
     RemoveDeadCode(),
     NameNodes(),
+    KeepFrontEnd(),
 )
 
 

@@ -198,8 +198,9 @@ def calibrate(
         ranges: fixed: an activation's range is that of its width, without calibration, a control.
         cpu: keep weights exact on x86 without VNNI too, or waive that.
         layers: what some layers are told, as {'match': 'layer3.*', 'weight_bits': 4}, with activation_bits (of the
-            layer's output) and weight_clip too; match is a pattern of the names that `inspect` shows, or of what
-            follows a '/' in them; it goes before the widths of all, also for what keeps 8 bits otherwise.
+            layer's output) and weight_clip too, or with stays_float alone; match is a pattern of the names that
+            `inspect` shows, or of what follows a '/' in them; it goes before the widths of all, also for what keeps 8
+            bits otherwise.
         seed: one seed, one result on one machine.
         weights: weights of a PyTorch model: a .safetensors, or a .pth file.
         input_shape: sizes of an input to compute at, as x=3,224,224, or x=1,3,224,224 with the batch; may be given

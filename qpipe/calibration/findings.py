@@ -29,6 +29,7 @@ KEPT = 2.0
 """Times the least decibels: 16 at 8 bits, which every tensor of good networks has."""
 LEAST_AGREEMENT = 0.5
 BURIED = 2.0**24
+_FIRST = "the first in the network: look at its layer; --layer NAME:stays_float=true keeps one in float"
 """A weight that is so many times its channel's median leaves nothing of the others in float32 sums either."""
 
 
@@ -147,7 +148,7 @@ def _of_noise(tensors: Sequence[TensorComparison], bits: int) -> list[Finding]:
     noisy = [tensor for tensor in tensors if tensor.decibels < limit]
     found = []
     for index, tensor in enumerate(noisy):
-        where = "the first in the network: look at its layer" if not index else "behind the first one"
+        where = _FIRST if not index else "behind the first one"
         line = (
             f"{tensor.layer}: signal to noise of '{tensor.tensor}' is {tensor.decibels:g} dB, expected {limit:g} or "
             f"more at {bits} bits ({where})"

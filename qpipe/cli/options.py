@@ -28,9 +28,11 @@ LayerOption = Annotated[
     typer.Option(
         "--layer",
         metavar="MATCH:KEY=VALUE,...",
-        help="what some layers are told, as layer3.*:weight_bits=4,activation_bits=4; may be given again",
+        help="what some layers are told, as layer3.*:weight_bits=4,activation_bits=4 or head*:stays_float=true; may be "
+        "given again",
     ),
 ]
+_TRUTH = {"true": True, "false": False}
 PictureOption = Annotated[str | None, typer.Option("--picture", help="draw it too: a .png or an .svg to write")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout and nothing else")]
 
@@ -61,7 +63,7 @@ def _layer(word: str) -> LayerSettings:
     pairs = [option.partition("=") for option in options.split(",")]
     if not colon or not all(equals for _, equals, _ in pairs):
         raise RecipeError(f"--layer: {word!r}, expected MATCH:KEY=VALUE,... as in 'layer3.*:weight_bits=4'")
-    given = {"match": match} | {key.strip(): _number(value) for key, _, value in pairs}
+    given = {"match": match} | {key.strip(): _TRUTH.get(value, _number(value)) for key, _, value in pairs}
     return validated(LayerSettings, given, lambda location: f"--layer {word!r}: {location[0]}")
 
 

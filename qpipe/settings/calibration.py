@@ -202,6 +202,16 @@ class LayerSettings(Settings):
     weight_bits: Bits | None = Field(default=None, description="bits of the layer's weights")
     activation_bits: Bits | None = Field(default=None, description="bits of the layer's output")
     weight_clip: float | None = Field(default=None, gt=0, description="clip of its weights in standard deviations")
+    stays_float: bool | None = Field(
+        default=None,
+        description="it stays float, though it has an integer form; false: not, though it would by itself",
+    )
+
+    @model_validator(mode="after")
+    def _is_either(self) -> Self:
+        if self.stays_float is not None and any((self.weight_bits, self.activation_bits, self.weight_clip)):
+            raise ValueError(f"layer {shown(self.match)}: stays_float, expected by itself, without widths and clips")
+        return self
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -217,8 +227,9 @@ class LayersSettings(Settings):
     layers: Annotated[tuple[LayerSettings, ...], Strict(False)] = Field(
         default=(),
         description="what some layers are told, as {'match': 'layer3.*', 'weight_bits': 4}, with activation_bits (of "
-        "the layer's output) and weight_clip too; match is a pattern of the names that `inspect` shows, or of what "
-        "follows a '/' in them; it goes before the widths of all, also for what keeps 8 bits otherwise",
+        "the layer's output) and weight_clip too, or with stays_float alone; match is a pattern of the names that "
+        "`inspect` shows, or of what follows a '/' in them; it goes before the widths of all, also for what keeps 8 "
+        "bits otherwise",
     )
 
 

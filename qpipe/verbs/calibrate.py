@@ -7,6 +7,7 @@ import warnings
 import onnx_ir as ir
 
 from passes.quantizing.insert_quantizers import refuse_unsupported
+from passes.quantizing.keep_float import KeepFloat
 from passes.shipping.remove_quantizers import RemoveQuantizers
 from qpipe.data import DataLike
 from qpipe.data.carried import store_preprocess
@@ -16,12 +17,13 @@ from qpipe.ir.files.outputs import check_output
 from qpipe.ir.files.save import save_model
 from qpipe.ir.files.sizes import open_sizes
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
+from qpipe.ir.graph.layers import kept_in_float
 from qpipe.ir.graph.numbers import check_numbers
 from qpipe.ir.quantized.kind import Kind, find_kind, require_float
 from qpipe.ir.quantized.plan import plan_quantization
 from qpipe.processes import is_main_process, wait_for_all
 from qpipe.settings import CalibrateSettings, CalibrationRecord, LayersSettings, SeedSettings, TorchSettings
-from qpipe.verbs.calibration_run import CalibrationRun
+from qpipe.verbs.calibration_run import CalibrationRun, layer_table
 from qpipe.verbs.options import takes_options
 from qpipe.verbs.sizes import normalized_at_sizes, take_sizes
 from qpipe.verbs.sources import (
@@ -96,12 +98,15 @@ def calibrate(
     with about(name):
         data = take_sizes(network, data, pixels)
         network = normalized_at_sizes(network)
+        KeepFloat(layers=layer_table(layers))(network)
         check_numbers(network.graph)
         # Before the network runs: what stands in the way is the news.
         plan = plan_quantization(network.graph)
         refuse_unsupported(plan)
-    if (share := float_share(plan)) is not None:
-        warnings.warn(f"{name}: {share.words}; `qpipe inspect` says what to do with each", stacklevel=2)
+    share = float_share(plan)
+    said = [] if share is None else [f"{share.words}; `qpipe inspect` says what to do with each"]
+    for words in (*said, *kept_in_float(network.graph)):
+        warnings.warn(f"{name}: {words}", stacklevel=2)
     with about(name):
         images = open_source(network, data, "train", pixels, labels=False)
     store_preprocess(network, pixels)

@@ -55,6 +55,11 @@ _REBUILDS: dict[str, type[ir.passes.InPlacePass]] = {
 Passes = Sequence[ir.passes.InPlacePass]
 
 
+def layer_table(settings: LayersSettings) -> LayerTable:
+    """The entries as passes take them."""
+    return LayerTable(tuple(LayerOptions(**entry.arguments()) for entry in settings.layers))
+
+
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRun:
     """One network on its way: the float one is given, and becomes the QDQ one in its place.
@@ -194,7 +199,7 @@ class CalibrationRun:
 
     @cached_property
     def _table(self) -> LayerTable:
-        return LayerTable(tuple(LayerOptions(**entry.arguments()) for entry in self.layers.layers))
+        return layer_table(self.layers)
 
     @cached_property
     def _widths(self) -> Mapping[str, Any]:

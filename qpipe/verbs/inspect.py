@@ -18,7 +18,7 @@ from qpipe.ir.files.load import LoadingNote
 from qpipe.ir.files.metadata import COMPARISON, checked, get_object
 from qpipe.ir.files.opset import original_opset
 from qpipe.ir.files.torch_import import ModelLike, resolve_model
-from qpipe.ir.graph.layers import Layer
+from qpipe.ir.graph.layers import STAYS_FLOAT, Layer, kept_in_float
 from qpipe.ir.graph.numbers import number_problems
 from qpipe.ir.graph.residual import find_blocks
 from qpipe.ir.quantized.compared import NetworkComparison
@@ -144,7 +144,7 @@ def inspect(model: ModelLike, *, source: TorchSettings) -> Inspection:
         plan = plan_quantization(network.graph)
         nodes, problems = _float_nodes(network.graph, plan)
         share = float_share(plan)
-        notes += [] if share is None else [share.words]
+        notes += [*([] if share is None else [share.words]), *kept_in_float(network.graph)]
         problems += number_problems(network.graph)
     elif view is not None:
         nodes = _view_nodes(view)
@@ -177,11 +177,13 @@ def _float_nodes(graph: ir.Graph, plan: QuantizationPlan) -> tuple[list[NodeInfo
         _add_layer(found, layer, _form(layer), _planned_note(layer, plan))
     unsupported = {layer.node for layer in plan.unsupported}
     for layer in (*plan.islands, *plan.tail):
-        advice = str(layer.refusal or "")
+        # What is told to stay float is told so in a note; it may well have an integer form.
+        advice = "" if STAYS_FLOAT in layer.node.metadata_props else str(layer.refusal or "")
         if layer.node in unsupported:
             _add_layer(found, layer, NO_FORM, advice=advice)
         elif layer in plan.islands:
-            note = "stays float between integers" + ("" if advice else ", as what it reads or gives does")
+            as_told = "told to" if STAYS_FLOAT in layer.node.metadata_props else "what it reads or gives does"
+            note = "stays float between integers" + ("" if advice else f", as {as_told}")
             _add_layer(found, layer, ISLAND, note, advice)
         else:
             _add_layer(found, layer, FLOAT_TAIL, "stays float behind the integers")

@@ -90,8 +90,8 @@ limit = 100
     assert recipe.calibrate.percentile == 99
     assert (recipe.calibrate.weight_rounding, recipe.calibrate.activation_rounding) == ("nearest", "least-error")
     assert [entry.arguments() for entry in recipe.layers] == [
-        {"match": "layer3.*", "weight_bits": 3, "activation_bits": None, "weight_clip": None},
-        {"match": "conv1", "weight_bits": None, "activation_bits": 6, "weight_clip": 3.0},
+        {"match": "layer3.*", "weight_bits": 3, "activation_bits": None, "weight_clip": None, "stays_float": None},
+        {"match": "conv1", "weight_bits": None, "activation_bits": 6, "weight_clip": 3.0, "stays_float": None},
     ]
     assert recipe.finetune is not None
     assert recipe.finetune.epochs == 3
@@ -124,7 +124,7 @@ limit = 100
         ),
         (
             MINIMAL + LAYER + "match = 'b'\n",
-            "layer 'b': nothing given, expected at least one of weight_bits, activation_bits, weight_clip",
+            "layer 'b': nothing given, expected at least one of weight_bits, activation_bits, weight_clip, stays_float",
         ),
         (MINIMAL + "[layer]\nmatch = 'b'\n", "layer: {'match': 'b'}, expected a list"),
         ("layer = ['b']\n" + MINIMAL, "[[layer]] 1: 'b', expected a table"),

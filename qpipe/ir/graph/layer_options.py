@@ -1,4 +1,4 @@
-"""What single layers are told apart from all others: widths and clips by a pattern of their names.
+"""What single layers are told apart from all others by a pattern of their names: widths, clips, to stay float.
 
 A pattern (`*`, `?`, `[a-z]`) is tried on the names that `qpipe inspect` shows, whole and from behind each `/`, so
 `layer3.*` is all of `/layer3/layer3.0/conv1/Conv`, and `/conv1/*` only what is at the top. A layer is hit by the name
@@ -29,11 +29,13 @@ class LayerOptions:
     weight_bits: int | None = None
     activation_bits: int | None = None
     weight_clip: float | None = None
+    stays_float: bool | None = None
 
     def __str__(self) -> str:
         """As on the command line: `layer3.*:weight_bits=4,activation_bits=4`."""
-        given = [(field.name, getattr(self, field.name)) for field in fields(self)[1:]]
-        return f"{self.match}:" + ",".join(f"{name}={value:g}" for name, value in given if value is not None)
+        given = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+        told = [f"{name}={_word(value)}" for name, value in given.items() if value is not None]
+        return f"{self.match}:" + ",".join(told)
 
     def updated(self, later: LayerOptions) -> LayerOptions:
         """These options, and those that `later` gives instead."""
@@ -64,8 +66,10 @@ class LayerTable:
         able = [layer for layer in layers if layer.role is not Role.CARRY]
         found: dict[ir.Node, LayerOptions] = {}
         for entry in self.entries:
-            hit = [layer for layer in able if entry.hits(layer)]
-            _check_hits(entry, hit, able, set(last))
+            if entry.stays_float is not None:
+                continue  # It has been told (`passes/quantizing/keep_float.py`).
+            hit = layers_hit(entry, able)
+            _check_has(entry, hit, set(last))
             for layer in hit:
                 found[layer.node] = found.get(layer.node, entry).updated(entry)
         return found
@@ -95,11 +99,21 @@ def _names(layer: Layer) -> list[str]:
     return [Layer(node).name for node in layer.nodes]
 
 
-def _check_hits(entry: LayerOptions, hit: list[Layer], able: list[Layer], last: set[ir.Node]) -> None:
-    """Refuse an entry that hits no layer, or none that has what it speaks of."""
+def layers_hit(entry: LayerOptions, layers: Sequence[Layer]) -> list[Layer]:
+    """Those of the entry; RecipeError where there is none."""
+    hit = [layer for layer in layers if entry.hits(layer)]
     if not hit:
-        names = names_like(entry.match, [(name, layer.name) for layer in able for name in _names(layer)])
+        names = names_like(entry.match, [(name, layer.name) for layer in layers for name in _names(layer)])
         raise RecipeError(f"layer {entry.match!r}: matches no layer, expected a pattern of names such as {names}")
+    return hit
+
+
+def _word(value: float) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
+
+
+def _check_has(entry: LayerOptions, hit: list[Layer], last: set[ir.Node]) -> None:
+    """Refuse an entry none of whose layers has what it speaks of."""
     has_weights = any(layer.is_weighted for layer in hit)
     if not has_weights and (entry.weight_bits or entry.weight_clip) is not None:
         raise RecipeError(f"layer {entry.match!r}: no layer that it matches has weights, such as '{hit[0].name}'")

@@ -7,6 +7,7 @@ op says (`qpipe.ops`).
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -103,6 +104,13 @@ class Layer:
     def is_batch_norm(self) -> bool:
         """Whether it is a BatchNormalization that stands alone."""
         return self.op.role is Role.COMPUTE and not isinstance(self.op, Product) and self.refusal is None
+
+
+def kept_in_float(graph: ir.Graph) -> list[str]:
+    """Of nodes that are told to stay float, one line for each reason: how many, and why."""
+    reasons = Counter(node.metadata_props[STAYS_FLOAT] for node in graph if STAYS_FLOAT in node.metadata_props)
+    words = {count: f"{count} nodes stay" if count > 1 else "1 node stays" for count in reasons.values()}
+    return [f"{words[count]} float: {reason}" for reason, count in reasons.items()]
 
 
 def group_layers(graph: ir.Graph, skip: frozenset[ir.Node] = frozenset()) -> list[Layer]:

@@ -1,11 +1,11 @@
 """Which part of a float graph becomes integers, and which stays float: islands between integers, and the tail.
 
-A layer of weights is always integer. One without is integer where all that it reads is, or where its result reaches a
-layer of weights through layers of integer form alone: so an island ends as early as it can. What is only compared does
-not lead on so, and has to be integer by itself. What is computed of scores (`ends_float`) is integer only where it
-leads to weights so. All else stays as it is; what of it leads to integers again is an island, what leads to outputs
-alone the tail. What only integers take part in, such as tokens and the rows of a table that they pick, is no island,
-though it stays a node: its codes are looked up (`qpipe.ops.lookup`).
+A layer of weights is integer, unless it is told to stay float. One without is integer where all that it reads is, or
+where its result reaches a layer of weights through layers of integer form alone: so an island ends as early as it can.
+What is only compared does not lead on so, and has to be integer by itself. What is computed of scores (`ends_float`) is
+integer only where it leads to weights so. All else stays as it is; what of it leads to integers again is an island,
+what leads to outputs alone the tail. What only integers take part in, such as tokens and the rows of a table that they
+pick, is no island, though it stays a node: its codes are looked up (`qpipe.ops.lookup`).
 """
 
 from __future__ import annotations

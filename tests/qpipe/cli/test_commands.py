@@ -133,8 +133,8 @@ SOME_KEYWORDS: dict[str, dict[str, Any]] = {
     | {
         "weight_rounding": "nearest",
         "layers": [
-            {"match": "a*", "weight_bits": 4, "activation_bits": None, "weight_clip": None},
-            {"match": "b", "weight_bits": None, "activation_bits": 3, "weight_clip": None},
+            {"match": "a*", "weight_bits": 4, "activation_bits": None, "weight_clip": None, "stays_float": None},
+            {"match": "b", "weight_bits": None, "activation_bits": 3, "weight_clip": None, "stays_float": None},
         ],
     },
     "adopt": {"preprocess": {"mean": (0.5,)}, "batches": 3, "batch_size": 256, "cpu": "vnni", "seed": 0},

@@ -73,10 +73,11 @@ def test_a_value_that_the_recipe_would_refuse_is_refused_by_its_option(words: st
 
 
 def test_layers_are_words() -> None:
-    found = parse_layers(["layer3.*:weight_bits=4,activation_bits=5", "a:b:weight_clip=3.5"])
+    found = parse_layers(["layer3.*:weight_bits=4,activation_bits=5", "a:b:weight_clip=3.5", "c:stays_float=true"])
     assert [entry.arguments() for entry in found] == [
-        {"match": "layer3.*", "weight_bits": 4, "activation_bits": 5, "weight_clip": None},
-        {"match": "a:b", "weight_bits": None, "activation_bits": None, "weight_clip": 3.5},
+        {"match": "layer3.*", "weight_bits": 4, "activation_bits": 5, "weight_clip": None, "stays_float": None},
+        {"match": "a:b", "weight_bits": None, "activation_bits": None, "weight_clip": 3.5, "stays_float": None},
+        {"match": "c", "weight_bits": None, "activation_bits": None, "weight_clip": None, "stays_float": True},
     ]
     assert parse_layers(None) == []
 

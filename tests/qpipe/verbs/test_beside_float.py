@@ -95,7 +95,9 @@ def test_a_network_that_is_another_one() -> None:
     """The worst comes first; behind five lines, how many more there are."""
     network, lines = said(digits_model(), percentile=60, fit_weights=False)
     assert lines[0].startswith("the first choice is the float network's on ")
-    assert lines[1].endswith("(the first in the network: look at its layer)")
+    assert lines[1].endswith(
+        "(the first in the network: look at its layer; --layer NAME:stays_float=true keeps one in float)"
+    )
     compared = get_object(network, COMPARISON)
     assert compared is not None
     problems = compared["problems"]

@@ -1,0 +1,59 @@
+"""Layers that are told to stay float do, from the float file to exports."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qpipe
+from qpipe.ir.quantized.certify import check_certificate
+from support.networks import parse
+
+X = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
+TEXT = """(float[N,3,8,8] x) => (float[] y) {
+    [stem] a = Conv(x, w1)  [one] b = Relu(a)  [middle] c = Conv(b, w2)  [two] d = Relu(c)  [head] y = Conv(d, w3) }"""
+
+
+def network() -> Any:
+    rng = np.random.default_rng(1)
+    shapes = {"w1": (8, 3, 1, 1), "w2": (8, 8, 1, 1), "w3": (4, 8, 1, 1)}
+    return parse(TEXT, **{name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+
+
+def told(*entries: tuple[str, bool]) -> list[dict[str, Any]]:
+    return [{"match": match, "stays_float": stays} for match, stays in entries]
+
+
+def islands(qdq: Any) -> list[str]:
+    return [node.name for node in qpipe.inspect(qdq).nodes if node.role == "float island"]
+
+
+@pytest.mark.filterwarnings("ignore:.*stays? float")
+@pytest.mark.parametrize(
+    ("entries", "kept"),
+    [
+        ([("middle", True)], ["middle", "two"]),
+        ([("two", True)], ["middle", "two"]),  # a name of any node of the layer
+        ([("stem", True)], ["stem", "one"]),
+        ([("*", True), ("stem", False), ("head", False)], ["middle", "two"]),
+    ],
+)
+def test_they_stay(entries: list[tuple[str, bool]], kept: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "net.qdq.onnx"
+    qdq = qpipe.calibrate(network(), X, path, layers=told(*entries))
+    assert islands(qdq) == kept
+    for written in ("qoperator", "qdq"):
+        exported = qpipe.export(path, format=written, data=X)
+        assert not check_certificate(exported)
+        assert islands(exported) or written == "qoperator"
+
+
+def test_what_matches_nothing_is_told() -> None:
+    with pytest.raises(qpipe.RecipeError, match="layer 'midle': matches no layer, expected a pattern of names such"):
+        qpipe.calibrate(network(), X, layers=told(("midle", True)))
+
+
+def test_widths_beside_it_are_refused() -> None:
+    with pytest.raises(qpipe.RecipeError, match="stays_float, expected by itself"):
+        qpipe.calibrate(network(), X, layers=[{"match": "middle", "stays_float": True, "weight_bits": 4}])
