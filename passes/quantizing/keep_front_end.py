@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 
 import onnx_ir as ir
 
-from qpipe.ir.graph.layers import STAYS_FLOAT
+from qpipe.ir.graph.layers import INTERPOLATES, STAYS_FLOAT
 from qpipe.nodes import constant_array, describe
 
 _SPECTRAL: Final = frozenset(
@@ -46,6 +46,7 @@ class KeepFrontEnd(ir.passes.InPlacePass):
             for node in _front_end(log):
                 if STAYS_FLOAT not in node.metadata_props:
                     node.metadata_props[STAYS_FLOAT] = f"the spectrum of {describe(log)} {_WHY}"
+                    node.metadata_props[INTERPOLATES] = "a spectrum's"
                     modified = True
         return ir.passes.PassResult(model, modified)
 

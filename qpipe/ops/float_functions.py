@@ -53,6 +53,14 @@ def _standardized(node: ir.Node, x: torch.Tensor, axes: list[int]) -> torch.Tens
     return centred / ((centred * centred).mean(axes, True) + float_attribute(node, "epsilon", 1e-5)).sqrt()
 
 
+def batch_norm(node: ir.Node, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+    """BatchNormalization of its running statistics; parameters: gamma, beta, mean and variance, `[C]` each."""
+    from torch.nn import functional as F
+
+    gamma, beta, mean, variance = parameters
+    return F.batch_norm(x, mean, variance, gamma, beta, eps=float_attribute(node, "epsilon", 1e-5))
+
+
 def layer_norm(node: ir.Node, x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """LayerNormalization from an axis on."""
     axis = int_attribute(node, "axis", -1) % x.ndim

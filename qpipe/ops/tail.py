@@ -15,7 +15,9 @@ from qpipe.errors import ModelError
 from qpipe.nodes import STANDARD_DOMAINS, constant_array, describe, float_attribute, int_attribute, string_attribute
 from qpipe.ops import OPS, op_of
 from qpipe.ops.base import Role
+from qpipe.ops.conv import Conv
 from qpipe.ops.float_functions import (
+    batch_norm,
     celu,
     elu,
     gelu,
@@ -211,11 +213,12 @@ def _is_usual(node: ir.Node) -> bool:
     return not odd and float_attribute(node, "cubic_coeff_a", -0.75) == -0.75
 
 
+_NORMS: Final = ("LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization")
 _PARAMETERS: Final[dict[str, tuple[int, ...]]] = {
-    "PRelu": (1,),
     "Gather": (0,),
+    **dict.fromkeys(("PRelu", "MatMul"), (1,)),
+    **dict.fromkeys(("Conv", "Gemm", *_NORMS), (1, 2)),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), (1, 2, 3)),
-    **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), (1, 2)),
 }
 _TAIL: Final[dict[str, TailFunction]] = {
     "Identity": _elementwise(lambda x: x),
@@ -241,6 +244,7 @@ _TAIL: Final[dict[str, TailFunction]] = {
     "Clip": _clip,
     "LpNormalization": lp_norm,
     "LayerNormalization": layer_norm,
+    "BatchNormalization": batch_norm,
     "InstanceNormalization": instance_norm,
     "GroupNormalization": group_norm,
     "Gelu": gelu,
@@ -259,6 +263,7 @@ _TAIL: Final[dict[str, TailFunction]] = {
     "Mean": _mean,
     "MatMul": _pairwise(lambda x, y: x @ y),
     "Gemm": _gemm,
+    "Conv": lambda node, *inputs: Conv().torch(node).forward(*inputs),
     # What only chooses has no gradient of its own.
     "Greater": _pairwise(lambda x, y: x > y),
     "GreaterOrEqual": _pairwise(lambda x, y: x >= y),

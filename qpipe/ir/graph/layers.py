@@ -20,7 +20,8 @@ from qpipe.ops import ActivationFunction, AnyOp, Curve, Product, Refusal, Role, 
 STAYS_FLOAT: Final = "qpipe.stays_float"
 """Metadata of a node that is not to become integers, with the reason."""
 INTERPOLATES: Final = "qpipe.interpolates"
-"""Metadata of a product whose weights a formula gave: they have 8 bits in any network, and make no first layer."""
+"""Metadata of nodes whose weights a formula gave: these have 8 bits in any network and make no first layer, or stay as
+they are where they are float."""
 
 
 @dataclass(frozen=True)

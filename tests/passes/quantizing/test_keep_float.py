@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import qpipe
+from qpipe.ir.files.load import load_model
 from qpipe.ir.quantized.certify import check_certificate
 from support.networks import parse
+from support.zoo.digits import digits_model
 
 X = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
 TEXT = """(float[N,3,8,8] x) => (float[] y) {
@@ -47,6 +49,19 @@ def test_they_stay(entries: list[tuple[str, bool]], kept: list[str], tmp_path: P
         exported = qpipe.export(path, format=written, data=X)
         assert not check_certificate(exported)
         assert islands(exported) or written == "qoperator"
+
+
+@pytest.mark.filterwarnings("ignore:.*stays? float")
+def test_its_weights_train_on_the_digits(tmp_path: Path) -> None:
+    """A convolution and its BatchNormalization between integers."""
+    start, trained = tmp_path / "start.qdq.onnx", tmp_path / "trained.qdq.onnx"
+    qpipe.calibrate(digits_model(), "digits", start, layers=told(("conv2", True)))
+    assert islands(start) == ["conv2", "norm2"]
+    qpipe.finetune(start, "digits", trained, epochs=1, batch_size=512)
+    before, after = (load_model(path).graph.initializers for path in (start, trained))
+    kernel = next(name for name in before if "w2" in name)
+    assert np.abs(before[kernel].const_value.numpy() - after[kernel].const_value.numpy()).max() > 0
+    assert not check_certificate(qpipe.export(trained, format="qoperator", data="digits"))
 
 
 def test_what_matches_nothing_is_told() -> None:

@@ -11,6 +11,7 @@ from passes.normalize import normalize
 from passes.quantizing.keep_front_end import KeepFrontEnd
 from qpipe.ir.graph.layers import STAYS_FLOAT
 from qpipe.ir.quantized.certify import check_certificate
+from qpipe.train.floats import FloatNodes
 from support.networks import build, parse
 from support.run import run
 
@@ -71,6 +72,8 @@ def test_all_up_to_the_logarithm_stays(front: str) -> None:
     assert kept.count("Conv") == 2
     assert left == ["Conv", "Relu", "Conv"]
     assert not KeepFrontEnd()(model).modified
+    # Its weights are a formula's, and do not train.
+    assert not FloatNodes([node for node in model.graph if STAYS_FLOAT in node.metadata_props], "", trains=True).trained
 
 
 @pytest.mark.parametrize("front", NO_FRONTS)
