@@ -68,7 +68,7 @@ def test_of_a_quantized_network_the_quantizers_are_listed_too() -> None:
     removed = {name for entry in get_json(model, PLAIN) for name in entry["removed"]}
     assert removed == names - {node.name for node in model.graph}
     # Two Adds, the branches' 3 quantizers, one Conv with its weight's quantizer, and one BatchNormalization.
-    assert len(removed) == 2 + 3 * 3 + 4 + 1
+    assert len(removed) == 2 + 3 * 2 + 4 + 1
 
 
 def widened(build: Build) -> tuple[Network, ir.Model]:

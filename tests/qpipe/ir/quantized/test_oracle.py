@@ -62,7 +62,7 @@ def test_what_is_not_finalized_has_no_integers_yet():
 def test_a_quotient_is_rounded_half_to_even_once(divisor):
     spec = QuantSpec.signed(8, 0)
     values = np.arange(-130 * divisor, 130 * divisor, max(divisor // 50, 1))
-    expected = [min(max(round(Fraction(int(v), divisor)), -127), 127) for v in values]
+    expected = [min(max(round(Fraction(int(v), divisor)), -128), 127) for v in values]
     np.testing.assert_array_equal(Exact(values, 0, divisor).rounded(spec), expected)
 
 
