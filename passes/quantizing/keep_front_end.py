@@ -6,7 +6,8 @@ A spectrum spans many decades, of which 8 bits hold two, and a logarithm asks fo
 rounded to 8 bits first has 9 dB, and 36 where the integers begin behind the logarithm. Its weights are formulas, not
 trained ones; whoever deploys such a network computes them in float, or in fixed point of 16 bits and more.
 
-It is one where nothing before the logarithm is an activation of a network, which spectra have no use for.
+It is one where nothing before the logarithm is an activation of a network, which spectra have no use for, and behind it
+there are weights.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import ClassVar, Final
 
 import onnx_ir as ir
 
+from qpipe.ir.graph.edges import leading_to_weights
 from qpipe.ir.graph.layers import INTERPOLATES, STAYS_FLOAT
 from qpipe.nodes import constant_array, describe
 
@@ -41,8 +43,9 @@ class KeepFrontEnd(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Of a normalized float network."""
-        modified = False
-        for log in [node for node in model.graph if node.op_type == "Log" and node.domain == ""]:
+        modified, leading = False, leading_to_weights(model.graph)
+        logs = [node for node in model.graph if node.op_type == "Log" and node.domain == ""]
+        for log in [node for node in logs if node.outputs[0] in leading]:
             for node in _front_end(log):
                 if STAYS_FLOAT not in node.metadata_props:
                     node.metadata_props[STAYS_FLOAT] = f"the spectrum of {describe(log)} {_WHY}"

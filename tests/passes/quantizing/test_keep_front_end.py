@@ -83,6 +83,12 @@ def test_nothing_else_does(front: str) -> None:
     assert not any(STAYS_FLOAT in node.metadata_props for node in model.graph)
 
 
+def test_a_network_that_ends_in_a_logarithm_is_none() -> None:
+    model = build("(float[N,1,256] x) => (float[] y) { c = Conv(x, fourier) y = Log(c) }", **weights())
+    normalize(model)
+    assert not any(STAYS_FLOAT in node.metadata_props for node in model.graph)
+
+
 @pytest.mark.filterwarnings("ignore:.*multiply-accumulates stay float", "ignore:.*signal to noise")
 def test_it_keeps_what_is_quiet(tmp_path: Path) -> None:
     network, x, other = parse(spectral(FRONTS["power"]), **weights()), waves(64), waves(32)
