@@ -52,6 +52,7 @@ WITHOUT_SOFTMAX = ("Softmax", "LogSoftmax")
 PEER = "onnxruntime, "
 FIGURES = ("SNR dB", "median dB", "logits dB", "logits' median dB", "top-1", "calibration s")
 
+Energies = npt.NDArray[np.float64]
 Make = Callable[[Path, Inputs, Path], Path]
 
 
@@ -100,17 +101,26 @@ def outputs_of(model: Path, inputs: FloatArray, *, optimize: bool = True) -> lis
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
-def decibels(exact: Sequence[FloatArray], other: Sequence[FloatArray]) -> tuple[float, float]:
-    """Of signal to noise over all outputs: of all samples, and the median of each one's own."""
-    signal = sum(_energy(y) for y in exact)
-    noise = sum(_energy(np.subtract(y, q, dtype=np.float64)) for y, q in zip(exact, other, strict=True))
-    total, own = (10 * np.log10(s / np.maximum(n, 1e-300)) for s, n in ((signal.sum(), noise.sum()), (signal, noise)))
-    return float(total), float(np.median(own))
+def decibels(exact: Sequence[FloatArray], other: Sequence[FloatArray]) -> float:
+    """Of signal to noise over all outputs and samples."""
+    signal, noise = _energies(exact, other)
+    return round(10 * float(np.log10(signal.sum() / noise.sum())), 1)
 
 
-def _energy(y: FloatArray) -> npt.NDArray[np.float64]:
-    """Of each sample, never 0."""
-    return np.square(y, dtype=np.float64).reshape(len(y), -1).sum(axis=1) + np.finfo(np.float64).tiny
+def median_decibels(exact: Sequence[FloatArray], other: Sequence[FloatArray]) -> float:
+    """The median of all samples' own."""
+    signal, noise = _energies(exact, other)
+    return round(10 * float(np.log10(np.median(signal / noise))), 1)
+
+
+def _energies(exact: Sequence[FloatArray], other: Sequence[FloatArray]) -> tuple[Energies, Energies]:
+    """Of each sample's signal and noise, over all outputs; never 0."""
+
+    def summed(arrays: Sequence[FloatArray]) -> Energies:
+        rows = [np.square(y, dtype=np.float64).reshape(len(y), -1).sum(axis=1) for y in arrays]
+        return np.sum(rows, axis=0) + np.finfo(np.float64).tiny
+
+    return summed(exact), summed([y.astype(np.float64) - q for y, q in zip(exact, other, strict=True)])
 
 
 def top1(outputs: Sequence[FloatArray], labels: Any) -> float | None:
@@ -156,10 +166,12 @@ def compare(model: Path, draws: Sequence[Inputs], contestants: Mapping[str, Make
                 seconds = time.perf_counter() - begin
                 found = outputs_of(made, inputs.evaluation, optimize=optimize)
                 figures.append({"top-1": top1(found, inputs.labels), "calibration s": seconds})
-                figures[-1] |= zip(FIGURES[:2], decibels(outputs[0], found), strict=True)
+                figures[-1] |= {"SNR dB": decibels(outputs[0], found)}
+                figures[-1] |= {"median dB": median_decibels(outputs[0], found)}
                 if bare is not None:
                     found = outputs_of(make(bare, inputs, folder), inputs.evaluation, optimize=optimize)
-                    figures[-1] |= zip(FIGURES[2:4], decibels(outputs[1], found), strict=True)
+                    figures[-1] |= {"logits dB": decibels(outputs[1], found)}
+                    figures[-1] |= {"logits' median dB": median_decibels(outputs[1], found)}
         except QpipeError as error:
             typer.echo(f"{model.stem}: {label}: {error}", err=True)
             figures = []

@@ -18,15 +18,14 @@ COUNTS = {"calibration": 6, "evaluation": 4}
 
 def test_a_tenth_of_the_signal_as_noise_is_20_decibels() -> None:
     signal = np.full((2, 3), 10, np.float32)
-    assert bench_snr.decibels([signal], [signal + 1]) == pytest.approx((20, 20))
-    assert bench_snr.decibels([signal, signal], [signal, signal + 1]) == pytest.approx((23.0103, 23.0103))
+    assert bench_snr.decibels([signal], [signal + 1]) == 20
+    assert bench_snr.decibels([signal, signal], [signal, signal + 1]) == 23
 
 
 def test_a_sample_of_unusual_size_leaves_the_median_alone() -> None:
     signal = np.array([[10], [10], [10000]], np.float32)
-    total, median = bench_snr.decibels([signal], [signal + 1])
-    assert median == pytest.approx(20)
-    assert total > 70
+    assert bench_snr.median_decibels([signal], [signal + 1]) == 20
+    assert bench_snr.decibels([signal], [signal + 1]) > 70
 
 
 def test_figures_are_means_over_draws() -> None:
