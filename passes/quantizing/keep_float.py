@@ -8,12 +8,15 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from qpipe.ir.graph.layer_options import NO_OPTIONS, LayerTable, layers_hit
-from qpipe.ir.graph.layers import STAYS_FLOAT, group_layers
+from qpipe.ir.graph.layers import IS_FORMULA, STAYS_FLOAT, group_layers
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepFloat(ir.passes.InPlacePass):
-    """Mark the nodes of each layer that an entry of `layers` keeps in float, in order; the mark of others goes."""
+    """Mark the nodes of each layer that an entry of `layers` speaks of, in order.
+
+    What may become integers is marked too, so that it is not kept by itself when the file is calibrated again.
+    """
 
     name: ClassVar[str] = "keep-float"
 
@@ -25,7 +28,6 @@ class KeepFloat(ir.passes.InPlacePass):
         for entry in entries:
             for layer in layers_hit(entry, group_layers(model.graph)):
                 for node in layer.nodes:
-                    node.metadata_props.pop(STAYS_FLOAT, None)
-                    if entry.stays_float:
-                        node.metadata_props[STAYS_FLOAT] = "as it was told to"
+                    node.metadata_props.pop(IS_FORMULA, None)
+                    node.metadata_props[STAYS_FLOAT] = "as it was told to" if entry.stays_float else ""
         return ir.passes.PassResult(model, bool(entries))

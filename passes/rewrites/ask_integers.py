@@ -54,7 +54,16 @@ def _try_ask(graph: ir.Graph, node: ir.Node) -> bool:
     found = None if question is None or lookup is None else _Answer(graph, node, question, lookup).write()
     if found is None:
         return False
-    node.outputs[0].replace_all_uses_with(found, replace_graph_outputs=True)
+    output = node.outputs[0]
+    if output.is_graph_output():
+        # It keeps its name.
+        if found.producer() is None or found.is_graph_output():
+            identity = ir.node("Identity", [found], name=node.name)
+            name_value(identity.outputs[0], f"{output.name}_asked", _BOOL, output.shape)
+            graph.insert_before(node, identity)
+            found = identity.outputs[0]
+        output.name, found.name = None, output.name
+    output.replace_all_uses_with(found, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     return True
 

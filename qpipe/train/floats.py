@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qpipe.errors import ModelError
-from qpipe.ir.graph.layers import INTERPOLATES
+from qpipe.ir.graph.layers import IS_FORMULA
 from qpipe.nodes import constant_array, describe
 from qpipe.ops.tail import tail_function, tail_parameters
 
@@ -47,7 +47,7 @@ class FloatNodes(nn.Module):
                     continue
                 name = self._names.setdefault(value, f"constant{len(self._names)}")
                 # What a formula gave is what it is.
-                if trains and INTERPOLATES not in node.metadata_props and index in tail_parameters(node):
+                if trains and IS_FORMULA not in node.metadata_props and index in tail_parameters(node):
                     self.trained.setdefault(name, []).append((node, index))
         for value, name in self._names.items():
             tensor = torch.from_numpy(constant_array(value).copy())  # type: ignore[union-attr]

@@ -69,7 +69,7 @@ def adopt(
         for pass_ in passes:
             pass_(network)
     taken = adopted_ranges(network.graph)
-    floats: list[JsonValue] = [str(node.name) for node in network.graph if STAYS_FLOAT in node.metadata_props]
+    floats: list[JsonValue] = [str(node.name) for node in network.graph if node.metadata_props.get(STAYS_FLOAT)]
     if not taken:
         raise ModelError(f"{name}: no activation of it is quantized, expected a quantizer in front of a layer")
     for pass_ in passes:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from passes.quantizing.insert_quantizers import refuse_unsupported
 from passes.quantizing.keep_float import KeepFloat
+from passes.quantizing.keep_front_end import has_front_end, quantize_front_ends
 from passes.shipping.remove_quantizers import RemoveQuantizers
 from qpipe.data import DataLike
 from qpipe.data.carried import store_preprocess
@@ -93,11 +94,14 @@ def calibrate(
         check_output(output, sources=(model, data, source.weights))
     network = resolve_model(model, source.weights, source.input_shape)
     name = model_name(model)
-    _to_float(network, name)
+    # What had integers in an earlier calibration has them again.
+    is_settled = not _to_float(network, name) and not has_front_end(network.graph)
     pixels = preprocess_of(network, preprocess)
     with about(name):
         data = take_sizes(network, data, pixels)
         network = normalized_at_sizes(network)
+        if is_settled:
+            quantize_front_ends(network.graph)
         KeepFloat(layers=layer_table(layers))(network)
         check_numbers(network.graph)
         # Before the network runs: what stands in the way is the news.
@@ -123,12 +127,16 @@ def calibrate(
     return network
 
 
-def _to_float(network: ir.Model, name: str) -> None:
-    """Take the quantizers of an earlier calibration away; ModelError for what holds no float weights any more."""
+def _to_float(network: ir.Model, name: str) -> bool:
+    """Take the quantizers of an earlier calibration away; whether there were none.
+
+    Raises ModelError for what holds no float weights any more.
+    """
     if find_kind(network)[0] is not Kind.TRAINABLE:
         require_float(network, name)
-        return
+        return True
     remove = RemoveQuantizers()
     with about(name):
         remove(network)
     add_provenance(network, AppliedPass.of(remove))
+    return False

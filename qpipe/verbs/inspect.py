@@ -178,12 +178,13 @@ def _float_nodes(graph: ir.Graph, plan: QuantizationPlan) -> tuple[list[NodeInfo
     unsupported = {layer.node for layer in plan.unsupported}
     for layer in (*plan.islands, *plan.tail):
         # What is told to stay float is told so in a note; it may well have an integer form.
-        advice = "" if STAYS_FLOAT in layer.node.metadata_props else str(layer.refusal or "")
+        is_told = bool(layer.node.metadata_props.get(STAYS_FLOAT))
+        advice = "" if is_told else str(layer.refusal or "")
         if layer.node in unsupported:
             _add_layer(found, layer, NO_FORM, advice=advice)
         elif layer in plan.islands:
-            as_told = "told to" if STAYS_FLOAT in layer.node.metadata_props else "what it reads or gives does"
-            note = "stays float between integers" + ("" if advice else f", as {as_told}")
+            why = "told to" if is_told else "what it reads or gives does"
+            note = "stays float between integers" + ("" if advice else f", as {why}")
             _add_layer(found, layer, ISLAND, note, advice)
         else:
             _add_layer(found, layer, FLOAT_TAIL, "stays float behind the integers")

@@ -18,10 +18,11 @@ from qpipe.ir.graph.rewrite import only_reader
 from qpipe.ops import ActivationFunction, AnyOp, Curve, Product, Refusal, Role, activation_of, op_of
 
 STAYS_FLOAT: Final = "qpipe.stays_float"
-"""Metadata of a node that is not to become integers, with the reason."""
+"""Metadata of a node that is not to become integers, with the reason; empty where it was told that it may."""
+IS_FORMULA: Final = "qpipe.is_formula"
+"""Metadata of a float node whose weights a formula gave: they do not train."""
 INTERPOLATES: Final = "qpipe.interpolates"
-"""Metadata of nodes whose weights a formula gave: these have 8 bits in any network and make no first layer, or stay as
-they are where they are float."""
+"""Metadata of a product whose weights a formula gave: they have 8 bits in any network, and make no first layer."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Layer:
     def refusal(self) -> Refusal | None:
         """Why it has no integer form as it stood when it was first asked; None where it has one."""
         said = self.node.metadata_props.get(STAYS_FLOAT)
-        return self.op.refusal(self.node) if said is None else Refusal(f"it stays float: {said}")
+        return Refusal(f"it stays float: {said}") if said else self.op.refusal(self.node)
 
     @property
     def role(self) -> Role:
@@ -109,7 +110,7 @@ class Layer:
 
 def kept_in_float(graph: ir.Graph) -> list[str]:
     """Of nodes that are told to stay float, one line for each reason: how many, and why."""
-    reasons = Counter(node.metadata_props[STAYS_FLOAT] for node in graph if STAYS_FLOAT in node.metadata_props)
+    reasons = Counter(said for node in graph if (said := node.metadata_props.get(STAYS_FLOAT)))
     words = {count: f"{count} nodes stay" if count > 1 else "1 node stays" for count in reasons.values()}
     return [f"{words[count]} float: {reason}" for reason, count in reasons.items()]
 

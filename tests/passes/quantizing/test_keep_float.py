@@ -64,6 +64,19 @@ def test_its_weights_train_on_the_digits(tmp_path: Path) -> None:
     assert not check_certificate(qpipe.export(trained, format="qoperator", data="digits"))
 
 
+@pytest.mark.filterwarnings("ignore:.*stays? float", "ignore:.*signal to noise")
+def test_what_may_become_integers_may_in_the_next_calibration(tmp_path: Path) -> None:
+    """The logarithm of an input would stay float by itself."""
+    text = "(float[N,3,8,8] x) => (float[] y) { [log] l = Log(x) [c] c = Conv(l, w1) r = Relu(c) [h] y = Conv(r, w2) }"
+    rng = np.random.default_rng(1)
+    weights = {"w1": rng.standard_normal((8, 3, 1, 1)), "w2": rng.standard_normal((8, 8, 1, 1))}
+    model, x = parse(text, **{k: v.astype(np.float32) for k, v in weights.items()}), np.abs(X) + 0.1
+    assert islands(qpipe.calibrate(model, x)) == ["log"]
+    qpipe.calibrate(model, x, tmp_path / "first.qdq.onnx", layers=told(("*", False)))
+    again = qpipe.calibrate(tmp_path / "first.qdq.onnx", x, weight_bits=4)
+    assert islands(again) == []
+
+
 def test_what_matches_nothing_is_told() -> None:
     with pytest.raises(qpipe.RecipeError, match="layer 'midle': matches no layer, expected a pattern of names such"):
         qpipe.calibrate(network(), X, layers=told(("midle", True)))

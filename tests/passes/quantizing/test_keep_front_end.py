@@ -28,6 +28,9 @@ def weights() -> dict[str, np.ndarray]:
         "bands": RNG.uniform(0, 1, (8, BINS, 1)).astype(np.float32),
         "w1": RNG.standard_normal((6, 8, 1)).astype(np.float32),
         "w2": RNG.standard_normal((4, 6, 1)).astype(np.float32),
+        "any": RNG.standard_normal((BINS, 1, FRAME)).astype(np.float32),
+        "mix": RNG.standard_normal((8, BINS, 1)).astype(np.float32),
+        "bias": RNG.uniform(0, 1, 8).astype(np.float32),
         "eps": np.float32(1e-6),
         "two": np.float32(2),
     }
@@ -47,6 +50,8 @@ FRONTS = {
     "magnitude": f"{POWER} s = Sqrt(p) m = Conv(s, bands) e = Max(m, eps) l = Log(e)",
 }
 NO_FRONTS = {
+    "a trained layer": "f = Conv<strides = [16]>(x, any) p = Mul(f, f) m = Conv(p, mix) e = Add(m, eps) l = Log(e)",
+    "a trained bias": f"{POWER} m = Conv(p, bands, bias) e = Add(m, eps) l = Log(e)",
     "an activation before it": f"{POWER} m = Conv(p, bands) q = Sigmoid(m) e = Add(q, eps) l = Log(e)",
     "no logarithm": f"{POWER} l = Conv(p, bands)",
 }
@@ -76,6 +81,19 @@ def test_all_up_to_the_logarithm_stays(front: str) -> None:
     assert not FloatNodes([node for node in model.graph if STAYS_FLOAT in node.metadata_props], "", trains=True).trained
 
 
+def test_long_windows_are_known_by_their_tone() -> None:
+    """400 samples of a transform of 512, whose window and waves have no centre in common."""
+    angles = 2 * np.pi * np.outer(np.arange(1, 200), np.arange(400)) / 512
+    rows = np.hanning(400) * np.cos(angles)
+    model = build(
+        "(float[N,1,2000] x) => (float[] y) { f = Conv(x, w) p = Mul(f, f) l = Log(p) y = Conv(l, v) }",
+        w=rows[:, None].astype(np.float32),
+        v=np.ones((2, 199, 1), np.float32),
+    )
+    normalize(model)
+    assert [node.op_type for node in model.graph if STAYS_FLOAT not in node.metadata_props] == ["Conv"]
+
+
 @pytest.mark.parametrize("front", NO_FRONTS)
 def test_nothing_else_does(front: str) -> None:
     model = build(spectral(NO_FRONTS[front]), **weights())
@@ -93,7 +111,7 @@ def test_a_network_that_ends_in_a_logarithm_is_none() -> None:
 def test_it_keeps_what_is_quiet(tmp_path: Path) -> None:
     network, x, other = parse(spectral(FRONTS["power"]), **weights()), waves(64), waves(32)
     exact = run(ir.from_proto(network), other)[0]
-    with pytest.warns(UserWarning, match=r"stay float: the spectrum of Log .* --layer '\*:stays_float=false'"):
+    with pytest.warns(UserWarning, match=r"stay float: Log .* decades .* --layer '\*:stays_float=false'"):
         kept = qpipe.calibrate(network, x, tmp_path / "net.qdq.onnx")
     quantized = qpipe.calibrate(network, x, layers=[{"match": "*", "stays_float": False}])
     assert decibels(exact, run(kept, other)[0]) > decibels(exact, run(quantized, other)[0]) + 10

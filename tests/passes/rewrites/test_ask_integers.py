@@ -27,7 +27,7 @@ def rewritten(kind: str, nodes: str, **constants: np.ndarray):
     ("kind", "nodes", "left"),
     [
         ("bool", "y = Equal(f, zero)", ["Not"]),
-        ("bool", "y = Greater(f, half)", []),
+        ("bool", "y = Greater(f, half)", ["Identity"]),
         ("bool", "u = Unsqueeze(f, axis) e = Equal(u, zero) y = Squeeze(e, axis)", ["Not", "Unsqueeze", "Squeeze"]),
         ("int64", "s = Sub(one, f) y = Cast<to=9>(s)", ["Equal", "Not"]),
         ("int64", "s = Mul(f, half) y = Greater(s, one)", ["GreaterOrEqual"]),
@@ -89,3 +89,12 @@ def test_the_answer_is_that_of_the_floats(kind, op_type, steps, number, is_first
 )
 def test_what_stays(text: str, constants: dict[str, np.ndarray]) -> None:
     assert_stays(AskIntegers(), build(text, zero=np.float32(0), **constants))
+
+
+@pytest.mark.parametrize("kind", ["int64", "bool"])
+def test_an_output_keeps_its_name(kind: str) -> None:
+    text = f"({kind}[N,6] m) => (bool[N,6] keep, float[N,6] f) {{ f = Cast<to = 1>(m) keep = Greater(f, half) }}"
+    model = build(text, half=np.float32(0.5))
+    assert AskIntegers()(model).modified
+    assert [value.name for value in model.graph.outputs] == ["keep", "f"]
+    assert ops(model) == ["Cast", "GreaterOrEqual" if kind == "int64" else "Identity"]
