@@ -141,3 +141,8 @@ def set_units(node: ir.Node, units: Units) -> None:
     node.metadata_props.pop(UNITS_KEY, None)
     if not units.are_one:
         node.metadata_props[UNITS_KEY] = json.dumps(asdict(units))
+
+
+def multiplication(x: ir.Value, factor: ir.Value, name: str) -> ir.Node:
+    """A node that multiplies by a constant, as what a runtime sees of a unit."""
+    return ir.node("Mul", [x, factor], name=name)

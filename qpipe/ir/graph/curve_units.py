@@ -13,7 +13,7 @@ from qpipe.ir.graph.layers import group_layers
 from qpipe.ir.graph.scale_groups import scale_groups
 from qpipe.nodes import initializer, name_value
 from qpipe.ops import set_units, units_of
-from qpipe.ops.function import ONE
+from qpipe.ops.function import ONE, multiplication
 
 
 def take_back_units(model: ir.Model) -> None:
@@ -45,6 +45,6 @@ def units_to_nodes(model: ir.Model) -> None:
 
 
 def _times(model: ir.Model, source: ir.Value, factor: float, name: str) -> ir.Node:
-    node = ir.node("Mul", [source, initializer(model.graph, f"{name}_unit", np.float32(factor))], name=name)
+    node = multiplication(source, initializer(model.graph, f"{name}_unit", np.float32(factor)), name)
     name_value(node.outputs[0], name, ir.TensorType(ir.DataType.FLOAT), source.shape)
     return node
