@@ -32,7 +32,7 @@ from results import Results, Row, run_tool
 from snr_inputs import FloatArray, Inputs, inputs_of
 
 from passes.shipping.finalize import Finalize
-from qpipe.errors import QpipeError
+from qpipe.errors import ModelError, QpipeError
 from qpipe.ir.files.load import load_model
 from qpipe.ir.files.save import save_model
 from qpipe.runtime.cpu import this_cpu
@@ -83,12 +83,15 @@ def theirs(method: str, *, reduce_range: bool) -> Make:
         session = open_session(prepared)
         size = session.get_inputs()[0].shape[0]
         batches = Batches(single_input(session).name, inputs.batches(size if isinstance(size, int) else BATCH))
-        with contextlib.redirect_stdout(io.StringIO()):
-            quantize_static(
-                str(prepared), str(made), batches, quant_format=QuantFormat.QDQ, per_channel=True,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=reduce_range,
-                calibrate_method=ORT_METHODS[method], extra_options=NO_ADJUSTMENT,
-            )  # fmt: skip
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                quantize_static(
+                    str(prepared), str(made), batches, quant_format=QuantFormat.QDQ, per_channel=True,
+                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=reduce_range,
+                    calibrate_method=ORT_METHODS[method], extra_options=NO_ADJUSTMENT,
+                )  # fmt: skip
+        except ValueError as error:  # of a histogram of what hardly varies
+            raise ModelError(f"quantize_static: {error}") from error
         return made
 
     return make
