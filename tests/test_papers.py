@@ -29,6 +29,7 @@ OTHERS = frozenset(
         "--features",
         "--calibration",
         "--evaluation",
+        "--draws",
         "--only",
         "--pixels",
         "--no-peers",
