@@ -117,7 +117,7 @@ def fake_quantize(x: torch.Tensor, spec: QuantSpec, *, to_ymax: bool = False) ->
     """
     low, high = limits = spec.qmin * spec.scale, spec.qmax * spec.scale
     if to_ymax:
-        low -= spec.scale if spec.is_signed and -spec.qmin <= spec.qmax else 0.0
+        low -= spec.scale if spec.is_signed else 0.0
         high += spec.scale if math.isinf(spec.bound) else 0.0
     result: torch.Tensor = _ClipAndRound.apply(x, spec, limits, (low, high))  # type: ignore[no-untyped-call]
     return result
