@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.ir.graph.rewrite import rewrite
-from qpipe.nodes import AnyArray, initializer, int_attribute, name_value
+from qpipe.ir.graph.rewrite import bypass, insert_named, rewrite
+from qpipe.nodes import AnyArray, initializer, int_attribute
 from qpipe.ops.condition import COMPARISONS
 from qpipe.ops.constant_operand import constant_of
 from qpipe.ops.lookup import Lookup, lookup_of
@@ -55,16 +55,9 @@ def _try_ask(graph: ir.Graph, node: ir.Node) -> bool:
     if found is None:
         return False
     output = node.outputs[0]
-    if output.is_graph_output():
-        # It keeps its name.
-        if found.producer() is None or found.is_graph_output():
-            identity = ir.node("Identity", [found], name=node.name)
-            name_value(identity.outputs[0], f"{output.name}_asked", _BOOL, output.shape)
-            graph.insert_before(node, identity)
-            found = identity.outputs[0]
-        output.name, found.name = None, output.name
-    output.replace_all_uses_with(found, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    if output.is_graph_output() and (found.producer() is None or found.is_graph_output()):
+        found = insert_named(node, ir.node("Identity", [found], name=f"{output.name}_asked"), _BOOL, output.shape)
+    bypass(node, found)
     return True
 
 
@@ -184,14 +177,11 @@ class _Answer:
         **attributes: Any,
     ) -> ir.Value:
         """Before the node that goes; with the attributes of another."""
-        name = f"{self._base}_{self._count}_{op_type}"
+        node = ir.node(op_type, inputs, attributes, name=f"{self._base}_{self._count}_{op_type}")
         self._count += 1
-        node = ir.node(op_type, inputs, attributes, name=name)
         if like is not None:
             node.attributes.update(like.attributes)
-        name_value(node.outputs[0], f"{name}_output", dtype, shape)
-        self._graph.insert_before(self._node, node)
-        return node.outputs[0]
+        return insert_named(self._node, node, dtype, shape)
 
 
 def _turn(low: int, high: int, holds: Callable[[int], bool]) -> int:

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.ir.graph.rewrite import rewrite
+from qpipe.ir.graph.rewrite import insert_named, rewrite
 from qpipe.nodes import constant_array, initializer, int_attribute, name_value, rank, reads
 from qpipe.ops import has_weights
 from qpipe.ops.condition import LOGIC, asks_numbers, condition_of
@@ -145,9 +145,7 @@ class _Copy:
     ) -> ir.Value:
         name = f"{self._base}_{op_type}{len(self._known)}"
         node = ir.node(op_type, inputs, attributes, name=f"{name}_{dtype.dtype.name.lower()}")
-        name_value(node.outputs[0], f"{node.name}_output", dtype, None if shape is None else shape.copy())
-        self._graph.insert_before(self._where, node)
-        return node.outputs[0]
+        return insert_named(self._where, node, dtype, shape)
 
 
 def _attributes(node: ir.Node) -> dict[str, int]:

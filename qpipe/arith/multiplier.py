@@ -50,7 +50,7 @@ def shift_bound(output: QuantSpec) -> int:
     whose result does not saturate is then below 2**24 (docs/numbers.md, exactness, part 2). Of the narrowest outputs it
     is `MAX_SHIFT`, where int32 ends. A least code of -2**b saturates beside 2**24, and needs no bit more.
     """
-    return min(24 - max(output.qmax, -output.qmin - 1).bit_length(), MAX_SHIFT)
+    return min(24 - output.peak.bit_length(), MAX_SHIFT)
 
 
 def split(k: A) -> tuple[A, A]:

@@ -129,9 +129,14 @@ class QuantSpec:
         return max(self.qmax, -self.qmin)
 
     @property
+    def peak(self) -> int:
+        """The same, but of a least integer of -2**b, which needs no bit more than b, one less."""
+        return max(self.qmax, -self.qmin - 1)
+
+    @property
     def log2_ymax(self) -> int:
         """Of the least power of two that no number of it exceeds by a step, as `for_range` takes it."""
-        return self.exponent + max(self.qmax, -self.qmin - 1).bit_length()
+        return self.exponent + self.peak.bit_length()
 
     @property
     def bound(self) -> float:

@@ -41,11 +41,12 @@ TailFunction = Callable[..., "torch.Tensor | tuple[torch.Tensor, ...]"]
 
 def tail_function(node: ir.Node) -> TailFunction | None:
     """What a node of a tail computes; None where torch knows no differentiable form of it."""
-    if node.domain in STANDARD_DOMAINS and (function := _TAIL.get(node.op_type)) is not None:
-        return function
-    if node.domain in STANDARD_DOMAINS and (recurrent := recurrent_function(node)) is not None:
-        return recurrent
+    if node.domain in STANDARD_DOMAINS and (known := _TAIL.get(node.op_type) or recurrent_function(node)) is not None:
+        return known
     op = op_of(node)
+    if isinstance(op, Conv):
+        forward = op.torch(node).forward
+        return lambda _, *inputs: forward(*inputs)
     if node.op_type not in OPS or op.role is Role.COMPUTE or not _arguments_are_constant(node):
         return None
     count = len(op.operands(node))
@@ -263,7 +264,6 @@ _TAIL: Final[dict[str, TailFunction]] = {
     "Mean": _mean,
     "MatMul": _pairwise(lambda x, y: x @ y),
     "Gemm": _gemm,
-    "Conv": lambda node, *inputs: Conv().torch(node).forward(*inputs),
     # What only chooses has no gradient of its own.
     "Greater": _pairwise(lambda x, y: x > y),
     "GreaterOrEqual": _pairwise(lambda x, y: x >= y),

@@ -41,9 +41,8 @@ def learned_step(offset: torch.Tensor, x: torch.Tensor, y: torch.Tensor, grid: Q
 
 def gradient_factor(numbers: int, grid: QuantSpec) -> float:
     """`g / (u ln 2)**2`; numbers: N."""
-    largest = max(grid.qmax, -grid.qmin - 1)
-    unit = 2 / math.sqrt(largest)
-    return 1 / (math.sqrt(numbers * largest) * (unit * math.log(2)) ** 2)
+    unit = 2 / math.sqrt(grid.peak)
+    return 1 / (math.sqrt(numbers * grid.peak) * (unit * math.log(2)) ** 2)
 
 
 class _LearnedStep(torch.autograd.Function):

@@ -111,8 +111,7 @@ class Layer:
 def kept_in_float(graph: ir.Graph) -> list[str]:
     """Of nodes that are told to stay float, one line for each reason: how many, and why."""
     reasons = Counter(said for node in graph if (said := node.metadata_props.get(STAYS_FLOAT)))
-    words = {count: f"{count} nodes stay" if count > 1 else "1 node stays" for count in reasons.values()}
-    return [f"{words[count]} float: {reason}" for reason, count in reasons.items()]
+    return [f"{count} node{'s stay' if count > 1 else ' stays'} float: {said}" for said, count in reasons.items()]
 
 
 def group_layers(graph: ir.Graph, skip: frozenset[ir.Node] = frozenset()) -> list[Layer]:

@@ -85,6 +85,14 @@ def only_reader(value: ir.Value) -> ir.Node | None:
     return uses[0].node
 
 
+def insert_named(before: ir.Node, node: ir.Node, dtype: ir.TypeProtocol, shape: ir.Shape | None) -> ir.Value:
+    """A new node of one result before another of a graph; its result, which has its name with `_output` added."""
+    assert isinstance(before.graph, ir.Graph)
+    name_value(node.outputs[0], f"{node.name}_output", dtype, shape)
+    before.graph.insert_before(before, node)
+    return node.outputs[0]
+
+
 def bypass(node: ir.Node, value: ir.Value) -> None:
     """Take out a node whose one result is to be `value`, which a node of the same graph gives and no output is."""
     result, graph = node.outputs[0], node.graph
